@@ -1,0 +1,39 @@
+# One verb each. On a fresh Debian with python3 (>= 3.11), git and make, `make run` and `make test` install all they need.
+PYTHON ?= python3
+PORT ?= 4000
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+WORKERS ?= 2
+
+.PHONY: install run test check lint types bench docs new-plugin clean
+
+install: $(STAMP)
+
+# Debian ships python3 without ensurepip; python3-venv brings it. uv itself comes from the package index into a venv of its own.
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv || { rm -rf .uv; apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .uv; }
+	.uv/bin/python -m pip install --quiet "uv>=0.9,<0.14"
+
+$(STAMP): uv.lock pyproject.toml $(wildcard plugins/*/pyproject.toml) $(wildcard examples/*/pyproject.toml) | .uv/bin/uv
+	.uv/bin/uv sync --quiet --frozen --all-packages --all-extras --python $(PYTHON)
+	touch $@
+
+run: install
+	$(BIN)/gwcore run examples/quickstart/stack.yaml --port $(PORT)
+
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) .uv dist
