@@ -1,0 +1,218 @@
+"""``Call`` and what belongs to it: ``Target``, ``Attempt``, ``Principal``, ``Outcome``, ``Key``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, cast
+
+from gwcore.dialect import Dialect, Document, Meter, Route
+from gwcore.errors import GatewayError
+from gwcore.provider import Upstream
+from gwcore.reply import Reply
+from gwcore.usage import Usage
+from gwcore.wire.transport import Headers
+
+T = TypeVar("T")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Key(Generic[T]):
+    """A typed place for a plugin's own state on a call: ``HOLD = setup.key("hold", Hold)``; ``call[HOLD]``.
+
+    Two keys are equal only if they are the same object, so two instances of one plugin never share state.
+    """
+
+    __slots__ = ("kind", "name")
+
+    def __init__(self, name: str, kind: type[T]) -> None:
+        self.name = name
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"Key({self.name!r}, {self.kind.__name__})"
+
+
+@dataclass(slots=True, frozen=True)
+class Principal:
+    """Who calls. Made by an auth plugin, and by nothing else: there is no default identity.
+
+    Attributes:
+        id: of the credential; never the credential.
+        policies: settings per plugin name, validated when the credential was written.
+    """
+
+    id: str
+    team: str | None = None
+    user: str | None = None
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    """One upstream and the model's name there."""
+
+    upstream: Upstream
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.upstream.name}/{self.model}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an exchange ended.
+
+    Attributes:
+        status: the status sent to the client; 0 when the client left before one was.
+        error: what ended it early: before the commit, inside the stream, or ``None``.
+        cancelled: the client left.
+        usage: what the upstream reported.
+    """
+
+    status: int
+    error: GatewayError | None = None
+    cancelled: bool = False
+    usage: Usage | None = None
+
+
+class Call:
+    """One client request, made once and the only context there is.
+
+    Attributes:
+        id: unique; ``x-gwcore-request-id``.
+        route: the ingress address that matched; ``operation`` is its operation.
+        model: asked for, as written; ``None`` where the operation has none.
+        raw: the body as received, content-encoding removed. Assign through :meth:`edit` only.
+        document: the parsed body of a JSON operation. Read it freely; change it through :meth:`edit`.
+        headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
+        targets: what ``model`` may mean, in order.
+        started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
+        deadline: monotonic second at which the call ends, or ``None``.
+    """
+
+    __slots__ = (
+        "_state",
+        "attempts",
+        "client",
+        "credentials",
+        "deadline",
+        "dialect",
+        "document",
+        "edited",
+        "headers",
+        "id",
+        "method",
+        "model",
+        "operation",
+        "params",
+        "path",
+        "principal",
+        "query",
+        "raw",
+        "reply",
+        "route",
+        "started",
+        "stream",
+        "tags",
+        "targets",
+        "task",
+        "waited",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - the field's standard name
+        dialect: Dialect,
+        route: Route,
+        reply: Reply,
+        headers: Headers,
+        path: str = "",
+        query: bytes = b"",
+        raw: bytes = b"",
+        document: Document | None = None,
+        params: Mapping[str, str] = _NOTHING,
+        model: str | None = None,
+        stream: bool = False,
+        credentials: tuple[str, ...] = (),
+        client: str | None = None,
+    ) -> None:
+        self.id = id
+        self.dialect = dialect
+        self.route = route
+        self.operation = route.operation
+        self.method = route.method
+        self.reply = reply
+        self.headers = headers
+        self.path = path
+        self.query = query
+        self.raw = raw
+        self.document = document
+        self.params = params
+        self.model = model
+        self.stream = stream
+        self.credentials = credentials
+        self.client = client
+        self.edited = False
+        self.principal: Principal | None = None
+        self.targets: tuple[Target, ...] = ()
+        self.attempts: list[Attempt] = []
+        self.tags: frozenset[str] = frozenset()
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.deadline: float | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self._state: dict[Key[Any], Any] | None = None
+
+    def edit(self) -> Document:
+        """The document, for changing: it will be encoded anew for the upstream. Raises ``TypeError`` if there is none."""
+        if self.document is None:
+            raise TypeError(f"{self.operation} has no JSON document")
+        self.edited = True
+        return self.document
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that (lower-case) name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    def __getitem__(self, key: Key[T]) -> T:
+        if self._state is None:
+            raise KeyError(key)
+        return cast("T", self._state[key])
+
+    def __setitem__(self, key: Key[T], value: T) -> None:
+        if self._state is None:
+            self._state = {}
+        self._state[key] = value
+
+    def __contains__(self, key: Key[Any]) -> bool:
+        return self._state is not None and key in self._state
+
+    def get(self, key: Key[T], default: T | None = None) -> T | None:
+        """What a plugin left under ``key``, or ``default``."""
+        return default if self._state is None else self._state.get(key, default)
+
+
+class Attempt:
+    """One try at one target. ``id`` is ``call.id:n``, n from 1."""
+
+    __slots__ = ("call", "error", "first_byte_at", "id", "meter", "number", "started", "status", "target")
+
+    def __init__(self, call: Call, target: Target) -> None:
+        self.call = call
+        self.target = target
+        self.number = len(call.attempts) + 1
+        self.id = f"{call.id}:{self.number}"
+        self.started = time.perf_counter()
+        self.first_byte_at: float | None = None
+        self.status: int | None = None
+        self.error: GatewayError | None = None
+        self.meter: Meter | None = None
+        call.attempts.append(self)

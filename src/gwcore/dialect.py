@@ -1,0 +1,133 @@
+"""``Dialect``: how one wire format is addressed, peeked into, metered, and how errors are written in it.
+
+A dialect is a plain object registered through the ``gwcore_dialects`` hook. It is shared by all calls and keeps no
+state; what is stateful (:class:`Meter`) is made once per attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gwcore.errors import GatewayError
+from gwcore.usage import Usage
+
+Document = dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class Route:
+    """One ingress address.
+
+    Attributes:
+        method: HTTP method.
+        path: without prefix; ``{name}`` stands for one path segment (``{model}`` may contain slashes).
+        operation: what is asked for: ``chat``, ``embeddings``, ``models`` … the same word in every dialect.
+        prefixes: each is tried before ``path``; ``("", "/v1")`` by default.
+        model: where the model's name stands.
+        body: ``json`` is parsed once, ``form`` is multipart, ``raw`` and ``none`` are never looked into.
+        stream: ``body`` reads the document's ``stream`` key; ``always`` and ``never`` speak for themselves.
+        local: answered by the gateway itself (lists of models), never forwarded.
+        header: serves only requests that carry this header; lets two dialects share one address.
+    """
+
+    method: str
+    path: str
+    operation: str
+    prefixes: tuple[str, ...] = ("", "/v1")
+    model: Literal["body", "path", "none"] = "body"
+    body: Literal["json", "form", "raw", "none"] = "json"
+    stream: Literal["body", "always", "never"] = "never"
+    local: bool = False
+    header: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ModelInfo:
+    """One name a client may ask for, as ``GET /models`` lists it."""
+
+    id: str
+    owner: str = "gwcore"
+    created: int = 0
+
+
+class Verdict:
+    """What the first bytes of a stream are: nothing to show yet, content, or an error that came as a 200."""
+
+    WAIT: Literal["wait"] = "wait"
+    GO: Literal["go"] = "go"
+
+
+@dataclass(slots=True, frozen=True)
+class InBandError:
+    """An error inside a 200 stream, before any content: the status it stands for and its document."""
+
+    status: int
+    body: bytes
+
+
+Opening = Literal["wait", "go"] | InBandError
+
+
+class Meter(Protocol):
+    """Reads usage out of the bytes that pass; one per attempt."""
+
+    usage: Usage | None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """A chunk of a stream; returns what the client shall see of it (all of it, but for a frame it did not ask for)."""
+        ...
+
+    def finish(self) -> bytes:
+        """What was held back when the stream ended."""
+        ...
+
+    def whole(self, body: bytes) -> None:
+        """A complete reply."""
+        ...
+
+
+class Dialect(Protocol):
+    """One wire format."""
+
+    name: str
+    routes: Sequence[Route]
+    unique: frozenset[str]
+    """Top-level keys that may stand only once, since policy and upstream must read the same value."""
+    forward: tuple[str, ...]
+    """Prefixes of request headers that belong to this API and reach a same-dialect upstream."""
+    keepalive: bytes
+    """A frame every client ignores; kept small."""
+
+    def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
+        """The model asked for; ``None`` where the operation has none. Raises ``BadRequest`` when it is missing."""
+        ...
+
+    def demand_usage(self, operation: str, raw: bytes, document: Document) -> bytes:
+        """The request body changed so that its stream will report usage; ``raw`` itself where it already does."""
+        ...
+
+    def opening(self, operation: str, buffer: bytes) -> Opening:
+        """Judge the first bytes of an event stream. Called with all bytes so far until it says ``go`` or an error."""
+        ...
+
+    def ended(self, operation: str, tail: bytes) -> bool:
+        """Whether the last bytes of an event stream say that the answer is complete."""
+        ...
+
+    def meter(self, operation: str, document: Document | None, *, stream: bool) -> Meter | None:
+        """A meter for one attempt; ``None`` where the operation reports no usage."""
+        ...
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """The error as a response body."""
+        ...
+
+    def error_event(self, error: GatewayError, request_id: str, operation: str) -> bytes:
+        """The error as the terminal frame(s) of an event stream."""
+        ...
+
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+        """The list of models, or one of them; ``None`` when ``wanted`` is not among them."""
+        ...

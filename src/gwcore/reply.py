@@ -1,0 +1,124 @@
+"""``Reply``: the one way out. Idle → (held →) committed → ended; anything else is a bug with a name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gwcore.wire.transport import Headers
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+IDLE, COMMITTED, ENDED = "idle", "committed", "ended"
+
+
+class ReplyMisuse(RuntimeError):
+    """A second commit, bytes before a commit or after the end. The traceback names the plugin."""
+
+
+class Held:
+    """What a layer kept back: status, headers and body so far. :meth:`release` lets it go, unchanged or replaced."""
+
+    __slots__ = ("_reply", "body", "ended", "headers", "status")
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.status = 0
+        self.headers: Headers = []
+        self.body: list[bytes] = []
+        self.ended = False
+
+    async def release(self) -> None:
+        """Send what was held; from here on the reply flows. A no-op when nothing was committed."""
+        reply = self._reply
+        if reply._held is not self:  # noqa: SLF001 - one class in two parts
+            return
+        reply._held = None  # noqa: SLF001
+        if self.status:
+            await reply.commit(self.status, self.headers)
+            body = b"".join(self.body)
+            if self.ended:
+                await reply.end(body)
+            elif body:
+                await reply.write(body)
+
+
+class Reply:
+    """The client's side of one exchange.
+
+    Attributes:
+        status: committed status; 0 before.
+        sent: body bytes handed to the server.
+        before_commit: called with the headers just before they leave, so that the gateway can add its own.
+    """
+
+    __slots__ = ("_held", "_send", "before_commit", "sent", "state", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._held: Held | None = None
+        self.state = IDLE
+        self.status = 0
+        self.sent = 0
+        self.before_commit: Callable[[int, Headers], None] | None = None
+
+    @property
+    def committed(self) -> bool:
+        """Whether the status has left: no retry, no fallback after that."""
+        return self.state != IDLE
+
+    async def commit(self, status: int, headers: Headers) -> None:
+        """Send status and headers."""
+        held = self._held
+        if held is not None:
+            held.status, held.headers = status, headers
+            return
+        if self.state != IDLE:
+            raise ReplyMisuse(f"commit of a reply that is {self.state}")
+        self.state = COMMITTED
+        self.status = status
+        if self.before_commit is not None:
+            self.before_commit(status, headers)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body; one write of the server, nothing is buffered."""
+        held = self._held
+        if held is not None:
+            held.body.append(chunk)
+            return
+        if self.state != COMMITTED:
+            raise ReplyMisuse(f"bytes into a reply that is {self.state}")
+        self.sent += len(chunk)
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, chunk: bytes = b"") -> None:
+        """Send the last piece."""
+        held = self._held
+        if held is not None:
+            held.body.append(chunk)
+            held.ended = True
+            return
+        if self.state != COMMITTED:
+            raise ReplyMisuse(f"end of a reply that is {self.state}")
+        self.state = ENDED
+        self.sent += len(chunk)
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[Held]:
+        """Look before anything leaves: ``async with call.reply.hold() as held: … await held.release()``.
+
+        What was not released when the block ends without an exception is released then; with one, it is dropped.
+        """
+        if self.state != IDLE or self._held is not None:
+            raise ReplyMisuse("hold of a reply that is held or committed")
+        held = self._held = Held(self)
+        try:
+            yield held
+        except BaseException:
+            if self._held is held:
+                self._held = None
+            raise
+        await held.release()

@@ -1,0 +1,33 @@
+"""``Service``, ``Layer``, ``Router``: the shape of the pipeline, after tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+from gwcore.call import Attempt, Call, Outcome
+
+X_contra = TypeVar("X_contra", contravariant=True)
+X = TypeVar("X")
+
+
+class Service(Protocol[X_contra]):
+    """Takes a call (or an attempt) to its end. When it returns, the last byte has been handed to the server."""
+
+    async def __call__(self, x: X_contra, /) -> Outcome:
+        """Run to the end; raises :class:`gwcore.errors.GatewayError`."""
+        ...
+
+
+Layer = Callable[[Service[X]], Service[X]]
+"""Wraps a service in another of the same kind."""
+
+Router = Callable[[Service[Attempt]], Service[Call]]
+"""The seam between the rings: turns one call into attempts."""
+
+
+def compose(layers: Iterable[Layer[X]], inner: Service[X]) -> Service[X]:
+    """Wrap ``inner`` so that the first layer stands outermost."""
+    for layer in reversed(list(layers)):
+        inner = layer(inner)
+    return inner
