@@ -50,8 +50,10 @@ class Provider(Protocol):
     def address(
         self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]
     ) -> tuple[str, bool] | None:
-        """Where this operation lives: the path below the origin, percent-encoded, may end in ``?query``; and whether
-        the request body must name the model. ``None`` when this vendor does not serve ``dialect`` and ``operation``.
+        """The path below the origin, percent-encoded, with its ``?query`` if any; and whether the body names the model.
+
+        Client query parameters are appended by the dispatcher. ``None`` when this vendor does not serve ``operation``
+        in ``dialect``.
         """
         ...
 
