@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,6 +90,7 @@ class Call:
         headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
         targets: what ``model`` may mean, in order.
         started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
+        left: the client has gone, or the call is over: nobody reads any more.
         deadline: monotonic second at which the call ends, or ``None``.
     """
 
@@ -105,6 +105,7 @@ class Call:
         "edited",
         "headers",
         "id",
+        "left",
         "method",
         "model",
         "operation",
@@ -119,7 +120,6 @@ class Call:
         "stream",
         "tags",
         "targets",
-        "task",
         "waited",
     )
 
@@ -165,7 +165,7 @@ class Call:
         self.started = time.perf_counter()
         self.waited = 0.0
         self.deadline: float | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self.left = False
         self._state: dict[Key[Any], Any] | None = None
 
     def edit(self) -> Document:

@@ -231,17 +231,26 @@ class Refused(UpstreamError):
 
     Attributes:
         status: the upstream's status.
-        body: the upstream's body, undecoded.
-        content_type: of that body.
+        body: the upstream's body; a client of the same ``dialect`` receives it unmodified.
+        raw_headers: those of the upstream's headers that may reach the client.
     """
 
     code = "upstream_refused"
 
-    def __init__(self, message: str, *, status: int, body: bytes = b"", content_type: str = "application/json") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        body: bytes = b"",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        dialect: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
-        self.content_type = content_type
+        self.raw_headers = headers or []
+        self.dialect = dialect
 
 
 class PluginFault(GatewayError):

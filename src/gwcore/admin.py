@@ -1,0 +1,75 @@
+"""The side doors: liveness, readiness, health. They say what is served and whether the last reload held; no secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gwcore.stack import Stack
+from gwcore.taps import faults
+
+STATUS_ENV = "GWCORE_STATUS_FILE"
+
+
+class State:
+    """What the probes tell, besides the stack itself."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.generation = 0
+        self.reload_error: str | None = None
+
+    def failed_elsewhere(self) -> str | None:
+        """A reload that the supervisor of several workers refused; it writes a status file, see ``gwcore.server``."""
+        path = os.environ.get(STATUS_ENV)
+        if not path:
+            return None
+        try:
+            said = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        found = said.get("reload_failed")
+        return str(found) if found else None
+
+
+def answer(method: str, path: str, stack: Stack | None, state: State) -> tuple[int, bytes] | None:
+    """Status and JSON body of a probe; ``None`` when the path is none of ours."""
+    if method not in {"GET", "HEAD"}:
+        return None
+    if path == "/":
+        return 200, b'{"service":"gwcore"}'
+    if path in {"/health/liveliness", "/health/liveness", "/livez"}:
+        return 200, b'{"status":"alive"}'
+    if path in {"/health/readiness", "/readyz"}:
+        if state.draining or stack is None:
+            return 503, b'{"status":"draining"}' if state.draining else b'{"status":"starting"}'
+        return 200, b'{"status":"ready"}'
+    if path == "/health":
+        return _health(stack, state)
+    return None
+
+
+def _health(stack: Stack | None, state: State) -> tuple[int, bytes]:
+    if stack is None:
+        return 503, b'{"status":"starting","models":[]}'
+    failed = state.reload_error or state.failed_elsewhere()
+    document: dict[str, Any] = {
+        "status": "draining" if state.draining else "healthy",
+        "models": [model.id for model in stack.models.listing()],
+        "config": {
+            "generation": state.generation,
+            "digest": stack.digest,
+            "config_reload_failed": int(failed is not None),
+        },
+    }
+    if failed:
+        document["config"]["reload_error"] = failed
+    if plugins := stack.health():
+        document["plugins"] = plugins
+    if faults:
+        document["tap_faults"] = dict(faults)
+    return 503 if state.draining else 200, orjson.dumps(document)

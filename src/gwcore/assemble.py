@@ -1,0 +1,186 @@
+"""Stack file + catalog → ``Stack``. Reads, validates, constructs, checks the order, compiles; starts nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from gwcore.call import Attempt, Call
+from gwcore.catalog import Catalog
+from gwcore.config import Entry, StackConfig, UpstreamConfig, read
+from gwcore.dispatch import Dispatch, first_target
+from gwcore.errors import AssemblyError, BadConfig, MissingPort, OrderViolation
+from gwcore.hookspecs import PROJECT, Watching
+from gwcore.ingress import Ingress
+from gwcore.models import Models
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.provider import Upstream
+from gwcore.resources import Lease, Resources
+from gwcore.service import Service, compose
+from gwcore.stack import Placed, Stack
+from gwcore.stackfile import load
+from gwcore.taps import Tap, Taps
+from gwcore.when import Condition, only_when
+from gwcore.wire.transport import Headers, Origin
+
+
+def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str]) -> Stack:
+    """Compile a stack.
+
+    Args:
+        source: path of the stack file, or its text.
+        env: for ``${VAR}``.
+
+    Raises:
+        gwcore.stackfile.StackErrors: with every problem of the file.
+        AssemblyError: what only construction can find.
+    """
+    text = load(source)
+    config = read(text, env=env, registry=catalog)
+    lease = Lease(resources)
+    upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
+    placed = _place(config, catalog, lease)
+    taps = _taps(placed)
+    demand = max((p.plugin.demand for p in placed), default=Demand.NOTHING)
+    dispatch = Dispatch(demand, taps)
+    return Stack(
+        service=_pipeline(config, placed, dispatch),
+        ingress=Ingress(catalog.dialects()),
+        models=Models(config.models, upstreams),
+        upstreams=upstreams,
+        placed=placed,
+        taps=taps,
+        server=config.server,
+        dispatch=dispatch,
+        lease=lease,
+        asgi=tuple(_middleware(entry) for entry in config.asgi),
+        digest=hashlib.sha256(text.text.encode()).hexdigest()[:12],
+    )
+
+
+def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease) -> Upstream:
+    provider = catalog.provider(config.provider)
+    base_url = config.base_url or provider.base_url
+    if base_url is None:
+        raise BadConfig(f"upstreams.{name}: provider {config.provider!r} needs a base_url")
+    try:
+        origin = Origin.of(base_url)
+    except ValueError as error:
+        raise BadConfig(f"upstreams.{name}.base_url: {error}") from None
+    key = config.api_key.get_secret_value() if config.api_key else None
+    headers: Headers = provider.credential(key, config.options)
+    headers += [(k.lower().encode(), v.get_secret_value().encode("latin-1")) for k, v in config.headers.items()]
+    path = "/" + base_url.split("://", 1)[1].partition("/")[2]
+    return Upstream(
+        name=name,
+        provider=provider,
+        origin=origin,
+        base_path=path.rstrip("/"),
+        headers=headers,
+        timeouts=config.timeouts,
+        transport=provider.transport(config.options) or lease.transport(config.tls, config.proxy, http2=config.http2),
+        options=config.options,
+        models=tuple(config.models),
+    )
+
+
+def _place(config: StackConfig, catalog: Catalog, lease: Lease) -> tuple[Placed, ...]:
+    ports: dict[type, object] = {}
+    placed: list[Placed] = []
+    for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
+        kind = catalog.plugin(entry.name)
+        missing = [port.__name__ for port in kind.requires if port not in ports]
+        if missing:
+            raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
+        plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports))
+        ports.update((port, plugin) for port in kind.offers)
+        placed.append(Placed(entry.name, plugin, entry.when.model_dump_json() if entry.when else None, watching))
+    _check_order([p for p in placed if not p.watching])
+    for p in placed:
+        if p.watching and p.rings:
+            raise OrderViolation(f"{p.name} stands in the pipeline: it belongs under stack, not under watch")
+    return tuple(placed)
+
+
+def _check_order(placed: list[Placed]) -> None:
+    names = [p.name for p in placed]
+    for at, p in enumerate(placed):
+        for outer in p.plugin.inside:
+            if outer in names and outer not in names[:at]:
+                raise OrderViolation(f"{p.name} must stand inside {outer}: put it further down in stack")
+    routers = [p.name for p in placed if "router" in p.rings]
+    if len(routers) > 1:
+        raise OrderViolation(f"one router at most, here: {', '.join(routers)}")
+
+
+def _pipeline(config: StackConfig, placed: tuple[Placed, ...], dispatch: Dispatch) -> Service[Call]:
+    attempt_layers, call_layers = [], []
+    router = first_target
+    for entry, p in zip(config.stack, placed, strict=False):
+        condition = _condition(entry)
+        plugin = p.plugin
+        if "attempt" in p.rings:
+            layer = plugin.attempt_layer
+            attempt_layers.append(only_when(condition, layer, _call_of) if condition else layer)
+        if "call" in p.rings:
+            outer = plugin.call_layer
+            call_layers.append(only_when(condition, outer, _itself) if condition else outer)
+        if "router" in p.rings:
+            assert plugin.router is not None
+            router = plugin.router
+    return compose(call_layers, router(compose(attempt_layers, dispatch)))
+
+
+def _call_of(attempt: Attempt) -> Call:
+    return attempt.call
+
+
+def _itself(call: Call) -> Call:
+    return call
+
+
+def _condition(entry: Entry) -> Condition | None:
+    when = entry.when
+    return Condition(when.models, when.operations, when.dialects, when.tags) if when else None
+
+
+def _taps(placed: tuple[Placed, ...]) -> Taps:
+    """Compile the watching hooks: pluggy orders and validates them, the request path walks tuples."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Watching)
+    names: dict[int, str] = {}
+    # pluggy calls the last registered first
+    for p in reversed(placed):
+        names[id(p.plugin)] = p.name
+        manager.register(p.plugin)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise AssemblyError(f"a tap that no hook is named after: {error}") from None
+
+    def compiled(hook: Any) -> tuple[Tap, ...]:
+        return tuple((names[id(impl.plugin)], impl.function) for impl in reversed(hook.get_hookimpls()))
+
+    hooks = manager.hook
+    return Taps(
+        *(compiled(getattr(hooks, f)) for f in ("call_started", "attempt_started", "attempt_failed", "call_ended"))
+    )
+
+
+def _middleware(entry: Any) -> Any:
+    module, _, name = entry.app.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise BadConfig(f"asgi: {entry.app} cannot be imported; write package.module:Class") from None
+    return lambda app: made(app, **entry.options)
+
+
+def package_owners(stack: Stack) -> dict[str, str]:
+    """Import package → plugin name, to say whose code raised."""
+    return {type(p.plugin).__module__.partition(".")[0]: p.name for p in stack.placed}

@@ -1,0 +1,138 @@
+"""What is installed, by name. Entry points are loaded only when a stack file names them: vendor imports are dear.
+
+The name of an entry point in the group ``gwcore`` is the word in the stack file. A distribution that offers several
+words declares one entry point for each. Providers and dialects of ``gwcore-providers`` are a table behind one name.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+from pydantic import BaseModel
+
+from gwcore.dialect import Dialect
+from gwcore.errors import UnknownPlugin
+from gwcore.hookspecs import PROJECT, Registration
+from gwcore.plugin import Plugin
+from gwcore.provider import Provider
+
+GROUP = "gwcore"
+PROVIDERS = "providers"
+_KNOWN = {
+    "auth": "gwcore-auth",
+    "ratelimit": "gwcore-ratelimit",
+    "cache": "gwcore-cache",
+    "budget": "gwcore-budget",
+    "fallback": "gwcore-fallback",
+    "rules": "gwcore-rules",
+    "prometheus": "gwcore-observability",
+    "langfuse": "gwcore-observability",
+    "helicone": "gwcore-observability",
+    "otel": "gwcore-observability",
+    "access_log": "gwcore-observability",
+}
+
+
+class Catalog:
+    """One per gateway. ``extra`` modules or objects are registered as if installed (tests, embedding)."""
+
+    def __init__(self, *extra: object) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(Registration)
+        self._found: dict[str, EntryPoint] = {ep.name: ep for ep in entry_points(group=GROUP)}
+        self._loaded: set[str] = set()
+        self._plugins: dict[str, type[Plugin]] = {}
+        self._providers: dict[str, Provider] = {}
+        self._dialects: dict[str, Dialect] = {}
+        for source in extra:
+            self._register(source, None)
+
+    def _register(self, source: object, name: str | None) -> None:
+        if self._manager.is_registered(source):
+            return
+        self._manager.register(source, name)
+        for module in (source,):
+            for kind in getattr(module, "gwcore_plugins", list)():
+                self._plugins[kind.name] = kind
+            for provider in getattr(module, "gwcore_providers", list)():
+                self._providers[provider.name] = provider
+            for dialect in getattr(module, "gwcore_dialects", list)():
+                self._dialects[dialect.name] = dialect
+        self._manager.check_pending()
+
+    def load(self, name: str) -> None:
+        """Import the distribution behind an entry point, once; a name nobody installed is left for the caller."""
+        entry = self._found.get(name)
+        if entry is None or name in self._loaded:
+            return
+        self._loaded.add(name)
+        self._register(entry.load(), name)
+
+    def installed(self) -> dict[str, tuple[str, str]]:
+        """Entry points: name → (distribution, version); nothing is imported."""
+        return {
+            name: (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")
+            for name, entry in sorted(self._found.items())
+        }
+
+    def load_all(self) -> None:
+        """Import everything installed, for ``gwcore schema`` and ``gwcore plugins``."""
+        for name in self._found:
+            self.load(name)
+
+    def commands(self) -> list[Any]:
+        """Typer applications of the loaded distributions."""
+        return [app for apps in self._manager.hook.gwcore_commands() for app in apps]
+
+    def plugin(self, name: str) -> type[Plugin]:
+        """The class that ``stack`` or ``watch`` means by ``name``. Raises ``UnknownPlugin``."""
+        self.load(name)
+        if name not in self._plugins:
+            hint = self.install_hint(name)
+            raise UnknownPlugin(f"no plugin named {name!r} is installed" + (f"; pip install {hint}" if hint else ""))
+        return self._plugins[name]
+
+    def provider(self, name: str) -> Provider:
+        """The provider of that name. Raises ``UnknownPlugin``."""
+        self.load(PROVIDERS)
+        self.load(name)
+        if name not in self._providers:
+            raise UnknownPlugin(f"no provider named {name!r} is installed")
+        return self._providers[name]
+
+    def dialects(self) -> list[Dialect]:
+        """Every dialect of the loaded distributions; its routes are served."""
+        self.load(PROVIDERS)
+        return list(self._dialects.values())
+
+    # what the stack file's reader asks (:class:`gwcore.config.Registry`)
+
+    def plugin_config(self, name: str) -> type[BaseModel] | None:
+        """The settings model of a plugin, or ``None`` when it is not installed."""
+        self.load(name)
+        found = self._plugins.get(name)
+        return found.Config if found else None
+
+    def plugin_names(self) -> list[str]:
+        """Words that ``stack`` may hold."""
+        return sorted({*self._plugins, *self._found} - {PROVIDERS})
+
+    watch_names = plugin_names
+
+    def provider_options(self, name: str) -> type[BaseModel] | None:
+        """The model of a provider's own keys, or ``None``."""
+        self.load(PROVIDERS)
+        self.load(name)
+        found = self._providers.get(name)
+        return found.Options if found else None
+
+    def provider_names(self) -> list[str]:
+        """Words that ``provider:`` may hold."""
+        self.load(PROVIDERS)
+        return sorted(self._providers)
+
+    def install_hint(self, name: str) -> str | None:
+        """The distribution that offers a word of ours, if it is one."""
+        return _KNOWN.get(name)

@@ -1,0 +1,289 @@
+"""The innermost service: an attempt becomes an upstream request, and its answer the reply.
+
+Same dialect in and out: the body is forwarded as received, with ``model`` spliced; reply bytes are forwarded as they
+arrive, one write per read. Before the commit every failure is raised, so that a router can try elsewhere and the client
+gets a true status; after it, the Gateway ends the stream with an error event.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+
+from gwcore.call import Attempt, Call, Outcome
+from gwcore.dialect import InBandError
+from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
+from gwcore.plugin import Demand
+from gwcore.service import Service
+from gwcore.taps import Taps, tell
+from gwcore.wire.form import replace_field
+from gwcore.wire.splice import replace_top_level
+from gwcore.wire.transport import Headers, Request, Response
+
+ERROR_BODY_CAP = 1 << 20
+WHOLE_BODY_CAP = 64 << 20
+TAIL = 4096
+
+# Request headers every vendor understands; a dialect adds its own prefixes. All else stays here: hop-by-hop headers,
+# cookies, credentials, forwarding and metadata-service headers can reach no upstream because nothing lets them.
+_REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"user-agent", b"idempotency-key", b"accept-language"})
+_RESPONSE_HEADERS = frozenset(
+    {
+        b"content-type",
+        b"content-encoding",
+        b"content-disposition",
+        b"content-language",
+        b"cache-control",
+        b"etag",
+        b"last-modified",
+        b"request-id",
+        b"x-request-id",
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+    }
+)
+_RESPONSE_PREFIXES = (b"x-ratelimit-",)
+
+
+def build(attempt: Attempt, demand: Demand = Demand.NOTHING) -> Request:
+    """The upstream request of an attempt; nothing is sent.
+
+    Raises:
+        Untranslatable: the upstream does not serve this operation in this dialect.
+        BadRequest: the query string or the form cannot be sent on.
+    """
+    call, target = attempt.call, attempt.target
+    upstream = target.upstream
+    found = upstream.provider.address(upstream, call.dialect.name, call.operation, target.model, call.params)
+    if found is None:
+        raise Untranslatable(
+            f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
+            f"{call.operation} in the dialect {call.dialect.name}"
+        )
+    path, names_model = found
+    return Request(
+        call.method,
+        upstream.origin,
+        _with_query(path, call.query),
+        _request_headers(call, upstream.headers),
+        _body(attempt, demand) if names_model or call.edited or demand else call.raw,
+        upstream.timeouts,
+    )
+
+
+def _body(attempt: Attempt, demand: Demand) -> bytes:
+    call, model = attempt.call, attempt.target.model
+    document = call.document
+    if document is None:
+        if call.route.body == "form" and model and model != call.model:
+            return replace_field(call.raw, call.header(b"content-type") or b"", b"model", model.encode())
+        return call.raw
+    if call.edited:
+        raw = orjson.dumps({**document, "model": model} if "model" in document else document)
+    elif model and "model" in document and document["model"] != model:
+        raw = replace_top_level(call.raw, "model", orjson.dumps(model))
+    else:
+        raw = call.raw
+    if demand and call.stream:
+        raw = call.dialect.demand_usage(call.operation, raw, document)
+    return raw
+
+
+def _with_query(path: str, query: bytes) -> str:
+    """Append the client's parameters, less the credential that Google's SDKs may put there."""
+    if not query:
+        return path
+    # parse and re-encode only where something must go; else the bytes stay as they are
+    text = query.decode("ascii", "replace")
+    if "key=" in text:
+        text = urlencode([(k, v) for k, v in parse_qsl(text, keep_blank_values=True) if k != "key"])
+        if not text:
+            return path
+    if any(c <= " " or c > "~" for c in text):
+        raise BadRequest("the query string holds characters that must be percent-encoded")
+    return f"{path}{'&' if '?' in path else '?'}{text}"
+
+
+@cache
+def _prefixes(forward: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(prefix.encode() for prefix in forward)
+
+
+def _request_headers(call: Call, fixed: Headers) -> Headers:
+    prefixes = _prefixes(call.dialect.forward)
+    headers = [(k, v) for k, v in call.headers if k in _REQUEST_HEADERS or k.startswith(prefixes)]
+    # Encoded bytes could not be metered, judged or watched for their end; one hop inside a data centre gains nothing.
+    headers.append((b"accept-encoding", b"identity"))
+    headers.extend(fixed)
+    return headers
+
+
+def _response_headers(call: Call, response: Response) -> Headers:
+    prefixes = _prefixes(call.dialect.forward) + _RESPONSE_PREFIXES
+    return [(k, v) for k, v in response.headers if k in _RESPONSE_HEADERS or k.startswith(prefixes)]
+
+
+def header(headers: Headers, name: bytes) -> bytes:
+    """The first header of that name, or ``b""``."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
+
+
+class Dispatch:
+    """One per stack; shared by all its calls."""
+
+    def __init__(self, demand: Demand, taps: Taps) -> None:
+        self.demand = demand
+        self.taps = taps
+
+    async def __call__(self, attempt: Attempt) -> Outcome:
+        """Ask the upstream and relay its answer. Raises :class:`gwcore.errors.UpstreamError`."""
+        taps = self.taps
+        if taps.attempt_started:
+            tell(taps.attempt_started, attempt)
+        try:
+            return await self._exchange(attempt)
+        except BaseException as error:
+            attempt.error = error if isinstance(error, GatewayError) else PluginFault()
+            tell(taps.attempt_failed, attempt)
+            raise
+
+    async def _exchange(self, attempt: Attempt) -> Outcome:
+        call = attempt.call
+        request = build(attempt, self.demand)
+        began = time.perf_counter()
+        try:
+            response = await attempt.target.upstream.transport.send(request)
+        finally:
+            now = time.perf_counter()
+            call.waited += now - began
+        attempt.first_byte_at = now
+        attempt.status = response.status
+        try:
+            if response.status >= 400:
+                raise await self._refusal(attempt, response)
+            if self.demand:
+                attempt.meter = call.dialect.meter(call.operation, call.document, stream=call.stream)
+            if call.stream or header(response.headers, b"content-type").startswith(b"text/event-stream"):
+                await self._relay_stream(attempt, response)
+            else:
+                await self._relay_body(attempt, response)
+        finally:
+            response.close()
+        return Outcome(response.status, usage=attempt.meter.usage if attempt.meter else None)
+
+    async def _refusal(self, attempt: Attempt, response: Response) -> Refused:
+        parts: list[bytes] = []
+        size = 0
+        while size < ERROR_BODY_CAP and (chunk := await response.read()):
+            parts.append(chunk)
+            size += len(chunk)
+        return refused(attempt, response.status, b"".join(parts), _response_headers(attempt.call, response))
+
+    async def _relay_body(self, attempt: Attempt, response: Response) -> None:
+        """JSON is relayed whole, so that a cut is a 502 and not half an answer; anything else as it arrives."""
+        call, reply = attempt.call, attempt.call.reply
+        headers = _response_headers(call, response)
+        whole = b"json" in header(headers, b"content-type")
+        began = time.perf_counter()
+        parts: list[bytes] = []
+        size = 0
+        while chunk := await response.read():
+            parts.append(chunk)
+            size += len(chunk)
+            if not whole or size > WHOLE_BODY_CAP:
+                break
+        call.waited += time.perf_counter() - began
+        body = b"".join(parts)
+        if not chunk:
+            headers.append((b"content-length", b"%d" % size))
+            if attempt.meter is not None and not header(headers, b"content-encoding"):
+                attempt.meter.whole(body)
+            await reply.commit(response.status, headers)
+            await reply.end(body)
+            return
+        if length := header(response.headers, b"content-length"):
+            headers.append((b"content-length", length))
+        await reply.commit(response.status, headers)
+        while body:
+            await reply.write(body)
+            body = await response.read()
+        await reply.end()
+
+    async def _relay_stream(self, attempt: Attempt, response: Response) -> None:
+        call, reply = attempt.call, attempt.call.reply
+        headers = _response_headers(call, response)
+        readable = not header(headers, b"content-encoding")
+        events = readable and (
+            header(headers, b"content-type").startswith(b"text/event-stream") or not header(headers, b"content-type")
+        )
+        headers.append((b"cache-control", b"no-cache"))
+        headers.append((b"x-accel-buffering", b"no"))
+        meter = attempt.meter if readable else None
+        chunk = await self._opening(attempt, response, headers) if events else await response.read()
+        if not reply.committed:
+            await reply.commit(response.status, headers)
+        tail = b""
+        while chunk:
+            if events:
+                tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
+            if meter is not None:
+                chunk = meter.feed(chunk)
+            if chunk:
+                await reply.write(chunk)
+            chunk = await response.read()
+        if meter is not None and (rest := meter.finish()):
+            await reply.write(rest)
+        if events and not call.dialect.ended(call.operation, tail):
+            raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
+        await reply.end()
+
+    async def _opening(self, attempt: Attempt, response: Response, headers: Headers) -> bytes:
+        """The bytes up to the first content. An error frame before it is the HTTP status it should have been."""
+        call = attempt.call
+        began = time.perf_counter()
+        buffer = b""
+        try:
+            while chunk := await response.read():
+                buffer = buffer + chunk if buffer else chunk
+                verdict = call.dialect.opening(call.operation, buffer)
+                if isinstance(verdict, InBandError):
+                    clean = [(k, v) for k, v in headers if k != b"content-type"]
+                    clean.append((b"content-type", b"application/json"))
+                    raise refused(attempt, verdict.status, verdict.body, clean)
+                if verdict == "go":
+                    break
+            return buffer
+        finally:
+            call.waited += time.perf_counter() - began
+
+
+def refused(attempt: Attempt, status: int, body: bytes, headers: Headers) -> Refused:
+    """The upstream's own error. Its body passes unmodified, but for our credential, should the vendor echo it."""
+    upstream = attempt.target.upstream
+    for _, value in upstream.headers:
+        secret = value.removeprefix(b"Bearer ")
+        if len(secret) >= 8 and secret in body:
+            body = body.replace(secret, b"[redacted]")
+    return Refused(
+        f"upstream {upstream.name!r} answered {status}",
+        status=status,
+        body=body,
+        headers=headers,
+        dialect=attempt.call.dialect.name,
+    )
+
+
+def first_target(inner: Service[Attempt]) -> Service[Call]:
+    """The router of a stack that has none: the first target, once."""
+
+    async def router(call: Call) -> Outcome:
+        return await inner(Attempt(call, call.targets[0]))
+
+    return router

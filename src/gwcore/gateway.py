@@ -1,0 +1,294 @@
+"""``Gateway``: the ASGI application. Ingress, the life of a call, lifespan, reload by swapping one reference."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+
+from gwcore import admin
+from gwcore.assemble import assemble, package_owners
+from gwcore.call import Call, Outcome
+from gwcore.catalog import Catalog
+from gwcore.dialect import Dialect, Route
+from gwcore.errors import AssemblyError, GatewayError, NotServed, PluginFault
+from gwcore.ingest import ClientGone, Receive, ingest
+from gwcore.reply import ENDED, Reply, Send
+from gwcore.resources import Resources
+from gwcore.respond import as_fault, fail, models_reply, plain_error, stamp
+from gwcore.stack import Stack
+from gwcore.taps import tell
+
+Scope = MutableMapping[str, Any]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+DISCONNECT = "gwcore.disconnect"
+
+_log = structlog.get_logger("gwcore")
+
+
+class Gateway:
+    """An ASGI application made from a stack file.
+
+    ``Gateway("stack.yaml")`` runs alone, mounted (``Mount("/llm", gateway)``) or, with ``fallthrough``, in front of
+    another application, which receives every request whose address is none of the gateway's. A mounted application
+    receives no lifespan: enter ``async with gateway:`` in the host's; else the first request starts the stack.
+
+    Args:
+        stack: path of the stack file, or its text (anything with a line break).
+        fallthrough: an ASGI application for what the gateway does not serve.
+        catalog: what is installed; the entry points of this environment by default.
+        env: environment for ``${VAR}``; ``os.environ`` by default.
+
+    Raises:
+        gwcore.errors.AssemblyError: at start, naming every problem of the stack file.
+    """
+
+    def __init__(
+        self,
+        stack: str | Path,
+        *,
+        fallthrough: ASGIApp | None = None,
+        catalog: Catalog | None = None,
+        env: MutableMapping[str, str] | None = None,
+    ) -> None:
+        self.source = stack
+        self.fallthrough = fallthrough
+        self.catalog = catalog or Catalog()
+        self.env = os.environ if env is None else env
+        self.state = admin.State()
+        self.resources = Resources()
+        self.stack: Stack | None = None
+        self._owners: dict[str, str] = {}
+        self._starting = asyncio.Lock()
+        self._drains: set[asyncio.Task[None]] = set()
+        self._app: ASGIApp = self.serve
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def startup(self) -> None:
+        """Assemble and start the stack; a no-op when it runs."""
+        async with self._starting:
+            if self.stack is None:
+                self._install(await self._build())
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the drain's own deadline
+        """Drain and close everything; ``timeout`` defaults to ``server.drain``."""
+        self.drain()
+        stack, self.stack = self.stack, None
+        if self._drains:
+            await asyncio.wait(self._drains)
+        if stack is not None:
+            await stack.drain(stack.server.drain if timeout is None else timeout)
+
+    async def __aenter__(self) -> Self:
+        await self.startup()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    def drain(self) -> None:
+        """From now on readiness says 503."""
+        self.state.draining = True
+
+    async def reload(self) -> bool:
+        """Assemble, start, swap, drain the old. Any failure before the swap changes nothing and shows in health."""
+        async with self._starting:
+            try:
+                fresh = await self._build()
+            except AssemblyError as error:
+                self.state.reload_error = error.message
+                _log.error("reload refused", problem=error.message)
+                return False
+            except Exception as error:  # a plugin's start may raise anything; the running stack must survive it
+                self.state.reload_error = f"{type(error).__name__} while starting"
+                _log.error("reload failed", error=type(error).__name__)
+                return False
+            old = self.stack
+            self._install(fresh)
+        if old is not None:
+            # streams of the old stack may run for long; the reload does not wait for them
+            task = asyncio.create_task(old.drain(None))
+            self._drains.add(task)
+            task.add_done_callback(self._drains.discard)
+        return True
+
+    async def _build(self) -> Stack:
+        stack = assemble(self.source, self.catalog, self.resources, self.env)
+        try:
+            await stack.start()
+        except BaseException:
+            await stack.lease.release()
+            raise
+        return stack
+
+    def _install(self, stack: Stack) -> None:
+        self._owners = package_owners(stack)
+        app: ASGIApp = self.serve
+        for wrap in reversed(stack.asgi):
+            app = wrap(app)
+        self.stack, self._app = stack, app
+        self.state.generation += 1
+        self.state.reload_error = None
+
+    # ── ASGI ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3."""
+        kind = scope["type"]
+        if kind == "http":
+            if self.stack is None and not self.state.draining:
+                await self._late_start()
+            await self._app(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+        elif self.fallthrough is not None:
+            await self.fallthrough(scope, receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _late_start(self) -> None:
+        _log.warning("started by the first request; enter `async with gateway:` in the host application's lifespan")
+        await self.startup()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.startup()
+        except AssemblyError as error:
+            await send({"type": "lifespan.startup.failed", "message": error.message})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request, behind the ``asgi`` middlewares of the stack file."""
+        stack = self.stack
+        path: str = scope["path"]
+        root = scope.get("root_path")
+        if root and path.startswith(root):
+            path = path[len(root) :]
+        found = stack.ingress.find(scope["method"], path, scope["headers"]) if stack is not None else None
+        if stack is None or found is None:
+            await self._elsewhere(path, scope, receive, send)
+            return
+        dialect, route, params = found
+        if route.local:
+            listed = dialect.models_body(stack.models.listing(), params.get("model"))
+            await _answer(send, *models_reply(dialect, listed))
+            return
+        stack.inflight += 1
+        try:
+            await self._call(stack, self._new_call(dialect, route, params, path, scope, send), scope, receive)
+        finally:
+            stack.left()
+
+    def _new_call(self, dialect: Dialect, route: Route, params: Any, path: str, scope: Scope, send: Send) -> Call:
+        reply = Reply(send)
+        client = scope.get("client")
+        call = Call(
+            id="gw-" + os.urandom(12).hex(),
+            dialect=dialect,
+            route=route,
+            reply=reply,
+            headers=[],
+            path=path,
+            query=scope.get("query_string", b""),
+            params=params,
+            client=client[0] if client else None,
+        )
+        reply.before_commit = partial(stamp, call)
+        return call
+
+    async def _call(self, stack: Stack, call: Call, scope: Scope, receive: Receive) -> None:
+        """The life of one call. Whatever happens, ``call_ended`` is told once."""
+        outcome = Outcome(0)
+        watch = None
+        try:
+            await ingest(call, scope, receive, stack.server.max_body, stack.server.json_depth)
+            watch = _watch_client(call, scope, receive)
+            stack.aim(call)
+            if stack.taps.call_started:
+                tell(stack.taps.call_started, call)
+            outcome = await stack.service(call)
+            if call.reply.state != ENDED:
+                raise PluginFault
+        except asyncio.CancelledError:
+            outcome = Outcome(call.reply.status, cancelled=True)
+            if not call.left:
+                raise  # not the client but the server ends us
+            _uncancel()
+        except ClientGone:
+            outcome = Outcome(0, cancelled=True)
+        except Exception as error:  # the one place where errors become answers
+            named = error if isinstance(error, GatewayError) else as_fault(error, self._owners)
+            outcome = Outcome(named.status, named)
+            await fail(call, named)
+        finally:
+            call.left = True
+            if watch is not None:
+                watch.cancel()
+            if stack.taps.call_ended:
+                tell(stack.taps.call_ended, call, outcome)
+
+    async def _elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        said = admin.answer(scope["method"], path, self.stack, self.state)
+        if said is not None:
+            await _answer(send, *said, head=scope["method"] == "HEAD")
+        elif self.fallthrough is not None:
+            await self.fallthrough(scope, receive, send)
+        else:
+            others = self.stack.ingress.methods(path) if self.stack is not None else []
+            hint = f"; this address takes {', '.join(others)}" if others else ""
+            error = NotServed(f"{scope['method']} {path[:200]} is not served{hint}")
+            await _answer(send, error.status, plain_error(error, ""))
+
+
+def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[None] | None:
+    """Cancel the call when its client leaves.
+
+    ``gwcore run`` offers a callback in the scope, which spares a task per request; any other server tells through
+    ``receive()``.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+
+    def left() -> None:
+        if not call.left:
+            call.left = True
+            task.cancel()
+
+    register = scope.get("extensions", {}).get(DISCONNECT)
+    if register is not None:
+        register(left)
+        return None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left()
+
+    return asyncio.create_task(watch())
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
+async def _answer(send: Send, status: int, body: bytes, *, head: bool = False) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else body})

@@ -1,0 +1,107 @@
+"""A request as ASGI brings it → the fields of a ``Call``: headers, credentials, body under its caps, document, model."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from gwcore.call import Call
+from gwcore.errors import BadRequest, TooLarge, UnsupportedEncoding
+from gwcore.wire.decode import decode
+from gwcore.wire.document import parse
+from gwcore.wire.form import read_field
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+# How each official SDK sends its key. All are taken out here, so that none can reach an upstream, a log or a sink.
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
+_BEARER = "bearer "
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error: the client left while it was still sending
+    """The client disconnected before its request was complete."""
+
+
+def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
+    """Fill ``headers`` and ``credentials``; returns the content-encoding."""
+    headers = []
+    credentials: list[str] = []
+    encoding = None
+    for pair in scope["headers"]:
+        name = pair[0]
+        if name in _CREDENTIALS:
+            value = pair[1].decode("latin-1").strip()
+            if name == b"authorization" and value[:7].lower() == _BEARER:
+                value = value[7:].strip()
+            if value and value not in credentials:
+                credentials.append(value)
+        elif name == b"content-encoding":
+            encoding = pair[1]
+        else:
+            headers.append(pair)
+    if b"key=" in call.query:
+        credentials.extend(k for k in parse_qs(call.query.decode("latin-1")).get("key", ()) if k not in credentials)
+    call.headers = headers
+    call.credentials = tuple(credentials)
+    return encoding
+
+
+async def _body(scope: MutableMapping[str, Any], receive: Receive, limit: int) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise TooLarge(f"a body of {int(value)} bytes; server.max_body allows {limit}")
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    first: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(first) > limit:
+            raise TooLarge(f"the body is over the {limit} bytes that server.max_body allows")
+        return first
+    parts = [first]
+    size = len(first)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise TooLarge(f"the body is over the {limit} bytes that server.max_body allows")
+        parts.append(piece)
+    return b"".join(parts)
+
+
+async def ingest(call: Call, scope: MutableMapping[str, Any], receive: Receive, limit: int, depth: int) -> None:
+    """Read the request to its end and fill the call.
+
+    Raises:
+        BadRequest, TooLarge, UnsupportedEncoding: the body; see :mod:`gwcore.wire.decode` and ``document``.
+        ClientGone: the client left while sending.
+    """
+    encoding = _headers(call, scope)
+    route, dialect = call.route, call.dialect
+    raw = await _body(scope, receive, limit)
+    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
+        if route.body == "raw":
+            raise UnsupportedEncoding("this operation takes no content-encoding")
+        raw = decode(raw, encoding.decode("latin-1"), limit=limit)
+    call.raw = raw
+    if route.body == "json":
+        call.document = parse(raw, unique=dialect.unique, max_depth=depth)
+        if route.stream == "body":
+            stream = call.document.get("stream", False)
+            if stream is not None and not isinstance(stream, bool):
+                raise BadRequest("stream must be true or false")
+            call.stream = bool(stream)
+    if route.stream == "always":
+        call.stream = True
+    if route.model == "none":
+        return
+    if route.body == "form":
+        field = read_field(raw, call.header(b"content-type") or b"", b"model")
+        document = {} if field is None else {"model": field.decode("utf-8", "replace")}
+        call.model = dialect.model_of(route, document, call.params)
+    else:
+        call.model = dialect.model_of(route, call.document, call.params)

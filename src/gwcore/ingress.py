@@ -1,0 +1,64 @@
+"""The ingress table: ``(method, path)`` → dialect and route. One look-up for the hot paths, patterns for the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gwcore.dialect import Dialect, Route
+from gwcore.wire.transport import Headers
+
+Match = tuple[Dialect, Route, Mapping[str, str]]
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """``{model}`` may hold slashes and ends where the literal text goes on; any other name is one segment."""
+    out, at = "", 0
+    for match in _PLACEHOLDER.finditer(path):
+        out += re.escape(path[at : match.start()])
+        out += f"(?P<{match[1]}>{'.+' if match[1] == 'model' else '[^/:]+'})"
+        at = match.end()
+    return re.compile(out + re.escape(path[at:]) + r"\Z")
+
+
+class Ingress:
+    """Built once from the routes of all dialects."""
+
+    def __init__(self, dialects: Iterable[Dialect]) -> None:
+        self._exact: dict[tuple[str, str], list[tuple[Dialect, Route]]] = {}
+        self._patterns: list[tuple[str, re.Pattern[str], Dialect, Route]] = []
+        for dialect in dialects:
+            for route in dialect.routes:
+                for prefix in route.prefixes:
+                    path = prefix + route.path
+                    if "{" in path:
+                        self._patterns.append((route.method, _pattern(path), dialect, route))
+                    else:
+                        self._exact.setdefault((route.method, path), []).append((dialect, route))
+        for found in self._exact.values():
+            found.sort(key=lambda pair: pair[1].header is None)  # who asks for a header is asked first
+
+    def find(self, method: str, path: str, headers: Headers) -> Match | None:
+        """Who serves this address; ``path`` is the decoded path below the mount point."""
+        exact = self._exact.get((method, path))
+        if exact is not None:
+            for dialect, route in exact:
+                if route.header is None or _has(headers, route.header):
+                    return dialect, route, {}
+            return None
+        for verb, pattern, dialect, route in self._patterns:
+            if verb == method and (match := pattern.match(path)) and (not route.header or _has(headers, route.header)):
+                return dialect, route, match.groupdict()
+        return None
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that would have matched, for the message of a 404."""
+        found = {method for method, exact in self._exact if exact == path}
+        found.update(method for method, pattern, _, _ in self._patterns if pattern.match(path))
+        return sorted(found)
+
+
+def _has(headers: Headers, name: str) -> bool:
+    wanted = name.encode()
+    return any(key == wanted for key, _ in headers)

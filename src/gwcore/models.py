@@ -1,0 +1,87 @@
+"""What a model's name may mean: aliases, ordered lists, wildcards, and ``pass``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from gwcore.call import Target
+from gwcore.dialect import ModelInfo
+from gwcore.errors import UnknownModel
+from gwcore.provider import Upstream
+
+PASS = "pass"  # noqa: S105 - the word of the stack file, not a password
+_CACHED_NAMES = 4096
+
+
+class Models:
+    """The ``models`` section, compiled. An exact name wins over a wildcard, a longer wildcard over a shorter one.
+
+    A wildcard's ``*`` stands for any text; a ``*`` in its target receives that text: ``gpt-*: openai/gpt-*``.
+    """
+
+    def __init__(self, models: Mapping[str, Sequence[str] | str], upstreams: Mapping[str, Upstream]) -> None:
+        self._upstreams = upstreams
+        models = models or {"*": PASS}
+        self._exact = {name: self._targets(name, meaning) for name, meaning in models.items() if "*" not in name}
+        self._wild = sorted(
+            ((n.partition("*")[0], n.partition("*")[2], m) for n, m in models.items() if "*" in n),
+            key=lambda w: (-len(w[0]) - len(w[1]), w[0]),
+        )
+        self._seen: dict[str, tuple[Target, ...]] = {}
+
+    def resolve(self, name: str) -> tuple[Target, ...]:
+        """The targets of ``name``, in order. Raises ``UnknownModel`` naming what comes close."""
+        found = self._exact.get(name) or self._seen.get(name)
+        if found is None:
+            found = self._wildcard(name)
+            # bounded, since the names are typed by clients
+            if len(self._seen) < _CACHED_NAMES:
+                self._seen[name] = found
+        return found
+
+    def _wildcard(self, name: str) -> tuple[Target, ...]:
+        for prefix, suffix, meaning in self._wild:
+            if len(name) >= len(prefix) + len(suffix) and name.startswith(prefix) and name.endswith(suffix):
+                caught = name[len(prefix) : len(name) - len(suffix)]
+                return self._targets(name, meaning, caught)
+        close = difflib.get_close_matches(name[:200], self._exact, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "; GET /v1/models lists what there is"
+        raise UnknownModel(f"no model named {name[:200]!r}{hint}")
+
+    def _targets(self, name: str, meaning: Sequence[str] | str, caught: str = "") -> tuple[Target, ...]:
+        if meaning == PASS:
+            return (self._as_written(name),)
+        listed = [meaning] if isinstance(meaning, str) else meaning
+        return tuple(self._as_written(one.replace("*", caught)) for one in listed)
+
+    def _as_written(self, name: str) -> Target:
+        upstream, slash, model = name.partition("/")
+        if slash and model and upstream in self._upstreams:
+            return Target(self._upstreams[upstream], model)
+        declared = [u for u in self._upstreams.values() if name in u.models]
+        if declared:
+            return Target(declared[0], name)
+        if len(self._upstreams) == 1:
+            return Target(next(iter(self._upstreams.values())), name)
+        raise UnknownModel(
+            f"no model named {name[:200]!r}; write it as upstream/model, where upstream is one of: "
+            f"{', '.join(self._upstreams) or 'none is configured'}"
+        )
+
+    def upstream_for(self, wanted: str | None) -> Iterator[Target]:
+        """Targets for an operation without a model: the upstream a header names, else all in the file's order."""
+        if wanted is None:
+            yield from (Target(upstream, "") for upstream in self._upstreams.values())
+        elif wanted in self._upstreams:
+            yield Target(self._upstreams[wanted], "")
+        else:
+            raise UnknownModel(f"no upstream named {wanted[:200]!r}")
+
+    def listing(self) -> list[ModelInfo]:
+        """The names a client may ask for, as far as they are known: aliases, then what upstreams declare."""
+        names = {name: targets[0].upstream.name for name, targets in self._exact.items() if targets}
+        for upstream in self._upstreams.values():
+            for model in upstream.models:
+                names.setdefault(f"{upstream.name}/{model}", upstream.name)
+        return [ModelInfo(name, owner) for name, owner in names.items()]

@@ -1,0 +1,122 @@
+"""``Plugin`` and ``Setup``: what an entry of ``stack`` or ``watch`` becomes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from enum import IntEnum
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from gwcore.call import Attempt, Call, Key
+from gwcore.errors import BadConfig, MissingPort
+from gwcore.resources import Lease, Store
+from gwcore.service import Service
+
+T = TypeVar("T")
+
+
+class Demand(IntEnum):
+    """What a plugin needs read out of the bytes that pass. The stack's demand is the maximum; ``NOTHING`` is free."""
+
+    NOTHING = 0
+    USAGE = 1
+
+
+class NoConfig(BaseModel):
+    """For a plugin without settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setup:
+    """What a plugin is given at construction: names of resources and typed keys. It opens nothing."""
+
+    def __init__(self, plugin: str, lease: Lease, stores: dict[str, str], ports: dict[type, object]) -> None:
+        self.plugin = plugin
+        self._lease = lease
+        self._stores = stores
+        self._ports = ports
+
+    def store(self, name: str) -> Store:
+        """The store of that name; it opens on first use. Raises ``BadConfig`` for a name ``stores`` does not have."""
+        url = self._stores.get(name)
+        if url is None:
+            raise BadConfig(f"no store named {name!r}; stores has: {', '.join(self._stores) or 'nothing'}")
+        return self._lease.store(url)
+
+    def key(self, name: str, kind: type[T]) -> Key[T]:
+        """A private, typed place on every call."""
+        return Key(f"{self.plugin}.{name}", kind)
+
+    def port(self, kind: type[T]) -> T:
+        """What another plugin of this stack offers. Raises ``MissingPort``; declare it in ``requires`` to be told early."""
+        found = self._ports.get(kind)
+        if found is None:
+            raise MissingPort(f"{self.plugin} requires {kind.__name__}, which no plugin of this stack offers")
+        return found  # type: ignore[return-value]  # the mapping pairs each port with its own implementation
+
+
+class Plugin:
+    """Base of every plugin. Override what you need; what you leave alone costs nothing at run time.
+
+    Attributes:
+        name: the word in the stack file.
+        Config: model of its settings; ``extra="forbid"``, every field described.
+        Policy: model of what a key's policies may hold for this plugin, or ``None``.
+        inside: names that must stand further out, where they are present at all.
+        offers: ports (Protocol types) that this plugin implements itself.
+        requires: ports that another plugin of the stack must offer.
+        demand: what it reads of ``outcome.usage``.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[BaseModel]] = NoConfig
+    Policy: ClassVar[type[BaseModel] | None] = None
+    inside: ClassVar[tuple[str, ...]] = ()
+    offers: ClassVar[tuple[type, ...]] = ()
+    requires: ClassVar[tuple[type, ...]] = ()
+    demand: ClassVar[Demand] = Demand.NOTHING
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        """Keep what is needed. No side effects: no task, no socket, no file."""
+        self.config = config
+        self.setup = setup
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Start before ``yield``, stop after it. Entered in stack order, left in reverse."""
+        yield
+
+    def call_layer(self, inner: Service[Call]) -> Service[Call]:
+        """Stand in the outer ring: once per client request."""
+        return inner
+
+    def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
+        """Stand in the inner ring: once per upstream attempt."""
+        return inner
+
+    router: ClassVar[Callable[..., Service[Call]] | None] = None
+    """Set to a method ``(self, inner: Service[Attempt]) -> Service[Call]`` to be the seam between the rings."""
+
+    def explain(self, call: Call) -> str | None:
+        """One line for ``gwcore explain``: what this plugin would do with the call. Nothing is sent or changed."""
+        return None
+
+    def health(self) -> dict[str, Any] | None:
+        """What ``GET /health`` shows of this plugin; no secrets."""
+        return None
+
+
+def overrides(plugin: Plugin, method: str) -> bool:
+    """Whether the plugin's class brings its own ``method``."""
+    return getattr(type(plugin), method) is not getattr(Plugin, method)
+
+
+def ring_of(plugin: Plugin) -> Sequence[str]:
+    """Where the plugin stands: any of ``call``, ``router``, ``attempt``; empty for a pure tap."""
+    rings = [
+        ring for ring, method in (("call", "call_layer"), ("attempt", "attempt_layer")) if overrides(plugin, method)
+    ]
+    return [*rings, "router"] if type(plugin).router is not None else rings

@@ -1,0 +1,108 @@
+"""What stacks share and outlives a reload: stores by URL, transports by settings. Opened once, counted, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from gwcore.wire.http1 import Http1Transport
+from gwcore.wire.transport import Tls, Transport
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Store:
+    """A named store of the stack file. ``scheme`` is memory, sqlite, postgresql or redis.
+
+    ``shared`` is where plugins keep what they opened for this URL: two plugins on one store use one pool, and a reload
+    that leaves the URL alone keeps it.
+    """
+
+    url: str = field(repr=False)
+    scheme: str
+    shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()`` the first time, the same object ever after. Objects with ``aclose`` are closed with the store."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        value: T = self.shared[key]
+        return value
+
+
+SCHEMES = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "postgres": "postgresql",
+    "postgresql": "postgresql",
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+}
+
+
+class Resources:
+    """The pool of a gateway; each stack takes its part through a :class:`Lease`."""
+
+    def __init__(self) -> None:
+        self.open: dict[Hashable, Any] = {}
+        self.users: dict[Hashable, int] = {}
+
+
+class Lease:
+    """What one stack uses. Released as a whole when the stack has drained; what nobody uses any more is closed."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._taken: set[Hashable] = set()
+
+    def _take(self, key: Hashable, make: Callable[[], T]) -> T:
+        pool = self._resources
+        if key not in pool.open:
+            pool.open[key] = make()
+        if key not in self._taken:
+            self._taken.add(key)
+            pool.users[key] = pool.users.get(key, 0) + 1
+        value: T = pool.open[key]
+        return value
+
+    def store(self, url: str) -> Store:
+        """The store behind ``url``. Raises ``ValueError`` for a scheme nobody knows."""
+        scheme = SCHEMES.get(url.partition(":")[0])
+        if scheme is None:
+            raise ValueError(f"unknown store scheme {url.partition(':')[0]!r}; known: {', '.join(SCHEMES)}")
+        return self._take(("store", url), lambda: Store(url, scheme))
+
+    def transport(self, tls: Tls, proxy: str | None = None, *, http2: bool = False) -> Transport:
+        """A transport with these settings; its pool serves every upstream that has the same."""
+
+        def make() -> Transport:
+            if proxy is None and not http2:
+                return Http1Transport(tls)
+            # httpx2 costs 0.2 s and 23 MiB: only a stack that asks for a proxy or HTTP/2 pays.
+            from gwcore.wire.httpx import Httpx2Transport  # noqa: PLC0415
+
+            return Httpx2Transport(proxy=proxy, http2=http2, tls=tls)
+
+        return self._take(("transport", tls, proxy, http2), make)
+
+    async def release(self) -> None:
+        """Give everything back. Idempotent."""
+        pool = self._resources
+        while self._taken:
+            key = self._taken.pop()
+            pool.users[key] -= 1
+            if pool.users[key] == 0:
+                del pool.users[key]
+                await _close(pool.open.pop(key))
+
+
+async def _close(resource: Any) -> None:
+    if isinstance(resource, Store):
+        for value in reversed(list(resource.shared.values())):
+            if hasattr(value, "aclose"):
+                await value.aclose()
+        return
+    await resource.aclose()

@@ -1,0 +1,102 @@
+"""What the gateway itself says: its headers on every response, and errors in the client's dialect."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+
+import orjson
+import structlog
+
+from gwcore.call import Call
+from gwcore.dialect import Dialect
+from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused
+from gwcore.reply import COMMITTED, IDLE
+from gwcore.wire.transport import Headers
+
+_log = structlog.get_logger("gwcore")
+
+
+def stamp(call: Call, _status: int, headers: Headers) -> None:
+    """Add the gateway's headers just before they leave.
+
+    ``x-gwcore-overhead-ms`` is the time from ingress to here less the time spent waiting for upstreams.
+    """
+    overhead = (time.perf_counter() - call.started - call.waited) * 1000
+    headers.append((b"x-gwcore-request-id", call.id.encode()))
+    attempts = call.attempts
+    if attempts:
+        headers.append((b"x-gwcore-upstream", attempts[-1].target.upstream.name.encode("latin-1", "replace")))
+    headers.append((b"x-gwcore-attempts", b"%d" % len(attempts)))
+    headers.append((b"x-gwcore-overhead-ms", b"%.3f" % overhead))
+    headers.append((b"server-timing", b"gwcore;dur=%.3f, upstream;dur=%.3f" % (overhead, call.waited * 1000)))
+
+
+def plain_error(error: GatewayError, request_id: str) -> bytes:
+    """An error for a client whose dialect is unknown: the shape most clients read."""
+    return orjson.dumps(
+        {"error": {"message": error.message, "type": error.code, "code": error.code, "request_id": request_id}}
+    )
+
+
+def error_headers(error: GatewayError) -> Headers:
+    """Content type, ``retry-after`` and what the error itself brings."""
+    headers: Headers = [(b"content-type", b"application/json")]
+    headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers)
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    if isinstance(error, BudgetExceeded):
+        headers.append((b"x-should-retry", b"false"))
+    return headers
+
+
+async def fail(call: Call, error: GatewayError) -> None:
+    """Tell the client. Before the commit with a true status, inside a stream with a terminal event.
+
+    Raises:
+        ConnectionAbortedError: bytes of a non-stream answer have left; only a cut tells the client that more were due.
+    """
+    reply = call.reply
+    if reply.state == IDLE:
+        if isinstance(error, Refused) and error.dialect == call.dialect.name:
+            body, headers = error.body, error.raw_headers
+        else:
+            body, headers = call.dialect.error_body(error, call.id), error_headers(error)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await reply.commit(error.status, headers)
+        await reply.end(body)
+    elif reply.state == COMMITTED:
+        if not call.stream:
+            raise ConnectionAbortedError(error.code)
+        await reply.end(call.dialect.error_event(error, call.id, call.operation))
+
+
+def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:
+    """An exception nobody named. The log has its type and place; its text, which may quote a prompt, goes nowhere.
+
+    ``plugins`` maps import packages to plugin names, to say whose code raised.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    owner = None
+    tb = error.__traceback__
+    while tb is not None:
+        package = str(tb.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        owner = plugins.get(package, owner)
+        tb = tb.tb_next
+    _log.error(
+        "unnamed exception",
+        error=type(error).__name__,
+        plugin=owner,
+        at=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-4:]],
+    )
+    return PluginFault(owner)
+
+
+def models_reply(dialect: Dialect, body: bytes | None) -> tuple[int, bytes]:
+    """Status and body of a listing; 404 in the client's dialect where the wanted model is not in it."""
+    if body is not None:
+        return 200, body
+    error = GatewayError("no such model; GET /v1/models lists what there is")
+    error.status = 404
+    return 404, dialect.error_body(error, "")
