@@ -15,6 +15,15 @@ from gwcore.taps import faults
 STATUS_ENV = "GWCORE_STATUS_FILE"
 
 
+_ALIVE = b'{"status":"alive"}'
+_STATIC = {
+    "/": b'{"service":"gwcore"}',  # Anthropic's clients ask `HEAD /`
+    "/health/liveliness": _ALIVE,
+    "/health/liveness": _ALIVE,
+    "/livez": _ALIVE,
+}
+
+
 class State:
     """What the probes tell, besides the stack itself."""
 
@@ -40,10 +49,8 @@ def answer(method: str, path: str, stack: Stack | None, state: State) -> tuple[i
     """Status and JSON body of a probe; ``None`` when the path is none of ours."""
     if method not in {"GET", "HEAD"}:
         return None
-    if path == "/":
-        return 200, b'{"service":"gwcore"}'
-    if path in {"/health/liveliness", "/health/liveness", "/livez"}:
-        return 200, b'{"status":"alive"}'
+    if path in _STATIC:
+        return 200, _STATIC[path]
     if path in {"/health/readiness", "/readyz"}:
         if state.draining or stack is None:
             return 503, b'{"status":"draining"}' if state.draining else b'{"status":"starting"}'

@@ -18,7 +18,7 @@ from gwcore.errors import AssemblyError, BadConfig, MissingPort, OrderViolation
 from gwcore.hookspecs import PROJECT, Watching
 from gwcore.ingress import Ingress
 from gwcore.models import Models
-from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.plugin import Demand, Setup
 from gwcore.provider import Upstream
 from gwcore.resources import Lease, Resources
 from gwcore.service import Service, compose
@@ -34,6 +34,8 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
 
     Args:
         source: path of the stack file, or its text.
+        catalog: what is installed.
+        resources: the pool that stores and transports come from.
         env: for ``${VAR}``.
 
     Raises:

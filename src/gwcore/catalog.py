@@ -136,3 +136,7 @@ class Catalog:
     def install_hint(self, name: str) -> str | None:
         """The distribution that offers a word of ours, if it is one."""
         return _KNOWN.get(name)
+
+    def plugin_classes(self) -> dict[str, type[Plugin]]:
+        """Every loaded plugin class by name."""
+        return dict(self._plugins)

@@ -16,9 +16,9 @@ from gwcore import admin
 from gwcore.assemble import assemble, package_owners
 from gwcore.call import Call, Outcome
 from gwcore.catalog import Catalog
-from gwcore.dialect import Dialect, Route
 from gwcore.errors import AssemblyError, GatewayError, NotServed, PluginFault
 from gwcore.ingest import ClientGone, Receive, ingest
+from gwcore.ingress import Match
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Resources
 from gwcore.respond import as_fault, fail, models_reply, plain_error, stamp
@@ -190,11 +190,13 @@ class Gateway:
             return
         stack.inflight += 1
         try:
-            await self._call(stack, self._new_call(dialect, route, params, path, scope, send), scope, receive)
+            await self._call(stack, self._new_call(found, path, scope, send), scope, receive)
         finally:
             stack.left()
 
-    def _new_call(self, dialect: Dialect, route: Route, params: Any, path: str, scope: Scope, send: Send) -> Call:
+    @staticmethod
+    def _new_call(found: Match, path: str, scope: Scope, send: Send) -> Call:
+        dialect, route, params = found
         reply = Reply(send)
         client = scope.get("client")
         call = Call(

@@ -19,7 +19,7 @@ _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-a
 _BEARER = "bearer "
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error: the client left while it was still sending
+class ClientGone(Exception):
     """The client disconnected before its request was complete."""
 
 

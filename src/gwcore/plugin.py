@@ -100,7 +100,7 @@ class Plugin:
     router: ClassVar[Callable[..., Service[Call]] | None] = None
     """Set to a method ``(self, inner: Service[Attempt]) -> Service[Call]`` to be the seam between the rings."""
 
-    def explain(self, call: Call) -> str | None:
+    def explain(self, call: Call) -> str | None:  # noqa: ARG002 - for overriding
         """One line for ``gwcore explain``: what this plugin would do with the call. Nothing is sent or changed."""
         return None
 

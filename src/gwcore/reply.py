@@ -53,11 +53,12 @@ class Reply:
         before_commit: called with the headers just before they leave, so that the gateway can add its own.
     """
 
-    __slots__ = ("_held", "_send", "before_commit", "sent", "state", "status")
+    __slots__ = ("_extra", "_held", "_send", "before_commit", "sent", "state", "status")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: Held | None = None
+        self._extra: Headers | None = None
         self.state = IDLE
         self.status = 0
         self.sent = 0
@@ -68,8 +69,14 @@ class Reply:
         """Whether the status has left: no retry, no fallback after that."""
         return self.state != IDLE
 
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """A response header of a plugin's own, whoever writes the response; ``name`` in lower case."""
+        if self._extra is None:
+            self._extra = []
+        self._extra.append((name, value))
+
     async def commit(self, status: int, headers: Headers) -> None:
-        """Send status and headers."""
+        """Send status and headers. The list is the reply's from here on."""
         held = self._held
         if held is not None:
             held.status, held.headers = status, headers
@@ -78,6 +85,8 @@ class Reply:
             raise ReplyMisuse(f"commit of a reply that is {self.state}")
         self.state = COMMITTED
         self.status = status
+        if self._extra is not None:
+            headers.extend(self._extra)
         if self.before_commit is not None:
             self.before_commit(status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

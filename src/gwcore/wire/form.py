@@ -7,8 +7,10 @@ import re
 from gwcore.errors import BadRequest
 
 # RFC 2046 §5.1.1: at most 70 characters of this alphabet; a longer boundary is an attack on the parser.
-_BOUNDARY = re.compile(rb'boundary=(?:"([0-9A-Za-z\'()+_,\-./:=? ]{1,70})"|([0-9A-Za-z\'()+_\-./:=?]{1,70}))(?:;|\s|$)', re.I)
-_NAME = re.compile(rb'content-disposition:[^\r\n]*?;[ \t]*name="([^"\r\n]*)"', re.I)
+_BOUNDARY = re.compile(
+    rb'boundary=(?:"([0-9A-Za-z\'()+_,\-./:=? ]{1,70})"|([0-9A-Za-z\'()+_\-./:=?]{1,70}))(?:;|\s|$)', re.IGNORECASE
+)
+_NAME = re.compile(rb'content-disposition:[^\r\n]*?;[ \t]*name="([^"\r\n]*)"', re.IGNORECASE)
 _MAX_PARTS = 1000
 
 

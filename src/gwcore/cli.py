@@ -1,0 +1,132 @@
+"""``gwcore run · check · explain · plugins · schema · new``. Users' mistakes get a sentence, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gwcore.errors import AssemblyError, GatewayError
+
+app = typer.Typer(
+    name="gwcore",
+    help="An LLM gateway as a framework: a stack file says what it is made of.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+new = typer.Typer(help="Start something from a template.", no_args_is_help=True)
+app.add_typer(new, name="new")
+
+StackArg = Annotated[Path, typer.Argument(help="The stack file.", metavar="STACK")]
+
+
+def _fail(error: GatewayError | str) -> typer.Exit:
+    message = error if isinstance(error, str) else error.message
+    typer.echo(message, err=True)
+    return typer.Exit(1)
+
+
+def _existing(stack: Path) -> Path:
+    if not stack.is_file():
+        raise _fail(f"{stack}: no such file")
+    return stack
+
+
+@app.command()
+def run(
+    stack: StackArg,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; server.host by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; server.port by default.", min=0, max=65535)] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.", min=1)] = 1,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload when the stack file changes.")] = False,
+) -> None:
+    """Serve a stack file. SIGHUP reloads it, SIGTERM drains."""
+    from gwcore.serving import serve_stack
+
+    try:
+        code = serve_stack(_existing(stack), host=host, port=port, workers=workers, watch=watch)
+    except GatewayError as error:
+        raise _fail(error) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(stack: StackArg) -> None:
+    """Assemble without starting; print both rings in order, or every error with its place and mend."""
+    from gwcore.assemble import assemble
+    from gwcore.catalog import Catalog
+    from gwcore.resources import Resources
+    from gwcore.show import rings
+
+    try:
+        made = assemble(_existing(stack), Catalog(), Resources(), os.environ)
+    except AssemblyError as error:
+        raise _fail(error) from None
+    rings(made, stack)
+
+
+@app.command()
+def explain(
+    stack: StackArg,
+    request: Annotated[Path, typer.Option("--request", "-r", help="File with the JSON body of a request.")],
+    dialect: Annotated[str, typer.Option(help="Dialect the body is written in.")] = "openai.chat",
+    operation: Annotated[str, typer.Option(help="What is asked for.")] = "chat",
+) -> None:
+    """Walk one request through the stack: each step, and the upstream request that would be sent. Nothing is sent."""
+    from gwcore.show import walk
+
+    if not request.is_file():
+        raise _fail(f"{request}: no such file")
+    try:
+        walk(_existing(stack), request.read_bytes(), dialect, operation)
+    except GatewayError as error:
+        raise _fail(error) from None
+
+
+@app.command()
+def plugins() -> None:
+    """What is installed: entry points, their distributions, providers and dialects."""
+    from gwcore.catalog import Catalog
+    from gwcore.show import installed
+
+    try:
+        installed(Catalog())
+    except GatewayError as error:
+        raise _fail(error) from None
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of this installation's stack files, for editors."""
+    import orjson
+
+    from gwcore.catalog import Catalog
+    from gwcore.config import json_schema
+
+    catalog = Catalog()
+    catalog.load_all()
+    sys.stdout.write(orjson.dumps(json_schema(catalog), option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+@new.command("plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Its word in the stack file: lower case, digits, underscores.")],
+    into: Annotated[Path, typer.Option(help="Folder to create it in.")] = Path(),
+) -> None:
+    """A distribution of its own that passes the conformance kit at once."""
+    from gwcore.template import create_plugin
+
+    try:
+        folder = create_plugin(name, into)
+    except GatewayError as error:
+        raise _fail(error) from None
+    typer.echo(f"{folder}: pip install -e {folder} && pytest {folder}")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """The ``gwcore`` command."""
+    return app(arguments)

@@ -1,0 +1,81 @@
+"""``gwcore run``: a gateway on the edge server, one process or several."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from functools import partial
+from pathlib import Path
+
+from gwcore import log
+from gwcore.catalog import Catalog
+from gwcore.config import StackConfig, read
+from gwcore.errors import AssemblyError, BadConfig
+from gwcore.gateway import Gateway
+from gwcore.server import EdgeLimits, serve, serve_workers
+from gwcore.stackfile import load
+
+
+def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int, watch: bool) -> int:
+    """Serve until a signal ends it; returns the exit code.
+
+    Raises:
+        AssemblyError: the stack file, or an open gateway on an address others can reach.
+    """
+    log.setup()
+    config = read(load(stack), env=os.environ, registry=Catalog())
+    server = config.server
+    address, number = host or server.host, server.port if port is None else port
+    _refuse_open(config, address)
+    limits = EdgeLimits(
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        max_headers=server.max_headers,
+        max_connections=server.max_connections,
+    )
+    options = {
+        "host": address,
+        "port": number,
+        "limits": limits,
+        "drain": server.drain,
+        "watch": [stack] if watch else [],
+        "on_ready": partial(_announce, stack, config),
+    }
+    make = partial(Gateway, stack)
+    if workers == 1:
+        return serve(make, **options)
+    return serve_workers(make, workers=workers, check=partial(_check, stack), **options)
+
+
+def _check(stack: Path) -> str | None:
+    """What is wrong with the file now; ``None`` when it can be loaded."""
+    try:
+        read(load(stack), env=os.environ, registry=Catalog())
+    except AssemblyError as error:
+        return error.message
+    return None
+
+
+def _refuse_open(config: StackConfig, host: str) -> None:
+    if any(entry.name == "auth" for entry in config.stack) or config.server.open:
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise BadConfig(
+            f"refusing to listen on {host} without auth: anybody who reaches it could spend your money. "
+            "Add `auth` to stack, listen on 127.0.0.1, or set server.open: true if something else guards it."
+        )
+
+
+def _announce(stack: Path, config: StackConfig, url: str) -> None:
+    model = next((name for name in config.models if "*" not in name), None)
+    print(f"gwcore serves {stack} on {url}", flush=True)  # noqa: T201 - what the command is for
+    if model:
+        print(  # noqa: T201
+            f"\n  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+            f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n',
+            flush=True,
+        )

@@ -1,0 +1,129 @@
+"""What ``check``, ``explain`` and ``plugins`` print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gwcore.assemble import assemble
+from gwcore.call import Attempt, Call
+from gwcore.catalog import Catalog
+from gwcore.dialect import Dialect, Route
+from gwcore.dispatch import build
+from gwcore.errors import BadRequest
+from gwcore.reply import Reply
+from gwcore.resources import Resources
+from gwcore.stack import Stack
+from gwcore.wire.document import parse
+from gwcore.wire.transport import Request
+
+console = Console(highlight=False, soft_wrap=True)
+_OPEN_HEADERS = frozenset({"content-type", "accept", "accept-encoding", "user-agent", "anthropic-version"})
+
+
+def rings(stack: Stack, source: Path) -> None:
+    """Both rings, outermost first, the taps, the upstreams and what each model's name means."""
+    say = console.print
+    say(f"{escape(str(source))}: sound")
+    say("[bold]once per call[/]")
+    layers = [p for p in stack.placed if "call" in p.rings]
+    for p in layers:
+        say(f"  {p.name}" + (f"  when {p.when}" if p.when else ""), markup=False)
+    if not layers:
+        say("  (nothing: an open gateway)")
+    router = next((p.name for p in stack.placed if "router" in p.rings), "first target")
+    say(f"[bold]router[/]  {router}")
+    say("[bold]once per attempt[/]")
+    for p in stack.placed:
+        if "attempt" in p.rings:
+            say(f"  {p.name}" + (f"  when {p.when}" if p.when else ""), markup=False)
+    say("  upstream")
+    if taps := [p.name for p in stack.placed if p.watching]:
+        say(f"[bold]watching[/]  {', '.join(taps)}")
+    table = Table("upstream", "provider", "address", box=None, header_style="bold")
+    for upstream in stack.upstreams.values():
+        base = f"{upstream.origin.scheme}://{upstream.origin.authority}{upstream.base_path}"
+        table.add_row(upstream.name, upstream.provider.name, base)
+    say(table)
+
+
+def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
+    """One request, step by step.
+
+    Raises:
+        GatewayError: as serving it would.
+    """
+    stack = assemble(source, Catalog(), Resources(), os.environ)
+    dialect, route = _route(dialect_name, operation)
+    document = parse(body, unique=dialect.unique, max_depth=stack.server.json_depth)
+    call = Call(
+        id="gw-explain",
+        dialect=dialect,
+        route=route,
+        reply=Reply(_nowhere),
+        headers=[(b"content-type", b"application/json")],
+        raw=body,
+        document=document,
+        model=dialect.model_of(route, document, {}) if route.model == "body" else None,
+        stream=bool(document.get("stream")) or route.stream == "always",
+    )
+    say = console.print
+    say(
+        f"dialect    {dialect.name}\noperation  {call.operation}\nmodel      {call.model}\nstream     {call.stream}",
+        markup=False,
+    )
+    stack.aim(call)
+    say("targets    " + ", then ".join(map(str, call.targets)), markup=False)
+    for p in stack.placed:
+        if p.watching:
+            continue
+        told = p.plugin.explain(call)
+        say(f"{'/'.join(p.rings) or 'none':10} {p.name}" + (f": {told}" if told else ""), markup=False)
+    _show_request(build(Attempt(call, call.targets[0]), stack.dispatch.demand))
+
+
+def _route(dialect_name: str, operation: str) -> tuple[Dialect, Route]:
+    dialects = {d.name: d for d in Catalog().dialects()}
+    dialect = dialects.get(dialect_name)
+    if dialect is None:
+        raise BadRequest(f"no dialect {dialect_name!r}; there are {', '.join(dialects)}")
+    for route in dialect.routes:
+        if route.operation == operation and route.body == "json" and "{" not in route.path:
+            return dialect, route
+    raise BadRequest(f"{dialect_name} has no JSON operation {operation!r}")
+
+
+def _show_request(request: Request) -> None:
+    say = console.print
+    say(f"\n{request.method} {request.origin.scheme}://{request.origin.authority}{request.target}", markup=False)
+    for name, value in request.headers:
+        text = name.decode("latin-1")
+        # an allow-list: what is not known to be harmless is not shown
+        say(f"{text}: {value.decode('latin-1') if text in _OPEN_HEADERS else '***'}", markup=False)
+    say("")
+    try:
+        console.print_json(orjson.dumps(orjson.loads(request.body)).decode())
+    except ValueError:
+        say(f"({len(request.body)} bytes)")
+    say("\nnothing was sent", markup=False)
+
+
+async def _nowhere(_message: object) -> None:
+    return None
+
+
+def installed(catalog: Catalog) -> None:
+    """Entry points, providers, dialects."""
+    table = Table("entry point", "distribution", "version", box=None, header_style="bold")
+    for name, (distribution, version) in catalog.installed().items():
+        table.add_row(name, distribution, version)
+    console.print(table)
+    catalog.load_all()
+    console.print("[bold]plugins[/]    " + (", ".join(sorted(catalog.plugin_classes())) or "none"))
+    console.print("[bold]providers[/]  " + ", ".join(catalog.provider_names()))
+    console.print("[bold]dialects[/]   " + ", ".join(d.name for d in catalog.dialects()))

@@ -1,0 +1,190 @@
+"""Fakes for testing a plugin alone: a call, a reply that remembers, the inner side of a layer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+import orjson
+
+from gwcore.call import Attempt, Call, Outcome, Target
+from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
+from gwcore.errors import BadRequest, GatewayError
+from gwcore.plugin import Plugin, Setup
+from gwcore.provider import Upstream
+from gwcore.reply import Reply
+from gwcore.resources import Lease, Resources
+from gwcore.usage import Usage
+from gwcore.wire.transport import Origin, Request, Response, Timeouts
+
+
+class FakeDialect:
+    """A dialect of one route, JSON in and out, events as ``data:`` lines."""
+
+    name = "fake.chat"
+    routes: Sequence[Route] = (Route("POST", "/fake", "chat", stream="body"),)
+    unique = frozenset({"model", "stream"})
+    forward: tuple[str, ...] = ("fake-",)
+    keepalive = b": ping\n\n"
+
+    def model_of(self, _route: Route, document: Document | None, _params: object) -> str | None:
+        """The document's ``model``."""
+        model = (document or {}).get("model")
+        if not isinstance(model, str):
+            raise BadRequest("model is missing")
+        return model
+
+    def demand_usage(self, _operation: str, raw: bytes, _document: Document) -> bytes:
+        """Usage always comes."""
+        return raw
+
+    def opening(self, _operation: str, _buffer: bytes) -> Opening:
+        """Everything is content."""
+        return "go"
+
+    def ended(self, _operation: str, tail: bytes) -> bool:
+        """The last frame says done."""
+        return b"data: done" in tail
+
+    def meter(self, _operation: str, _document: Document | None, *, stream: bool) -> Meter | None:  # noqa: ARG002
+        """Nothing is metered."""
+        return None
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """Code, message and request id."""
+        return orjson.dumps({"error": {"code": error.code, "message": error.message, "id": request_id}})
+
+    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+        """The error body as one frame."""
+        return b"data: " + self.error_body(error, request_id) + b"\n\n"
+
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+        """The names."""
+        names = [model.id for model in models]
+        return None if wanted is not None and wanted not in names else orjson.dumps(names)
+
+
+class FakeProvider:
+    """A vendor that serves the fake dialect at ``/up``."""
+
+    name = "fake"
+    base_url: str | None = "http://127.0.0.1:1"
+    env_key: str | None = None
+    Options = None
+
+    def address(
+        self, upstream: Upstream, _dialect: str, _operation: str, _model: str, _params: object
+    ) -> tuple[str, bool] | None:
+        """One address for everything."""
+        return f"{upstream.base_path}/up", True
+
+    def credential(self, api_key: str | None, _options: object) -> list[tuple[bytes, bytes]]:
+        """A bearer token."""
+        return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []
+
+    def transport(self, _options: object) -> None:
+        """The gateway's own."""
+        return
+
+
+class NoTransport:
+    """For upstreams that no test reaches."""
+
+    in_use = 0
+
+    async def send(self, request: Request) -> Response:
+        """Refuse."""
+        raise AssertionError(f"nothing may be sent to {request.origin}")
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def upstream(name: str = "fake") -> Upstream:
+    """An upstream of the fake provider."""
+    origin = Origin("http", "127.0.0.1", 1)
+    return Upstream(name, FakeProvider(), origin, "", [], Timeouts(), NoTransport())
+
+
+class RecordingSend:
+    """An ASGI ``send`` that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.ended = False
+
+    @property
+    def body(self) -> bytes:
+        """All chunks."""
+        return b"".join(self.chunks)
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        await asyncio.sleep(0)
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], list(message["headers"])
+        else:
+            self.chunks.append(message["body"])
+            self.ended = not message.get("more_body", False)
+
+
+def call(text: str = "hi", *, stream: bool = False, model: str = "fake/m", **fields: Any) -> Call:
+    """A call as the gateway would make it; ``call.reply`` writes into a :class:`RecordingSend` at ``sent(call)``."""
+    document = {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}], **fields}
+    dialect = FakeDialect()
+    made = Call(
+        id="gw-test",
+        dialect=dialect,
+        route=dialect.routes[0],
+        reply=Reply(RecordingSend()),
+        headers=[(b"content-type", b"application/json")],
+        raw=orjson.dumps(document),
+        document=document,
+        model=model,
+        stream=stream,
+    )
+    made.targets = (Target(upstream(), model.partition("/")[2] or model),)
+    return made
+
+
+def sent(made: Call) -> RecordingSend:
+    """What reached the client of a call made by :func:`call`."""
+    send = made.reply._send  # noqa: SLF001 - the other half of the same fake
+    assert isinstance(send, RecordingSend)
+    return send
+
+
+Step = Callable[[Call], Awaitable[Outcome]]
+
+
+class Inner:
+    """The inner side of a layer: answers every call or attempt, or fails it, after ``awaits`` turns of the loop."""
+
+    def __init__(self, *, error: BaseException | None = None, awaits: int = 3, usage: Usage | None = None) -> None:
+        self.error = error
+        self.awaits = awaits
+        self.usage = usage
+        self.seen: list[Call | Attempt] = []
+
+    async def __call__(self, x: Call | Attempt) -> Outcome:
+        self.seen.append(x)
+        made = x.call if isinstance(x, Attempt) else x
+        for _ in range(self.awaits):
+            await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        await made.reply.commit(200, [(b"content-type", b"application/json")])
+        if made.stream:
+            await made.reply.write(b'data: {"delta":"ok"}\n\n')
+            await made.reply.end(b"data: done\n\n")
+        else:
+            await made.reply.end(b'{"text":"ok"}')
+        return Outcome(200, usage=self.usage)
+
+
+def build(kind: type[Plugin], config: dict[str, Any] | None = None) -> Plugin:
+    """An instance of a plugin, with in-memory stores named ``hot`` and ``book``."""
+    setup = Setup(kind.name, Lease(Resources()), {"hot": "memory://hot", "book": "memory://book"}, {})
+    return kind(kind.Config.model_validate(config or {}), setup)
