@@ -1,0 +1,48 @@
+"""A real server on a real port, in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+
+from gwcore.server.protocol import EdgeProtocol
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The test runner keeps its signals."""
+        yield
+
+
+@asynccontextmanager
+async def running(app: Any, *, edge: bool = True, lifespan: str = "on") -> AsyncIterator[str]:
+    """Serve ``app``; yields its URL.
+
+    ``edge`` uses the protocol of ``gwcore run``, else stock uvicorn, as a host application would.
+    """
+    config = uvicorn.Config(
+        app,
+        port=0,
+        lifespan=lifespan,  # type: ignore[arg-type]  # uvicorn's literal
+        log_config=None,
+        http=EdgeProtocol if edge else "httptools",
+        ws="none",
+        timeout_graceful_shutdown=2,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        if task.done():
+            await task
+            raise RuntimeError("the application did not start")
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,35 @@
+"""What many tests need."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+RECORDINGS = Path(os.environ.get("GWCORE_RECORDINGS") or "/nonexistent")
+
+
+def pytest_report_header():
+    if not (RECORDINGS / "dev.jsonl.gz").is_file():
+        return "gwcore: NO RECORDINGS (GWCORE_RECORDINGS is unset): only the goldens of our own writing run"
+    return f"gwcore: recordings from {os.environ['GWCORE_RECORDINGS']}"
+
+
+def load_recordings():
+    """Every recorded exchange, or none, said loudly."""
+    file = RECORDINGS / "dev.jsonl.gz"
+    if not file.is_file():
+        return []
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def recordings():
+    found = load_recordings()
+    if not found:
+        pytest.skip("GWCORE_RECORDINGS is unset: recorded traffic was NOT tested")
+    return found
+
+

@@ -1,0 +1,55 @@
+"""One field of a multipart body."""
+
+import pytest
+from gwcore.errors import BadRequest
+from gwcore.wire.form import read_field, replace_field
+from hypothesis import given
+from hypothesis import strategies as st
+
+TYPE = b"multipart/form-data; boundary=XX"
+
+
+def body(*fields, boundary=b"XX"):
+    parts = [
+        b"--" + boundary + b'\r\ncontent-disposition: form-data; name="' + name + b'"\r\n\r\n' + value + b"\r\n"
+        for name, value in fields
+    ]
+    return b"".join(parts) + b"--" + boundary + b"--\r\n"
+
+
+def test_read_and_replace_leave_the_rest_alone():
+    raw = body((b"file", b"\x00--X\r\nmodel\r\n"), (b"model", b"whisper"), (b"x", b'name="model"'))
+    assert read_field(raw, TYPE, b"model") == b"whisper"
+    assert replace_field(raw, TYPE, b"model", b"w2") == raw.replace(b"whisper", b"w2")
+
+
+def test_absent():
+    raw = body((b"a", b"1"))
+    assert read_field(raw, TYPE, b"model") is None
+    assert replace_field(raw, TYPE, b"model", b"m") == raw
+
+
+def test_twice_is_refused():
+    with pytest.raises(BadRequest, match="more than once"):
+        read_field(body((b"model", b"a"), (b"model", b"b")), TYPE, b"model")
+
+
+@pytest.mark.parametrize("kind", [b"", b"multipart/form-data", b"multipart/form-data; boundary=" + b"x" * 71])
+def test_no_boundary_is_refused(kind):
+    with pytest.raises(BadRequest, match="boundary"):
+        read_field(body((b"model", b"a")), kind, b"model")
+
+
+def test_quoted_boundary():
+    assert read_field(body((b"model", b"a"), boundary=b"a b"), b'multipart/form-data; boundary="a b"', b"model") == b"a"
+
+
+def test_many_parts_are_refused():
+    with pytest.raises(BadRequest, match="parts"):
+        read_field(body(*[(b"a", b"")] * 1001), TYPE, b"model")
+
+
+@given(st.binary(max_size=200))
+def test_garbage_never_breaks(raw):
+    read_field(raw, TYPE, b"model")
+    assert replace_field(raw, TYPE, b"nothing-here", b"v") == raw
