@@ -37,3 +37,7 @@ check: lint types test
 
 clean:
 	rm -rf $(VENV) .uv dist
+
+# nginx (package nginx-light) is measured beside us where it is installed; other gateways with --peer, see benchmarks/bench.py
+bench: install
+	$(BIN)/python benchmarks/bench.py $(BENCH)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from gwcore.dialect import Route
 from gwcore.ingress import Ingress
 
@@ -44,7 +45,9 @@ def test_found(method, path, headers, expected):
     assert (dialect.name, route.operation, params) == expected
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/chat/", "//chat", "/v1/v1/chat", "/v1/chat\n", "/files/a/b", "/v2/chat"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/chat/", "//chat", "/v1/v1/chat", "/v1/chat\n", "/files/a/b", "/v2/chat"]
+)
 def test_not_found(path):
     assert table.find("POST", path, []) is None
 

@@ -1,6 +1,7 @@
 """What a model's name may mean."""
 
 import pytest
+
 from gwcore.errors import UnknownModel
 from gwcore.models import Models
 from gwcore.testing.fakes import upstream

@@ -1,6 +1,7 @@
 """The reply's four states."""
 
 import pytest
+
 from gwcore.reply import Reply, ReplyMisuse
 from gwcore.testing.fakes import RecordingSend
 

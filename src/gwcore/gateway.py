@@ -19,6 +19,7 @@ from gwcore.catalog import Catalog
 from gwcore.errors import AssemblyError, GatewayError, NotServed, PluginFault
 from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match
+from gwcore.keepalive import keep_alive, wanted
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Resources
 from gwcore.respond import as_fault, fail, models_reply, plain_error, stamp
@@ -216,13 +217,16 @@ class Gateway:
     async def _call(self, stack: Stack, call: Call, scope: Scope, receive: Receive) -> None:
         """The life of one call. Whatever happens, ``call_ended`` is told once."""
         outcome = Outcome(0)
-        watch = None
+        watch = pings = None
         try:
             await ingest(call, scope, receive, stack.server.max_body, stack.server.json_depth)
             watch = _watch_client(call, scope, receive)
             stack.aim(call)
             if stack.taps.call_started:
                 tell(stack.taps.call_started, call)
+            keepalive = stack.server.keepalive
+            if keepalive is not None and wanted(call):
+                pings = asyncio.create_task(keep_alive(call, keepalive))
             outcome = await stack.service(call)
             if call.reply.state != ENDED:
                 raise PluginFault
@@ -234,13 +238,16 @@ class Gateway:
         except ClientGone:
             outcome = Outcome(0, cancelled=True)
         except Exception as error:  # the one place where errors become answers
+            if pings is not None:
+                pings.cancel()
             named = error if isinstance(error, GatewayError) else as_fault(error, self._owners)
             outcome = Outcome(named.status, named)
             await fail(call, named)
         finally:
             call.left = True
-            if watch is not None:
-                watch.cancel()
+            for task in (watch, pings):
+                if task is not None:
+                    task.cancel()
             if stack.taps.call_ended:
                 tell(stack.taps.call_ended, call, outcome)
 

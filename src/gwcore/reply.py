@@ -49,11 +49,11 @@ class Reply:
 
     Attributes:
         status: committed status; 0 before.
-        sent: body bytes handed to the server.
+        sent: body bytes handed to the server; ``last`` is the latest piece of them.
         before_commit: called with the headers just before they leave, so that the gateway can add its own.
     """
 
-    __slots__ = ("_extra", "_held", "_send", "before_commit", "sent", "state", "status")
+    __slots__ = ("_extra", "_held", "_send", "before_commit", "last", "sent", "state", "status")
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -62,7 +62,13 @@ class Reply:
         self.state = IDLE
         self.status = 0
         self.sent = 0
+        self.last = b""
         self.before_commit: Callable[[int, Headers], None] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether a layer looks first."""
+        return self._held is not None
 
     @property
     def committed(self) -> bool:
@@ -100,6 +106,7 @@ class Reply:
         if self.state != COMMITTED:
             raise ReplyMisuse(f"bytes into a reply that is {self.state}")
         self.sent += len(chunk)
+        self.last = chunk
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self, chunk: bytes = b"") -> None:

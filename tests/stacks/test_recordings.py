@@ -10,9 +10,10 @@ import json
 import random
 
 import pytest
+from gwcore.testing.upstream import Answer, FakeUpstream
+
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
-from gwcore.testing.upstream import Answer, FakeUpstream
 from tests.stacks.raw import exchange
 
 # (dialect, endpoint) of the recordings → ingress path and dialect; {model} comes from the recorded URL
@@ -97,7 +98,9 @@ async def replay(gateway_url, upstream, record, how):
     request = record["request"]
     body = json.dumps(request["body"], ensure_ascii=False).encode()
     model = record["model"] or ""
-    path = SERVED[record["dialect"], record["endpoint"]].replace("{model}", request["path"].partition("/models/")[2].rpartition(":")[0])
+    path = SERVED[record["dialect"], record["endpoint"]].replace(
+        "{model}", request["path"].partition("/models/")[2].rpartition(":")[0]
+    )
     if record["stream"] and "{model}" in SERVED[record["dialect"], record["endpoint"]]:
         path += "?alt=sse"
     kept = {k: v for k, v in record["response"]["headers"].items() if k == "content-type"}

@@ -1,0 +1,33 @@
+"""Comments into silent streams, where ``server.keepalive`` asks for them.
+
+Load balancers cut connections that are silent for a minute; a model may think for ten. The price: the first comment
+commits the response as a 200, so an error after it can only be an event of the stream (pains D4 and D6 conflict).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gwcore.call import Call
+from gwcore.reply import ENDED, IDLE
+
+_BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def wanted(call: Call) -> bool:
+    """Whether the client reads events: a comment inside any other body would corrupt it."""
+    return call.stream and (call.route.stream == "body" or b"alt=sse" in call.query)
+
+
+async def keep_alive(call: Call, interval: float) -> None:
+    """Write a comment whenever nothing was sent for ``interval`` seconds, and only between two frames. Runs until cancelled."""
+    reply = call.reply
+    sent = -1
+    while reply.state != ENDED:
+        if reply.sent == sent and not reply.held and (not reply.last or reply.last.endswith(_BLANK_LINES)):
+            if reply.state == IDLE:
+                headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+                await reply.commit(200, headers)
+            await reply.write(call.dialect.keepalive)
+        sent = reply.sent
+        await asyncio.sleep(interval)

@@ -1,0 +1,141 @@
+"""The house rules, kept by the suite."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(
+    path
+    for top in ("src", "plugins", "examples")
+    for path in (ROOT / top).rglob("*.py")
+    if ".venv" not in path.parts and "tests" not in path.parts
+)
+CODE = sorted(
+    {
+        *SOURCES,
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "plugins").rglob("tests/*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    }
+)
+CORE = [path for path in SOURCES if path.is_relative_to(ROOT / "src/gwcore")]
+VENDORS = re.compile(
+    r"\b(openai|anthropic|gemini|azure|mistral|groq|ollama|bedrock|cohere|voyage|claude|gpt)\b", re.IGNORECASE
+)
+# imports inside functions: a verb imports what it needs, and optional drivers are dear
+LAZY = {"cli.py": "a verb imports what it needs", "resources.py": "httpx2 only where a stack asks for it"}
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module(path):
+    parts = list(path.relative_to(path.parents[len(path.parts) - 1 - path.parts.index("src")]).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_there_is_something_to_check():
+    assert len(CORE) > 25
+
+
+def test_no_import_circle():
+    names = {module(path): path for path in SOURCES}
+    graph = {name: {i for i in imports(path) if i in names and i != name} for name, path in names.items()}
+    done, path_to = set(), []
+
+    def visit(name):
+        assert name not in path_to, f"circle: {' -> '.join([*path_to[path_to.index(name) :], name])}"
+        if name in done:
+            return
+        path_to.append(name)
+        for other in sorted(graph[name]):
+            if not name.startswith(other + "."):
+                visit(other)
+        path_to.pop()
+        done.add(name)
+
+    for name in sorted(graph):
+        visit(name)
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_size(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is {node.end_lineno - node.lineno + 1} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_import_inside_a_function(path):
+    if path.name in LAZY:
+        return
+    for function in ast.walk(tree(path)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
+            assert not inner, f"{function.name} imports"
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_core_names_no_vendor_in_code(path):
+    """Docstrings and comments may; strings and names may not."""
+    code = tree(path)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(code)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    attribute_docs = {
+        id(n.value) for n in ast.walk(code) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+    }
+    allowed = {"openai.chat"} if path.name == "cli.py" else {"anthropic-version"} if path.name == "show.py" else set()
+    for node in ast.walk(code):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docstrings | attribute_docs
+        ):
+            assert node.value in allowed or not VENDORS.search(node.value), node.value
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_who_imports_what(path):
+    found = set(imports(path))
+    if path.name not in {"catalog.py", "hookspecs.py", "assemble.py"} and "testing" not in path.parts:
+        assert "pluggy" not in found
+    assert not any(name.startswith("gwcore_") for name in found)
+    assert not {n.partition(".")[0] for n in found} & {"openai", "anthropic", "google", "httpx"}
+
+
+def test_plugins_import_only_the_core_and_themselves():
+    for path in (p for p in SOURCES if "plugins" in p.parts):
+        own = module(path).partition(".")[0]
+        strangers = {n.partition(".")[0] for n in imports(path) if n.startswith("gwcore_")} - {own}
+        assert not strangers, f"{path.name} imports {strangers}"
+
+
+def test_nothing_names_this_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    marks = [str(ROOT), "/" + "root/", ".lib" + "rary/"]
+    for name in listed:
+        file = ROOT / name
+        if name.endswith(".lock") or not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="ignore")
+        assert not [mark for mark in marks if mark in text], name
