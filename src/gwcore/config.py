@@ -1,0 +1,338 @@
+"""Reading a stack file: every problem at once, or a :class:`StackConfig`.
+
+The models are in :mod:`gwcore.stackmodels`; the settings of plugins and the options of providers are checked against
+the models that a :class:`Registry` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+
+from gwcore.interpolate import Resolution, interpolate
+from gwcore.stackfile import Explainer, Loc, StackErrors, StackSource, quotes, suggest
+from gwcore.stackmodels import (
+    FOLDER,
+    MEMORY,
+    AsgiEntry,
+    Entry,
+    ServerConfig,
+    StackConfig,
+    TimeoutConfig,
+    TlsConfig,
+    UpstreamConfig,
+    When,
+    is_loopback,
+)
+from gwcore.units import STORES
+
+__all__ = [
+    "AsgiEntry",
+    "Entry",
+    "Registry",
+    "ServerConfig",
+    "StackConfig",
+    "TimeoutConfig",
+    "TlsConfig",
+    "UpstreamConfig",
+    "When",
+    "is_loopback",
+    "json_schema",
+    "read",
+]
+
+M = TypeVar("M", bound=BaseModel)
+_PASS: Final = "pass"  # noqa: S105 - the word of the stack file, not a password
+_WHEN: Final = "when"
+_UPSTREAM_KEYS: Final = tuple(f.alias or key for key, f in UpstreamConfig.model_fields.items() if key != "options")
+_WITHHELD: Final = "holds a value that is not known here (withheld, since it may be secret)"
+
+
+class Registry(Protocol):
+    """What is installed, as far as reading needs it; :class:`gwcore.catalog.Catalog` is one."""
+
+    def plugin_config(self, name: str) -> type[BaseModel] | None:
+        """The settings model of a plugin; ``None`` when it is not installed."""
+        ...
+
+    def plugin_names(self) -> list[str]:
+        """Words that ``stack`` may hold."""
+        ...
+
+    def watch_names(self) -> list[str]:
+        """Words that ``watch`` may hold."""
+        ...
+
+    def provider_options(self, name: str) -> type[BaseModel] | None:
+        """The model of a provider's own keys; ``None`` when it has none."""
+        ...
+
+    def provider_names(self) -> list[str]:
+        """Words that ``provider`` may hold."""
+        ...
+
+    def install_hint(self, name: str) -> str | None:
+        """The distribution that offers a word which is not installed, if known."""
+        ...
+
+
+def read(source: StackSource, *, env: Mapping[str, str], registry: Registry) -> StackConfig:
+    """Resolve references, then check everything.
+
+    Args:
+        source: from :func:`gwcore.stackfile.load`.
+        env: for ``${VAR}``.
+        registry: what is installed.
+
+    Raises:
+        StackErrors: with every problem that was found.
+    """
+    # what is built on a file with a broken shape would only add noise
+    if not isinstance(source.data, dict):
+        mend = "begin with: gwcore: 1"
+        raise StackErrors(source.problems or [source.problem((), "is not a mapping", mend)])
+    reader = _Reader(source, interpolate(source.data, env=env, folder=source.folder), registry)
+    config = reader.config()
+    if config is None or reader.problems:
+        raise StackErrors(reader.problems)
+    return config
+
+
+class _Reader:
+    """One pass over one file; collects problems instead of stopping at the first."""
+
+    def __init__(self, source: StackSource, resolved: Resolution, registry: Registry) -> None:
+        self._source = source
+        self._data: dict[str, Any] = resolved.data
+        self._registry = registry
+        self._hidden = resolved.values
+        self._unresolved = {fault.loc for fault in resolved.faults}
+        self.problems = [*source.problems, *(source.problem(f.loc, f.message, f.mend) for f in resolved.faults)]
+        stores = self._data.get("stores")
+        self._context = {STORES: [*{**(stores if isinstance(stores, dict) else {}), MEMORY: ""}], FOLDER: source.folder}
+
+    def config(self) -> StackConfig | None:
+        """The configuration, or ``None`` when its frame is wrong; complete only if there are no problems."""
+        # a section that is null is empty; one of a wrong type stays as it is, so that the model says so
+        data = {key: value for key, value in self._data.items() if value is not None}
+        if isinstance(data.get("upstreams"), dict):
+            made = {name: self._upstream(name, raw) for name, raw in data["upstreams"].items()}
+            data["upstreams"] = {name: upstream for name, upstream in made.items() if upstream is not None}
+        for section, names in (("stack", self._registry.plugin_names), ("watch", self._registry.watch_names)):
+            if isinstance(data.get(section), list):
+                entries = [self._entry((section, at), raw, names) for at, raw in enumerate(data[section])]
+                data[section] = [entry for entry in entries if entry is not None]
+        self._models()
+        config = self._check(StackConfig, data, ())
+        if config is not None:
+            self._closed(config)
+            config = config.model_copy(update={"stores": {MEMORY: "memory:", **config.stores}})
+        return config
+
+    # ── sections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _entry(self, loc: Loc, raw: Any, names: Callable[[], list[str]]) -> Entry | None:
+        settings = {raw: None} if isinstance(raw, str) else raw
+        words = [key for key in settings if key != _WHEN] if isinstance(settings, dict) else []
+        if not words:
+            self._add(loc, "names no plugin", "write a plugin's name, or name: {settings}")
+            return None
+        for extra in words[1:]:
+            mend = (
+                f"indent it deeper than {words[0]} if it is a setting of it; begin a new item with - if it is a plugin"
+            )
+            self._add((*loc, extra), f"a second name beside {words[0]}", mend)
+        name = words[0]
+        at = (*loc, name) if isinstance(raw, dict) else loc
+        when = None
+        if settings.get(_WHEN) is not None:
+            when = self._check(When, settings[_WHEN], (*loc, _WHEN), name)
+        model = self._plugin(name, at, names)
+        if model is None or len(words) > 1:
+            return None
+        values = {} if settings[name] is None else settings[name]
+        if isinstance(values, dict) and _WHEN in values and _WHEN not in model.model_fields:
+            self._add((*at, _WHEN), "stands inside the settings", f"write it beside {name}, indented alike", name)
+            values = {key: value for key, value in values.items() if key != _WHEN}
+        config = self._check(model, values, at, name)
+        return None if config is None else Entry(name=name, config=config, when=when, loc=loc)
+
+    def _plugin(self, name: str, loc: Loc, names: Callable[[], list[str]]) -> type[BaseModel] | None:
+        try:
+            model = self._registry.plugin_config(name)
+        except Exception as error:  # importing a distribution may raise anything
+            mend = "install what it needs, or take the entry out"
+            self._add(loc, f"the plugin {name} cannot be loaded: {type(error).__name__}: {error}", mend, name)
+            return None
+        if model is None:
+            hint = self._registry.install_hint(name)
+            known = names()
+            otherwise = f"installed are: {', '.join(known) or 'none'}"
+            mend = f"pip install {hint}" if hint else suggest(name, known, otherwise)
+            self._add(loc, f"no plugin named {name} is installed", mend)
+        return model
+
+    def _upstream(self, name: str, raw: Any) -> UpstreamConfig | None:
+        loc: Loc = ("upstreams", name)
+        if not isinstance(raw, dict):
+            self._add(loc, "is not a mapping", "write {provider: …, api_key: …}")
+            return None
+        data = {key: value for key, value in raw.items() if key in _UPSTREAM_KEYS}
+        own = {key: value for key, value in raw.items() if key not in _UPSTREAM_KEYS}
+        provider, known = raw.get("provider"), self._registry.provider_names()
+        if provider not in known:
+            if isinstance(provider, str):
+                hint = self._registry.install_hint(provider)
+                mend = f"pip install {hint}" if hint else f"installed are: {', '.join(known) or 'none'}"
+                message = f"no provider named {provider} is installed"
+                self._add((*loc, "provider"), message, suggest(provider, known, mend))
+        else:
+            options = self._registry.provider_options(str(provider))
+            if options is not None:
+                data["options"] = self._check(options, own, loc, also=_UPSTREAM_KEYS)
+            for key in own if options is None else ():
+                mend = suggest(key, _UPSTREAM_KEYS, f"remove it; known here: {', '.join(_UPSTREAM_KEYS)}")
+                self._add((*loc, key), "unknown key", mend)
+        return self._check(UpstreamConfig, data, loc)
+
+    def _models(self) -> None:
+        """Every target names an upstream that is there; what else the types of ``models`` cannot say."""
+        models = self._data.get("models")
+        for name, meaning in models.items() if isinstance(models, dict) else ():
+            loc: Loc = ("models", name)
+            if name.count("*") > 1:
+                self._add(loc, "more than one * in a name", "keep one")
+            if isinstance(meaning, list):
+                if not meaning:
+                    self._add(loc, "means nothing", "name a model as upstream/model")
+                for at, target in enumerate(meaning):
+                    self._target((*loc, at), name, target)
+            elif meaning == _PASS:
+                self._target(loc, name, name)
+            else:
+                self._target(loc, name, meaning)
+
+    def _target(self, loc: Loc, name: str, target: Any) -> None:
+        if not isinstance(target, str) or (target == name and "*" in name):
+            # the model reports a wrong type; a wildcard that passes names on is resolved for each call
+            return
+        raw = self._data.get("upstreams")
+        upstreams: dict[str, Any] = raw if isinstance(raw, dict) else {}
+        prefix, slash, model = target.partition("/")
+        declared = [u.get("models") for u in upstreams.values() if isinstance(u, dict)]
+        if "*" in target and "*" not in name:
+            self._add(loc, "a * that stands for nothing", f"write a * in the name {name} too, or name one model")
+        elif (slash and model and prefix in upstreams) or any(isinstance(d, list) and target in d for d in declared):
+            return
+        elif slash:
+            mend = suggest(prefix, upstreams, f"upstreams has: {', '.join(upstreams) or 'nothing'}")
+            said = f"names the upstream {prefix}, which is not there" if model else "names no model after the /"
+            self._add(loc, said, mend)
+        elif len(upstreams) != 1:
+            self._add(loc, "names no upstream", "write upstream/model")
+
+    def _closed(self, config: StackConfig) -> None:
+        """An empty stack lets everybody in: fine where only this machine can come, else only if it says so."""
+        server = config.server
+        if self._data.get("stack") or server.open or is_loopback(server.host):
+            return
+        mend = "put an authentication plugin into stack, listen on 127.0.0.1, or set server.open: true"
+        self._add(("stack",), "is empty, and server.host is reachable from elsewhere: anybody could spend", mend)
+
+    # ── problems ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _add(self, loc: Loc, message: str, mend: str | None = None, plugin: str | None = None) -> None:
+        """Note a problem, unless its value is already known to be unresolved. Never shows what a reference put in."""
+        if any(quotes(value, message) for value in self._hidden):
+            message = _WITHHELD
+        if mend and any(quotes(value, mend) for value in self._hidden):
+            mend = "compare the value with what is configured"
+        if loc not in self._unresolved:
+            self.problems.append(self._source.problem(loc, message, mend, plugin))
+
+    def _check(
+        self, model: type[M], data: Any, loc: Loc, plugin: str | None = None, also: Iterable[str] = ()
+    ) -> M | None:
+        try:
+            return model.model_validate(data, context=self._context)
+        except ValidationError as error:
+            found = Explainer(self._source, loc, model, data, self._hidden, also, plugin).explain(error)
+            self.problems += [problem for at, problem in found.items() if at not in self._unresolved]
+        except Exception as error:  # a plugin's own validator may raise anything; its text may hold a secret
+            self._add(loc, f"cannot be checked: {type(error).__name__}", "report this to the plugin's author", plugin)
+        return None
+
+
+# ── schema ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def json_schema(registry: Registry) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of stack files in this installation, for editors and ``gwcore schema``."""
+    names = {*registry.plugin_names(), *registry.watch_names()}
+    plugins = {name: model for name in sorted(names) if (model := registry.plugin_config(name)) is not None}
+    options = {name: registry.provider_options(name) for name in registry.provider_names()}
+    core: list[type[BaseModel]] = [StackConfig, UpstreamConfig, When]
+    wanted = dict.fromkeys([*core, *plugins.values(), *(o for o in options.values() if o is not None)])
+    refs, top = models_json_schema([(model, "validation") for model in wanted], ref_template="#/$defs/{model}")
+    defs: dict[str, Any] = top["$defs"]
+
+    def ref(model: type[BaseModel]) -> dict[str, Any]:
+        return dict(refs[model, "validation"])
+
+    def own(model: type[BaseModel]) -> dict[str, Any]:
+        found: dict[str, Any] = defs[ref(model)["$ref"].rpartition("/")[2]]
+        return found
+
+    def entries(known: Iterable[str]) -> dict[str, Any]:
+        words = [name for name in known if name in plugins]
+        settings = [
+            {
+                "type": "object",
+                "properties": {name: {"anyOf": [ref(plugins[name]), {"type": "null"}]}, _WHEN: ref(When)},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name in words
+        ]
+        return {"anyOf": [{"type": "string", "enum": words}, *settings]}
+
+    def upstream(name: str) -> dict[str, Any]:
+        base, extra = own(UpstreamConfig), options[name]
+        more = own(extra) if extra is not None else {}
+        shared = {key: value for key, value in base["properties"].items() if key != "options"}
+        return {
+            "type": "object",
+            "properties": {**more.get("properties", {}), **shared, "provider": {"const": name}},
+            "required": ["provider", *more.get("required", [])],
+            "additionalProperties": False,
+        }
+
+    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **own(StackConfig)}
+    parts = schema["properties"] = dict(schema["properties"])
+    parts["stack"] = {**parts["stack"], "items": entries(registry.plugin_names())}
+    parts["watch"] = {**parts["watch"], "items": entries(registry.watch_names())}
+    parts["upstreams"] = {**parts["upstreams"], "additionalProperties": {"anyOf": [*map(upstream, options)]}}
+    middleware = {"type": "object", "minProperties": 1, "maxProperties": 1}
+    parts["asgi"] = {**parts["asgi"], "items": {"anyOf": [{"type": "string"}, middleware]}}
+    unused = {
+        ref(model)["$ref"].rpartition("/")[2]
+        for model in (StackConfig, UpstreamConfig, Entry, AsgiEntry)
+        if model in wanted
+    }
+    schema["$defs"] = {name: below for name, below in defs.items() if name not in unused}
+    return {key: _or_reference(value) for key, value in schema.items()}
+
+
+def _or_reference(schema: Any) -> Any:
+    """The schema, where numbers, booleans and limited strings may also be written as ``${…}``."""
+    if isinstance(schema, list):
+        return [_or_reference(below) for below in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: _or_reference(below) for key, below in schema.items()}
+    if schema.get("type") in {"integer", "number", "boolean"} or ("enum" in schema and schema.get("type") == "string"):
+        return {"anyOf": [changed, {"type": "string", "pattern": r"\$\{"}]}
+    return changed

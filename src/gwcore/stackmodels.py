@@ -1,0 +1,272 @@
+"""The stack file as models: every key is a field here, but for the settings of plugins and the options of providers.
+
+:func:`gwcore.config.read` fills them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializeAsAny,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from gwcore.units import Duration, Size, fault
+from gwcore.wire.transport import Origin, Timeouts, Tls
+
+FOLDER: Final = "folder"
+"""Key of the validation context: the folder of the stack file."""
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FRAMING = {"host", "content-length", "transfer-encoding", "connection"}
+_APP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_DEADLINES = Timeouts()
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_Words = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=list[str] | str)]
+
+
+class When(_Strict):
+    """For which calls an entry is there. Every list that is given must match; within a list, one must."""
+
+    models: _Words = Field(default=[], description="names of models as clients write them; * stands for any text")
+    operations: _Words = Field(default=[], description="operations, such as chat or embeddings")
+    dialects: _Words = Field(default=[], description="names of the client's wire format")
+    tags: _Words = Field(default=[], description="tags of the call, from the x-gwcore-tags header")
+
+
+class Entry(_Strict):
+    """One entry of ``stack`` or ``watch``."""
+
+    name: str = Field(description="the plugin's name")
+    config: SerializeAsAny[BaseModel] = Field(description="its settings, as its own model")
+    when: When | None = Field(default=None, description="for which calls it is there; all by default")
+    loc: tuple[str | int, ...] = Field(default=(), description="where it stands in the file, e.g. (stack, 1)")
+
+
+def _importable(app: str) -> str:
+    if not _APP.fullmatch(app):
+        raise fault("is not the address of a class", "write package.module:Class")
+    return app
+
+
+class AsgiEntry(_Strict):
+    """A plain ASGI middleware around the gateway: ``app(inner, **options)``."""
+
+    app: Annotated[str, AfterValidator(_importable)] = Field(description="package.module:Class")
+    options: dict[str, Any] = Field(default={}, repr=False, description="keyword arguments of the class")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"app": value}
+        if isinstance(value, dict) and len(value) == 1 and isinstance((only := next(iter(value.values()))) or {}, dict):
+            return {"app": next(iter(value)), "options": only or {}}
+        raise fault("is not one middleware", 'write "package.module:Class", or {"package.module:Class": {option: …}}')
+
+
+class TimeoutConfig(_Strict):
+    """Deadlines of one request to an upstream. ``null`` waits for ever."""
+
+    connect: Duration | None = Field(default=_DEADLINES.connect, description="name resolution, TCP and TLS together")
+    first_byte: Duration | None = Field(default=_DEADLINES.first_byte, description="last request byte to response head")
+    idle: Duration | None = Field(default=_DEADLINES.idle, description="between two reads of the answer")
+    total: Duration | None = Field(
+        default=_DEADLINES.total, description="the whole request; off, since streams are long"
+    )
+
+
+def _readable(path: str, info: ValidationInfo) -> str:
+    file = (info.context or {}).get(FOLDER, Path()) / path
+    if not file.is_file():
+        raise fault("names a file that does not exist", "correct the path; it starts from the stack file's folder")
+    return str(file)
+
+
+class TlsConfig(_Strict):
+    """How an https upstream is verified."""
+
+    ca_file: Annotated[str, AfterValidator(_readable)] | None = Field(
+        default=None, description="PEM bundle instead of the system's, relative to the stack file"
+    )
+    verify: bool = Field(default=True, description="false accepts any certificate; loopback upstreams only")
+
+
+def _url(url: str) -> str:
+    mend = "write it like http://host:port/path; a key belongs under api_key"
+    try:
+        Origin.of(url)
+    except ValueError:
+        raise fault("is not an http(s) URL without credentials", mend) from None
+    if "?" in url or "#" in url or re.search(r"\s", url):
+        raise fault("is not an http(s) URL without a query", mend)
+    return url
+
+
+def _proxy(url: str) -> str:
+    if not re.fullmatch(r"(https?|socks5h?)://\S+", url):
+        raise fault("is not the URL of a proxy", "write it like http://host:port")
+    return url
+
+
+def _key(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value()
+    if not value:
+        raise fault("is empty", "leave api_key out when the upstream needs none")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise fault("holds a blank or a character that no key has", "check where the key was copied from")
+    return secret
+
+
+def _header_name(name: str) -> str:
+    if not _HEADER.fullmatch(name) or name.lower() in _FRAMING:
+        raise fault("is not a header that can be set", f"use a plain name; none of {', '.join(sorted(_FRAMING))}")
+    return name
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\t -~\x80-\xff]*", secret.get_secret_value()):
+        raise fault("holds a character that no header may hold", "remove line breaks and control characters")
+    return secret
+
+
+def _scalar_timeout(value: Any) -> Any:
+    return value if isinstance(value, Mapping | TimeoutConfig) else {"first_byte": value}
+
+
+_HeaderName = Annotated[str, AfterValidator(_header_name)]
+_HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+
+
+class UpstreamConfig(_Strict):
+    """One entry of ``upstreams``. Keys beyond these are the provider's own options."""
+
+    provider: str = Field(description="which vendor or protocol this is")
+    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        default=None, description="the credential; best written as ${VAR} or ${file:path}"
+    )
+    base_url: Annotated[str, AfterValidator(_url)] | None = Field(
+        default=None, description="http(s) address; the provider's own by default"
+    )
+    headers: dict[_HeaderName, _HeaderValue] = Field(
+        default={}, description="further headers, sent to this origin only"
+    )
+    timeout_config: Annotated[
+        TimeoutConfig, BeforeValidator(_scalar_timeout, json_schema_input_type=TimeoutConfig | float | str)
+    ] = Field(default=TimeoutConfig(), alias="timeout", description="a duration for the first byte, or each deadline")
+    models: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="models this upstream serves, for listings and for names without a prefix"
+    )
+    tls_config: TlsConfig = Field(default=TlsConfig(), alias="tls", description="how https is verified")
+    proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(
+        default=None, repr=False, description="http, https or socks5 proxy to go through"
+    )
+    http2: bool = Field(default=False, description="speak HTTP/2; the default is HTTP/1.1, which is faster here")
+    options: SerializeAsAny[BaseModel] | None = Field(default=None, description="the provider's own keys, as its model")
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """``timeout`` as the transport takes it, in seconds."""
+        t = self.timeout_config
+        return Timeouts(t.connect, t.first_byte, t.idle, t.total)
+
+    @property
+    def tls(self) -> Tls:
+        """``tls`` as the transport takes it."""
+        return Tls(self.tls_config.ca_file, self.tls_config.verify)
+
+    @model_validator(mode="after")
+    def _verified(self) -> UpstreamConfig:
+        if not self.tls_config.verify and not (self.base_url and is_loopback(Origin.of(self.base_url).host)):
+            raise fault("accepts any certificate", "set tls.ca_file to the CA that signed it, and remove verify: false")
+        return self
+
+
+class ServerConfig(_Strict):
+    """How the gateway listens, and what it accepts."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=4000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    open: bool = Field(default=False, description="allow an empty stack, so no authentication, beyond loopback")
+    max_body: Size = Field(default=20_000_000, gt=0, description="largest request body, decoded")
+    json_depth: int = Field(default=64, ge=1, le=1000, description="deepest nesting of a JSON body")
+    drain: Duration = Field(default=30.0, description="how long running calls may take to end at shutdown")
+    header_timeout: Duration = Field(default=10.0, gt=0, description="for the whole request head")
+    body_timeout: Duration = Field(default=30.0, gt=0, description="for the whole request body")
+    max_headers: int = Field(default=100, ge=1, description="most headers in a request")
+    max_connections: int = Field(default=2048, ge=1, description="most client connections per worker")
+    keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
+        default=None, description="silence after which a stream gets an SSE comment; null sends none"
+    )
+    watch: bool = Field(default=False, description="reload when the stack file changes; for development")
+
+
+def _store_url(url: str) -> str:
+    if not re.match(r"[a-z][a-z0-9+.-]*:", url):
+        raise fault("is not the URL of a store", "write it like redis://host:6379/0, or memory:")
+    return url
+
+
+def _meaning(value: Any) -> Any:
+    return value if value == "pass" or isinstance(value, list) else [value]
+
+
+_StoreUrl = Annotated[str, AfterValidator(_store_url)]
+_Name = Annotated[str, Field(pattern=_NAME)]
+_Meaning = Annotated[
+    list[str] | Literal["pass"],
+    BeforeValidator(_meaning),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+
+
+class StackConfig(_Strict):
+    """The whole stack file, read and checked."""
+
+    gwcore: Literal[1] = Field(description="version of this format: 1")
+    stores: dict[_Name, _StoreUrl] = Field(
+        default={}, repr=False, description="name to URL; the store memory is always there"
+    )
+    upstreams: dict[_Name, UpstreamConfig] = Field(default={}, description="name to where calls can go")
+    models: dict[str, _Meaning] = Field(
+        default={}, description="name to upstream/model, to a list of them in order, or to pass"
+    )
+    stack: list[Entry] = Field(default=[], description="plugins, outermost first")
+    watch: list[Entry] = Field(default=[], description="plugins that only watch")
+    asgi: list[AsgiEntry] = Field(default=[], description="plain ASGI middlewares, outermost first")
+    server: ServerConfig = Field(default=ServerConfig(), description="how the gateway listens")
+
+
+MEMORY: Final = "memory"
+"""The store that every stack has."""
