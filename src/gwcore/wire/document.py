@@ -1,0 +1,76 @@
+"""A client's request body, checked for what JSON parsers disagree about.
+
+Policy and upstream must see the same request, so what two parsers may read differently is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gwcore.errors import BadRequest
+from gwcore.wire.splice import top_level_spans
+
+MAX_DEPTH = 64
+
+
+def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """The JSON object that ``raw`` is.
+
+    Refused with the rest: a byte order mark, any encoding but UTF-8, NaN, numbers beyond a double, lone surrogates,
+    raw control characters, and anything behind the object (RFC 8259 allows none of them, some parsers all).
+
+    Args:
+        raw: the body, decoded (:func:`gwcore.wire.decode.decode`).
+        unique: top-level keys that policy acts on, e.g. ``model``. RFC 8259 §4 leaves open which one of two
+            duplicates counts. ASCII identifiers.
+        max_depth: levels of objects and arrays, the outermost included.
+
+    Raises:
+        BadRequest: with a message that never quotes the body.
+    """
+    document = _load(raw)
+    if not isinstance(document, dict):
+        raise BadRequest("the body must be a JSON object")
+    if raw.count(b"{") + raw.count(b"[") > max_depth and _deeper(document, max_depth):
+        raise BadRequest(f"the body is nested more than {max_depth} levels deep")
+    present = unique.intersection(document)
+    for key, spans in top_level_spans(raw, present).items():
+        if len(spans) > 1:
+            raise BadRequest(f"the key {key!r} occurs {len(spans)} times")
+    return document
+
+
+def _load(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        message = _describe(raw, error)
+    # Outside of the handler: the parser's error holds the whole body, which must not travel along as __context__.
+    raise BadRequest(message)
+
+
+def _describe(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    if not raw:
+        return "the body is empty"
+    if not error.doc:  # orjson hands the text over, unless it could not decode it
+        return "the body is not UTF-8"
+    if error.msg in {"depth limit exceeded", "failed to allocate memory"}:
+        return "the body is nested too deeply"
+    return f"the body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+
+
+def _deeper(document: dict[str, Any], max_depth: int) -> bool:
+    """Whether a container stands below ``max_depth`` levels; level by level, since recursion has a limit of its own."""
+    level: list[Any] = [document]
+    for _ in range(max_depth):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,153 @@
+r"""Changes one top-level member of a JSON object and leaves every other byte as the client sent it.
+
+The bytes are known to be one valid JSON object: orjson has accepted them. That makes cheap proofs possible, in C:
+
+* a quote that no backslash precedes delimits a string, so ``"model"`` that no backslash precedes is a whole string,
+  and a key if a colon follows;
+* what precedes a key of the object itself can be closed with one brace, what follows can be opened with one; what
+  precedes or follows a deeper key cannot. orjson tells, of the shorter side.
+
+A key that occurs often, or that may be written with escapes, is looked for by a walk over the members instead.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import orjson
+
+Span = tuple[int, int]
+
+_BACKSLASH = ord("\\")
+_QUOTE = ord('"')
+_OPENERS = frozenset(b"[{")
+_CANDIDATES = 4  # occurrences of a key that are looked at one by one
+_EMPTY = re.compile(rb"\s*+}")
+_COLON = re.compile(rb"\s*+:\s*+")
+_SCALAR = re.compile(rb"[^,}\s]*+")
+_MEMBER = re.compile(rb'[{,\s]*+"([^"]*+)"\s*+:\s*+')
+# Escapes of a letter, a digit or "_", with which a key may be written. Not e.g. \u003c, which some encoders write for "<".
+_ESCAPED_WORD = re.compile(rb"\\u00(?:3[0-9]|[46][1-9a-fA-F]|5[0-9aAfF]|7[0-9aA])")
+
+
+def _content(levels: int) -> bytes:
+    """A pattern for what stands between two brackets, with up to this many levels of containers inside."""
+    item = rb'"[^"]*+"' + (rb"|[\[{]" + _content(levels - 1) + rb"[\]}]" if levels else b"")
+    return rb'[^"\[\]{}]*+(?:(?:' + item + rb')[^"\[\]{}]*+)*+'
+
+
+# The next bracket, but for the pairs that hold at most six levels: those, which is nearly all, are passed over in C.
+# Nothing backtracks; a byte is looked at again at most once per level.
+_BRACKET = re.compile(_content(6) + rb"([\[\]{}])")
+
+
+def replace_top_level(raw: bytes, key: str, value: bytes) -> bytes:
+    """``raw`` with the value of ``key`` replaced by ``value``, itself JSON.
+
+    If the key occurs several times, all are replaced: no reader can pick another one.
+
+    Raises:
+        KeyError: the object has no such key.
+        ValueError: ``key`` is not an ASCII identifier.
+    """
+    pieces: list[bytes] = []
+    at = 0
+    for start, end in top_level_spans(raw, frozenset((key,)))[key]:
+        pieces += (raw[at:start], value)
+        at = end
+    pieces.append(raw[at:])
+    return b"".join(pieces)
+
+
+def insert_top_level(raw: bytes, key: str, value: bytes) -> bytes:
+    """``raw`` with a first member ``key: value`` added; the caller knows that there is no such key yet."""
+    at = raw.index(b"{") + 1
+    comma = b"" if _EMPTY.match(raw, at) else b","
+    return b"".join((raw[:at], orjson.dumps(key), b":", value, comma, raw[at:]))
+
+
+def top_level_spans(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
+    """Where the values of these top-level keys stand, as ``(start, end)`` offsets in order; absent keys are absent.
+
+    Sees duplicates, and keys written with escapes. Linear. Raises ``ValueError`` for a key that is not an ASCII
+    identifier.
+    """
+    words = [(key, _quoted(key)) for key in keys]
+    if b"\\" in raw and _ESCAPED_WORD.search(raw):
+        return _walk(raw, keys)
+    spans = {}
+    for key, quoted in words:
+        found = _find(raw, quoted)
+        if found is None:
+            return _walk(raw, keys)
+        if found:
+            spans[key] = found
+    return spans
+
+
+@lru_cache(256)
+def _quoted(key: str) -> bytes:
+    if not (key.isascii() and key.isidentifier()):
+        raise ValueError("only keys that are ASCII identifiers can be spliced")
+    return b'"%b"' % key.encode()
+
+
+def _find(raw: bytes, quoted: bytes) -> list[Span] | None:
+    """The spans of a key that is not written with escapes; ``None`` if that takes a walk."""
+    spans: list[Span] = []
+    at = raw.find(quoted)
+    for _ in range(_CANDIDATES):
+        if at < 0:
+            return spans
+        colon = _COLON.match(raw, at + len(quoted))
+        if colon and raw[at - 1] != _BACKSLASH and _at_top(raw, at):
+            start = colon.end()
+            if raw[start] in _OPENERS:
+                return None
+            end = _value_end(raw, start)
+            if raw.find(b"\\", start, end) >= 0:  # the quote found may be an escaped one
+                return None
+            spans.append((start, end))
+        at = raw.find(quoted, at + 1)
+    return spans if at < 0 else None
+
+
+def _at_top(raw: bytes, at: int) -> bool:
+    """Whether the key at ``at`` is one of the outermost object."""
+    try:
+        orjson.loads(raw[:at] + b'"":0}' if at * 2 < len(raw) else b"{" + raw[at:])
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _walk(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
+    spans: dict[str, list[Span]] = {}
+    # The same bytes with escaped backslashes and quotes blotted out, offsets kept: every quote left delimits a string.
+    plain = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in raw else raw
+    at = 0
+    while member := _MEMBER.match(plain, at):
+        start = member.end()
+        at = _value_end(plain, start)
+        name = raw[member.start(1) : member.end(1)]
+        key = orjson.loads(b'"%b"' % name) if b"\\" in name else name.decode()
+        if key in keys:
+            spans.setdefault(key, []).append((start, at))
+    return spans
+
+
+def _value_end(plain: bytes, start: int) -> int:
+    """Offset behind the value at ``start``, where quotes inside strings are blotted out."""
+    first = plain[start]
+    if first == _QUOTE:
+        return plain.index(b'"', start + 1) + 1
+    if first not in _OPENERS:
+        scalar = _SCALAR.match(plain, start)
+        return scalar.end() if scalar else start
+    depth = 1
+    for bracket in _BRACKET.finditer(plain, start + 1):
+        depth += 1 if plain[bracket.start(1)] in _OPENERS else -1
+        if not depth:
+            return bracket.end()
+    raise ValueError("not a JSON object")
