@@ -41,3 +41,10 @@ clean:
 # nginx (package nginx-light) is measured beside us where it is installed; other gateways with --peer, see benchmarks/bench.py
 bench: install
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+docs: install
+	$(BIN)/python docs/generate.py
+
+# make new-plugin NAME=stamp
+new-plugin: install
+	$(BIN)/gwcore new plugin $(NAME)

@@ -31,5 +31,3 @@ def recordings():
     if not found:
         pytest.skip("GWCORE_RECORDINGS is unset: recorded traffic was NOT tested")
     return found
-
-

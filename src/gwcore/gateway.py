@@ -82,10 +82,14 @@ class Gateway:
         """Drain and close everything; ``timeout`` defaults to ``server.drain``."""
         self.drain()
         stack, self.stack = self.stack, None
-        if self._drains:
-            await asyncio.wait(self._drains)
-        if stack is not None:
-            await stack.drain(stack.server.drain if timeout is None else timeout)
+        if stack is None:
+            return
+        limit = stack.server.drain if timeout is None else timeout
+        await stack.drain(limit)
+        if self._drains:  # streams of stacks that a reload replaced
+            _, late = await asyncio.wait(self._drains, timeout=limit)
+            for task in late:
+                task.cancel()
 
     async def __aenter__(self) -> Self:
         await self.startup()
@@ -217,19 +221,11 @@ class Gateway:
     async def _call(self, stack: Stack, call: Call, scope: Scope, receive: Receive) -> None:
         """The life of one call. Whatever happens, ``call_ended`` is told once."""
         outcome = Outcome(0)
-        watch = pings = None
+        watch = None
         try:
             await ingest(call, scope, receive, stack.server.max_body, stack.server.json_depth)
             watch = _watch_client(call, scope, receive)
-            stack.aim(call)
-            if stack.taps.call_started:
-                tell(stack.taps.call_started, call)
-            keepalive = stack.server.keepalive
-            if keepalive is not None and wanted(call):
-                pings = asyncio.create_task(keep_alive(call, keepalive))
-            outcome = await stack.service(call)
-            if call.reply.state != ENDED:
-                raise PluginFault
+            outcome = await _run(stack, call)
         except asyncio.CancelledError:
             outcome = Outcome(call.reply.status, cancelled=True)
             if not call.left:
@@ -238,16 +234,13 @@ class Gateway:
         except ClientGone:
             outcome = Outcome(0, cancelled=True)
         except Exception as error:  # the one place where errors become answers
-            if pings is not None:
-                pings.cancel()
             named = error if isinstance(error, GatewayError) else as_fault(error, self._owners)
             outcome = Outcome(named.status, named)
             await fail(call, named)
         finally:
             call.left = True
-            for task in (watch, pings):
-                if task is not None:
-                    task.cancel()
+            if watch is not None:
+                watch.cancel()
             if stack.taps.call_ended:
                 tell(stack.taps.call_ended, call, outcome)
 
@@ -262,6 +255,25 @@ class Gateway:
             hint = f"; this address takes {', '.join(others)}" if others else ""
             error = NotServed(f"{scope['method']} {path[:200]} is not served{hint}")
             await _answer(send, error.status, plain_error(error, ""))
+
+
+async def _run(stack: Stack, call: Call) -> Outcome:
+    """Through the pipeline, and to the end of the reply."""
+    stack.aim(call)
+    if stack.taps.call_started:
+        tell(stack.taps.call_started, call)
+    keepalive = stack.server.keepalive
+    if keepalive is None or not wanted(call):
+        outcome = await stack.service(call)
+    else:
+        pings = asyncio.create_task(keep_alive(call, keepalive))
+        try:
+            outcome = await stack.service(call)
+        finally:
+            pings.cancel()
+    if call.reply.state != ENDED:
+        raise PluginFault
+    return outcome
 
 
 def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[None] | None:

@@ -185,6 +185,9 @@ class UpstreamConfig(_Strict):
     timeout_config: Annotated[
         TimeoutConfig, BeforeValidator(_scalar_timeout, json_schema_input_type=TimeoutConfig | float | str)
     ] = Field(default=TimeoutConfig(), alias="timeout", description="a duration for the first byte, or each deadline")
+    optional: bool = Field(
+        default=False, description="leave it out, with the models that name it, where its api_key is empty"
+    )
     models: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[], description="models this upstream serves, for listings and for names without a prefix"
     )

@@ -119,7 +119,9 @@ def create_plugin(name: str, into: Path) -> Path:
         BadConfig: a name that is no Python identifier in lower case, or a folder that is there already.
     """
     if not _NAME.fullmatch(name):
-        raise BadConfig(f"{name!r}: a plugin's name is lower case letters, digits and underscores, and begins with a letter")
+        raise BadConfig(
+            f"{name!r}: a plugin's name is lower case letters, digits and underscores, and begins with a letter"
+        )
     dash = name.replace("_", "-")
     folder = into / f"gwcore-{dash}"
     if folder.exists():

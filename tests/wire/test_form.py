@@ -1,10 +1,11 @@
 """One field of a multipart body."""
 
 import pytest
-from gwcore.errors import BadRequest
-from gwcore.wire.form import read_field, replace_field
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gwcore.errors import BadRequest
+from gwcore.wire.form import read_field, replace_field
 
 TYPE = b"multipart/form-data; boundary=XX"
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 from gwcore.call import Attempt, Call, Outcome, Target
 from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
@@ -71,7 +72,7 @@ class FakeProvider:
     name = "fake"
     base_url: str | None = "http://127.0.0.1:1"
     env_key: str | None = None
-    Options = None
+    Options: type[BaseModel] | None = None
 
     def address(
         self, upstream: Upstream, _dialect: str, _operation: str, _model: str, _params: object

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from gwcore.call import Call, Outcome
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.service import Service
-from pydantic import BaseModel, ConfigDict, Field
 
 
 class TokenCountConfig(BaseModel):

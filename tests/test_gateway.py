@@ -1,0 +1,325 @@
+"""The gateway as an ASGI application: a call's life, mounts, lifespan, reload, errors."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from gwcore.call import Call
+from gwcore.catalog import Catalog
+from gwcore.errors import AssemblyError
+from gwcore.gateway import Gateway
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import NoConfig, Plugin
+from gwcore.testing.fakes import FakeDialect, FakeProvider
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
+from tests.stacks.raw import connect, exchange, request_bytes
+
+BODY = b'{"model": "up/m", "messages": []}'
+STREAM = b'{"model": "up/m", "stream": true}'
+SSE = [("content-type", "text/event-stream")]
+
+
+class Watcher(Plugin):
+    """Remembers what the taps were told."""
+
+    name = "watcher"
+    told: list = []
+
+    @hookimpl
+    def call_started(self, call):
+        self.told.append(("started", call.id))
+
+    @hookimpl
+    def attempt_failed(self, attempt):
+        self.told.append(("failed", type(attempt.error).__name__))
+
+    @hookimpl
+    def call_ended(self, call, outcome):
+        self.told.append(("ended", outcome.status, outcome.cancelled, type(outcome.error).__name__))
+        raise ValueError("a tap that raises must not break the call")
+
+
+class Boom(Plugin):
+    name = "boom"
+
+    def call_layer(self, inner):
+        async def boom(call: Call):
+            raise RuntimeError("secret-canary in an exception")
+
+        return boom
+
+
+class Forgets(Plugin):
+    name = "forgets"
+
+    def call_layer(self, inner):
+        async def forgets(call: Call):
+            from gwcore.call import Outcome
+
+            return Outcome(200)
+
+        return forgets
+
+
+class Broken(Plugin):
+    name = "broken"
+    Config = NoConfig
+
+    def lifespan(self):
+        raise RuntimeError("cannot start")
+
+
+class Installed:
+    """What a distribution's module would offer."""
+
+    @hookimpl
+    def gwcore_plugins(self):
+        return [Watcher, Boom, Forgets, Broken]
+
+    @hookimpl
+    def gwcore_dialects(self):
+        return [FakeDialect()]
+
+    @hookimpl
+    def gwcore_providers(self):
+        return [FakeProvider()]
+
+
+def catalog():
+    return Catalog(Installed())
+
+
+def stack(url, entries="", *, server="", watch="[watcher]"):
+    return (
+        f'gwcore: 1\nupstreams:\n  up: {{provider: fake, base_url: "{url}", api_key: up-secret-canary, '
+        f"timeout: {{connect: 1s, first_byte: 500ms, idle: 500ms}}}}\n"
+        f"stack: [{entries}]\nwatch: {watch}\nserver: {{{server}}}\n"
+    )
+
+
+@pytest.fixture
+async def upstream():
+    async with FakeUpstream() as up:
+        yield up
+
+
+@pytest.fixture(autouse=True)
+def told():
+    Watcher.told = []
+    return Watcher.told
+
+
+@pytest.fixture(params=[True, False], ids=["edge", "uvicorn"])
+async def url(request, upstream):
+    async with running(Gateway(stack(upstream.url), catalog=catalog()), edge=request.param) as url:
+        yield url
+
+
+async def test_json_goes_through_with_the_gateways_headers(url, upstream, told):
+    upstream.script(
+        Answer(body=b'{"answer": 1}', headers=[("content-type", "application/json"), ("set-cookie", "a=b")])
+    )
+    seen = await exchange(
+        url,
+        "POST",
+        "/v1/fake?x=1&key=secret",
+        BODY,
+        [("authorization", "Bearer mine"), ("fake-a", "1"), ("cookie", "c")],
+    )
+    assert (seen.status, seen.body) == (200, b'{"answer": 1}')
+    assert seen.headers["x-gwcore-upstream"] == "up" and seen.headers["x-gwcore-attempts"] == "1"
+    assert float(seen.headers["x-gwcore-overhead-ms"]) >= 0 and "gwcore;dur=" in seen.headers["server-timing"]
+    assert "set-cookie" not in seen.headers
+    got = upstream.requests[0]
+    sent = {
+        k.lower(): v for k, v in ((a.decode(), b.decode()) if isinstance(a, bytes) else (a, b) for a, b in got.headers)
+    }
+    assert got.target == "/up?x=1"
+    assert json.loads(got.body)["model"] == "m" and got.body == BODY.replace(b"up/m", b"m")
+    assert sent["authorization"] == "Bearer up-secret-canary" and sent["fake-a"] == "1" and "cookie" not in sent
+    assert [kind for kind, *_ in told] == ["started", "ended"]
+
+
+async def test_a_stream_is_relayed_on_arrival(url, upstream):
+    upstream.script(Answer(headers=SSE, body=[b"data: 1\n\n", b"data: 2\n\n", b"data: done\n\n"], gap=0.05))
+    seen = await exchange(url, "POST", "/fake", STREAM)
+    assert seen.chunks == [b"data: 1\n\n", b"data: 2\n\n", b"data: done\n\n"] and seen.whole
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (Answer(status=429, body=b'{"theirs": true}'), 429, None),
+        (Answer(delay_head=5), 504, "upstream_timeout"),
+        (Answer(body=b'{"a": 1, "b": 2}', cut_after=5), 502, "upstream_broken"),
+    ],
+)
+async def test_failures_before_the_commit_have_a_true_status(url, upstream, answer, status, code, told):
+    upstream.script(answer)
+    seen = await exchange(url, "POST", "/fake", BODY)
+    assert seen.status == status
+    if code is None:
+        assert seen.body == b'{"theirs": true}'
+    else:
+        assert json.loads(seen.body)["error"]["code"] == code
+    assert told[-2][0] == "failed" and told[-1][0] == "ended"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(headers=SSE, body=[b"data: 1\n\n", b"data: done\n\n"], cut_after=9),
+        Answer(headers=SSE, body=[b"data: 1\n\n", b"data: done\n\n"], stall_after=9),
+        Answer(headers=SSE, body=[b"data: 1\n\n"]),
+    ],
+    ids=["cut", "stall", "ends-early"],
+)
+async def test_a_broken_stream_ends_with_an_error_event(url, upstream, answer, told):
+    upstream.script(answer)
+    seen = await exchange(url, "POST", "/fake", STREAM)
+    assert seen.status == 200 and seen.body.startswith(b"data: 1\n\n") and b"done" not in seen.body
+    assert json.loads(seen.body.split(b"data: ")[-1])["error"]["code"] in {"upstream_broken", "upstream_timeout"}
+    assert seen.whole and told[-1][0] == "ended" and told[-1][3] != "NoneType"
+
+
+@pytest.mark.parametrize("answer", [Answer(delay_head=30), Answer(headers=SSE, body=[b"data: 1\n\n", b"x"], gap=30)])
+async def test_a_client_that_leaves_closes_the_upstream(upstream, answer, told):
+    text = stack(upstream.url).replace("500ms", "60s")
+    async with running(Gateway(text, catalog=catalog())) as url:
+        upstream.script(answer)
+        reader, writer = await connect(url)
+        writer.write(request_bytes(url, "POST", "/fake", STREAM))
+        while not upstream.requests:
+            await asyncio.sleep(0.01)
+        if not answer.delay_head:
+            await reader.readuntil(b"data: 1")
+        writer.close()
+        for _ in range(100):
+            if upstream.requests[0].closed_at is not None:
+                break
+            await asyncio.sleep(0.01)
+        assert upstream.requests[0].closed_at is not None
+        for _ in range(50):
+            if told[-1][0] == "ended":
+                break
+            await asyncio.sleep(0.01)
+        assert told[-1][0] == "ended" and told[-1][2] is True
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_request"),
+        (b'{"model": "up/a", "model": "up/b"}', 400, "invalid_request"),
+        (b'{"messages": []}', 400, "invalid_request"),
+        (b'{"model": "up/m", "stream": 1}', 400, "invalid_request"),
+        (b'{"model": "up/m", "x": ' + b"[" * 70 + b"]" * 70 + b"}", 400, "invalid_request"),
+    ],
+)
+async def test_bad_bodies_are_named(url, upstream, body, status, code):
+    seen = await exchange(url, "POST", "/fake", body)
+    assert (seen.status, json.loads(seen.body)["error"]["code"]) == (status, code)
+    assert not upstream.requests
+
+
+async def test_too_large(upstream):
+    async with running(Gateway(stack(upstream.url, server="max_body: 1kB"), catalog=catalog())) as url:
+        seen = await exchange(url, "POST", "/fake", b'{"model": "up/m", "x": "' + b"a" * 2000 + b'"}')
+        assert seen.status == 413
+
+
+async def test_what_is_not_served_says_so(url):
+    assert (await exchange(url, "GET", "/nowhere")).status == 404
+    seen = await exchange(url, "GET", "/fake")
+    assert seen.status == 404 and b"takes POST" in seen.body
+
+
+async def test_probes(url):
+    health = json.loads((await exchange(url, "GET", "/health")).body)
+    assert health["status"] == "healthy" and health["models"] == [] and health["config"]["config_reload_failed"] == 0
+    assert (await exchange(url, "GET", "/health/liveliness")).status == 200
+    assert (await exchange(url, "GET", "/health/readiness")).status == 200
+    assert (await exchange(url, "HEAD", "/")).status == 200
+
+
+async def test_an_unnamed_exception_is_hidden(upstream, capfd):
+    async with running(Gateway(stack(upstream.url, "boom"), catalog=catalog())) as url:
+        seen = await exchange(url, "POST", "/fake", BODY)
+    assert seen.status == 500 and json.loads(seen.body)["error"]["code"] == "internal_error"
+    assert b"canary" not in seen.body and "canary" not in "".join(capfd.readouterr())
+
+
+async def test_a_service_that_forgets_its_reply_is_a_fault(upstream):
+    async with running(Gateway(stack(upstream.url, "forgets"), catalog=catalog())) as url:
+        assert (await exchange(url, "POST", "/fake", BODY)).status == 500
+
+
+async def test_keepalive_comments_fill_silence(upstream):
+    text = stack(upstream.url, server="keepalive: 50ms").replace("500ms", "60s")
+    async with running(Gateway(text, catalog=catalog())) as url:
+        upstream.script(Answer(headers=SSE, body=[b"data: 1\n\n", b"data: done\n\n"], delay_head=0.3, gap=0.3))
+        seen = await exchange(url, "POST", "/fake", STREAM)
+    assert seen.body.startswith(b": ping\n\n") and seen.body.replace(b": ping\n\n", b"") == b"data: 1\n\ndata: done\n\n"
+
+
+@pytest.mark.parametrize("prefix", ["", "/a", "/a/b"])
+@pytest.mark.parametrize("lifespan", [True, False])
+async def test_mounted(upstream, prefix, lifespan):
+    gateway = Gateway(stack(upstream.url), catalog=catalog())
+
+    @asynccontextmanager
+    async def enter(_app):
+        async with gateway:
+            yield
+
+    host = Starlette(routes=[Mount(prefix or "/", gateway)], lifespan=enter if lifespan else None)
+    upstream.script(Answer(body=b"{}"), Answer(body=b"{}"))
+    async with running(host, edge=False) as url:
+        assert (await exchange(url, "POST", f"{prefix}/v1/fake", BODY)).status == 200
+        assert (await exchange(url, "GET", f"{prefix}/health")).status == 200
+    if not lifespan:
+        await gateway.shutdown()
+
+
+async def test_fallthrough_takes_the_rest(upstream):
+    async def hello(_request):
+        return PlainTextResponse("host")
+
+    gateway = Gateway(stack(upstream.url), catalog=catalog(), fallthrough=Starlette(routes=[Route("/hello", hello)]))
+    upstream.script(Answer(body=b"{}"))
+    async with running(gateway) as url:
+        assert (await exchange(url, "GET", "/hello")).body == b"host"
+        assert (await exchange(url, "POST", "/fake", BODY)).status == 200
+
+
+async def test_reload_swaps_or_changes_nothing(upstream, tmp_path, told):
+    file = tmp_path / "stack.yaml"
+    file.write_text(stack(upstream.url))
+    gateway = Gateway(file, catalog=catalog())
+    upstream.script(*(Answer(body=b"{}") for _ in range(3)))
+    async with running(gateway) as url:
+        pool = gateway.stack.upstreams["up"].transport
+        for broken in ("nonsense: [", "gwcore: 1\nstack: [no_such]\n", stack(upstream.url, "broken")):
+            file.write_text(broken)
+            assert await gateway.reload() is False
+            health = json.loads((await exchange(url, "GET", "/health")).body)["config"]
+            assert health["config_reload_failed"] == 1 and health["generation"] == 1
+            assert (await exchange(url, "POST", "/fake", BODY)).status == 200
+        file.write_text(stack(upstream.url) + "models: {fast: up/m}\n")
+        assert await gateway.reload() is True
+        health = json.loads((await exchange(url, "GET", "/health")).body)
+        assert health["models"] == ["fast"] and health["config"]["config_reload_failed"] == 0
+        assert gateway.stack.upstreams["up"].transport is pool
+    assert not gateway.resources.open
+
+
+async def test_a_bad_file_does_not_start():
+    with pytest.raises(AssemblyError):
+        async with Gateway("gwcore: 1\nstack: [no_such]\n", catalog=catalog()):
+            pass
