@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from gwcore.interpolate import Resolution, interpolate
-from gwcore.stackfile import Explainer, Loc, StackErrors, StackSource, quotes, suggest
+from gwcore.optional import without_absent
+from gwcore.stackfile import Explainer, Loc, StackErrors, StackSource, quotes
 from gwcore.stackmodels import (
     FOLDER,
     MEMORY,
@@ -27,7 +28,7 @@ from gwcore.stackmodels import (
     When,
     is_loopback,
 )
-from gwcore.units import STORES
+from gwcore.units import STORES, suggest
 
 __all__ = [
     "AsgiEntry",
@@ -106,11 +107,12 @@ class _Reader:
 
     def __init__(self, source: StackSource, resolved: Resolution, registry: Registry) -> None:
         self._source = source
-        self._data: dict[str, Any] = resolved.data
+        self._data: dict[str, Any] = without_absent(resolved.data)
         self._registry = registry
         self._hidden = resolved.values
-        self._unresolved = {fault.loc for fault in resolved.faults}
         self.problems = [*source.problems, *(source.problem(f.loc, f.message, f.mend) for f in resolved.faults)]
+        # what is said of these is said; a second complaint about the same place would only mislead
+        self._said = {problem.where for problem in self.problems}
         stores = self._data.get("stores")
         self._context = {STORES: [*{**(stores if isinstance(stores, dict) else {}), MEMORY: ""}], FOLDER: source.folder}
 
@@ -237,7 +239,7 @@ class _Reader:
     def _closed(self, config: StackConfig) -> None:
         """An empty stack lets everybody in: fine where only this machine can come, else only if it says so."""
         server = config.server
-        if self._data.get("stack") or server.open or is_loopback(server.host):
+        if self._data.get("stack") or server.open or is_loopback(server.host) or "server.host" in self._said:
             return
         mend = "put an authentication plugin into stack, listen on 127.0.0.1, or set server.open: true"
         self._add(("stack",), "is empty, and server.host is reachable from elsewhere: anybody could spend", mend)
@@ -245,13 +247,14 @@ class _Reader:
     # ── problems ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _add(self, loc: Loc, message: str, mend: str | None = None, plugin: str | None = None) -> None:
-        """Note a problem, unless its value is already known to be unresolved. Never shows what a reference put in."""
+        """Note a problem. Never shows what a reference put in."""
         if any(quotes(value, message) for value in self._hidden):
             message = _WITHHELD
         if mend and any(quotes(value, mend) for value in self._hidden):
             mend = "compare the value with what is configured"
-        if loc not in self._unresolved:
-            self.problems.append(self._source.problem(loc, message, mend, plugin))
+        problem = self._source.problem(loc, message, mend, plugin)
+        if problem.where not in self._said:
+            self.problems.append(problem)
 
     def _check(
         self, model: type[M], data: Any, loc: Loc, plugin: str | None = None, also: Iterable[str] = ()
@@ -260,7 +263,7 @@ class _Reader:
             return model.model_validate(data, context=self._context)
         except ValidationError as error:
             found = Explainer(self._source, loc, model, data, self._hidden, also, plugin).explain(error)
-            self.problems += [problem for at, problem in found.items() if at not in self._unresolved]
+            self.problems += [problem for problem in found if problem.where not in self._said]
         except Exception as error:  # a plugin's own validator may raise anything; its text may hold a secret
             self._add(loc, f"cannot be checked: {type(error).__name__}", "report this to the plugin's author", plugin)
         return None
@@ -274,56 +277,61 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     names = {*registry.plugin_names(), *registry.watch_names()}
     plugins = {name: model for name in sorted(names) if (model := registry.plugin_config(name)) is not None}
     options = {name: registry.provider_options(name) for name in registry.provider_names()}
-    core: list[type[BaseModel]] = [StackConfig, UpstreamConfig, When]
-    wanted = dict.fromkeys([*core, *plugins.values(), *(o for o in options.values() if o is not None)])
+    inlined: list[type[BaseModel]] = [StackConfig, UpstreamConfig, Entry, AsgiEntry]
+    wanted: list[type[BaseModel]] = list(
+        dict.fromkeys([*inlined, When, *plugins.values(), *(o for o in options.values() if o is not None)])
+    )
     refs, top = models_json_schema([(model, "validation") for model in wanted], ref_template="#/$defs/{model}")
+    keys = {model: refs[model, "validation"]["$ref"].rpartition("/")[2] for model in wanted}
     defs: dict[str, Any] = top["$defs"]
-
-    def ref(model: type[BaseModel]) -> dict[str, Any]:
-        return dict(refs[model, "validation"])
-
-    def own(model: type[BaseModel]) -> dict[str, Any]:
-        found: dict[str, Any] = defs[ref(model)["$ref"].rpartition("/")[2]]
-        return found
-
-    def entries(known: Iterable[str]) -> dict[str, Any]:
-        words = [name for name in known if name in plugins]
-        settings = [
-            {
-                "type": "object",
-                "properties": {name: {"anyOf": [ref(plugins[name]), {"type": "null"}]}, _WHEN: ref(When)},
-                "required": [name],
-                "additionalProperties": False,
-            }
-            for name in words
-        ]
-        return {"anyOf": [{"type": "string", "enum": words}, *settings]}
-
-    def upstream(name: str) -> dict[str, Any]:
-        base, extra = own(UpstreamConfig), options[name]
-        more = own(extra) if extra is not None else {}
-        shared = {key: value for key, value in base["properties"].items() if key != "options"}
-        return {
-            "type": "object",
-            "properties": {**more.get("properties", {}), **shared, "provider": {"const": name}},
-            "required": ["provider", *more.get("required", [])],
-            "additionalProperties": False,
-        }
-
-    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **own(StackConfig)}
-    parts = schema["properties"] = dict(schema["properties"])
-    parts["stack"] = {**parts["stack"], "items": entries(registry.plugin_names())}
-    parts["watch"] = {**parts["watch"], "items": entries(registry.watch_names())}
-    parts["upstreams"] = {**parts["upstreams"], "additionalProperties": {"anyOf": [*map(upstream, options)]}}
+    words = {name: refs[model, "validation"] for name, model in plugins.items()}
+    when = refs[When, "validation"]
+    parts = dict(defs[keys[StackConfig]]["properties"])
+    for section, known in (("stack", registry.plugin_names()), ("watch", registry.watch_names())):
+        shapes = _entry_shapes({name: words[name] for name in known if name in words}, when)
+        parts[section] = {**parts[section], "items": {"anyOf": shapes}}
+    base = defs[keys[UpstreamConfig]]
+    upstreams = [_upstream_shape(name, base, defs[keys[own]] if own else {}) for name, own in options.items()]
+    parts["upstreams"] = {
+        "type": "object",
+        "description": parts["upstreams"]["description"],
+        "additionalProperties": {"anyOf": upstreams} if upstreams else False,
+    }
     middleware = {"type": "object", "minProperties": 1, "maxProperties": 1}
     parts["asgi"] = {**parts["asgi"], "items": {"anyOf": [{"type": "string"}, middleware]}}
-    unused = {
-        ref(model)["$ref"].rpartition("/")[2]
-        for model in (StackConfig, UpstreamConfig, Entry, AsgiEntry)
-        if model in wanted
+    unused = {keys[model] for model in inlined}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **defs[keys[StackConfig]],
+        "properties": parts,
+        "$defs": {name: below for name, below in defs.items() if name not in unused},
     }
-    schema["$defs"] = {name: below for name, below in defs.items() if name not in unused}
-    return {key: _or_reference(value) for key, value in schema.items()}
+    changed: dict[str, Any] = _or_reference(schema)
+    return changed
+
+
+def _entry_shapes(plugins: Mapping[str, Any], when: Any) -> list[dict[str, Any]]:
+    """What an item of ``stack`` may be: a name, or a name with its settings."""
+    named = [
+        {
+            "type": "object",
+            "properties": {name: {"anyOf": [settings, {"type": "null"}]}, _WHEN: when},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name, settings in plugins.items()
+    ]
+    return [{"type": "string", **({"enum": [*plugins]} if plugins else {})}, *named]
+
+
+def _upstream_shape(provider: str, base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {key: value for key, value in base["properties"].items() if key != "options"}
+    return {
+        "type": "object",
+        "properties": {**own.get("properties", {}), **shared, "provider": {"const": provider}},
+        "required": ["provider", *own.get("required", [])],
+        "additionalProperties": False,
+    }
 
 
 def _or_reference(schema: Any) -> Any:
@@ -333,6 +341,8 @@ def _or_reference(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     changed = {key: _or_reference(below) for key, below in schema.items()}
-    if schema.get("type") in {"integer", "number", "boolean"} or ("enum" in schema and schema.get("type") == "string"):
+    kind = schema.get("type")
+    # a property may be called "type": then this is no schema but a mapping of them
+    if isinstance(kind, str) and (kind in {"integer", "number", "boolean"} or (kind == "string" and "enum" in schema)):
         return {"anyOf": [changed, {"type": "string", "pattern": r"\$\{"}]}
     return changed

@@ -42,7 +42,7 @@ class Resolution:
 
     Attributes:
         data: a copy with every reference replaced; a scalar with a fault is left as it was written.
-        values: every text that was put in. Secrets may be among them, so no message may show one.
+        values: every text that was put in from outside the file. Secrets may be among them, so no message may show one.
         faults: all that could not be resolved, in the order of the file.
     """
 
@@ -64,7 +64,7 @@ def interpolate(data: Any, *, env: Mapping[str, str], folder: Path) -> Resolutio
     return result
 
 
-def _walk(data: Any, loc: Loc, result: Resolution, value: Callable[[str], str]) -> Any:
+def _walk(data: Any, loc: Loc, result: Resolution, value: Callable[[str], tuple[str, bool]]) -> Any:
     if isinstance(data, dict):
         for key in data:
             if "${" in key:
@@ -78,7 +78,7 @@ def _walk(data: Any, loc: Loc, result: Resolution, value: Callable[[str], str]) 
     return data
 
 
-def _scalar(text: str, loc: Loc, result: Resolution, value: Callable[[str], str]) -> str:
+def _scalar(text: str, loc: Loc, result: Resolution, value: Callable[[str], tuple[str, bool]]) -> str:
     faults: list[Fault] = []
 
     def put(match: re.Match[str]) -> str:
@@ -87,11 +87,12 @@ def _scalar(text: str, loc: Loc, result: Resolution, value: Callable[[str], str]
         try:
             if not match[2]:
                 raise Unresolved("a ${ that no } ends", "end it with }, or write $${ for the characters themselves")
-            found = value(match[1])
+            found, hidden = value(match[1])
         except Unresolved as error:
             faults.append(Fault(loc, error.message, error.mend))
             return match[0]
-        result.values.add(found)
+        if hidden:
+            result.values.add(found)
         return found
 
     resolved = _REFERENCE.sub(put, text)
@@ -99,12 +100,13 @@ def _scalar(text: str, loc: Loc, result: Resolution, value: Callable[[str], str]
     return text if faults else resolved
 
 
-def _value(body: str, env: Mapping[str, str], folder: Path) -> str:
+def _value(body: str, env: Mapping[str, str], folder: Path) -> tuple[str, bool]:
+    """The text, and whether it came from outside the file."""
     name, has_default, default = body.partition(":-")
     if "${" in body:
         raise Unresolved("a ${...} inside a ${...}", "a default is plain text: write it out")
     if body.startswith("file:"):
-        return _file(body.removeprefix("file:"), folder)
+        return _file(body.removeprefix("file:"), folder), True
     if not _NAME.fullmatch(name):
         # the text between the braces may be a secret that was pasted there
         raise Unresolved(
@@ -113,9 +115,9 @@ def _value(body: str, env: Mapping[str, str], folder: Path) -> str:
         )
     found = env.get(name)
     if found:
-        return found
+        return found, True
     if has_default:
-        return default
+        return default, False
     if found is None:
         raise Unresolved(f"the variable {name} is not set", f"set {name}, or write ${{{name}:-default}}")
     raise Unresolved(f"the variable {name} is empty", f"set {name}, or write ${{{name}:-}} where empty is meant")

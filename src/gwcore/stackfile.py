@@ -6,7 +6,6 @@ work; duplicate keys and tags are problems. :func:`explain` turns what pydantic 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from gwcore.errors import BadConfig
+from gwcore.units import suggest
 
 Loc = tuple[str | int, ...]
 Position = tuple[int, int]
@@ -135,7 +135,10 @@ def load(source: str | Path, *, name: str = "stack.yaml") -> StackSource:
 
 def _parse(source: StackSource) -> StackSource:
     try:
-        root = YAML(typ="safe", pure=True).compose(source.text)
+        yaml = YAML(typ="safe", pure=True)
+        # its warning of an anchor that is used again quotes the file
+        yaml.composer.warn_double_anchors = False
+        root = yaml.compose(source.text)
         if root is None:
             source.problems.append(source.problem((), "is empty", "begin with: gwcore: 1"))
         else:
@@ -158,16 +161,22 @@ def _syntax(source: StackSource, error: MarkedYAMLError) -> Problem:
     # only `problem` is shown: the rest of the exception quotes the file, and a secret may stand there
     mark = error.problem_mark or error.context_mark
     line, col = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    if error.context_mark and "end" in str(error.problem) and "stream" in str(error.problem):
+        # what was never closed is found at the end, and mended where it was opened
+        line, col = error.context_mark.line + 1, error.context_mark.column + 1
     lines = source.text.splitlines()
     here = lines[line - 1] if line <= len(lines) else ""
     said = str(error.problem or error.context or "not YAML")
+    if said.startswith(("found undefined", "duplicate")):
+        # these quote a word of the file: `api_key: *abc` is an alias to YAML, and a secret to its author
+        said = said.partition(" '")[0]
     if re.search(r"[\[{,:]\s*\$\{", here) and "but got" in said:
         mend = 'inside { } and [ ] put quotes around references: "${VAR}"'
     elif "\\t" in said:
         mend = "indent with spaces"
     elif "mapping values" in said:
         mend = "put quotes around a value that holds ': ', and indent keys of one mapping alike"
-    elif "cannot start" in said:
+    elif "cannot start" in said or "undefined" in said:
         mend = "put quotes around the value"
     else:
         mend = "check quotes, brackets and indentation"
@@ -180,14 +189,11 @@ class _Builder:
     def __init__(self, source: StackSource) -> None:
         self._source = source
         self._nodes = 0
+        self._over = False
 
     def build(self, node: Node, loc: Loc) -> Any:
         """The data of a node that stands at ``loc``."""
-        self._nodes += 1
-        if self._nodes > _MAX_NODES or len(loc) > _MAX_DEPTH:
-            if self._nodes <= _MAX_NODES + 1:
-                self._wrong(loc, node, "is too large or too deep", "use fewer aliases; one cannot hold itself")
-            self._nodes = max(self._nodes, _MAX_NODES + 1)
+        if not self._affordable(node, loc):
             return None
         if isinstance(node, MappingNode):
             return self._mapping(node, loc)
@@ -198,6 +204,14 @@ class _Builder:
                 items.append(self.build(item, (*loc, at)))
             return items
         return self._scalar(node, loc)
+
+    def _affordable(self, node: Node, loc: Loc) -> bool:
+        """Count a node; past the limits say so once, and build no more."""
+        self._nodes += 1
+        if not self._over and (self._nodes > _MAX_NODES or len(loc) > _MAX_DEPTH):
+            self._over = True
+            self._wrong(loc, node, "is too large or too deep", "use fewer aliases; one cannot hold itself")
+        return not self._over
 
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
         built: dict[str, Any] = {}
@@ -230,8 +244,7 @@ class _Builder:
             if len(merged) < len(sources):
                 self._wrong(loc, key, "<< merges mappings only", "write <<: *anchor")
         for source in merged:
-            self._nodes += 1
-            for key, value in self._pairs(source, loc) if self._nodes <= _MAX_NODES else ():
+            for key, value in self._pairs(source, loc) if self._affordable(source, loc) else ():
                 if str(key.value) not in have:
                     have.add(str(key.value))
                     yield key, value
@@ -242,7 +255,9 @@ class _Builder:
             return text
         literal = _LITERALS.get(str(node.tag).removeprefix(_TAG))
         if literal is None:
-            self._wrong(loc, node, f"the tag {node.tag} means nothing here", "remove the tag")
+            self._wrong(
+                loc, node, "a tag means nothing here", "remove it, or put quotes around a value that begins with !"
+            )
             return text
         try:
             return literal(text)
@@ -273,12 +288,6 @@ _MENDS = {
 }
 
 
-def suggest(word: str, among: Iterable[str], otherwise: str) -> str:
-    """``did you mean …?`` if something comes close, else ``otherwise``."""
-    close = difflib.get_close_matches(word, list(among), n=2)
-    return f"did you mean {' or '.join(close)}?" if close else otherwise
-
-
 @dataclass(slots=True)
 class Explainer:
     """Turns what one model says of one part of the file into problems.
@@ -298,7 +307,7 @@ class Explainer:
     also: Iterable[str] = ()
     plugin: str | None = None
 
-    def explain(self, error: ValidationError) -> dict[Loc, Problem]:
+    def explain(self, error: ValidationError) -> list[Problem]:
         """One problem for each place; the branches of a union that stand at one place are joined."""
         try:
             schema = self.model.model_json_schema()
@@ -313,7 +322,7 @@ class Explainer:
                 joined = f"{before.message}; or: {problem.message}"
                 problem = self.source.problem(loc, joined, before.mend, self.plugin)
             found[loc] = problem
-        return found
+        return list(found.values())
 
     def _problem(self, error: Any, schema: Mapping[str, Any], secrets: set[str]) -> tuple[Problem, Loc]:
         kind, context = str(error["type"]), error.get("ctx", {})
@@ -321,11 +330,12 @@ class Explainer:
         relative: Loc = loc[len(self.loc) :]
         last = error["loc"][-1] if error["loc"] else None
         siblings = _properties(schema, relative if last in relative[-1:] else (*relative, ""))
-        message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        message = re.sub("^(Value error, |Assertion failed, |Input (?=should))", "", str(error["msg"]))
+        message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", message)
         if kind == "missing" or (last in siblings and last not in relative[-1:]):
             loc = (*loc, str(last))
         said = siblings.get(str(last), {}).get("description")
-        mend = context.get("mend") or self._mend(kind, context, f"{last} is: {said}" if said else None)
+        mend = context.get("mend") or self._mend(kind, context, f"{last}: {said}" if said else None)
         if kind == "extra_forbidden":
             allowed = [*siblings, *self.also]
             otherwise = f"remove it; known here: {', '.join(allowed)}" if allowed else "remove it; nothing is set here"

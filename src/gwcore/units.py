@@ -16,8 +16,10 @@ No message of this module holds the value it refuses: it may have come from ``${
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
@@ -68,6 +70,12 @@ def fault(message: str, mend: str) -> PydanticCustomError:
     return PydanticCustomError("gwcore", "{message}", {"message": message, "mend": mend})
 
 
+def suggest(word: str, among: Iterable[str], otherwise: str) -> str:
+    """``did you mean …?`` if something comes close, else ``otherwise``."""
+    close = difflib.get_close_matches(word, list(among), n=2)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
 def _number(value: Any) -> float | None:
     """A finite number that is not negative, or ``None``. ``True`` is not a number here."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
@@ -103,13 +111,13 @@ def parse_money(value: Any) -> int:
     """Nano-dollars of ``$12.50``, ``12.50 USD`` or a bare number of dollars. Raises ``PydanticCustomError``."""
     text = str(value) if _number(value) is not None else value
     try:
-        match = _MONEY.fullmatch(text.strip()) if isinstance(text, str) else None
+        match = _MONEY.fullmatch(text.strip())
         dollars = Decimal(match[1] if match else text)
-        nano = dollars * DOLLAR
-    except (InvalidOperation, TypeError, ValueError):
-        raise fault("is not an amount of money", "write dollars, such as $5, 12.50 or 0.002 USD") from None
+    except (InvalidOperation, AttributeError):
+        dollars = Decimal("NaN")
     if not dollars.is_finite() or dollars < 0:
         raise fault("is not an amount of money", "write dollars, such as $5, 12.50 or 0.002 USD")
+    nano = dollars * DOLLAR
     if nano != nano.to_integral_value():
         raise fault("is finer than a nano-dollar", "write at most nine decimals")
     return int(nano)
@@ -120,7 +128,7 @@ class Rate:
     """``amount`` per ``per`` seconds: ``600/min``, ``200k/min``, ``1.5M/day``, ``5/10s``."""
 
     amount: int
-    per: float
+    per: float  # whole
 
     @classmethod
     def parse(cls, value: Any) -> Rate:
@@ -137,7 +145,7 @@ class Rate:
         return cls(int(amount), count * period)
 
     def __str__(self) -> str:
-        return f"{self.amount}/{self.per:g}s"
+        return f"{self.amount}/{int(self.per)}s"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -152,7 +160,8 @@ class Rate:
 def _known_store(name: str, info: ValidationInfo) -> str:
     stores = (info.context or {}).get(STORES)
     if stores is not None and name not in stores:
-        raise fault("names a store that is not there", f"use one of: {', '.join(stores)}; or add it under stores")
+        mend = suggest(name, stores, f"use one of: {', '.join(stores)}; or add it under stores")
+        raise fault("names a store that is not there", mend)
     return name
 
 
