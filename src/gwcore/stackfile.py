@@ -1,7 +1,7 @@
 """The stack file as text: YAML 1.2 → plain data that knows its lines, and problems that name theirs.
 
 Scalars follow the core schema of YAML 1.2: ``yes`` and ``12:30`` and dates are text. Keys are text. Aliases and ``<<``
-work; duplicate keys and tags are problems. :func:`explain` turns what pydantic found into the same kind of problem.
+work; duplicate keys and tags are problems. :class:`Explainer` turns what pydantic found into the same kind of problem.
 """
 
 from __future__ import annotations
