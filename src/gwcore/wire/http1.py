@@ -33,7 +33,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LINE = re.compile(r"[!-~]+ (?:/[!-~]*|\*)")
 _VISIBLE = re.compile(r"[!-~]+")
 # Framing and hop-by-hop fields (RFC 9110 §7.6.1) are the transport's own: dropped from what the caller gives.
-_OWN = frozenset(
+TRANSPORT_HEADERS = frozenset(
     b"host content-length transfer-encoding connection keep-alive proxy-connection te trailer upgrade expect".split()
 )
 SYSTEM = Tls()
@@ -208,7 +208,7 @@ def build_head(request: Request) -> bytes:
 def _name(name: bytes) -> bytes:
     if not _TOKEN.fullmatch(name):
         raise BadRequest(f"not a header name: {name[:64].decode('latin-1')!r}")
-    prefix = b"" if name.lower() in _OWN else name + b": "
+    prefix = b"" if name.lower() in TRANSPORT_HEADERS else name + b": "
     if len(_names) < 1024:  # names come from clients, too
         _names[name] = prefix
     return prefix
