@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from functools import partial
 from pathlib import Path
 
 from gwcore import log
 from gwcore.catalog import Catalog
-from gwcore.config import StackConfig, read
+from gwcore.config import StackConfig, is_loopback, read
 from gwcore.errors import AssemblyError, BadConfig
 from gwcore.gateway import Gateway
 from gwcore.server import EdgeLimits, serve, serve_workers
@@ -33,18 +32,17 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         max_headers=server.max_headers,
         max_connections=server.max_connections,
     )
-    options = {
-        "host": address,
-        "port": number,
-        "limits": limits,
-        "drain": server.drain,
-        "watch": [stack] if watch else [],
-        "on_ready": partial(_announce, stack, config),
-    }
-    make = partial(Gateway, stack)
-    if workers == 1:
-        return serve(make, **options)
-    return serve_workers(make, workers=workers, check=partial(_check, stack), **options)
+    make, announce = partial(Gateway, stack), partial(_announce, stack, config)
+    common = partial(serve_workers, workers=workers, check=partial(_check, stack)) if workers > 1 else serve
+    return common(
+        make,
+        host=address,
+        port=number,
+        limits=limits,
+        drain=server.drain,
+        watch=[stack] if watch or server.watch else [],
+        on_ready=announce,
+    )
 
 
 def _check(stack: Path) -> str | None:
@@ -59,11 +57,7 @@ def _check(stack: Path) -> str | None:
 def _refuse_open(config: StackConfig, host: str) -> None:
     if any(entry.name == "auth" for entry in config.stack) or config.server.open:
         return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+    if not is_loopback(host):
         raise BadConfig(
             f"refusing to listen on {host} without auth: anybody who reaches it could spend your money. "
             "Add `auth` to stack, listen on 127.0.0.1, or set server.open: true if something else guards it."

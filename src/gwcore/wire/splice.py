@@ -67,6 +67,16 @@ def insert_top_level(raw: bytes, key: str, value: bytes) -> bytes:
     return b"".join((raw[:at], orjson.dumps(key), b":", value, comma, raw[at:]))
 
 
+def suspects(raw: bytes, keys: frozenset[str]) -> frozenset[str]:
+    """Those of ``keys`` that may occur more than once at the top level; cheap, and mostly none.
+
+    Raises ``ValueError`` for a key that is not an ASCII identifier.
+    """
+    if _has_escaped_word(raw):
+        return keys
+    return frozenset([key for key in keys if raw.count(_quoted(key)) > 1])
+
+
 def top_level_spans(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
     """Where the values of these top-level keys stand, as ``(start, end)`` offsets in order; absent keys are absent.
 
@@ -74,7 +84,7 @@ def top_level_spans(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
     identifier.
     """
     words = [(key, _quoted(key)) for key in keys]
-    if b"\\" in raw and _ESCAPED_WORD.search(raw):
+    if _has_escaped_word(raw):
         return _walk(raw, keys)
     spans = {}
     for key, quoted in words:
@@ -91,6 +101,10 @@ def _quoted(key: str) -> bytes:
     if not (key.isascii() and key.isidentifier()):
         raise ValueError("only keys that are ASCII identifiers can be spliced")
     return b'"%b"' % key.encode()
+
+
+def _has_escaped_word(raw: bytes) -> bool:
+    return b"\\" in raw and _ESCAPED_WORD.search(raw) is not None
 
 
 def _find(raw: bytes, quoted: bytes) -> list[Span] | None:

@@ -1,0 +1,218 @@
+"""The edge: uvicorn's httptools protocol with the deadlines and caps that no stock ASGI server has.
+
+One sweep per worker and second looks at the connections whose request is not complete; a request that is complete, and its
+stream however long, is never looked at. So a request costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+DISCONNECT = "gwcore.disconnect"
+
+
+@dataclass(slots=True, frozen=True)
+class EdgeLimits:
+    """What a connection may take. Times in seconds.
+
+    Attributes:
+        header_timeout: from the connect, or the first byte of a further request, to the end of its head.
+        body_timeout: from the end of the head to the end of the body; longer only at ``min_body_rate`` bytes per second.
+    """
+
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    min_body_rate: int = 10_000
+    max_headers: int = 100
+    max_header_bytes: int = 32 * 1024
+    max_connections: int = 20_000
+    max_connections_per_ip: int | None = None
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """One connection of a client."""
+
+    limits: ClassVar[EdgeLimits] = EdgeLimits()
+    waiting: ClassVar[set[EdgeProtocol]] = set()
+    per_ip: ClassVar[Counter[str]] = Counter()
+    sweeper: ClassVar[asyncio.TimerHandle | None] = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.refused = False
+        self.head_bytes = self.body_bytes = self.hosts = 0
+        self.body_since: float | None = None
+        self.request_since: float | None = self.loop.time()
+        self.on_disconnect: Callable[[], None] | None = None
+        self.waiting.add(self)
+        self._sweep_later()
+        ip = self.client[0] if self.client else ""
+        self.per_ip[ip] += 1
+        limits = self.limits
+        if len(self.connections) > limits.max_connections:
+            self.refuse(503, "too many connections")
+        elif limits.max_connections_per_ip is not None and self.per_ip[ip] > limits.max_connections_per_ip:
+            self.refuse(503, "too many connections from this address")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.waiting.discard(self)
+        ip = self.client[0] if self.client else ""
+        self.per_ip[ip] -= 1
+        if self.per_ip[ip] <= 0:
+            del self.per_ip[ip]
+        pending = self.cycle is not None and not self.cycle.response_complete
+        super().connection_lost(exc)
+        left, self.on_disconnect = self.on_disconnect, None
+        if pending and left is not None:
+            left()
+
+    # ── the request ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
+        if self.request_since is None and self.cycle is not None and self.cycle.response_complete:
+            self._begin()
+        if self.body_since is None:
+            self.head_bytes += len(data)
+        super().data_received(data)
+        if self.body_since is None and self.head_bytes > self.limits.max_header_bytes + 65_536:
+            self.refuse(431, "the request head is too large")
+
+    def _begin(self) -> None:
+        self.request_since = self.loop.time()
+        self.waiting.add(self)
+        self._sweep_later()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.head_bytes = self.body_bytes = self.hosts = 0
+        self.body_since = None
+        self.scope["extensions"] = {DISCONNECT: self._register}  # type: ignore[dict-item]
+        if self.request_since is None:
+            self._begin()
+
+    def _register(self, callback: Callable[[], None]) -> None:
+        self.on_disconnect = callback
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.limits.max_header_bytes:
+            self.refuse(431, "the request line is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self.head_bytes += 0
+        if name.lower() == b"host":
+            self.hosts += 1
+        headers = self.headers
+        if len(headers) > self.limits.max_headers:
+            self.refuse(431, "too many headers")
+        elif len(name) + len(value) > 1024 and sum(len(n) + len(v) for n, v in headers) > self.limits.max_header_bytes:
+            self.refuse(431, "the request head is too large")
+
+    def on_headers_complete(self) -> None:
+        if self.refused:
+            return
+        if self.hosts != 1:
+            self.refuse(400, "exactly one Host header is required")
+            return
+        if not self.url.startswith(b"/") and not self._own_target():
+            self.refuse(400, "the request target names another host")
+            return
+        if sum(len(n) + len(v) for n, v in self.headers) > self.limits.max_header_bytes:
+            self.refuse(431, "the request head is too large")
+            return
+        self.body_since = self.loop.time()
+        super().on_headers_complete()
+
+    def _own_target(self) -> bool:
+        """An absolute-form target must name the host that the Host header names (RFC 9112 §3.2.2)."""
+        try:
+            parsed = httptools.parse_url(self.url)
+        except httptools.HttpParserError:
+            return False
+        host = next(value for name, value in self.headers if name == b"host")
+        authority = parsed.host or b""
+        if parsed.port:
+            authority += b":%d" % parsed.port
+        return bool(parsed.path) and authority == host
+
+    def on_body(self, body: bytes) -> None:
+        if not self.refused:
+            self.body_bytes += len(body)
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.refused:
+            return
+        self.request_since = None
+        self.waiting.discard(self)
+        super().on_message_complete()
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def send_400_response(self, msg: str) -> None:
+        """A request that is not HTTP."""
+        self.refuse(400, msg)
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer in JSON where nothing was answered yet, and close."""
+        if self.refused:
+            return
+        self.refused = True
+        self.waiting.discard(self)
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if not busy:
+            error = {"message": message, "type": "invalid_request_error", "code": f"http_{status}"}
+            body = orjson.dumps({"error": error})
+            phrase = HTTPStatus(status).phrase
+            head = (
+                f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def overdue(self, now: float) -> str | None:
+        """What this connection has taken too long for, if it has."""
+        limits = self.limits
+        if self.body_since is None:
+            since = self.request_since
+            return "request head" if since is not None and now - since > limits.header_timeout else None
+        taken = now - self.body_since
+        allowed = max(limits.body_timeout, self.body_bytes / limits.min_body_rate)
+        paused = self.flow is not None and self.flow.read_paused
+        return "request body" if taken > allowed and not paused else None
+
+    @classmethod
+    def _sweep_later(cls) -> None:
+        if cls.sweeper is None:
+            interval = max(0.05, min(1.0, cls.limits.header_timeout / 4, cls.limits.body_timeout / 4))
+            cls.sweeper = asyncio.get_running_loop().call_later(interval, cls._sweep)
+
+    @classmethod
+    def _sweep(cls) -> None:
+        cls.sweeper = None
+        now = asyncio.get_running_loop().time()
+        for connection in list(cls.waiting):
+            late = connection.overdue(now)
+            if late is not None:
+                connection.refuse(408, f"the {late} took too long")
+        if cls.waiting:
+            cls._sweep_later()
+
+
+def edge_protocol(limits: EdgeLimits) -> type[EdgeProtocol]:
+    """The protocol class of one server: with these limits, and a sweep of its own."""
+    own: dict[str, Any] = {"limits": limits, "waiting": set(), "per_ip": Counter(), "sweeper": None}
+    return type("EdgeProtocol", (EdgeProtocol,), own)

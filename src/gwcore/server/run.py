@@ -1,0 +1,150 @@
+"""One worker: uvicorn with our protocol, our limits, and our signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+import watchfiles
+
+from gwcore.errors import BadConfig
+from gwcore.server.protocol import EdgeLimits, edge_protocol
+
+_log = structlog.get_logger("gwcore")
+
+
+class EdgeServer(uvicorn.Server):
+    """Drains on the first SIGTERM or SIGINT, ends at once on the second, reloads on SIGHUP."""
+
+    def __init__(self, config: uvicorn.Config, app: Any, on_ready: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._app = app
+        self._on_ready = on_ready
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Through the loop, so that handlers run between callbacks and not inside one."""
+        loop = asyncio.get_running_loop()
+        handled = [signal.SIGTERM, signal.SIGINT]
+        for number in handled:
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        try:
+            yield
+        finally:
+            for number in (*handled, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that we serve once we do."""
+        await super().startup(sockets)
+        if self.started and self._on_ready is not None:
+            self._on_ready()
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        if hasattr(self._app, "drain"):
+            self._app.drain()
+
+    def reload(self) -> None:
+        """Have the application read its stack file again."""
+        if hasattr(self._app, "reload"):
+            self._spawn(self._app.reload())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def watch(self, paths: list[Path]) -> None:
+        """Reload when a file changes."""
+        async for _ in watchfiles.awatch(*paths, debounce=100):
+            self.reload()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ``BadConfig`` naming the address and the mend."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadConfig(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from None
+    listener.setblocking(False)
+    listener.set_inheritable(True)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_on(
+    listener: socket.socket,
+    make: Callable[[], Any],
+    *,
+    limits: EdgeLimits,
+    drain: float,
+    watch: list[Path] | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> int:
+    """Serve until a signal ends it; returns the exit code."""
+    app = make()
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=edge_protocol(limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(drain)),
+        backlog=2048,
+        server_header=False,
+        proxy_headers=False,
+    )
+    server = EdgeServer(config, app, on_ready)
+
+    async def main() -> None:
+        watcher = asyncio.create_task(server.watch(watch)) if watch else None
+        try:
+            await server.serve([listener])
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(main())
+    return 0 if server.started else 3
+
+
+def serve(
+    make: Callable[[], Any],
+    *,
+    host: str,
+    port: int,
+    limits: EdgeLimits,
+    drain: float = 30.0,
+    watch: list[Path] | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
+    """One worker in this process."""
+    listener = bind(host, port)
+    url = address(listener)
+    ready = None if on_ready is None else lambda: on_ready(url)
+    return serve_on(listener, make, limits=limits, drain=drain, watch=watch, on_ready=ready)

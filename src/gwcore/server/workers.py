@@ -1,0 +1,158 @@
+"""``--workers N``: a parent that binds once, forks, restarts what dies, and passes signals on.
+
+Fork, not spawn: the parent has imported everything and started no loop and no thread, so workers share its memory and are
+ready at once. All accept from one socket, which the kernel wakes in turn (uvloop listens level-triggered); with SO_REUSEPORT
+a restarting worker's share of the backlog would be lost.
+
+A reload is checked by the parent first. A bad file is not passed on; its problem is written to the status file named by
+``GWCORE_STATUS_FILE``, which every worker's health page reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gwcore.errors import BadConfig
+from gwcore.server.protocol import EdgeLimits
+from gwcore.server.run import address, bind, serve_on
+
+STATUS_ENV = "GWCORE_STATUS_FILE"
+_log = structlog.get_logger("gwcore")
+
+
+class Supervisor:
+    """The parent of the workers."""
+
+    def __init__(self, count: int, work: Callable[[], int], drain: float, check: Callable[[], str | None]) -> None:
+        self.count = count
+        self.work = work
+        self.drain = drain
+        self.check = check
+        self.pids: dict[int, float] = {}
+        self.stopping_since: float | None = None
+        self.failures = 0
+        self.reload_wanted = False
+
+    def run(self, watch: list[Path]) -> int:
+        """Until a signal ends it; returns the exit code."""
+        with tempfile.TemporaryDirectory(prefix="gwcore-") as folder:
+            self.status = Path(folder) / "status.json"
+            os.environ[STATUS_ENV] = str(self.status)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+            signal.signal(signal.SIGHUP, self._want_reload)
+            seen = _stamps(watch)
+            for _ in range(self.count):
+                self._fork()
+            while self.pids:
+                self._reap()
+                now = _stamps(watch)
+                if self.reload_wanted or now != seen:
+                    seen, self.reload_wanted = now, False
+                    self._reload()
+                self._kill_late()
+                time.sleep(0.05)
+        return 1 if self.stopping_since is None else 0
+
+    def _fork(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            code = 1
+            try:
+                code = self.work()
+            finally:
+                os._exit(code)
+        self.pids[pid] = time.monotonic()
+
+    def _reap(self) -> None:
+        for pid, born in list(self.pids.items()):
+            with contextlib.suppress(ChildProcessError):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done == 0:
+                    continue
+                if self.stopping_since is None:
+                    _log.error("worker ended", pid=pid, exit_code=os.waitstatus_to_exitcode(status))
+            del self.pids[pid]
+            if self.stopping_since is None:
+                self._again(born)
+
+    def _again(self, born: float) -> None:
+        """Restart with a back-off; give up when no worker has lived for a second ten times in a row."""
+        self.failures = self.failures + 1 if time.monotonic() - born < 1 else 0
+        if self.failures > 10:
+            _log.error("workers do not stay up; giving up")
+            self._stop(signal.SIGTERM, None)
+            return
+        time.sleep(min(2.0, 0.05 * 2**self.failures))
+        self._fork()
+
+    def _stop(self, _number: int, _frame: Any) -> None:
+        again, self.stopping_since = self.stopping_since is not None, self.stopping_since or time.monotonic()
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if again else signal.SIGTERM)
+
+    def _kill_late(self) -> None:
+        if self.stopping_since is not None and time.monotonic() - self.stopping_since > self.drain + 5:
+            self._stop(signal.SIGTERM, None)
+
+    def _want_reload(self, _number: int, _frame: Any) -> None:
+        self.reload_wanted = True
+
+    def _reload(self) -> None:
+        problem = self.check()
+        fresh = self.status.with_suffix(".new")
+        fresh.write_text(json.dumps({"reload_failed": problem}), encoding="utf-8")
+        fresh.replace(self.status)
+        if problem is not None:
+            _log.error("reload refused", problem=problem)
+            return
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+
+
+def _stamps(paths: list[Path]) -> list[tuple[int, int]]:
+    stamps = []
+    for path in paths:
+        try:
+            stat = path.stat()
+            stamps.append((stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            stamps.append((0, 0))
+    return stamps
+
+
+def serve_workers(
+    make: Callable[[], Any],
+    *,
+    workers: int,
+    host: str,
+    port: int,
+    limits: EdgeLimits,
+    check: Callable[[], str | None],
+    drain: float = 30.0,
+    watch: list[Path] | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
+    """Serve with several processes on one port. Raises ``BadConfig`` when the address cannot be had."""
+    if not hasattr(os, "fork"):
+        raise BadConfig("--workers needs fork, which this system does not have; run one worker")
+    listener = bind(host, port)
+    listener.listen(2048)
+    supervisor = Supervisor(workers, lambda: serve_on(listener, make, limits=limits, drain=drain), drain, check)
+    if on_ready is not None:
+        on_ready(address(listener))
+    return supervisor.run(watch or [])
