@@ -81,8 +81,10 @@ def test_what_parsers_disagree_about_is_refused(raw, message, caplog):
     [(b"[", b"]", 0), (b'{"a":', b"}", 0), (b'[{"b":1},', b"]", 1), (b"[[],", b"]", 1), (b'{"b":[{}],"a":', b"}", 2)],
 )
 def test_the_depth_is_bounded_exactly(opener, closer, inside):
-    parse(nested(MAX_DEPTH - inside, opener, closer), unique=UNIQUE)
-    assert "64 levels" in refusal(nested(MAX_DEPTH + 1 - inside, opener, closer)).message
+    for size in (0, 100_000):
+        filler = b'{"filler":"' + b"[" * size + b'",'
+        parse(filler + nested(MAX_DEPTH - inside, opener, closer)[1:], unique=UNIQUE)
+        assert "64 levels" in refusal(filler + nested(MAX_DEPTH + 1 - inside, opener, closer)[1:]).message
 
 
 @pytest.mark.parametrize("depth", [65, 1_000, 1_024, 1_025, 1_030, 5_000, 200_000])
@@ -106,6 +108,8 @@ def test_depth_is_an_option():
     [
         b'{"model":"a","model":"b"}',
         b'{"model":"a","model":"a"}',
+        b'{"model": "a", "model": "a"}',
+        b'{"model":"a","model":1.0e0}',
         b'{"model":"a","mod\\u0065l":"b"}',
         b'{"\\u006dodel":"a","\\u006Dodel":"b"}',
         b'{"x":{"model":1},"model":"a","y":["model"],"model" : "b"}',

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gwcore.wire.splice import insert_top_level, replace_top_level, top_level_spans
+from gwcore.wire.splice import insert_top_level, replace_top_level, suspects, top_level_spans
 
 MODEL = frozenset({"model"})
 
@@ -183,3 +183,18 @@ def test_megabytes_are_walked(filler):
     assert top_level_spans(raw, MODEL) == {"model": [(start, start + 3)]}
     escaped = raw.replace(b',"model":"m"', b',"\\u006dodel":"m"')
     assert top_level_spans(escaped, MODEL) == {"model": [(start + 5, start + 8)]}
+
+
+@given(objects())
+def test_suspects_are_all_that_repeat(given_object):
+    raw, members = given_object
+    names = [name for name, _ in members]
+    repeated = {name for name in ("model", "mod") if names.count(name) > 1}
+    assert repeated <= suspects(raw, frozenset({"model", "mod"}))
+
+
+def test_suspects_are_few():
+    keys = frozenset({"model", "stream"})
+    assert suspects(b'{"model":"m","stream":true,"text":"\\u003cb\\u003e \\u00e9 \\"model\\""}', keys) == frozenset()
+    assert suspects(b'{"model":"m","stream":true,"x":{"model":1}}', keys) == {"model"}
+    assert suspects(b'{"model":"m","x":"\\u0041"}', keys) == keys
