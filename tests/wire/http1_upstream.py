@@ -42,7 +42,7 @@ class Upstream:
 
     async def read_request(self, reader):
         head = await reader.readuntil(b"\r\n\r\n")
-        length = [line for line in head.split(b"\r\n") if line.startswith(b"content-length: ")]
+        length = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length: ")]
         body = await reader.readexactly(int(length[0][16:])) if length else b""
         self.requests.append((head, body))
         return head, body
