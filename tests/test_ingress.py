@@ -35,7 +35,7 @@ table = Ingress([A, B])
         ("GET", "/v1/models", [], ("a", "models", {})),
         ("GET", "/v1/models", [(b"b-version", b"1")], ("b", "models", {})),
         ("GET", "/v1/models/x/y", [], ("a", "models", {"model": "x/y"})),
-        ("POST", "/v1beta/models/x/y:z:generate", [], ("b", "chat", {"model": "x/y:z"})),
+        ("POST", "/v1beta/models/x/y:z:generate", [], ("b", "chat", {"model": "x/y:z", "verb": "generate"})),
         ("GET", "/files/f1", [], ("a", "file", {"id": "f1"})),
         ("GET", "/v1/files/f1/content", [], ("a", "file_content", {"id": "f1"})),
     ],

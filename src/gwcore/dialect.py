@@ -91,14 +91,30 @@ class Meter(Protocol):
 class Dialect(Protocol):
     """One wire format."""
 
-    name: str
-    routes: Sequence[Route]
-    unique: frozenset[str]
-    """Top-level keys that may stand only once, since policy and upstream must read the same value."""
-    forward: tuple[str, ...]
-    """Prefixes of request headers that belong to this API and reach a same-dialect upstream."""
-    keepalive: bytes
-    """A frame every client ignores; kept small."""
+    @property
+    def name(self) -> str:
+        """The word in ``when`` and in logs."""
+        ...
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """Its ingress addresses."""
+        ...
+
+    @property
+    def unique(self) -> frozenset[str]:
+        """Top-level keys that may stand only once, since policy and upstream must read the same value."""
+        ...
+
+    @property
+    def forward(self) -> tuple[str, ...]:
+        """Prefixes of request headers that belong to this API and reach a same-dialect upstream."""
+        ...
+
+    @property
+    def keepalive(self) -> bytes:
+        """A frame every client ignores; kept small."""
+        ...
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
         """The model asked for; ``None`` where the operation has none. Raises ``BadRequest`` when it is missing."""

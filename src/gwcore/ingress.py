@@ -49,7 +49,11 @@ class Ingress:
             return None
         for verb, pattern, dialect, route in self._patterns:
             if verb == method and (match := pattern.match(path)) and (not route.header or _has(headers, route.header)):
-                return dialect, route, match.groupdict()
+                params = match.groupdict()
+                # a custom method (https://google.aip.dev/136): two of them may share one operation
+                if ":" in route.path:
+                    params["verb"] = route.path.rpartition(":")[2]
+                return dialect, route, params
         return None
 
     def methods(self, path: str) -> list[str]:

@@ -42,10 +42,25 @@ class Provider(Protocol):
         Options: model of provider-specific keys of an upstream's entry, or ``None``.
     """
 
-    name: str
-    base_url: str | None
-    env_key: str | None
-    Options: type[BaseModel] | None
+    @property
+    def name(self) -> str:
+        """Its word."""
+        ...
+
+    @property
+    def base_url(self) -> str | None:
+        """Its default address."""
+        ...
+
+    @property
+    def env_key(self) -> str | None:
+        """Its customary variable."""
+        ...
+
+    @property
+    def Options(self) -> type[BaseModel] | None:  # noqa: N802 - a class, as in ``Plugin.Config``
+        """Its own keys."""
+        ...
 
     def address(
         self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]

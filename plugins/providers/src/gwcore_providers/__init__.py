@@ -1,1 +1,24 @@
-"""TODO."""
+"""Dialects and providers for gwcore."""
+
+from gwcore.dialect import Dialect
+from gwcore.hookspecs import hookimpl
+from gwcore.provider import Provider
+from gwcore_providers.anthropic.messages import AnthropicMessages
+from gwcore_providers.compatible import ROWS, Compatible
+from gwcore_providers.demo.provider import Demo
+from gwcore_providers.gemini.generate import GeminiGenerate
+from gwcore_providers.openai.chat import OpenAIChat
+from gwcore_providers.openai.responses import OpenAIResponses
+from gwcore_providers.vendors import Anthropic, Azure, Gemini
+
+
+@hookimpl
+def gwcore_dialects() -> list[Dialect]:
+    """The four client dialects."""
+    return [OpenAIChat(), OpenAIResponses(), AnthropicMessages(), GeminiGenerate()]
+
+
+@hookimpl
+def gwcore_providers() -> list[Provider]:
+    """Vendors with an API of their own, the table, and the offline demo."""
+    return [Anthropic(), Gemini(), Azure(), Demo(), *(Compatible(name, row) for name, row in ROWS.items())]

@@ -1,0 +1,1 @@
+"""anthropic: dialects and what belongs to them."""

@@ -1,0 +1,112 @@
+"""``anthropic.messages``. Source: Anthropic's API reference and OpenAPI document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.errors import GatewayError
+from gwcore.usage import Usage
+from gwcore.wire.sse import encode
+from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.meter import JsonMeter, StreamMeter
+from gwcore_providers.usage import anthropic_usage
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+    message = document.get("message")
+    usage = message.get("usage") if isinstance(message, dict) else document.get("usage")
+    if not isinstance(usage, dict):
+        return before
+    now = anthropic_usage(usage)
+    if before is None:
+        return now
+    # message_delta is cumulative and may leave out what message_start has said
+    return Usage(
+        input=now.input or before.input,
+        cache_read=now.cache_read or before.cache_read,
+        cache_write=now.cache_write or before.cache_write,
+        output=now.output or before.output,
+    )
+
+
+class AnthropicMessages(BaseDialect):
+    """Messages, token counts, message batches, and the old text completions."""
+
+    name = "anthropic.messages"
+    forward = ("anthropic-", "x-stainless-", "x-claude-code-", "x-app")
+    keepalive = encode(b'{"type": "ping"}', "ping")
+    end_mark = re.compile(rb'message_stop|event: ?error|"stop_reason"\s*:\s*"|\[DONE\]')
+    routes = (
+        Route("POST", "/messages", "chat", stream="body"),
+        Route("POST", "/messages/count_tokens", "count_tokens"),
+        Route("POST", "/messages/batches", "batches", model="none"),
+        Route("GET", "/messages/batches", "batches", model="none", body="none"),
+        Route("GET", "/messages/batches/{id}", "batches", model="none", body="none"),
+        Route("DELETE", "/messages/batches/{id}", "batches", model="none", body="none"),
+        Route("POST", "/messages/batches/{id}/cancel", "batch_cancel", model="none", body="none"),
+        Route("GET", "/messages/batches/{id}/results", "batch_results", model="none", body="none"),
+        Route("POST", "/complete", "completions", stream="body"),
+        Route("GET", "/models", "models", local=True, model="none", body="none", header="anthropic-version"),
+        Route("GET", "/models/{model}", "models", local=True, model="none", body="none", header="anthropic-version"),
+    )
+
+    def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
+        """``message_start`` brings the input, ``message_delta`` the rest."""
+        if operation != "chat":
+            return None
+        return StreamMeter(_usage, b'"usage"') if stream else JsonMeter(_usage)
+
+    def judge(self, document: dict[str, Any]) -> Opening:
+        """``message_start`` and ``ping`` are no content yet."""
+        kind = document.get("type")
+        if kind in {"message_start", "ping"}:
+            return "wait"
+        if kind == "error":
+            error = document.get("error")
+            return InBandError(status_of(error if isinstance(error, dict) else {}), orjson.dumps(document))
+        return "go"
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """Anthropic's error object."""
+        default = "invalid_request_error" if error.status < 500 else "api_error"
+        shown = {"type": _TYPES.get(error.status, default), "message": error.message, "code": error.code}
+        return orjson.dumps({"type": "error", "error": shown, "request_id": request_id})
+
+    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+        """``event: error``."""
+        return encode(self.error_body(error, request_id), "error")
+
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+        """``GET /v1/models`` with ``anthropic-version``."""
+        shown = [
+            {
+                "type": "model",
+                "id": m.id,
+                "display_name": m.id,
+                "created_at": datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            for m in models
+        ]
+        if wanted is not None:
+            return next((orjson.dumps(model) for model in shown if model["id"] == wanted), None)
+        ends = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None}
+        return orjson.dumps({"data": shown, "has_more": False, **ends})

@@ -1,0 +1,115 @@
+"""What the dialects share: peeking at the model, judging a stream's first frames, listings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gwcore.dialect import Document, InBandError, Meter, Opening, Route
+from gwcore.errors import BadRequest, GatewayError, Malformed
+from gwcore.wire.sse import SseReader
+
+OPENING_CAP = 64 * 1024
+
+# what vendors write as type or code of an error inside a 200 stream → the status it stands for
+_STATUS_OF = {
+    "overloaded_error": 529,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "invalid_request_error": 400,
+    "invalid_prompt": 400,
+    "context_length_exceeded": 400,
+    "request_too_large": 413,
+    "timeout_error": 504,
+    "api_error": 500,
+    "server_error": 500,
+}
+
+
+def status_of(error: Mapping[str, Any]) -> int:
+    """The HTTP status that an in-band error stands for; 502 when it does not say."""
+    for key in ("code", "status", "http_status", "status_code", "type"):
+        value = error.get(key)
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and 400 <= value < 600:
+            return value
+        if isinstance(value, str) and value in _STATUS_OF:
+            return _STATUS_OF[value]
+    return 502
+
+
+class BaseDialect:
+    """Shared by all four; each overrides what differs."""
+
+    name = ""
+    routes: Sequence[Route] = ()
+    unique: frozenset[str] = frozenset({"model", "stream", "max_tokens", "n"})
+    forward: tuple[str, ...] = ()
+    keepalive = b": ping\n\n"
+    end_mark: re.Pattern[bytes]
+
+    def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
+        """The model in the body or the path; raises ``BadRequest`` when it is missing or no text."""
+        model = params.get("model") if route.model == "path" else (document or {}).get("model")
+        if not isinstance(model, str) or not model:
+            raise BadRequest("model is missing: name the model as a string")
+        if len(model) > 500:
+            raise BadRequest("model is longer than 500 characters")
+        return model
+
+    def demand_usage(self, _operation: str, raw: bytes, _document: Document) -> bytes:
+        """This API reports usage unasked."""
+        return raw
+
+    def opening(self, _operation: str, buffer: bytes) -> Opening:
+        """Frames without content wait; the first content goes; an error before it is a status."""
+        if len(buffer) > OPENING_CAP:
+            return "go"
+        try:
+            frames = SseReader().feed(buffer)
+        except Malformed:
+            return "go"
+        for frame in frames:
+            if frame.comment or not frame.data:
+                continue
+            try:
+                document = orjson.loads(frame.data)
+            except orjson.JSONDecodeError:
+                return "go"
+            if not isinstance(document, dict):
+                return "go"
+            verdict = self.judge(document)
+            if verdict != "wait":
+                return verdict
+        return "wait"
+
+    def judge(self, document: dict[str, Any]) -> Opening:
+        """One frame's document."""
+        error = document.get("error")
+        if isinstance(error, dict):
+            return InBandError(status_of(error), orjson.dumps({"error": error}))
+        return "go"
+
+    def ended(self, _operation: str, tail: bytes) -> bool:
+        """Whether the last bytes say that the answer is complete."""
+        return self.end_mark.search(tail) is not None
+
+    def meter(self, _operation: str, _document: Document | None, *, stream: bool) -> Meter | None:  # noqa: ARG002
+        """No usage by default."""
+        return None
+
+    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+        """The error body as one data frame."""
+        return b"data: " + self.error_body(error, request_id) + b"\n\n"
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """Each dialect's own shape."""
+        raise NotImplementedError

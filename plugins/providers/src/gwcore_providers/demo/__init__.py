@@ -1,0 +1,1 @@
+"""demo: dialects and what belongs to them."""

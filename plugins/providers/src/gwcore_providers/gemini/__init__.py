@@ -1,0 +1,1 @@
+"""gemini: dialects and what belongs to them."""

@@ -1,0 +1,94 @@
+"""``gemini.generate``. Source: Google's Generative Language API reference and discovery document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.errors import GatewayError
+from gwcore.usage import Usage
+from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.meter import JsonMeter, StreamMeter
+from gwcore_providers.usage import gemini_usage
+
+_V = ("/v1beta", "/v1")
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+    usage = document.get("usageMetadata")
+    return gemini_usage(usage) if isinstance(usage, dict) else before
+
+
+class GeminiGenerate(BaseDialect):
+    """The model stands in the path; a stream is SSE with ``alt=sse``, else a JSON array."""
+
+    name = "gemini.generate"
+    unique = frozenset({"model", "contents", "generationConfig"})
+    forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
+    end_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
+    routes = (
+        Route("POST", "/models/{model}:generateContent", "chat", _V, "path"),
+        Route("POST", "/models/{model}:streamGenerateContent", "chat", _V, "path", stream="always"),
+        Route("POST", "/models/{model}:countTokens", "count_tokens", _V, "path"),
+        Route("POST", "/models/{model}:embedContent", "embeddings", _V, "path"),
+        Route("POST", "/models/{model}:batchEmbedContents", "batch_embeddings", _V, "path"),
+        Route("POST", "/models/{model}:predict", "predict", _V, "path"),
+        Route("GET", "/models", "models", ("/v1beta",), "none", "none", local=True),
+        Route("GET", "/models/{model}", "models", ("/v1beta",), "none", "none", local=True),
+        Route("POST", "/cachedContents", "cached_contents", _V, "none"),
+        Route("GET", "/cachedContents", "cached_contents", _V, "none", "none"),
+        Route("GET", "/cachedContents/{id}", "cached_contents", _V, "none", "none"),
+        Route("PATCH", "/cachedContents/{id}", "cached_contents", _V, "none"),
+        Route("DELETE", "/cachedContents/{id}", "cached_contents", _V, "none", "none"),
+    )
+
+    def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
+        """``usageMetadata`` stands in every chunk; the last one counts."""
+        if operation != "chat":
+            return None
+        return StreamMeter(_usage, b'"usageMetadata"') if stream else JsonMeter(_usage)
+
+    def judge(self, document: dict[str, Any]) -> Opening:
+        """Google's errors keep their envelope."""
+        error = document.get("error")
+        if isinstance(error, dict):
+            return InBandError(status_of(error), orjson.dumps(document))
+        return "go"
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """Google's error object."""
+        info = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": error.code.upper(),
+            "domain": "gwcore",
+            "metadata": {"request_id": request_id},
+        }
+        status = _STATUS.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
+        shown = {"code": error.status, "message": error.message, "status": status, "details": [info]}
+        return orjson.dumps({"error": shown})
+
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+        """``GET /v1beta/models``."""
+        methods = ["generateContent", "streamGenerateContent", "countTokens"]
+        shown = [{"name": f"models/{m.id}", "displayName": m.id, "supportedGenerationMethods": methods} for m in models]
+        if wanted is None:
+            return orjson.dumps({"models": shown})
+        return next((orjson.dumps(model) for model in shown if model["displayName"] == wanted), None)

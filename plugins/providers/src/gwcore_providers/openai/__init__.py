@@ -1,0 +1,1 @@
+"""openai: dialects and what belongs to them."""

@@ -1,0 +1,97 @@
+"""``openai.responses``: the Responses API. Source: OpenAI's API reference and OpenAPI document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.errors import GatewayError
+from gwcore.usage import Usage
+from gwcore.wire.sse import encode
+from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.meter import JsonMeter, StreamMeter
+from gwcore_providers.openai.chat import error_body, models_body
+from gwcore_providers.usage import openai_usage
+
+_LIFECYCLE = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive"})
+
+
+def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+    response = document.get("response")
+    usage = (response if isinstance(response, dict) else document).get("usage")
+    return openai_usage(usage) if isinstance(usage, dict) else before
+
+
+class OpenAIResponses(BaseDialect):
+    """Stateful on vendors that keep responses; every address is forwarded."""
+
+    name = "openai.responses"
+    unique = frozenset({"model", "stream", "max_output_tokens"})
+    forward = ("openai-", "x-stainless-", "x-codex-", "session_id", "conversation_id", "originator")
+    end_mark = re.compile(rb"response\.(?:completed|incomplete|failed)|\[DONE\]|\"type\"\s*:\s*\"error\"")
+    routes = (
+        Route("POST", "/responses", "chat", stream="body"),
+        Route("POST", "/responses/compact", "compact"),
+        Route("POST", "/responses/input_tokens", "count_tokens"),
+        Route("GET", "/responses/{id}", "responses", model="none", body="none"),
+        Route("DELETE", "/responses/{id}", "responses", model="none", body="none"),
+        Route("POST", "/responses/{id}/cancel", "response_cancel", model="none", body="none"),
+        Route("GET", "/responses/{id}/input_items", "response_items", model="none", body="none"),
+    )
+
+    def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
+        """Usage stands in the response object, which the last event of a stream holds."""
+        if operation not in {"chat", "compact"}:
+            return None
+        return StreamMeter(_usage, b'"usage"') if stream else JsonMeter(_usage)
+
+    def judge(self, document: dict[str, Any]) -> Opening:
+        """``response.failed`` before any output is the error it holds."""
+        kind = document.get("type")
+        if kind in _LIFECYCLE:
+            return "wait"
+        if kind == "response.failed":
+            response = document.get("response")
+            error = response.get("error") if isinstance(response, dict) else None
+            error = error if isinstance(error, dict) else {}
+            return InBandError(status_of(error), orjson.dumps({"error": error}))
+        if kind == "error":
+            error = document.get("error") if isinstance(document.get("error"), dict) else document
+            assert isinstance(error, dict)
+            return InBandError(status_of(error), orjson.dumps({"error": error}))
+        return super().judge(document)
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """OpenAI's error object."""
+        return error_body(error, request_id)
+
+    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+        """``response.failed``, the one terminal event every client of this API knows."""
+        response = {
+            "id": f"resp_{request_id}",
+            "object": "response",
+            "created_at": 0,
+            "status": "failed",
+            "error": {"code": "server_error", "message": error.message},
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "model": "",
+            "output": [],
+            "parallel_tool_calls": True,
+            "temperature": None,
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": None,
+        }
+        # the gateway has not counted the events that passed; a number beyond them keeps the order
+        event = {"type": "response.failed", "sequence_number": 1_000_000_000, "response": response}
+        return encode(orjson.dumps(event), "response.failed")
+
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+        """As the other OpenAI dialect."""
+        return models_body(models, wanted)

@@ -1,0 +1,190 @@
+"""Vendors with an API of their own, and Azure: one class each. What merely speaks OpenAI is a row in ``compatible.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gwcore.provider import Upstream, options_of
+from gwcore.wire.transport import Headers, Transport
+
+Address = tuple[str, bool] | None
+
+
+def segment(text: str) -> str:
+    """One path segment: no slash, no dot segment, nothing that could leave it."""
+    quoted = quote(text, safe="")
+    return quoted.replace(".", "%2E") if set(text) <= {"."} else quoted
+
+
+def model_path(text: str) -> str:
+    """A model's name in a path; slashes stay, dot segments do not."""
+    return "/".join(segment(part) for part in text.split("/"))
+
+
+class Vendor:
+    """What all vendors share."""
+
+    name = ""
+    base_url: str | None = None
+    env_key: str | None = None
+    Options: type[BaseModel] | None = None
+
+    def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
+        """A bearer token, as most vendors take it."""
+        return [(b"authorization", b"Bearer " + api_key.encode())] if api_key else []
+
+    def transport(self, _options: BaseModel | None) -> Transport | None:
+        """The gateway's own."""
+        return None
+
+
+def _with_id(path: str, params: Mapping[str, str]) -> str:
+    return f"{path}/{segment(params['id'])}" if "id" in params else path
+
+
+_MESSAGES = {
+    "chat": "/v1/messages",
+    "count_tokens": "/v1/messages/count_tokens",
+    "batches": "/v1/messages/batches",
+    "completions": "/v1/complete",
+}
+_BATCH = {"batch_cancel": "cancel", "batch_results": "results"}
+
+
+class Anthropic(Vendor):
+    """Anthropic's API; also any server that speaks it."""
+
+    name = "anthropic"
+    base_url = "https://api.anthropic.com"
+    env_key = "ANTHROPIC_API_KEY"
+
+    def address(
+        self, upstream: Upstream, dialect: str, operation: str, _model: str, params: Mapping[str, str]
+    ) -> Address:
+        """Messages, token counts, batches."""
+        if dialect != "anthropic.messages":
+            return None
+        if operation in _BATCH:
+            return f"{upstream.base_path}/v1/messages/batches/{segment(params['id'])}/{_BATCH[operation]}", False
+        path = _MESSAGES.get(operation)
+        return None if path is None else (upstream.base_path + _with_id(path, params), operation != "batches")
+
+    def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
+        """``x-api-key``."""
+        return [(b"x-api-key", api_key.encode())] if api_key else []
+
+
+class GeminiOptions(BaseModel):
+    """Further keys of a ``gemini`` upstream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    api_version: str = Field(default="v1beta", pattern="^v[0-9a-z]+$", description="version in the path")
+
+
+class Gemini(Vendor):
+    """Google's Generative Language API."""
+
+    name = "gemini"
+    base_url = "https://generativelanguage.googleapis.com"
+    env_key = "GEMINI_API_KEY"
+    Options = GeminiOptions
+
+    def address(
+        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]
+    ) -> Address:
+        """The method stands behind the model's name."""
+        if dialect != "gemini.generate":
+            return None
+        root = f"{upstream.base_path}/{options_of(upstream, GeminiOptions).api_version}"
+        if operation == "cached_contents":
+            return root + _with_id("/cachedContents", params), False
+        verb = params.get("verb")
+        return None if verb is None else (f"{root}/models/{model_path(model)}:{verb}", False)
+
+    def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
+        """A header, never ``?key=``: addresses end up in logs."""
+        return [(b"x-goog-api-key", api_key.encode())] if api_key else []
+
+
+class AzureOptions(BaseModel):
+    """Further keys of an ``azure`` upstream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    api_version: str | None = Field(
+        default=None,
+        pattern="^[0-9A-Za-z.-]+$",
+        description="api-version of the deployment routes; without it, /openai/v1",
+    )
+
+
+# operation → path below the root, of every API that is OpenAI's
+OPENAI_PATHS = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+    "moderations": "/moderations",
+    "rerank": "/rerank",
+    "image_generation": "/images/generations",
+    "image_edit": "/images/edits",
+    "image_variation": "/images/variations",
+    "speech": "/audio/speech",
+    "transcription": "/audio/transcriptions",
+    "translation": "/audio/translations",
+    "files": "/files",
+    "batches": "/batches",
+}
+_STATELESS = frozenset({"files", "batches", "file_content", "batch_cancel"})
+
+
+def openai_path(dialect: str, operation: str, params: Mapping[str, str]) -> Address:
+    """The path of an operation below an OpenAI root; ``None`` for another dialect."""
+    if dialect == "openai.responses":
+        return _responses_path(operation, params)
+    if dialect != "openai.chat":
+        return None
+    if operation == "file_content":
+        return f"/files/{segment(params['id'])}/content", False
+    if operation == "batch_cancel":
+        return f"/batches/{segment(params['id'])}/cancel", False
+    path = OPENAI_PATHS.get(operation)
+    return None if path is None else (_with_id(path, params), operation not in _STATELESS)
+
+
+def _responses_path(operation: str, params: Mapping[str, str]) -> Address:
+    plain = {"chat": "/responses", "compact": "/responses/compact", "count_tokens": "/responses/input_tokens"}
+    if operation in plain:
+        return plain[operation], True
+    tails = {"responses": "", "response_cancel": "/cancel", "response_items": "/input_items"}
+    return f"/responses/{segment(params['id'])}{tails[operation]}", False
+
+
+class Azure(Vendor):
+    """Azure OpenAI; ``base_url`` is the resource, e.g. ``https://NAME.openai.azure.com``."""
+
+    name = "azure"
+    env_key = "AZURE_OPENAI_API_KEY"
+    Options = AzureOptions
+
+    def address(
+        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]
+    ) -> Address:
+        """A route per deployment with ``api_version``, else the v1 routes."""
+        found = openai_path(dialect, operation, params)
+        if found is None:
+            return None
+        path, names_model = found
+        version = options_of(upstream, AzureOptions).api_version
+        if version is None:
+            return f"{upstream.base_path}/openai/v1{path}", names_model
+        deployed = names_model and dialect == "openai.chat"
+        root = f"/openai/deployments/{segment(model)}" if deployed else "/openai"
+        return f"{upstream.base_path}{root}{path}?api-version={version}", names_model
+
+    def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
+        """``api-key``."""
+        return [(b"api-key", api_key.encode())] if api_key else []
