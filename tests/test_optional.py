@@ -1,6 +1,7 @@
 """Upstreams that are there only where their key is."""
 
 import pytest
+
 from gwcore.optional import without_absent
 
 UP = {"a": {"optional": True, "api_key": ""}, "b": {"optional": True, "api_key": "k"}, "c": {"optional": True}, "d": {}}

@@ -10,10 +10,10 @@ import json
 import random
 
 import pytest
-from gwcore.testing.upstream import Answer, FakeUpstream
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
 from tests.stacks.raw import exchange
 
 # (dialect, endpoint) of the recordings → ingress path and dialect; {model} comes from the recorded URL
@@ -41,6 +41,8 @@ SERVED = {
 }
 # vendors of the recordings that have a row of their own here under another word, or whose rows need an address
 OTHER_PROVIDERS = {"vertex": "vertex's routes are cloud-authenticated: a provider of its own, not served yet"}
+# an error inside a 200 before any content becomes the HTTP status it stands for (pains D2): the one deliberate difference
+IN_BAND = {"0ebf9f00fecfc4b9": 400}
 HOSTILE = (lambda _body: None, lambda _body: 1, lambda body: max(1, len(body) // 7), lambda _body: "random")
 
 
@@ -69,9 +71,8 @@ def why_not(record):
         return "only the response was recorded"
     if "body" not in request:
         return "the recorded request has no JSON body"
-    if (record["dialect"], record["endpoint"]) in {("rerank", "rerank")} and "model" not in request["body"]:
-        return "a rerank request without a model"
-    return None
+    in_path = "{model}" in SERVED[record["dialect"], record["endpoint"]] or record["endpoint"] == "moderations"
+    return None if in_path or request["body"].get("model") else "the recorded request names no model"
 
 
 def recorded_body(record):
@@ -104,12 +105,10 @@ async def replay(gateway_url, upstream, record, how):
     if record["stream"] and "{model}" in SERVED[record["dialect"], record["endpoint"]]:
         path += "?alt=sse"
     kept = {k: v for k, v in record["response"]["headers"].items() if k == "content-type"}
-    upstream.script(
-        Answer(
-            status=record["response"]["status"],
-            headers=[(k, v) for k, v in (kept or {"content-type": "application/json"}).items()],
-            body=split(recorded_body(record), how(recorded_body(record))),
-        )
+    upstream.default = Answer(
+        status=record["response"]["status"],
+        headers=[(k, v) for k, v in (kept or {"content-type": "application/json"}).items()],
+        body=split(recorded_body(record), how(recorded_body(record))),
     )
     answer = await exchange(gateway_url, "POST", path, body)
     return body, model, answer
@@ -126,6 +125,9 @@ async def test_every_served_exchange_is_byte_exact(recordings, provider, how):
         for record in chosen:
             body, _, answer = await replay(url, upstream, record, HOSTILE[how])
             seen = upstream.requests[-1]
+            if record["id"] in IN_BAND:
+                assert answer.status == IN_BAND[record["id"]] and json.loads(answer.body)["error"]
+                continue
             if seen.body != body:
                 wrong.append((record["id"], "request", seen.body[:80]))
             if answer.status != record["response"]["status"]:
@@ -138,4 +140,4 @@ async def test_every_served_exchange_is_byte_exact(recordings, provider, how):
 def test_the_coverage_is_what_we_say(recordings):
     reasons = collections.Counter(why_not(record) for record in recordings)
     assert sum(reasons.values()) == 629
-    assert reasons[None] >= 450, reasons
+    assert reasons[None] == 490, reasons

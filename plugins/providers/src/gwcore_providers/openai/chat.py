@@ -63,7 +63,7 @@ class OpenAIChat(BaseDialect):
     name = "openai.chat"
     unique = frozenset({"model", "stream", "max_tokens", "max_completion_tokens", "n", "stream_options"})
     forward = ("openai-", "x-stainless-", "http-referer", "x-title")
-    end_mark = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"')
+    end_mark = re.compile(rb'\[DONE\]|"error"\s*:\s*\{|"finish_reason"\s*:\s*"')
 
     routes = (
         Route("POST", "/chat/completions", "chat", stream="body"),

@@ -32,7 +32,10 @@ class OpenAIResponses(BaseDialect):
     name = "openai.responses"
     unique = frozenset({"model", "stream", "max_output_tokens"})
     forward = ("openai-", "x-stainless-", "x-codex-", "session_id", "conversation_id", "originator")
-    end_mark = re.compile(rb"response\.(?:completed|incomplete|failed)|\[DONE\]|\"type\"\s*:\s*\"error\"")
+    # the last event's type may stand many kilobytes before its end; usage is filled in by no event but the last
+    end_mark = re.compile(
+        rb'response\.(?:completed|incomplete|failed)|\[DONE\]|"type"\s*:\s*"error"|"total_tokens"\s*:\s*\d'
+    )
     routes = (
         Route("POST", "/responses", "chat", stream="body"),
         Route("POST", "/responses/compact", "compact"),
