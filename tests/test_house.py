@@ -35,7 +35,7 @@ def tree(path):
 
 
 def module(path):
-    parts = list(path.relative_to(path.parents[len(path.parts) - 1 - path.parts.index("src")]).with_suffix("").parts)
+    parts = list(path.relative_to(path.parents[len(path.parts) - 2 - path.parts.index("src")]).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -50,6 +50,7 @@ def imports(path):
 
 def test_there_is_something_to_check():
     assert len(CORE) > 25
+    assert "gwcore.call" in {module(path) for path in SOURCES}
 
 
 def test_no_import_circle():

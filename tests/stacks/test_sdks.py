@@ -52,8 +52,11 @@ async def anthropic(url):
 
 
 @pytest.fixture
-def gemini(url):
-    return genai.Client(api_key="any", http_options=types.HttpOptions(base_url=url, api_version="v1beta"))
+async def gemini(url):
+    client = genai.Client(api_key="any", http_options=types.HttpOptions(base_url=url, api_version="v1beta"))
+    yield client
+    await client.aio.aclose()
+    client.close()
 
 
 async def test_openai_chat(openai):
