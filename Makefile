@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export UV_PROJECT_ENVIRONMENT := $(VENV)
+# the operating system's trust store, as pip does: company proxies have certificates of their own
+export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
 .PHONY: install run test check lint types bench docs new-plugin clean

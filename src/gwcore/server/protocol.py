@@ -171,8 +171,14 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self.refused = True
         self.waiting.discard(self)
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if not busy:
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if cycle is not None and answering and not cycle.response_started and not self.pipeline:
+            # the application waits for the rest of a body that will not come: it sees a client that left
+            cycle.disconnected = True
+            cycle.message_event.set()
+            answering = False
+        if not answering:
             error = {"message": message, "type": "invalid_request_error", "code": f"http_{status}"}
             body = orjson.dumps({"error": error})
             phrase = HTTPStatus(status).phrase

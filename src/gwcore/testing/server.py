@@ -20,17 +20,19 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(app: Any, *, edge: bool = True, lifespan: str = "on") -> AsyncIterator[str]:
+async def running(
+    app: Any, *, edge: bool = True, lifespan: str = "on", protocol: type[asyncio.Protocol] = EdgeProtocol
+) -> AsyncIterator[str]:
     """Serve ``app``; yields its URL.
 
-    ``edge`` uses the protocol of ``gwcore run``, else stock uvicorn, as a host application would.
+    ``edge`` uses ``protocol``, by default that of ``gwcore run``; else stock uvicorn, as a host application would.
     """
     config = uvicorn.Config(
         app,
         port=0,
         lifespan=lifespan,  # type: ignore[arg-type]  # uvicorn's literal
         log_config=None,
-        http=EdgeProtocol if edge else "httptools",
+        http=protocol if edge else "httptools",
         ws="none",
         timeout_graceful_shutdown=2,
     )
