@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from gwcore.server import EdgeLimits, edge_protocol
 from gwcore.testing.server import running
 

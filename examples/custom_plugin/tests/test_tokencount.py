@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from gwcore_tokencount.plugin import TokenCount
-
 from gwcore.call import Outcome
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.fakes import Inner, build, call, sent
 from gwcore.usage import Usage
+from gwcore_tokencount.plugin import TokenCount
 
 
 class TestTokenCount(PluginConformance):

@@ -32,6 +32,7 @@ def openai_usage(usage: Mapping[str, Any]) -> Usage:
     reasoning = count(usage, "completion_tokens_details", "reasoning_tokens") or count(
         usage, "output_tokens_details", "reasoning_tokens"
     )
+    cached = min(cached, total_in)  # a vendor was recorded that reports more cached than there was
     # some vendors count reasoning beside the completion: then the total says so
     beside = count(usage, "total_tokens") == total_in + total_out + reasoning and reasoning > 0
     visible = total_out if beside or reasoning > total_out else total_out - reasoning

@@ -39,12 +39,12 @@ def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
     now = anthropic_usage(usage)
     if before is None:
         return now
-    # message_delta is cumulative and may leave out what message_start has said
+    # message_delta is cumulative, and leaves out what has not changed since message_start
     return Usage(
-        input=now.input or before.input,
-        cache_read=now.cache_read or before.cache_read,
-        cache_write=now.cache_write or before.cache_write,
-        output=now.output or before.output,
+        input=now.input if "input_tokens" in usage else before.input,
+        cache_read=now.cache_read if "cache_read_input_tokens" in usage else before.cache_read,
+        cache_write=now.cache_write if "cache_creation_input_tokens" in usage else before.cache_write,
+        output=now.output if "output_tokens" in usage else before.output,
     )
 
 
