@@ -110,15 +110,16 @@ class EdgeProtocol(HttpToolsProtocol):
             self.refuse(431, "the request line is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self.head_bytes += 0
-        if name.lower() == b"host":
+        # called per header: does what the base does, once
+        name = name.lower()
+        if name == b"host":
             self.hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
         headers = self.headers
+        headers.append((name, value))
         if len(headers) > self.limits.max_headers:
             self.refuse(431, "too many headers")
-        elif len(name) + len(value) > 1024 and sum(len(n) + len(v) for n, v in headers) > self.limits.max_header_bytes:
-            self.refuse(431, "the request head is too large")
 
     def on_headers_complete(self) -> None:
         if self.refused:
