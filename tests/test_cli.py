@@ -1,0 +1,186 @@
+"""The commands as a user runs them: exit codes, sentences instead of tracebacks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from gwcore.template import create_plugin
+
+ROOT = Path(__file__).parent.parent
+GWCORE = str(Path(sys.executable).with_name("gwcore"))
+GOOD = "gwcore: 1\nupstreams:\n  demo: {provider: demo}\nmodels:\n  house: demo/demo\nstack: []\n"
+
+
+def run(*arguments, env=None):
+    return subprocess.run(
+        [GWCORE, *map(str, arguments)], capture_output=True, text=True, check=False, env=env, timeout=50
+    )
+
+
+@pytest.fixture
+def stack(tmp_path):
+    file = tmp_path / "stack.yaml"
+    file.write_text(GOOD)
+    return file
+
+
+def test_check_prints_both_rings():
+    done = run("check", ROOT / "examples/quickstart/stack.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "once per call" in done.stdout and "once per attempt" in done.stdout and "demo" in done.stdout
+
+
+def test_check_names_every_problem(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("gwcore: 1\nupstreams:\n  demo: {provider: demmo}\nstack: [auth]\nserver: {prot: 1}\n")
+    done = run("check", file)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{file.name}:3:" in done.stderr and "demo" in done.stderr
+    assert "gwcore-auth" in done.stderr and "port" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [["check"], ["run"], ["explain", "--request", "x"]])
+def test_a_missing_file_is_a_sentence(verb):
+    done = run(verb[0], "/no/such.yaml", *verb[1:])
+    assert done.returncode == 1 and "no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_explain_shows_the_upstream_request_and_hides_secrets(tmp_path):
+    stack, body = tmp_path / "s.yaml", tmp_path / "b.json"
+    stack.write_text("gwcore: 1\nupstreams:\n  a: {provider: openai, api_key: sk-canary-canary}\nstack: [tokencount]\n")
+    body.write_text('{"model": "a/gpt-5", "messages": []}')
+    done = run("explain", stack, "--request", body)
+    assert done.returncode == 0, done.stderr
+    assert "POST https://api.openai.com/v1/chat/completions" in done.stdout and '"gpt-5"' in done.stdout
+    assert "tokencount" in done.stdout and "nothing was sent" in done.stdout
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_plugins_and_schema():
+    listed = run("plugins")
+    assert listed.returncode == 0 and "gwcore-providers" in listed.stdout and "anthropic.messages" in listed.stdout
+    schema = json.loads(run("schema").stdout)
+    assert "upstreams" in json.dumps(schema) and "tokencount" in json.dumps(schema)
+
+
+def test_help_names_the_verbs():
+    text = run("--help").stdout
+    assert all(verb in text for verb in ("run", "check", "explain", "plugins", "schema", "new"))
+
+
+def test_a_new_plugin_passes_the_kit_at_once(tmp_path):
+    folder = create_plugin("my_stamp", tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(folder / "src")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)],
+        capture_output=True, text=True, check=False, env=env, cwd=folder, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = run("new", "plugin", "my_stamp", "--into", tmp_path)
+    assert again.returncode == 1 and "exists" in again.stderr
+    assert run("new", "plugin", "My-Stamp", "--into", tmp_path).returncode == 1
+
+
+def test_open_gateway_only_on_loopback(stack):
+    done = run("run", stack, "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 1 and "without auth" in done.stderr
+
+
+class Serving:
+    """``gwcore run`` as a process; ``url`` is what it printed."""
+
+    def __init__(self, stack, *options):
+        self.process = subprocess.Popen(
+            [GWCORE, "run", str(stack), "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __enter__(self):
+        self.url = self.process.stdout.readline().split()[-1]
+        for _ in range(200):
+            try:
+                self.get("/health")
+                return self
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("not serving after 10 s")
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            return json.load(answer)
+
+    def chat(self):
+        body = json.dumps({"model": "house", "messages": [{"role": "user", "content": "hi"}]}).encode()
+        request = urllib.request.Request(f"{self.url}/v1/chat/completions", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status
+
+    def until(self, condition):
+        for _ in range(200):
+            if condition(self.get("/health")):
+                return True
+            time.sleep(0.05)
+        return False
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serves_reloads_and_drains(stack, workers):
+    with Serving(stack, "--workers", workers) as gateway:
+        assert gateway.chat() == 200
+        stack.write_text(GOOD.replace("house: demo/demo", "house: demo/demo\n  second: demo/demo"))
+        gateway.process.send_signal(signal.SIGHUP)
+        failed = [status for _ in range(100) if (status := gateway.chat()) != 200]
+        assert not failed and gateway.until(lambda health: "second" in health["models"])
+        stack.write_text("gwcore: 1\nupstreams: {demo: {provider: nobody}}\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        assert gateway.until(lambda health: health["config"]["config_reload_failed"] == 1)
+        assert gateway.chat() == 200
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.process.wait(15) == 0
+
+
+def test_watch_reloads(stack):
+    with Serving(stack, "--watch") as gateway:
+        time.sleep(0.5)
+        stack.write_text(GOOD.replace("house:", "other: demo/demo\n  house:"))
+        assert gateway.until(lambda health: "other" in health["models"])
+
+
+def test_a_dead_worker_is_replaced(stack):
+    with Serving(stack, "--workers", "2") as gateway:
+        children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(int(children[0]), signal.SIGKILL)
+        for _ in range(100):
+            now = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+            if len(now) == 2 and children[0] not in now:
+                break
+            time.sleep(0.05)
+        assert len(now) == 2 and children[0] not in now and gateway.chat() == 200
+
+
+def test_start_is_lean(stack):
+    code = (
+        "import sys, asyncio\nfrom gwcore.gateway import Gateway\n"
+        f"async def main():\n    async with Gateway({str(stack)!r}): pass\n"
+        "asyncio.run(main())\n"
+        "dear = {'openai', 'anthropic', 'google.genai', 'httpx', 'httpx2', 'redis', 'sqlalchemy'} & set(sys.modules)\n"
+        "assert not dear, dear\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
