@@ -1,0 +1,41 @@
+"""What users install: wheels of every distribution, in a fresh venv, without the rest of the workspace."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+UV = [str(Path(sys.executable).with_name("uv"))]
+
+
+def run(*command, **options):
+    env = {key: value for key, value in os.environ.items() if key not in {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT"}}
+    env["UV_SYSTEM_CERTS"] = "true"
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=False, env=env, timeout=200, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_wheels_install_and_check_alone(tmp_path):
+    wheels = tmp_path / "wheels"
+    run(*UV, "build", "--quiet", "--all-packages", "--wheel", "--out-dir", wheels, cwd=ROOT)
+    built = sorted(wheels.glob("*.whl"))
+    assert [wheel.name.split("-")[0] for wheel in built] == ["gwcore", "gwcore_providers", "gwcore_tokencount"]
+    for wheel in built:
+        names = zipfile.ZipFile(wheel).namelist()
+        top = {name.split("/")[0] for name in names}
+        assert top == {wheel.name.split("-")[0], next(name for name in top if name.endswith(".dist-info"))}
+        assert any(name.endswith("py.typed") for name in names) and not any(name.endswith(".pth") for name in names)
+    run(*UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    run(*UV, "pip", "install", "--quiet", "--python", python, *built[:2])
+    gwcore = tmp_path / "venv/bin/gwcore"
+    assert "gwcore-providers" in run(gwcore, "plugins")
+    assert "sound" in run(gwcore, "check", ROOT / "examples/quickstart/stack.yaml")
