@@ -228,7 +228,7 @@ class ServerConfig(_Strict):
     header_timeout: Duration = Field(default=10.0, gt=0, description="for the whole request head")
     body_timeout: Duration = Field(default=30.0, gt=0, description="for the whole request body")
     max_headers: int = Field(default=100, ge=1, description="most headers in a request")
-    max_connections: int = Field(default=2048, ge=1, description="most client connections per worker")
+    max_connections: int = Field(default=20_000, ge=1, description="most client connections per worker")
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None, description="silence after which a stream gets an SSE comment; null sends none"
     )

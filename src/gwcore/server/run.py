@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -103,6 +104,9 @@ def serve_on(
     on_ready: Callable[[], None] | None = None,
 ) -> int:
     """Serve until a signal ends it; returns the exit code."""
+    # each client and each upstream is a descriptor; the soft limit of most systems is 1024
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     app = make()
     config = uvicorn.Config(
         app,
