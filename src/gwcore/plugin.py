@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gwcore.call import Attempt, Call, Key
 from gwcore.errors import BadConfig, MissingPort
+from gwcore.ports import AdminRoute
 from gwcore.resources import Lease, Store
 from gwcore.service import Service
 
@@ -99,6 +100,10 @@ class Plugin:
 
     router: ClassVar[Callable[..., Service[Call]] | None] = None
     """Set to a method ``(self, inner: Service[Attempt]) -> Service[Call]`` to be the seam between the rings."""
+
+    def admin_routes(self) -> Sequence[AdminRoute]:
+        """Addresses of the admin API that this plugin brings. Asked once, after construction."""
+        return ()
 
     def explain(self, call: Call) -> str | None:  # noqa: ARG002 - for overriding
         """One line for ``gwcore explain``: what this plugin would do with the call. Nothing is sent or changed."""

@@ -1,0 +1,1 @@
+"""Virtual keys, teams, users, roles, JWT, and the admin API of gwcore."""

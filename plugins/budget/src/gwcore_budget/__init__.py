@@ -1,0 +1,1 @@
+"""Budgets that cannot be overspent: a two-phase ledger for gwcore."""

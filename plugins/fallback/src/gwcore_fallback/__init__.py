@@ -1,0 +1,1 @@
+"""Fallback routing for gwcore: chains, health, retries, circuit breakers."""

@@ -1,0 +1,1 @@
+"""Records, Prometheus, Langfuse, Helicone, OpenTelemetry, logs and alerts for gwcore."""

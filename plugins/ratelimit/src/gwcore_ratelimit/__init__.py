@@ -1,0 +1,1 @@
+"""Exact rate limits for gwcore: requests, tokens, parallel calls."""

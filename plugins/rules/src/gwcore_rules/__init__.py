@@ -1,0 +1,1 @@
+"""Model-selection rules for gwcore."""
