@@ -7,6 +7,7 @@ may be shared: take a namespace (key prefix, database) of your own.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import Iterator
@@ -52,8 +53,6 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of a fresh, empty database; dropped after the test."""
-    import asyncio  # noqa: PLC0415
-
     import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional driver
 
     name = f"t{uuid.uuid4().hex}"
