@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 import socket
@@ -47,6 +48,7 @@ class EdgeServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that we serve once we do."""
         await super().startup(sockets)
+        _quiet_collector()
         if self.started and self._on_ready is not None:
             self._on_ready()
 
@@ -71,6 +73,16 @@ class EdgeServer(uvicorn.Server):
         """Reload when a file changes."""
         async for _ in watchfiles.awatch(*paths, debounce=100):
             self.reload()
+
+
+def _quiet_collector() -> None:
+    """Take what start-up made out of the cyclic collector's sight, and let it run seldom.
+
+    A request leaves no cycles: at the default of 700 allocations the collector was 10 % of a request's CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def bind(host: str, port: int) -> socket.socket:
