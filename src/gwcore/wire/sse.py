@@ -7,6 +7,7 @@ A relay drops one frame and forwards the others exactly as they came; hence ever
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gwcore.errors import Malformed
@@ -127,6 +128,16 @@ class SseReader:
             elif name == b"event":
                 event = value.removeprefix(b" ")
         return Frame(event.decode("utf-8", "replace"), b"\n".join(data), raw, comment)
+
+
+def scan(data: bytes) -> Iterator[Frame]:
+    """The complete frames at the beginning of ``data``, one at a time: for who wants to see only the first."""
+    reader = SseReader()
+    reader._cr = b"\r" in data  # noqa: SLF001 - one parser in two forms
+    start = 0
+    while (end := reader._end(data, start)) > 0:  # noqa: SLF001
+        yield reader._frame(data[start:end])  # noqa: SLF001
+        start = end
 
 
 def encode(data: bytes, event: str | None = None) -> bytes:

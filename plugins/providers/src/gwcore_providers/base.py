@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, Opening, Route
-from gwcore.errors import BadRequest, GatewayError, Malformed
-from gwcore.wire.sse import SseReader
+from gwcore.errors import BadRequest, GatewayError
+from gwcore.wire.sse import scan
 
 OPENING_CAP = 64 * 1024
 
@@ -73,11 +73,7 @@ class BaseDialect:
         """Frames without content wait; the first content goes; an error before it is a status."""
         if len(buffer) > OPENING_CAP:
             return "go"
-        try:
-            frames = SseReader().feed(buffer)
-        except Malformed:
-            return "go"
-        for frame in frames:
+        for frame in scan(buffer):
             if frame.comment or not frame.data:
                 continue
             try:
@@ -100,7 +96,8 @@ class BaseDialect:
 
     def ended(self, _operation: str, tail: bytes) -> bool:
         """Whether the last bytes say that the answer is complete."""
-        return self.end_mark.search(tail) is not None
+        search = self.end_mark.search  # nearly always it stands at the very end
+        return search(tail, max(0, len(tail) - 256)) is not None or search(tail) is not None
 
     def meter(self, _operation: str, _document: Document | None, *, stream: bool) -> Meter | None:  # noqa: ARG002
         """No usage by default."""
