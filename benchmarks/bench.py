@@ -2,7 +2,7 @@
 
 One worker pinned to core 0; mock upstream and load on core 1. CPU is the process's own (user + system) from /proc. nginx is
 measured where it is installed; other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which
-``{port}`` and ``{upstream}`` are replaced.
+``{port}`` and ``{upstream}`` are replaced. Every request carries the headers by which Portkey finds its upstream.
 """
 
 import argparse
@@ -34,6 +34,8 @@ upstreams:
   up: {{provider: openai-compatible, base_url: "http://127.0.0.1:{upstream}/v1", api_key: sk-upstream-bench}}
 stack: []
 """
+
+PORTKEY = "x-portkey-provider: openai\r\nx-portkey-custom-host: http://127.0.0.1:{upstream}/v1\r\n"
 
 
 def free_port():
@@ -144,6 +146,7 @@ def main():
     mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
     try:
         wait_port(upstream, mock)
+        os.environ["LOAD_HEADERS"] = PORTKEY.format(upstream=upstream)
         url = f"http://127.0.0.1:{upstream}/v1/chat/completions"
         rows = [
             {

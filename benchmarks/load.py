@@ -1,10 +1,12 @@
 """A closed-loop load driver: N connections, each sends the next request when the last has been answered whole.
 
 Usage: ``load.py URL CONNECTIONS SECONDS json|sse``; prints one JSON line with requests, errors, p50 and p99 in ms.
+``LOAD_HEADERS`` (lines ended by CR LF) are sent along: some gateways take their route from headers.
 """
 
 import asyncio
 import json
+import os
 import sys
 import time
 from urllib.parse import urlsplit
@@ -70,7 +72,7 @@ async def main():
     ).encode()
     request = (
         f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer sk-bench\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"content-type: application/json\r\n{os.environ.get('LOAD_HEADERS', '')}content-length: {len(body)}\r\n\r\n"
     ).encode() + body
     loop = asyncio.get_running_loop()
     took, clients, waits = [], [], []
