@@ -12,7 +12,7 @@ from gwcore.dialect import Dialect, Document, Meter, Route
 from gwcore.errors import GatewayError
 from gwcore.provider import Upstream
 from gwcore.reply import Reply
-from gwcore.usage import Usage
+from gwcore.usage import Cost, Usage
 from gwcore.wire.transport import Headers
 
 T = TypeVar("T")
@@ -70,12 +70,15 @@ class Outcome:
         error: what ended it early: before the commit, inside the stream, or ``None``.
         cancelled: the client left.
         usage: what the upstream reported.
+        cost: of the attempt that answered; ``None`` where the model is unpriced, nothing was reported, or nobody asks for
+            costs. What failed attempts cost is theirs: see ``call.attempts``.
     """
 
     status: int
     error: GatewayError | None = None
     cancelled: bool = False
     usage: Usage | None = None
+    cost: Cost | None = None
 
 
 class Call:
@@ -201,9 +204,14 @@ class Call:
 
 
 class Attempt:
-    """One try at one target. ``id`` is ``call.id:n``, n from 1."""
+    """One try at one target. ``id`` is ``call.id:n``, n from 1.
 
-    __slots__ = ("call", "error", "first_byte_at", "id", "meter", "number", "started", "status", "target")
+    Attributes:
+        meter: has the usage read so far, while the attempt runs and after it.
+        cost: of that usage, once the attempt is over; see :attr:`Outcome.cost`.
+    """
+
+    __slots__ = ("call", "cost", "error", "first_byte_at", "id", "meter", "number", "started", "status", "target")
 
     def __init__(self, call: Call, target: Target) -> None:
         self.call = call
@@ -215,4 +223,5 @@ class Attempt:
         self.status: int | None = None
         self.error: GatewayError | None = None
         self.meter: Meter | None = None
+        self.cost: Cost | None = None
         call.attempts.append(self)

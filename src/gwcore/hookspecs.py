@@ -12,7 +12,8 @@ import pluggy
 
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect
-from gwcore.provider import Provider
+from gwcore.prices import PriceCard
+from gwcore.provider import Provider, Upstream
 
 PROJECT = "gwcore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -35,6 +36,13 @@ class Registration:
     @hookspec
     def gwcore_providers(self) -> list[Provider]:  # type: ignore[empty-body]
         """Vendors that ``upstreams.<name>.provider`` may name."""
+
+    @hookspec(firstresult=True)
+    def gwcore_price(self, upstream: Upstream, model: str) -> PriceCard | None:
+        """What a model costs at an upstream; ``None`` where it is not known here, and the next is asked.
+
+        Asked once per model, off the serving loop where the model is in the stack file; the first call may be slow.
+        """
 
     @hookspec
     def gwcore_commands(self) -> list[Any]:  # type: ignore[empty-body]

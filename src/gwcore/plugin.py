@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from gwcore.call import Attempt, Call, Key
 from gwcore.errors import BadConfig, MissingPort
 from gwcore.ports import AdminRoute
+from gwcore.prices import Prices
 from gwcore.resources import Lease, Store
 from gwcore.service import Service
 
@@ -32,13 +33,25 @@ class NoConfig(BaseModel):
 
 
 class Setup:
-    """What a plugin is given at construction: names of resources and typed keys. It opens nothing."""
+    """What a plugin is given at construction: names of resources and typed keys. It opens nothing.
 
-    def __init__(self, plugin: str, lease: Lease, stores: dict[str, str], ports: dict[type, object]) -> None:
+    Attributes:
+        prices: what a target costs; ``prices.card(target)`` is cheap while serving.
+    """
+
+    def __init__(
+        self,
+        plugin: str,
+        lease: Lease,
+        stores: dict[str, str],
+        ports: dict[type, object],
+        prices: Prices | None = None,
+    ) -> None:
         self.plugin = plugin
         self._lease = lease
         self._stores = stores
         self._ports = ports
+        self.prices = prices or Prices()
 
     def store(self, name: str) -> Store:
         """The store of that name; it opens on first use. Raises ``BadConfig`` for a name ``stores`` does not have."""
@@ -70,6 +83,8 @@ class Plugin:
         offers: ports (Protocol types) that this plugin implements itself.
         requires: ports that another plugin of the stack must offer.
         demand: what it reads of ``outcome.usage``.
+        priced: whether it reads costs or price cards. The stack then loads its prices before it serves, meters every
+            attempt and sets ``attempt.cost`` and ``outcome.cost``.
     """
 
     name: ClassVar[str]
@@ -79,6 +94,7 @@ class Plugin:
     offers: ClassVar[tuple[type, ...]] = ()
     requires: ClassVar[tuple[type, ...]] = ()
     demand: ClassVar[Demand] = Demand.NOTHING
+    priced: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:
         """Keep what is needed. No side effects: no task, no socket, no file."""

@@ -1,8 +1,21 @@
-"""Tokens in disjoint buckets. Prices and money build on them."""
+"""Tokens in disjoint buckets, what else a vendor counts, and what it came to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+IN: Final = (
+    "input", "cache_read", "cache_write_5m", "cache_write_1h",
+    "audio_in", "audio_cache_read", "image_in", "image_cache_read",
+)  # fmt: skip
+OUT: Final = ("output", "reasoning", "audio_out", "image_out")
+BUCKETS: Final = IN + OUT
+"""Names of the buckets, which are fields of :class:`Usage` and keys of a price card."""
+
+NO_FEES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -14,14 +27,71 @@ class Usage:
     """
 
     input: int = 0
-    """Uncached input."""
+    """Uncached text, and what has no bucket of its own (video, documents)."""
     cache_read: int = 0
-    cache_write: int = 0
+    cache_write_5m: int = 0
+    """Written to the vendor's prompt cache; a vendor that names no lifetime writes here."""
+    cache_write_1h: int = 0
     output: int = 0
-    """Visible output."""
+    """Visible text and tool calls."""
     reasoning: int = 0
+    audio_in: int = 0
+    audio_out: int = 0
+    image_in: int = 0
+    image_out: int = 0
+    audio_cache_read: int = 0
+    image_cache_read: int = 0
+    fees: Mapping[str, int] = field(default_factory=lambda: NO_FEES)
+    """What is counted in other units, by the key of its price: ``web_search``, ``code_execution``, ``file_search``
+    calls, ``image`` pieces, ``audio_seconds``, ``characters``, ``rerank`` searches, ``pages``."""
+    service_tier: str | None = None
+    """As the reply states it (``flex``, ``priority``, ``batch`` …); ``None`` is the vendor's standard one."""
+    reported: int | None = None
+    """The vendor's own figure for this attempt in nano-USD, where its reply has one."""
+    mismatch: bool = False
+    """The vendor's parts do not sum to its own total. The buckets then hold the reading that costs more."""
+
+    @property
+    def total_in(self) -> int:
+        """Every input token, cached or not: what long-context prices go by."""
+        return (
+            self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+            + self.audio_in + self.audio_cache_read + self.image_in + self.image_cache_read
+        )  # fmt: skip
+
+    @property
+    def cached(self) -> int:
+        """Input tokens read from the vendor's cache, of any kind."""
+        return self.cache_read + self.audio_cache_read + self.image_cache_read
+
+    @property
+    def cache_write(self) -> int:
+        """Input tokens written to the vendor's cache, of any lifetime."""
+        return self.cache_write_5m + self.cache_write_1h
+
+    @property
+    def total_out(self) -> int:
+        """Every output token, reasoning included."""
+        return self.output + self.reasoning + self.audio_out + self.image_out
 
     @property
     def total(self) -> int:
         """The sum of all buckets."""
-        return self.input + self.cache_read + self.cache_write + self.output + self.reasoning
+        return self.total_in + self.total_out
+
+
+@dataclass(slots=True, frozen=True)
+class Cost:
+    """What an attempt came to.
+
+    Attributes:
+        nano: nano-USD, of everything that has a price.
+        source: where the prices are from: ``stack``, the name of a catalogue, or ``reply`` for the vendor's own figure.
+        version: of the catalogue, or the digest of the stack file's section.
+        unpriced: buckets and fees that were used and have no price, and an unknown service tier: the true cost is higher.
+    """
+
+    nano: int
+    source: str
+    version: str
+    unpriced: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ def anthropic_usage(usage: Mapping[str, Any]) -> Usage:
     return Usage(
         input=count(usage, "input_tokens"),
         cache_read=count(usage, "cache_read_input_tokens"),
-        cache_write=count(usage, "cache_creation_input_tokens"),
+        cache_write_5m=count(usage, "cache_creation_input_tokens"),
         output=count(usage, "output_tokens"),
     )
 

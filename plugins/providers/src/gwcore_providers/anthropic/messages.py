@@ -43,7 +43,7 @@ def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
     return Usage(
         input=now.input if "input_tokens" in usage else before.input,
         cache_read=now.cache_read if "cache_read_input_tokens" in usage else before.cache_read,
-        cache_write=now.cache_write if "cache_creation_input_tokens" in usage else before.cache_write,
+        cache_write_5m=now.cache_write_5m if "cache_creation_input_tokens" in usage else before.cache_write_5m,
         output=now.output if "output_tokens" in usage else before.output,
     )
 

@@ -1,0 +1,293 @@
+"""What a model costs and can take: ``PriceCard``; and where the cards of a stack come from: ``Prices``.
+
+Integers only: a price is nano-USD per **million** units, so ``$0.0375`` per million tokens is ``37_500_000``; a cost is
+``ceil(sum(units * price) / 1_000_000)`` nano-USD, rounded up once. A price that is not known is ``None``, never 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Final
+
+from gwcore.call import Target
+from gwcore.provider import Upstream
+from gwcore.usage import BUCKETS, Cost, Usage
+
+MILLION: Final = 1_000_000
+STANDARD: Final = ""
+"""The service tier of a request that asks for none."""
+STACK: Final = "stack"
+"""``source`` of prices that the stack file gives."""
+
+Steps = tuple[tuple[int, int], ...]
+"""A price by length of the input: ``(above, price)``, ascending, the first from 0. It applies to all units of a request
+whose input has more than ``above`` tokens."""
+
+_CACHED = 4096
+_counts: Callable[[Usage], tuple[int, ...]] = attrgetter(*BUCKETS)
+# what a bucket costs where the card has no price of its own for it: caches are charged as plain input, never as nothing
+_ELSE: Mapping[str, tuple[str, ...]] = {
+    "cache_read": ("input",),
+    "cache_write_5m": ("input",),
+    "cache_write_1h": ("cache_write_5m", "input"),
+    "reasoning": ("output",),
+    "audio_in": ("input",),
+    "audio_out": ("output",),
+    "audio_cache_read": ("audio_in", "input"),
+    "image_in": ("input",),
+    "image_out": ("output",),
+    "image_cache_read": ("image_in", "input"),
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Sheet:
+    """Complete prices of a request with more than ``above`` input tokens: bucket or fee → nano-USD per million units."""
+
+    above: int
+    prices: Mapping[str, int]
+
+
+@dataclass(slots=True, frozen=True)
+class PriceCard:
+    """What one model costs at one vendor. Frozen; shared by all calls.
+
+    Attributes:
+        prices: bucket (see :data:`gwcore.usage.BUCKETS`) or fee → its price by length of the input.
+        service_tiers: name of a service tier → the prices that differ there.
+        source: :data:`STACK` or the name of a catalogue; ``version`` is its version.
+        until: epoch second at which another card takes over; ``None`` if none is known to.
+        billed: whether the figure in the vendor's reply is the bill, and so wins over the prices.
+        context_window: most input tokens; ``max_output``: most output tokens; ``None`` if that is not known.
+        capabilities: such as ``vision``, ``tools``, ``reasoning``, as far as the source knows them.
+        sheets: service tier → complete sheets by ascending ``above``; derived.
+    """
+
+    model: str
+    prices: Mapping[str, Steps]
+    service_tiers: Mapping[str, Mapping[str, Steps]] = field(default_factory=dict)
+    source: str = STACK
+    version: str = ""
+    until: float | None = None
+    billed: bool = False
+    context_window: int | None = None
+    max_output: int | None = None
+    capabilities: frozenset[str] = frozenset()
+    sheets: Mapping[str, Sequence[Sheet]] = field(init=False, repr=False, compare=False)
+    _peaks: Mapping[str, Steps] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tiers = {STANDARD: self.prices, **{name: {**self.prices, **own} for name, own in self.service_tiers.items()}}
+        sheets = {name: _sheets(prices) for name, prices in tiers.items()}
+        object.__setattr__(self, "sheets", sheets)
+        object.__setattr__(self, "_peaks", _peaks(sheets.values()))
+
+    def sheet(self, input_tokens: int, service_tier: str | None = None) -> Mapping[str, int]:
+        """The prices for so much input; the standard ones for a service tier that the card does not know."""
+        sheets = self.sheets.get(service_tier or STANDARD) or self.sheets[STANDARD]
+        found = sheets[0]
+        for one in sheets[1:]:
+            if input_tokens > one.above:
+                found = one
+        return found.prices
+
+    def cost(self, usage: Usage, *, service_tier: str | None = None) -> int:
+        """Nano-USD of what was used. What has no price adds nothing: see :meth:`unpriced`.
+
+        Args:
+            usage: of one attempt.
+            service_tier: instead of the one that the reply stated.
+        """
+        if self.billed and usage.reported is not None:
+            return usage.reported
+        prices = self.sheet(usage.total_in, service_tier or usage.service_tier)
+        total = 0
+        for bucket, count in zip(BUCKETS, _counts(usage), strict=True):
+            if count:
+                total += count * prices.get(bucket, 0)
+        for fee, count in usage.fees.items():
+            total += count * prices.get(fee, 0)
+        return -(-total // MILLION)
+
+    def unpriced(self, usage: Usage, *, service_tier: str | None = None) -> tuple[str, ...]:
+        """Buckets and fees that were used and have no price here; ``service_tier:x`` for a tier without prices."""
+        if self.billed and usage.reported is not None:
+            return ()
+        tier = service_tier or usage.service_tier
+        prices = self.sheet(usage.total_in, tier)
+        missing = [b for b, count in zip(BUCKETS, _counts(usage), strict=True) if count and b not in prices]
+        missing += [fee for fee, count in usage.fees.items() if count and fee not in prices]
+        if tier and tier not in self.sheets:
+            missing.append(f"service_tier:{tier}")
+        return tuple(missing)
+
+    def charge(self, usage: Usage) -> Cost:
+        """:meth:`cost`, with where it is from."""
+        source = "reply" if self.billed and usage.reported is not None else self.source
+        return Cost(self.cost(usage), source, self.version, self.unpriced(usage))
+
+    def highest(self, bucket: str, input_tokens: int) -> int | None:
+        """The dearest price of a bucket or fee that a request of up to so many input tokens can meet.
+
+        Over all service tiers, and all steps of length below ``input_tokens``; nano-USD per million units. ``None``
+        where nothing prices it: what such a request costs has no upper bound.
+        """
+        peaks = self._peaks.get(bucket)
+        if peaks is None:
+            return None
+        found = peaks[0][1]
+        for above, price in peaks[1:]:
+            if input_tokens > above:
+                found = price
+        return found
+
+
+def _at(steps: Steps, above: int) -> int:
+    found = steps[0][1]
+    for start, price in steps:
+        if start <= above:
+            found = price
+    return found
+
+
+def _sheets(prices: Mapping[str, Steps]) -> tuple[Sheet, ...]:
+    starts = sorted({0} | {above for steps in prices.values() for above, _ in steps})
+    sheets = []
+    for above in starts:
+        sheet = {name: _at(steps, above) for name, steps in prices.items()}
+        for bucket, others in _ELSE.items():
+            if bucket not in sheet:
+                stand_in = next((sheet[other] for other in others if other in sheet), None)
+                if stand_in is not None:
+                    sheet[bucket] = stand_in
+        sheets.append(Sheet(above, sheet))
+    return tuple(sheets)
+
+
+def _peaks(tiers: Iterable[Sequence[Sheet]]) -> dict[str, Steps]:
+    """Bucket or fee → the highest price by length, over every service tier."""
+    sheets = sorted((sheet for tier in tiers for sheet in tier), key=lambda sheet: sheet.above)
+    peaks: dict[str, list[tuple[int, int]]] = {}
+    for sheet in sheets:
+        for name, price in sheet.prices.items():
+            steps = peaks.setdefault(name, [])
+            if not steps or price > steps[-1][1]:
+                steps.append((sheet.above, price))
+    return {name: tuple(steps) for name, steps in peaks.items()}
+
+
+@dataclass(slots=True, frozen=True)
+class Override:
+    """What the stack file says of one model's price: laid over what a catalogue knows, price by price.
+
+    Attributes:
+        prices: bucket or fee → price from 0 tokens on, as in ``Sheet.prices``.
+        tiers: steps of length, each with the prices that differ from there on.
+        service_tiers: name → ``(prices, tiers)`` of that service tier.
+        base_model: the model whose card is taken, for a name that no catalogue knows.
+    """
+
+    prices: Mapping[str, int] = field(default_factory=dict)
+    tiers: Sequence[Sheet] = ()
+    service_tiers: Mapping[str, tuple[Mapping[str, int], Sequence[Sheet]]] = field(default_factory=dict)
+    base_model: str | None = None
+    context_window: int | None = None
+    max_output: int | None = None
+    capabilities: frozenset[str] | None = None
+
+    def over(self, below: PriceCard | None, model: str, version: str) -> PriceCard:
+        """A card with these prices, and what they leave out from the card below."""
+        card = below or PriceCard(model, {}, source="", version="")
+        tiers = dict(card.service_tiers)
+        for name, (prices, steps) in self.service_tiers.items():
+            tiers[name] = _laid(tiers.get(name, {}), prices, steps)
+        return replace(
+            card,
+            model=model,
+            prices=_laid(card.prices, self.prices, self.tiers),
+            service_tiers=tiers,
+            source=f"{STACK}+{card.source}" if below else STACK,
+            version=f"{version}+{card.version}" if below else version,
+            # whoever writes prices of his own does not want the vendor's figure
+            billed=card.billed and not (self.prices or self.tiers or self.service_tiers),
+            context_window=self.context_window or card.context_window,
+            max_output=self.max_output or card.max_output,
+            capabilities=card.capabilities if self.capabilities is None else self.capabilities,
+        )
+
+
+def _laid(below: Mapping[str, Steps], prices: Mapping[str, int], tiers: Sequence[Sheet]) -> dict[str, Steps]:
+    made = {name: dict(steps) for name, steps in below.items()}
+    for above, changed in [(0, prices), *((tier.above, tier.prices) for tier in tiers)]:
+        for name, price in changed.items():
+            made.setdefault(name, {})[above] = price
+    # a price that begins with a step costs nothing below it only if the file says so: it holds from 0
+    return {name: _ascending(steps) for name, steps in made.items()}
+
+
+def _ascending(steps: Mapping[int, int]) -> Steps:
+    ordered = sorted(steps.items())
+    return tuple(ordered) if ordered[0][0] == 0 else ((0, ordered[0][1]), *ordered)
+
+
+Source = Callable[[Upstream, str], PriceCard | None]
+"""What distributions know: an upstream and the model's name there → its card."""
+
+
+class Prices:
+    """The cards of one stack: the stack file's own prices first, then what distributions know, else ``None``.
+
+    Args:
+        overrides: upstream → model or wildcard → what the stack file says.
+        source: asked once per target; may import a catalogue on its first call.
+        version: of the overrides.
+    """
+
+    def __init__(
+        self,
+        overrides: Mapping[str, Mapping[str, Override]] | None = None,
+        source: Source | None = None,
+        version: str = "",
+    ) -> None:
+        self._overrides = overrides or {}
+        self._source = source
+        self._version = version
+        self._cards: dict[tuple[str, str], PriceCard | None] = {}
+
+    def card(self, target: Target) -> PriceCard | None:
+        """The card of a target: one look-up once it is known. ``None`` is unpriced, which is not free."""
+        key = (target.upstream.name, target.model)
+        try:
+            found = self._cards[key]
+        except KeyError:
+            return self._resolve(target, key)
+        if found is not None and found.until is not None and time.time() >= found.until:
+            return self._resolve(target, key)
+        return found
+
+    def _resolve(self, target: Target, key: tuple[str, str]) -> PriceCard | None:
+        upstream, model = target.upstream, target.model
+        override = self._override(upstream.name, model)
+        wanted = override.base_model if override and override.base_model else model
+        card = self._source(upstream, wanted) if self._source is not None else None
+        if override is not None:
+            card = override.over(card, model, self._version)
+        # bounded, since the names are typed by clients
+        if len(self._cards) < _CACHED or key in self._cards:
+            self._cards[key] = card
+        return card
+
+    def _override(self, upstream: str, model: str) -> Override | None:
+        listed = self._overrides.get(upstream, {})
+        if model in listed:
+            return listed[model]
+        fitting = [name for name in listed if "*" in name and _fits(name, model)]
+        return listed[max(fitting, key=len)] if fitting else None
+
+
+def _fits(wildcard: str, model: str) -> bool:
+    prefix, _, suffix = wildcard.partition("*")
+    return len(model) >= len(prefix) + len(suffix) and model.startswith(prefix) and model.endswith(suffix)
