@@ -19,7 +19,7 @@ from gwcore.hookspecs import PROJECT, Watching
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup
-from gwcore.provider import Upstream
+from gwcore.provider import Preparing, Upstream
 from gwcore.resources import Lease, Resources
 from gwcore.service import Service, compose
 from gwcore.stack import Placed, Stack
@@ -67,7 +67,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
 
 def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease) -> Upstream:
     provider = catalog.provider(config.provider)
-    base_url = config.base_url or provider.base_url
+    base_url = config.base_url or (provider.base_url and provider.base_url.format(config.options))
     if base_url is None:
         raise BadConfig(f"upstreams.{name}: provider {config.provider!r} needs a base_url")
     try:
@@ -77,6 +77,8 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
     key = config.api_key.get_secret_value() if config.api_key else None
     headers: Headers = provider.credential(key, config.options)
     headers += [(k.lower().encode(), v.get_secret_value().encode("latin-1")) for k, v in config.headers.items()]
+    gateway = lease.transport(config.tls, config.proxy, http2=config.http2)
+    made = provider.transport(gateway, key, config.options)
     path = "/" + base_url.split("://", 1)[1].partition("/")[2]
     return Upstream(
         name=name,
@@ -85,9 +87,10 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
         base_path=path.rstrip("/"),
         headers=headers,
         timeouts=config.timeouts,
-        transport=provider.transport(config.options) or lease.transport(config.tls, config.proxy, http2=config.http2),
+        transport=lease.before(gateway, made, (provider.name, key, config.options)),
         options=config.options,
         models=tuple(config.models),
+        prepare=provider.prepare if isinstance(provider, Preparing) else None,
     )
 
 

@@ -58,14 +58,16 @@ def build(attempt: Attempt, demand: Demand = Demand.NOTHING) -> Request:
     """
     call, target = attempt.call, attempt.target
     upstream = target.upstream
-    found = upstream.provider.address(upstream, call.dialect.name, call.operation, target.model, call.params)
+    found = upstream.provider.address(
+        upstream, call.dialect.name, call.operation, target.model, call.params, stream=call.stream
+    )
     if found is None:
         raise Untranslatable(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
             f"{call.operation} in the dialect {call.dialect.name}"
         )
     path, names_model = found
-    return Request(
+    request = Request(
         call.method,
         upstream.origin,
         _with_query(path, call.query),
@@ -73,6 +75,9 @@ def build(attempt: Attempt, demand: Demand = Demand.NOTHING) -> Request:
         _body(attempt, demand) if names_model or call.edited or demand else call.raw,
         upstream.timeouts,
     )
+    if upstream.prepare is not None:
+        upstream.prepare(upstream, request, call.dialect.name, call.operation, stream=call.stream)
+    return request
 
 
 def _body(attempt: Attempt, demand: Demand) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from gwcore.wire.transport import Headers, Origin, Timeouts, Transport
+from gwcore.wire.transport import Headers, Origin, Request, Timeouts, Transport
 
 
 @dataclass(slots=True)
@@ -19,6 +19,7 @@ class Upstream:
         base_path: path of ``base_url`` without trailing slash.
         headers: credential and configured headers; sent to ``origin`` and nowhere else. Never logged.
         models: names this upstream declares, for ``GET /models``.
+        prepare: the provider's :meth:`Preparing.prepare`, if it has one.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Upstream:
     transport: Transport
     options: BaseModel | None = None
     models: tuple[str, ...] = ()
+    prepare: Callable[..., None] | None = None
 
 
 class Provider(Protocol):
@@ -37,7 +39,8 @@ class Provider(Protocol):
 
     Attributes:
         name: the word after ``provider:`` in the stack file.
-        base_url: default, as the vendor's own SDK takes it; ``None`` when it must be configured.
+        base_url: default, as the vendor's own SDK takes it; ``None`` when it must be configured. ``{.name}`` in it
+            stands for an attribute of the upstream's options.
         env_key: environment variable that usually holds the key.
         Options: model of provider-specific keys of an upstream's entry, or ``None``.
     """
@@ -63,7 +66,7 @@ class Provider(Protocol):
         ...
 
     def address(
-        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]
+        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str], *, stream: bool
     ) -> tuple[str, bool] | None:
         """The path below the origin, percent-encoded, with its ``?query`` if any; and whether the body names the model.
 
@@ -76,8 +79,23 @@ class Provider(Protocol):
         """The headers that authenticate; made once, at assembly."""
         ...
 
-    def transport(self, options: BaseModel | None) -> Transport | None:
-        """A transport of its own (the offline demo has one); ``None`` for the gateway's."""
+    def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
+        """What requests go through: ``gateway``'s own transport, or one that stands before it.
+
+        That is the place for what a fixed header and the bytes as they come cannot do: credentials that expire,
+        signatures over the request, answers in a framing that clients do not read. Called at assembly: no side
+        effects. The gateway closes it, ``gateway`` apart; a reload that changes none of the arguments keeps it, hence
+        ``options`` that are hashable.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A provider that wants another request than the dialect's: a key less in the body, a header that is a key there."""
+
+    def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:
+        """Change the request in place. Its body is the one that would have been sent, its target that of ``address``."""
         ...
 
 

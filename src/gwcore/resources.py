@@ -88,6 +88,10 @@ class Lease:
 
         return self._take(("transport", tls, proxy, http2), make)
 
+    def before(self, gateway: Transport, made: Transport, key: Hashable) -> Transport:
+        """What a provider put before ``gateway``, or an equal one that runs; closed when nobody uses it any more."""
+        return gateway if made is gateway else self._take(("before", id(gateway), key), lambda: made)
+
     async def release(self) -> None:
         """Give everything back. Idempotent."""
         pool = self._resources

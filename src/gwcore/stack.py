@@ -80,7 +80,9 @@ class Stack:
         wanted = call.header(UPSTREAM)
         name, operation = call.dialect.name, call.operation
         for target in self.models.upstream_for(wanted.decode("latin-1") if wanted else None):
-            if target.upstream.provider.address(target.upstream, name, operation, "", call.params) is not None:
+            upstream = target.upstream
+            found = upstream.provider.address(upstream, name, operation, "", call.params, stream=call.stream)
+            if found is not None:
                 call.targets = (target,)
                 return
         raise Untranslatable(

@@ -20,7 +20,9 @@ def up(name, base_path="", **options):
 
 
 def address(name, dialect, operation, model="m", params=None, base_path="", **options):
-    return PROVIDERS[name].address(up(name, base_path, **options), dialect, operation, model, params or {})
+    return PROVIDERS[name].address(
+        up(name, base_path, **options), dialect, operation, model, params or {}, stream=False
+    )
 
 
 @pytest.mark.parametrize(

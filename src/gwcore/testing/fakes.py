@@ -17,7 +17,7 @@ from gwcore.provider import Upstream
 from gwcore.reply import Reply
 from gwcore.resources import Lease, Resources
 from gwcore.usage import Usage
-from gwcore.wire.transport import Origin, Request, Response, Timeouts
+from gwcore.wire.transport import Origin, Request, Response, Timeouts, Transport
 
 
 class FakeDialect:
@@ -75,7 +75,14 @@ class FakeProvider:
     Options: type[BaseModel] | None = None
 
     def address(
-        self, upstream: Upstream, _dialect: str, _operation: str, _model: str, _params: object
+        self,
+        upstream: Upstream,
+        _dialect: str,
+        _operation: str,
+        _model: str,
+        _params: object,
+        *,
+        stream: bool,  # noqa: ARG002
     ) -> tuple[str, bool] | None:
         """One address for everything."""
         return f"{upstream.base_path}/up", True
@@ -84,9 +91,9 @@ class FakeProvider:
         """A bearer token."""
         return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []
 
-    def transport(self, _options: object) -> None:
+    def transport(self, gateway: Transport, _api_key: str | None, _options: object) -> Transport:
         """The gateway's own."""
-        return
+        return gateway
 
 
 class NoTransport:

@@ -79,7 +79,14 @@ class Compatible(Vendor):
         self.env_key = row.env_key
 
     def address(
-        self, upstream: Upstream, dialect: str, operation: str, _model: str, params: Mapping[str, str]
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        _model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,  # noqa: ARG002
     ) -> Address:
         """OpenAI's paths below the row's root."""
         row = self.row

@@ -36,9 +36,9 @@ class Vendor:
         """A bearer token, as most vendors take it."""
         return [(b"authorization", b"Bearer " + api_key.encode())] if api_key else []
 
-    def transport(self, _options: BaseModel | None) -> Transport | None:
+    def transport(self, gateway: Transport, _api_key: str | None, _options: BaseModel | None) -> Transport:
         """The gateway's own."""
-        return None
+        return gateway
 
 
 def _with_id(path: str, params: Mapping[str, str]) -> str:
@@ -62,7 +62,14 @@ class Anthropic(Vendor):
     env_key = "ANTHROPIC_API_KEY"
 
     def address(
-        self, upstream: Upstream, dialect: str, operation: str, _model: str, params: Mapping[str, str]
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        _model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,  # noqa: ARG002
     ) -> Address:
         """Messages, token counts, batches."""
         if dialect != "anthropic.messages":
@@ -94,7 +101,14 @@ class Gemini(Vendor):
     Options = GeminiOptions
 
     def address(
-        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,  # noqa: ARG002
     ) -> Address:
         """The method stands behind the model's name."""
         if dialect != "gemini.generate":
@@ -171,7 +185,14 @@ class Azure(Vendor):
     Options = AzureOptions
 
     def address(
-        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str]
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,  # noqa: ARG002
     ) -> Address:
         """A route per deployment with ``api_version``, else the v1 routes."""
         found = openai_path(dialect, operation, params)

@@ -85,7 +85,14 @@ class Demo(Vendor):
     base_url = "http://demo.invalid"
 
     def address(
-        self, _upstream: Upstream, dialect: str, operation: str, _model: str, params: Mapping[str, str]
+        self,
+        _upstream: Upstream,
+        dialect: str,
+        operation: str,
+        _model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,  # noqa: ARG002
     ) -> tuple[str, bool] | None:
         """Dialect and operation are the address."""
         name = f"{dialect}/{operation}"
@@ -93,6 +100,6 @@ class Demo(Vendor):
             return None
         return f"/{name}:{params.get('verb', '')}", dialect != "gemini.generate"
 
-    def transport(self, _options: BaseModel | None) -> Transport | None:
+    def transport(self, _gateway: Transport, _api_key: str | None, _options: BaseModel | None) -> Transport:
         """In this process."""
         return DemoTransport()
