@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gwcore.wire.splice import insert_top_level, replace_top_level, suspects, top_level_spans
+from gwcore.wire.splice import insert_top_level, remove_top_level, replace_top_level, suspects, top_level_spans
 
 MODEL = frozenset({"model"})
 
@@ -198,3 +198,29 @@ def test_suspects_are_few():
     assert suspects(b'{"model":"m","stream":true,"text":"\\u003cb\\u003e \\u00e9 \\"model\\""}', keys) == frozenset()
     assert suspects(b'{"model":"m","stream":true,"x":{"model":1}}', keys) == {"model"}
     assert suspects(b'{"model":"m","x":"\\u0041"}', keys) == keys
+
+
+@given(objects(), st.sampled_from([frozenset({"model"}), frozenset({"model", "mod"}), frozenset({"n"})]))
+def test_removal_leaves_every_other_member_as_it_was(given_object, keys):
+    raw, members = given_object
+    changed = remove_top_level(raw, keys)
+    kept = [(name, value) for name, value in members if name not in keys]
+    assert json.loads(changed) == dict(kept)
+    if len(kept) == len(members):
+        assert changed == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "changed"),
+    [
+        (b'{"model":"a"}', b"{}"),
+        (b' { "model" : "a" , "n" : 1 } ', b' { "n" : 1 } '),
+        (b'{"n":1, "model":"a"}', b'{"n":1}'),
+        (b'{"n":1,"model":"a","m":[{"model":2}]}', b'{"n":1,"m":[{"model":2}]}'),
+        (b'{"a":"{\\"model\\":1,","model":{"x":"}"},"b":1.0e5}', b'{"a":"{\\"model\\":1,","b":1.0e5}'),
+        (b'{"model":1,"n":2,"model":3}', b'{"n":2}'),
+        (b'{"mod\\u0065l":"a","n":1}', b'{"n":1}'),
+    ],
+)
+def test_removing(raw, changed):
+    assert remove_top_level(raw, MODEL) == changed

@@ -25,6 +25,7 @@ _OPENERS = frozenset(b"[{")
 _CANDIDATES = 4  # occurrences of a key that are looked at one by one
 _EMPTY = re.compile(rb"\s*+}")
 _COLON = re.compile(rb"\s*+:\s*+")
+_COMMA = re.compile(rb"\s*+,\s*+")
 _SCALAR = re.compile(rb"[^,}\s]*+")
 _MEMBER = re.compile(rb'[{,\s]*+"([^"]*+)"\s*+:\s*+')
 # Escapes of a letter, a digit or "_", with which a key may be written. Not e.g. \u003c, which some encoders write for "<".
@@ -65,6 +66,21 @@ def insert_top_level(raw: bytes, key: str, value: bytes) -> bytes:
     at = raw.index(b"{") + 1
     comma = b"" if _EMPTY.match(raw, at) else b","
     return b"".join((raw[:at], orjson.dumps(key), b":", value, comma, raw[at:]))
+
+
+def remove_top_level(raw: bytes, keys: frozenset[str]) -> bytes:
+    """``raw`` without these members, wherever and however often they stand.
+
+    Raises ``ValueError`` for a key that is not an ASCII identifier.
+    """
+    spans = sorted(span for found in top_level_spans(raw, keys).values() for span in found)
+    for start, end in reversed(spans):
+        # such a key holds no quote: the two before its value delimit it
+        before = raw[: raw.rfind(b'"', 0, raw.rfind(b'"', 0, start))]
+        comma = _COMMA.match(raw, end)
+        # the last member takes the comma before it along
+        raw = before + raw[comma.end() :] if comma else before.rstrip().removesuffix(b",") + raw[end:]
+    return raw
 
 
 def suspects(raw: bytes, keys: frozenset[str]) -> frozenset[str]:
