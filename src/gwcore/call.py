@@ -35,18 +35,40 @@ class Key(Generic[T]):
         return f"Key({self.name!r}, {self.kind.__name__})"
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
 class Principal:
     """Who calls. Made by an auth plugin, and by nothing else: there is no default identity.
 
+    The same object serves every call of a credential until something about the credential changes, so what a plugin
+    derives from it may be kept in a ``WeakKeyDictionary``; two principals are equal only if they are the same object.
+
     Attributes:
-        id: of the credential; never the credential.
-        policies: settings per plugin name, validated when the credential was written.
+        id: of the credential, stable over a rotation of its secret; never the credential. Open gateways say ``open``.
+        alias: the credential's name for humans.
+        team, user, organisation: ids of those the credential belongs to. ``organisation`` is its own, else its team's.
+        end_user: id of the customer a call is made for, if the client named one that the credential may name.
+        metadata: what was stored with the credential, over what was stored with its team; for reports and routing.
+        tags: of the credential, its team and its organisation together.
+        policies: settings per plugin name, then per scope. ``policies["budget"]["team"]`` is an instance of the budget
+            plugin's ``Policy``, validated when it was written, or is absent. Scopes, from wide to narrow:
+            ``organisation``, ``team``, ``user``, ``member`` (this user in this team), ``end_user``, ``key``. Each scope's
+            own id is the principal's field of that name (``member``: ``team`` and ``user``; ``key``: ``id``).
+            The fields that the admin API takes flat, in LiteLLM's words, are fields of these models under the same names:
+
+            * ``budget``: ``max_budget``, ``soft_budget``, ``budget_duration``, ``budget_id``, ``model_max_budget``,
+              ``budget_limits``, ``temp_budget_increase``, ``temp_budget_expiry``;
+            * ``ratelimit``: ``rpm_limit``, ``tpm_limit``, ``tpd_limit``, ``max_parallel_requests``, ``model_rpm_limit``,
+              ``model_tpm_limit``.
     """
 
     id: str
+    alias: str | None = None
     team: str | None = None
     user: str | None = None
+    organisation: str | None = None
+    end_user: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    tags: frozenset[str] = frozenset()
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
 
 
