@@ -39,8 +39,8 @@ class Key(Generic[T]):
 class Principal:
     """Who calls. Made by an auth plugin, and by nothing else: there is no default identity.
 
-    The same object serves every call of a credential until something about the credential changes, so what a plugin
-    derives from it may be kept in a ``WeakKeyDictionary``; two principals are equal only if they are the same object.
+    As a rule one object serves all calls of a credential (and end user) until something about them changes, so what a
+    plugin derives from it may be kept in a ``WeakKeyDictionary``. Two principals are equal only if they are one object.
 
     Attributes:
         id: of the credential, stable over a rotation of its secret; never the credential. Open gateways say ``open``.

@@ -17,7 +17,7 @@ from gwcore.optional import without_absent
 from gwcore.stackfile import Explainer, Loc, StackErrors, StackSource, quotes
 from gwcore.stackmodels import (
     FOLDER,
-    MEMORY,
+    STORES_THERE,
     AsgiEntry,
     Entry,
     ServerConfig,
@@ -114,7 +114,10 @@ class _Reader:
         # what is said of these is said; a second complaint about the same place would only mislead
         self._said = {problem.where for problem in self.problems}
         stores = self._data.get("stores")
-        self._context = {STORES: [*{**(stores if isinstance(stores, dict) else {}), MEMORY: ""}], FOLDER: source.folder}
+        self._context = {
+            STORES: [*{**(stores if isinstance(stores, dict) else {}), **STORES_THERE}],
+            FOLDER: source.folder,
+        }
 
     def config(self) -> StackConfig | None:
         """The configuration, or ``None`` when its frame is wrong; complete only if there are no problems."""
@@ -131,7 +134,7 @@ class _Reader:
         config = self._check(StackConfig, data, ())
         if config is not None:
             self._closed(config)
-            config = config.model_copy(update={"stores": {MEMORY: "memory:", **config.stores}})
+            config = config.model_copy(update={"stores": {**STORES_THERE, **config.stores}})
         return config
 
     # ── sections ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@
     │   ├── Malformed 502        not HTTP, or not what the dialect allows
     │   ├── Refused              a status of the upstream's own; body kept
     │   └── Broken 502           the connection ended inside an answer
+    ├── StoreUnavailable 503     a store that a decision needs does not answer; nothing was decided
     └── PluginFault 500          an exception nobody named; hidden from clients
 
 Raised, never returned; written in the *client's* dialect by the Gateway alone.
@@ -251,6 +252,13 @@ class Refused(UpstreamError):
         self.body = body
         self.raw_headers = headers or []
         self.dialect = dialect
+
+
+class StoreUnavailable(GatewayError):
+    """503: a store that a decision needs does not answer. Never told as a 401 or a 429: nothing was decided."""
+
+    code = "store_unavailable"
+    status = 503
 
 
 class PluginFault(GatewayError):

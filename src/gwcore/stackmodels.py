@@ -259,7 +259,7 @@ class StackConfig(_Strict):
 
     gwcore: Literal[1] = Field(description="version of this format: 1")
     stores: dict[_Name, _StoreUrl] = Field(
-        default={}, repr=False, description="name to URL; the store memory is always there"
+        default={}, repr=False, description="name to URL; memory and book (a SQLite file) are always there"
     )
     upstreams: dict[_Name, UpstreamConfig] = Field(default={}, description="name to where calls can go")
     models: dict[str, _Meaning] = Field(
@@ -271,5 +271,6 @@ class StackConfig(_Strict):
     server: ServerConfig = Field(default=ServerConfig(), description="how the gateway listens")
 
 
-MEMORY: Final = "memory"
-"""The store that every stack has."""
+STORES_THERE: Final = {"memory": "memory:", "book": "sqlite:///gwcore.db"}
+"""The stores that every stack has: nothing opens unless a plugin uses it. ``book`` is for keys and money; the file is in
+the working directory, unless ``stores`` says otherwise."""

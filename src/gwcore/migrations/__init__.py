@@ -1,0 +1,1 @@
+"""What alembic needs to find; the revisions are the plugins' own."""

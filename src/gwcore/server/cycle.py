@@ -1,0 +1,125 @@
+"""One request and its response on a client's connection: uvicorn's cycle, less what a gateway need not pay per header.
+
+uvicorn searches every response header with two regular expressions and writes head and body apart. Here the head is checked
+once, joined, and leaves in one write with the first body bytes, as ASGI asks ("Response Start": "… should not send until …").
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn._types import ASGIReceiveEvent
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")  # a field name in lower case, RFC 9110 §5.6.2
+_BAD_VALUE = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")  # what no field value may hold; a joined head is searched at once
+_BODILESS = frozenset({204, 304})
+_names: dict[bytes, bytes] = {}  # header name -> b"name: "
+_lines: dict[int, bytes] = {}  # status -> b"HTTP/1.1 200 OK\r\n"
+
+
+class EdgeCycle(RequestResponseCycle):
+    """The ASGI ``receive`` and ``send`` of one request."""
+
+    head: list[bytes] | None = None
+    """The response head, until the first body message."""
+
+    async def send(self, message: Any) -> None:
+        """ASGI: a response message. Raises ``RuntimeError`` for one that may not come now or breaks the framing."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if kind == "http.response.body":
+            if not self.response_started or self.response_complete:
+                raise RuntimeError(f"{kind} {'after the end' if self.response_complete else 'before the start'}")
+            self._body(message.get("body", b""), more=message.get("more_body", False))
+        elif kind == "http.response.start" and not self.response_started:
+            self._start(message["status"], message.get("headers", ()))
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind}")
+
+    def _start(self, status: int, headers: Any) -> None:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        parts = []
+        closing = False
+        for name, value in [*self.default_headers, *headers]:
+            prefix = _names.get(name)
+            if prefix is None:
+                prefix = _name(name)
+            if prefix == b"content-length: ":
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif prefix == b"transfer-encoding: ":
+                continue  # the framing is this server's own
+            elif prefix == b"connection: ":
+                closing = b"close" in value.lower()
+            parts.append(prefix + value)
+        if closing:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            parts.append(b"connection: close")
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
+            self.chunked_encoding = True
+            parts.append(b"transfer-encoding: chunked")
+        head = b"\r\n".join(parts)
+        if head.count(b"\n") != max(0, len(parts) - 1) or _BAD_VALUE.search(head.replace(b"\r\n", b"")):
+            raise RuntimeError("a response header holds a control character")
+        self.head = [_lines.get(status) or _line(status), head, b"\r\n\r\n" if parts else b"\r\n"]
+
+    def _body(self, body: bytes, *, more: bool) -> None:
+        out, self.head = self.head or [], None
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+        elif self.chunked_encoding:
+            if body:
+                out += (b"%x\r\n" % len(body), body, b"\r\n")
+            if not more:
+                out.append(b"0\r\n\r\n")
+        else:
+            self.expected_content_length -= len(body)
+            if self.expected_content_length < 0 or (not more and self.expected_content_length):
+                raise RuntimeError("a response that is not as long as its content-length")
+            out.append(body)
+        if out:
+            self.transport.write(b"".join(out))
+        if not more:
+            self._end()
+
+    def _end(self) -> None:
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """ASGI: the body so far, or the client's leaving."""
+        if not self.more_body and self.body and not self.disconnected and not self.response_complete:
+            body, self.body = bytes(self.body), bytearray()
+            self.message_event.clear()
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await super().receive()
+
+
+def _name(name: bytes) -> bytes:
+    lower = name.lower()
+    if not _TOKEN.fullmatch(lower):
+        raise RuntimeError("a response header with an invalid name")
+    prefix = lower + b": "
+    if len(_names) < 1024:  # names come from upstreams, too
+        _names[name] = prefix
+    return prefix
+
+
+def _line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    line = _lines[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    return line

@@ -1,0 +1,233 @@
+"""SQL behind the stores of the stack file: one engine per store, and the one migrator. Needs the extra ``gwcore[sql]``.
+
+A plugin owns its tables (names begin with the plugin's) and ships its migrations as a package of alembic revisions::
+
+    BOOK = Migrations("auth", "gwcore_auth.migrations", head="auth_0001")
+
+    async def lifespan(self):
+        await migrate(store, BOOK)                          # waits while another replica migrates
+        async with reading(store) as sql: ...               # autocommit: for single SELECTs
+        async with writing(store) as sql: ...               # one transaction; SQLite: BEGIN IMMEDIATE
+
+A store that cannot be asked, or does not answer in time, is :class:`gwcore.errors.StoreUnavailable`; an
+``IntegrityError`` is the caller's to read, everything else of SQLAlchemy's too.
+
+``memory:`` is a SQLite file in a temporary folder that goes with the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import structlog
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
+from gwcore.resources import Store
+
+ANSWER_WITHIN = 2.0
+"""Seconds that a store has to answer a statement of the request path, the wait for a connection included."""
+
+MIGRATE_WITHIN = 120.0
+"""Seconds that start-up waits for another replica's migration, and for its own."""
+
+_log = structlog.get_logger("gwcore")
+_alembic = asyncio.Lock()  # its context is global to the process, and two gateways may start in one
+_BEGIN = "gwcore_begin"
+_SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",  # money and revocations: a commit survives a power loss
+    "PRAGMA busy_timeout=2000",
+    "PRAGMA foreign_keys=ON",
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Migrations:
+    """A plugin's branch: linear, forward only, and each step such that the release before still runs on the result.
+
+    Attributes:
+        branch: the plugin's name; its version stands in the table ``<branch>_version``.
+        package: import package with one alembic revision per module.
+        head: revision id of the newest; stated here so that a start on a current schema imports no alembic (1.4 s).
+    """
+
+    branch: str
+    package: str
+    head: str
+
+
+class _Open:
+    """An engine as a store keeps it."""
+
+    def __init__(self, engine: AsyncEngine, folder: str | None) -> None:
+        self.engine = engine
+        self._folder = folder
+
+    async def aclose(self) -> None:
+        await self.engine.dispose()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def is_sql(store: Store) -> bool:
+    """Whether the store can hold tables."""
+    return store.scheme in {"memory", "sqlite", "postgresql"}
+
+
+def engine_of(store: Store) -> AsyncEngine:
+    """The engine of a store; everyone who asks gets the same, with one pool. Raises ``BadConfig`` for a redis store."""
+    if not is_sql(store):
+        raise BadConfig(f"a {store.scheme} store holds no tables; name a store with a sqlite: or postgresql: URL")
+    opened: _Open = store.once("sql", lambda: _open(store))
+    return opened.engine
+
+
+def _open(store: Store) -> _Open:
+    if store.scheme == "postgresql":
+        return _Open(_postgres(store.url), None)
+    folder = None
+    if store.scheme == "memory":
+        folder = tempfile.mkdtemp(prefix="gwcore-")
+        url = URL.create("sqlite+aiosqlite", database=f"{folder}/memory.db")
+    else:
+        url = make_url(store.url).set(drivername="sqlite+aiosqlite")
+        if not url.database or url.database == ":memory:":
+            raise BadConfig("a sqlite: store names no file; write sqlite:///gwcore.db or sqlite:////var/lib/gwcore.db")
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url, hide_parameters=True, pool_timeout=ANSWER_WITHIN)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: the events below do
+        cursor = connection.cursor()
+        for pragma in _SQLITE_PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: Any) -> None:
+        # a transaction that reads first and writes later fails at once with SQLITE_BUSY_SNAPSHOT: take the lock first
+        how = connection.get_execution_options().get(_BEGIN, "BEGIN IMMEDIATE")
+        if how:
+            connection.exec_driver_sql(how)
+
+    return _Open(engine, folder)
+
+
+def _postgres(text_: str) -> AsyncEngine:
+    url = make_url(text_).set(drivername="postgresql+asyncpg")
+    sslmode = url.query.get("sslmode")
+    if sslmode is not None:  # libpq's word; asyncpg says ssl
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": sslmode})
+    try:
+        return create_async_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,  # a restart of the server costs a ping, not a refused call
+            pool_timeout=ANSWER_WITHIN,
+            connect_args={"timeout": ANSWER_WITHIN},
+        )
+    except ImportError:
+        raise BadConfig("a postgresql: store needs asyncpg; pip install 'gwcore[postgres]'") from None
+
+
+@asynccontextmanager
+async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
+    """A connection on which each statement stands alone. Raises ``StoreUnavailable``."""
+    engine = engine_of(store)
+    options: dict[str, Any] = (
+        {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {_BEGIN: None}
+    )
+    async with _answering(within), engine.execution_options(**options).connect() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
+    """A connection inside one transaction, committed when the block ends well. Raises ``StoreUnavailable``."""
+    async with _answering(within), engine_of(store).begin() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _answering(within: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except IntegrityError:
+        raise
+    except (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError, TimeoutError) as error:
+        # the type alone: the text of a driver's error may quote parameters, and with them a digest or a name
+        cause = getattr(error, "orig", None) or error
+        _log.error("store unavailable", error=type(cause).__name__)
+        raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
+        raise
+
+
+async def migrate(store: Store, migrations: Migrations) -> None:
+    """Bring a plugin's tables to its newest revision, once, however many replicas start at the same time.
+
+    The whole branch runs in one transaction under a lock (PostgreSQL: advisory; SQLite: the write lock), so a failure
+    leaves the schema as it was. A schema newer than this release is left alone.
+
+    Raises:
+        AssemblyError: the migration failed, or another replica's took over two minutes. The gateway must not serve.
+        StoreUnavailable: the store cannot be reached.
+    """
+    async with _alembic, writing(store, MIGRATE_WITHIN) as connection:
+        if connection.dialect.name == "postgresql":
+            lock = {"family": 0x6777, "branch": crc32(migrations.branch.encode()) & 0x7FFFFFFF}
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:family, :branch)"), lock)
+        try:
+            await connection.run_sync(_upgrade, migrations)
+        except Exception as error:  # a revision is foreign code: whatever it raises, the gateway must not serve
+            message = f"the migration of {migrations.branch} failed with {type(error).__name__}; nothing was changed"
+            raise AssemblyError(message) from error
+
+
+def _upgrade(connection: Any, migrations: Migrations) -> None:
+    table = f"{migrations.branch}_version"
+    found = None
+    if connection.dialect.has_table(connection, table):
+        found = connection.execute(text(f'SELECT version_num FROM "{table}"')).scalar()  # noqa: S608 - a plugin's name
+    if found == migrations.head:
+        return
+    # 1.4 s of CPU: only where there is something to do
+    from alembic import command  # noqa: PLC0415 - an optional driver
+    from alembic.config import Config  # noqa: PLC0415 - an optional driver
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - an optional driver
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("version_locations", _folder(migrations.package))
+    config.set_main_option("path_separator", "newline")
+    config.attributes.update(connection=connection, version_table=table)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        _log.warning("the schema is newer than this release", branch=migrations.branch, schema=found)
+        return
+    command.upgrade(config, migrations.head)
+    _log.info("migrated", branch=migrations.branch, schema=migrations.head)
+
+
+def _folder(package: str) -> str:
+    file = importlib.import_module(package).__file__
+    assert file is not None, "a package of migrations has an __init__.py"
+    return str(Path(file).parent)

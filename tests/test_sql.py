@@ -1,0 +1,190 @@
+"""Stores as SQL: engines, transactions, outages, and the one migrator, on SQLite and PostgreSQL."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
+from gwcore.resources import Lease, Resources
+from gwcore.sql import Migrations, engine_of, migrate, reading, writing
+
+FIRST = """
+from alembic import op
+import sqlalchemy as sa
+revision, down_revision = "demo_0001", None
+def upgrade():
+    op.create_table("demo_thing", sa.Column("id", sa.Integer, primary_key=True))
+"""
+SECOND = """
+from alembic import op
+revision, down_revision = "demo_0002", "demo_0001"
+def upgrade():
+    op.execute("INSERT INTO demo_thing VALUES (1)")
+    {more}
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, request):
+    """An import package of two revisions."""
+    name = f"demo_migrations_{abs(hash(request.node.nodeid))}"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text(FIRST)
+    (folder / "b.py").write_text(SECOND.format(more=""))
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/book.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+async def store(url):
+    lease = Lease(Resources())
+    yield lease.store(url)
+    await lease.release()
+
+
+def demo(package, head="demo_0002"):
+    return Migrations("demo", package.name, head)
+
+
+async def count(store):
+    async with reading(store) as sql:
+        return (await sql.execute(text("SELECT count(*) FROM demo_thing"))).scalar()
+
+
+async def test_migrates_once_and_then_imports_no_alembic(store, package, monkeypatch):
+    await migrate(store, demo(package, "demo_0001"))
+    assert await count(store) == 0
+    await migrate(store, demo(package))
+    assert await count(store) == 1
+    monkeypatch.setitem(sys.modules, "alembic", None)  # importing it now raises
+    await migrate(store, demo(package))
+    with pytest.raises(AssemblyError):  # the control: where there is work, alembic is needed
+        await migrate(store, demo(package, "demo_0003"))
+
+
+async def test_a_failing_step_changes_nothing(store, package):
+    (package / "b.py").write_text(SECOND.format(more="op.execute('nonsense')"))
+    with pytest.raises(AssemblyError):
+        await migrate(store, demo(package))
+    async with reading(store) as sql:
+        assert not await sql.run_sync(lambda c: c.dialect.has_table(c, "demo_thing"))
+
+
+async def test_the_release_before_runs_on_a_newer_schema(store, package):
+    await migrate(store, demo(package))
+    (package / "b.py").unlink()
+    await migrate(store, demo(package, "demo_0001"))
+    assert await count(store) == 1
+
+
+async def test_foreign_tables_are_left_alone(store, package):
+    async with writing(store) as sql:
+        await sql.execute(text("CREATE TABLE theirs (id integer)"))
+    await migrate(store, demo(package))
+    async with reading(store) as sql:
+        assert await sql.run_sync(lambda c: c.dialect.has_table(c, "theirs"))
+
+
+REPLICA = """
+import asyncio, sys
+sys.path.insert(0, {folder!r})
+from gwcore.resources import Lease, Resources
+from gwcore.sql import Migrations, migrate
+async def main():
+    lease = Lease(Resources())
+    await migrate(lease.store({url!r}), Migrations("demo", {name!r}, "demo_0002"))
+    await lease.release()
+asyncio.run(main())
+"""
+
+
+async def test_replicas_that_start_together_migrate_once(store, url, package):
+    """The second revision inserts a row whose key is fixed: a second run of it fails."""
+    code = textwrap.dedent(REPLICA).format(folder=str(package.parent), url=url, name=package.name)
+    replicas = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
+    ended = [await asyncio.to_thread(replica.communicate) for replica in replicas]
+    assert [replica.returncode for replica in replicas] == [0] * 4, ended
+    assert await count(store) == 1
+
+
+async def test_a_write_is_whole_or_nothing(store):
+    async with writing(store) as sql:
+        await sql.execute(text("CREATE TABLE demo_thing (id integer PRIMARY KEY)"))
+    with pytest.raises(IntegrityError):
+        async with writing(store) as sql:
+            await sql.execute(text("INSERT INTO demo_thing VALUES (1)"))
+            await sql.execute(text("INSERT INTO demo_thing VALUES (1)"))
+    assert await count(store) == 0
+
+
+async def test_two_writers_that_read_first_do_not_collide(store):
+    async with writing(store) as sql:
+        await sql.execute(text("CREATE TABLE demo_thing (id integer PRIMARY KEY)"))
+        await sql.execute(text("INSERT INTO demo_thing VALUES (0)"))
+
+    async def bump():
+        async with writing(store) as sql:
+            await sql.execute(text("SELECT id FROM demo_thing"))
+            await sql.execute(text("UPDATE demo_thing SET id = id + 1"))
+
+    await asyncio.gather(*(bump() for _ in range(12)))
+    async with reading(store) as sql:
+        assert (await sql.execute(text("SELECT id FROM demo_thing"))).scalar() == 12
+
+
+async def test_an_outage_is_named_and_says_nothing_of_the_url():
+    with socket.socket() as taken:  # bound and not listening: refused
+        taken.bind(("127.0.0.1", 0))
+        lease = Lease(Resources())
+        store = lease.store(f"postgresql://me:password-canary@127.0.0.1:{taken.getsockname()[1]}/db")
+        with pytest.raises(StoreUnavailable) as caught:
+            async with reading(store) as sql:
+                await sql.execute(text("SELECT 1"))
+        assert caught.value.status == 503
+        assert "canary" not in f"{caught.value!r} {caught.value.message} {engine_of(store)!r} {store!r}"
+        await lease.release()
+
+
+async def test_a_store_that_hangs_is_an_outage():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never says a word
+        lease = Lease(Resources())
+        store = lease.store(f"postgresql://me:pw@127.0.0.1:{silent.getsockname()[1]}/db")
+        with pytest.raises(StoreUnavailable):
+            async with reading(store, within=0.05) as sql:
+                await sql.execute(text("SELECT 1"))
+        await lease.release()
+
+
+async def test_a_memory_store_goes_with_its_lease():
+    lease = Lease(Resources())
+    store = lease.store("memory:")
+    async with writing(store) as sql:
+        await sql.execute(text("CREATE TABLE t (id integer)"))
+    file = engine_of(store).url.database
+    assert Path(file).exists()
+    await lease.release()
+    assert not Path(file).exists()
+
+
+def test_stores_without_tables_are_refused():
+    lease = Lease(Resources())
+    with pytest.raises(BadConfig):
+        engine_of(lease.store("redis://127.0.0.1/0"))
+    with pytest.raises(BadConfig):
+        engine_of(lease.store("sqlite://"))
