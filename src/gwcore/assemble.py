@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pluggy
+from pydantic import SecretStr
 
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
@@ -26,7 +28,7 @@ from gwcore.stack import Placed, Stack
 from gwcore.stackfile import load
 from gwcore.taps import Tap, Taps
 from gwcore.when import Condition, only_when
-from gwcore.wire.transport import Headers, Origin
+from gwcore.wire.transport import Origin
 
 
 def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str]) -> Stack:
@@ -46,14 +48,15 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
     config = read(text, env=env, registry=catalog)
     lease = Lease(resources)
     upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
-    placed = _place(config, catalog, lease)
+    models = Models(config.models, upstreams)
+    placed = _place(config, catalog, lease, models)
     taps = _taps(placed)
     demand = max((p.plugin.demand for p in placed), default=Demand.NOTHING)
     dispatch = Dispatch(demand, taps)
     return Stack(
         service=_pipeline(config, placed, dispatch),
         ingress=Ingress(catalog.dialects()),
-        models=Models(config.models, upstreams),
+        models=models,
         upstreams=upstreams,
         placed=placed,
         taps=taps,
@@ -74,27 +77,35 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
         origin = Origin.of(base_url)
     except ValueError as error:
         raise BadConfig(f"upstreams.{name}.base_url: {error}") from None
-    key = config.api_key.get_secret_value() if config.api_key else None
-    headers: Headers = provider.credential(key, config.options)
-    headers += [(k.lower().encode(), v.get_secret_value().encode("latin-1")) for k, v in config.headers.items()]
+    fixed = [(k.lower().encode(), v.get_secret_value().encode("latin-1")) for k, v in config.headers.items()]
     gateway = lease.transport(config.tls, config.proxy, http2=config.http2)
-    made = provider.transport(gateway, key, config.options)
     path = "/" + base_url.split("://", 1)[1].partition("/")[2]
-    return Upstream(
-        name=name,
-        provider=provider,
-        origin=origin,
-        base_path=path.rstrip("/"),
-        headers=headers,
-        timeouts=config.timeouts,
-        transport=lease.before(gateway, made, (provider.name, key, config.options)),
-        options=config.options,
-        models=tuple(config.models),
-        prepare=provider.prepare if isinstance(provider, Preparing) else None,
-    )
+
+    def upstream(secret: SecretStr | None, number: int = 0, weight: int = 1) -> Upstream:
+        key = secret.get_secret_value() if secret else None
+        made = provider.transport(gateway, key, config.options)
+        return Upstream(
+            name=name,
+            provider=provider,
+            origin=origin,
+            base_path=path.rstrip("/"),
+            headers=[*provider.credential(key, config.options), *fixed],
+            timeouts=config.timeouts,
+            transport=lease.before(gateway, made, (provider.name, key, config.options)),
+            options=config.options,
+            models=tuple(config.models),
+            prepare=provider.prepare if isinstance(provider, Preparing) else None,
+            key=number,
+            weight=weight,
+        )
+
+    if not config.api_keys:
+        return upstream(config.api_key)
+    keys = tuple(upstream(entry.key, number, entry.weight) for number, entry in enumerate(config.api_keys, 1))
+    return replace(keys[0], keys=keys)
 
 
-def _place(config: StackConfig, catalog: Catalog, lease: Lease) -> tuple[Placed, ...]:
+def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models) -> tuple[Placed, ...]:
     ports: dict[type, object] = {}
     placed: list[Placed] = []
     for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
@@ -102,7 +113,7 @@ def _place(config: StackConfig, catalog: Catalog, lease: Lease) -> tuple[Placed,
         missing = [port.__name__ for port in kind.requires if port not in ports]
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
-        plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports))
+        plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports, models=models))
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, entry.when.model_dump_json() if entry.when else None, watching))
     _check_order([p for p in placed if not p.watching])

@@ -115,6 +115,7 @@ class Call:
         headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
         targets: what ``model`` may mean, in order.
         started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
+        served: the attempt that answers, or the latest one.
         left: the client has gone, or the call is over: nobody reads any more.
         deadline: monotonic second at which the call ends, or ``None``.
     """
@@ -141,6 +142,7 @@ class Call:
         "raw",
         "reply",
         "route",
+        "served",
         "started",
         "stream",
         "tags",
@@ -186,6 +188,7 @@ class Call:
         self.principal: Principal | None = None
         self.targets: tuple[Target, ...] = ()
         self.attempts: list[Attempt] = []
+        self.served: Attempt | None = None
         self.tags: frozenset[str] = frozenset()
         self.started = time.perf_counter()
         self.waited = 0.0
@@ -226,9 +229,12 @@ class Call:
 
 
 class Attempt:
-    """One try at one target. ``id`` is ``call.id:n``, n from 1.
+    """One try at one target.
 
     Attributes:
+        id: ``call.id:n``, n from 1.
+        first_byte_at: ``time.perf_counter()`` when its answer's head came; of a stream, its first content.
+        error: what ended it; a router that ends it itself says why beforehand.
         meter: has the usage read so far, while the attempt runs and after it.
         cost: of that usage, once the attempt is over; see :attr:`Outcome.cost`.
     """
@@ -247,3 +253,4 @@ class Attempt:
         self.meter: Meter | None = None
         self.cost: Cost | None = None
         call.attempts.append(self)
+        call.served = self

@@ -132,6 +132,10 @@ class Dialect(Protocol):
         """Whether the last bytes of an event stream say that the answer is complete."""
         ...
 
+    def failed(self, operation: str, tail: bytes) -> bool:
+        """Whether the last bytes of an event stream say that it ended with an error."""
+        ...
+
     def meter(self, operation: str, document: Document | None, *, stream: bool) -> Meter | None:
         """A meter for one attempt; ``None`` where the operation reports no usage."""
         ...

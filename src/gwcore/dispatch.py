@@ -155,7 +155,8 @@ class Dispatch:
         try:
             return await self._exchange(attempt)
         except BaseException as error:
-            attempt.error = error if isinstance(error, GatewayError) else PluginFault()
+            if attempt.error is None:
+                attempt.error = error if isinstance(error, GatewayError) else PluginFault()
             tell(taps.attempt_failed, attempt)
             raise
 
@@ -181,7 +182,7 @@ class Dispatch:
                 await self._relay_body(attempt, response)
         finally:
             response.close()
-        return Outcome(response.status, usage=attempt.meter.usage if attempt.meter else None)
+        return Outcome(response.status, attempt.error, usage=attempt.meter.usage if attempt.meter else None)
 
     async def _refusal(self, attempt: Attempt, response: Response) -> Refused:
         parts: list[bytes] = []
@@ -232,6 +233,7 @@ class Dispatch:
         headers.append((b"x-accel-buffering", b"no"))
         meter = attempt.meter if readable else None
         chunk = await self._opening(attempt, response, headers) if events else await response.read()
+        attempt.first_byte_at = time.perf_counter()
         if not reply.committed:
             await reply.commit(response.status, headers)
         tail = b""
@@ -247,6 +249,9 @@ class Dispatch:
             await reply.write(rest)
         if events and not call.dialect.ended(call.operation, tail):
             raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
+        if events and call.dialect.failed(call.operation, tail):
+            # the client has the upstream's own error event; what is left is to know of it
+            attempt.error = Broken(f"upstream {attempt.target.upstream.name!r} ended its stream with an error")
         await reply.end()
 
     async def _opening(self, attempt: Attempt, response: Response, headers: Headers) -> bytes:

@@ -1,7 +1,8 @@
 """Comments into silent streams, where ``server.keepalive`` asks for them.
 
 Load balancers cut connections that are silent for a minute; a model may think for ten. The price: the first comment
-commits the response as a 200, so an error after it can only be an event of the stream (pains D4 and D6 conflict).
+sends the head of a 200, so an error after it can only be an event of the stream (pains D4 and D6 conflict). No content
+has left with it: another target can still be tried.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from gwcore.call import Call
-from gwcore.reply import ENDED, IDLE
+from gwcore.reply import ENDED
 
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
@@ -25,9 +26,7 @@ async def keep_alive(call: Call, interval: float) -> None:
     sent = -1
     while reply.state != ENDED:
         if reply.sent == sent and not reply.held and (not reply.last or reply.last.endswith(_BLANK_LINES)):
-            if reply.state == IDLE:
-                headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-                await reply.commit(200, headers)
-            await reply.write(call.dialect.keepalive)
+            headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+            await reply.comment(call.dialect.keepalive, headers)
         sent = reply.sent
         await asyncio.sleep(interval)

@@ -11,12 +11,16 @@ from pydantic import BaseModel, ConfigDict
 
 from gwcore.call import Attempt, Call, Key
 from gwcore.errors import BadConfig, MissingPort
+from gwcore.models import Models
 from gwcore.ports import AdminRoute
 from gwcore.prices import Prices
 from gwcore.resources import Lease, Store
 from gwcore.service import Service
 
 T = TypeVar("T")
+
+
+NO_MODELS = Models({}, {})
 
 
 class Demand(IntEnum):
@@ -37,6 +41,7 @@ class Setup:
 
     Attributes:
         prices: what a target costs; ``prices.card(target)`` is cheap while serving.
+        models: what names mean in this stack.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class Setup:
         stores: dict[str, str],
         ports: dict[type, object],
         prices: Prices | None = None,
+        models: Models = NO_MODELS,
     ) -> None:
         self.plugin = plugin
+        self.models = models
         self._lease = lease
         self._stores = stores
         self._ports = ports
@@ -122,7 +129,10 @@ class Plugin:
         return ()
 
     def explain(self, call: Call) -> str | None:  # noqa: ARG002 - for overriding
-        """One line for ``gwcore explain``: what this plugin would do with the call. Nothing is sent or changed."""
+        """For ``gwcore explain``: what this plugin would do with the call, in one line or several. Nothing is sent.
+
+        A router puts ``call.targets`` into the order in which it would try them.
+        """
         return None
 
     def health(self) -> dict[str, Any] | None:

@@ -20,6 +20,9 @@ class Upstream:
         headers: credential and configured headers; sent to ``origin`` and nowhere else. Never logged.
         models: names this upstream declares, for ``GET /models``.
         prepare: the provider's :meth:`Preparing.prepare`, if it has one.
+        key: which of several credentials this is, ``1`` and up; 0 where there is one. Never the credential.
+        weight: this credential's share of the calls.
+        keys: with several credentials, one upstream for each, this one first; a router may choose. Else empty.
     """
 
     name: str
@@ -32,6 +35,9 @@ class Upstream:
     options: BaseModel | None = None
     models: tuple[str, ...] = ()
     prepare: Callable[..., None] | None = None
+    key: int = 0
+    weight: int = 1
+    keys: tuple[Upstream, ...] = field(default=(), repr=False)
 
 
 class Provider(Protocol):

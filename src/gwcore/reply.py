@@ -1,10 +1,14 @@
-"""``Reply``: the one way out. Idle → (held →) committed → ended; anything else is a bug with a name."""
+"""``Reply``: the one way out. Idle → (held →) committed → ended; anything else is a bug with a name.
+
+A keep-alive comment may leave before any answer is known: then the head is gone, but no content, and another target can
+still be tried (``waiting``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from gwcore.wire.transport import Headers
 
@@ -15,6 +19,18 @@ IDLE, COMMITTED, ENDED = "idle", "committed", "ended"
 
 class ReplyMisuse(RuntimeError):
     """A second commit, bytes before a commit or after the end. The traceback names the plugin."""
+
+
+class Gate(Protocol):
+    """What a router puts before a reply: it learns of the commit, and may change what follows."""
+
+    def commit(self) -> bool:
+        """Asked just before a commit. ``False``: the head has left already, send none. Raising refuses the commit."""
+        ...
+
+    def write(self, chunk: bytes) -> bytes:
+        """What of a piece of the body leaves."""
+        ...
 
 
 class Held:
@@ -51,9 +67,11 @@ class Reply:
         status: committed status; 0 before.
         sent: body bytes handed to the server; ``last`` is the latest piece of them.
         before_commit: called with the headers just before they leave, so that the gateway can add its own.
+        gate: a router's, or ``None``.
+        waiting: the head left with a keep-alive comment, and nothing else has.
     """
 
-    __slots__ = ("_extra", "_held", "_send", "before_commit", "last", "sent", "state", "status")
+    __slots__ = ("_extra", "_held", "_send", "before_commit", "gate", "last", "sent", "state", "status", "waiting")
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -64,6 +82,8 @@ class Reply:
         self.sent = 0
         self.last = b""
         self.before_commit: Callable[[int, Headers], None] | None = None
+        self.gate: Gate | None = None
+        self.waiting = False
 
     @property
     def held(self) -> bool:
@@ -72,8 +92,8 @@ class Reply:
 
     @property
     def committed(self) -> bool:
-        """Whether the status has left: no retry, no fallback after that."""
-        return self.state != IDLE
+        """Whether an answer has begun to leave: no retry, no fallback after that."""
+        return self.state != IDLE and not self.waiting
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """A response header of a plugin's own, whoever writes the response; ``name`` in lower case."""
@@ -83,12 +103,20 @@ class Reply:
 
     async def commit(self, status: int, headers: Headers) -> None:
         """Send status and headers. The list is the reply's from here on."""
+        if self.gate is not None and not self.gate.commit():
+            return
         held = self._held
         if held is not None:
             held.status, held.headers = status, headers
             return
+        if self.waiting:
+            self.waiting = False
+            return
         if self.state != IDLE:
             raise ReplyMisuse(f"commit of a reply that is {self.state}")
+        await self._head(status, headers)
+
+    async def _head(self, status: int, headers: Headers) -> None:
         self.state = COMMITTED
         self.status = status
         if self._extra is not None:
@@ -99,6 +127,8 @@ class Reply:
 
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body; one write of the server, nothing is buffered."""
+        if self.gate is not None:
+            chunk = self.gate.write(chunk)
         held = self._held
         if held is not None:
             held.body.append(chunk)
@@ -111,6 +141,8 @@ class Reply:
 
     async def end(self, chunk: bytes = b"") -> None:
         """Send the last piece."""
+        if self.gate is not None:
+            chunk = self.gate.write(chunk)
         held = self._held
         if held is not None:
             held.body.append(chunk)
@@ -121,6 +153,15 @@ class Reply:
         self.state = ENDED
         self.sent += len(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def comment(self, frame: bytes, headers: Headers) -> None:
+        """Send a frame that is no content; where nothing has left yet, a 200 with ``headers`` before it."""
+        if self.state == IDLE:
+            self.waiting = True
+            await self._head(200, headers)
+        self.sent += len(frame)
+        self.last = frame
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Held]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import traceback
 
 import orjson
 import structlog
 
-from gwcore.call import Call
+from gwcore.call import Attempt, Call
 from gwcore.dialect import Dialect
 from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused
 from gwcore.reply import COMMITTED, IDLE
 from gwcore.wire.transport import Headers
 
 _log = structlog.get_logger("gwcore")
+_VISIBLE, _HIDDEN = re.compile(r"[!-+\--:<-~]+"), re.compile(r"[^!-+\--:<-~]")  # no comma, no semicolon, no blank
 
 
 def stamp(call: Call, _status: int, headers: Headers) -> None:
@@ -26,11 +28,26 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
     overhead = (time.perf_counter() - call.started - call.waited) * 1000
     headers.append((b"x-gwcore-request-id", call.id.encode()))
     attempts = call.attempts
-    if attempts:
-        headers.append((b"x-gwcore-upstream", attempts[-1].target.upstream.name.encode("latin-1", "replace")))
+    served = call.served
+    if served is not None:
+        headers.append((b"x-gwcore-upstream", served.target.upstream.name.encode("latin-1", "replace")))
+        headers.append((b"x-gwcore-model", _printable(served.target.model).encode()))
+        if len(attempts) > 1:
+            headers.append((b"x-gwcore-failed", ", ".join(_why(a) for a in attempts if a.error).encode("latin-1")))
     headers.append((b"x-gwcore-attempts", b"%d" % len(attempts)))
     headers.append((b"x-gwcore-overhead-ms", b"%.3f" % overhead))
     headers.append((b"server-timing", b"gwcore;dur=%.3f, upstream;dur=%.3f" % (overhead, call.waited * 1000)))
+
+
+def _printable(name: str) -> str:
+    """A model's name comes from clients, and goes into a header."""
+    return name if _VISIBLE.fullmatch(name) else _HIDDEN.sub("?", name)
+
+
+def _why(attempt: Attempt) -> str:
+    error = attempt.error
+    reason = str(error.status) if isinstance(error, Refused) else error.code if error is not None else ""
+    return f"{_printable(str(attempt.target))} {reason}"
 
 
 def plain_error(error: GatewayError, request_id: str) -> bytes:

@@ -82,7 +82,7 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
     for p in stack.placed:
         if p.watching:
             continue
-        told = p.plugin.explain(call)
+        told = (p.plugin.explain(call) or "").replace("\n", "\n" + " " * 13)
         say(f"{'/'.join(p.rings) or 'none':10} {p.name}" + (f": {told}" if told else ""), markup=False)
     _show_request(build(Attempt(call, call.targets[0]), stack.dispatch.demand))
 

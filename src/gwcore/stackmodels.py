@@ -169,12 +169,29 @@ _HeaderName = Annotated[str, AfterValidator(_header_name)]
 _HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 
 
+_Key = Annotated[SecretStr, AfterValidator(_key)]
+
+
+class KeyConfig(_Strict):
+    """One of several credentials of an upstream."""
+
+    key: _Key = Field(description="the credential; best written as ${VAR} or ${file:path}")
+    weight: int = Field(default=1, ge=1, le=1000, description="its share of the calls")
+
+
+def _as_key(value: Any) -> Any:
+    return {"key": value} if isinstance(value, str) else value
+
+
 class UpstreamConfig(_Strict):
     """One entry of ``upstreams``. Keys beyond these are the provider's own options."""
 
     provider: str = Field(description="which vendor or protocol this is")
-    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
-        default=None, description="the credential; best written as ${VAR} or ${file:path}"
+    api_key: _Key | None = Field(default=None, description="the credential; best written as ${VAR} or ${file:path}")
+    api_keys: list[Annotated[KeyConfig, BeforeValidator(_as_key, json_schema_input_type=KeyConfig | str)]] = Field(
+        default=[],
+        repr=False,
+        description="several credentials instead of one, as keys or {key, weight}; a router spreads calls over them",
     )
     base_url: Annotated[str, AfterValidator(_url)] | None = Field(
         default=None, description="http(s) address; the provider's own by default"
@@ -208,6 +225,12 @@ class UpstreamConfig(_Strict):
     def tls(self) -> Tls:
         """``tls`` as the transport takes it."""
         return Tls(self.tls_config.ca_file, self.tls_config.verify)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> UpstreamConfig:
+        if self.api_key and self.api_keys:
+            raise fault("has both api_key and api_keys", "keep one of them")
+        return self
 
     @model_validator(mode="after")
     def _verified(self) -> UpstreamConfig:

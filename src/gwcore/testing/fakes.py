@@ -48,6 +48,10 @@ class FakeDialect:
         """The last frame says done."""
         return b"data: done" in tail
 
+    def failed(self, _operation: str, tail: bytes) -> bool:
+        """The last frame says error."""
+        return b"data: error" in tail
+
     def meter(self, _operation: str, _document: Document | None, *, stream: bool) -> Meter | None:  # noqa: ARG002
         """Nothing is metered."""
         return None

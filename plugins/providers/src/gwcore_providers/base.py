@@ -55,6 +55,7 @@ class BaseDialect:
     forward: tuple[str, ...] = ()
     keepalive = b": ping\n\n"
     end_mark: re.Pattern[bytes]
+    fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
         """The model in the body or the path; raises ``BadRequest`` when it is missing or no text."""
@@ -98,6 +99,10 @@ class BaseDialect:
         """Whether the last bytes say that the answer is complete."""
         search = self.end_mark.search  # nearly always it stands at the very end
         return search(tail, max(0, len(tail) - 256)) is not None or search(tail) is not None
+
+    def failed(self, _operation: str, tail: bytes) -> bool:
+        """Whether the last bytes hold an error event."""
+        return self.fail_mark.search(tail) is not None
 
     def meter(self, _operation: str, _document: Document | None, *, stream: bool) -> Meter | None:  # noqa: ARG002
         """No usage by default."""

@@ -55,6 +55,7 @@ class AnthropicMessages(BaseDialect):
     forward = ("anthropic-", "x-stainless-", "x-claude-code-", "x-app")
     keepalive = encode(b'{"type": "ping"}', "ping")
     end_mark = re.compile(rb'message_stop|event: ?error|"stop_reason"\s*:\s*"|\[DONE\]')
+    fail_mark = re.compile(rb"^event: ?error", re.MULTILINE)
     routes = (
         Route("POST", "/messages", "chat", stream="body"),
         Route("POST", "/messages/count_tokens", "count_tokens"),

@@ -36,6 +36,7 @@ class OpenAIResponses(BaseDialect):
     end_mark = re.compile(
         rb'response\.(?:completed|incomplete|failed)|\[DONE\]|"type"\s*:\s*"error"|"total_tokens"\s*:\s*\d'
     )
+    fail_mark = re.compile(rb'^data: ?\{[^\n]{0,200}?"type"\s*:\s*"(?:response\.failed|error)"', re.MULTILINE)
     routes = (
         Route("POST", "/responses", "chat", stream="body"),
         Route("POST", "/responses/compact", "compact"),
