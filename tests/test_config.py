@@ -159,7 +159,7 @@ GOOD_ENV = {**ENV, "MASTER": STRONG, "RPM": "60"}
 def test_a_good_file():
     config = check(GOOD, GOOD_ENV)
     main, far, near = config.upstreams.values()
-    assert config.stores == {"memory": "memory:", "hot": "redis://localhost/0"}
+    assert config.stores == {"memory": "memory:", "book": "sqlite:///gwcore.db", "hot": "redis://localhost/0"}
     assert main.api_key.get_secret_value() == ENV["KEY"]
     assert main.headers["X-Team"].get_secret_value() == ENV["KEY"]
     assert main.timeouts == Timeouts(first_byte=30.0)
@@ -195,7 +195,7 @@ def test_it_cannot_be_changed():
 def test_defaults_and_null_sections():
     config = check("gwcore: 1\nstores:\nupstreams:\nmodels:\nstack:\nserver:\n")
     assert config == check("gwcore: 1\n")
-    assert config.stores == {"memory": "memory:"}
+    assert config.stores == {"memory": "memory:", "book": "sqlite:///gwcore.db"}
     assert config.server.port == 4000
 
 

@@ -50,6 +50,7 @@ class Setup:
         lease: Lease,
         stores: dict[str, str],
         ports: dict[type, object],
+        *,
         prices: Prices | None = None,
         models: Models = NO_MODELS,
     ) -> None:
