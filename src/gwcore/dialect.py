@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gwcore.codec import ChatCodec
 from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 
@@ -114,6 +115,11 @@ class Dialect(Protocol):
     @property
     def keepalive(self) -> bytes:
         """A frame every client ignores; kept small."""
+        ...
+
+    @property
+    def chat(self) -> ChatCodec | None:
+        """How its chat operation is translated; ``None`` where it only passes through."""
         ...
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:

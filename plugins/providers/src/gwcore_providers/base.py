@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from gwcore.codec import ChatCodec
 from gwcore.dialect import Document, InBandError, Meter, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.wire.sse import scan
@@ -54,6 +55,7 @@ class BaseDialect:
     unique: frozenset[str] = frozenset({"model", "stream", "max_tokens", "n"})
     forward: tuple[str, ...] = ()
     keepalive = b": ping\n\n"
+    chat: ChatCodec | None = None
     end_mark: re.Pattern[bytes]
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
 

@@ -1,0 +1,203 @@
+"""What all codecs share: sealed thoughts, ids of tool calls, data URLs, words out of parts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from gwcore.chat import ChatRequest, Extra, Media, Message, Part, Reasoning, Text, ToolCall
+from gwcore.codec import Complaint, Crossing
+from gwcore.errors import BadRequest
+
+# ── thoughts that travel through a dialect which did not sign them ───────────────────────────────────────────────────
+
+_SEAL = "gw1."
+_THOUGHT = "__thought__"
+
+
+def seal(thought: Reasoning) -> str:
+    """A thought with its signature as one opaque token, for the field where a client's dialect keeps opaque things.
+
+    The client sends it back in its next turn; :func:`unseal` then yields the same thought, byte for byte. It is not
+    encrypted: it holds what the vendor gave this client anyway.
+    """
+    known = {
+        "d": thought.dialect, "t": thought.text, "s": thought.signature, "e": thought.encrypted, "i": thought.id,
+        "r": thought.redacted, "u": thought.summary, "x": dict(thought.extra),
+    }  # fmt: skip
+    packed = orjson.dumps({key: value for key, value in known.items() if value})
+    return _SEAL + base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def unseal(token: object) -> Reasoning | None:
+    """The thought in a token of :func:`seal`; ``None`` for anything else. Raises ``BadRequest`` for a damaged one."""
+    if not isinstance(token, str) or not token.startswith(_SEAL):
+        return None
+    packed = token[len(_SEAL) :]
+    try:
+        known = orjson.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
+        return Reasoning(
+            known.get("t", ""), known.get("s"), known.get("e"), known.get("r", False), known.get("u", False),
+            known.get("i"), known["d"], known.get("x", {}),
+        )  # fmt: skip
+    except (binascii.Error, orjson.JSONDecodeError, KeyError, AttributeError):
+        raise BadRequest("a sealed thought (gw1.…) was changed on its way: send it back as it came") from None
+
+
+def with_thought(call: ToolCall) -> str:
+    """The call's id, with its signature behind it: for dialects whose tool calls have no place for one."""
+    if call.signature is None:
+        return call.id
+    try:
+        raw = base64.b64decode(call.signature, validate=True)
+        plain = base64.b64encode(raw).decode() == call.signature
+    except (binascii.Error, ValueError):
+        plain = False
+    # "b" for base64, as Google's are; "t" for any other text
+    packed = b"b" + raw if plain else b"t" + call.signature.encode()
+    return f"{call.id}{_THOUGHT}{base64.urlsafe_b64encode(packed).decode().rstrip('=')}"
+
+
+def thought_of(id: str) -> tuple[str, str | None]:  # noqa: A002 - the field's standard name
+    """An id and the signature that :func:`with_thought` put behind it."""
+    plain, mark, packed = id.partition(_THOUGHT)
+    if not mark:
+        return id, None
+    try:
+        raw = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
+    except (binascii.Error, ValueError):
+        return id, None
+    return plain, base64.b64encode(raw[1:]).decode() if raw[:1] == b"b" else raw[1:].decode("utf-8", "replace")
+
+
+_ANY_ID = re.compile(r"[\x21-\x7e]+")
+
+
+def fit_id(id: str, allowed: re.Pattern[str] = _ANY_ID, limit: int = 64) -> str:  # noqa: A002
+    """The same id wherever it stands, in a form that a vendor takes: its own where that fits, else a digest of it."""
+    if len(id) <= limit and allowed.fullmatch(id):
+        return id
+    return ("call" + hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest())[: min(limit, 28)]
+
+
+# ── documents ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_DATA = re.compile(r"data:([^;,]*)(?:;[^,]*?)??(;base64)?,", re.IGNORECASE)
+
+
+def data_url(media: Media) -> str:
+    """``data:`` with what the media holds."""
+    return f"data:{media.mime or 'application/octet-stream'};base64,{media.data}"
+
+
+def from_url(url: str) -> tuple[str | None, str | None, str | None]:
+    """``(mime, base64, None)`` of a base64 data URL, else ``(None, None, url)``."""
+    found = _DATA.match(url[:200])
+    if found is None or not found.group(2):
+        return None, None, url
+    return found.group(1) or None, url[found.end() :], None
+
+
+def rest(document: Mapping[str, Any], *known: str) -> Extra:
+    """The keys nobody read; ``null`` says the same as absence."""
+    return {key: value for key, value in document.items() if key not in known and value is not None}
+
+
+def objects(value: object, where: str) -> list[dict[str, Any]]:
+    """A list of objects. Raises ``BadRequest`` naming the place."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadRequest(f"{where} must be a list of objects")
+    return value
+
+
+def string(document: Mapping[str, Any], key: str, where: str) -> str:
+    """A string that must be there. Raises ``BadRequest`` naming the place."""
+    value = document.get(key)
+    if not isinstance(value, str):
+        raise BadRequest(f"{where}.{key} must be a string")
+    return value
+
+
+def parsed(arguments: str) -> dict[str, Any]:
+    """Arguments as an object, for dialects that send one; what does not parse travels under ``_raw``."""
+    if not arguments.strip():
+        return {}
+    try:
+        value = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return {"_raw": arguments}
+    return value if isinstance(value, dict) else {"_raw": value}
+
+
+def spelled(arguments: Any) -> str:
+    """An object as arguments' JSON text; what :func:`parsed` could not parse comes back as it was."""
+    if isinstance(arguments, str):
+        return arguments
+    if isinstance(arguments, dict) and set(arguments) == {"_raw"}:
+        raw = arguments["_raw"]
+        return raw if isinstance(raw, str) else orjson.dumps(raw).decode()
+    return orjson.dumps(arguments if arguments is not None else {}).decode()
+
+
+def words(parts: Iterable[Part], between: str = "") -> str:
+    """The text of the text parts."""
+    return between.join(part.text for part in parts if isinstance(part, Text))
+
+
+def names_of_calls(messages: Iterable[Message]) -> dict[str, str]:
+    """Tool call id → tool name, over a conversation: for dialects whose results name the tool."""
+    return {part.id: part.name for message in messages for part in message.parts if isinstance(part, ToolCall)}
+
+
+def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:
+    """What a request brings that another dialect's writer does not say: refused if it matters, dropped by name if not.
+
+    Args:
+        dialect: of the writer.
+        spoken: the knobs that it says.
+    """
+    if request.dialect == dialect:
+        return
+    for name in request.needs:
+        raise crossing.refuse(name, f"it is known to {request.dialect} only")
+    for name in (*request.extra, *(knob for knob in request.knobs if knob not in set(spoken))):
+        crossing.drop(name)
+
+
+def complaint(document: Any, body: bytes) -> Complaint:
+    """The error of most vendors: an object, perhaps below ``error``, with a message in it somewhere."""
+    error = document.get("error", document) if isinstance(document, dict) else document
+    if isinstance(error, list) and error:
+        error = error[0]
+    if isinstance(error, str):
+        return Complaint(error)
+    if not isinstance(error, dict):
+        return Complaint(body[:2000].decode("utf-8", "replace").strip() or "no message")
+    if isinstance(error.get("error"), dict):
+        error = error["error"]
+    message = next((error[key] for key in ("message", "detail", "msg") if isinstance(error.get(key), str)), None)
+    kind, code, param = (error.get(key) for key in ("type", "code", "param"))
+    outer = document if isinstance(document, dict) else {}
+    request_id = outer.get("request_id") or error.get("request_id")
+    return Complaint(
+        message or orjson.dumps(error)[:2000].decode("utf-8", "replace"),
+        kind if isinstance(kind, str) else None,
+        str(code) if isinstance(code, str | int) else None,
+        param if isinstance(param, str) else None,
+        request_id if isinstance(request_id, str) else None,
+    )
+
+
+def complaint_of(body: bytes) -> Complaint:
+    """:func:`complaint` of bytes."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    return complaint(document, body)

@@ -1,0 +1,117 @@
+"""``ChatCodec``: how a dialect is read into the canonical conversation and written from it. 2N translations, not N².
+
+A codec is a plain object without state, offered by a dialect (``Dialect.chat``). What is stateful, a :class:`StreamReader` or
+:class:`StreamWriter`, is made once per attempt. One policy for what the target cannot say: content and tools are refused by
+name (:class:`~gwcore.errors.Untranslatable`), a tuning knob is dropped by name (:meth:`Crossing.drop`). Never silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gwcore.chat import ChatReply, ChatRequest
+from gwcore.errors import Untranslatable
+from gwcore.events import Event
+from gwcore.wire.sse import Frame
+from gwcore.wire.transport import Headers
+
+
+@dataclass(slots=True)
+class Crossing:
+    """One request on its way from one dialect to another.
+
+    Attributes:
+        model: its name at the upstream. ``asked``: as the client wrote it; a reply names this one.
+        quirks: what the vendor is known to do otherwise than its dialect's owner (see a provider's rows).
+        usage_wanted: the client asked for usage in its stream.
+        input_tokens: an estimate, for dialects that show one before the answer.
+        dropped: names of what was left out, for ``x-gwcore-dropped``.
+        headers: further request headers of the upstream's dialect.
+    """
+
+    model: str
+    asked: str = ""
+    quirks: frozenset[str] = frozenset()
+    stream: bool = False
+    usage_wanted: bool = False
+    input_tokens: int = 0
+    dropped: list[str] = field(default_factory=list)
+    headers: Headers = field(default_factory=list)
+
+    def drop(self, name: str) -> None:
+        """Leave a tuning knob out."""
+        if name not in self.dropped:
+            self.dropped.append(name)
+
+    def refuse(self, what: str, why: str = "") -> Untranslatable:
+        """The error for something that cannot be said; ``what`` is the client's name for it."""
+        return Untranslatable(f"{what} cannot be said to model {self.model!r}{': ' + why if why else ''}")
+
+
+@dataclass(slots=True, frozen=True)
+class Complaint:
+    """An upstream's error, in words any dialect can repeat."""
+
+    message: str
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+    request_id: str | None = None
+
+
+class StreamReader(Protocol):
+    """Frames of one upstream stream → events."""
+
+    def read(self, frame: Frame) -> Sequence[Event]:
+        """What a frame says; nothing for a comment. Raises ``Malformed`` for what this dialect cannot mean."""
+        ...
+
+    def close(self) -> Sequence[Event]:
+        """What the end of a clean stream still brings: ends of parts, a finish that only an end mark told."""
+        ...
+
+
+class StreamWriter(Protocol):
+    """Events → bytes of one client stream."""
+
+    def write(self, events: Iterable[Event]) -> bytes:
+        """Frames for these events; several in one piece."""
+        ...
+
+    def close(self) -> bytes:
+        """The end mark, after the last event."""
+        ...
+
+
+class ChatCodec(Protocol):
+    """One chat dialect. ``Crossing`` is the same object from the request to the last byte of its reply."""
+
+    def read_request(self, document: dict[str, Any], model: str, *, stream: bool) -> ChatRequest:
+        """Raises ``BadRequest`` naming the place and the mend."""
+        ...
+
+    def write_request(self, request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
+        """Raises ``Untranslatable``."""
+        ...
+
+    def read_reply(self, document: Any) -> ChatReply:
+        """Raises ``Malformed``."""
+        ...
+
+    def write_reply(self, reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
+        """Never refuses: what cannot be shown is dropped by name."""
+        ...
+
+    def reader(self) -> StreamReader:
+        """One per attempt."""
+        ...
+
+    def writer(self, crossing: Crossing) -> StreamWriter:
+        """One per attempt."""
+        ...
+
+    def read_error(self, status: int, body: bytes) -> Complaint:
+        """An error body; its text where it is not JSON."""
+        ...
