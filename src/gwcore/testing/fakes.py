@@ -28,6 +28,7 @@ class FakeDialect:
     unique = frozenset({"model", "stream"})
     forward: tuple[str, ...] = ("fake-",)
     keepalive = b": ping\n\n"
+    chat = None
 
     def model_of(self, _route: Route, document: Document | None, _params: object) -> str | None:
         """The document's ``model``."""

@@ -158,9 +158,7 @@ def names_of_calls(messages: Iterable[Message]) -> dict[str, str]:
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:
     """What a request brings that another dialect's writer does not say: refused if it matters, dropped by name if not.
 
-    Args:
-        dialect: of the writer.
-        spoken: the knobs that it says.
+    ``dialect`` is the writer's, ``spoken`` are the knobs that it says.
     """
     if request.dialect == dialect:
         return
