@@ -18,6 +18,11 @@ Json = Any
 Extra = Mapping[str, Any]
 NONE: Extra = MappingProxyType({})
 
+
+def _nothing() -> Extra:
+    return NONE
+
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal[
     "stop",  # the model had said everything, or a stop sequence came
@@ -45,7 +50,7 @@ class Text:
     citations: list[Citation] = field(default_factory=list)
     cache: str | None = None
     refusal: bool = False
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,7 +63,7 @@ class Citation:
     start: int | None = None
     end: int | None = None
     dialect: str = ""
-    doc: Extra = NONE
+    doc: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -80,7 +85,7 @@ class Media:
     detail: str | None = None
     plain: bool = False
     cache: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -101,7 +106,7 @@ class Reasoning:
     summary: bool = False
     id: str | None = None
     dialect: str = ""
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -123,7 +128,7 @@ class ToolCall:
     dialect: str = ""
     item_id: str | None = None
     cache: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -138,7 +143,7 @@ class ToolResult:
     document: Json = None
     """The result as an object, in a dialect that sends one; ``parts`` then holds its JSON text."""
     cache: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -160,7 +165,7 @@ class Message:
     role: Role
     parts: list[Part]
     name: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -178,9 +183,9 @@ class Tool:
     grammar: Json = None
     server: bool = False
     dialect: str = ""
-    doc: Extra = NONE
+    doc: Extra = field(default_factory=_nothing)
     cache: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -190,7 +195,7 @@ class ToolChoice:
     mode: Literal["auto", "none", "required"]
     names: tuple[str, ...] = ()
     custom: bool = False
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -202,7 +207,7 @@ class Format:
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -220,7 +225,7 @@ class Thinking:
     effort: str | None = None
     budget: int | None = None
     shown: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -277,7 +282,7 @@ class Choice:
     parts: list[Part]
     finish: Finish
     logprobs: Json = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -291,4 +296,4 @@ class ChatReply:
     usage: Usage | None = None
     created: int | None = None
     service_tier: str | None = None
-    extra: Extra = NONE
+    extra: Extra = field(default_factory=_nothing)
