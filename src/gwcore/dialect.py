@@ -74,7 +74,10 @@ Opening = Literal["wait", "go"] | InBandError
 class Meter(Protocol):
     """Reads usage out of the bytes that pass; one per attempt."""
 
-    usage: Usage | None
+    @property
+    def usage(self) -> Usage | None:
+        """What the bytes said so far; ``None`` where they said nothing. A new object each time it is asked for."""
+        ...
 
     def feed(self, chunk: bytes) -> bytes:
         """A chunk of a stream; returns what the client shall see of it (all of it, but for a frame it did not ask for)."""

@@ -7,14 +7,14 @@ Integers only: a price is nano-USD per **million** units, so ``$0.0375`` per mil
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Final
 
 from gwcore.call import Target
 from gwcore.provider import Upstream
-from gwcore.usage import BUCKETS, Cost, Usage
+from gwcore.usage import BUCKETS, FEES, REQUEST, Cost, Usage
 
 MILLION: Final = 1_000_000
 STANDARD: Final = ""
@@ -28,7 +28,7 @@ whose input has more than ``above`` tokens."""
 
 _CACHED = 4096
 _counts: Callable[[Usage], tuple[int, ...]] = attrgetter(*BUCKETS)
-# what a bucket costs where the card has no price of its own for it: caches are charged as plain input, never as nothing
+# whose price a bucket has that has none of its own on the card: a cache is charged as plain input, never as nothing
 _ELSE: Mapping[str, tuple[str, ...]] = {
     "cache_read": ("input",),
     "cache_write_5m": ("input",),
@@ -36,11 +36,13 @@ _ELSE: Mapping[str, tuple[str, ...]] = {
     "reasoning": ("output",),
     "audio_in": ("input",),
     "audio_out": ("output",),
-    "audio_cache_read": ("audio_in", "input"),
+    "audio_cache_read": ("audio_in", "cache_read", "input"),
     "image_in": ("input",),
     "image_out": ("output",),
-    "image_cache_read": ("image_in", "input"),
+    "image_cache_read": ("image_in", "cache_read", "input"),
 }
+FREE: Mapping[str, Steps] = dict.fromkeys((*BUCKETS, *FEES), ((0, 0),))
+"""Prices of a model that costs nothing, said so explicitly."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,7 +106,7 @@ class PriceCard:
         if self.billed and usage.reported is not None:
             return usage.reported
         prices = self.sheet(usage.total_in, service_tier or usage.service_tier)
-        total = 0
+        total = prices.get(REQUEST, 0)
         for bucket, count in zip(BUCKETS, _counts(usage), strict=True):
             if count:
                 total += count * prices.get(bucket, 0)
@@ -129,13 +131,22 @@ class PriceCard:
         source = "reply" if self.billed and usage.reported is not None else self.source
         return Cost(self.cost(usage), source, self.version, self.unpriced(usage))
 
-    def highest(self, bucket: str, input_tokens: int) -> int | None:
+    def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
         """The dearest price of a bucket or fee that a request of up to so many input tokens can meet.
 
-        Over all service tiers, and all steps of length below ``input_tokens``; nano-USD per million units. ``None``
-        where nothing prices it: what such a request costs has no upper bound.
+        Over all steps of length below ``input_tokens``; nano-USD per million units. ``None`` where nothing prices it:
+        what such a request costs has no upper bound.
+
+        Args:
+            bucket: or fee.
+            input_tokens: at most so many, of every kind.
+            service_tiers: those the request can end up in besides :data:`STANDARD`; ``None`` is all of the card's.
         """
-        peaks = self._peaks.get(bucket)
+        if service_tiers is None:
+            peaks = self._peaks.get(bucket)
+        else:
+            reachable = [self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets]
+            peaks = _peaks(reachable).get(bucket)
         if peaks is None:
             return None
         found = peaks[0][1]
@@ -157,13 +168,13 @@ def _sheets(prices: Mapping[str, Steps]) -> tuple[Sheet, ...]:
     starts = sorted({0} | {above for steps in prices.values() for above, _ in steps})
     sheets = []
     for above in starts:
-        sheet = {name: _at(steps, above) for name, steps in prices.items()}
-        for bucket, others in _ELSE.items():
-            if bucket not in sheet:
-                stand_in = next((sheet[other] for other in others if other in sheet), None)
-                if stand_in is not None:
-                    sheet[bucket] = stand_in
-        sheets.append(Sheet(above, sheet))
+        own = {name: _at(steps, above) for name, steps in prices.items()}
+        lent = {
+            bucket: next(own[other] for other in others if other in own)
+            for bucket, others in _ELSE.items()
+            if bucket not in own and not own.keys().isdisjoint(others)
+        }
+        sheets.append(Sheet(above, own | lent))
     return tuple(sheets)
 
 
@@ -187,12 +198,14 @@ class Override:
         prices: bucket or fee → price from 0 tokens on, as in ``Sheet.prices``.
         tiers: steps of length, each with the prices that differ from there on.
         service_tiers: name → ``(prices, tiers)`` of that service tier.
+        inherits: whether prices that are left out come from the card below.
         base_model: the model whose card is taken, for a name that no catalogue knows.
     """
 
     prices: Mapping[str, int] = field(default_factory=dict)
     tiers: Sequence[Sheet] = ()
     service_tiers: Mapping[str, tuple[Mapping[str, int], Sequence[Sheet]]] = field(default_factory=dict)
+    inherits: bool = True
     base_model: str | None = None
     context_window: int | None = None
     max_output: int | None = None
@@ -200,7 +213,9 @@ class Override:
 
     def over(self, below: PriceCard | None, model: str, version: str) -> PriceCard:
         """A card with these prices, and what they leave out from the card below."""
-        card = below or PriceCard(model, {}, source="", version="")
+        card = below or PriceCard(model, {})
+        if not self.inherits:
+            card = replace(card, prices={}, service_tiers={}, until=None)
         tiers = dict(card.service_tiers)
         for name, (prices, steps) in self.service_tiers.items():
             tiers[name] = _laid(tiers.get(name, {}), prices, steps)
@@ -209,8 +224,8 @@ class Override:
             model=model,
             prices=_laid(card.prices, self.prices, self.tiers),
             service_tiers=tiers,
-            source=f"{STACK}+{card.source}" if below else STACK,
-            version=f"{version}+{card.version}" if below else version,
+            source=f"{STACK}+{card.source}" if below and self.inherits else STACK,
+            version=f"{version}+{card.version}" if below and self.inherits else version,
             # whoever writes prices of his own does not want the vendor's figure
             billed=card.billed and not (self.prices or self.tiers or self.service_tiers),
             context_window=self.context_window or card.context_window,

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from gwcore.pricemodels import ModelPrices
 from gwcore.units import Duration, Size, fault
 from gwcore.wire.transport import Origin, Timeouts, Tls
 
@@ -208,6 +209,9 @@ class UpstreamConfig(_Strict):
     models: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[], description="models this upstream serves, for listings and for names without a prefix"
     )
+    prices: dict[Annotated[str, Field(min_length=1)], ModelPrices] = Field(
+        default={}, description="model or wildcard to its prices and limits, or to free; over what the catalogue knows"
+    )
     tls_config: TlsConfig = Field(default=TlsConfig(), alias="tls", description="how https is verified")
     proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(
         default=None, repr=False, description="http, https or socks5 proxy to go through"
@@ -254,6 +258,11 @@ class ServerConfig(_Strict):
     max_connections: int = Field(default=20_000, ge=1, description="most client connections per worker")
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None, description="silence after which a stream gets an SSE comment; null sends none"
+    )
+    cost: Literal["auto", "header", "stream"] = Field(
+        default="auto",
+        description="x-gwcore-cost-usd on answers: auto where a plugin needs prices anyway, header always, "
+        "stream also as the last comment of an event stream",
     )
     watch: bool = Field(default=False, description="reload when the stack file changes; for development")
 

@@ -6,6 +6,7 @@ type       written as                           becomes
 Duration   ``250ms`` ``30s`` ``1h30m`` ``7d``   ``float`` seconds
 Rate       ``600/min`` ``200k/day`` ``5/10s``   :class:`Rate` (amount, per)
 Money      ``$12.50`` ``12.50 USD`` ``12.5``    ``int`` nano-dollars
+Price      ``$2.50/M`` ``$10/k`` ``$0.04/1``    ``int`` nano-dollars per million units
 Size       ``20MB`` (10⁶) ``16MiB`` (2²⁰)       ``int`` bytes
 StoreRef   a name of ``stores``                 ``str``, checked against ``stores``
 AdminSecret 32 characters or more, no example   ``SecretStr``
@@ -56,6 +57,9 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)\s*/\s*(\d*)\s*([a-z]+)", re.IGNO
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b?)", re.IGNORECASE)
 _MONEY = re.compile(r"\$?\s*(\d[\d_]*(?:\.\d+)?)(?:\s*USD)?", re.IGNORECASE)
+
+_PRICE = re.compile(r"\$?\s*(\d[\d_]*(?:\.\d+)?)(?:\s*USD)?\s*/\s*(M|k|1|s|min|h)")
+_UNITS = {"M": 10**6, "k": 10**3, "1": 1, "s": 1, "min": 60, "h": 3600}
 
 _MIN_SECRET, _MIN_DISTINCT = 32, 8
 # Compared without case, dashes, underscores and spaces, anywhere in the value: an example that was padded stays one.
@@ -123,6 +127,23 @@ def parse_money(value: Any) -> int:
     return int(nano)
 
 
+def parse_price(value: Any) -> int:
+    """Nano-dollars per million units of ``$2.50/M``, ``$10/k``, ``$0.04/1`` or ``$0.36/h`` (of seconds); 0 is free.
+
+    Raises ``PydanticCustomError``.
+    """
+    text = str(value) if _number(value) is not None else value
+    if isinstance(text, str) and text.strip().lstrip("$").strip() in {"0", "0.0"}:
+        return 0
+    match = _PRICE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise fault("is not a price", "write dollars per so many units: $2.50/M, $10/k, $0.04/1, or $0.36/h of audio")
+    nano = Decimal(match[1]) * DOLLAR * 10**6 / _UNITS[match[2]]
+    if nano != nano.to_integral_value() and match[2] not in {"min", "h"}:
+        raise fault("is finer than a nano-dollar per million", "write at most nine decimals of dollars per million")
+    return int(nano)
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """``amount`` per ``per`` seconds: ``600/min``, ``200k/min``, ``1.5M/day``, ``5/10s``."""
@@ -178,6 +199,10 @@ def _strong(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _as_price(nano: int) -> str:
+    return f"{Decimal(nano) / DOLLAR:f} USD/M"
+
+
 def _as_dollars(nano: int) -> str:
     return f"{Decimal(nano) / DOLLAR:f} USD"
 
@@ -192,6 +217,11 @@ Money = Annotated[
     int, BeforeValidator(parse_money, json_schema_input_type=float | str), PlainSerializer(_as_dollars, return_type=str)
 ]
 """Nano-dollars, exact. A bare number is dollars; so that a dump can be read again, it is dumped as ``5 USD``."""
+
+Price = Annotated[
+    int, BeforeValidator(parse_price, json_schema_input_type=float | str), PlainSerializer(_as_price, return_type=str)
+]
+"""Nano-dollars per million units, exact; dumped as ``2.5 USD/M``. Only 0 may be written without saying per how many."""
 
 StoreRef = Annotated[str, AfterValidator(_known_store), Field(validate_default=True)]
 """The name of a store. The reader of the stack file refuses names that ``stores`` does not have, defaults included."""

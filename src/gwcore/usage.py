@@ -15,6 +15,14 @@ OUT: Final = ("output", "reasoning", "audio_out", "image_out")
 BUCKETS: Final = IN + OUT
 """Names of the buckets, which are fields of :class:`Usage` and keys of a price card."""
 
+REQUEST: Final = "request"
+"""The fee of the request itself; counted once per attempt, whoever reads usage."""
+FEES: Final = (
+    "web_search", "social_search", "file_search", "code_execution", "rerank",
+    "image", "audio_seconds", "characters", "pages", "citation", REQUEST,
+)  # fmt: skip
+"""What else is counted, in pieces, seconds, calls: keys of ``Usage.fees`` and of a price card. A plugin may add its own."""
+
 NO_FEES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -42,8 +50,7 @@ class Usage:
     audio_cache_read: int = 0
     image_cache_read: int = 0
     fees: Mapping[str, int] = field(default_factory=lambda: NO_FEES)
-    """What is counted in other units, by the key of its price: ``web_search``, ``code_execution``, ``file_search``
-    calls, ``image`` pieces, ``audio_seconds``, ``characters``, ``rerank`` searches, ``pages``."""
+    """What is counted in other units, by the key of its price; see :data:`FEES`."""
     service_tier: str | None = None
     """As the reply states it (``flex``, ``priority``, ``batch`` …); ``None`` is the vendor's standard one."""
     reported: int | None = None

@@ -9,7 +9,10 @@ from gwcore_providers.demo.provider import Demo
 from gwcore_providers.gemini.generate import GeminiGenerate
 from gwcore_providers.openai.chat import OpenAIChat
 from gwcore_providers.openai.responses import OpenAIResponses
+from gwcore_providers.prices import gwcore_price
 from gwcore_providers.vendors import Anthropic, Azure, Gemini
+
+__all__ = ["gwcore_dialects", "gwcore_price", "gwcore_providers"]
 
 
 @hookimpl

@@ -23,6 +23,7 @@ class Row:
         operations: what it serves in ``openai.chat``; ``None`` is whatever the client asks for.
         responses: whether it serves the Responses API.
         paths: operations whose path differs.
+        local: a server that its operator runs, so that tokens cost nothing.
     """
 
     base_url: str | None = None
@@ -31,6 +32,7 @@ class Row:
     operations: frozenset[str] | None = EVERYTHING
     responses: bool = False
     paths: Mapping[str, str] = field(default_factory=dict)
+    local: bool = False
 
 
 ROWS: dict[str, Row] = {
@@ -47,20 +49,22 @@ ROWS: dict[str, Row] = {
     "fireworks": Row("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", responses=True),
     "groq": Row("https://api.groq.com/openai/v1", "GROQ_API_KEY", responses=True),
     "huggingface": Row("https://router.huggingface.co/v1", "HF_TOKEN", responses=True),
-    "llamacpp": Row("http://127.0.0.1:8080/v1", operations=CHAT | {"rerank"}, responses=True),
-    "lmstudio": Row("http://127.0.0.1:1234/v1", operations=CHAT, responses=True),
+    "llamacpp": Row("http://127.0.0.1:8080/v1", operations=CHAT | {"rerank"}, responses=True, local=True),
+    "lmstudio": Row("http://127.0.0.1:1234/v1", operations=CHAT, responses=True, local=True),
     "mistral": Row("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
     "moonshot": Row("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
     "nvidia": Row("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
-    "ollama": Row("http://127.0.0.1:11434", root="/v1", operations=CHAT | {"image_generation"}, responses=True),
+    "ollama": Row(
+        "http://127.0.0.1:11434", root="/v1", operations=CHAT | {"image_generation"}, responses=True, local=True
+    ),
     "openrouter": Row("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", responses=True),
     "perplexity": Row("https://api.perplexity.ai", "PERPLEXITY_API_KEY", operations=CHAT, responses=True),
     "sambanova": Row("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", operations=CHAT),
-    "tei": Row("http://127.0.0.1:8080", root="/v1", operations=frozenset({"embeddings"})),
+    "tei": Row("http://127.0.0.1:8080", root="/v1", operations=frozenset({"embeddings"}), local=True),
     "together": Row("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
     "venice": Row("https://api.venice.ai/api/v1", "VENICE_API_KEY"),
     "vercel-gateway": Row("https://ai-gateway.vercel.sh/v1", "AI_GATEWAY_API_KEY", responses=True),
-    "vllm": Row("http://127.0.0.1:8000/v1", responses=True),
+    "vllm": Row("http://127.0.0.1:8000/v1", responses=True, local=True),
     "voyage": Row("https://api.voyageai.com/v1", "VOYAGE_API_KEY", operations=frozenset({"embeddings", "rerank"})),
     "xai": Row("https://api.x.ai/v1", "XAI_API_KEY", responses=True),
     "zai": Row("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", operations=CHAT),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -11,16 +11,49 @@ from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore.wire.sse import SseReader
 
-Read = Callable[[dict[str, Any], Usage | None], Usage | None]
-"""A document and the usage so far → the usage now."""
+Facts = dict[str, Any]
+Gather = Callable[[Mapping[str, Any], Facts], None]
+"""A document of the reply → what it says of usage, kept in ``Facts``; the same for a whole reply and for its frames."""
+Total = Callable[[Facts], Usage | None]
+"""The facts → the usage; called when somebody asks."""
+
+
+class FixedMeter:
+    """For operations whose reply says nothing: what is billed is known from the request."""
+
+    def __init__(self, usage: Usage) -> None:
+        self.usage: Usage | None = usage
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The chunk."""
+        return chunk
+
+    def finish(self) -> bytes:
+        """Nothing is held back."""
+        return b""
+
+    def whole(self, body: bytes) -> None:
+        """Nothing to read."""
 
 
 class JsonMeter:
-    """For operations that answer with one document."""
+    """For operations that answer with one document.
 
-    def __init__(self, read: Read) -> None:
-        self.usage: Usage | None = None
-        self._read = read
+    Args:
+        gather: what a document says.
+        total: what it comes to.
+        facts: known before the reply.
+    """
+
+    def __init__(self, gather: Gather, total: Total, facts: Facts | None = None) -> None:
+        self._facts: Facts = facts or {}
+        self._gather = gather
+        self._total = total
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the reply said so far."""
+        return self._total(self._facts)
 
     def feed(self, chunk: bytes) -> bytes:
         """Nothing to read in pieces."""
@@ -44,20 +77,29 @@ class JsonMeter:
 
     def _one(self, document: Any) -> None:
         if isinstance(document, dict):
-            self.usage = self._read(document, self.usage)
+            self._gather(document, self._facts)
 
 
 class StreamMeter(JsonMeter):
     """For event streams: a frame is parsed only where ``mark`` stands in it.
 
     Args:
-        read: usage out of a frame's document.
+        gather: what a frame's document says.
+        total: what it comes to.
         mark: what a frame with usage holds.
         hide: whether to keep a frame from the client: its document → hidden; ``None`` hides nothing.
+        facts: known before the reply.
     """
 
-    def __init__(self, read: Read, mark: bytes, hide: Callable[[dict[str, Any]], bool] | None = None) -> None:
-        super().__init__(read)
+    def __init__(
+        self,
+        gather: Gather,
+        total: Total,
+        mark: bytes,
+        hide: Callable[[dict[str, Any]], bool] | None = None,
+        facts: Facts | None = None,
+    ) -> None:
+        super().__init__(gather, total, facts)
         self._mark = mark
         self._hide = hide
         self._reader = SseReader()
@@ -79,17 +121,8 @@ class StreamMeter(JsonMeter):
         return b"" if self._skip else self._keep(self._reader.close(), b"")
 
     def _keep(self, frames: list[Any], chunk: bytes) -> bytes:
-        hidden = False
-        kept = []
-        for frame in frames:
-            if self._mark in frame.data and self._hidden(frame.data):
-                hidden = True
-            else:
-                kept.append(frame.raw)
-        if self._hide is None:
-            return chunk
-        del hidden
-        return b"".join(kept)
+        kept = [frame.raw for frame in frames if not (self._mark in frame.data and self._hidden(frame.data))]
+        return chunk if self._hide is None else b"".join(kept)
 
     def _hidden(self, data: bytes) -> bool:
         try:
@@ -98,5 +131,5 @@ class StreamMeter(JsonMeter):
             return False
         if not isinstance(document, dict):
             return False
-        self.usage = self._read(document, self.usage)
+        self._gather(document, self._facts)
         return self._hide is not None and self._hide(document)

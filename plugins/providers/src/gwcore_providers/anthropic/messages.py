@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
-from gwcore_providers.meter import JsonMeter, StreamMeter
+from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import anthropic_usage
 
 _TYPES = {
@@ -31,21 +31,16 @@ _TYPES = {
 }
 
 
-def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     message = document.get("message")
     usage = message.get("usage") if isinstance(message, dict) else document.get("usage")
-    if not isinstance(usage, dict):
-        return before
-    now = anthropic_usage(usage)
-    if before is None:
-        return now
-    # message_delta is cumulative, and leaves out what has not changed since message_start
-    return Usage(
-        input=now.input if "input_tokens" in usage else before.input,
-        cache_read=now.cache_read if "cache_read_input_tokens" in usage else before.cache_read,
-        cache_write_5m=now.cache_write_5m if "cache_creation_input_tokens" in usage else before.cache_write_5m,
-        output=now.output if "output_tokens" in usage else before.output,
-    )
+    if isinstance(usage, dict):
+        # message_delta is cumulative, and leaves out what has not changed since message_start
+        facts.update((key, value) for key, value in usage.items() if value is not None)
+
+
+def _total(facts: Facts) -> Usage | None:
+    return anthropic_usage(facts) if facts else None
 
 
 class AnthropicMessages(BaseDialect):
@@ -74,7 +69,7 @@ class AnthropicMessages(BaseDialect):
         """``message_start`` brings the input, ``message_delta`` the rest."""
         if operation != "chat":
             return None
-        return StreamMeter(_usage, b'"usage"') if stream else JsonMeter(_usage)
+        return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total)
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """``message_start`` and ``ping`` are no content yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -12,10 +12,12 @@ from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Rou
 from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore_providers.base import BaseDialect, status_of
-from gwcore_providers.meter import JsonMeter, StreamMeter
+from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
 
 _V = ("/v1beta", "/v1")
+# grounding is billed per prompt up to this generation, per query from the next on
+_PER_PROMPT = ("gemini-1", "gemini-2")
 _STATUS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -32,9 +34,26 @@ _STATUS = {
 }
 
 
-def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     usage = document.get("usageMetadata")
-    return gemini_usage(usage) if isinstance(usage, dict) else before
+    if isinstance(usage, dict):
+        facts["usage"] = usage
+    facts["model"] = document.get("modelVersion") or facts.get("model")
+    candidates = document.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else ():
+        grounding = candidate.get("groundingMetadata") if isinstance(candidate, dict) else None
+        if isinstance(grounding, dict) and isinstance(queries := grounding.get("webSearchQueries"), list):
+            facts.setdefault("queries", set()).update(q for q in queries if isinstance(q, str) and q)
+
+
+def _total(facts: Facts) -> Usage | None:
+    usage = facts.get("usage")
+    if usage is None:
+        return None
+    searches = len(facts.get("queries", ()))
+    if str(facts.get("model")).startswith(_PER_PROMPT):
+        searches = min(searches, 1)
+    return gemini_usage(usage, searches)
 
 
 class GeminiGenerate(BaseDialect):
@@ -62,9 +81,9 @@ class GeminiGenerate(BaseDialect):
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
         """``usageMetadata`` stands in every chunk; the last one counts."""
-        if operation != "chat":
+        if operation not in {"chat", "embeddings", "batch_embeddings"}:
             return None
-        return StreamMeter(_usage, b'"usageMetadata"') if stream else JsonMeter(_usage)
+        return StreamMeter(_gather, _total, b'"usageMetadata"') if stream else JsonMeter(_gather, _total)
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """Google's errors keep their envelope."""

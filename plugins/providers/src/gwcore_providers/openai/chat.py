@@ -6,7 +6,7 @@ Source: OpenAI's API reference and OpenAPI document.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,8 +16,8 @@ from gwcore.errors import GatewayError, LimitError, Unauthenticated
 from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers.base import BaseDialect
-from gwcore_providers.meter import JsonMeter, StreamMeter
-from gwcore_providers.usage import openai_usage
+from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
+from gwcore_providers.usage import cohere_usage, number, openai_usage
 
 _AZURE = ("",)
 
@@ -46,15 +46,74 @@ def models_body(models: Sequence[ModelInfo], wanted: str | None) -> bytes | None
     return next((orjson.dumps(model) for model in shown if model["id"] == wanted), None)
 
 
-def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     usage = document.get("usage")
     if not isinstance(usage, dict) and isinstance(document.get("x_groq"), dict):
         usage = document["x_groq"].get("usage")
-    return openai_usage(usage) if isinstance(usage, dict) else before
+    if isinstance(usage, dict):
+        facts["usage"] = usage
+        facts["tier"] = document.get("service_tier") or usage.get("service_tier")
+
+
+def _total(facts: Facts) -> Usage | None:
+    usage = facts.get("usage")
+    return None if usage is None else openai_usage(usage, facts.get("tier"), facts.get("fees"))
+
+
+def _gather_rerank(document: Mapping[str, Any], facts: Facts) -> None:
+    _gather(document, facts)
+    if "usage" not in facts and isinstance(document.get("meta"), dict):
+        facts["cohere"] = document["meta"]
+
+
+def _total_rerank(facts: Facts) -> Usage | None:
+    return cohere_usage(facts["cohere"]) if "cohere" in facts else _total(facts)
+
+
+def _gather_images(document: Mapping[str, Any], facts: Facts) -> None:
+    _gather(document, facts)
+    if isinstance(document.get("data"), list):
+        facts["images"] = len(document["data"])
+
+
+def _total_images(facts: Facts) -> Usage | None:
+    """Tokens where the model counts them, else pieces."""
+    found = _total(facts)
+    if found is None or not found.total:
+        images = facts.get("images", 0)
+        return Usage(fees={"image": images}, reported=found.reported if found else None) if images else found
+    if not (found.image_out or found.audio_out or found.reasoning):
+        found.image_out, found.output = found.output, 0
+    return found
+
+
+def _gather_speech(document: Mapping[str, Any], facts: Facts) -> None:
+    """A transcript is billed by tokens or by seconds; one without usage may at least say how long it is."""
+    _gather(document, facts)
+    seconds = number(document, "duration")
+    if "usage" not in facts and seconds:
+        facts["usage"] = {"type": "duration", "seconds": seconds}
+
+
+def _total_spoken(facts: Facts) -> Usage | None:
+    """All output of a speech model is audio."""
+    found = _total(facts)
+    if found is not None:
+        found.audio_out, found.output = found.output, 0
+    return found
 
 
 def _only_usage(document: dict[str, Any]) -> bool:
     return document.get("choices") == [] and isinstance(document.get("usage"), dict)
+
+
+_UNMETERED = frozenset({"files", "batches", "file_content", "batch_cancel"})
+_READ: Mapping[str, tuple[Gather, Total]] = {
+    "rerank": (_gather_rerank, _total_rerank),
+    "speech": (_gather, _total_spoken),
+    **dict.fromkeys(("transcription", "translation"), (_gather_speech, _total)),
+    **dict.fromkeys(("image_generation", "image_edit", "image_variation"), (_gather_images, _total_images)),
+}
 
 
 class OpenAIChat(BaseDialect):
@@ -112,13 +171,21 @@ class OpenAIChat(BaseDialect):
 
     def meter(self, operation: str, document: Document | None, *, stream: bool) -> Meter | None:
         """Usage stands at top level of the reply, and in the last chunk of a stream."""
-        if operation in {"files", "batches", "file_content", "batch_cancel", "speech"}:
+        if operation in _UNMETERED:
             return None
+        gather, total = _READ.get(operation, (_gather, _total))
+        asked = document or {}
+        if operation == "speech" and not stream:
+            text = asked.get("input")
+            return FixedMeter(Usage(fees={"characters": len(text)})) if isinstance(text, str) else None
+        # models that search say so in the request alone
+        facts: Facts = {"fees": {"web_search": 1}} if asked.get("web_search_options") is not None else {}
         if not stream:
-            return JsonMeter(_usage)
-        options = (document or {}).get("stream_options")
-        asked = isinstance(options, dict) and bool(options.get("include_usage"))
-        return StreamMeter(_usage, b'"usage"', None if asked else _only_usage)
+            return JsonMeter(gather, total, facts)
+        options = asked.get("stream_options")
+        wanted = isinstance(options, dict) and bool(options.get("include_usage"))
+        hide = None if wanted or operation not in {"chat", "completions"} else _only_usage
+        return StreamMeter(gather, total, b'"usage"', hide, facts)
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """A role with empty content, and usage ahead of time, wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -13,17 +13,30 @@ from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
-from gwcore_providers.meter import JsonMeter, StreamMeter
+from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.openai.chat import error_body, models_body
-from gwcore_providers.usage import openai_usage
+from gwcore_providers.usage import openai_usage, output_fees
 
 _LIFECYCLE = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive"})
 
 
-def _usage(document: dict[str, Any], before: Usage | None) -> Usage | None:
+def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     response = document.get("response")
-    usage = (response if isinstance(response, dict) else document).get("usage")
-    return openai_usage(usage) if isinstance(usage, dict) else before
+    response = response if isinstance(response, dict) else document
+    if isinstance(response.get("usage"), dict):
+        facts["usage"] = response["usage"]
+        facts["tier"] = response.get("service_tier")
+        facts["output"] = response.get("output")
+
+
+def _total(facts: Facts) -> Usage | None:
+    usage = facts.get("usage")
+    if usage is None:
+        return None
+    found = openai_usage(usage, facts.get("tier"))
+    if not found.fees:
+        found.fees = output_fees(facts.get("output")) or found.fees
+    return found
 
 
 class OpenAIResponses(BaseDialect):
@@ -51,7 +64,7 @@ class OpenAIResponses(BaseDialect):
         """Usage stands in the response object, which the last event of a stream holds."""
         if operation not in {"chat", "compact"}:
             return None
-        return StreamMeter(_usage, b'"usage"') if stream else JsonMeter(_usage)
+        return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total)
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """``response.failed`` before any output is the error it holds."""

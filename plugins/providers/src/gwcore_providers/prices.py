@@ -1,0 +1,205 @@
+"""The ``genai-prices`` catalogue as price cards.
+
+The catalogue's module costs half a second and tens of megabytes, so it is imported when somebody first asks for a price.
+It works offline: prices are those of the installed version, which every card names. What it does not know is unpriced.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, time, timedelta
+from decimal import ROUND_FLOOR, Decimal
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+from gwcore.hookspecs import hookimpl
+from gwcore.prices import FREE, MILLION, STANDARD, PriceCard, Steps
+from gwcore.provider import Upstream
+from gwcore.units import DOLLAR
+from gwcore.usage import BUCKETS
+from gwcore_providers.compatible import ROWS
+
+CATALOGUE: Final = "genai-prices"
+_MTOK, _THOUSAND, _HOUR = Decimal(DOLLAR), Decimal(DOLLAR) * 1000, Decimal(DOLLAR) * MILLION / 3600
+
+# key of the catalogue → bucket or fee, and nano-USD per million units of one dollar of its price
+KEYS: Mapping[str, tuple[str, Decimal]] = {
+    "input_mtok": ("input", _MTOK),
+    "output_mtok": ("output", _MTOK),
+    "cache_read_mtok": ("cache_read", _MTOK),
+    "cache_write_mtok": ("cache_write_5m", _MTOK),
+    "cache_write_5m_mtok": ("cache_write_5m", _MTOK),
+    "cache_write_1h_mtok": ("cache_write_1h", _MTOK),
+    "output_reasoning_mtok": ("reasoning", _MTOK),
+    "input_audio_mtok": ("audio_in", _MTOK),
+    "output_audio_mtok": ("audio_out", _MTOK),
+    "cache_audio_read_mtok": ("audio_cache_read", _MTOK),
+    "input_image_mtok": ("image_in", _MTOK),
+    "output_image_mtok": ("image_out", _MTOK),
+    "cache_image_read_mtok": ("image_cache_read", _MTOK),
+    "output_citation_mtok": ("citation", _MTOK),
+    "input_mchars": ("characters", _MTOK),
+    "web_searches_kcount": ("web_search", _THOUSAND),
+    "social_searches_kcount": ("social_search", _THOUSAND),
+    "storage_searches_kcount": ("file_search", _THOUSAND),
+    "code_executions_kcount": ("code_execution", _THOUSAND),
+    "rerank_searches_kcount": ("rerank", _THOUSAND),
+    "requests_kcount": ("request", _THOUSAND),
+    "input_document_kpages": ("pages", _THOUSAND),
+    "audio_hours": ("audio_seconds", _HOUR),
+    "input_audio_hours": ("audio_seconds", _HOUR),
+}
+# our word for a provider → the catalogue's, where they differ
+_IDS = {
+    "gemini": "google",
+    "vertex": "google",
+    "bedrock": "aws",
+    "xai": "x-ai",
+    "voyage": "voyageai",
+    "moonshot": "moonshotai",
+}
+# what selects a variant of the catalogue, and may be the service tier of a reply
+_TIER_KEYS = frozenset({"service_tier", "processing", "speed"})
+# vendors whose replies hold the amount they bill, by our word and the catalogue's
+_BILLED = frozenset({"openrouter", "xai", "x-ai", "perplexity", "vercel-gateway"})
+_DEMO = "demo"
+_HOSTED = ("-cloud", ":cloud")  # Ollama's names for models that run at Ollama's
+
+
+@hookimpl
+def gwcore_price(upstream: Upstream, model: str) -> PriceCard | None:
+    """The card of a model at an upstream, by the upstream's address first and its provider second."""
+    provider = upstream.provider.name
+    row = ROWS.get(provider)
+    if (row is not None and row.local) or provider == _DEMO:
+        return None if model.endswith(_HOSTED) else PriceCard(model, FREE, source="local")
+    found = _catalogued(upstream, model)
+    if found is None and provider in _BILLED:
+        # what it will cost is not known, what it did cost is
+        return PriceCard(model, {}, source="reply", billed=True)
+    return found
+
+
+@cache
+def _snapshot() -> Any:
+    return importlib.import_module("genai_prices.data_snapshot").get_snapshot()
+
+
+@cache
+def _version() -> str:
+    return version(CATALOGUE)
+
+
+def _catalogued(upstream: Upstream, model: str) -> PriceCard | None:
+    provider = _provider(upstream, model)
+    if provider is None:
+        return None
+    name, separator, where = model.rpartition(":")
+    if separator and provider.id == f"huggingface_{where}":
+        model = name
+    found = provider.find_model(model, all_providers=_snapshot().providers)
+    return None if found is None else _card(provider, found, datetime.now(UTC))
+
+
+def _provider(upstream: Upstream, model: str) -> Any:
+    """The catalogue's provider behind an address (whoever the stack file says it is), else behind the provider's word."""
+    snapshot, name = _snapshot(), upstream.provider.name
+    if name == "huggingface":
+        return _named(f"huggingface_{model.rpartition(':')[2]}")
+    address = f"{upstream.origin.scheme}://{upstream.origin.host}{upstream.base_path}"
+    try:
+        return snapshot.find_provider(None, None, address)
+    except LookupError:
+        return _named(_IDS.get(name, name))
+
+
+def _named(wanted: str) -> Any:
+    return next((provider for provider in _snapshot().providers if provider.id == wanted), None)
+
+
+def _card(provider: Any, model: Any, now: datetime) -> PriceCard | None:
+    standard = _prices(model.get_prices(now))
+    if not standard:
+        return None
+    variants = model.price_variants or () if any(model is own for own in provider.models) else ()
+    tiers: dict[str, dict[str, Steps]] = {}
+    for variant in variants:
+        name = "+".join(value for _, value in sorted(variant.when.items()))
+        if set(variant.when) <= _TIER_KEYS and name != "default":
+            found = _prices(model.get_prices(now, variant.when))
+            tiers[name] = {key: steps for key, steps in found.items() if steps != standard.get(key)}
+    if provider.id == "anthropic":
+        tiers.update(dict(_in_one_country(standard, tiers)))
+    return PriceCard(
+        model.id,
+        standard,
+        tiers,
+        source=CATALOGUE,
+        version=_version(),
+        until=_until(model, now),
+        billed=provider.id in _BILLED,
+        context_window=model.context_window,
+        capabilities=_capabilities(standard),
+    )
+
+
+def _prices(prices: Any) -> dict[str, Steps]:
+    """The catalogue's prices by bucket and fee. A step there starts above its number of tokens, as it does here."""
+    found: dict[str, Steps] = {}
+    for key, value in vars(prices).items():
+        if value is None or key not in KEYS:
+            continue
+        name, scale = KEYS[key]
+        steps = [(tier.start, tier.price) for tier in getattr(value, "tiers", ())]
+        base = getattr(value, "base", value)
+        found[name] = tuple((above, _integer(price * scale)) for above, price in [(0, base), *steps])
+    return found
+
+
+def _integer(amount: Decimal) -> int:
+    """A price by the hour is rarely whole per second: at most a nano-dollar per million seconds is cut off."""
+    return int(amount.to_integral_value(ROUND_FLOOR))
+
+
+def _in_one_country(
+    standard: Mapping[str, Steps], tiers: Mapping[str, Mapping[str, Steps]]
+) -> Iterator[tuple[str, dict[str, Steps]]]:
+    """Anthropic: tokens cost a tenth more where the reply says ``inference_geo: us``, in every tier."""
+    for name, own in [(STANDARD, {}), *tiers.items()]:
+        dearer = {
+            key: tuple((above, -(-price * 11 // 10)) for above, price in steps)
+            for key, steps in {**standard, **own}.items()
+            if key in BUCKETS
+        }
+        yield f"{name}+us" if name else "us", dearer
+
+
+def _until(model: Any, now: datetime) -> float | None:
+    """When the catalogue says that the prices change next."""
+    conditional = model.prices if isinstance(model.prices, list) else []
+    rules = [entry.constraint for entry in (*conditional, *(model.price_variants or ())) if entry.constraint]
+    moments = []
+    for rule in rules:
+        if hasattr(rule, "start_date"):
+            moments.append(datetime.combine(rule.start_date, time(), UTC))
+        else:
+            for at in (rule.start_time, rule.end_time):
+                today = datetime.combine(now.date(), at if at.tzinfo else at.replace(tzinfo=UTC))
+                moments += [today + timedelta(days=days) for days in (-1, 0, 1, 2)]
+    return min((moment.timestamp() for moment in moments if moment > now), default=None)
+
+
+def _capabilities(prices: Mapping[str, Steps]) -> frozenset[str]:
+    """What a price list gives away: who is charged for it can do it."""
+    told = {
+        "cache_read": "prompt_caching",
+        "audio_in": "audio_input",
+        "audio_out": "audio_output",
+        "image_in": "vision",
+        "image_out": "image_output",
+        "web_search": "web_search",
+        "reasoning": "reasoning",
+    }
+    return frozenset(word for key, word in told.items() if key in prices)
