@@ -77,6 +77,8 @@ def _health(stack: Stack | None, state: State) -> tuple[int, bytes]:
         document["config"]["reload_error"] = failed
     if plugins := stack.health():
         document["plugins"] = plugins
+    if stack.prices.unmetered:
+        document["unmetered"] = dict(stack.prices.unmetered)
     if faults:
         document["tap_faults"] = dict(faults)
     return 503 if state.draining else 200, orjson.dumps(document)

@@ -21,6 +21,7 @@ from gwcore.hookspecs import PROJECT, Watching
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup
+from gwcore.prices import Prices
 from gwcore.provider import Preparing, Upstream
 from gwcore.resources import Lease, Resources
 from gwcore.service import Service, compose
@@ -49,10 +50,22 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
     lease = Lease(resources)
     upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
     models = Models(config.models, upstreams)
-    placed = _place(config, catalog, lease, models)
+    digest = hashlib.sha256(text.text.encode()).hexdigest()[:12]
+    overrides = {
+        name: {model: entry.override() for model, entry in upstream.prices.items()}
+        for name, upstream in config.upstreams.items()
+    }
+    prices = Prices(overrides, catalog.price, digest)
+    placed = _place(config, catalog, lease, models, prices)
     taps = _taps(placed)
+    priced = config.server.cost != "auto" or any(p.plugin.priced for p in placed)
     demand = max((p.plugin.demand for p in placed), default=Demand.NOTHING)
-    dispatch = Dispatch(demand, taps)
+    dispatch = Dispatch(
+        max(demand, Demand.USAGE) if priced else demand,
+        taps,
+        prices if priced else None,
+        tell_cost=config.server.cost == "stream",
+    )
     return Stack(
         service=_pipeline(config, placed, dispatch),
         ingress=Ingress(catalog.dialects()),
@@ -64,7 +77,8 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dispatch=dispatch,
         lease=lease,
         asgi=tuple(_middleware(entry) for entry in config.asgi),
-        digest=hashlib.sha256(text.text.encode()).hexdigest()[:12],
+        digest=digest,
+        prices=prices,
     )
 
 
@@ -105,7 +119,7 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
     return replace(keys[0], keys=keys)
 
 
-def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models) -> tuple[Placed, ...]:
+def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models, prices: Prices) -> tuple[Placed, ...]:
     ports: dict[type, object] = {}
     placed: list[Placed] = []
     for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
@@ -113,7 +127,7 @@ def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models) 
         missing = [port.__name__ for port in kind.requires if port not in ports]
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
-        plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports, models=models))
+        plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports, prices=prices, models=models))
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, entry.when.model_dump_json() if entry.when else None, watching))
     _check_order([p for p in placed if not p.watching])

@@ -10,10 +10,12 @@ from typing import Any, Generic, TypeVar, cast
 
 from gwcore.dialect import Dialect, Document, Meter, Route
 from gwcore.errors import GatewayError
-from gwcore.provider import Upstream
+from gwcore.provider import Target
 from gwcore.reply import Reply
 from gwcore.usage import Cost, Usage
 from gwcore.wire.transport import Headers
+
+__all__ = ["Attempt", "Call", "Key", "Outcome", "Principal", "Target"]
 
 T = TypeVar("T")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -70,17 +72,6 @@ class Principal:
     metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     tags: frozenset[str] = frozenset()
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
-
-
-@dataclass(slots=True, frozen=True)
-class Target:
-    """One upstream and the model's name there."""
-
-    upstream: Upstream
-    model: str
-
-    def __str__(self) -> str:
-        return f"{self.upstream.name}/{self.model}"
 
 
 @dataclass(slots=True)
@@ -235,11 +226,24 @@ class Attempt:
         id: ``call.id:n``, n from 1.
         first_byte_at: ``time.perf_counter()`` when its answer's head came; of a stream, its first content.
         error: what ended it; a router that ends it itself says why beforehand.
-        meter: has the usage read so far, while the attempt runs and after it.
-        cost: of that usage, once the attempt is over; see :attr:`Outcome.cost`.
+        meter: has the usage read so far, while the attempt runs.
+        usage: what the upstream reported, once the attempt is over, however it ended; ``None`` if nothing was.
+        cost: of that usage; see :attr:`Outcome.cost`.
     """
 
-    __slots__ = ("call", "cost", "error", "first_byte_at", "id", "meter", "number", "started", "status", "target")
+    __slots__ = (
+        "call",
+        "cost",
+        "error",
+        "first_byte_at",
+        "id",
+        "meter",
+        "number",
+        "started",
+        "status",
+        "target",
+        "usage",
+    )
 
     def __init__(self, call: Call, target: Target) -> None:
         self.call = call
@@ -251,6 +255,7 @@ class Attempt:
         self.status: int | None = None
         self.error: GatewayError | None = None
         self.meter: Meter | None = None
+        self.usage: Usage | None = None
         self.cost: Cost | None = None
         call.attempts.append(self)
         call.served = self

@@ -16,7 +16,8 @@ from gwcore.dialect import Dialect
 from gwcore.errors import UnknownPlugin
 from gwcore.hookspecs import PROJECT, Registration
 from gwcore.plugin import Plugin
-from gwcore.provider import Provider
+from gwcore.prices import PriceCard
+from gwcore.provider import Provider, Upstream
 
 GROUP = "gwcore"
 PROVIDERS = "providers"
@@ -106,6 +107,11 @@ class Catalog:
         """Every dialect of the loaded distributions; its routes are served."""
         self.load(PROVIDERS)
         return list(self._dialects.values())
+
+    def price(self, upstream: Upstream, model: str) -> PriceCard | None:
+        """What the loaded distributions know of a model's price."""
+        found: PriceCard | None = self._manager.hook.gwcore_price(upstream=upstream, model=model)
+        return found
 
     # what the stack file's reader asks (:class:`gwcore.config.Registry`)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from gwcore.codec import ChatCodec
 from gwcore.errors import GatewayError
+from gwcore.prices import PriceCard
 from gwcore.usage import Usage
 
 Document = dict[str, Any]
@@ -45,12 +46,28 @@ class Route:
 
 
 @dataclass(slots=True, frozen=True)
+class Deployment:
+    """One target behind a name: upstream, its provider, the model's name there, and what is known of it."""
+
+    upstream: str
+    provider: str
+    model: str
+    card: PriceCard | None = None
+
+
+@dataclass(slots=True, frozen=True)
 class ModelInfo:
     """One name a client may ask for, as ``GET /models`` lists it."""
 
     id: str
     owner: str = "gwcore"
     created: int = 0
+    deployments: tuple[Deployment, ...] = ()
+
+    @property
+    def card(self) -> PriceCard | None:
+        """Limits and prices of the first deployment."""
+        return self.deployments[0].card if self.deployments else None
 
 
 class Verdict:
@@ -157,6 +174,12 @@ class Dialect(Protocol):
         """The error as the terminal frame(s) of an event stream."""
         ...
 
-    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
-        """The list of models, or one of them; ``None`` when ``wanted`` is not among them."""
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:
+        """The list of models, or one of them; ``None`` when ``wanted`` is not among them.
+
+        Args:
+            models: those a client may ask for.
+            wanted: the name in the path, or ``None`` for all.
+            operation: of the local route that was asked.
+        """
         ...

@@ -7,6 +7,7 @@ gets a true status; after it, the Gateway ends the stream with an error event.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import cache
 from urllib.parse import parse_qsl, urlencode
@@ -17,12 +18,15 @@ from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
+from gwcore.prices import Prices
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
+from gwcore.units import DOLLAR
 from gwcore.wire.form import replace_field
 from gwcore.wire.splice import replace_top_level
 from gwcore.wire.transport import Headers, Request, Response
 
+COST = b"x-gwcore-cost-usd"
 ERROR_BODY_CAP = 1 << 20
 WHOLE_BODY_CAP = 64 << 20
 TAIL = 4096
@@ -141,11 +145,18 @@ def header(headers: Headers, name: bytes) -> bytes:
 
 
 class Dispatch:
-    """One per stack; shared by all its calls."""
+    """One per stack; shared by all its calls.
 
-    def __init__(self, demand: Demand, taps: Taps) -> None:
+    Attributes:
+        prices: where every attempt's cost comes from; ``None`` where nothing reads costs.
+        tell_cost: whether an event stream ends with a comment that says what it cost.
+    """
+
+    def __init__(self, demand: Demand, taps: Taps, prices: Prices | None = None, *, tell_cost: bool = False) -> None:
         self.demand = demand
         self.taps = taps
+        self.prices = prices
+        self.tell_cost = tell_cost
 
     async def __call__(self, attempt: Attempt) -> Outcome:
         """Ask the upstream and relay its answer. Raises :class:`gwcore.errors.UpstreamError`."""
@@ -174,15 +185,28 @@ class Dispatch:
         try:
             if response.status >= 400:
                 raise await self._refusal(attempt, response)
+            kind = header(response.headers, b"content-type")
+            events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
             if self.demand:
-                attempt.meter = call.dialect.meter(call.operation, call.document, stream=call.stream)
-            if call.stream or header(response.headers, b"content-type").startswith(b"text/event-stream"):
+                attempt.meter = call.dialect.meter(call.operation, call.document, stream=events)
+            if call.stream or events:
                 await self._relay_stream(attempt, response)
             else:
                 await self._relay_body(attempt, response)
         finally:
             response.close()
-        return Outcome(response.status, attempt.error, usage=attempt.meter.usage if attempt.meter else None)
+            self._settle(attempt)
+        if self.prices is not None and attempt.meter is not None and not (attempt.usage and attempt.usage.billable):
+            self.prices.note_unmetered(attempt.target, call.operation)
+        return Outcome(response.status, attempt.error, usage=attempt.usage, cost=attempt.cost)
+
+    def _settle(self, attempt: Attempt) -> None:
+        """Fix usage and cost as the bytes so far tell them; more than once does no harm."""
+        if attempt.meter is not None and attempt.usage is None:
+            attempt.usage = attempt.meter.usage
+        if attempt.usage is not None and attempt.cost is None and self.prices is not None:
+            card = self.prices.card(attempt.target)
+            attempt.cost = card.charge(attempt.usage) if card is not None else None
 
     async def _refusal(self, attempt: Attempt, response: Response) -> Refused:
         parts: list[bytes] = []
@@ -211,6 +235,7 @@ class Dispatch:
             headers.append((b"content-length", b"%d" % size))
             if attempt.meter is not None and not header(headers, b"content-encoding"):
                 attempt.meter.whole(body)
+                self._settle(attempt)  # the headers name the cost
             await reply.commit(response.status, headers)
             await reply.end(body)
             return
@@ -252,7 +277,13 @@ class Dispatch:
         if events and call.dialect.failed(call.operation, tail):
             # the client has the upstream's own error event; what is left is to know of it
             attempt.error = Broken(f"upstream {attempt.target.upstream.name!r} ended its stream with an error")
-        await reply.end()
+        await reply.end(self._cost_comment(attempt) if events and self.tell_cost else b"")
+
+    def _cost_comment(self, attempt: Attempt) -> bytes:
+        """What every reader of server-sent events skips unless it looks for it."""
+        self._settle(attempt)
+        told = cost_of(attempt.call)
+        return b"" if told is None else b": %s %s\n\n" % (COST, told)
 
     async def _opening(self, attempt: Attempt, response: Response, headers: Headers) -> bytes:
         """The bytes up to the first content. An error frame before it is the HTTP status it should have been."""
@@ -270,8 +301,21 @@ class Dispatch:
                 if verdict == "go":
                     break
             return buffer
+        except asyncio.CancelledError:
+            if attempt.meter is not None:
+                attempt.meter.feed(buffer)  # the input is billed, whether or not anybody reads the answer
+            raise
         finally:
             call.waited += time.perf_counter() - began
+
+
+def cost_of(call: Call) -> bytes | None:
+    """Dollars that the call's attempts came to, exact to the nano-dollar; ``None`` unless all of it is priced."""
+    costs = [attempt.cost for attempt in call.attempts if attempt.cost is not None]
+    if call.served is None or call.served.cost is None or any(cost.unpriced for cost in costs):
+        return None
+    whole, nano = divmod(sum(cost.nano for cost in costs), DOLLAR)
+    return b"%d.%09d" % (whole, nano)
 
 
 def refused(attempt: Attempt, status: int, body: bytes, headers: Headers) -> Refused:

@@ -190,7 +190,7 @@ class Gateway:
             return
         dialect, route, params = found
         if route.local:
-            listed = dialect.models_body(stack.models.listing(), params.get("model"))
+            listed = dialect.models_body(await stack.listing(), params.get("model"), route.operation)
             await _answer(send, *models_reply(dialect, listed))
             return
         stack.inflight += 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
-from gwcore.call import Target
-from gwcore.dialect import ModelInfo
+from gwcore.dialect import Deployment, ModelInfo
 from gwcore.errors import UnknownModel
-from gwcore.provider import Upstream
+from gwcore.prices import Prices
+from gwcore.provider import Target, Upstream
 
 PASS = "pass"  # noqa: S105 - the word of the stack file, not a password
 _CACHED_NAMES = 4096
@@ -78,10 +78,29 @@ class Models:
         else:
             raise UnknownModel(f"no upstream named {wanted[:200]!r}")
 
-    def listing(self) -> list[ModelInfo]:
+    def known(self) -> dict[str, tuple[Target, ...]]:
         """The names a client may ask for, as far as they are known: aliases, then what upstreams declare."""
-        names = {name: targets[0].upstream.name for name, targets in self._exact.items() if targets}
+        names = {name: targets for name, targets in self._exact.items() if targets}
         for upstream in self._upstreams.values():
             for model in upstream.models:
-                names.setdefault(f"{upstream.name}/{model}", upstream.name)
-        return [ModelInfo(name, owner) for name, owner in names.items()]
+                names.setdefault(f"{upstream.name}/{model}", (Target(upstream, model),))
+        return names
+
+    def listing(self, prices: Prices | None = None) -> list[ModelInfo]:
+        """What :meth:`known` names, with what ``prices`` knows of each."""
+        return [
+            ModelInfo(
+                name,
+                targets[0].upstream.name,
+                deployments=tuple(
+                    Deployment(
+                        target.upstream.name,
+                        target.upstream.provider.name,
+                        target.model,
+                        prices.card(target) if prices is not None else None,
+                    )
+                    for target in targets
+                ),
+            )
+            for name, targets in self.known().items()
+        ]

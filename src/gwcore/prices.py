@@ -7,13 +7,15 @@ Integers only: a price is nano-USD per **million** units, so ``$0.0375`` per mil
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Final
 
-from gwcore.call import Target
-from gwcore.provider import Upstream
+import structlog
+
+from gwcore.provider import Target, Upstream
 from gwcore.usage import BUCKETS, FEES, REQUEST, Cost, Usage
 
 MILLION: Final = 1_000_000
@@ -27,6 +29,7 @@ Steps = tuple[tuple[int, int], ...]
 whose input has more than ``above`` tokens."""
 
 _CACHED = 4096
+_log = structlog.get_logger("gwcore")
 _counts: Callable[[Usage], tuple[int, ...]] = attrgetter(*BUCKETS)
 # whose price a bucket has that has none of its own on the card: a cache is charged as plain input, never as nothing
 _ELSE: Mapping[str, tuple[str, ...]] = {
@@ -255,6 +258,10 @@ Source = Callable[[Upstream, str], PriceCard | None]
 class Prices:
     """The cards of one stack: the stack file's own prices first, then what distributions know, else ``None``.
 
+    Attributes:
+        unmetered: ``upstream operation`` → answers that should have reported usage and did not.
+        warmed: whether :meth:`warm` has run: from then on a look-up is cheap.
+
     Args:
         overrides: upstream → model or wildcard → what the stack file says.
         source: asked once per target; may import a catalogue on its first call.
@@ -271,6 +278,8 @@ class Prices:
         self._source = source
         self._version = version
         self._cards: dict[tuple[str, str], PriceCard | None] = {}
+        self.warmed = False
+        self.unmetered: Counter[str] = Counter()
 
     def card(self, target: Target) -> PriceCard | None:
         """The card of a target: one look-up once it is known. ``None`` is unpriced, which is not free."""
@@ -283,11 +292,31 @@ class Prices:
             return self._resolve(target, key)
         return found
 
+    def warm(self, targets: Iterable[Target]) -> list[str]:
+        """Look every target up, so that serving finds them; may take a second, so not on the serving loop.
+
+        Returns:
+            those without a price, as ``upstream/model``.
+        """
+        unpriced = [str(target) for target in targets if not ((card := self.card(target)) and card.prices)]
+        self.warmed = True
+        return list(dict.fromkeys(unpriced))
+
+    def note_unmetered(self, target: Target, operation: str) -> None:
+        """Count an answer that said nothing of what it used, though its operation is billed; logged the first time."""
+        what = f"{target.upstream.name} {operation}"
+        if not self.unmetered[what]:
+            _log.warning(
+                "an answer reported no usage: its cost is not known", upstream=target.upstream.name, operation=operation
+            )
+        self.unmetered[what] += 1
+
     def _resolve(self, target: Target, key: tuple[str, str]) -> PriceCard | None:
         upstream, model = target.upstream, target.model
         override = self._override(upstream.name, model)
         wanted = override.base_model if override and override.base_model else model
-        card = self._source(upstream, wanted) if self._source is not None else None
+        source = None if override is not None and not override.inherits else self._source
+        card = source(upstream, wanted) if source is not None else None
         if override is not None:
             card = override.over(card, model, self._version)
         # bounded, since the names are typed by clients

@@ -40,6 +40,17 @@ class Upstream:
     keys: tuple[Upstream, ...] = field(default=(), repr=False)
 
 
+@dataclass(slots=True, frozen=True)
+class Target:
+    """One upstream and the model's name there."""
+
+    upstream: Upstream
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.upstream.name}/{self.model}"
+
+
 class Provider(Protocol):
     """One vendor. A plain object registered through the ``gwcore_providers`` hook; keeps no state.
 

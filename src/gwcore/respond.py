@@ -12,6 +12,7 @@ import structlog
 
 from gwcore.call import Attempt, Call
 from gwcore.dialect import Dialect
+from gwcore.dispatch import COST, cost_of
 from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused
 from gwcore.reply import COMMITTED, IDLE
 from gwcore.wire.transport import Headers
@@ -34,6 +35,8 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
         headers.append((b"x-gwcore-model", _printable(served.target.model).encode()))
         if len(attempts) > 1:
             headers.append((b"x-gwcore-failed", ", ".join(_why(a) for a in attempts if a.error).encode("latin-1")))
+        if (cost := cost_of(call)) is not None:
+            headers.append((COST, cost))
     headers.append((b"x-gwcore-attempts", b"%d" % len(attempts)))
     headers.append((b"x-gwcore-overhead-ms", b"%.3f" % overhead))
     headers.append((b"server-timing", b"gwcore;dur=%.3f, upstream;dur=%.3f" % (overhead, call.waited * 1000)))

@@ -50,6 +50,8 @@ def rings(stack: Stack, source: Path) -> None:
         base = f"{upstream.origin.scheme}://{upstream.origin.authority}{upstream.base_path}"
         table.add_row(upstream.name, upstream.provider.name, base)
     say(table)
+    if unpriced := stack.prices.warm(stack.targets()):
+        say("[bold]unpriced[/]  " + escape(", ".join(unpriced)) + "  (set upstreams.<name>.prices)")
 
 
 def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:

@@ -8,18 +8,23 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from gwcore.call import Call
 from gwcore.config import ServerConfig
+from gwcore.dialect import ModelInfo
 from gwcore.dispatch import Dispatch
 from gwcore.errors import Untranslatable
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Plugin, ring_of
-from gwcore.provider import Upstream
+from gwcore.prices import Prices
+from gwcore.provider import Target, Upstream
 from gwcore.resources import Lease
 from gwcore.service import Service
 from gwcore.taps import Taps
 
+_log = structlog.get_logger("gwcore")
 TAGS, UPSTREAM = b"x-gwcore-tags", b"x-gwcore-upstream"
 
 
@@ -54,6 +59,7 @@ class Stack:
     server: ServerConfig
     dispatch: Dispatch
     lease: Lease = field(repr=False)
+    prices: Prices = field(default_factory=Prices, repr=False)
     asgi: tuple[Callable[[Any], Any], ...] = ()
     digest: str = ""
     inflight: int = 0
@@ -61,13 +67,34 @@ class Stack:
     _exit: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
 
     async def start(self) -> None:
-        """Enter every plugin's lifespan in stack order. A failed start exits what was entered, then raises."""
+        """Enter every plugin's lifespan in stack order. A failed start exits what was entered, then raises.
+
+        Where anything reads costs, the prices are looked up first, and models without one are logged.
+        """
+        if self.dispatch.prices is not None:
+            unpriced = await self.look_up_prices()
+            if unpriced:
+                _log.warning("models without a price", models=unpriced, mend="set upstreams.<name>.prices")
         try:
             for placed in self.placed:
                 await self._exit.enter_async_context(placed.plugin.lifespan())
         except BaseException:
             await self._exit.aclose()
             raise
+
+    async def look_up_prices(self) -> list[str]:
+        """Load the prices of every model the stack names; returns those without one, as ``upstream/model``."""
+        return await asyncio.to_thread(self.prices.warm, self.targets())
+
+    def targets(self) -> list[Target]:
+        """Every target the stack names; what only a wildcard reaches is not among them."""
+        return [target for targets in self.models.known().values() for target in targets]
+
+    async def listing(self) -> list[ModelInfo]:
+        """The models a client may ask for, with limits and prices; the first one to ask may wait for a catalogue."""
+        if not self.prices.warmed:
+            await self.look_up_prices()
+        return self.models.listing(self.prices)
 
     def aim(self, call: Call) -> None:
         """Give the call its targets and tags. Raises ``UnknownModel`` and ``Untranslatable``."""

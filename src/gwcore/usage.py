@@ -59,6 +59,11 @@ class Usage:
     """The vendor's parts do not sum to its own total. The buckets then hold the reading that costs more."""
 
     @property
+    def billable(self) -> bool:
+        """Whether anything was counted at all."""
+        return bool(self.total or self.fees or self.reported is not None)
+
+    @property
     def total_in(self) -> int:
         """Every input token, cached or not: what long-context prices go by."""
         return (

@@ -65,7 +65,7 @@ class FakeDialect:
         """The error body as one frame."""
         return b"data: " + self.error_body(error, request_id) + b"\n\n"
 
-    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None, _operation: str = "models") -> bytes | None:
         """The names."""
         names = [model.id for model in models]
         return None if wanted is not None and wanted not in names else orjson.dumps(names)

@@ -11,6 +11,7 @@ from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore.wire.sse import SseReader
 
+WHOLE_CAP = 64 << 20
 Facts = dict[str, Any]
 Gather = Callable[[Mapping[str, Any], Facts], None]
 """A document of the reply → what it says of usage, kept in ``Facts``; the same for a whole reply and for its frames."""
@@ -49,6 +50,8 @@ class JsonMeter:
         self._facts: Facts = facts or {}
         self._gather = gather
         self._total = total
+        self._parts: list[bytes] = []
+        self._size = 0
 
     @property
     def usage(self) -> Usage | None:
@@ -56,11 +59,16 @@ class JsonMeter:
         return self._total(self._facts)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Nothing to read in pieces."""
+        """A piece of a document that is relayed as it comes (Google's streams without ``alt=sse``); kept until its end."""
+        self._size += len(chunk)
+        if self._size <= WHOLE_CAP:
+            self._parts.append(chunk)
         return chunk
 
     def finish(self) -> bytes:
         """Nothing is held back."""
+        if self._parts and self._size <= WHOLE_CAP:
+            self.whole(b"".join(self._parts))
         return b""
 
     def whole(self, body: bytes) -> None:
@@ -69,7 +77,7 @@ class JsonMeter:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:
             return
-        if isinstance(document, list):  # Google's streams without alt=sse
+        if isinstance(document, list):
             for one in document:
                 self._one(one)
         else:

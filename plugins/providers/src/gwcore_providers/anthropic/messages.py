@@ -14,6 +14,7 @@ from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.listing import limits
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import anthropic_usage
 
@@ -91,7 +92,7 @@ class AnthropicMessages(BaseDialect):
         """``event: error``."""
         return encode(self.error_body(error, request_id), "error")
 
-    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None, _operation: str = "models") -> bytes | None:
         """``GET /v1/models`` with ``anthropic-version``."""
         shown = [
             {
@@ -99,6 +100,7 @@ class AnthropicMessages(BaseDialect):
                 "id": m.id,
                 "display_name": m.id,
                 "created_at": datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                **(limits(m.card, "max_input_tokens", "max_tokens")),
             }
             for m in models
         ]

@@ -12,6 +12,7 @@ from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Rou
 from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.listing import limits
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
 
@@ -104,10 +105,18 @@ class GeminiGenerate(BaseDialect):
         shown = {"code": error.status, "message": error.message, "status": status, "details": [info]}
         return orjson.dumps({"error": shown})
 
-    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None, _operation: str = "models") -> bytes | None:
         """``GET /v1beta/models``."""
         methods = ["generateContent", "streamGenerateContent", "countTokens"]
-        shown = [{"name": f"models/{m.id}", "displayName": m.id, "supportedGenerationMethods": methods} for m in models]
+        shown = [
+            {
+                "name": f"models/{m.id}",
+                "displayName": m.id,
+                "supportedGenerationMethods": methods,
+                **limits(m.card, "inputTokenLimit", "outputTokenLimit"),
+            }
+            for m in models
+        ]
         if wanted is None:
             return orjson.dumps({"models": shown})
         return next((orjson.dumps(model) for model in shown if model["displayName"] == wanted), None)

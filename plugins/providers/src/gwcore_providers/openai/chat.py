@@ -16,6 +16,7 @@ from gwcore.errors import GatewayError, LimitError, Unauthenticated
 from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers.base import BaseDialect
+from gwcore_providers.listing import described, model_info
 from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
@@ -38,9 +39,13 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     return orjson.dumps({"error": shown, "request_id": request_id})
 
 
-def models_body(models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
-    """``GET /models`` and ``GET /models/{id}``."""
-    shown = [{"id": m.id, "object": "model", "created": m.created, "owned_by": m.owner} for m in models]
+def models_body(models: Sequence[ModelInfo], wanted: str | None, operation: str) -> bytes | None:
+    """``GET /models``, ``GET /models/{id}`` and, as LiteLLM has it, ``GET /model/info``."""
+    if operation == "model_info":
+        return orjson.dumps({"data": model_info(models)})
+    shown = [
+        {"id": m.id, "object": "model", "created": m.created, "owned_by": m.owner, **described(m.card)} for m in models
+    ]
     if wanted is None:
         return orjson.dumps({"object": "list", "data": shown})
     return next((orjson.dumps(model) for model in shown if model["id"] == wanted), None)
@@ -147,6 +152,7 @@ class OpenAIChat(BaseDialect):
         Route("POST", "/batches/{id}/cancel", "batch_cancel", model="none", body="none"),
         Route("GET", "/models", "models", local=True, model="none", body="none"),
         Route("GET", "/models/{model}", "models", local=True, model="none", body="none"),
+        Route("GET", "/model/info", "model_info", local=True, model="none", body="none"),
         # as Azure's SDK addresses it: the deployment in the path is the model
         Route("POST", "/openai/deployments/{model}/chat/completions", "chat", _AZURE, "path", stream="body"),
         Route("POST", "/openai/deployments/{model}/completions", "completions", _AZURE, "path", stream="body"),
@@ -207,6 +213,6 @@ class OpenAIChat(BaseDialect):
         """OpenAI's error object."""
         return error_body(error, request_id)
 
-    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:
         """OpenAI's list."""
-        return models_body(models, wanted)
+        return models_body(models, wanted, operation)

@@ -109,6 +109,6 @@ class OpenAIResponses(BaseDialect):
         event = {"type": "response.failed", "sequence_number": 1_000_000_000, "response": response}
         return encode(orjson.dumps(event), "response.failed")
 
-    def models_body(self, models: Sequence[ModelInfo], wanted: str | None) -> bytes | None:
+    def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:
         """As the other OpenAI dialect."""
-        return models_body(models, wanted)
+        return models_body(models, wanted, operation)

@@ -1,0 +1,87 @@
+"""What lists of models tell of limits, abilities and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from gwcore.dialect import Deployment, ModelInfo
+from gwcore.prices import MILLION, PriceCard
+from gwcore.units import DOLLAR
+
+# our bucket or fee → LiteLLM's key of its model_info; dollars per unit
+_LITELLM = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cache_read": "cache_read_input_token_cost",
+    "cache_write_5m": "cache_creation_input_token_cost",
+    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
+    "reasoning": "output_cost_per_reasoning_token",
+    "audio_in": "input_cost_per_audio_token",
+    "audio_out": "output_cost_per_audio_token",
+    "audio_seconds": "input_cost_per_second",
+    "characters": "input_cost_per_character",
+    "image": "output_cost_per_image",
+    "rerank": "input_cost_per_query",
+}
+_SUPPORTS = {
+    "vision": "supports_vision",
+    "tools": "supports_function_calling",
+    "reasoning": "supports_reasoning",
+    "prompt_caching": "supports_prompt_caching",
+    "audio_input": "supports_audio_input",
+    "audio_output": "supports_audio_output",
+    "web_search": "supports_web_search",
+}
+
+
+def dollars(price: int) -> str:
+    """Dollars per unit of nano-USD per million units, as an exact decimal."""
+    return f"{(Decimal(price) / (DOLLAR * MILLION)).normalize():f}"
+
+
+def limits(card: PriceCard | None, most_in: str, most_out: str) -> dict[str, int]:
+    """The limits that are known, under a dialect's own keys."""
+    found = {most_in: card.context_window, most_out: card.max_output} if card else {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def described(card: PriceCard | None) -> dict[str, Any]:
+    """Further keys of an entry of ``GET /v1/models``; prices in dollars per unit, as text, so that they stay exact."""
+    if card is None:
+        return {"pricing": None}
+    return {
+        **limits(card, "context_window", "max_output_tokens"),
+        "capabilities": sorted(card.capabilities),
+        "pricing": {name: dollars(steps[0][1]) for name, steps in card.prices.items()} or None,
+        "pricing_source": f"{card.source} {card.version}".strip(),
+    }
+
+
+def model_info(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
+    """``data`` of LiteLLM's ``GET /model/info``: one entry per deployment behind a name."""
+    return [_entry(model.id, deployment) for model in models for deployment in model.deployments]
+
+
+def _entry(name: str, deployment: Deployment) -> dict[str, Any]:
+    target = f"{deployment.upstream}/{deployment.model}"
+    info: dict[str, Any] = {
+        "id": target,
+        "db_model": False,
+        "key": deployment.model,
+        "litellm_provider": deployment.provider,
+    }
+    card = deployment.card
+    if card is not None:
+        # a client that does arithmetic expects numbers here; the exact ones are in /v1/models
+        priced = {key: float(dollars(card.prices[own][0][1])) for own, key in _LITELLM.items() if own in card.prices}
+        abilities = {key: True for own, key in _SUPPORTS.items() if own in card.capabilities}
+        info |= {**limits(card, "max_input_tokens", "max_output_tokens"), **priced, **abilities}
+        if card.max_output is not None:
+            info["max_tokens"] = card.max_output
+    return {
+        "model_name": name,
+        "litellm_params": {"model": f"{deployment.provider}/{deployment.model}"},
+        "model_info": info,
+    }
