@@ -89,48 +89,30 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
     """
     inputs = part(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     outputs = part(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    total_in, total_out = (
-        number(usage, "prompt_tokens", "input_tokens"),
-        number(usage, "completion_tokens", "output_tokens"),
-    )
-    total = number(usage, "total_tokens")
-    if not total_in and not total_out:
-        total_in = total
+    total_in, all_out, reasoning, left = _openai_totals(usage, outputs)
     cached = number(inputs, "cached_tokens") or number(
         usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"
     )
     written = number(inputs, "cache_write_tokens") or number(usage, "cache_creation_input_tokens")
-    reasoning = number(outputs, "reasoning_tokens") or number(usage, "reasoning_tokens")
-    beside = total == total_in + total_out + reasoning if total else reasoning > total_out
-    all_out = total_out + reasoning if beside or "citation_tokens" in usage else total_out
-    mismatch = cached + written > total_in or reasoning > all_out
-    left = total - total_in - all_out if total and "citation_tokens" not in usage else 0
-    extra_in = extra_out = 0
-    if left:
-        mismatch = True
-        # Mistral's total alone counts audio and what moderation puts around the text; elsewhere it is hidden reasoning
-        extra_in, extra_out = (max(0, left), 0) if "prompt_audio_seconds" in usage else (0, max(0, left))
+    mismatch = left != 0 or cached + written > total_in or reasoning > all_out
     cached_parts = part(inputs, "cached_tokens_details")
     audio_cached, image_cached = number(cached_parts, "audio_tokens"), number(cached_parts, "image_tokens")
-    text_in, cached, written, audio_in, image_in = _split(
-        total_in,
-        cached,
-        written,
-        max(0, number(inputs, "audio_tokens") - audio_cached),
-        max(0, number(inputs, "image_tokens") - image_cached),
-    )
+    audio_in = max(0, number(inputs, "audio_tokens") - audio_cached)
+    image_in = max(0, number(inputs, "image_tokens") - image_cached)
+    text_in, cached, written, audio_in, image_in = _split(total_in, cached, written, audio_in, image_in)
     cache_read, audio_cached, image_cached = _split(cached, audio_cached, image_cached)
     written_5m, written_1h = _split(written, number(part(usage, "cache_creation"), "ephemeral_1h_input_tokens"))
-    text_out, reasoning, audio_out, image_out = _split(
-        all_out, reasoning, number(outputs, "audio_tokens"), number(outputs, "image_tokens")
-    )
+    audio_out, image_out = number(outputs, "audio_tokens"), number(outputs, "image_tokens")
+    text_out, reasoning, audio_out, image_out = _split(all_out, reasoning, audio_out, image_out)
+    # Mistral's total alone counts audio and what moderation puts around the text; elsewhere it is hidden reasoning
+    hidden_in, hidden_out = (max(0, left), 0) if "prompt_audio_seconds" in usage else (0, max(0, left))
     return Usage(
-        input=text_in + extra_in,
+        input=text_in + hidden_in,
         cache_read=cache_read,
         cache_write_5m=written_5m,
         cache_write_1h=written_1h,
         output=text_out,
-        reasoning=reasoning + extra_out,
+        reasoning=reasoning + hidden_out,
         audio_in=audio_in,
         audio_out=audio_out,
         image_in=image_in,
@@ -142,6 +124,21 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         reported=reported(usage),
         mismatch=mismatch,
     )
+
+
+def _openai_totals(usage: Document, outputs: Document) -> tuple[int, int, int, int]:
+    """All input, all output with reasoning, reasoning, and what the vendor's total has beyond (or short of) both."""
+    total_in = number(usage, "prompt_tokens", "input_tokens")
+    total_out = number(usage, "completion_tokens", "output_tokens")
+    reasoning = number(outputs, "reasoning_tokens") or number(usage, "reasoning_tokens")
+    total = number(usage, "total_tokens")
+    if "citation_tokens" in usage:  # Perplexity's deep research: reasoning stands beside the output and the total
+        return total_in, total_out + reasoning, reasoning, 0
+    if not total_in and not total_out:
+        return total, 0, 0, 0
+    beside = total == total_in + total_out + reasoning if total else reasoning > total_out
+    all_out = total_out + reasoning if beside else total_out
+    return total_in, all_out, reasoning, total - total_in - all_out if total else 0
 
 
 def openai_fees(usage: Document) -> dict[str, int]:
