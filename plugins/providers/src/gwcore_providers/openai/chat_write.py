@@ -1,0 +1,394 @@
+"""The canonical conversation → ``openai.chat`` requests."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from gwcore.chat import (
+    ChatRequest,
+    Format,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from gwcore.codec import Crossing
+from gwcore_providers.crossing import data_url, fit_id, foreign, words
+from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
+
+_FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
+_FIT = re.compile(r"[a-zA-Z0-9_.:-]+")
+_NINE = re.compile(r"[a-zA-Z0-9]{9}")
+_REASONERS = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-oss)")
+_EFFORTS = {  # what each family takes, weakest first; OpenAI's model pages
+    re.compile(r"(?:^|/)gpt-5(?:-|$)"): ("minimal", "low", "medium", "high"),
+    re.compile(r"(?:^|/)gpt-5\.1(?!-codex-max)"): ("none", "low", "medium", "high"),
+    re.compile(r"(?:^|/)gpt-(?:5\.|[6-9])"): ("none", "low", "medium", "high", "xhigh"),
+    re.compile(r"(?:^|/)(?:o\d|gpt-oss)"): ("low", "medium", "high"),
+}
+SCALE = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# tokens ↔ effort, both ways: the middle of what vendors publish
+_BUDGETS = ((1024, "minimal"), (2048, "low"), (8192, "medium"), (24576, "high"), (1 << 62, "xhigh"))
+
+
+def effort_of(thinking: Thinking) -> str | None:
+    """How hard to think, in words."""
+    if thinking.effort is not None:
+        return thinking.effort
+    if thinking.mode == "off" or thinking.budget == 0:
+        return "none"
+    if thinking.budget is not None and thinking.budget > 0:
+        return next(effort for limit, effort in _BUDGETS if thinking.budget <= limit)
+    return None
+
+
+def nearest(effort: str, allowed: tuple[str, ...]) -> str:
+    """The allowed word next to ``effort`` on the scale; of two equally near, the stronger."""
+    if effort in allowed or effort not in SCALE:
+        return effort if effort in allowed else allowed[-1]
+    at = SCALE.index(effort)
+    return min(allowed, key=lambda word: (abs(SCALE.index(word) - at), -SCALE.index(word)))
+
+
+def accepted_efforts(model: str) -> tuple[str, ...] | None:
+    """What an OpenAI model takes; ``None`` for a model that does not reason, or that nobody knows."""
+    return next((words for pattern, words in _EFFORTS.items() if pattern.search(model)), None)
+
+
+def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
+    """See :meth:`gwcore.codec.ChatCodec.write_request`."""
+    same = request.dialect == DIALECT
+    foreign(request, DIALECT, crossing, KNOBS.values())
+    out: dict[str, Any] = {"model": crossing.model, "messages": _Messages(request, crossing).all()}
+    _offer_tools(request, out, crossing, same=same)
+    if request.max_tokens is not None:
+        out["max_completion_tokens" if "max_completion_tokens" in crossing.quirks else "max_tokens"] = (
+            request.max_tokens
+        )
+    if request.format is not None and (same or request.format.kind != "text"):
+        out["response_format"] = _format(request.format)
+    if request.thinking is not None:
+        _think(request.thinking, out, crossing, same=same)
+    neutral = {"stop": [], "modalities": ["text"], "n": 1}
+    for key, plain in neutral.items():
+        value = getattr(request, key)
+        if value is not None and (value != plain or (same and value)):
+            out[key] = value
+    names = {knob: key for key, knob in KNOBS.items()}
+    out.update((names[knob], value) for knob, value in request.knobs.items() if knob in names)
+    if crossing.stream:
+        out["stream"] = True
+        if "no_stream_options" not in crossing.quirks:
+            out["stream_options"] = {"include_usage": True}
+    return {**out, **request.needs, **request.extra} if same else out
+
+
+def _offer_tools(request: ChatRequest, out: dict[str, Any], crossing: Crossing, *, same: bool) -> None:
+    tools = [_tool(tool, crossing, same=same) for tool in request.tools]
+    if tools:
+        out["tools"] = tools
+        if request.parallel is not None:
+            out["parallel_tool_calls"] = request.parallel
+    if request.tool_choice is not None and (tools or same):
+        out["tool_choice"] = _choice(request.tool_choice)
+
+
+def _think(thinking: Thinking, out: dict[str, Any], crossing: Crossing, *, same: bool) -> None:
+    if same and thinking.extra.get("reasoning"):
+        more: dict[str, Any] = {key: value for key, value in thinking.extra.items() if key != "reasoning"}
+        pairs = {"effort": thinking.effort, "max_tokens": thinking.budget}
+        more.update((key, value) for key, value in pairs.items() if value is not None)
+        if thinking.shown == "none":
+            more["exclude"] = True
+        if thinking.mode is not None:
+            more["enabled"] = thinking.mode != "off"
+        out["reasoning"] = more
+        return
+    effort = effort_of(thinking)
+    if effort is None:
+        return
+    if same:
+        out["reasoning_effort"] = effort
+        return
+    allowed = accepted_efforts(crossing.model)
+    if allowed is not None:
+        out["reasoning_effort"] = nearest(effort, allowed)
+    elif "reasoning_effort" in crossing.quirks and effort in {"low", "medium", "high"}:
+        out["reasoning_effort"] = effort
+    elif effort != "none":
+        crossing.drop("reasoning_effort")
+
+
+class _Messages:
+    """The messages of one request."""
+
+    def __init__(self, request: ChatRequest, crossing: Crossing) -> None:
+        self.request = request
+        self.crossing = crossing
+        self.same = request.dialect == DIALECT
+        self.out: list[dict[str, Any]] = []
+        self.carried: list[Media] = []
+        """Media out of tool results, which may hold words only: they follow in a user message."""
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every message."""
+        for message in self.request.messages:
+            results = [part for part in message.parts if isinstance(part, ToolResult)]
+            if not results:
+                self._flush()
+            for result in results:
+                self.out.append(self._result(result, message))
+            others: list[Part] = [part for part in message.parts if not isinstance(part, ToolResult)]
+            if others or not results:
+                self._flush()
+                self.out.append(self._message(message, others))
+        self._flush()
+        return self.out
+
+    def _flush(self) -> None:
+        if self.carried:
+            self.out.append({"role": "user", "content": [self._part(media) for media in self.carried]})
+            self.carried = []
+
+    def _message(self, message: Message, parts: list[Part]) -> dict[str, Any]:
+        role: str = message.role
+        if role == "developer" and not self.same and "developer" not in self.crossing.quirks:
+            role = "system"
+        out: dict[str, Any] = {"role": role}
+        if message.name is not None:
+            out["name"] = message.name
+        calls = [part for part in parts if isinstance(part, ToolCall)]
+        thoughts = [part for part in parts if isinstance(part, Reasoning)]
+        refusals = [part for part in parts if isinstance(part, Text) and part.refusal]
+        shown = [part for part in parts if part not in calls and part not in thoughts and part not in refusals]
+        if role == "assistant":
+            self._thoughts(out, thoughts)
+            if refusals:
+                out["refusal"] = words(refusals)
+            if calls:
+                self._calls(out, calls)
+        content = self._content(shown)
+        out["content"] = content if content or not (calls or refusals) else None
+        if self.same:
+            out.update(message.extra)
+        return out
+
+    def _content(self, parts: list[Part]) -> Any:
+        if all(isinstance(part, Text) and not part.cache and not part.extra for part in parts):
+            if len(parts) <= 1:
+                return words(parts)
+            return [{"type": "text", "text": part.text} for part in parts if isinstance(part, Text)]
+        return [self._part(part) for part in parts]
+
+    def _part(self, part: Part) -> dict[str, Any]:
+        if isinstance(part, Text):
+            out: dict[str, Any] = {"type": "text", "text": part.text}
+            if self.same:
+                out.update(part.extra)
+        elif isinstance(part, Media):
+            out = self._media(part)
+        elif isinstance(part, Opaque):
+            raise self.crossing.refuse(part.kind, f"it is known to {part.dialect} only")
+        else:
+            raise self.crossing.refuse(type(part).__name__)
+        self._mark(out, part.cache)
+        return out
+
+    def _media(self, media: Media) -> dict[str, Any]:
+        if media.kind in {"image", "video"}:
+            if media.kind == "video" and not (self.same or "video" in self.crossing.quirks):
+                raise self.crossing.refuse("video")
+            address = data_url(media) if media.data is not None else media.url
+            if address is None:
+                raise self.crossing.refuse(f"{media.kind} by file id", "files live at one vendor")
+            body: dict[str, Any] = {"url": address}
+            if media.detail is not None:
+                body["detail"] = media.detail if self.same or media.detail in {"low", "high", "auto"} else "auto"
+            key = "image_url" if media.kind == "image" else "video_url"
+            return {"type": key, key: {**body, **media.extra} if self.same else body}
+        if media.kind == "audio":
+            if media.data is None:
+                raise self.crossing.refuse("audio by address")
+            form = (media.mime or "audio/wav").partition("/")[2].removeprefix("x-")
+            form = {"mpeg": "mp3", "wave": "wav"}.get(form, form)
+            return {"type": "input_audio", "input_audio": {"data": media.data, "format": form}}
+        return self._file(media)
+
+    def _file(self, media: Media) -> dict[str, Any]:
+        if media.plain and media.data is not None:
+            title = f"{media.name}\n\n" if media.name else ""
+            return {"type": "text", "text": f"{title}{media.data}"}
+        file: dict[str, Any] = {}
+        if media.data is not None:
+            file["file_data"] = data_url(media) if media.mime or not self.same else media.data
+        elif media.file_id is not None and self.same:
+            file["file_id"] = media.file_id
+        elif media.url is not None and (self.same or "file_url" in self.crossing.quirks):
+            file["file_data"] = media.url
+        else:
+            raise self.crossing.refuse("document by address or file id", "send its bytes")
+        if media.name is not None or not self.same:
+            file["filename"] = media.name or "document.pdf"
+        return {"type": "file", "file": file}
+
+    def _thoughts(self, out: dict[str, Any], thoughts: list[Reasoning]) -> None:
+        if not thoughts:
+            return
+        quirks = self.crossing.quirks
+        fields = [str(part.extra.get("field")) for part in thoughts if part.extra.get("field")]
+        text = "".join(part.text for part in thoughts)
+        if fields and (self.same or fields[0] in quirks):
+            if fields[0] == "thinking":
+                self.crossing.drop("thinking")
+            else:
+                out[fields[0]] = text
+        elif self.same or "reasoning_details" in quirks:
+            out["reasoning_details"] = [detail(part) for part in thoughts]
+        elif "reasoning_content" in quirks and text:
+            out["reasoning_content"] = text
+        else:
+            self.crossing.drop("reasoning")
+
+    def _calls(self, out: dict[str, Any], calls: list[ToolCall]) -> None:
+        if calls[0].extra.get("legacy") and self.same:
+            out["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments}
+            return
+        out["tool_calls"] = [self._call(call) for call in calls]
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        if call.server:
+            raise self.crossing.refuse(f"the server tool {call.name}")
+        custom = call.custom and (self.same or "custom_tools" in self.crossing.quirks)
+        kind, key = ("custom", "input") if custom else ("function", "arguments")
+        given = call.arguments if custom == call.custom else orjson.dumps({"input": call.arguments}).decode()
+        body = {"name": call.name, key: given if custom else given or "{}"}
+        out: dict[str, Any] = {"id": self._id(call.id), "type": kind, kind: body}
+        if call.signature is not None and (self.same or "thought_signature" in self.crossing.quirks):
+            out["extra_content"] = {"google": {"thought_signature": call.signature}}
+        if self.same:
+            out.update(call.extra)
+        self._mark(out, call.cache)
+        return out
+
+    def _id(self, id: str) -> str:  # noqa: A002
+        if self.same and "ids9" not in self.crossing.quirks:
+            return id
+        return fit_id(id, _NINE, 9) if "ids9" in self.crossing.quirks else fit_id(id, _FIT, 40)
+
+    def _result(self, result: ToolResult, message: Message) -> dict[str, Any]:
+        texts = [part for part in result.parts if isinstance(part, Text)]
+        media = [part for part in result.parts if isinstance(part, Media)]
+        for part in result.parts:
+            if isinstance(part, Opaque):
+                raise self.crossing.refuse(part.kind, "in a tool result")
+        content = words(texts, "\n") if not self.same or len(texts) == 1 else [self._part(t) for t in texts]
+        if media and self.same:
+            content = [self._part(part) for part in result.parts]
+        elif media:
+            self.carried += media
+            content = content or "The result follows in the next message."
+        if result.error and not self.same:
+            content = f"Error: {content}"
+        if result.extra.get("legacy") and self.same:
+            return {"role": "function", "name": result.name, "content": content}
+        out: dict[str, Any] = {"role": "tool", "tool_call_id": self._id(result.id), "content": content}
+        if self.same:
+            out.update({"name": result.name} if result.name is not None else {})
+            out.update(message.extra)
+        self._mark(out, result.cache)
+        return out
+
+    def _mark(self, out: dict[str, Any], cache: str | None) -> None:
+        mark(out, cache, self.crossing, same=self.same)
+
+
+def detail(part: Reasoning) -> dict[str, Any]:
+    """One of OpenRouter's ``reasoning_details``; who signed stands in ``format``."""
+    form = {"format": _FORMATS[part.dialect]} if part.dialect in _FORMATS else {}
+    out: dict[str, Any] = {**form, **{key: value for key, value in part.extra.items() if key in {"format", "index"}}}
+    if part.encrypted is not None:
+        out |= {"type": "reasoning.encrypted", "data": part.encrypted}
+        if part.text:
+            out["summary"] = part.text
+    elif part.summary:
+        out |= {"type": "reasoning.summary", "summary": part.text}
+    else:
+        out |= {"type": "reasoning.text", "text": part.text}
+        if part.signature is not None:
+            out["signature"] = part.signature
+    if part.id is not None:
+        out["id"] = part.id
+    return out
+
+
+def _tool(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
+    if tool.server:
+        if same:
+            return dict(tool.doc)
+        raise crossing.refuse(f"the server tool {tool.name}", f"it runs at vendors of {tool.dialect}")
+    if tool.custom:
+        return _custom(tool, crossing, same=same)
+    own = {key: value for key, value in tool.extra.items() if key != "legacy"} if same else {}
+    body: dict[str, Any] = {"name": tool.name}
+    pairs = {"description": tool.description, "parameters": tool.schema, "strict": tool.strict}
+    body |= {key: value for key, value in pairs.items() if value is not None}
+    out: dict[str, Any] = {"type": "function", "function": {**body, **own}}
+    mark(out, tool.cache, crossing, same=same)
+    return out
+
+
+def mark(out: dict[str, Any], cache: str | None, crossing: Crossing, *, same: bool) -> None:
+    """A prompt-cache mark, where the vendor takes Anthropic's."""
+    if cache and (same or "cache_control" in crossing.quirks):
+        out[CACHE] = {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}
+    elif cache:
+        crossing.drop(CACHE)
+
+
+def _custom(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
+    if not (same or "custom_tools" in crossing.quirks):
+        return _custom_as_function(tool, crossing)
+    body: dict[str, Any] = {"name": tool.name}
+    body |= {"description": tool.description} if tool.description is not None else {}
+    body |= {"format": tool.grammar} if tool.grammar is not None else {}
+    return {"type": "custom", "custom": body}
+
+
+def _custom_as_function(tool: Tool, crossing: Crossing) -> dict[str, Any]:
+    """Free text through a function of one string, where the vendor has no custom tools; a grammar cannot be kept."""
+    if tool.grammar is not None and tool.grammar.get("type") not in {None, "text"}:
+        crossing.drop("tools.custom.format")
+    schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+    body = {"name": tool.name, "description": tool.description or "", "parameters": schema}
+    return {"type": "function", "function": body}
+
+
+def _choice(choice: ToolChoice) -> Any:
+    if not choice.names:
+        return choice.mode
+    if len(choice.names) == 1 and choice.mode == "required" and not choice.extra.get("allowed"):
+        kind = "custom" if choice.custom else "function"
+        return {"type": kind, kind: {"name": choice.names[0]}}
+    tools = [{"type": "function", "function": {"name": name}} for name in choice.names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+
+
+def _format(form: Format) -> dict[str, Any]:
+    if form.kind == "schema" and form.extra.get("object"):
+        return {"type": "json_object", "schema": form.schema}
+    if form.kind == "schema":
+        inner: dict[str, Any] = {"name": form.name or "answer"}
+        pairs = {"description": form.description, "schema": form.schema, "strict": form.strict}
+        inner |= {key: value for key, value in pairs.items() if value is not None}
+        return {"type": "json_schema", "json_schema": inner}
+    return {"type": "json_object" if form.kind == "json" else "text"}
