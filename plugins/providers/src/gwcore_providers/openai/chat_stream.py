@@ -210,9 +210,12 @@ class ChatReader:
         if known is not None and item.get("id") and body.get("name") and (key, item["id"]) not in lane.calls:
             known = None
         if known is None:
-            self._close_thought(number, lane, events)
             if not body.get("name"):
                 return
+            self._close_thought(number, lane, events)
+            if lane.text is not None:
+                events.append(PartEnded(lane.text, number))
+                lane.text = None
             made = (
                 call({"type": "function", **item, "function": body}, "tool_calls")
                 if "custom" not in item

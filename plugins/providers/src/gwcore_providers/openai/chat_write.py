@@ -24,40 +24,18 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore_providers.crossing import data_url, fit_id, foreign, words
+from gwcore_providers.efforts import effort_of, nearest
 from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
 
 _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
 _FIT = re.compile(r"[a-zA-Z0-9_.:-]+")
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
-_REASONERS = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-oss)")
 _EFFORTS = {  # what each family takes, weakest first; OpenAI's model pages
     re.compile(r"(?:^|/)gpt-5(?:-|$)"): ("minimal", "low", "medium", "high"),
     re.compile(r"(?:^|/)gpt-5\.1(?!-codex-max)"): ("none", "low", "medium", "high"),
     re.compile(r"(?:^|/)gpt-(?:5\.|[6-9])"): ("none", "low", "medium", "high", "xhigh"),
     re.compile(r"(?:^|/)(?:o\d|gpt-oss)"): ("low", "medium", "high"),
 }
-SCALE = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-# tokens ↔ effort, both ways: the middle of what vendors publish
-_BUDGETS = ((1024, "minimal"), (2048, "low"), (8192, "medium"), (24576, "high"), (1 << 62, "xhigh"))
-
-
-def effort_of(thinking: Thinking) -> str | None:
-    """How hard to think, in words."""
-    if thinking.effort is not None:
-        return thinking.effort
-    if thinking.mode == "off" or thinking.budget == 0:
-        return "none"
-    if thinking.budget is not None and thinking.budget > 0:
-        return next(effort for limit, effort in _BUDGETS if thinking.budget <= limit)
-    return None
-
-
-def nearest(effort: str, allowed: tuple[str, ...]) -> str:
-    """The allowed word next to ``effort`` on the scale; of two equally near, the stronger."""
-    if effort in allowed or effort not in SCALE:
-        return effort if effort in allowed else allowed[-1]
-    at = SCALE.index(effort)
-    return min(allowed, key=lambda word: (abs(SCALE.index(word) - at), -SCALE.index(word)))
 
 
 def accepted_efforts(model: str) -> tuple[str, ...] | None:
