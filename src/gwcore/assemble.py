@@ -65,6 +65,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         taps,
         prices if priced else None,
         tell_cost=config.server.cost == "stream",
+        dialects={dialect.name: dialect for dialect in catalog.dialects()},
     )
     return Stack(
         service=_pipeline(config, placed, dispatch),
@@ -111,6 +112,7 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
             prepare=provider.prepare if isinstance(provider, Preparing) else None,
             key=number,
             weight=weight,
+            dialect=config.dialect,
         )
 
     if not config.api_keys:

@@ -27,6 +27,7 @@ class Crossing:
         quirks: what the vendor is known to do otherwise than its dialect's owner (see a provider's rows).
         usage_wanted: the client asked for usage in its stream.
         input_tokens: an estimate, for dialects that show one before the answer.
+        request: the client's document, for replies that repeat parts of it.
         dropped: names of what was left out, for ``x-gwcore-dropped``.
         headers: further request headers of the upstream's dialect.
     """
@@ -37,6 +38,7 @@ class Crossing:
     stream: bool = False
     usage_wanted: bool = False
     input_tokens: int = 0
+    request: dict[str, Any] = field(default_factory=dict, repr=False)
     dropped: list[str] = field(default_factory=list)
     headers: Headers = field(default_factory=list)
 

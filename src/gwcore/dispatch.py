@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
+from types import MappingProxyType
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.dialect import InBandError
+from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
+from gwcore.relay import refused, relay
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
+from gwcore.translate import CHAT, Translation, translate
 from gwcore.units import DOLLAR
 from gwcore.wire.form import replace_field
 from gwcore.wire.splice import replace_top_level
@@ -34,6 +38,8 @@ TAIL = 4096
 # Request headers every vendor understands; a dialect adds its own prefixes. All else stays here: hop-by-hop headers,
 # cookies, credentials, forwarding and metadata-service headers can reach no upstream because nothing lets them.
 _REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"user-agent", b"idempotency-key", b"accept-language"})
+_PLAIN_HEADERS = frozenset({b"user-agent", b"idempotency-key"})  # of a request that is said in another dialect
+_NO_DIALECTS: Mapping[str, Dialect] = MappingProxyType({})
 _RESPONSE_HEADERS = frozenset(
     {
         b"content-type",
@@ -53,18 +59,26 @@ _RESPONSE_HEADERS = frozenset(
 _RESPONSE_PREFIXES = (b"x-ratelimit-",)
 
 
-def build(attempt: Attempt, demand: Demand = Demand.NOTHING) -> Request:
-    """The upstream request of an attempt; nothing is sent.
+def build(
+    attempt: Attempt, demand: Demand = Demand.NOTHING, dialects: Mapping[str, Dialect] = _NO_DIALECTS
+) -> tuple[Request, Translation | None]:
+    """The upstream request of an attempt, and its translation where it has one; nothing is sent.
 
     Raises:
-        Untranslatable: the upstream does not serve this operation in this dialect.
-        BadRequest: the query string or the form cannot be sent on.
+        Untranslatable: the upstream does not serve this operation, or cannot be told what the request says.
+        BadRequest: the document, the query string or the form cannot be sent on.
     """
     call, target = attempt.call, attempt.target
     upstream = target.upstream
-    found = upstream.provider.address(
-        upstream, call.dialect.name, call.operation, target.model, call.params, stream=call.stream
-    )
+    found = None
+    if upstream.dialect is None or upstream.dialect == call.dialect.name or call.operation != CHAT:
+        found = upstream.provider.address(
+            upstream, call.dialect.name, call.operation, target.model, call.params, stream=call.stream
+        )
+    if found is None and call.document is not None:
+        translation = translate(call, target, call.document, dialects)
+        if translation is not None:
+            return _translated(attempt, translation), translation
     if found is None:
         raise Untranslatable(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
@@ -81,6 +95,19 @@ def build(attempt: Attempt, demand: Demand = Demand.NOTHING) -> Request:
     )
     if upstream.prepare is not None:
         upstream.prepare(upstream, request, call.dialect.name, call.operation, stream=call.stream)
+    return request, None
+
+
+def _translated(attempt: Attempt, translation: Translation) -> Request:
+    call, upstream = attempt.call, attempt.target.upstream
+    headers = [(k, v) for k, v in call.headers if k in _PLAIN_HEADERS]
+    headers.append((b"content-type", b"application/json"))
+    headers.append((b"accept-encoding", b"identity"))
+    headers += translation.crossing.headers
+    headers += upstream.headers
+    request = Request("POST", upstream.origin, translation.address, headers, translation.body, upstream.timeouts)
+    if upstream.prepare is not None:
+        upstream.prepare(upstream, request, translation.upstream.name, call.operation, stream=call.stream)
     return request
 
 
@@ -150,13 +177,23 @@ class Dispatch:
     Attributes:
         prices: where every attempt's cost comes from; ``None`` where nothing reads costs.
         tell_cost: whether an event stream ends with a comment that says what it cost.
+        dialects: what can be spoken to upstreams, by name.
     """
 
-    def __init__(self, demand: Demand, taps: Taps, prices: Prices | None = None, *, tell_cost: bool = False) -> None:
+    def __init__(
+        self,
+        demand: Demand,
+        taps: Taps,
+        prices: Prices | None = None,
+        *,
+        tell_cost: bool = False,
+        dialects: Mapping[str, Dialect] = _NO_DIALECTS,
+    ) -> None:
         self.demand = demand
         self.taps = taps
         self.prices = prices
         self.tell_cost = tell_cost
+        self.dialects = dialects
 
     async def __call__(self, attempt: Attempt) -> Outcome:
         """Ask the upstream and relay its answer. Raises :class:`gwcore.errors.UpstreamError`."""
@@ -173,7 +210,7 @@ class Dispatch:
 
     async def _exchange(self, attempt: Attempt) -> Outcome:
         call = attempt.call
-        request = build(attempt, self.demand)
+        request, translation = build(attempt, self.demand, self.dialects)
         began = time.perf_counter()
         try:
             response = await attempt.target.upstream.transport.send(request)
@@ -184,7 +221,11 @@ class Dispatch:
         attempt.status = response.status
         try:
             if response.status >= 400:
-                raise await self._refusal(attempt, response)
+                raise await self._refusal(attempt, response, translation)
+            if translation is not None:
+                attempt.meter = translation.meter
+                await relay(attempt, response, translation, partial(self._settle, attempt))
+                return Outcome(response.status, attempt.error, usage=attempt.meter.usage, cost=attempt.cost)
             kind = header(response.headers, b"content-type")
             events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
             if self.demand:
@@ -208,13 +249,14 @@ class Dispatch:
             card = self.prices.card(attempt.target)
             attempt.cost = card.charge(attempt.usage) if card is not None else None
 
-    async def _refusal(self, attempt: Attempt, response: Response) -> Refused:
+    async def _refusal(self, attempt: Attempt, response: Response, translation: Translation | None) -> Refused:
         parts: list[bytes] = []
         size = 0
         while size < ERROR_BODY_CAP and (chunk := await response.read()):
             parts.append(chunk)
             size += len(chunk)
-        return refused(attempt, response.status, b"".join(parts), _response_headers(attempt.call, response))
+        headers = _response_headers(attempt.call, response)
+        return refused(attempt, response.status, b"".join(parts), headers, translation)
 
     async def _relay_body(self, attempt: Attempt, response: Response) -> None:
         """JSON is relayed whole, so that a cut is a 502 and not half an answer; anything else as it arrives."""
@@ -316,22 +358,6 @@ def cost_of(call: Call) -> bytes | None:
         return None
     whole, nano = divmod(sum(cost.nano for cost in costs), DOLLAR)
     return b"%d.%09d" % (whole, nano)
-
-
-def refused(attempt: Attempt, status: int, body: bytes, headers: Headers) -> Refused:
-    """The upstream's own error. Its body passes unmodified, but for our credential, should the vendor echo it."""
-    upstream = attempt.target.upstream
-    for _, value in upstream.headers:
-        secret = value.removeprefix(b"Bearer ")
-        if len(secret) >= 8 and secret in body:
-            body = body.replace(secret, b"[redacted]")
-    return Refused(
-        f"upstream {upstream.name!r} answered {status}",
-        status=status,
-        body=body,
-        headers=headers,
-        dialect=attempt.call.dialect.name,
-    )
 
 
 def first_target(inner: Service[Attempt]) -> Service[Call]:

@@ -22,6 +22,7 @@ class Upstream:
         prepare: the provider's :meth:`Preparing.prepare`, if it has one.
         key: which of several credentials this is, ``1`` and up; 0 where there is one. Never the credential.
         weight: this credential's share of the calls.
+        dialect: the one to speak, whatever the client's; ``None``: the client's own where it is served.
         keys: with several credentials, one upstream for each, this one first; a router may choose. Else empty.
     """
 
@@ -37,6 +38,7 @@ class Upstream:
     prepare: Callable[..., None] | None = None
     key: int = 0
     weight: int = 1
+    dialect: str | None = None
     keys: tuple[Upstream, ...] = field(default=(), repr=False)
 
 
@@ -90,6 +92,10 @@ class Provider(Protocol):
         Client query parameters are appended by the dispatcher. ``None`` when this vendor does not serve ``operation``
         in ``dialect``.
         """
+        ...
+
+    def quirks(self, upstream: Upstream, model: str) -> frozenset[str]:
+        """What a model here does otherwise than its dialect's owner, in words that codecs know."""
         ...
 
     def credential(self, api_key: str | None, options: BaseModel | None) -> Headers:

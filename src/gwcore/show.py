@@ -86,7 +86,11 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
             continue
         told = (p.plugin.explain(call) or "").replace("\n", "\n" + " " * 13)
         say(f"{'/'.join(p.rings) or 'none':10} {p.name}" + (f": {told}" if told else ""), markup=False)
-    _show_request(build(Attempt(call, call.targets[0]), stack.dispatch.demand))
+    request, translation = build(Attempt(call, call.targets[0]), stack.dispatch.demand, stack.dispatch.dialects)
+    if translation is not None:
+        dropped = translation.dropped.decode() or "nothing"
+        say(f"translated to {translation.upstream.name}; dropped: {dropped}", markup=False)
+    _show_request(request)
 
 
 def _route(dialect_name: str, operation: str) -> tuple[Dialect, Route]:

@@ -203,6 +203,10 @@ class UpstreamConfig(_Strict):
     timeout_config: Annotated[
         TimeoutConfig, BeforeValidator(_scalar_timeout, json_schema_input_type=TimeoutConfig | float | str)
     ] = Field(default=TimeoutConfig(), alias="timeout", description="a duration for the first byte, or each deadline")
+    dialect: str | None = Field(
+        default=None,
+        description="speak this dialect to it, whatever the client's; by default the client's own if served",
+    )
     optional: bool = Field(
         default=False, description="leave it out, with the models that name it, where its api_key is empty"
     )

@@ -92,6 +92,10 @@ class FakeProvider:
         """One address for everything."""
         return f"{upstream.base_path}/up", True
 
+    def quirks(self, _upstream: Upstream, _model: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
     def credential(self, api_key: str | None, _options: object) -> list[tuple[bytes, bytes]]:
         """A bearer token."""
         return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []

@@ -32,6 +32,10 @@ class Vendor:
     env_key: str | None = None
     Options: type[BaseModel] | None = None
 
+    def quirks(self, _upstream: Upstream, _model: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
         """A bearer token, as most vendors take it."""
         return [(b"authorization", b"Bearer " + api_key.encode())] if api_key else []
@@ -108,7 +112,7 @@ class Gemini(Vendor):
         model: str,
         params: Mapping[str, str],
         *,
-        stream: bool,  # noqa: ARG002
+        stream: bool,
     ) -> Address:
         """The method stands behind the model's name."""
         if dialect != "gemini.generate":
@@ -117,6 +121,8 @@ class Gemini(Vendor):
         if operation == "cached_contents":
             return root + _with_id("/cachedContents", params), False
         verb = params.get("verb")
+        if verb is None and operation == "chat":  # translated: the client's address names no verb
+            verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
         return None if verb is None else (f"{root}/models/{model_path(model)}:{verb}", False)
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:

@@ -13,6 +13,7 @@ from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Rou
 from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
+from gwcore_providers.anthropic.codec import MessagesCodec
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.listing import limits
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
@@ -48,6 +49,7 @@ class AnthropicMessages(BaseDialect):
     """Messages, token counts, message batches, and the old text completions."""
 
     name = "anthropic.messages"
+    chat = MessagesCodec()
     forward = ("anthropic-", "x-stainless-", "x-claude-code-", "x-app")
     keepalive = encode(b'{"type": "ping"}', "ping")
     end_mark = re.compile(rb'message_stop|event: ?error|"stop_reason"\s*:\s*"|\[DONE\]')

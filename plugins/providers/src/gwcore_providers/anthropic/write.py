@@ -51,7 +51,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
     writer = _Messages(request, crossing, same=same)
     system, messages = writer.all()
     out: dict[str, Any] = {"model": crossing.model, "messages": messages}
-    out["max_tokens"] = request.max_tokens or traits.max_output
+    out["max_tokens"] = traits.max_output if request.max_tokens is None else request.max_tokens
     if system:
         out["system"] = system
     if request.stop:

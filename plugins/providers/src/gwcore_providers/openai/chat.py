@@ -18,6 +18,7 @@ from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers.base import BaseDialect
 from gwcore_providers.listing import described, model_info
 from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
+from gwcore_providers.openai.chat_codec import ChatCodec
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
 _AZURE = ("",)
@@ -125,6 +126,7 @@ class OpenAIChat(BaseDialect):
     """The dialect most of the field speaks."""
 
     name = "openai.chat"
+    chat = ChatCodec()
     unique = frozenset({"model", "stream", "max_tokens", "max_completion_tokens", "n", "stream_options"})
     forward = ("openai-", "x-stainless-", "http-referer", "x-title")
     end_mark = re.compile(rb'\[DONE\]|"error"\s*:\s*\{|"finish_reason"\s*:\s*"')
