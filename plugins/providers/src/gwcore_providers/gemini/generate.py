@@ -12,6 +12,7 @@ from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Rou
 from gwcore.errors import GatewayError
 from gwcore.usage import Usage
 from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.gemini.codec import GeminiCodec
 from gwcore_providers.listing import limits
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
@@ -61,6 +62,7 @@ class GeminiGenerate(BaseDialect):
     """The model stands in the path; a stream is SSE with ``alt=sse``, else a JSON array."""
 
     name = "gemini.generate"
+    chat = GeminiCodec()
     unique = frozenset({"model", "contents", "generationConfig"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
     end_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')

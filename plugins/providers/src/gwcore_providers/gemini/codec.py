@@ -1,0 +1,40 @@
+"""The codec of ``gemini.generate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gwcore.chat import ChatReply
+from gwcore.codec import Crossing, StreamReader, StreamWriter
+from gwcore.errors import Malformed
+from gwcore.events import gather
+from gwcore_providers.gemini import read, reply, write
+from gwcore_providers.gemini.stream import GeminiReader, GeminiWriter
+
+
+class GeminiCodec:
+    """See :class:`gwcore.codec.ChatCodec`."""
+
+    read_request = staticmethod(read.read_request)
+    write_request = staticmethod(write.write_request)
+    write_reply = staticmethod(reply.write_reply)
+    read_error = staticmethod(reply.read_error)
+
+    def read_reply(self, document: Any) -> ChatReply:
+        """One reply, or the list of them that a stream without ``alt=sse`` is."""
+        if not isinstance(document, list):
+            return reply.read_reply(document)
+        reader = GeminiReader()
+        events = [event for chunk in document if isinstance(chunk, dict) for event in reader.events(chunk)]
+        try:
+            return gather([*events, *reader.close()], read.DIALECT)
+        except ValueError as error:
+            raise Malformed(f"the upstream's list of replies holds no answer: {error}") from None
+
+    def reader(self) -> StreamReader:
+        """One per attempt."""
+        return GeminiReader()
+
+    def writer(self, crossing: Crossing) -> StreamWriter:
+        """One per attempt."""
+        return GeminiWriter(crossing)

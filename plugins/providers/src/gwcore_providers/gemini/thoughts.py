@@ -1,0 +1,27 @@
+"""Signatures in Google's parts: bytes in base64, so that what another vendor sealed is encoded once more."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from gwcore.chat import Reasoning
+from gwcore_providers.crossing import seal, unseal
+
+
+def closed(thought: Reasoning) -> str:
+    """A foreign thought for ``thoughtSignature``."""
+    return base64.b64encode(seal(thought).encode()).decode()
+
+
+def opened(signature: object) -> Reasoning | None:
+    """The foreign thought in a ``thoughtSignature``; ``None`` for one of Google's own."""
+    if not isinstance(signature, str) or not signature.startswith("Z3cx"):  # "gw1"
+        return None
+    try:
+        token = base64.b64decode(
+            signature + "=" * (-len(signature) % 4), altchars=b"-_" if "-" in signature or "_" in signature else None
+        )
+    except (binascii.Error, ValueError):
+        return None
+    return unseal(token.decode("ascii", "replace"))
