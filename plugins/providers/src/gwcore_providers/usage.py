@@ -161,7 +161,7 @@ def openai_fees(usage: Document) -> dict[str, int]:
 def reported(usage: Document) -> int | None:
     """The vendor's own figure in nano-USD: OpenRouter, Vercel, Perplexity (``cost``), xAI (ticks of 1e-10 USD)."""
     ticks = usage.get("cost_in_usd_ticks")
-    if isinstance(ticks, int) and not isinstance(ticks, bool):
+    if isinstance(ticks, int) and ticks > 0 and ticks is not True:  # who resells xAI's models leaves a 0
         return -(-ticks // 10)
     cost = usage.get("cost")
     if isinstance(cost, dict):
