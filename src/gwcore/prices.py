@@ -184,13 +184,13 @@ def _sheets(prices: Mapping[str, Steps]) -> tuple[Sheet, ...]:
 def _peaks(tiers: Iterable[Sequence[Sheet]]) -> dict[str, Steps]:
     """Bucket or fee → the highest price by length, over every service tier."""
     sheets = sorted((sheet for tier in tiers for sheet in tier), key=lambda sheet: sheet.above)
-    peaks: dict[str, list[tuple[int, int]]] = {}
+    peaks: dict[str, dict[int, int]] = {}
     for sheet in sheets:
         for name, price in sheet.prices.items():
-            steps = peaks.setdefault(name, [])
-            if not steps or price > steps[-1][1]:
-                steps.append((sheet.above, price))
-    return {name: tuple(steps) for name, steps in peaks.items()}
+            steps = peaks.setdefault(name, {})
+            # a request reaches its step and every one below: the highest so far, wherever it began
+            steps[sheet.above] = max(price, *steps.values()) if steps else price
+    return {name: tuple(steps.items()) for name, steps in peaks.items()}
 
 
 @dataclass(slots=True, frozen=True)
