@@ -106,33 +106,34 @@ class PriceCard:
             usage: of one attempt.
             service_tier: instead of the one that the reply stated.
         """
-        if self.billed and usage.reported is not None:
-            return usage.reported
-        prices = self.sheet(usage.total_in, service_tier or usage.service_tier)
-        total = prices.get(REQUEST, 0)
-        for bucket, count in zip(BUCKETS, _counts(usage), strict=True):
-            if count:
-                total += count * prices.get(bucket, 0)
-        for fee, count in usage.fees.items():
-            total += count * prices.get(fee, 0)
-        return -(-total // MILLION)
+        return self._added_up(usage, service_tier)[0]
 
     def unpriced(self, usage: Usage, *, service_tier: str | None = None) -> tuple[str, ...]:
         """Buckets and fees that were used and have no price here; ``service_tier:x`` for a tier without prices."""
-        if self.billed and usage.reported is not None:
-            return ()
-        tier = service_tier or usage.service_tier
-        prices = self.sheet(usage.total_in, tier)
-        missing = [b for b, count in zip(BUCKETS, _counts(usage), strict=True) if count and b not in prices]
-        missing += [fee for fee, count in usage.fees.items() if count and fee not in prices]
-        if tier and tier not in self.sheets:
-            missing.append(f"service_tier:{tier}")
-        return tuple(missing)
+        return self._added_up(usage, service_tier)[1]
 
     def charge(self, usage: Usage) -> Cost:
-        """:meth:`cost`, with where it is from."""
+        """:meth:`cost` and :meth:`unpriced`, with where the prices are from."""
+        nano, missing = self._added_up(usage, None)
         source = "reply" if self.billed and usage.reported is not None else self.source
-        return Cost(self.cost(usage), source, self.version, self.unpriced(usage))
+        return Cost(nano, source, self.version, missing)
+
+    def _added_up(self, usage: Usage, service_tier: str | None) -> tuple[int, tuple[str, ...]]:
+        if self.billed and usage.reported is not None:
+            return usage.reported, ()
+        tier = service_tier or usage.service_tier
+        prices = self.sheet(usage.total_in, tier)
+        total, missing = prices.get(REQUEST, 0), []
+        for name, count in (*zip(BUCKETS, _counts(usage), strict=True), *usage.fees.items()):
+            if count:
+                price = prices.get(name)
+                if price is None:
+                    missing.append(name)
+                else:
+                    total += count * price
+        if tier and tier not in self.sheets:
+            missing.append(f"service_tier:{tier}")
+        return -(-total // MILLION), tuple(missing)
 
     def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
         """The dearest price of a bucket or fee that a request of up to so many input tokens can meet.
@@ -292,12 +293,18 @@ class Prices:
             return self._resolve(target, key)
         return found
 
-    def warm(self, targets: Iterable[Target]) -> list[str]:
+    def warm(self, targets: Iterable[Target], upstreams: Iterable[Upstream] = ()) -> list[str]:
         """Look every target up, so that serving finds them; may take a second, so not on the serving loop.
+
+        Args:
+            targets: every model that is known by name.
+            upstreams: whose other models clients may name; a catalogue loads on its first question.
 
         Returns:
             those without a price, as ``upstream/model``.
         """
+        for upstream in upstreams:
+            self.card(Target(upstream, ""))
         unpriced = [str(target) for target in targets if not ((card := self.card(target)) and card.prices)]
         self.warmed = True
         return list(dict.fromkeys(unpriced))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import orjson
@@ -16,9 +17,12 @@ from gwcore.catalog import Catalog
 from gwcore.dialect import Dialect, Route
 from gwcore.dispatch import build
 from gwcore.errors import BadRequest
+from gwcore.prices import MILLION, PriceCard
 from gwcore.reply import Reply
 from gwcore.resources import Resources
 from gwcore.stack import Stack
+from gwcore.units import DOLLAR
+from gwcore.usage import BUCKETS
 from gwcore.wire.document import parse
 from gwcore.wire.transport import Request
 
@@ -81,6 +85,9 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
     )
     stack.aim(call)
     say("targets    " + ", then ".join(map(str, call.targets)), markup=False)
+    for target in call.targets:
+        card = stack.prices.card(target)
+        say(f"price      {target}: {_price(card)}", markup=False)
     for p in stack.placed:
         if p.watching:
             continue
@@ -91,6 +98,18 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
         dropped = translation.dropped.decode() or "nothing"
         say(f"translated to {translation.upstream.name}; dropped: {dropped}", markup=False)
     _show_request(request)
+
+
+def _price(card: PriceCard | None) -> str:
+    """Prices from the first token on: tokens per million, what else is counted per piece."""
+    if card is None or not card.prices:
+        return "unpriced"
+    told = []
+    for name, steps in card.prices.items():
+        dollars = Decimal(steps[0][1]) / DOLLAR
+        told.append(f"{name} ${dollars:f}/M" if name in BUCKETS else f"{name} ${(dollars / MILLION).normalize():f}/1")
+    free = not any(price for steps in card.prices.values() for _, price in steps)
+    return f"{'free' if free else ', '.join(told)}  ({card.source} {card.version})"
 
 
 def _route(dialect_name: str, operation: str) -> tuple[Dialect, Route]:

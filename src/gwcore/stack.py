@@ -84,7 +84,7 @@ class Stack:
 
     async def look_up_prices(self) -> list[str]:
         """Load the prices of every model the stack names; returns those without one, as ``upstream/model``."""
-        return await asyncio.to_thread(self.prices.warm, self.targets())
+        return await asyncio.to_thread(self.prices.warm, self.targets(), self.upstreams.values())
 
     def targets(self) -> list[Target]:
         """Every target the stack names; what only a wildcard reaches is not among them."""

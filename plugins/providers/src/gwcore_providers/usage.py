@@ -24,9 +24,12 @@ _STANDARD = frozenset({"", "default", "auto", "standard", "standard_only", "on_d
 def number(document: Document, *names: str) -> int:
     """The first of these keys that holds a count above 0, rounded up; else 0."""
     for name in names:
-        value = document.get(name)
-        if isinstance(value, int | float) and value > 0 and value is not True:
-            return math.ceil(value)
+        value: Any = document.get(name)
+        kind = type(value)
+        if kind is int and value > 0:
+            return int(value)
+        if kind is float and value > 0:
+            return math.ceil(value)  # type: ignore[no-any-return]  # of a float
     return 0
 
 
