@@ -54,7 +54,15 @@ IMAGES = card({"input": "5", "image_in": "10", "image_cache_read": "2.5", "outpu
 PLAIN = card({"input": "0.15", "output": "0.6"})
 REASONER = card({"input": "2", "output": "8", "reasoning": "3", "citation": "0.000002", "web_search": "0.005"})
 PIECES = card(
-    {"image": "0.04", "audio_seconds": "0.0001", "characters": "0.000015", "pages": "0.001", "rerank": "0.002"}
+    {
+        "image": "0.04",
+        "image/hd": "0.08",
+        "image/hd/1792x1024": "0.12",
+        "audio_seconds": "0.0001",
+        "characters": "0.000015",
+        "pages": "0.001",
+        "rerank": "0.002",
+    }
 )
 SMALL = card({"input": "0.0375", "output": "0.15"})
 EMBED = card({"input": "0.02"})
@@ -111,6 +119,7 @@ CASES = [
     Case("speech both ways", VOICE, Usage(input=30, audio_in=70, output=20, audio_out=80), 30 * 2_500 + 70 * 40_000 + 20 * 10_000 + 80 * 80_000, 9_475_000),
     Case("an image drawn, one shown", IMAGES, Usage(input=50, image_in=300, image_cache_read=100, image_out=4_160), 50 * 5_000 + 300 * 10_000 + 100 * 2_500 + 4_160 * 40_000, 169_900_000),
     Case("four images by the piece", PIECES, Usage(fees={"image": 4}), 4 * 40_000_000, 160_000_000),
+    Case("images by quality and size", PIECES, Usage(fees={"image/hd/1792x1024": 2, "image/hd/1024x1024": 3, "image/1792x1024": 1}), 2 * 120_000_000 + 3 * 80_000_000 + 40_000_000, 520_000_000),
     Case("half a minute of audio", PIECES, Usage(fees={"audio_seconds": 30}), 30 * 100_000, 3_000_000),
     Case("text to speech by the character", PIECES, Usage(fees={"characters": 1_234}), 1_234 * 15_000, 18_510_000),
     Case("pages and searches", PIECES, Usage(fees={"pages": 12, "rerank": 1}), 12 * 1_000_000 + 2_000_000, 14_000_000),

@@ -65,6 +65,17 @@ def test_the_vendors_own_figure_is_the_bill_where_the_card_says_so():
     assert billed.cost(usage) == BASE.cost(usage)
 
 
+def test_the_highest_of_a_kind_covers_what_it_may_turn_out_to_be():
+    card = PriceCard("m", {"image": ((0, 4),), "image/hd": ((0, 8),), "image/hd/big": ((0, 12),)})
+    assert [card.highest(fee, 0) for fee in ("image", "image/hd", "image/hd/small", "image/low", "web_search")] == [
+        12,
+        12,
+        12,
+        12,
+        None,
+    ]
+
+
 def test_highest_over_some_service_tiers():
     card = PriceCard("m", {"input": ((0, 2),)}, {"fast": {"input": ((0, 9),)}, "flex": {"input": ((0, 1),)}})
     assert [card.highest("input", 1), card.highest("input", 1, ()), card.highest("input", 1, ("flex",))] == [9, 2, 2]

@@ -30,7 +30,7 @@ class PriceSheet(BaseModel):
     image_cache_read: Price | None = Field(default=None, description="cached image input tokens")
     fees: dict[str, Price] = Field(
         default={},
-        description="what is counted in other units: web_search: $10/k, image: $0.04/1, audio_seconds: $0.36/h, request",
+        description="what is counted in other units: web_search: $10/k, image/hd: $0.08/1, audio_seconds: $0.36/h, request",
     )
 
     def priced(self) -> dict[str, int]:

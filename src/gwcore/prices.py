@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Final
@@ -127,6 +127,10 @@ class PriceCard:
         for name, count in (*zip(BUCKETS, _counts(usage), strict=True), *usage.fees.items()):
             if count:
                 price = prices.get(name)
+                kind = name
+                while price is None and "/" in kind:  # the price of its kind
+                    kind = kind.rpartition("/")[0]
+                    price = prices.get(kind)
                 if price is None:
                     missing.append(name)
                 else:
@@ -136,7 +140,7 @@ class PriceCard:
         return -(-total // MILLION), tuple(missing)
 
     def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
-        """The dearest price of a bucket or fee that a request of up to so many input tokens can meet.
+        """The dearest price of a bucket or fee, or of any fee of its kind, that a request of up to so many input tokens can meet.
 
         Over all steps of length below ``input_tokens``; nano-USD per million units. ``None`` where nothing prices it:
         what such a request costs has no upper bound.
@@ -147,14 +151,14 @@ class PriceCard:
             service_tiers: those the request can end up in besides :data:`STANDARD`; ``None`` is all of the card's.
         """
         if service_tiers is None:
-            peaks = self._peaks.get(bucket)
+            peaks = self._peaks
         else:
-            reachable = [self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets]
-            peaks = _peaks(reachable).get(bucket)
-        if peaks is None:
+            peaks = _peaks([self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets])
+        steps = next((peaks[kind] for kind in _kinds(bucket) if kind in peaks), None)
+        if steps is None:
             return None
-        found = peaks[0][1]
-        for above, price in peaks[1:]:
+        found = steps[0][1]
+        for above, price in steps[1:]:
             if input_tokens > above:
                 found = price
         return found
@@ -182,15 +186,23 @@ def _sheets(prices: Mapping[str, Steps]) -> tuple[Sheet, ...]:
     return tuple(sheets)
 
 
+def _kinds(name: str) -> Iterator[str]:
+    """``image/hd/1024x1024``, ``image/hd``, ``image``."""
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
+
+
 def _peaks(tiers: Iterable[Sequence[Sheet]]) -> dict[str, Steps]:
     """Bucket or fee → the highest price by length, over every service tier."""
     sheets = sorted((sheet for tier in tiers for sheet in tier), key=lambda sheet: sheet.above)
     peaks: dict[str, dict[int, int]] = {}
     for sheet in sheets:
         for name, price in sheet.prices.items():
-            steps = peaks.setdefault(name, {})
-            # a request reaches its step and every one below: the highest so far, wherever it began
-            steps[sheet.above] = max(price, *steps.values()) if steps else price
+            for kind in _kinds(name):
+                steps = peaks.setdefault(kind, {})
+                # a request reaches its step and every one below: the highest so far, wherever it began
+                steps[sheet.above] = max(price, *steps.values()) if steps else price
     return {name: tuple(steps.items()) for name, steps in peaks.items()}
 
 

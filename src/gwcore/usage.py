@@ -19,9 +19,13 @@ REQUEST: Final = "request"
 """The fee of the request itself; counted once per attempt, whoever reads usage."""
 FEES: Final = (
     "web_search", "social_search", "file_search", "code_execution", "rerank",
-    "image", "audio_seconds", "characters", "pages", "citation", REQUEST,
+    "image", "audio_seconds", "characters", "pages", "citation", "moderation", REQUEST,
 )  # fmt: skip
-"""What else is counted, in pieces, seconds, calls: keys of ``Usage.fees`` and of a price card. A plugin may add its own."""
+"""What else is counted, in pieces, seconds, calls: keys of ``Usage.fees`` and of a price card. A plugin may add its own.
+
+A fee may say more of its kind behind slashes (``image/hd/1792x1024``): a card without a price for that has one for
+``image/hd``, or for ``image``.
+"""
 
 NO_FEES: Mapping[str, int] = MappingProxyType({})
 

@@ -154,6 +154,48 @@ async def test_the_tier_is_the_replys():
     assert costs == ["0.001100000", "0.002200000"]  # 1000 * 1000 + 50 * 2000, and twice that
 
 
+MESSAGES = {"messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 50}
+GENERATE = {"contents": [{"role": "user", "parts": [{"text": "Hello there"}]}]}
+ROUTES = {
+    "chat": ("/v1/chat/completions", "/v1/chat/completions", MESSAGES),
+    "responses": ("/v1/responses", "/v1/responses", {"input": "Hello there"}),
+    "messages": ("/v1/messages", "/v1/messages", MESSAGES),
+    "gemini": ("/v1beta/models/m:generateContent", "/v1beta/models/m:streamGenerateContent?alt=sse", GENERATE),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_every_streaming_route_is_metered_unasked(ledger, route):
+    """No client here asks for usage: the gateway does, and hides what was not asked for (pains B5)."""
+    plain, streaming, body = ROUTES[route]
+    file = f"gwcore: 1\nupstreams: {{up: {{provider: demo, models: [m], prices: {{m: {CARD}}}}}}}\nstack: [ledger]\n"
+    async with running(Gateway(file, catalog=Catalog(Extra()))) as url:
+        for path, extra in ((plain, {}), (streaming, {"stream": True} if route != "gemini" else {})):
+            seen = await exchange(url, "POST", path, json.dumps({"model": "m", **body, **extra}).encode())
+            assert seen.status == 200, seen.body
+        if route == "chat":
+            assert b'"usage":{' not in seen.body
+    (whole, cost, *_), (streamed, again, *_) = ledger.told
+    assert whole == streamed and whole.input > 0 and whole.output > 0
+    assert cost == again and cost.nano == whole.input * 2_500 + whole.output * 10_000
+
+
+async def test_a_stream_that_is_a_json_array_is_metered(ledger):
+    """Google's answer to a client that does not ask for server-sent events."""
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 20, "thoughtsTokenCount": 100, "totalTokenCount": 130}
+    pieces = [{"candidates": [{"content": {"parts": [{"text": "hi"}]}}]}, {"candidates": [], "usageMetadata": usage}]
+    async with FakeUpstream() as upstream:
+        body = json.dumps(pieces).encode()
+        upstream.script(Answer(headers=[("content-type", "application/json")], body=[body[:50], body[50:]]))
+        file = stack(upstream.url, plugins="ledger").replace("openai-compatible", "gemini").replace("/v1", "")
+        async with running(Gateway(file, catalog=Catalog(Extra()))) as url:
+            seen = await exchange(url, "POST", "/v1beta/models/up/m:streamGenerateContent", b'{"contents": []}')
+    assert seen.body == body
+    ((usage, cost, *_),) = ledger.told
+    assert (usage.input, usage.output, usage.reasoning, usage.total) == (10, 20, 100, 130)  # pains B8
+    assert cost.nano == 10 * 2_500 + 120 * 10_000
+
+
 async def test_a_client_that_leaves_is_charged_for_what_was_read(ledger):
     begun = {"type": "message_start", "message": {"usage": {"input_tokens": 700, "output_tokens": 1}}}
     text = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}

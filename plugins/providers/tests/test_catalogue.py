@@ -105,6 +105,27 @@ def test_vendors_that_bill_by_their_reply():
     assert find("openai", "gpt-4o").cost(usage) == 2_500_000
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "most"),
+    [
+        ("anthropic", "claude-opus-5-5", 128_000),
+        ("anthropic", "claude-sonnet-4-6", 128_000),
+        ("anthropic", "claude-sonnet-4-5", 64_000),
+        ("anthropic", "claude-sonnet-4-0", 64_000),
+        ("anthropic", "claude-opus-4-1", 32_000),
+        ("openrouter", "anthropic/claude-haiku-4.5", 64_000),
+        ("openai", "gpt-5.4-mini", 128_000),
+        ("openai", "gpt-4o", 16_384),
+        ("openai", "o3", 100_000),
+        ("gemini", "gemini-2.5-flash", 65_536),
+        ("openai", "text-embedding-3-small", None),
+        ("groq", "llama-3.3-70b-versatile", None),
+    ],
+)
+def test_the_longest_answer(provider, model, most):
+    assert find(provider, model).max_output == most
+
+
 def test_anthropics_surcharge_for_one_country_is_on_tokens_alone():
     card = find("anthropic", "claude-opus-5")
     usage = Usage(input=1_000, cache_read=10, cache_write_1h=10, output=100, fees={"web_search": 1})

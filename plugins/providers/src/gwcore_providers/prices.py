@@ -20,6 +20,7 @@ from gwcore.provider import Upstream
 from gwcore.units import DOLLAR
 from gwcore.usage import BUCKETS
 from gwcore_providers.compatible import ROWS
+from gwcore_providers.limits import max_output
 
 CATALOGUE: Final = "genai-prices"
 _MTOK, _THOUSAND, _HOUR = Decimal(DOLLAR), Decimal(DOLLAR) * 1000, Decimal(DOLLAR) * MILLION / 3600
@@ -141,6 +142,7 @@ def _card(provider: Any, model: Any, now: datetime) -> PriceCard | None:
         until=_until(model, now),
         billed=provider.id in _BILLED,
         context_window=model.context_window,
+        max_output=max_output(model.id) if "output" in standard else None,
         capabilities=_capabilities(standard),
     )
 

@@ -87,10 +87,16 @@ def _total_images(facts: Facts) -> Usage | None:
     found = _total(facts)
     if found is None or not found.total:
         images = facts.get("images", 0)
-        return Usage(fees={"image": images}, reported=found.reported if found else None) if images else found
+        kind = "/".join(["image", *(facts[key] for key in ("quality", "size") if isinstance(facts.get(key), str))])
+        return Usage(fees={kind: images}, reported=found.reported if found else None) if images else found
     if not (found.image_out or found.audio_out or found.reasoning):
         found.image_out, found.output = found.output, 0
     return found
+
+
+def _total_moderation(facts: Facts) -> Usage:
+    """Free at the vendor who invented it, whose reply says nothing; billed by others, whose replies do."""
+    return _total(facts) or Usage(fees={"moderation": 1})
 
 
 def _gather_speech(document: Mapping[str, Any], facts: Facts) -> None:
@@ -116,6 +122,7 @@ def _only_usage(document: dict[str, Any]) -> bool:
 _UNMETERED = frozenset({"files", "batches", "file_content", "batch_cancel"})
 _READ: Mapping[str, tuple[Gather, Total]] = {
     "rerank": (_gather_rerank, _total_rerank),
+    "moderations": (_gather, _total_moderation),
     "speech": (_gather, _total_spoken),
     **dict.fromkeys(("transcription", "translation"), (_gather_speech, _total)),
     **dict.fromkeys(("image_generation", "image_edit", "image_variation"), (_gather_images, _total_images)),
@@ -188,6 +195,8 @@ class OpenAIChat(BaseDialect):
             return FixedMeter(Usage(fees={"characters": len(text)})) if isinstance(text, str) else None
         # models that search say so in the request alone
         facts: Facts = {"fees": {"web_search": 1}} if asked.get("web_search_options") is not None else {}
+        if operation.startswith("image"):
+            facts |= {"quality": asked.get("quality"), "size": asked.get("size")}
         if not stream:
             return JsonMeter(gather, total, facts)
         options = asked.get("stream_options")
