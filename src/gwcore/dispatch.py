@@ -224,22 +224,27 @@ class Dispatch:
                 raise await self._refusal(attempt, response, translation)
             if translation is not None:
                 attempt.meter = translation.meter
-                await relay(attempt, response, translation, partial(self._settle, attempt))
-                return Outcome(response.status, attempt.error, usage=attempt.meter.usage, cost=attempt.cost)
-            kind = header(response.headers, b"content-type")
-            events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
-            if self.demand:
-                attempt.meter = call.dialect.meter(call.operation, call.document, stream=events)
-            if call.stream or events:
-                await self._relay_stream(attempt, response)
+                settle, ending = partial(self._settle, attempt), partial(self._ending, attempt)
+                await relay(attempt, response, translation, settle, ending)
             else:
-                await self._relay_body(attempt, response)
+                await self._pass(attempt, response)
         finally:
             response.close()
             self._settle(attempt)
         if self.prices is not None and attempt.meter is not None and not (attempt.usage and attempt.usage.billable):
             self.prices.note_unmetered(attempt.target, call.operation)
         return Outcome(response.status, attempt.error, usage=attempt.usage, cost=attempt.cost)
+
+    async def _pass(self, attempt: Attempt, response: Response) -> None:
+        call = attempt.call
+        kind = header(response.headers, b"content-type")
+        events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
+        if self.demand:
+            attempt.meter = call.dialect.meter(call.operation, call.document, stream=events)
+        if call.stream or events:
+            await self._relay_stream(attempt, response)
+        else:
+            await self._relay_body(attempt, response)
 
     def _settle(self, attempt: Attempt) -> None:
         """Fix usage and cost as the bytes so far tell them; more than once does no harm."""
@@ -319,12 +324,12 @@ class Dispatch:
         if events and call.dialect.failed(call.operation, tail):
             # the client has the upstream's own error event; what is left is to know of it
             attempt.error = Broken(f"upstream {attempt.target.upstream.name!r} ended its stream with an error")
-        await reply.end(self._cost_comment(attempt) if events and self.tell_cost else b"")
+        await reply.end(self._ending(attempt) if events else b"")
 
-    def _cost_comment(self, attempt: Attempt) -> bytes:
-        """What every reader of server-sent events skips unless it looks for it."""
+    def _ending(self, attempt: Attempt) -> bytes:
+        """The cost as the last comment of an event stream: every reader skips it unless it looks for it."""
         self._settle(attempt)
-        told = cost_of(attempt.call)
+        told = cost_of(attempt.call) if self.tell_cost else None
         return b"" if told is None else b": %s %s\n\n" % (COST, told)
 
     async def _opening(self, attempt: Attempt, response: Response, headers: Headers) -> bytes:

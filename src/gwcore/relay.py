@@ -35,10 +35,17 @@ def refused(
     return Refused(message, status=status, body=body, headers=headers, dialect=dialect)
 
 
-async def relay(attempt: Attempt, response: Response, translation: Translation, settle: Callable[[], None]) -> None:
+async def relay(
+    attempt: Attempt,
+    response: Response,
+    translation: Translation,
+    settle: Callable[[], None],
+    ending: Callable[[], bytes],
+) -> None:
     """Read the answer, say it in the client's dialect, end the reply.
 
-    ``settle`` fixes usage and cost as far as they are known. Raises :class:`gwcore.errors.UpstreamError`.
+    ``settle`` fixes usage and cost as far as they are known; ``ending`` is what an event stream closes with, behind its
+    last event. Raises :class:`gwcore.errors.UpstreamError`.
     """
     kind = next((value for name, value in response.headers if name == b"content-type"), b"")
     events = kind.startswith((b"text/event-stream", b"application/x-ndjson")) or (attempt.call.stream and not kind)
@@ -51,7 +58,7 @@ async def relay(attempt: Attempt, response: Response, translation: Translation, 
         ]
         stream = translation.stream()
         if events:
-            await _relay_events(attempt, response, translation, stream, headers)
+            await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
             body = await read_whole(attempt, response)
             said = stream.spelled(translation.read(body)) + stream.close()
@@ -91,7 +98,13 @@ async def _whole(attempt: Attempt, translation: Translation, said: bytes, header
 
 
 async def _relay_events(
-    attempt: Attempt, response: Response, translation: Translation, stream: Stream, headers: Headers
+    attempt: Attempt,
+    response: Response,
+    translation: Translation,
+    stream: Stream,
+    *,
+    headers: Headers,
+    ending: Callable[[], bytes],
 ) -> None:
     call, reply = attempt.call, attempt.call.reply
     out, tail = await _opening(attempt, response, translation, stream)
@@ -110,7 +123,7 @@ async def _relay_events(
             raise Broken(stream.failed.message or stream.failed.code)
     if not translation.upstream.ended(call.operation, tail):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
-    await reply.end(stream.close())
+    await reply.end(stream.close() + ending())
 
 
 async def _opening(

@@ -180,6 +180,29 @@ async def test_every_streaming_route_is_metered_unasked(ledger, route):
     assert cost == again and cost.nano == whole.input * 2_500 + whole.output * 10_000
 
 
+async def test_a_translated_answer_costs_the_same_in_both_framings(ledger):
+    usage = {"input_tokens": 400, "cache_read_input_tokens": 600, "output_tokens": 50}
+    message = {"id": "m1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    whole = {**message, "content": [{"type": "text", "text": "hi"}], "usage": usage}
+    events = [
+        {"type": "message_start", "message": {**message, "content": [], "usage": {**usage, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 50}},
+        {"type": "message_stop"},
+    ]
+    frames = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
+    async with FakeUpstream() as upstream:
+        upstream.script(Answer(body=json.dumps(whole).encode()), Answer(body=frames))
+        file = stack(upstream.url, plugins="ledger", cost="stream").replace("openai-compatible", "anthropic")
+        async with running(Gateway(file.replace("/v1", ""), catalog=Catalog(Extra()))) as url:
+            plain, streamed = await ask(url), await ask(url, stream=True)
+    assert plain.headers["x-gwcore-cost-usd"] == DOLLARS
+    assert streamed.body.endswith(b"data: [DONE]\n\n: x-gwcore-cost-usd %s\n\n" % DOLLARS.encode())
+    assert [told[1].nano for told in ledger.told] == [NANO, NANO] and ledger.told[0] == ledger.told[1]
+
+
 async def test_a_stream_that_is_a_json_array_is_metered(ledger):
     """Google's answer to a client that does not ask for server-sent events."""
     usage = {"promptTokenCount": 10, "candidatesTokenCount": 20, "thoughtsTokenCount": 100, "totalTokenCount": 130}
