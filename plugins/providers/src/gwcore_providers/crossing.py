@@ -158,13 +158,17 @@ def names_of_calls(messages: Iterable[Message]) -> dict[str, str]:
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:
     """What a request brings that another dialect's writer does not say: refused if it matters, dropped by name if not.
 
-    ``dialect`` is the writer's, ``spoken`` are the knobs that it says.
+    ``dialect`` is the writer's, ``spoken`` are the knobs that it says. A knob that is ``False`` asks for nothing.
     """
     if request.dialect == dialect:
         return
     for name in request.needs:
         raise crossing.refuse(name, f"it is known to {request.dialect} only")
-    for name in (*request.extra, *(knob for knob in request.knobs if knob not in set(spoken))):
+    said = set(spoken)
+    for name in (
+        *request.extra,
+        *(knob for knob, value in request.knobs.items() if knob not in said and value is not False),
+    ):
         crossing.drop(name)
 
 

@@ -15,6 +15,7 @@ from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.openai.chat import error_body, models_body
+from gwcore_providers.openai.responses_codec import ResponsesCodec
 from gwcore_providers.usage import openai_usage, output_fees
 
 _LIFECYCLE = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive"})
@@ -43,6 +44,7 @@ class OpenAIResponses(BaseDialect):
     """Stateful on vendors that keep responses; every address is forwarded."""
 
     name = "openai.responses"
+    chat = ResponsesCodec()
     unique = frozenset({"model", "stream", "max_output_tokens"})
     forward = ("openai-", "x-stainless-", "x-codex-", "session_id", "conversation_id", "originator")
     # the last event's type may stand many kilobytes before its end; usage is filled in by no event but the last

@@ -1,0 +1,402 @@
+"""Events → ``openai.responses`` streams.
+
+Every event names its item by id and place, items open and close around their deltas, and the last event repeats the whole
+answer: so what was said is kept until then, in pieces. Words and thoughts come one item at a time, since clients take a delta
+to be of the item that opened last; calls may overlap. Exactly one event ends the stream, whatever happened to the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from gwcore.chat import Citation, Finish, Reasoning, Text, ToolCall
+from gwcore.codec import Crossing
+from gwcore.events import (
+    Cited,
+    Event,
+    Failed,
+    Finished,
+    Metered,
+    PartEnded,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    Whole,
+)
+from gwcore.usage import Usage
+from gwcore_providers.openai.responses_object import (
+    Document,
+    annotation,
+    call_item,
+    custom_names,
+    ended,
+    failed,
+    free_text,
+    message,
+    reasoning_item,
+    response,
+    stem_of,
+    text_piece,
+    usage_document,
+    whole_item,
+)
+
+_BROKEN = "the model's answer broke off"
+# codes that clients of this dialect act on; any other is the server's
+_CODES = frozenset({
+    "server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded", "insufficient_quota",
+    "server_is_overloaded", "slow_down",
+})  # fmt: skip
+_OF_CALLS = frozenset({ToolCallStarted, ToolCallDelta})
+
+
+class _Words:
+    """A content part of the open message."""
+
+    __slots__ = ("cited", "logprobs", "pieces", "place", "refusal")
+
+    def __init__(self, place: int, *, refusal: bool) -> None:
+        self.place = place
+        self.refusal = refusal
+        self.pieces: list[str] = []
+        self.cited: list[Citation] = []
+        self.logprobs: list[Any] = []
+
+
+class _Open:
+    """An item that has been added and is not done. ``head``: the members of a delta that name it."""
+
+    __slots__ = ("call", "content", "custom", "free", "head", "id", "index", "part", "pieces", "sealed")
+
+    def __init__(self, kind: str, stem: str, index: int, part: int) -> None:
+        self.id = f"{kind}_{stem}_{index}"
+        self.index = index
+        self.part = part
+        self.head = b'"item_id":"%s","output_index":%d' % (self.id.encode(), index)
+        self.pieces: list[str] = []
+        self.content: list[Document] = []
+        self.sealed: Reasoning | None = None
+        self.call: ToolCall | None = None
+        self.custom = False
+        self.free = False
+
+
+class ResponsesWriter:
+    """See :class:`gwcore.codec.StreamWriter`."""
+
+    def __init__(self, crossing: Crossing) -> None:
+        self._crossing = crossing
+        self._custom = custom_names(crossing.request)
+        self._sequence = 0
+        self._object: Document | None = None
+        self._stem = ""
+        self._items: dict[int, Document] = {}
+        self._next = 0
+        self._message: _Open | None = None
+        self._words: _Words | None = None
+        self._prefix = b""
+        self._thought: _Open | None = None
+        self._calls: dict[int, _Open] = {}
+        self._waiting: list[Event] = []
+        self._finish: Finish | None = None
+        self._usage: Usage | None = None
+        self._refused = False
+        self._over = False
+        self._handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
+            TextDelta: self._text,
+            Cited: self._cite,
+            ReasoningDelta: self._think,
+            ToolCallStarted: self._call,
+            ToolCallDelta: self._arguments,
+            Whole: self._whole,
+            PartEnded: self._part_ended,
+        }
+
+    def write(self, events: Iterable[Event]) -> bytes:
+        """Frames."""
+        out: list[bytes] = []
+        for event in events:
+            words = self._words
+            if (
+                type(event) is TextDelta
+                and words is not None
+                and self._message is not None
+                and event.part == self._message.part
+                and event.refusal is words.refusal
+                and event.logprobs is None
+            ):
+                words.pieces.append(event.text)
+                out.append(b'%s%s,"sequence_number":%d}\n\n' % (self._prefix, orjson.dumps(event.text), self._sequence))
+                self._sequence += 1
+            elif not self._over:
+                self._rare(event, out)
+        return b"".join(out)
+
+    def close(self) -> bytes:
+        """The last event, where no failure has been told already."""
+        out: list[bytes] = []
+        if not self._over:
+            if self._finish is None:
+                self._end(failed("server_error", _BROKEN), "failed", out)
+            else:
+                self._settle(out)
+                last = ended(self._finish, refused=self._refused)
+                self._end(last, last["status"], out)
+        return b"".join(out)
+
+    # ── frames ──
+
+    def _emit(self, kind: str, body: Document, out: list[bytes]) -> None:
+        document = {"type": f"response.{kind}", "sequence_number": self._sequence, **body}
+        self._sequence += 1
+        out.append(b"event: response.%s\ndata: %s\n\n" % (kind.encode(), orjson.dumps(document)))
+
+    def _about(self, kind: str, item: _Open, body: Document, out: list[bytes]) -> None:
+        self._emit(kind, {"item_id": item.id, "output_index": item.index, **body}, out)
+
+    # ── the whole ──
+
+    def _rare(self, event: Event, out: list[bytes]) -> None:
+        if isinstance(event, Started):
+            self._start(event, out)
+            return
+        if self._object is None:
+            self._start(Started("", ""), out)
+        if isinstance(event, Metered):
+            self._usage = event.usage
+        elif isinstance(event, Failed):
+            code = (
+                event.code if event.code in _CODES else "rate_limit_exceeded" if event.status == 429 else "server_error"
+            )
+            self._end(failed(code, event.message), "failed", out)
+        elif event.choice:
+            self._crossing.drop("n")
+        elif isinstance(event, Finished):
+            self._finish = event.finish
+        else:
+            self._place(event, out)
+
+    def _start(self, event: Started, out: list[bytes]) -> None:
+        if self._object is not None:
+            return
+        self._object = response(event.id, event.created, self._crossing, None)
+        self._stem = stem_of(event.id or "gw")
+        self._usage = event.usage
+        self._emit("created", {"response": self._object}, out)
+        self._emit("in_progress", {"response": self._object}, out)
+
+    def _end(self, last: Document, kind: str, out: list[bytes]) -> None:
+        if self._object is None:
+            self._start(Started("", ""), out)
+        assert self._object is not None
+        self._settle(out)
+        self._over = True
+        whole = {**self._object, **last, "output": [self._items[at] for at in sorted(self._items)]}
+        if kind == "completed":
+            whole["completed_at"] = int(time.time())
+        if self._usage is not None:
+            whole["usage"] = usage_document(self._usage)
+            whole["service_tier"] = self._usage.service_tier
+        self._emit(kind, {"response": whole}, out)
+
+    def _settle(self, out: list[bytes]) -> None:
+        """Every open item is done."""
+        for part in list(self._calls):
+            self._call_done(part, out)
+        self._resume(out)
+        self._thought_done(out)
+        self._message_done(out)
+
+    # ── parts, one after another ──
+
+    def _place(self, event: Event, out: list[bytes]) -> None:
+        kind = type(event)
+        if self._calls and kind not in _OF_CALLS and getattr(event, "part", None) not in self._calls:
+            self._waiting.append(event)
+        else:
+            self._handlers[kind](event, out)
+
+    def _part_ended(self, event: PartEnded, out: list[bytes]) -> None:
+        if event.part in self._calls:
+            self._call_done(event.part, out)
+            self._resume(out)
+        elif self._thought is not None and self._thought.part == event.part:
+            self._thought_done(out)
+        elif self._message is not None and self._message.part == event.part:
+            self._words_done(out)
+
+    def _resume(self, out: list[bytes]) -> None:
+        if not self._calls and self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for event in waiting:
+                self._place(event, out)
+
+    def _open(self, kind: str, part: int) -> _Open:
+        made = _Open(kind, self._stem, self._next, part)
+        self._next += 1
+        return made
+
+    def _add(self, item: _Open, shown: Document, out: list[bytes]) -> None:
+        self._emit("output_item.added", {"output_index": item.index, "item": shown}, out)
+
+    def _done(self, item: _Open, shown: Document, out: list[bytes]) -> None:
+        self._items[item.index] = shown
+        self._emit("output_item.done", {"output_index": item.index, "item": shown}, out)
+
+    # ── words ──
+
+    def _text(self, event: TextDelta, out: list[bytes]) -> None:
+        words = self._begin_words(event.part, out, refusal=event.refusal)
+        assert self._message is not None
+        words.pieces.append(event.text)
+        if words.refusal:
+            out.append(b'%s%s,"sequence_number":%d}\n\n' % (self._prefix, orjson.dumps(event.text), self._sequence))
+            self._sequence += 1
+            return
+        words.logprobs += event.logprobs or ()
+        body = {"content_index": words.place, "delta": event.text, "logprobs": event.logprobs or []}
+        self._about("output_text.delta", self._message, body, out)
+
+    def _begin_words(self, part: int, out: list[bytes], *, refusal: bool = False) -> _Words:
+        self._thought_done(out)
+        if self._message is None:
+            self._message = self._open("msg", part)
+            self._add(self._message, message(self._message.id, [], "in_progress"), out)
+        item, words = self._message, self._words
+        if words is not None and item.part == part and words.refusal == refusal:
+            return words
+        self._words_done(out)
+        item.part = part
+        words = self._words = _Words(len(item.content), refusal=refusal)
+        piece = text_piece(Text("", refusal=refusal), None, self._crossing)
+        self._about("content_part.added", item, {"content_index": words.place, "part": piece}, out)
+        kind, more = (b"refusal", b"") if refusal else (b"output_text", b'"logprobs":[],')
+        self._prefix = b'event: response.%s.delta\ndata: {"type":"response.%s.delta",%s,"content_index":%d,%s"delta":' % (
+            kind, kind, item.head, words.place, more,
+        )  # fmt: skip
+        return words
+
+    def _cite(self, event: Cited, out: list[bytes]) -> None:
+        words = self._begin_words(event.part, out)
+        assert self._message is not None
+        shown = annotation(event.citation, sum(map(len, words.pieces)), self._crossing)
+        if shown is not None:
+            body = {"content_index": words.place, "annotation_index": len(words.cited), "annotation": shown}
+            self._about("output_text.annotation.added", self._message, body, out)
+            words.cited.append(Citation(dialect="openai.responses", doc=shown))
+
+    def _words_done(self, out: list[bytes]) -> None:
+        words, item = self._words, self._message
+        if words is None or item is None:
+            return
+        self._words = None
+        text = "".join(words.pieces)
+        piece = text_piece(Text(text, words.cited, refusal=words.refusal), words.logprobs, self._crossing)
+        if words.refusal:
+            self._refused = True
+            self._about("refusal.done", item, {"content_index": words.place, "refusal": text}, out)
+        else:
+            body = {"content_index": words.place, "text": text, "logprobs": words.logprobs}
+            self._about("output_text.done", item, body, out)
+        self._about("content_part.done", item, {"content_index": words.place, "part": piece}, out)
+        item.content.append(piece)
+
+    def _message_done(self, out: list[bytes]) -> None:
+        self._words_done(out)
+        item = self._message
+        if item is not None:
+            self._message = None
+            self._done(item, message(item.id, item.content), out)
+
+    # ── thoughts ──
+
+    def _think(self, event: ReasoningDelta, out: list[bytes]) -> None:
+        item = self._thought
+        if item is None or item.part != event.part:
+            self._thought_done(out)
+            self._message_done(out)
+            item = self._thought = self._open("rs", event.part)
+            self._add(item, {"id": item.id, "type": "reasoning", "summary": []}, out)
+        if event.text:
+            if not item.pieces:
+                body = {"summary_index": 0, "part": {"type": "summary_text", "text": ""}}
+                self._about("reasoning_summary_part.added", item, body, out)
+            item.pieces.append(event.text)
+            self._about("reasoning_summary_text.delta", item, {"summary_index": 0, "delta": event.text}, out)
+        if event.sealed is not None:
+            item.sealed = event.sealed
+
+    def _thought_done(self, out: list[bytes]) -> None:
+        item = self._thought
+        if item is None:
+            return
+        self._thought = None
+        text = "".join(item.pieces)
+        if item.pieces:
+            self._about("reasoning_summary_text.done", item, {"summary_index": 0, "text": text}, out)
+            body = {"summary_index": 0, "part": {"type": "summary_text", "text": text}}
+            self._about("reasoning_summary_part.done", item, body, out)
+        self._done(item, reasoning_item(item.id, text, item.sealed), out)
+
+    # ── calls and whole items ──
+
+    def _call(self, event: ToolCallStarted, out: list[bytes]) -> None:
+        self._thought_done(out)
+        self._message_done(out)
+        call = event.call
+        if call.server:
+            self._crossing.drop(f"the server tool {call.name}")
+            return
+        item = self._calls[event.part] = self._open("fc", event.part)
+        item.call = call
+        item.free = call.name in self._custom and not call.custom
+        item.custom = item.free or call.custom
+        self._add(item, call_item(item.id, call, "", "in_progress", custom=item.custom), out)
+        if call.arguments:
+            self._arguments(ToolCallDelta(event.part, call.arguments), out)
+
+    def _arguments(self, event: ToolCallDelta, out: list[bytes]) -> None:
+        item = self._calls.get(event.part)
+        if item is None or not event.arguments:
+            return
+        item.pieces.append(event.arguments)
+        if not item.free:  # else it is JSON around the text, which only its end completes
+            self._more(item, event.arguments, out)
+
+    def _more(self, item: _Open, text: str, out: list[bytes]) -> None:
+        kind = b"custom_tool_call_input" if item.custom else b"function_call_arguments"
+        frame = b'event: response.%s.delta\ndata: {"type":"response.%s.delta",%s,"delta":%s,"sequence_number":%d}\n\n'
+        out.append(frame % (kind, kind, item.head, orjson.dumps(text), self._sequence))
+        self._sequence += 1
+
+    def _call_done(self, part: int, out: list[bytes]) -> None:
+        item = self._calls.pop(part)
+        assert item.call is not None
+        given = "".join(item.pieces)
+        if item.free:
+            given = free_text(given)
+            self._more(item, given, out)
+        elif not given and not item.custom:
+            given = "{}"
+            self._more(item, given, out)
+        if item.custom:
+            self._about("custom_tool_call_input.done", item, {"input": given}, out)
+        else:
+            self._about("function_call_arguments.done", item, {"name": item.call.name, "arguments": given}, out)
+        self._done(item, call_item(item.id, item.call, given, "completed", custom=item.custom), out)
+
+    def _whole(self, event: Whole, out: list[bytes]) -> None:
+        shown = whole_item(f"ig_{self._stem}_{self._next}", event.value, self._crossing)
+        if shown is None:
+            return
+        self._thought_done(out)
+        self._message_done(out)
+        item = self._open("ig", event.part)
+        self._add(item, shown, out)
+        self._done(item, shown, out)
