@@ -99,6 +99,9 @@ _ECHO: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+TIERS = frozenset({"auto", "default", "flex", "priority", "scale", "fast", "ultrafast"})
+
+
 def response(id: str, created: int | None, crossing: Crossing, service_tier: str | None) -> Document:  # noqa: A002
     """The object without its output and end: what the API repeats of the request. Nothing is stored."""
     asked = crossing.request
@@ -123,7 +126,7 @@ def response(id: str, created: int | None, crossing: Crossing, service_tier: str
     out["text"] = {"format": {"type": "text"}, **(text if isinstance(text, dict) else {})}
     out["tools"] = [_shown(tool) for tool in asked.get("tools") or ()]
     out["store"] = False
-    out["service_tier"] = service_tier
+    out["service_tier"] = service_tier if service_tier in TIERS else None
     out["usage"] = None
     return out
 

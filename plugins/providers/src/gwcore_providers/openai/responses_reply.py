@@ -52,7 +52,7 @@ def read_reply(document: Any) -> ChatReply:
         usage_of(document),
         int(created) if isinstance(created, int | float) else None,
         document.get("service_tier"),
-        rest(document, *_READ),
+        {key: value for key, value in rest(document, *_READ).items() if key != "reasoning" or isinstance(value, dict)},
     )
 
 
@@ -80,6 +80,7 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> Document:
         out["completed_at"] = int(time.time())
     if reply.dialect == DIALECT:
         out |= reply.extra
+        out["service_tier"] = reply.service_tier
     if reply.usage is not None:
         out["usage"] = usage_document(reply.usage)
     return out

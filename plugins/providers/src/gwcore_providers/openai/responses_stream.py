@@ -1,7 +1,7 @@
 """``openai.responses`` streams → events.
 
-Nearly every event brings a few characters of text: it is read by one look-up. What came in deltas is only counted, never
-kept: what a closing event says beyond it (vendors leave deltas out) follows as one more delta.
+Nearly every event brings a few characters of text: it is read by one look-up. A closing event repeats what its deltas said; where
+there were none (vendors leave them out) it follows as one. Where the two differ, the deltas count: they cannot be unsaid.
 """
 
 from __future__ import annotations
@@ -43,15 +43,19 @@ _DONE = b"[DONE]"
 
 
 class _Part:
-    """A part being read. ``got``: characters so far; ``at``: of a thought, the index of its last part."""
+    """A part being read: whether events of it went out, whether a call's arguments did, how many citations.
 
-    __slots__ = ("at", "cited", "got", "number", "open", "summary")
+    ``summary``, ``at``: of a thought, whether it is told as a summary, and the index of that summary's last part.
+    """
+
+    __slots__ = ("at", "begun", "cited", "number", "open", "summary", "told")
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.got = 0
-        self.cited = 0
+        self.begun = False
         self.open = True
+        self.told = False
+        self.cited = 0
         self.summary: bool | None = None
         self.at: Any = None
 
@@ -162,7 +166,7 @@ class ResponsesReader:
 
     def _close(self, events: list[Event]) -> None:
         for part in self._parts.values():
-            if part.open and (part.got or part.summary is not None):
+            if part.open and part.begun:
                 self._shut(part, events)
 
     def _shut(self, part: _Part, events: list[Event]) -> None:
@@ -185,7 +189,7 @@ class ResponsesReader:
         text = document.get("delta")
         if not isinstance(text, str):
             raise Malformed("a delta of the upstream's stream is no text")
-        part.got += len(text)
+        part.begun = True
         refusal = document["type"] == "response.refusal.delta"
         self._refused |= refusal
         events.append(TextDelta(part.number, text, 0, refusal, document.get("logprobs") or None))
@@ -199,11 +203,9 @@ class ResponsesReader:
 
     def _words(self, part: _Part, text: Text, logprobs: Any, events: list[Event]) -> None:
         """What a closing event says of a text beyond its deltas."""
-        if part.open and (len(text.text) > part.got or not (part.got or part.summary)):
-            more = None if part.got else logprobs or None
-            events.append(TextDelta(part.number, text.text[part.got :], 0, text.refusal, more))
-            part.got = len(text.text)
-            part.summary = True  # of words: it has begun, be it empty
+        if not part.begun:
+            part.begun = True
+            events.append(TextDelta(part.number, text.text, 0, text.refusal, logprobs or None))
             self._refused |= text.refusal
         for one in text.citations[part.cited :]:
             part.cited += 1
@@ -239,17 +241,17 @@ class ResponsesReader:
         if part.summary is not summary or not isinstance(text, str):
             return  # a thought that is told twice is told as it began
         at = document.get("summary_index" if summary else "content_index")
-        if summary and part.got and at != part.at:
+        if summary and part.begun and at != part.at:
             text = "\n\n" + text
         part.at = at
-        part.got += len(text)
+        part.begun = True
         events.append(ReasoningDelta(part.number, text, 0, summary))
 
     def _thought_done(self, part: _Part, thought: Reasoning, events: list[Event]) -> None:
-        said = thought.text[part.got :] if part.summary in {None, thought.summary} else ""
         sealed = thought if thought.encrypted is not None else None
-        if said or sealed or not part.got:
-            events.append(ReasoningDelta(part.number, said, 0, thought.summary, sealed))
+        if sealed or not part.begun:
+            events.append(ReasoningDelta(part.number, "" if part.begun else thought.text, 0, thought.summary, sealed))
+            part.begun = True
 
     # ── calls ──
 
@@ -264,8 +266,8 @@ class ResponsesReader:
 
     def _call(self, document: Document, call: ToolCall, events: list[Event]) -> _Part:
         part = self._part(document)
-        if part.summary is None:
-            part.summary = self._calls = True  # of a call: it has begun
+        if not part.begun:
+            part.begun = self._calls = True
             call.arguments = ""
             call.extra = {key: value for key, value in call.extra.items() if key != "status"}
             events.append(ToolCallStarted(part.number, call))
@@ -273,20 +275,20 @@ class ResponsesReader:
 
     def _arguments(self, document: Document, events: list[Event]) -> None:
         part, text = self._part(document), document.get("delta")
-        if isinstance(text, str) and part.summary:
-            part.got += len(text)
+        if isinstance(text, str) and part.begun:
+            part.told = part.told or bool(text)
             events.append(ToolCallDelta(part.number, text))
 
     def _arguments_done(self, document: Document, events: list[Event]) -> None:
         part = self._part(document)
         said = document.get("arguments", document.get("input"))
-        if part.summary and isinstance(said, str):
+        if part.begun and isinstance(said, str):
             self._more(part, said, events)
 
     def _more(self, part: _Part, arguments: str, events: list[Event]) -> None:
-        if len(arguments) > part.got:
-            events.append(ToolCallDelta(part.number, arguments[part.got :]))
-            part.got = len(arguments)
+        if arguments and not part.told:
+            part.told = True
+            events.append(ToolCallDelta(part.number, arguments))
 
     # ── whole items ──
 

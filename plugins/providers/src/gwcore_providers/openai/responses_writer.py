@@ -31,6 +31,7 @@ from gwcore.events import (
 )
 from gwcore.usage import Usage
 from gwcore_providers.openai.responses_object import (
+    TIERS,
     Document,
     annotation,
     call_item,
@@ -202,7 +203,8 @@ class ResponsesWriter:
             whole["completed_at"] = int(time.time())
         if self._usage is not None:
             whole["usage"] = usage_document(self._usage)
-            whole["service_tier"] = self._usage.service_tier
+            tier = self._usage.service_tier
+            whole["service_tier"] = tier if tier in TIERS else None
         self._emit(kind, {"response": whole}, out)
 
     def _settle(self, out: list[bytes]) -> None:
