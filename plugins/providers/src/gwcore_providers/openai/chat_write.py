@@ -26,21 +26,11 @@ from gwcore.codec import Crossing
 from gwcore_providers.crossing import data_url, fit_id, foreign, words
 from gwcore_providers.efforts import effort_of, nearest
 from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
+from gwcore_providers.openai.models import accepted_efforts
 
 _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
 _FIT = re.compile(r"[a-zA-Z0-9_.:-]+")
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
-_EFFORTS = {  # what each family takes, weakest first; OpenAI's model pages
-    re.compile(r"(?:^|/)gpt-5(?:-|$)"): ("minimal", "low", "medium", "high"),
-    re.compile(r"(?:^|/)gpt-5\.1(?!-codex-max)"): ("none", "low", "medium", "high"),
-    re.compile(r"(?:^|/)gpt-(?:5\.|[6-9])"): ("none", "low", "medium", "high", "xhigh"),
-    re.compile(r"(?:^|/)(?:o\d|gpt-oss)"): ("low", "medium", "high"),
-}
-
-
-def accepted_efforts(model: str) -> tuple[str, ...] | None:
-    """What an OpenAI model takes; ``None`` for a model that does not reason, or that nobody knows."""
-    return next((words for pattern, words in _EFFORTS.items() if pattern.search(model)), None)
 
 
 def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
@@ -99,7 +89,7 @@ def _think(thinking: Thinking, out: dict[str, Any], crossing: Crossing, *, same:
         out["reasoning_effort"] = effort
         return
     allowed = accepted_efforts(crossing.model)
-    if allowed is not None:
+    if allowed:
         out["reasoning_effort"] = nearest(effort, allowed)
     elif "reasoning_effort" in crossing.quirks and effort in {"low", "medium", "high"}:
         out["reasoning_effort"] = effort

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from gwcore.chat import Citation, Finish, FinishReason, Media, Opaque, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing
 from gwcore.usage import Usage
@@ -146,22 +144,6 @@ def stem_of(id: str) -> str:  # noqa: A002
     return stem if _PLAIN.fullmatch(stem) else hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def custom_names(request: Mapping[str, Any]) -> frozenset[str]:
-    """Tools that the client takes free text for, whatever they were at the upstream."""
-    tools = request.get("tools") or ()
-    return frozenset(str(tool.get("name")) for tool in tools if tool.get("type") == "custom")
-
-
-def free_text(arguments: str) -> str:
-    """The text of a custom call that was made as a function of one string, ``input``."""
-    try:
-        value = orjson.loads(arguments)
-    except orjson.JSONDecodeError:
-        return arguments
-    text = value.get("input") if isinstance(value, dict) else None
-    return text if isinstance(text, str) else arguments
-
-
 # ── items ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -199,9 +181,9 @@ def message(id: str, content: list[Document], status: str = "completed") -> Docu
     return {"id": id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-def call_item(id: str, call: ToolCall, given: str, status: str, *, custom: bool) -> Document:  # noqa: A002
+def call_item(id: str, call: ToolCall, given: str, status: str) -> Document:  # noqa: A002
     """A call's item. ``given``: its arguments, or its free text."""
-    kind = kind_of(call) if not custom else "custom_tool_call"
+    kind = kind_of(call)
     out = {"id": id, "type": kind, "call_id": with_thought(call), "name": call.name}
     out["input" if kind == "custom_tool_call" else "arguments"] = given
     if kind == "function_call":

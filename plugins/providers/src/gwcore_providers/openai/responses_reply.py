@@ -12,10 +12,8 @@ from gwcore_providers.crossing import complaint_of, rest
 from gwcore_providers.openai.responses_object import (
     Document,
     call_item,
-    custom_names,
     ended,
     finish_of,
-    free_text,
     message,
     reasoning_item,
     response,
@@ -87,7 +85,6 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> Document:
 
 
 def _output(choice: Choice, stem: str, crossing: Crossing) -> list[Document]:
-    custom = custom_names(crossing.request)
     out: list[Document] = []
     words: Document | None = None  # the message that the next words belong to
     logprobs = choice.logprobs.get("content") if isinstance(choice.logprobs, dict) else choice.logprobs
@@ -103,13 +100,13 @@ def _output(choice: Choice, stem: str, crossing: Crossing) -> list[Document]:
                 logprobs = None
             continue
         words = None
-        item = _item(part, f"{stem}_{len(out)}", crossing, custom)
+        item = _item(part, f"{stem}_{len(out)}", crossing)
         if item is not None:
             out.append(item)
     return out
 
 
-def _item(part: Part, id: str, crossing: Crossing, custom: frozenset[str]) -> Document | None:  # noqa: A002
+def _item(part: Part, id: str, crossing: Crossing) -> Document | None:  # noqa: A002
     if isinstance(part, Reasoning):
         own = part.dialect == DIALECT and part.id is not None
         return thought_item(part) if own else reasoning_item(f"rs_{id}", part.text, part)
@@ -117,12 +114,9 @@ def _item(part: Part, id: str, crossing: Crossing, custom: frozenset[str]) -> Do
         if part.server:
             crossing.drop(f"the server tool {part.name}")
             return None
-        free = part.name in custom and not part.custom
-        given = free_text(part.arguments) if free else part.arguments
-        if not (free or part.custom):
-            given = given or "{}"
+        given = part.arguments or ("" if part.custom else "{}")
         item_id = part.item_id if part.dialect == DIALECT else None
-        return call_item(item_id or f"fc_{id}", part, given, "completed", custom=free or part.custom)
+        return call_item(item_id or f"fc_{id}", part, given, "completed")
     assert isinstance(part, Media | Opaque)
     return whole_item(f"ig_{id}", part, crossing)
 

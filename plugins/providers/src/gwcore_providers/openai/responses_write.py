@@ -24,7 +24,8 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore_providers.crossing import data_url, fit_id, foreign, words
-from gwcore_providers.openai.effort import accepted_efforts, effort_of, nearest, reasons
+from gwcore_providers.efforts import effort_of, nearest
+from gwcore_providers.openai.models import accepted_efforts, reasons
 from gwcore_providers.openai.responses_read import DIALECT, ENCRYPTED, KNOBS, LOGPROBS
 
 Document = dict[str, Any]

@@ -35,10 +35,8 @@ from gwcore_providers.openai.responses_object import (
     Document,
     annotation,
     call_item,
-    custom_names,
     ended,
     failed,
-    free_text,
     message,
     reasoning_item,
     response,
@@ -49,11 +47,6 @@ from gwcore_providers.openai.responses_object import (
 )
 
 _BROKEN = "the model's answer broke off"
-# codes that clients of this dialect act on; any other is the server's
-_CODES = frozenset({
-    "server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded", "insufficient_quota",
-    "server_is_overloaded", "slow_down",
-})  # fmt: skip
 _OF_CALLS = frozenset({ToolCallStarted, ToolCallDelta})
 
 
@@ -73,7 +66,7 @@ class _Words:
 class _Open:
     """An item that has been added and is not done. ``head``: the members of a delta that name it."""
 
-    __slots__ = ("call", "content", "custom", "free", "head", "id", "index", "part", "pieces", "sealed")
+    __slots__ = ("call", "content", "head", "id", "index", "part", "pieces", "sealed")
 
     def __init__(self, kind: str, stem: str, index: int, part: int) -> None:
         self.id = f"{kind}_{stem}_{index}"
@@ -84,8 +77,6 @@ class _Open:
         self.content: list[Document] = []
         self.sealed: Reasoning | None = None
         self.call: ToolCall | None = None
-        self.custom = False
-        self.free = False
 
 
 class ResponsesWriter:
@@ -93,7 +84,6 @@ class ResponsesWriter:
 
     def __init__(self, crossing: Crossing) -> None:
         self._crossing = crossing
-        self._custom = custom_names(crossing.request)
         self._sequence = 0
         self._object: Document | None = None
         self._stem = ""
@@ -172,10 +162,7 @@ class ResponsesWriter:
         if isinstance(event, Metered):
             self._usage = event.usage
         elif isinstance(event, Failed):
-            code = (
-                event.code if event.code in _CODES else "rate_limit_exceeded" if event.status == 429 else "server_error"
-            )
-            self._end(failed(code, event.message), "failed", out)
+            self._over = True  # the gateway tells every failure of an attempt, in its dialect's words
         elif event.choice:
             self._crossing.drop("n")
         elif isinstance(event, Finished):
@@ -357,9 +344,7 @@ class ResponsesWriter:
             return
         item = self._calls[event.part] = self._open("fc", event.part)
         item.call = call
-        item.free = call.name in self._custom and not call.custom
-        item.custom = item.free or call.custom
-        self._add(item, call_item(item.id, call, "", "in_progress", custom=item.custom), out)
+        self._add(item, call_item(item.id, call, "", "in_progress"), out)
         if call.arguments:
             self._arguments(ToolCallDelta(event.part, call.arguments), out)
 
@@ -368,30 +353,25 @@ class ResponsesWriter:
         if item is None or not event.arguments:
             return
         item.pieces.append(event.arguments)
-        if not item.free:  # else it is JSON around the text, which only its end completes
-            self._more(item, event.arguments, out)
-
-    def _more(self, item: _Open, text: str, out: list[bytes]) -> None:
-        kind = b"custom_tool_call_input" if item.custom else b"function_call_arguments"
+        assert item.call is not None
+        kind = b"custom_tool_call_input" if item.call.custom else b"function_call_arguments"
         frame = b'event: response.%s.delta\ndata: {"type":"response.%s.delta",%s,"delta":%s,"sequence_number":%d}\n\n'
-        out.append(frame % (kind, kind, item.head, orjson.dumps(text), self._sequence))
+        out.append(frame % (kind, kind, item.head, orjson.dumps(event.arguments), self._sequence))
         self._sequence += 1
 
     def _call_done(self, part: int, out: list[bytes]) -> None:
-        item = self._calls.pop(part)
-        assert item.call is not None
+        item = self._calls[part]
+        call = item.call
+        assert call is not None
+        if not item.pieces and not call.custom:
+            self._arguments(ToolCallDelta(part, "{}"), out)
+        del self._calls[part]
         given = "".join(item.pieces)
-        if item.free:
-            given = free_text(given)
-            self._more(item, given, out)
-        elif not given and not item.custom:
-            given = "{}"
-            self._more(item, given, out)
-        if item.custom:
+        if call.custom:
             self._about("custom_tool_call_input.done", item, {"input": given}, out)
         else:
-            self._about("function_call_arguments.done", item, {"name": item.call.name, "arguments": given}, out)
-        self._done(item, call_item(item.id, item.call, given, "completed", custom=item.custom), out)
+            self._about("function_call_arguments.done", item, {"name": call.name, "arguments": given}, out)
+        self._done(item, call_item(item.id, call, given, "completed"), out)
 
     def _whole(self, event: Whole, out: list[bytes]) -> None:
         shown = whole_item(f"ig_{self._stem}_{self._next}", event.value, self._crossing)

@@ -1,0 +1,34 @@
+"""What OpenAI's models take, by family. Source: the vendor's model pages."""
+
+from __future__ import annotations
+
+import re
+
+_USUAL = ("low", "medium", "high")
+# words for how hard to think, weakest first; the first family that matches counts
+_EFFORTS = tuple(
+    (re.compile(rf"(?:^|[/.]){pattern}"), words)
+    for pattern, words in (
+        (r"(?:gpt-[34]|chatgpt|gpt-5(?:\.\d+)?-chat|o1-(?:mini|preview)|computer-use)", ()),
+        (r"gpt-5-pro", ("high",)),
+        (r"gpt-5(?:\.\d+)-pro", ("medium", "high", "xhigh")),
+        (r"gpt-5-codex", _USUAL),
+        (r"gpt-5(?!\.)", ("minimal", *_USUAL)),
+        (r"gpt-5\.1-codex-max", (*_USUAL, "xhigh")),
+        (r"gpt-5\.1-codex", _USUAL),
+        (r"gpt-5\.1", ("none", *_USUAL)),
+        (r"gpt-5\.\d+-codex", (*_USUAL, "xhigh")),
+        (r"gpt-[5-9]", ("none", *_USUAL, "xhigh")),
+        (r"(?:o\d|gpt-oss)", _USUAL),
+    )
+)
+
+
+def accepted_efforts(model: str) -> tuple[str, ...] | None:
+    """What an OpenAI model takes: nothing if it does not reason; ``None`` for a model that nobody knows."""
+    return next((words for pattern, words in _EFFORTS if pattern.search(model)), None)
+
+
+def reasons(model: str) -> bool:
+    """Whether it is an OpenAI model that reasons, and so takes no sampling knobs."""
+    return bool(accepted_efforts(model)) and "gpt-oss" not in model
