@@ -87,6 +87,9 @@ class Registry:
     def provider_names(self):
         return ["alpha", "beta"]
 
+    def offered(self, name):
+        return []
+
     def install_hint(self, name):
         return {"cache": "gwcore-cache"}.get(name)
 

@@ -47,6 +47,7 @@ class Catalog:
         self._plugins: dict[str, type[Plugin]] = {}
         self._providers: dict[str, Provider] = {}
         self._dialects: dict[str, Dialect] = {}
+        self._offers: dict[str, list[str]] = {}
         for source in extra:
             self._register(source, None)
 
@@ -54,13 +55,16 @@ class Catalog:
         if self._manager.is_registered(source):
             return
         self._manager.register(source, name)
-        for module in (source,):
-            for kind in getattr(module, "gwcore_plugins", list)():
-                self._plugins[kind.name] = kind
-            for provider in getattr(module, "gwcore_providers", list)():
-                self._providers[provider.name] = provider
-            for dialect in getattr(module, "gwcore_dialects", list)():
-                self._dialects[dialect.name] = dialect
+        plugins: list[type[Plugin]] = getattr(source, "gwcore_plugins", list)()
+        providers: list[Provider] = getattr(source, "gwcore_providers", list)()
+        dialects: list[Dialect] = getattr(source, "gwcore_dialects", list)()
+        self._plugins.update((kind.name, kind) for kind in plugins)
+        self._providers.update((provider.name, provider) for provider in providers)
+        self._dialects.update((dialect.name, dialect) for dialect in dialects)
+        if name not in {None, PROVIDERS}:
+            self._offers[str(name)] = [f"the plugin {p.name}" for p in plugins] + [
+                f"the provider {p.name}" for p in providers
+            ]
         self._manager.check_pending()
 
     def load(self, name: str) -> None:
@@ -68,8 +72,8 @@ class Catalog:
         entry = self._found.get(name)
         if entry is None or name in self._loaded:
             return
-        self._loaded.add(name)
         self._register(entry.load(), name)
+        self._loaded.add(name)
 
     def installed(self) -> dict[str, tuple[str, str]]:
         """Entry points: name → (distribution, version); nothing is imported."""
@@ -122,8 +126,8 @@ class Catalog:
         return found.Config if found else None
 
     def plugin_names(self) -> list[str]:
-        """Words that ``stack`` may hold."""
-        return sorted({*self._plugins, *self._found} - {PROVIDERS})
+        """Words that ``stack`` may hold: of what is not loaded yet, the entry points."""
+        return sorted({*self._plugins, *self._found} - (self._loaded - self._plugins.keys()) - {PROVIDERS})
 
     watch_names = plugin_names
 
@@ -138,6 +142,10 @@ class Catalog:
         """Words that ``provider:`` may hold."""
         self.load(PROVIDERS)
         return sorted(self._providers)
+
+    def offered(self, name: str) -> list[str]:
+        """What the distribution behind a loaded entry point has, as in ``the plugin stamp``."""
+        return self._offers.get(name, [])
 
     def install_hint(self, name: str) -> str | None:
         """The distribution that offers a word of ours, if it is one."""

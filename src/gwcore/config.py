@@ -75,6 +75,10 @@ class Registry(Protocol):
         """Words that ``provider`` may hold."""
         ...
 
+    def offered(self, name: str) -> list[str]:
+        """What the distribution behind a word has, as in ``the plugin stamp``; nothing when it is not installed."""
+        ...
+
     def install_hint(self, name: str) -> str | None:
         """The distribution that offers a word which is not installed, if known."""
         ...
@@ -173,12 +177,20 @@ class _Reader:
             self._add(loc, f"the plugin {name} cannot be loaded: {type(error).__name__}: {error}", mend, name)
             return None
         if model is None:
-            hint = self._registry.install_hint(name)
-            known = names()
-            otherwise = f"installed are: {', '.join(known) or 'none'}"
-            mend = f"pip install {hint}" if hint else suggest(name, known, otherwise)
-            self._add(loc, f"no plugin named {name} is installed", mend)
+            self._missing("plugin", name, loc, names())
         return model
+
+    def _missing(self, kind: str, name: str, loc: Loc, known: list[str]) -> None:
+        hint, offered = self._registry.install_hint(name), self._registry.offered(name)
+        if offered:
+            mend = f"the entry point {name} offers {', '.join(offered)}; "
+            alike = any(kind in one for one in offered)
+            mend += "make the two names equal" if alike else f"name one that offers a {kind}"
+        elif hint:
+            mend = f"pip install {hint}"
+        else:
+            mend = suggest(name, known, f"installed are: {', '.join(known) or 'none'}")
+        self._add(loc, f"no {kind} named {name} is installed", mend)
 
     def _upstream(self, name: str, raw: Any) -> UpstreamConfig | None:
         loc: Loc = ("upstreams", name)
@@ -187,15 +199,19 @@ class _Reader:
             return None
         data = {key: value for key, value in raw.items() if key in _UPSTREAM_KEYS}
         own = {key: value for key, value in raw.items() if key not in _UPSTREAM_KEYS}
-        provider, known = raw.get("provider"), self._registry.provider_names()
+        provider = raw.get("provider")
+        try:
+            # loads what the word names, so that it is among the known ones
+            options = self._registry.provider_options(provider) if isinstance(provider, str) else None
+        except Exception as error:  # importing a distribution may raise anything
+            mend = "install what it needs, or take the upstream out"
+            self._add((*loc, "provider"), f"{provider} cannot be loaded: {type(error).__name__}: {error}", mend)
+            return None
+        known = self._registry.provider_names()
         if provider not in known:
             if isinstance(provider, str):
-                hint = self._registry.install_hint(provider)
-                mend = f"pip install {hint}" if hint else f"installed are: {', '.join(known) or 'none'}"
-                message = f"no provider named {provider} is installed"
-                self._add((*loc, "provider"), message, suggest(provider, known, mend))
+                self._missing("provider", provider, (*loc, "provider"), known)
         else:
-            options = self._registry.provider_options(str(provider))
             if options is not None:
                 data["options"] = self._check(options, own, loc, also=_UPSTREAM_KEYS)
             for key in own if options is None else ():

@@ -64,8 +64,9 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
     Raises:
         GatewayError: as serving it would.
     """
-    stack = assemble(source, Catalog(), Resources(), os.environ)
-    dialect, route = _route(dialect_name, operation)
+    catalog = Catalog()
+    stack = assemble(source, catalog, Resources(), os.environ)
+    dialect, route = _route(catalog, dialect_name, operation)
     document = parse(body, unique=dialect.unique, max_depth=stack.server.json_depth)
     call = Call(
         id="gw-explain",
@@ -112,8 +113,8 @@ def _price(card: PriceCard | None) -> str:
     return f"{'free' if free else ', '.join(told)}  ({card.source} {card.version})"
 
 
-def _route(dialect_name: str, operation: str) -> tuple[Dialect, Route]:
-    dialects = {d.name: d for d in Catalog().dialects()}
+def _route(catalog: Catalog, dialect_name: str, operation: str) -> tuple[Dialect, Route]:
+    dialects = {d.name: d for d in catalog.dialects()}
     dialect = dialects.get(dialect_name)
     if dialect is None:
         raise BadRequest(f"no dialect {dialect_name!r}; there are {', '.join(dialects)}")

@@ -1,0 +1,64 @@
+"""What is installed: entry points of distributions that are not ours, found by the words of the stack file."""
+
+import pytest
+
+from gwcore.assemble import assemble
+from gwcore.catalog import Catalog
+from gwcore.resources import Resources
+from gwcore.show import walk
+from gwcore.stackfile import StackErrors
+from tests.distributions import PLUGIN, PROVIDER, installed
+
+__all__ = ["installed"]  # the fixture
+
+
+def made(text):
+    return assemble(text, Catalog(), Resources(), {})
+
+
+def refused(text):
+    with pytest.raises(StackErrors) as caught:
+        made(text)
+    return caught.value.message
+
+
+def test_a_third_partys_provider_is_found_by_its_word(installed):
+    installed("imaginary_vendor", {"imaginary": "imaginary_vendor"}, PROVIDER)
+    stack = made("gwcore: 1\nupstreams:\n  a: {provider: imaginary}\n")
+    assert stack.upstreams["a"].provider.name == "imaginary"
+    assert stack.ingress.find("POST", "/v1/fake", [])
+
+
+def test_nothing_is_imported_that_the_file_does_not_name(installed):
+    installed("imaginary_vendor", {"imaginary": "imaginary_vendor"}, "raise ImportError('imported')")
+    assert made("gwcore: 1\nupstreams:\n  a: {provider: demo}\n").upstreams
+
+
+def test_a_provider_that_cannot_be_imported_says_so_with_its_line(installed):
+    installed("imaginary_vendor", {"imaginary": "imaginary_vendor"}, "raise ImportError('no driver')")
+    message = refused("gwcore: 1\nupstreams:\n  a: {provider: imaginary}\n")
+    assert message.startswith("stack.yaml:3:") and "ImportError: no driver" in message and "install" in message
+
+
+def test_a_word_that_is_of_the_other_kind(installed):
+    installed("imaginary_vendor", {"imaginary": "imaginary_vendor"}, PROVIDER)
+    message = refused("gwcore: 1\nstack: [imaginary]\n")
+    assert "offers the provider imaginary; name one that offers a plugin" in message and "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [(PLUGIN, "stack: [mist]"), (PROVIDER.replace('"imaginary"', '"mists"'), "upstreams: {a: {provider: mist}}")],
+)
+def test_an_entry_point_named_otherwise_than_what_it_offers(installed, source, text):
+    installed("mist_module", {"mist": "mist_module"}, source)
+    message = refused(f"gwcore: 1\n{text}\n")
+    assert "the entry point mist offers the" in message and "mists; make the two names equal" in message
+
+
+def test_explain_knows_a_third_partys_dialect(installed, tmp_path, capsys):
+    installed("imaginary_vendor", {"imaginary": "imaginary_vendor"}, PROVIDER)
+    file = tmp_path / "stack.yaml"
+    file.write_text("gwcore: 1\nupstreams:\n  a: {provider: imaginary}\n")
+    walk(file, b'{"model": "a/m"}', "imaginary.chat", "chat")
+    assert "POST http://127.0.0.1:1/up" in capsys.readouterr().out
