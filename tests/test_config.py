@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from gwcore.config import StackConfig, is_loopback, json_schema, read
 from gwcore.errors import AssemblyError, BadConfig
 from gwcore.stackfile import StackErrors, load
+from gwcore.testing.fakes import FakeDialect
 from gwcore.units import AdminSecret, Duration, Money, Rate, StoreRef
 from gwcore.wire.transport import Timeouts, Tls
 
@@ -86,6 +87,9 @@ class Registry:
 
     def provider_names(self):
         return ["alpha", "beta"]
+
+    def dialects(self):
+        return [FakeDialect()]
 
     def offered(self, name):
         return []

@@ -6,12 +6,13 @@ the models that a :class:`Registry` knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
+from gwcore.dialect import Dialect
 from gwcore.interpolate import Resolution, interpolate
 from gwcore.optional import without_absent
 from gwcore.stackfile import Explainer, Loc, StackErrors, StackSource, quotes
@@ -75,6 +76,10 @@ class Registry(Protocol):
         """Words that ``provider`` may hold."""
         ...
 
+    def dialects(self) -> Sequence[Dialect]:
+        """The wire formats of all that has been loaded by now."""
+        ...
+
     def offered(self, name: str) -> list[str]:
         """What the distribution behind a word has, as in ``the plugin stamp``; nothing when it is not installed."""
         ...
@@ -134,6 +139,8 @@ class _Reader:
             if isinstance(data.get(section), list):
                 entries = [self._entry((section, at), raw, names) for at, raw in enumerate(data[section])]
                 data[section] = [entry for entry in entries if entry is not None]
+        for section in ("stack", "watch"):
+            self._when_words(data.get(section))
         self._models()
         config = self._check(StackConfig, data, ())
         if config is not None:
@@ -168,6 +175,22 @@ class _Reader:
             values = {key: value for key, value in values.items() if key != _WHEN}
         config = self._check(model, values, at, name)
         return None if config is None else Entry(name=name, config=config, when=when, loc=loc)
+
+    def _when_words(self, entries: Any) -> None:
+        """A condition on a word that no dialect has would switch its entry off without a sound."""
+        dialects = self._registry.dialects()
+        known = {
+            "dialects": sorted(d.name for d in dialects),
+            "operations": sorted({route.operation for d in dialects for route in d.routes if not route.local}),
+        }
+        for entry in entries if isinstance(entries, list) else ():
+            for key, words in known.items() if entry.when else ():
+                for at, word in enumerate(getattr(entry.when, key)):
+                    if word not in words:
+                        loc = self._source.known((*entry.loc, _WHEN, key, at))
+                        mend = suggest(word, words, f"known here: {', '.join(words) or 'none'}")
+                        verb = "is named" if key == "dialects" else "has the operation"
+                        self._add(loc, f"no dialect {verb} {word}", mend, entry.name)
 
     def _plugin(self, name: str, loc: Loc, names: Callable[[], list[str]]) -> type[BaseModel] | None:
         try:
