@@ -16,15 +16,15 @@ from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
 from gwcore.dispatch import Dispatch, first_target
-from gwcore.errors import AssemblyError, BadConfig, MissingPort, OrderViolation
-from gwcore.hookspecs import PROJECT, Watching
+from gwcore.errors import BadConfig, MissingPort, OrderViolation
+from gwcore.hookspecs import PROJECT, Watching, check_taps
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup
 from gwcore.prices import Prices
 from gwcore.provider import Preparing, Upstream
 from gwcore.resources import Lease, Resources
-from gwcore.service import Service, compose
+from gwcore.service import Service, compose, wrap
 from gwcore.stack import Placed, Stack
 from gwcore.stackfile import load
 from gwcore.taps import Tap, Taps
@@ -165,7 +165,7 @@ def _pipeline(config: StackConfig, placed: tuple[Placed, ...], dispatch: Dispatc
         if "router" in p.rings:
             assert plugin.router is not None
             router = plugin.router
-    return compose(call_layers, router(compose(attempt_layers, dispatch)))
+    return compose(call_layers, wrap(router, compose(attempt_layers, dispatch)))
 
 
 def _call_of(attempt: Attempt) -> Call:
@@ -182,18 +182,15 @@ def _condition(entry: Entry) -> Condition | None:
 
 
 def _taps(placed: tuple[Placed, ...]) -> Taps:
-    """Compile the watching hooks: pluggy orders and validates them, the request path walks tuples."""
+    """Compile the watching hooks: pluggy orders them, the request path walks tuples."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Watching)
     names: dict[int, str] = {}
     # pluggy calls the last registered first
     for p in reversed(placed):
         names[id(p.plugin)] = p.name
+        check_taps(p.plugin)
         manager.register(p.plugin)
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise AssemblyError(f"a tap that no hook is named after: {error}") from None
 
     def compiled(hook: Any) -> tuple[Tap, ...]:
         return tuple((names[id(impl.plugin)], impl.function) for impl in reversed(hook.get_hookimpls()))

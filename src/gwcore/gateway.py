@@ -273,6 +273,9 @@ async def _run(stack: Stack, call: Call) -> Outcome:
             pings.cancel()
     if call.reply.state != ENDED:
         raise PluginFault
+    if not isinstance(outcome, Outcome):
+        _log.error("a layer returned no Outcome; write: return await inner(call)", got=type(outcome).__name__)
+        return Outcome(call.reply.status)
     return outcome
 
 

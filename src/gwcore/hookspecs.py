@@ -6,14 +6,17 @@ request path never calls pluggy.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pluggy
 
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect
+from gwcore.errors import AssemblyError
 from gwcore.prices import PriceCard
 from gwcore.provider import Provider, Upstream
+from gwcore.units import suggest
 
 PROJECT = "gwcore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -53,7 +56,10 @@ class Registration:
 
 
 class Watching:
-    """Methods of a plugin marked with ``@hookimpl``. One that raises is counted and logged; the call goes on."""
+    """Methods of a plugin marked with ``@hookimpl``, with these parameters by name and order; none is async.
+
+    A plugin may have taps beside layers. One that raises is counted and logged; the call goes on.
+    """
 
     @hookspec
     def call_started(self, call: Call) -> None:
@@ -70,3 +76,30 @@ class Watching:
     @hookspec
     def call_ended(self, call: Call, outcome: Outcome) -> None:
         """The exchange is over. Told exactly once per call, whatever happened."""
+
+
+EVENTS = {name: hook for name, hook in vars(Watching).items() if not name.startswith("_")}
+
+
+def check_taps(plugin: Any) -> None:
+    """Whether the taps of a plugin can be told.
+
+    Raises:
+        AssemblyError: one that no event is named after, that is not marked, is async, or takes other parameters.
+    """
+    for name in dir(type(plugin)):
+        method = getattr(type(plugin), name, None)
+        marked, event = hasattr(method, f"{PROJECT}_impl"), EVENTS.get(name)
+        what = f"{type(plugin).__name__}.{name}"
+        if event is None:
+            if marked:
+                otherwise = f"events are: {', '.join(EVENTS)}"
+                raise AssemblyError(f"{what}: no event of that name; {suggest(name, EVENTS, otherwise)}")
+            continue
+        if not callable(method) or not marked:
+            raise AssemblyError(f"{what} is a tap: mark it @hookimpl, or give it another name")
+        if inspect.iscoroutinefunction(method):
+            raise AssemblyError(f"{what} is async: a tap is told synchronously; hand work to a task of lifespan")
+        wanted = list(inspect.signature(event).parameters)
+        if list(inspect.signature(method).parameters) != wanted:
+            raise AssemblyError(f"{what} must take ({', '.join(wanted)})")

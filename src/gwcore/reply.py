@@ -96,7 +96,19 @@ class Reply:
         return self.state != IDLE and not self.waiting
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        """A response header of a plugin's own, whoever writes the response; ``name`` in lower case."""
+        """A response header of a plugin's own, whoever writes the response; ``name`` in lower case.
+
+        Call it before ``await inner(…)``, or inside :meth:`hold`. Where a keep-alive comment took the head along
+        already, the header is lost.
+
+        Raises:
+            TypeError: a name or a value that is not bytes.
+            ReplyMisuse: the answer has begun to leave.
+        """
+        if not (isinstance(name, bytes) and isinstance(value, bytes)):
+            raise TypeError(f"add_header takes bytes, here: {type(name).__name__}, {type(value).__name__}")
+        if self.committed:
+            raise ReplyMisuse("add_header after the answer began to leave: call it before inner, or inside hold()")
         if self._extra is None:
             self._extra = []
         self._extra.append((name, value))

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from gwcore.call import Attempt, Call, Outcome
+from gwcore.errors import AssemblyError
 
 X_contra = TypeVar("X_contra", contravariant=True)
 X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 class Service(Protocol[X_contra]):
@@ -29,5 +31,18 @@ Router = Callable[[Service[Attempt]], Service[Call]]
 def compose(layers: Iterable[Layer[X]], inner: Service[X]) -> Service[X]:
     """Wrap ``inner`` so that the first layer stands outermost."""
     for layer in reversed(list(layers)):
-        inner = layer(inner)
+        inner = wrap(layer, inner)
     return inner
+
+
+def wrap(layer: Callable[[Service[X]], Service[Y]], inner: Service[X]) -> Service[Y]:
+    """``layer(inner)``. Raises ``AssemblyError`` where that is nothing that can be called."""
+    made = layer(inner)
+    if not callable(made):
+        if hasattr(made, "close"):  # a coroutine, which would warn that nobody awaits it
+            made.close()
+        where = getattr(layer, "__qualname__", "a layer")
+        raise AssemblyError(
+            f"{where} returns {type(made).__name__}, not a service: return the async function inside it"
+        )
+    return made

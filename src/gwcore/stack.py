@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import structlog
 
 from gwcore.call import Call
@@ -136,6 +137,15 @@ class Stack:
             await self.lease.release()
 
     def health(self) -> dict[str, Any]:
-        """What plugins say of themselves."""
-        said = {placed.name: placed.plugin.health() for placed in self.placed}
+        """What plugins say of themselves; of one that cannot say it, the kind of its error."""
+        said = {placed.name: _health(placed.plugin) for placed in self.placed}
         return {name: health for name, health in said.items() if health is not None}
+
+
+def _health(plugin: Plugin) -> Any:
+    try:
+        said = plugin.health()
+        orjson.dumps(said)
+    except Exception as error:  # one plugin's fault must not hide what the others say
+        return {"error": type(error).__name__}
+    return said

@@ -8,7 +8,7 @@ from re import compile as compile_
 from typing import TypeVar
 
 from gwcore.call import Attempt, Call, Key, Outcome
-from gwcore.service import Layer, Service
+from gwcore.service import Layer, Service, wrap
 
 X = TypeVar("X", Call, Attempt)
 
@@ -49,7 +49,7 @@ def only_when(condition: Condition, layer: Layer[X], call_of: Callable[[X], Call
     """The layer where the condition holds, and nothing where it does not."""
 
     def conditional(inner: Service[X]) -> Service[X]:
-        layered = layer(inner)
+        layered = wrap(layer, inner)
 
         async def when(x: X) -> Outcome:
             return await (layered if condition(call_of(x)) else inner)(x)

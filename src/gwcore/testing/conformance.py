@@ -10,26 +10,44 @@ Inherit, name the plugin, run pytest::
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
+import orjson
 import pluggy
 import pytest
 from pydantic import ValidationError
 
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.errors import RateLimited
+from gwcore.hookspecs import EVENTS, check_taps
 from gwcore.plugin import Plugin, ring_of
 from gwcore.service import Service
 from gwcore.testing.fakes import Inner, build, call, sent
+from gwcore.usage import Usage
 
 _ROW = re.compile(r"^\|\s*`(\w+)`", re.MULTILINE)
 
 
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+
+
+def _endings() -> list[tuple[Call, Outcome]]:
+    """Calls as they may end: answered, unmetered, without a model, refused, left by the client."""
+    unnamed = call()
+    unnamed.model = unnamed.document = None
+    refused = RateLimited("no", retry_after=1)
+    return [
+        (call(), Outcome(200, usage=Usage(input=2, output=3))),
+        (call(stream=True), Outcome(200)),
+        (unnamed, Outcome(200)),
+        (call(), Outcome(429, refused)),
+        (call(), Outcome(0, cancelled=True)),
+    ]
 
 
 class PluginConformance:
@@ -122,6 +140,7 @@ class PluginConformance:
         async def test(plugin: Plugin) -> None:
             made = call(stream=stream)
             outcome = await self.service(plugin, Inner())(made)
+            assert isinstance(outcome, Outcome), "the layer returned no Outcome: return await inner(call)"
             assert outcome.status == 200
             assert sent(made).ended
             assert self.held(plugin) == 0
@@ -159,6 +178,31 @@ class PluginConformance:
                 assert self.held(plugin) == 0, f"something stays held after a cancel at turn {k}"
             else:
                 pytest.fail("the layer did not end within 200 turns of the loop")
+
+        self.run(test)
+
+    def test_taps_take_every_event(self) -> None:
+        """While serving, a tap that raises is only counted: here it is seen."""
+
+        async def test(plugin: Plugin) -> None:
+            check_taps(plugin)
+            for made, outcome in _endings():
+                attempt = Attempt(made, made.targets[0])
+                attempt.error = RateLimited("no")
+                events = {"call": made, "attempt": attempt, "outcome": outcome}
+                for name, event in EVENTS.items():
+                    if hasattr(plugin, name):
+                        getattr(plugin, name)(*(events[p] for p in list(inspect.signature(event).parameters)[1:]))
+
+        self.run(test)
+
+    def test_health_is_json(self) -> None:
+        """``GET /health`` shows it, after start and after calls."""
+
+        async def test(plugin: Plugin) -> None:
+            orjson.dumps(plugin.health())
+            await self.service(plugin, Inner())(call())
+            orjson.dumps(plugin.health())
 
         self.run(test)
 

@@ -142,6 +142,7 @@ class RecordingSend:
         await asyncio.sleep(0)
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], list(message["headers"])
+            assert all(isinstance(part, bytes) for pair in self.headers for part in pair), "headers are pairs of bytes"
         else:
             self.chunks.append(message["body"])
             self.ended = not message.get("more_body", False)
