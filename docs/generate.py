@@ -25,7 +25,6 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`upstreams.<name>.prices.<model>.service_tiers.<tier>`", ServicePrices),
     ("`upstreams.<name>.timeout`", TimeoutConfig),
     ("`upstreams.<name>.tls`", TlsConfig),
-    ("An entry of `stack` and `watch`", Entry),
     ("`when`", When),
     ("`server`", ServerConfig),
 )
@@ -44,9 +43,9 @@ def stack_file() -> str:
     for title, model in SECTIONS:
         out.append(f"\n## {title}\n\n{inspect.getdoc(model)}\n\n| key | default | meaning |\n|---|---|---|\n")
         for name, field in model.model_fields.items():
-            if name == "loc":
-                continue
             out.append(f"| `{field.alias or name}` | {_default(field)} | {field.description} |\n")
+        if model is StackConfig:
+            out.append(f"\n## An entry of `stack` and `watch`\n\n{inspect.getdoc(Entry)}\n")
     return "".join(out)
 
 

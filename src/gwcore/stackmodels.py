@@ -67,7 +67,14 @@ class When(_Strict):
 
 
 class Entry(_Strict):
-    """One entry of ``stack`` or ``watch``."""
+    """``<plugin>: {settings}``, or just ``<plugin>``; and beside it, not inside the settings, ``when:``.
+
+    A plugin's README lists its settings. ::
+
+        - <plugin>
+        - <plugin>: {option: value}
+          when: {models: "fast-*", operations: [chat]}
+    """
 
     name: str = Field(description="the plugin's name")
     config: SerializeAsAny[BaseModel] = Field(description="its settings, as its own model")
