@@ -17,7 +17,7 @@ from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
 from gwcore.dispatch import Dispatch, first_target
 from gwcore.errors import BadConfig, MissingPort, OrderViolation
-from gwcore.hookspecs import PROJECT, Watching, check_taps
+from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup
@@ -28,7 +28,7 @@ from gwcore.service import Service, compose, wrap
 from gwcore.stack import Placed, Stack
 from gwcore.stackfile import load
 from gwcore.taps import Tap, Taps
-from gwcore.when import Condition, only_when
+from gwcore.when import Condition, only_when, tap_when
 from gwcore.wire.transport import Origin
 
 
@@ -68,7 +68,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dialects={dialect.name: dialect for dialect in catalog.dialects()},
     )
     return Stack(
-        service=_pipeline(config, placed, dispatch),
+        service=_pipeline(placed, dispatch),
         ingress=Ingress(catalog.dialects()),
         models=models,
         upstreams=upstreams,
@@ -131,7 +131,7 @@ def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models, 
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
         plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports, prices=prices, models=models))
         ports.update((port, plugin) for port in kind.offers)
-        placed.append(Placed(entry.name, plugin, entry.when.model_dump_json() if entry.when else None, watching))
+        placed.append(Placed(entry.name, plugin, _condition(entry), watching))
     _check_order([p for p in placed if not p.watching])
     for p in placed:
         if p.watching and p.rings:
@@ -150,12 +150,11 @@ def _check_order(placed: list[Placed]) -> None:
         raise OrderViolation(f"one router at most, here: {', '.join(routers)}")
 
 
-def _pipeline(config: StackConfig, placed: tuple[Placed, ...], dispatch: Dispatch) -> Service[Call]:
+def _pipeline(placed: tuple[Placed, ...], dispatch: Dispatch) -> Service[Call]:
     attempt_layers, call_layers = [], []
     router = first_target
-    for entry, p in zip(config.stack, placed, strict=False):
-        condition = _condition(entry)
-        plugin = p.plugin
+    for p in placed:
+        condition, plugin = p.when, p.plugin
         if "attempt" in p.rings:
             layer = plugin.attempt_layer
             attempt_layers.append(only_when(condition, layer, _call_of) if condition else layer)
@@ -185,20 +184,21 @@ def _taps(placed: tuple[Placed, ...]) -> Taps:
     """Compile the watching hooks: pluggy orders them, the request path walks tuples."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Watching)
-    names: dict[int, str] = {}
+    at: dict[int, Placed] = {}
     # pluggy calls the last registered first
     for p in reversed(placed):
-        names[id(p.plugin)] = p.name
+        at[id(p.plugin)] = p
         check_taps(p.plugin)
         manager.register(p.plugin)
 
-    def compiled(hook: Any) -> tuple[Tap, ...]:
-        return tuple((names[id(impl.plugin)], impl.function) for impl in reversed(hook.get_hookimpls()))
+    def compiled(event: str) -> tuple[Tap, ...]:
+        taps = []
+        for impl in reversed(getattr(manager.hook, event).get_hookimpls()):
+            p = at[id(impl.plugin)]
+            taps.append((p.name, tap_when(p.when, impl.function, event) if p.when else impl.function))
+        return tuple(taps)
 
-    hooks = manager.hook
-    return Taps(
-        *(compiled(getattr(hooks, f)) for f in ("call_started", "attempt_started", "attempt_failed", "call_ended"))
-    )
+    return Taps(**{event: compiled(event) for event in EVENTS})
 
 
 def _middleware(entry: Any) -> Any:

@@ -47,8 +47,8 @@ def rings(stack: Stack, source: Path) -> None:
         if "attempt" in p.rings:
             say(f"  {p.name}" + (f"  when {p.when}" if p.when else ""), markup=False)
     say("  upstream")
-    if taps := [p.name for p in stack.placed if p.watching]:
-        say(f"[bold]watching[/]  {', '.join(taps)}")
+    if taps := [p.name + (f" when {p.when}" if p.when else "") for p in stack.placed if p.watching]:
+        say("[bold]watching[/]  " + escape(", ".join(taps)))
     table = Table("upstream", "provider", "address", box=None, header_style="bold")
     for upstream in stack.upstreams.values():
         base = f"{upstream.origin.scheme}://{upstream.origin.authority}{upstream.base_path}"

@@ -24,6 +24,7 @@ from gwcore.provider import Target, Upstream
 from gwcore.resources import Lease
 from gwcore.service import Service
 from gwcore.taps import Taps
+from gwcore.when import Condition
 
 _log = structlog.get_logger("gwcore")
 TAGS, UPSTREAM = b"x-gwcore-tags", b"x-gwcore-upstream"
@@ -35,7 +36,7 @@ class Placed:
 
     name: str
     plugin: Plugin
-    when: str | None = None
+    when: Condition | None = None
     watching: bool = False
 
     @property

@@ -58,7 +58,11 @@ _Words = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=l
 
 
 class When(_Strict):
-    """For which calls an entry is there. Every list that is given must match; within a list, one must."""
+    """For which calls an entry is there. Every list that is given must match; within a list, one must.
+
+    It holds for layers and taps alike. ``call_started`` is told by what is known then, which may not be the tags; a request
+    that was never understood has no model.
+    """
 
     models: _Words = Field(default=[], description="names of models as clients write them; * stands for any text")
     operations: _Words = Field(default=[], description="operations, such as chat or embeddings")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import translate
+from functools import wraps
 from re import compile as compile_
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gwcore.call import Attempt, Call, Key, Outcome
 from gwcore.service import Layer, Service, wrap
@@ -15,6 +16,8 @@ X = TypeVar("X", Call, Attempt)
 
 class Condition:
     """Every list that is given must match; within a list, one does. Names of models may hold ``*``."""
+
+    __slots__ = ("_decided", "_dialects", "_models", "_operations", "_said", "_tags")
 
     def __init__(
         self,
@@ -28,15 +31,21 @@ class Condition:
         self._dialects = frozenset(dialects)
         self._tags = frozenset(tags)
         self._decided: Key[bool] = Key("when", bool)
+        given = {"models": models, "operations": operations, "dialects": dialects, "tags": tags}
+        self._said = "; ".join(f"{key} {', '.join(words)}" for key, words in given.items() if words)
+
+    def __str__(self) -> str:
+        return self._said
 
     def __call__(self, call: Call) -> bool:
         """Whether the entry is there for this call; the first answer holds for all its attempts."""
         decided = call.get(self._decided)
         if decided is None:
-            decided = call[self._decided] = self._decide(call)
+            decided = call[self._decided] = self.now(call)
         return decided
 
-    def _decide(self, call: Call) -> bool:
+    def now(self, call: Call) -> bool:
+        """Whether it would be, by what is known of the call by now."""
         return (
             (self._models is None or (call.model is not None and self._models.match(call.model) is not None))
             and (not self._operations or call.operation in self._operations)
@@ -57,3 +66,16 @@ def only_when(condition: Condition, layer: Layer[X], call_of: Callable[[X], Call
         return when
 
     return conditional
+
+
+def tap_when(condition: Condition, tap: Callable[..., None], event: str) -> Callable[..., None]:
+    """The tap, told only of calls for which the condition holds."""
+    # nobody has authenticated the call yet, which may bring tags: what is told here must not decide for the layers
+    holds = condition.now if event == "call_started" else condition
+
+    @wraps(tap)
+    def told(x: Call | Attempt, *more: Any) -> None:
+        if holds(x if isinstance(x, Call) else x.call):
+            tap(x, *more)
+
+    return told
