@@ -88,6 +88,9 @@ class Registry:
     def provider_names(self):
         return ["alpha", "beta"]
 
+    def identifies(self, name):
+        return name == "auth"
+
     def dialects(self):
         return [FakeDialect()]
 

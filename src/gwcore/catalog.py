@@ -143,6 +143,10 @@ class Catalog:
         self.load(PROVIDERS)
         return sorted(self._providers)
 
+    def identifies(self, name: str) -> bool:
+        """Whether a loaded plugin says who calls."""
+        return bool(getattr(self._plugins.get(name), "identifies", False))
+
     def offered(self, name: str) -> list[str]:
         """What the distribution behind a loaded entry point has, as in ``the plugin stamp``."""
         return self._offers.get(name, [])

@@ -76,6 +76,10 @@ class Registry(Protocol):
         """Words that ``provider`` may hold."""
         ...
 
+    def identifies(self, name: str) -> bool:
+        """Whether that plugin says who calls."""
+        ...
+
     def dialects(self) -> Sequence[Dialect]:
         """The wire formats of all that has been loaded by now."""
         ...
@@ -279,12 +283,16 @@ class _Reader:
             self._add(loc, "names no upstream", "write upstream/model")
 
     def _closed(self, config: StackConfig) -> None:
-        """An empty stack lets everybody in: fine where only this machine can come, else only if it says so."""
-        server = config.server
-        if self._data.get("stack") or server.open or is_loopback(server.host) or "server.host" in self._said:
+        """Without authentication everybody is let in: fine where only this machine can come, else only if it says so."""
+        server, written = config.server, self._data.get("stack") or ()
+        if server.open or is_loopback(server.host) or "server.host" in self._said:
+            return
+        # an entry that could not be read may have been the guard, and its problem is told
+        if len(config.stack) < len(written) or any(self._registry.identifies(entry.name) for entry in config.stack):
             return
         mend = "put an authentication plugin into stack, listen on 127.0.0.1, or set server.open: true"
-        self._add(("stack",), "is empty, and server.host is reachable from elsewhere: anybody could spend", mend)
+        said = "has no authentication" if config.stack else "is empty"
+        self._add(("stack",), f"{said}, and server.host is reachable from elsewhere: anybody could spend", mend)
 
     # ── problems ─────────────────────────────────────────────────────────────────────────────────────────────────
 

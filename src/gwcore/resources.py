@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from gwcore.errors import BadConfig
 from gwcore.wire.http1 import Http1Transport
 from gwcore.wire.transport import Tls, Transport
 
@@ -69,10 +70,10 @@ class Lease:
         return value
 
     def store(self, url: str) -> Store:
-        """The store behind ``url``. Raises ``ValueError`` for a scheme nobody knows."""
+        """The store behind ``url``. Raises ``BadConfig`` for a scheme nobody knows."""
         scheme = SCHEMES.get(url.partition(":")[0])
         if scheme is None:
-            raise ValueError(f"unknown store scheme {url.partition(':')[0]!r}; known: {', '.join(SCHEMES)}")
+            raise BadConfig(f"a store's URL begins with one of: {', '.join(SCHEMES)}")
         return self._take(("store", url), lambda: Store(url, scheme))
 
     def transport(self, tls: Tls, proxy: str | None = None, *, http2: bool = False) -> Transport:

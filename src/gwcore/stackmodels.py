@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from gwcore.pricemodels import ModelPrices
-from gwcore.units import Duration, Size, fault
+from gwcore.resources import SCHEMES
+from gwcore.units import Duration, Size, fault, suggest
 from gwcore.wire.transport import Origin, Timeouts, Tls
 
 FOLDER: Final = "folder"
@@ -263,7 +264,7 @@ class ServerConfig(_Strict):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=4000, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    open: bool = Field(default=False, description="allow an empty stack, so no authentication, beyond loopback")
+    open: bool = Field(default=False, description="allow a stack without authentication beyond loopback")
     max_body: Size = Field(default=20_000_000, gt=0, description="largest request body, decoded")
     json_depth: int = Field(default=64, ge=1, le=1000, description="deepest nesting of a JSON body")
     drain: Duration = Field(default=30.0, description="how long running calls may take to end at shutdown")
@@ -285,6 +286,9 @@ class ServerConfig(_Strict):
 def _store_url(url: str) -> str:
     if not re.match(r"[a-z][a-z0-9+.-]*:", url):
         raise fault("is not the URL of a store", "write it like redis://host:6379/0, or memory:")
+    scheme = url.partition(":")[0]
+    if scheme not in SCHEMES:
+        raise fault("is of a kind that no store is", suggest(scheme, SCHEMES, f"begin it with: {', '.join(SCHEMES)}"))
     return url
 
 
