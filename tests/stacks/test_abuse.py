@@ -9,6 +9,8 @@ import pluggy
 import pytest
 import zstandard
 
+from gwcore import dispatch
+from gwcore.errors import Refused
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
@@ -115,7 +117,7 @@ async def test_bad_bodies_are_refused_in_the_clients_dialect(served, raw, header
     assert not upstream.requests
 
 
-async def test_client_credentials_reach_no_upstream(served):
+async def credentials_stay(served):
     url, upstream, _ = served
     names = (
         "authorization",
@@ -135,11 +137,51 @@ async def test_client_credentials_reach_no_upstream(served):
     assert seen.header("authorization") == "Bearer sk-upstream"
 
 
-async def test_an_upstream_that_echoes_our_key_is_redacted(served):
+async def an_echo_is_redacted(served):
     url, upstream, _ = served
     upstream.default = Answer(status=401, body=b'{"error":"bad key sk-upstream"}')
     seen = await exchange(url, "POST", CHAT, body())
     assert seen.status == 401 and b"sk-upstream" not in seen.body and b"[redacted]" in seen.body
+
+
+async def test_client_credentials_reach_no_upstream(served):
+    await credentials_stay(served)
+
+
+async def test_an_upstream_that_echoes_our_key_is_redacted(served):
+    await an_echo_is_redacted(served)
+
+
+def everything(call, fixed):
+    return [*call.headers, *fixed]
+
+
+def client_first(call, fixed):
+    return [(b"authorization", b"Bearer " + call.credentials[0].encode()), *fixed]
+
+
+def as_written(path, query):
+    return f"{path}?{query.decode()}"
+
+
+def unredacted(attempt, status, body, headers):
+    return Refused("", status=status, body=body, headers=headers, dialect=attempt.call.dialect.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "check"),
+    [
+        ("_request_headers", everything, credentials_stay),
+        ("_request_headers", client_first, credentials_stay),
+        ("_with_query", as_written, credentials_stay),
+        ("refused", unredacted, an_echo_is_redacted),
+    ],
+)
+async def test_a_gateway_that_leaks_is_found(served, monkeypatch, name, mutant, check):
+    """Negative control: with the guard replaced by a careless one, the test above fails."""
+    monkeypatch.setattr(dispatch, name, mutant)
+    with pytest.raises(AssertionError):
+        await check(served)
 
 
 async def test_serving_calls_no_pluggy_and_makes_no_clients(served, monkeypatch):
