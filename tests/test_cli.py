@@ -116,9 +116,17 @@ class Serving:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
         self.process.stdout.close()
+
+    def workers(self):
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def get(self, path):
         with urllib.request.urlopen(self.url + path, timeout=5) as answer:
@@ -163,15 +171,34 @@ def test_watch_reloads(stack):
 
 def test_a_dead_worker_is_replaced(stack):
     with Serving(stack, "--workers", "2") as gateway:
-        children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
-        assert len(children) == 2
-        os.kill(int(children[0]), signal.SIGKILL)
+        first, second = gateway.workers()
+        os.kill(first, signal.SIGKILL)
         for _ in range(100):
-            now = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
-            if len(now) == 2 and children[0] not in now:
+            now = gateway.workers()
+            if len(now) == 2 and first not in now:
                 break
             time.sleep(0.05)
-        assert len(now) == 2 and children[0] not in now and gateway.chat() == 200
+        assert len(now) == 2 and first not in now and second in now and gateway.chat() == 200
+
+
+def ended(pid):
+    """Whether a process is gone, or waits for whoever adopted it to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_workers_end_with_a_parent_that_is_killed(stack):
+    with Serving(stack, "--workers", "2") as gateway:
+        workers = gateway.workers()
+        assert len(workers) == 2 and not any(map(ended, workers))
+        gateway.process.kill()
+        for _ in range(200):
+            if all(map(ended, workers)):
+                break
+            time.sleep(0.05)
+        assert all(map(ended, workers))
 
 
 def test_start_is_lean(stack):

@@ -1,5 +1,7 @@
 """``--workers N``: a parent that binds once, forks, restarts what dies, and passes signals on.
 
+A parent that is killed takes its workers along: each waits on a pipe of which only the parent has the other end.
+
 Fork, not spawn: the parent has imported everything and started no loop and no thread, so workers share its memory and are
 ready at once. All accept from one socket, which the kernel wakes in turn (uvloop listens level-triggered); with SO_REUSEPORT
 a restarting worker's share of the backlog would be lost.
@@ -15,6 +17,7 @@ import json
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +42,7 @@ class Supervisor:
         self.drain = drain
         self.check = check
         self.pids: dict[int, float] = {}
+        self.alive = os.pipe()
         self.stopping_since: float | None = None
         self.failures = 0
         self.reload_wanted = False
@@ -71,6 +75,8 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             code = 1
             try:
+                os.close(self.alive[1])
+                threading.Thread(target=_end_with_parent, args=(self.alive[0],), daemon=True).start()
                 code = self.work()
             finally:
                 os._exit(code)
@@ -122,6 +128,12 @@ class Supervisor:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
+
+
+def _end_with_parent(alive: int) -> None:
+    """Drain this worker when nobody has the other end of the pipe any more."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stamps(paths: list[Path]) -> list[tuple[int, int]]:
