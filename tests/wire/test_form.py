@@ -54,3 +54,41 @@ def test_many_parts_are_refused():
 def test_garbage_never_breaks(raw):
     read_field(raw, TYPE, b"model")
     assert replace_field(raw, TYPE, b"nothing-here", b"v") == raw
+
+
+def part(disposition, value):
+    return b"--XX\r\n" + disposition + b"\r\n\r\n" + value + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b"Content-Disposition: form-data; name=model",
+        b'content-disposition:form-data;NAME = "model"',
+        b'content-type: text/plain\r\ncontent-disposition: form-data; filename="a; name=file"; name=model',
+        b'content-disposition: form-data; filename="a\\"; name=file"; name="model"',
+    ],
+)
+def test_names_as_clients_write_them(disposition):
+    assert read_field(part(disposition, b"m") + b"--XX--\r\n", TYPE, b"model") == b"m"
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'content-disposition: form-data; name="file"; filename="a; name=model"',
+        b"content-disposition: form-data; name=file; filename=\"x; name='model'; name=model\"",
+        b'x: content-disposition: form-data; name="model"',
+        b"content-disposition: form-data; name*=model",
+        b"content-disposition: form-data",
+        b"content-type: text/plain",
+    ],
+)
+def test_what_names_another_field(disposition):
+    assert read_field(part(disposition, b"m") + b"--XX--\r\n", TYPE, b"model") is None
+
+
+def test_twice_in_two_ways_of_writing():
+    raw = part(b"content-disposition: form-data; name=model", b"a") + body((b"model", b"b"))
+    with pytest.raises(BadRequest, match="more than once"):
+        read_field(raw, TYPE, b"model")

@@ -10,8 +10,21 @@ from gwcore.errors import BadRequest
 _BOUNDARY = re.compile(
     rb'boundary=(?:"([0-9A-Za-z\'()+_,\-./:=? ]{1,70})"|([0-9A-Za-z\'()+_\-./:=?]{1,70}))(?:;|\s|$)', re.IGNORECASE
 )
-_NAME = re.compile(rb'content-disposition:[^\r\n]*?;[ \t]*name="([^"\r\n]*)"', re.IGNORECASE)
+_DISPOSITION = re.compile(rb"\r\ncontent-disposition:[ \t]*[^;\r\n]*([^\r\n]*)", re.IGNORECASE)
+# RFC 6266: quoted or a bare token; .NET writes name=model
+_PARAMETER = re.compile(rb'[ \t]*;[ \t]*([^=;\s"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))')
 _MAX_PARTS = 1000
+
+
+def _is_named(head: bytes, name: bytes) -> bool:
+    """Whether the header block of a part calls it ``name``."""
+    match = _DISPOSITION.search(head)
+    parameter = match and _PARAMETER.match(match[1])
+    while match and parameter:  # one after the other: what stands inside a quoted value is none
+        if parameter[1].lower() == b"name" and (parameter[2] or parameter[3]) == name:
+            return True
+        parameter = _PARAMETER.match(match[1], parameter.end())
+    return False
 
 
 def _spans(body: bytes, content_type: bytes, name: bytes) -> list[tuple[int, int]]:
@@ -32,8 +45,7 @@ def _spans(body: bytes, content_type: bytes, name: bytes) -> list[tuple[int, int
         if head < 0 or end < 0 or split < 0:
             break
         # a header block beyond 8 KiB names nothing we look for
-        named = _NAME.search(body, head, min(split, head + 8192))
-        if named is not None and named[1] == name:
+        if _is_named(body[head : min(split, head + 8192)], name):
             found.append((split + 4, end))
         at = end
     return found

@@ -5,11 +5,10 @@ wait. No task, no queue and no timeout object is made per request or per chunk: 
 lazily, that looks whether the deadline of the moment has passed.
 
 **When a request is sent twice.** A server may close a kept-alive connection at the very moment a request is written to
-it. RFC 9110 §9.2.2 lets a client repeat a request with a non-idempotent method only if it can tell that the first was
-not applied. Taken as that proof: the connection had been idle in the pool, it ended without one byte of an answer, and
-it did so within ``STALE`` seconds of the write. A server that closed before it read answers the write with a reset after
-one round trip; one that took the request and died on it shows a later end or a first byte. Idempotent methods need no
-such haste. It happens once, on a fresh connection.
+it. That is not told apart from a request that was taken up and died, so it is guessed: a request is repeated, once and
+on a fresh connection, if the connection had been idle in the pool and ended without one byte of an answer; a method that
+is not idempotent (RFC 9110 §9.2.2) only if that was within ``STALE`` seconds of the write. This is a heuristic and no
+proof: an upstream that reads a POST, acts on it and dies within that second without a byte is asked twice.
 """
 
 from __future__ import annotations
