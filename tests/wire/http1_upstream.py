@@ -56,7 +56,7 @@ class Upstream:
 
 
 @contextlib.asynccontextmanager
-async def upstream(handle, *, tls=None, host="127.0.0.1"):
+async def upstream(handle, *, tls=None, host="127.0.0.1", listen="127.0.0.1"):
     """``handle(server, reader, writer)`` serves each connection."""
     tasks = set()
 
@@ -72,7 +72,7 @@ async def upstream(handle, *, tls=None, host="127.0.0.1"):
         finally:
             writer.transport.abort()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls, limit=2**20)
+    listener = await asyncio.start_server(serve, listen, 0, ssl=tls, limit=2**20)
     server = Upstream(listener.sockets[0].getsockname()[1], "https" if tls else "http", host)
     try:
         yield server
