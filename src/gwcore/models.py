@@ -21,7 +21,7 @@ class Models:
     """
 
     def __init__(self, models: Mapping[str, Sequence[str] | str], upstreams: Mapping[str, Upstream]) -> None:
-        self._upstreams = upstreams
+        self.upstreams = upstreams
         models = models or {"*": PASS}
         self._exact = {name: self._targets(name, meaning) for name, meaning in models.items() if "*" not in name}
         self._wild = sorted(
@@ -57,31 +57,31 @@ class Models:
 
     def _as_written(self, name: str) -> Target:
         upstream, slash, model = name.partition("/")
-        if slash and model and upstream in self._upstreams:
-            return Target(self._upstreams[upstream], model)
-        declared = [u for u in self._upstreams.values() if name in u.models]
+        if slash and model and upstream in self.upstreams:
+            return Target(self.upstreams[upstream], model)
+        declared = [u for u in self.upstreams.values() if name in u.models]
         if declared:
             return Target(declared[0], name)
-        if len(self._upstreams) == 1:
-            return Target(next(iter(self._upstreams.values())), name)
+        if len(self.upstreams) == 1:
+            return Target(next(iter(self.upstreams.values())), name)
         raise UnknownModel(
             f"no model named {name[:200]!r}; write it as upstream/model, where upstream is one of: "
-            f"{', '.join(self._upstreams) or 'none is configured'}"
+            f"{', '.join(self.upstreams) or 'none is configured'}"
         )
 
     def upstream_for(self, wanted: str | None) -> Iterator[Target]:
         """Targets for an operation without a model: the upstream a header names, else all in the file's order."""
         if wanted is None:
-            yield from (Target(upstream, "") for upstream in self._upstreams.values())
-        elif wanted in self._upstreams:
-            yield Target(self._upstreams[wanted], "")
+            yield from (Target(upstream, "") for upstream in self.upstreams.values())
+        elif wanted in self.upstreams:
+            yield Target(self.upstreams[wanted], "")
         else:
             raise UnknownModel(f"no upstream named {wanted[:200]!r}")
 
     def known(self) -> dict[str, tuple[Target, ...]]:
         """The names a client may ask for, as far as they are known: aliases, then what upstreams declare."""
         names = {name: targets for name, targets in self._exact.items() if targets}
-        for upstream in self._upstreams.values():
+        for upstream in self.upstreams.values():
             for model in upstream.models:
                 names.setdefault(f"{upstream.name}/{model}", (Target(upstream, model),))
         return names

@@ -62,7 +62,9 @@ TABLE = {
         Ending("conflict", "void", "again", "none"),  # 409, 425
         Ending("rate_limited", "void", "again", "cooldown"),  # 429
         Ending("quota", "void", "elsewhere", "credential"),  # 402, or whatever says that the account is empty
-        Ending("credential", "void", "elsewhere", "credential"),  # 401, 403
+        Ending("credential", "void", "elsewhere", "credential"),  # 401
+        # 403: this model, this content, this region … A client can provoke it, so one alone may close nothing
+        Ending("permission", "void", "elsewhere", "failure"),
         Ending("context_window", "void", "larger", "none"),
         Ending("content_policy", "void", "permissive", "none"),
         Ending("request", "void", "no", "none"),  # 400, 404, 413, 422 and all other 4xx
@@ -82,8 +84,8 @@ class Sign:
     """How an upstream says it. Of what is given, all must hold: a status, one of the codes or the text.
 
     Attributes:
-        codes: values of ``code``, ``type``, ``status`` or ``reason`` anywhere in the error object.
-        text: a part of the error's message.
+        codes: values of ``code``, ``type``, ``status`` or ``reason`` in the error object and the objects below it.
+        text: a part of a message. Messages quote what clients write: a text that closes a credential must begin it.
     """
 
     kind: str
@@ -128,11 +130,11 @@ SIGNS = (
         "content_policy",
         frozenset({400, 403, 422}),
         text=re.compile(
-            r"content (?:filter|management|policy)|content filtering policy|safety system|violat\w+ .{0,30}(?:usage )?polic",
+            r"content (?:filter|management|policy)|safety system|violat\w+ .{0,30}polic|requires moderation|was flagged",
             re.IGNORECASE,
         ),
     ),
-    Sign("quota", frozenset({400, 403}), text=re.compile(r"credit balance is too low|exceeded your current quota", re.IGNORECASE)),
+    Sign("quota", frozenset({400, 403}), text=re.compile(r"\Ayour credit balance is too low|\Ayou exceeded your current quota", re.IGNORECASE)),
 )  # fmt: skip
 _CODES = ("code", "type", "status", "reason")
 _READ = 64 * 1024
@@ -167,24 +169,25 @@ def _refusal(error: Refused) -> str:
     status = error.status
     if status >= 500 or status == 408:
         return "unavailable"
-    codes, message = _said(error.body)
+    codes, messages = _said(error.body)
     for sign in SIGNS:
         if status in sign.statuses and (
-            (sign.codes and not sign.codes.isdisjoint(codes)) or (sign.text is not None and sign.text.search(message))
+            (sign.codes and not sign.codes.isdisjoint(codes))
+            or (sign.text is not None and any(map(sign.text.search, messages)))
         ):
             return sign.kind
     return _BY_STATUS.get(status, "request")
 
 
-_BY_STATUS = {401: "credential", 402: "quota", 403: "credential", 409: "conflict", 425: "conflict", 429: "rate_limited"}
+_BY_STATUS = {401: "credential", 402: "quota", 403: "permission", 409: "conflict", 425: "conflict", 429: "rate_limited"}
 
 
-def _said(body: bytes) -> tuple[set[str], str]:
-    """Codes and message of an error body, whatever its dialect; nothing of one that is not JSON."""
+def _said(body: bytes) -> tuple[set[str], list[str]]:
+    """Codes and messages of an error body, whatever its dialect; nothing of one that is not JSON."""
     try:
         document = orjson.loads(body[:_READ])
     except orjson.JSONDecodeError:
-        return set(), ""
+        return set(), []
     codes: set[str] = set()
     messages: list[str] = []
     for part in _objects(document, 4):
@@ -192,7 +195,7 @@ def _said(body: bytes) -> tuple[set[str], str]:
         message = part.get("message")
         if isinstance(message, str):
             messages.append(message[:_MESSAGE])
-    return codes, "\n".join(messages)[:_MESSAGE]
+    return codes, messages
 
 
 def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:

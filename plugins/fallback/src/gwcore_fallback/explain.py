@@ -1,0 +1,63 @@
+"""What ``gwcore explain`` says of the router: candidates, scores, exclusions, order, prices. Sends and changes nothing."""
+
+from __future__ import annotations
+
+from gwcore.call import Call
+from gwcore.errors import UnknownModel
+from gwcore_fallback.journey import Chooser
+from gwcore_fallback.plan import Deployment, tagged, utilisation
+
+
+def explain(chooser: Chooser, call: Call, session: bytes | None = None) -> str:
+    """Lines for a call; ``call.targets`` is put into the order in which targets would be tried."""
+    route = chooser.routes.of(call.model or "")
+    now, settings = chooser.clock(), route.settings
+    group = chooser.fleet.group(call.model or "", call.targets)
+    strict = not group.tags.isdisjoint(call.tags)
+    fitting = tagged(group.members, call.tags, strict=strict) if group.tags else group.members
+    ordered = chooser.planner.order(settings.strategy, group, fitting, call=call, now=now, session=session)
+    lines = [f"strategy {settings.strategy}" + (", by session" if session is not None else "")]
+    usable = [one for one in ordered if one.barred(now, 0) is None]
+    for place, one in enumerate(usable, 1):
+        lines.append(f"{place}. {_line(chooser, one, call)}")
+    for one in group.members:
+        if one not in usable:
+            reason = "tags" if one not in fitting else one.barred(now, 0)
+            lines.append(f"-  {_line(chooser, one, call)}  excluded: {reason}")
+    for need, why in (
+        ("again", "when none of these answers"),
+        ("rate_limited", "at rate limits"),
+        ("larger", "when the request is too long"),
+        ("permissive", "when the content is refused"),
+    ):
+        names = route.after[need]
+        if names and not (need == "rate_limited" and names == route.after["again"]):
+            lines.append(f"{why}: " + "; ".join(_named(chooser, name, call) for name in names))
+    retry = chooser.config.retry
+    lines.append(f"at most {retry.attempts} attempts" + (f" in {settings.deadline:g} s" if settings.deadline else ""))
+    if usable:
+        call.targets = tuple(one.target for one in usable)
+    return "\n".join(lines)
+
+
+def _named(chooser: Chooser, name: str, call: Call) -> str:
+    try:
+        members = chooser.fleet.group(name, chooser.routes.targets(name)).members
+    except UnknownModel:
+        return name
+    return f"{name} ({', '.join(_line(chooser, one, call) for one in members)})"
+
+
+def _line(chooser: Chooser, one: Deployment, call: Call) -> str:
+    cost = chooser.planner.cost(one, call)
+    parts = [one.id, "unpriced" if cost is None else f"about ${cost / 1e9:.6f}", f"weight {one.weight}"]
+    if one.tags:
+        parts.append(f"tags {' '.join(sorted(one.tags))}")
+    if one.requests is not None or one.tokens is not None:
+        parts.append(f"used {utilisation(one):.0%}")
+    seen = one.ttft[call.stream]
+    if seen.count:
+        parts.append(f"first token {seen.average * 1000:.0f} ms")
+    if one.inflight:
+        parts.append(f"{one.inflight} under way")
+    return "  ".join(parts)

@@ -1,0 +1,356 @@
+"""Which deployments a call may use, and in what order. Pure but for the health it reads; chance is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from gwcore.call import Call, Target
+from gwcore.provider import Upstream
+from gwcore.units import Rate
+from gwcore.usage import Usage
+from gwcore_fallback.config import DeploymentConfig
+from gwcore_fallback.health import Breaker, Latency, Window
+
+V = TypeVar("V")
+BYTES_PER_TOKEN = 4  # of English text and JSON; only used to compare candidates and to reserve part of a limit
+DEFAULT_OUTPUT = 512  # tokens of an answer whose length nobody limits
+_OUTLIER, _OUTLIER_SAMPLES, _EJECTED = 3.0, 20, 10.0
+_KNOWN = 4096
+
+
+class Card(Protocol):
+    """What a target costs; :class:`gwcore.prices.PriceCard` is one."""
+
+    def cost(self, usage: Usage, /) -> int:
+        """Nano-USD."""
+        ...
+
+
+Prices = Callable[[Target], Card | None]
+
+
+class Deployment:
+    """One target with one credential, its health and its limits.
+
+    Attributes:
+        id: ``upstream/model``, with ``#2`` for the second of several credentials.
+        inflight: attempts under way.
+        ttft: seconds to the first content; of streams, and of whole answers.
+        windows: requests and tokens, where they are limited.
+    """
+
+    __slots__ = (
+        "breaker", "credential", "id", "inflight", "requests", "settings", "tags", "target", "tokens", "ttft", "weight"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        target: Target,
+        settings: DeploymentConfig,
+        breaker: Breaker,
+        credential: Breaker,
+        clock: Callable[[], float],
+    ) -> None:
+        self.id = breaker.id
+        self.target = target
+        self.settings = settings
+        self.breaker = breaker
+        self.credential = credential
+        self.weight = settings.weight * target.upstream.weight
+        self.tags = frozenset(settings.tags)
+        self.inflight = 0
+        self.ttft = (Latency(), Latency())  # index is call.stream
+        self.requests, self.tokens = (_window(rate, clock) for rate in (settings.requests, settings.tokens))
+
+    @property
+    def resting(self) -> bool:
+        """Whether forgetting it would lose nothing."""
+        breaker = self.breaker
+        return not (self.inflight or breaker.fails or breaker.opens or breaker.until)
+
+    def barred(self, now: float, tokens: int) -> str | None:
+        """Why nothing more may be sent now; ``None`` if it may. An open breaker that is due for a probe bars nothing."""
+        for guard in (self.breaker, self.credential):
+            if guard.until > now:
+                return "cooling" if guard.cooling else "open" if guard is self.breaker else "credential"
+            if guard.opens and guard.probing:
+                return "probing"
+        if self.requests is not None and self.requests.used() >= self.requests.amount:
+            return "requests"
+        if self.tokens is not None and self.tokens.used() + tokens > self.tokens.amount and self.tokens.used():
+            return "tokens"
+        return None
+
+    def shown(self, now: float) -> dict[str, Any]:
+        """For ``GET /health``: no secrets."""
+        barred = self.barred(now, 0)
+        shown: dict[str, Any] = {"state": barred or ("half_open" if self.breaker.opens else "closed")}
+        if barred is not None:
+            shown["until_s"] = round(self.frees_at(now) - now, 3)
+            shown["reason"] = self.breaker.reason or self.credential.reason
+        shown |= {"fails": self.breaker.fails, "inflight": self.inflight}
+        for word, seen in zip(("whole_ms", "first_token_ms"), self.ttft, strict=True):
+            if seen.count:
+                shown[word] = round(seen.average * 1000, 1)
+        for word, window in (("requests", self.requests), ("tokens", self.tokens)):
+            if window is not None:
+                shown[word] = f"{window.used()} of {window.amount}"
+        return shown
+
+    def frees_at(self, now: float) -> float:
+        """Monotonic second at which :meth:`barred` may change its mind, at the earliest."""
+        at = max(self.breaker.until, self.credential.until, now)
+        for window in (self.requests, self.tokens):
+            if window is not None and window.used() >= window.amount:
+                at = max(at, now + window.free_in())
+        return at
+
+
+def _window(rate: Rate | None, clock: Callable[[], float]) -> Window | None:
+    return None if rate is None else Window(rate.amount, rate.per, clock)
+
+
+class Fleet:
+    """Every deployment that was ever used, by id; bounded, since models are typed by clients.
+
+    Args:
+        settings: ``upstream/model`` or wildcard → what is known of it.
+        breaker: makes one; of deployments and, named ``key:…``, of credentials.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, DeploymentConfig],
+        breaker: Callable[[str], Breaker],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._breaker = breaker
+        self._clock = clock
+        self.deployments: dict[str, Deployment] = {}
+        self.credentials: dict[str, Breaker] = {}
+        self._groups: dict[str, tuple[tuple[Target, ...], Group]] = {}
+
+    def group(self, name: str, targets: tuple[Target, ...]) -> Group:
+        """The deployments behind targets: one per credential."""
+        known = self._groups.get(name)
+        if known is not None and known[0] is targets:
+            return known[1]
+        members = [self.of(Target(upstream, t.model)) for t in targets for upstream in t.upstream.keys or (t.upstream,)]
+        made = Group(members)
+        if len(self._groups) >= _KNOWN:
+            self._groups.clear()
+        self._groups[name] = (targets, made)
+        return made
+
+    def of(self, target: Target) -> Deployment:
+        """The deployment of a target whose upstream is one credential."""
+        name = identity(target)
+        found = self.deployments.get(name)
+        if found is None or found.target.upstream is not target.upstream:
+            settings = best(self._settings, str(target)) or DeploymentConfig()
+            found = Deployment(target, settings, self._breaker(name), self.credential(target.upstream), self._clock)
+            if len(self.deployments) >= _KNOWN:
+                self.deployments = {key: one for key, one in self.deployments.items() if not one.resting}
+            if len(self.deployments) < _KNOWN:
+                self.deployments[name] = found
+        return found
+
+    def credential(self, upstream: Upstream) -> Breaker:
+        """The breaker of an upstream's credential."""
+        name = f"key:{upstream.name}#{upstream.key}"
+        if name not in self.credentials:
+            self.credentials[name] = self._breaker(name)
+        return self.credentials[name]
+
+    def guard(self, name: str) -> Breaker | None:
+        """The breaker of that id, if this process has it."""
+        found = self.deployments.get(name)
+        return found.breaker if found is not None else self.credentials.get(name)
+
+
+class Group:
+    """What one name means: deployments in the order of the stack file."""
+
+    __slots__ = ("_ejected", "_looked", "members", "tags")
+
+    def __init__(self, members: Sequence[Deployment]) -> None:
+        self.members = list(members)
+        self.tags = frozenset[str]().union(*(one.tags for one in members))
+        self._ejected: dict[str, float] = {}
+        self._looked = 0.0
+
+    def slow(self, now: float, *, stream: bool) -> dict[str, float]:
+        """Ids whose time to first token is over three times the group's median, for ten seconds; at most half of them.
+
+        Looked at once per second. One that comes back is measured anew: nothing was sent to it meanwhile.
+        """
+        if now - self._looked < 1.0 or len(self.members) < 3:
+            return self._ejected
+        self._looked = now
+        for one in self.members:
+            if self._ejected.get(one.id, now) + _EJECTED < now:
+                del self._ejected[one.id]
+                one.ttft = (Latency(), Latency())
+        seen = sorted(one.ttft[stream].average for one in self.members if one.ttft[stream].count >= _OUTLIER_SAMPLES)
+        if len(seen) > 2:
+            limit = _OUTLIER * seen[(len(seen) - 1) // 2]
+            for one in sorted(self.members, key=lambda one: -one.ttft[stream].average):
+                if one.ttft[stream].average > limit and len(self._ejected) < len(self.members) // 2:
+                    self._ejected.setdefault(one.id, now)
+        return self._ejected
+
+
+class Planner:
+    """Orders the members of a group for a call.
+
+    Args:
+        prices: what targets cost; ``None`` of it where that is not known.
+    """
+
+    def __init__(self, prices: Prices, random: Random) -> None:
+        self._prices = prices
+        self._random = random
+
+    def order(
+        self,
+        strategy: str,
+        group: Group,
+        members: Sequence[Deployment],
+        *,
+        call: Call,
+        now: float,
+        session: bytes | None,
+    ) -> list[Deployment]:
+        """Members of a group, the first choice first. Nothing is left out."""
+        if len(members) < 2:
+            return list(members)
+        if session is not None:
+            return sorted(members, key=lambda one: _rendezvous(session, one))
+        chosen = _STRATEGIES[strategy](self, members, call)
+        if strategy in _BALANCING and (slow := group.slow(now, stream=call.stream)):
+            chosen.sort(key=lambda one: one.id in slow)
+        return chosen
+
+    def cost(self, deployment: Deployment, call: Call) -> int | None:
+        """Nano-USD of the call there, as estimated; ``None`` if it has no price."""
+        card = self._prices(deployment.target)
+        return (
+            None
+            if card is None
+            else card.cost(Usage(input=len(call.raw) // BYTES_PER_TOKEN, output=output_limit(call)))
+        )
+
+    def ordered(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
+        """As listed; of several credentials of one target, one by weight first."""
+        if len({one.target.model + one.target.upstream.name for one in members}) == len(members):
+            return list(members)
+        spread = iter(self.shuffle(members, _call))
+        places: dict[tuple[str, str], int] = {}
+        for one in members:
+            places.setdefault((one.target.upstream.name, one.target.model), len(places))
+        return sorted(spread, key=lambda one: places[one.target.upstream.name, one.target.model])
+
+    def shuffle(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
+        """At random by weight, without replacement (Efraimidis and Spirakis); weight 0 comes last."""
+        draw = self._random.random
+        return sorted(members, key=lambda one: -math.log(1.0 - draw()) / one.weight if one.weight else math.inf)
+
+    def least_busy(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
+        """Fewest attempts under way per weight; ties at random."""
+        draw = self._random.random
+        return sorted(members, key=lambda one: ((one.inflight + 1) / (one.weight or 1e-9), draw()))
+
+    def fastest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
+        """Power of two choices on time to first token times load; the unmeasured are tried first."""
+        scores = {one.id: score(one, call) for one in members}
+        unknown = [one for one in members if not one.ttft[call.stream].count and not one.inflight]
+        if unknown:
+            first = self._random.choice(unknown)
+        else:
+            first = min(self._random.sample(members, 2), key=lambda one: scores[one.id])
+        rest = sorted((one for one in members if one is not first), key=lambda one: scores[one.id])
+        return [first, *rest]
+
+    def cheapest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
+        """By estimated cost; what has no price comes last, since it is not free."""
+        costs = {one.id: self.cost(one, call) for one in members}
+
+        def rank(one: Deployment) -> tuple[bool, int]:
+            cost = costs[one.id]
+            return cost is None, cost or 0
+
+        return sorted(members, key=rank)
+
+    def usage(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
+        """Furthest below its own limits first; ties at random."""
+        draw = self._random.random
+        return sorted(members, key=lambda one: (utilisation(one), draw()))
+
+
+_BALANCING = frozenset({"shuffle", "least-busy", "usage"})
+_STRATEGIES: Mapping[str, Callable[[Planner, Sequence[Deployment], Call], list[Deployment]]] = {
+    "ordered": Planner.ordered,
+    "shuffle": Planner.shuffle,
+    "least-busy": Planner.least_busy,
+    "fastest": Planner.fastest,
+    "cheapest": Planner.cheapest,
+    "usage": Planner.usage,
+}
+
+
+def identity(target: Target) -> str:
+    """``upstream/model``, and which credential if there are several."""
+    key = target.upstream.key
+    return f"{target}#{key}" if key else str(target)
+
+
+def best(table: Mapping[str, V], name: str) -> V | None:
+    """The entry for a name: the exact one, else the wildcard that says most."""
+    found = table.get(name)
+    if found is not None:
+        return found
+    fitting = [pattern for pattern in table if "*" in pattern and fnmatchcase(name, pattern.replace("[", "[[]"))]
+    return table[max(fitting, key=len)] if fitting else None
+
+
+def score(deployment: Deployment, call: Call) -> float:
+    """Seconds: time to first token, as if those under way came first. Unmeasured is 0."""
+    seen = deployment.ttft[call.stream]
+    return seen.average * (deployment.inflight + 1)
+
+
+def utilisation(deployment: Deployment) -> float:
+    """Share of the tighter of its limits that is used; attempts under way where it has none."""
+    windows = [window for window in (deployment.requests, deployment.tokens) if window is not None]
+    return max((window.used() / window.amount for window in windows), default=0.0)
+
+
+def tagged(members: Sequence[Deployment], tags: frozenset[str], *, strict: bool) -> list[Deployment]:
+    """Those with one of the call's tags; where it is not strict, those without tags if there are none."""
+    with_tag = [one for one in members if not one.tags.isdisjoint(tags)]
+    return with_tag if with_tag or strict else [one for one in members if not one.tags]
+
+
+def output_limit(call: Call) -> int:
+    """Tokens that the answer may have, as far as the request says so."""
+    document = call.document or {}
+    for key in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = document.get(key)
+        if isinstance(value, int) and 0 < value < 1 << 31:
+            return value
+    generation = document.get("generationConfig")
+    value = generation.get("maxOutputTokens") if isinstance(generation, dict) else None
+    return value if isinstance(value, int) and 0 < value < 1 << 31 else DEFAULT_OUTPUT
+
+
+def _rendezvous(session: bytes, deployment: Deployment) -> float:
+    """Weighted rendezvous hashing: every replica finds the same order, and a lost deployment moves only its own sessions."""
+    digest = blake2b(session + deployment.id.encode(), digest_size=8).digest()
+    unit = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
+    return -math.log(unit) / deployment.weight if deployment.weight else math.inf

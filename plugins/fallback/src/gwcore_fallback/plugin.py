@@ -1,0 +1,237 @@
+"""The router: one call becomes attempts until one answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+from gwcore.call import Attempt, Call, Outcome
+from gwcore.errors import BadRequest, GatewayError, Refused, UpstreamError
+from gwcore.outcomes import Ending, ending
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.service import Service
+from gwcore.units import parse_duration
+from gwcore_fallback.config import FallbackConfig
+from gwcore_fallback.explain import explain
+from gwcore_fallback.gate import Alarm, Single
+from gwcore_fallback.health import Breaker, Limits
+from gwcore_fallback.journey import Chooser, Journey
+from gwcore_fallback.plan import Deployment, Fleet, Planner
+from gwcore_fallback.retry import retry_after
+from gwcore_fallback.routes import Route, Routes
+from gwcore_fallback.session import session_of
+from gwcore_fallback.shared import Alone, Shared, shared_for
+
+TIMEOUT = b"x-gwcore-timeout"
+_ALIVE = frozenset({"request", "context_window", "content_policy", "conflict", "rate_limited"})
+
+
+class Fallback(Plugin):
+    """Picks a target for every attempt, judges how it went, and tries the next one while nothing has been sent."""
+
+    name = "fallback"
+    Config = FallbackConfig
+
+    def __init__(self, config: FallbackConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        clock, random = time.monotonic, Random()  # noqa: S311 - spreads load, guards nothing
+        self.limits = Limits(
+            allowed_fails=config.allowed_fails,
+            failure_rate=config.failure_rate,
+            failure_samples=config.failure_samples,
+            failure_window=config.failure_window,
+            cooldown=config.cooldown,
+            max_cooldown=config.max_cooldown,
+            key_cooldown=config.key_cooldown,
+        )
+        self.shared: Alone | Shared = shared_for(setup.store(config.store), config.namespace)
+        self.fleet = Fleet(config.deployments, self._breaker, clock)
+        self.clock = clock
+        self.random = random
+        self.shared.fleet = self.fleet
+        self.routes = Routes(config, setup.models)
+        prices = getattr(setup, "prices", None)
+        self.chooser = Chooser(
+            config=config,
+            routes=self.routes,
+            fleet=self.fleet,
+            planner=Planner(prices.card if prices is not None else _unpriced, random),
+            probes=self.shared,
+            clock=clock,
+            random=random,
+        )
+        for model in setup.models.listing():  # known from the start, so that what replicas tell of them is heard
+            self.fleet.group(model.id, setup.models.resolve(model.id))
+        if any(one.tokens for one in config.deployments.values()):
+            self.demand = Demand.USAGE  # type: ignore[misc]  # only a limit on tokens needs it
+
+    def _breaker(self, name: str) -> Breaker:
+        return self.shared.born(Breaker(name, self.limits, self.clock, self.random, self.shared.report))
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Share health while the stack serves."""
+        async with self.shared.running():
+            yield
+
+    def router(self, inner: Service[Attempt]) -> Service[Call]:
+        """The seam: a call in, attempts out."""
+
+        async def fallback(call: Call) -> Outcome:
+            journey = self._journey(call)
+            while True:
+                deployment, probe = await journey.next()
+                try:
+                    return await self._attempt(inner, journey, deployment, probe)
+                except GatewayError as error:
+                    if not self._goes_on(journey, deployment, error):
+                        raise journey.error or error from None
+
+        return fallback
+
+    # ── one call ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _journey(self, call: Call) -> Journey:
+        route = self.routes.of(call.model or "")
+        wanted = call.header(TIMEOUT)
+        if wanted is not None or route.settings.deadline is not None:
+            call.deadline = self.clock() + _deadline(route, wanted)
+        affinity = route.settings.affinity
+        return Journey(self.chooser, call, route, None if affinity == "none" else session_of(call, affinity))
+
+    def _goes_on(self, journey: Journey, deployment: Deployment, error: GatewayError) -> bool:
+        committed = journey.call.reply.committed
+        how = ending(error, committed=committed)
+        if committed:
+            journey.error = error
+            return False
+        return journey.failed(deployment, error, how, _pause(deployment, error, how, self.clock()))
+
+    async def _attempt(
+        self, inner: Service[Attempt], journey: Journey, deployment: Deployment, probe: Breaker | None
+    ) -> Outcome:
+        """One attempt, and what it says of the deployment."""
+        call = journey.call
+        journey.begins(deployment)
+        decides = probe is not None or journey.panicking
+        attempt = Attempt(call, deployment.target)
+        alarm = self._alarm(journey, attempt, deployment, decides)
+        if deployment.requests is not None:
+            deployment.requests.add(1)
+        if deployment.tokens is not None:
+            deployment.tokens.add(journey.tokens)
+        deployment.inflight += 1
+        try:
+            outcome = await inner(attempt)
+        except GatewayError as error:
+            self._fared(deployment, attempt, error, decides)
+            raise
+        except asyncio.CancelledError:
+            late = alarm.ours() if alarm is not None else None
+            if late is None:
+                raise
+            self._fared(deployment, attempt, late, decides)
+            raise late from None
+        finally:
+            deployment.inflight -= 1
+            if alarm is not None:
+                alarm.off()
+                call.reply.gate = None
+            if probe is not None:
+                self.shared.release(probe)
+        if outcome.error is not None:  # an error event of the upstream's own, which the client has
+            self._fared(deployment, attempt, outcome.error, decides)
+            return outcome
+        self._well(deployment, attempt, decides)
+        if deployment.tokens is not None and outcome.usage is not None:
+            deployment.tokens.add(outcome.usage.total - journey.tokens)
+        return outcome
+
+    def _alarm(self, journey: Journey, attempt: Attempt, deployment: Deployment, decides: bool) -> Alarm | None:
+        call, settings = journey.call, journey.route.settings
+        at: tuple[float, str] | None = None
+        if call.deadline is not None:
+            at = max(call.deadline - self.clock(), 0.0), "total"
+        if settings.first_token is not None and call.stream and (at is None or settings.first_token < at[0]):
+            at = settings.first_token, "first_byte"
+        if at is None and not decides:
+            return None
+
+        def begun() -> None:
+            # a stream may last for minutes: that it began is what the others wait to hear
+            self._alive(deployment, decides=True)
+
+        alarm = Alarm(attempt, at, begun if decides else None)
+        call.reply.gate = Single(call, alarm)
+        return alarm
+
+    # ── what it says of the deployment ───────────────────────────────────────────────────────────────────────────
+
+    def _well(self, deployment: Deployment, attempt: Attempt, decides: bool) -> None:
+        self._alive(deployment, decides=decides)
+        if attempt.first_byte_at is not None:
+            deployment.ttft[attempt.call.stream].add(attempt.first_byte_at - attempt.started)
+
+    @staticmethod
+    def _alive(deployment: Deployment, *, decides: bool) -> None:
+        deployment.breaker.succeeded(decides=decides)
+        if deployment.credential.opens:
+            deployment.credential.succeeded(decides=True)
+
+    def _fared(self, deployment: Deployment, attempt: Attempt, error: GatewayError, decides: bool) -> None:
+        committed = attempt.call.reply.committed
+        how = ending(error, committed=committed)
+        breaker = deployment.breaker
+        if isinstance(error, UpstreamError) and error.retry_after is None:
+            error.retry_after = retry_after(error, time.time)
+        if how.health == "failure":
+            breaker.failed(how.kind, decides=decides)
+        elif how.health == "credential":
+            deployment.credential.shut(how.kind)
+        elif how.kind in _ALIVE:
+            breaker.succeeded(decides=decides)
+            if how.health == "cooldown" and error.retry_after:
+                breaker.cool(error.retry_after)
+
+    def explain(self, call: Call) -> str | None:
+        """Candidates, scores, exclusions with reasons, the order and the price of each."""
+        return explain(self.chooser, call)
+
+    def health(self) -> dict[str, Any]:
+        """Every deployment of the stack file, and whether replicas share what they know."""
+        now = self.clock()
+        shown = {}
+        for name in (model.id for model in self.setup.models.listing()):
+            for one in self.fleet.group(name, self.setup.models.resolve(name)).members:
+                shown[one.id] = one.shown(now)
+        return {"store": self.shared.state, "deployments": shown}
+
+
+def _unpriced(_target: object) -> None:
+    return None
+
+
+def _deadline(route: Route, wanted: bytes | None) -> float:
+    """Seconds: the client's wish, and no more than the route allows."""
+    own = route.settings.deadline
+    if wanted is None:
+        assert own is not None
+        return own
+    try:
+        seconds = parse_duration(wanted.decode("latin-1"))
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0.0:
+        raise BadRequest(f"{TIMEOUT.decode()} is not a duration: write seconds, or such as 30s")
+    return seconds if own is None else min(own, seconds)
+
+
+def _pause(deployment: Deployment, error: GatewayError, how: Ending, now: float) -> float:
+    """Seconds that the upstream wants to be left alone."""
+    if how.kind == "rate_limited":
+        return max(error.retry_after or 0.0, deployment.breaker.until - now)
+    return error.retry_after or 0.0 if isinstance(error, Refused) else 0.0

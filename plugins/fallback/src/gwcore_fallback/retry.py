@@ -1,0 +1,122 @@
+"""When to try again, and how often.
+
+Which failure is worth another try stands in :mod:`gwcore.outcomes`; here is the rest: back-off, what an upstream says
+about time, and how much trying again a failing upstream has to bear.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from random import Random
+
+import orjson
+
+from gwcore.errors import GatewayError, Refused
+from gwcore.units import parse_duration
+
+_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_LONGEST = 24 * 3600.0
+
+
+def backoff(tries: int, base: float, cap: float, random: Random) -> float:
+    """Full jitter: uniform between 0 and ``min(cap, base * 2**tries)`` seconds."""
+    return random.uniform(0.0, min(cap, base * 2**tries))
+
+
+def retry_after(error: GatewayError, wall: Callable[[], float]) -> float | None:
+    """Seconds after which the upstream wants to be asked again, where it says so; ``wall`` is the time of day.
+
+    ``retry-after-ms``, ``retry-after`` (seconds or an HTTP date), the latest reset of an exhausted ``x-ratelimit-*`` or
+    ``*-ratelimit-*`` pair, Google's ``RetryInfo``; whichever stands first in this list.
+    """
+    if not isinstance(error, Refused):
+        return error.retry_after
+    headers = {name.decode("latin-1"): value.decode("latin-1").strip() for name, value in error.raw_headers}
+    found = _number(headers.get("retry-after-ms"), 0.001)
+    if found is None:
+        found = _seconds_or_date(headers.get("retry-after"), wall)
+    if found is None:
+        found = _reset(headers, wall)
+    if found is None:
+        found = _retry_info(error.body)
+    return None if found is None else min(max(found, 0.0), _LONGEST)
+
+
+def _number(text: str | None, unit: float = 1.0) -> float | None:
+    return float(text) * unit if text and re.fullmatch(r"\d{1,12}(?:\.\d+)?", text) else None
+
+
+def _seconds_or_date(text: str | None, wall: Callable[[], float]) -> float | None:
+    found = _number(text)
+    if found is not None or not text:
+        return found
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - wall()
+
+
+def _moment(text: str, wall: Callable[[], float]) -> float | None:
+    """A reset as vendors write it: ``6m0s``, seconds, epoch seconds, or RFC 3339."""
+    if _SPAN.fullmatch(text):
+        return parse_duration(text)
+    number = _number(text)
+    if number is not None:
+        return number - wall() if number > 1e9 else number
+    try:
+        return datetime.fromisoformat(text).timestamp() - wall()
+    except ValueError:
+        return None
+
+
+def _reset(headers: dict[str, str], wall: Callable[[], float]) -> float | None:
+    found = []
+    for name, value in headers.items():
+        if "ratelimit-" in name and "remaining" in name and _number(value) == 0.0:
+            moment = headers.get(name.replace("remaining", "reset"))
+            seconds = _moment(moment, wall) if moment else None
+            if seconds is not None:
+                found.append(seconds)
+    return max(found, default=None)
+
+
+def _retry_info(body: bytes) -> float | None:
+    if b"retryDelay" not in body:
+        return None
+    try:
+        document = orjson.loads(body)
+        details = (document[0] if isinstance(document, list) else document)["error"]["details"]
+        delay = next(part["retryDelay"] for part in details if "retryDelay" in part)
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, StopIteration):
+        return None
+    return parse_duration(delay) if isinstance(delay, str) and _SPAN.fullmatch(delay) else None
+
+
+class Budget:
+    """How much trying again one upstream has to bear: a share of its requests, and a few whatever the share.
+
+    After Finagle's: a request deposits ``share``, a retry takes 1, and the account holds ``reserve`` at most and at first.
+    A failing upstream so gets at most ``1 + share`` times its requests; one that fails now and then is retried always.
+    """
+
+    __slots__ = ("_balance", "_reserve", "_share")
+
+    def __init__(self, share: float, reserve: int) -> None:
+        self._share = share
+        self._reserve = float(reserve)
+        self._balance = float(reserve)
+
+    def request(self) -> None:
+        """A request, not a retry."""
+        self._balance = min(self._reserve, self._balance + self._share)
+
+    def take(self) -> bool:
+        """Whether one more retry is allowed; it is then counted."""
+        if self._balance < 1.0:
+            return False
+        self._balance -= 1.0
+        return True

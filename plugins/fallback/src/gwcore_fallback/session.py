@@ -1,0 +1,49 @@
+"""Which calls belong together, so that they meet the same prompt cache."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import orjson
+
+from gwcore.call import Call
+
+HEADERS = (b"x-gwcore-session", b"session_id", b"x-session-id")
+# what begins a conversation, in every dialect; its first message is taken on its own
+_PREFIX = ("system", "instructions", "systemInstruction", "tools")
+_TURNS = ("messages", "input", "contents")
+
+
+def session_of(call: Call, affinity: str) -> bytes | None:
+    """Names the session: a header, ``prompt_cache_key``, ``metadata.user_id``; with ``prefix`` else how the call begins.
+
+    The caller is part of it, so that no two callers meet by a name.
+    """
+    named = next((value for name in HEADERS if (value := call.header(name))), None)
+    document = call.document or {}
+    if named is None:
+        metadata = document.get("metadata")
+        for value in (
+            document.get("prompt_cache_key"),
+            metadata.get("user_id") if isinstance(metadata, dict) else None,
+        ):
+            if isinstance(value, str) and value:
+                named = value.encode("utf-8", "replace")
+                break
+    if named is None:
+        if affinity != "prefix":
+            return None
+        named = _beginning(document)
+    caller = call.principal.id if call.principal is not None else ""
+    return blake2b(named, digest_size=16, key=caller.encode()[:64]).digest()
+
+
+def _beginning(document: dict[str, object]) -> bytes:
+    parts = [document.get(key) for key in _PREFIX]
+    for key in _TURNS:
+        turns = document.get(key)
+        if isinstance(turns, list):
+            parts += turns[:2]
+        elif isinstance(turns, str):
+            parts.append(turns[:4096])
+    return orjson.dumps(parts)

@@ -1,0 +1,260 @@
+"""Health that replicas share: each tells the others at once what it sees, through Redis.
+
+What is open, and until when, stands in a hash in the server's time, for workers that start later; what happens is
+published, and arrives within milliseconds. Nothing waits for the store but a probe's claim, and that no longer than
+``TIMEOUT``. Without the store every worker goes by what it has seen itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+
+from gwcore.errors import BadConfig
+from gwcore.resources import Store
+from gwcore_fallback.health import Breaker
+from gwcore_fallback.plan import Fleet
+
+TIMEOUT = 0.25  # seconds that a command may take
+_PAUSE = 1.0  # before the store is tried again
+_UNBORN = 4096
+_KEPT = 3600  # seconds that the state outlives the last event
+
+_log = structlog.get_logger("gwcore.fallback")
+
+# One event: remember what is open, tell the others. Times cross as durations; the server's clock is everybody's.
+_TELL = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local event, id, opens, left, reason = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
+if event == 'close' then
+  redis.call('HDEL', KEYS[1], id)
+elseif (event == 'open' or event == 'cool') and redis.call('HLEN', KEYS[1]) < 5000 then
+  redis.call('HSET', KEYS[1], id, event .. '|' .. opens .. '|' .. (now + left) .. '|' .. reason)
+  redis.call('EXPIRE', KEYS[1], ARGV[8])
+end
+redis.call('PUBLISH', ARGV[1], table.concat({ARGV[2], event, id, opens, now + left, reason}, '|'))
+return 1
+"""
+_FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class Alone:
+    """One process, or several that do not talk."""
+
+    state = "memory"
+
+    def __init__(self) -> None:
+        self.fleet: Fleet
+
+    def report(self, event: str, breaker: Breaker) -> None:
+        """Nobody to tell."""
+
+    def born(self, breaker: Breaker) -> Breaker:
+        """A breaker that is new here."""
+        return breaker
+
+    async def claim(self, breaker: Breaker) -> bool:
+        """Whether the caller may probe."""
+        if breaker.probing:
+            return False
+        breaker.probing = True
+        return True
+
+    def release(self, breaker: Breaker) -> None:
+        """The probe is over, whatever it found."""
+        breaker.probing = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Nothing to run."""
+        yield
+
+
+class Shared(Alone):
+    """Several processes and one Redis.
+
+    Attributes:
+        state: ``shared``, or ``alone`` while the store cannot be reached.
+    """
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        super().__init__()
+        self.state = "alone"
+        self._client = store.once("gwcore_fallback", lambda: _connect(store.url, TIMEOUT))
+        self._listener = lambda: _connect(store.url, None)
+        self._hash = f"{namespace}:open"
+        self._channel = f"{namespace}:events"
+        self._probe = f"{namespace}:probe:"
+        self._worker = os.urandom(6).hex()
+        self._outbox: deque[tuple[str, Breaker]] = deque(maxlen=10_000)
+        self._wake = asyncio.Event()
+        self._unborn: dict[str, tuple[str, int, float, str]] = {}
+        self._offset = 0.0  # server's clock less ours, in seconds
+
+    def report(self, event: str, breaker: Breaker) -> None:
+        """Tell the others, behind the caller's back."""
+        self._outbox.append((event, breaker))
+        self._wake.set()
+
+    def born(self, breaker: Breaker) -> Breaker:
+        """One that others have spoken of already knows it."""
+        told = self._unborn.pop(breaker.id, None)
+        if told is not None:
+            event, opens, until, reason = told
+            breaker.heard(event, opens=opens, until=until, reason=reason)
+        return breaker
+
+    async def claim(self, breaker: Breaker) -> bool:
+        """Whether the caller may probe: nobody else in the fleet does, as far as the store can say."""
+        if not await super().claim(breaker):
+            return False
+        if self.state != "shared":
+            return True
+        try:
+            won = await self._client.set(
+                self._probe + breaker.id, self._worker, nx=True, px=int(breaker.limits.cooldown * 1000)
+            )
+        except asyncio.CancelledError:
+            breaker.probing = False
+            raise
+        except Exception as error:  # whatever a driver raises for a store that is gone, hangs or refuses
+            self._lost(error)
+            return True
+        if not won:
+            breaker.probing = False
+        return bool(won)
+
+    def release(self, breaker: Breaker) -> None:
+        """The probe is over; one that found nothing out leaves the next to another."""
+        super().release(breaker)
+        if breaker.half_open(time.monotonic()):
+            self.report("free", breaker)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen and tell until the block ends; then tell what is left."""
+        ready = asyncio.Event()
+        tasks = [asyncio.create_task(self._listen(ready)), asyncio.create_task(self._tell())]
+        with suppress(TimeoutError):  # what is open is known before the first call, if the store is there
+            await asyncio.wait_for(ready.wait(), 2 * TIMEOUT)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            with suppress(Exception):
+                await self._flush()
+
+    # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _tell(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._flush()
+            except Exception as error:  # as in claim
+                self._lost(error)
+                await asyncio.sleep(_PAUSE)
+                self._wake.set()
+
+    async def _flush(self) -> None:
+        while self._outbox:
+            batch = list(self._outbox)
+            pipe = self._client.pipeline(transaction=False)
+            for event, breaker in batch:
+                if event == "free":
+                    pipe.eval(_FREE, 1, self._probe + breaker.id, self._worker)
+                    continue
+                left = max(int((breaker.until - time.monotonic()) * 1000), 0)
+                said = (self._channel, self._worker, event, breaker.id, breaker.opens, left, breaker.reason, _KEPT)
+                pipe.eval(_TELL, 1, self._hash, *said)
+            await pipe.execute()
+            for _ in batch:
+                self._outbox.popleft()
+
+    def _lost(self, error: Exception) -> None:
+        if self.state == "shared":
+            self.state = "alone"
+            _log.warning("health is not shared: the store does not answer", error=type(error).__name__)
+
+    # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _listen(self, ready: asyncio.Event) -> None:
+        while True:
+            client = self._listener()
+            try:
+                async with client.pubsub() as events:
+                    await events.subscribe(self._channel)
+                    await self._catch_up()
+                    self.state = "shared"
+                    ready.set()
+                    async for message in events.listen():
+                        if message["type"] == "message":
+                            self._heard(message["data"].decode())
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # as in claim
+                self._lost(error)
+                await asyncio.sleep(_PAUSE)
+            finally:
+                await client.aclose()
+
+    async def _catch_up(self) -> None:
+        """What is open now; asked after subscribing, so that nothing falls between."""
+        before = time.monotonic()
+        seconds, micros = await self._client.time()
+        self._offset = seconds + micros / 1e6 - (before + time.monotonic()) / 2
+        for name, entry in (await self._client.hgetall(self._hash)).items():
+            event, opens, until, reason = entry.decode().split("|", 3)
+            self._apply(event, name.decode(), int(opens), float(until), reason)
+
+    def _heard(self, said: str) -> None:
+        worker, event, rest = said.split("|", 2)
+        name, opens, until, reason = rest.rsplit("|", 3)
+        if worker != self._worker:
+            self._apply(event, name, int(opens), float(until), reason)
+
+    def _apply(self, event: str, name: str, opens: int, until: float, reason: str) -> None:
+        breaker, at = self.fleet.guard(name), until / 1000 - self._offset
+        if breaker is not None:
+            breaker.heard(event, opens=opens, until=at, reason=reason)
+        elif event in {"open", "cool"} and len(self._unborn) < _UNBORN:
+            self._unborn[name] = event, opens, at, reason
+        else:
+            self._unborn.pop(name, None)
+
+
+def shared_for(store: Store, namespace: str) -> Alone:
+    """What fits the store. Raises ``BadConfig`` for one that cannot tell others at once."""
+    if store.scheme == "redis":
+        return Shared(store, namespace)
+    if store.scheme == "memory":
+        return Alone()
+    raise BadConfig(f"fallback.store: a {store.scheme} store cannot share health; name a redis store, or memory")
+
+
+def _connect(url: str, timeout: float | None) -> Any:
+    try:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
+        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+    except ImportError:
+        raise BadConfig("fallback: a redis store needs its driver; pip install 'gwcore[redis]'") from None
+    connect: Any = Redis.from_url  # untyped in the driver
+    return connect(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout or TIMEOUT,
+        legacy_responses=False,
+    )
