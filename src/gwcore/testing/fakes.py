@@ -204,5 +204,7 @@ class Inner:
 
 def build(kind: type[Plugin], config: dict[str, Any] | None = None) -> Plugin:
     """An instance of a plugin, with in-memory stores named ``hot`` and ``book``."""
-    setup = Setup(kind.name, Lease(Resources()), {"hot": "memory://hot", "book": "memory://book"}, {})
+    setup = Setup(
+        kind.name, Lease(Resources()), {"memory": "memory:", "hot": "memory://hot", "book": "memory://book"}, {}
+    )
     return kind(kind.Config.model_validate(config or {}), setup)

@@ -89,7 +89,7 @@ class Shared(Alone):
         super().__init__()
         self.state = "alone"
         self._client = store.once("gwcore_fallback", lambda: _connect(store.url, TIMEOUT))
-        self._listener = lambda: _connect(store.url, None)
+        self._url = store.url
         self._hash = f"{namespace}:open"
         self._channel = f"{namespace}:events"
         self._probe = f"{namespace}:probe:"
@@ -191,7 +191,7 @@ class Shared(Alone):
 
     async def _listen(self, ready: asyncio.Event) -> None:
         while True:
-            client = self._listener()
+            client = _connect(self._url, None)
             try:
                 async with client.pubsub() as events:
                     await events.subscribe(self._channel)
