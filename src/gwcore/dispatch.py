@@ -346,14 +346,16 @@ class Dispatch:
                     clean.append((b"content-type", b"application/json"))
                     raise refused(attempt, verdict.status, verdict.body, clean)
                 if verdict == "go":
-                    break
-            return buffer
+                    return buffer
         except asyncio.CancelledError:
             if attempt.meter is not None:
                 attempt.meter.feed(buffer)  # the input is billed, whether or not anybody reads the answer
             raise
         finally:
             call.waited += time.perf_counter() - began
+        if not call.dialect.ended(call.operation, buffer[-TAIL:]):
+            raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before any content")
+        return buffer
 
 
 def cost_of(call: Call) -> bytes | None:

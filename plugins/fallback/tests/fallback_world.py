@@ -1,0 +1,203 @@
+"""What the tests of the router share: upstreams that fail as told, a gateway before them, one request in each dialect."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream, sse
+from tests.stacks.raw import exchange
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def chunk(delta, finish=None):
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+def response(status, **more):
+    return {"id": "r1", "object": "response", "created_at": 1, "status": status, "model": "m", "output": [], **more}
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One dialect: where to ask, what to ask, and how an upstream of it answers."""
+
+    provider: str
+    suffix: str
+    path: str
+    stream_path: str
+    body: dict
+    opening: list
+    content: object
+    finish: list
+    whole: object
+    failure: object
+
+    def request(self, stream, **more):
+        body = {**self.body, **more, **({"stream": stream} if self.provider != "gemini" else {})}
+        return (self.stream_path if stream else self.path), json.dumps(body).encode()
+
+    def answer(self, stream, text="hello", **more):
+        if not stream:
+            return Answer(body=json.dumps(self.whole(text)).encode(), **more)
+        return Answer(body=self.frames(text), **more)
+
+    def frames(self, *texts):
+        return sse(*self.opening, *map(self.content, texts), *self.finish)
+
+
+WIRES = {
+    "openai.chat": Wire(
+        "openai-compatible",
+        "/v1",
+        "/v1/chat/completions",
+        "/v1/chat/completions",
+        {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+        [chunk({"role": "assistant", "content": ""})],
+        lambda text: chunk({"content": text}),
+        [chunk({}, "stop"), "[DONE]"],
+        lambda text: {
+            "id": "c1",
+            "object": "chat.completion",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": USAGE,
+        },
+        {"error": {"message": "overloaded", "code": 503}},
+    ),
+    "openai.responses": Wire(
+        "openai-compatible",
+        "/v1",
+        "/v1/responses",
+        "/v1/responses",
+        {"model": "m", "input": "hi"},
+        [
+            ("response.created", {"type": "response.created", "response": response("in_progress")}),
+            ("response.in_progress", {"type": "response.in_progress", "response": response("in_progress")}),
+        ],
+        lambda text: ("response.output_text.delta", {"type": "response.output_text.delta", "delta": text}),
+        [("response.completed", {"type": "response.completed", "response": response("completed")})],
+        lambda text: response("completed", output_text=text),
+        (
+            "response.failed",
+            {
+                "type": "response.failed",
+                "response": response("failed", error={"code": "server_error", "message": "overloaded"}),
+            },
+        ),
+    ),
+    "anthropic.messages": Wire(
+        "anthropic",
+        "",
+        "/v1/messages",
+        "/v1/messages",
+        {"model": "m", "max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]},
+        [
+            (
+                "message_start",
+                {
+                    "type": "message_start",
+                    "message": {"id": "m1", "content": [], "usage": {"input_tokens": 7, "output_tokens": 0}},
+                },
+            ),
+            ("ping", {"type": "ping"}),
+        ],
+        lambda text: (
+            "content_block_delta",
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
+        ),
+        [
+            (
+                "message_delta",
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
+            ),
+            ("message_stop", {"type": "message_stop"}),
+        ],
+        lambda text: {
+            "id": "m1",
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 7, "output_tokens": 3},
+        },
+        ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "overloaded"}}),
+    ),
+    "gemini.generate": Wire(
+        "gemini",
+        "",
+        "/v1beta/models/m:generateContent",
+        "/v1beta/models/m:streamGenerateContent?alt=sse",
+        {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]},
+        [],
+        lambda text: {"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}}]},
+        [
+            {
+                "candidates": [{"content": {"role": "model", "parts": [{"text": "!"}]}, "finishReason": "STOP"}],
+                "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10},
+            }
+        ],
+        lambda text: {
+            "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10},
+        },
+        {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}},
+    ),
+}
+
+
+@dataclass
+class World:
+    url: str
+    gateway: Gateway
+    ups: dict = field(default_factory=dict)
+    wire: Wire = WIRES["openai.chat"]
+
+    async def ask(self, stream=False, headers=(), **more):
+        path, body = self.wire.request(stream, **more)
+        return await exchange(self.url, "POST", path, body, headers)
+
+    @property
+    def calls(self):
+        return {name: len(up.requests) for name, up in self.ups.items()}
+
+    @property
+    def plugin(self):
+        return next(p.plugin for p in self.gateway.stack.placed if p.name == "fallback")
+
+    def breaker(self, name):
+        return self.plugin.fleet.deployments[name].breaker
+
+
+def stack_text(ups, wire, *, fallback="{}", models=None, upstream="", extra="", stores=""):
+    lines = ["gwcore: 1", *([f"stores: {stores}"] if stores else []), "upstreams:"]
+    lines += [
+        f'  {name}: {{provider: {wire.provider}, base_url: "{url}{wire.suffix}"{upstream}}}'
+        for name, url in ups.items()
+    ]
+    models = models or {"m": [f"{name}/m" for name in ups]}
+    lines.append("models: " + json.dumps(models))
+    lines.append(f"stack:\n  - fallback: {fallback}\n{extra}")
+    return "\n".join(lines)
+
+
+@asynccontextmanager
+async def world(names="ab", *, dialect="openai.chat", dead=(), **stack):
+    """Fake upstreams a, b …, a gateway with the router before them; ``dead`` ones refuse connections."""
+    wire = WIRES[dialect]
+    async with AsyncExitStack() as exits:
+        ups = {name: await exits.enter_async_context(FakeUpstream()) for name in names if name not in dead}
+        urls = {name: ups[name].url if name in ups else "http://127.0.0.1:1" for name in names}
+        gateway = Gateway(stack_text(urls, wire, **stack))
+        url = await exits.enter_async_context(running(gateway))
+        yield World(url, gateway, ups, wire)
+
+
+async def until(condition, within=5.0):
+    """Wait for something that is due. Raises ``TimeoutError``."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,148 @@
+"""Every chat dialect, stream mode and fault: the same decision everywhere (pains F1-F3, F6, F10, D2-D4; acceptance F8, F9)."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from fallback_world import WIRES, world
+
+from gwcore import outcomes
+from gwcore.testing.upstream import Answer, sse
+
+ELSEWHERE, ENDS, TRUNCATED = (
+    "another target answers",
+    "the client gets the upstream's error",
+    "the stream ends with an error",
+)
+QUICK = ", timeout: {connect: 1s, first_byte: 300ms, idle: 300ms}"
+STATUSES = {
+    **dict.fromkeys((401, 403, 408, 409, 429, 500, 502, 503, 504, 529), ELSEWHERE),
+    **dict.fromkeys((400, 404, 413, 422, 451), ENDS),
+}
+
+
+def size(pieces):
+    return sum(map(len, pieces))
+
+
+def faults(wire, stream):
+    """Name → what the first upstream does, and what must follow. What depends on the mode is there only in that mode."""
+    for status, decision in STATUSES.items():
+        yield f"status {status}", Answer(status, body=b'{"error": {"message": "no"}}'), decision
+    yield "reset before the head", Answer(reset=True), ELSEWHERE
+    yield "nothing but a close", Answer(raw=b""), ELSEWHERE
+    yield "not HTTP", Answer(raw=b"\x00\x01\x02\x03\r\n\r\n"), ELSEWHERE
+    yield "hangs before the head", Answer(delay_head=math.inf), ELSEWHERE
+    if not stream:
+        body = json.dumps(wire.whole("hello")).encode()
+        yield "cut inside the body", Answer(body=body, cut_after=len(body) // 2), ELSEWHERE
+        yield "reset inside the body", Answer(body=body, cut_after=len(body) // 2, reset=True), ELSEWHERE
+        yield "hangs inside the body", Answer(body=body, stall_after=len(body) // 2), ELSEWHERE
+        return
+    opening, content, end = sse(*wire.opening), sse(wire.content("hel")), sse(*wire.finish)
+    whole, begun = [*opening, *content, *end], size(opening) + size(content)
+    yield "cut after the opening", Answer(body=whole, cut_after=size(opening)), ELSEWHERE
+    yield "reset after the opening", Answer(body=whole, cut_after=size(opening), reset=True), ELSEWHERE
+    yield "hangs after the opening", Answer(body=whole, stall_after=size(opening)), ELSEWHERE
+    yield (
+        "ends after the opening",
+        Answer(body=opening or b"", headers=[("content-type", "text/event-stream")]),
+        ELSEWHERE,
+    )
+    yield "error frame before content", Answer(body=[*opening, *sse(wire.failure)]), ELSEWHERE
+    yield "cut after content", Answer(body=whole, cut_after=begun), TRUNCATED
+    yield "reset after content", Answer(body=whole, cut_after=begun, reset=True, gap=0.05), TRUNCATED
+    yield "hangs after content", Answer(body=whole, stall_after=begun), TRUNCATED
+    yield "error frame after content", Answer(body=[*opening, *content, *sse(wire.failure)]), TRUNCATED
+    yield "ends after content", Answer(body=[*opening, *content]), TRUNCATED
+
+
+async def decide(w, stream, answer):
+    """What happened: the decision, as far as the upstreams and the client can tell; and whether the first is blamed."""
+    for one in w.plugin.fleet.deployments.values():
+        one.breaker.close()
+        one.credential.close()
+    before = w.calls
+    w.ups["a"].script(replace(answer, hang_up=True))  # else the next would find a pooled connection, and be sent twice
+    other = w.ups["b"].default = w.wire.answer(stream, "from b")
+    seen = await w.ask(stream)
+    first = w.plugin.fleet.deployments["a/m"]
+    blamed = bool(first.breaker.fails + first.credential.opens)
+    calls = tuple(w.calls[name] - before[name] for name in "ab")
+    body = b"".join(other.pieces())
+    if calls == (1, 1) and seen.status == 200 and seen.body == body and seen.whole:
+        assert seen.headers["x-gwcore-upstream"] == "b" and seen.headers["x-gwcore-attempts"] == "2"
+        assert seen.headers["x-gwcore-failed"].startswith("a/m ")
+        return ELSEWHERE, blamed
+    if calls == (1, 0) and seen.status >= 400 and seen.whole and b"data:" not in seen.body:
+        assert json.loads(seen.body)
+        return ENDS, blamed
+    begun = b"".join(sse(*w.wire.opening, w.wire.content("hel")))
+    if calls == (1, 0) and seen.status == 200 and seen.body.startswith(begun) and seen.whole:
+        rest = seen.body[len(begun) :]
+        assert b"error" in rest and b"[DONE]" not in rest and b"from b" not in seen.body and rest.endswith(b"\n\n")
+        return TRUNCATED, blamed
+    return f"{calls} {seen.status} {seen.body!r}", blamed
+
+
+async def table(dialect, stream, wanted=None):
+    """The rows that are not as they should be."""
+    wrong = {}
+    async with world(dialect=dialect, upstream=QUICK, fallback="{retry: {per_target: 0}}") as w:
+        for name, answer, expected in faults(w.wire, stream):
+            if wanted is None or name in wanted:
+                blamed = expected != ENDS and name not in {"status 409", "status 429"}
+                decision = await decide(w, stream, answer)
+                if decision != (expected, blamed):
+                    wrong[name] = decision
+    return wrong
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("dialect", WIRES)
+async def test_the_same_decision_everywhere(dialect, stream):
+    assert await table(dialect, stream) == {}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", WIRES)
+async def test_nobody_there(dialect, stream):
+    """A refused connection, on the first target and on both."""
+    async with world(dialect=dialect, dead="a") as w:
+        w.ups["b"].default = w.wire.answer(stream)
+        assert (await w.ask(stream)).status == 200
+    async with world(dialect=dialect, dead="ab") as w:
+        seen = await w.ask(stream)
+        assert seen.status == 502 and b"data:" not in seen.body and json.loads(seen.body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", WIRES)
+async def test_all_fail_before_content(dialect, stream):
+    """An HTTP error with the last status, and no byte of an event stream (D4, F9)."""
+    async with world(dialect=dialect, upstream=QUICK, fallback="{retry: {per_target: 0}}") as w:
+        w.ups["a"].default = Answer(body=sse(*w.wire.opening, w.wire.failure)) if stream else Answer(500)
+        w.ups["b"].default = Answer(529, [("retry-after", "3")], b'{"error": {"message": "busy"}}')
+        seen = await w.ask(stream)
+        assert (seen.status, seen.headers["retry-after"]) == (529, "3")
+        assert seen.body == b'{"error": {"message": "busy"}}' and w.calls == {"a": 1, "b": 1}
+
+
+# ── negative controls: each mutant must make the table fail ──────────────────────────────────────────────────────────
+
+
+async def test_control_a_fallback_after_the_commit_is_seen(monkeypatch):
+    monkeypatch.setattr("gwcore.reply.Reply.committed", False)
+    assert await table("openai.chat", True, {"cut after content"})
+
+
+async def test_control_a_retry_of_every_refusal_is_seen(monkeypatch):
+    monkeypatch.setitem(outcomes.TABLE, "request", outcomes.TABLE["unavailable"])
+    assert set(await table("openai.chat", False, {"status 400", "status 422"})) == {"status 400", "status 422"}
+
+
+async def test_control_no_fallback_is_seen(monkeypatch):
+    monkeypatch.setitem(outcomes.TABLE, "unavailable", outcomes.TABLE["request"])
+    wanted = {"status 503", "error frame before content"}
+    assert set(await table("openai.chat", True, wanted)) == wanted
