@@ -18,6 +18,7 @@ from gwcore_fallback.plan import BYTES_PER_TOKEN, Deployment, Fleet, Group, Plan
 from gwcore_fallback.retry import Budget, backoff
 from gwcore_fallback.routes import Route, Routes
 
+_HEDGES = 10  # second attempts that may be saved up
 _SHORTEST = 1.0  # no attempt starts with less time left, in seconds, or a tenth of the deadline
 
 
@@ -51,6 +52,7 @@ class Chooser:
         self.clock = clock
         self.random = random
         self._budgets: dict[str, Budget] = {}
+        self._hedges: dict[float, Budget] = {}
 
     def budget(self, upstream: str) -> Budget:
         """The retry budget of an upstream."""
@@ -60,19 +62,28 @@ class Chooser:
             found = self._budgets[upstream] = Budget(retry.budget, retry.budget_reserve)
         return found
 
+    def hedges(self, share: float) -> Budget:
+        """How many second attempts there may be: of all calls with that share."""
+        found = self._hedges.get(share)
+        if found is None:
+            found = self._hedges[share] = Budget(share, _HEDGES, empty=True)
+        return found
+
 
 class Journey:
     """Made once per call.
 
     Attributes:
         error: what the client is told if nothing more can be tried.
+        current: the deployment whose attempt ended last.
         tried: deployment → how often, what the last time meant, and the monotonic second before which it is no use.
         seen: every deployment that was considered.
         panicking: every breaker was open; the one attempt in spite of it is made.
     """
 
     __slots__ = (
-        "_cheaper", "_chooser", "_left", "_planned", "_queue", "_session", "_stages", "_strict", "_struck", "_tokens", "call", "error",
+        "_cheaper", "_chooser", "_left", "_planned", "_queue", "_session", "_stages", "_strict", "_struck", "_tokens", "call", "current",
+        "error",
         "panicking", "route", "seen", "tried",
     )  # fmt: skip
 
@@ -81,6 +92,7 @@ class Journey:
         self.call = call
         self.route = route
         self.error: GatewayError | None = None
+        self.current: Deployment | None = None
         self.panicking = False
         self.tried: dict[Deployment, tuple[int, Ending, float]] = {}
         self.seen: list[Deployment] = []
@@ -117,6 +129,13 @@ class Journey:
         if not self.tried:
             return self._panic(now), None
         return await self._again(now), None
+
+    def second(self, first: Deployment) -> Deployment | None:
+        """Another that may run beside the first: healthy, and within the attempts of the call."""
+        if not self._left:
+            return None
+        found = self._fresh(self._chooser.clock())
+        return None if found is None or found is first or found.breaker.opens or found.credential.opens else found
 
     def begins(self, deployment: Deployment) -> None:
         """An attempt starts."""

@@ -73,6 +73,14 @@ class Deployment:
         breaker = self.breaker
         return not (self.inflight or breaker.fails or breaker.opens or breaker.until)
 
+    def begin(self, tokens: int) -> None:
+        """An attempt starts, and may use so many tokens."""
+        self.inflight += 1
+        if self.requests is not None:
+            self.requests.add(1)
+        if self.tokens is not None:
+            self.tokens.add(tokens)
+
     def barred(self, now: float, tokens: int) -> str | None:
         """Why nothing more may be sent now; ``None`` if it may. An open breaker that is due for a probe bars nothing."""
         for guard in (self.breaker, self.credential):

@@ -15,9 +15,9 @@ from gwcore.outcomes import Ending, ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.service import Service
 from gwcore.units import parse_duration
-from gwcore_fallback.config import FallbackConfig
+from gwcore_fallback.config import FallbackConfig, Hedge
 from gwcore_fallback.explain import explain
-from gwcore_fallback.gate import Alarm, Single
+from gwcore_fallback.gate import Alarm, Race, Single
 from gwcore_fallback.health import Breaker, Limits
 from gwcore_fallback.journey import Chooser, Journey
 from gwcore_fallback.plan import Deployment, Fleet, Planner
@@ -83,12 +83,17 @@ class Fallback(Plugin):
 
         async def fallback(call: Call) -> Outcome:
             journey = self._journey(call)
+            hedge = journey.route.settings.hedge
+            if hedge is not None:
+                self.chooser.hedges(hedge.share).request()
             while True:
-                deployment, probe = await journey.next()
+                journey.current, probe = await journey.next()
                 try:
-                    return await self._attempt(inner, journey, deployment, probe)
+                    if hedge is not None and (delay := self._silence(journey, hedge)) is not None:
+                        return await self._race(inner, journey, probe, delay)
+                    return await self._attempt(inner, journey, journey.current, probe)
                 except GatewayError as error:
-                    if not self._goes_on(journey, deployment, error):
+                    if not self._goes_on(journey, journey.current, error):
                         raise journey.error or error from None
 
         return fallback
@@ -112,19 +117,20 @@ class Fallback(Plugin):
         return journey.failed(deployment, error, how, _pause(deployment, error, how, self.clock()))
 
     async def _attempt(
-        self, inner: Service[Attempt], journey: Journey, deployment: Deployment, probe: Breaker | None
+        self,
+        inner: Service[Attempt],
+        journey: Journey,
+        deployment: Deployment,
+        probe: Breaker | None,
+        race: Race | None = None,
     ) -> Outcome:
         """One attempt, and what it says of the deployment."""
         call = journey.call
         journey.begins(deployment)
         decides = probe is not None or journey.panicking
         attempt = Attempt(call, deployment.target)
-        alarm = self._alarm(journey, attempt, deployment, decides)
-        if deployment.requests is not None:
-            deployment.requests.add(1)
-        if deployment.tokens is not None:
-            deployment.tokens.add(journey.tokens)
-        deployment.inflight += 1
+        alarm = self._alarm(journey, attempt, deployment, decides, race)
+        deployment.begin(journey.tokens if deployment.tokens is not None else 0)
         try:
             outcome = await inner(attempt)
         except GatewayError as error:
@@ -140,7 +146,8 @@ class Fallback(Plugin):
             deployment.inflight -= 1
             if alarm is not None:
                 alarm.off()
-                call.reply.gate = None
+                if race is None:
+                    call.reply.gate = None
             if probe is not None:
                 self.shared.release(probe)
         if outcome.error is not None:  # an error event of the upstream's own, which the client has
@@ -151,14 +158,52 @@ class Fallback(Plugin):
             deployment.tokens.add(outcome.usage.total - journey.tokens)
         return outcome
 
-    def _alarm(self, journey: Journey, attempt: Attempt, deployment: Deployment, decides: bool) -> Alarm | None:
+    def _silence(self, journey: Journey, hedge: Hedge) -> float | None:
+        """Seconds after which a second attempt starts; ``None`` while that is not known."""
+        assert journey.current is not None
+        return hedge.delay or journey.current.ttft[journey.call.stream].p95()
+
+    async def _race(self, inner: Service[Attempt], journey: Journey, probe: Breaker | None, delay: float) -> Outcome:
+        """An attempt and, where it stays silent, a second one: the first to begin its answer wins, the other is cancelled."""
+        call, first = journey.call, journey.current
+        assert first is not None
+        hedge = journey.route.settings.hedge
+        assert hedge is not None
+        race = call.reply.gate = Race(call)
+        runners = {asyncio.create_task(self._attempt(inner, journey, first, probe, race)): first}
+        try:
+            await asyncio.wait(runners, timeout=delay)
+            if race.winner is None and not any(task.done() for task in runners):
+                second = journey.second(first)
+                if second is not None and self.chooser.hedges(hedge.share).take():
+                    runners[asyncio.create_task(self._attempt(inner, journey, second, None, race))] = second
+            waiting = set(runners)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    journey.current = runners[task]
+                    error = None if task.cancelled() else task.exception()
+                    if race.winner is task or (race.winner is None and (error is None or not waiting)):
+                        return task.result()
+                    if race.winner is None and isinstance(error, GatewayError):
+                        self._goes_on(journey, runners[task], error)
+            raise asyncio.CancelledError
+        finally:
+            for task in runners:
+                task.cancel()
+            await asyncio.gather(*runners, return_exceptions=True)
+            call.reply.gate = None
+
+    def _alarm(
+        self, journey: Journey, attempt: Attempt, deployment: Deployment, decides: bool, race: Race | None
+    ) -> Alarm | None:
         call, settings = journey.call, journey.route.settings
         at: tuple[float, str] | None = None
         if call.deadline is not None:
             at = max(call.deadline - self.clock(), 0.0), "total"
         if settings.first_token is not None and call.stream and (at is None or settings.first_token < at[0]):
             at = settings.first_token, "first_byte"
-        if at is None and not decides:
+        if at is None and not decides and race is None:
             return None
 
         def begun() -> None:
@@ -166,7 +211,10 @@ class Fallback(Plugin):
             self._alive(deployment, decides=True)
 
         alarm = Alarm(attempt, at, begun if decides else None)
-        call.reply.gate = Single(call, alarm)
+        if race is not None:
+            race.enter(attempt, alarm)
+        else:
+            call.reply.gate = Single(call, alarm)
         return alarm
 
     # ── what it says of the deployment ───────────────────────────────────────────────────────────────────────────

@@ -101,14 +101,15 @@ class Budget:
 
     After Finagle's: a request deposits ``share``, a retry takes 1, and the account holds ``reserve`` at most and at first.
     A failing upstream so gets at most ``1 + share`` times its requests; one that fails now and then is retried always.
+    An account that begins ``empty`` never pays for more than its share.
     """
 
     __slots__ = ("_balance", "_reserve", "_share")
 
-    def __init__(self, share: float, reserve: int) -> None:
+    def __init__(self, share: float, reserve: int, *, empty: bool = False) -> None:
         self._share = share
         self._reserve = float(reserve)
-        self._balance = float(reserve)
+        self._balance = 0.0 if empty else float(reserve)
 
     def request(self) -> None:
         """A request, not a retry."""
