@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gwcore.call import Call, Target
+from gwcore.prices import PriceCard
 from gwcore.provider import Upstream
 from gwcore.units import Rate
 from gwcore.usage import Usage
@@ -23,15 +24,7 @@ _OUTLIER, _OUTLIER_SAMPLES, _EJECTED = 3.0, 20, 10.0
 _KNOWN = 4096
 
 
-class Card(Protocol):
-    """What a target costs; :class:`gwcore.prices.PriceCard` is one."""
-
-    def cost(self, usage: Usage, /) -> int:
-        """Nano-USD."""
-        ...
-
-
-Prices = Callable[[Target], Card | None]
+Prices = Callable[[Target], PriceCard | None]
 
 
 class Deployment:

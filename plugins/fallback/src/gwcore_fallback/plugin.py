@@ -54,20 +54,24 @@ class Fallback(Plugin):
         self.random = random
         self.shared.fleet = self.fleet
         self.routes = Routes(config, setup.models)
-        prices = getattr(setup, "prices", None)
         self.chooser = Chooser(
             config=config,
             routes=self.routes,
             fleet=self.fleet,
-            planner=Planner(prices.card if prices is not None else _unpriced, random),
+            planner=Planner(setup.prices.card, random),
             probes=self.shared,
             clock=clock,
             random=random,
         )
-        for model in setup.models.listing():  # known from the start, so that what replicas tell of them is heard
-            self.fleet.group(model.id, setup.models.resolve(model.id))
+        for (
+            name,
+            targets,
+        ) in setup.models.known().items():  # from the start, so that what replicas tell of them is heard
+            self.fleet.group(name, targets)
         if any(one.tokens for one in config.deployments.values()):
             self.demand = Demand.USAGE  # type: ignore[misc]  # only a limit on tokens needs it
+        routes = [config, *config.models.values()]
+        self.priced = any(one.strategy == "cheapest" or one.budget_aware for one in routes)  # type: ignore[misc]
 
     def _breaker(self, name: str) -> Breaker:
         return self.shared.born(Breaker(name, self.limits, self.clock, self.random, self.shared.report))
@@ -253,14 +257,10 @@ class Fallback(Plugin):
         """Every deployment of the stack file, and whether replicas share what they know."""
         now = self.clock()
         shown = {}
-        for name in (model.id for model in self.setup.models.listing()):
-            for one in self.fleet.group(name, self.setup.models.resolve(name)).members:
+        for name, targets in self.setup.models.known().items():
+            for one in self.fleet.group(name, targets).members:
                 shown[one.id] = one.shown(now)
         return {"store": self.shared.state, "deployments": shown}
-
-
-def _unpriced(_target: object) -> None:
-    return None
 
 
 def _deadline(route: Route, wanted: bytes | None) -> float:

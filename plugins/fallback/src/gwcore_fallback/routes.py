@@ -71,7 +71,7 @@ class Routes:
         return Route(settings, {need: tuple(name for name in names if name != model) for need, names in after.items()})
 
     def _check(self) -> None:
-        config, known = self._config, [model.id for model in self._models.listing()]
+        config, known = self._config, list(self._models.known())
         for field in dict.fromkeys(_LISTS.values()):
             self._names(field, getattr(config, field), known)
             for model, route in config.models.items():
