@@ -40,6 +40,13 @@ class Models:
                 self._seen[name] = found
         return found
 
+    def means(self, name: str) -> tuple[Target, ...]:
+        """What a name that the operator wrote means: as clients' names, else ``upstream/model``. Raises ``UnknownModel``."""
+        try:
+            return self.resolve(name)
+        except UnknownModel:
+            return (self._as_written(name),)
+
     def _wildcard(self, name: str) -> tuple[Target, ...]:
         for prefix, suffix, meaning in self._wild:
             if len(name) >= len(prefix) + len(suffix) and name.startswith(prefix) and name.endswith(suffix):

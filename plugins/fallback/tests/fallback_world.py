@@ -172,7 +172,7 @@ class World:
         return self.plugin.fleet.deployments[name].breaker
 
 
-def stack_text(ups, wire, *, fallback="{}", models=None, upstream="", extra="", stores=""):
+def stack_text(ups, wire, *, fallback="{}", models=None, upstream="", each=None, extra="", stores=""):
     lines = ["gwcore: 1", *([f"stores: {stores}"] if stores else []), "upstreams:"]
     lines += [
         f'  {name}: {{provider: {wire.provider}, base_url: "{url}{wire.suffix}"{upstream}}}'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gwcore.call import Call
-from gwcore.errors import UnknownModel
 from gwcore_fallback.journey import Chooser
 from gwcore_fallback.plan import Deployment, tagged, utilisation
 
@@ -41,10 +40,7 @@ def explain(chooser: Chooser, call: Call, session: bytes | None = None) -> str:
 
 
 def _named(chooser: Chooser, name: str, call: Call) -> str:
-    try:
-        members = chooser.fleet.group(name, chooser.routes.targets(name)).members
-    except UnknownModel:
-        return name
+    members = chooser.fleet.group(name, chooser.routes.targets(name)).members
     return f"{name} ({', '.join(_line(chooser, one, call) for one in members)})"
 
 

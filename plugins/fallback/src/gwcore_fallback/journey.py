@@ -10,7 +10,7 @@ from random import Random
 from typing import Protocol
 
 from gwcore.call import Call
-from gwcore.errors import BadRequest, GatewayError, Overloaded, RateLimited, UnknownModel
+from gwcore.errors import BadRequest, GatewayError, Overloaded, RateLimited
 from gwcore.outcomes import Ending
 from gwcore_fallback.config import FallbackConfig
 from gwcore_fallback.health import Breaker
@@ -204,11 +204,7 @@ class Journey:
 
     def _stage(self, name: str) -> None:
         routes = self._chooser.routes
-        try:
-            targets = routes.targets(name)
-        except UnknownModel:  # checked at assembly
-            return
-        self._enqueue(routes.of(name).settings.strategy, self._chooser.fleet.group(name, targets))
+        self._enqueue(routes.of(name).settings.strategy, self._chooser.fleet.group(name, routes.targets(name)))
 
     def _enqueue(self, strategy: str, group: Group) -> None:
         chooser, call = self._chooser, self.call

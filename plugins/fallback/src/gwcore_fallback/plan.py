@@ -241,11 +241,8 @@ class Planner:
     def cost(self, deployment: Deployment, call: Call) -> int | None:
         """Nano-USD of the call there, as estimated; ``None`` if it has no price."""
         card = self._prices(deployment.target)
-        return (
-            None
-            if card is None
-            else card.cost(Usage(input=len(call.raw) // BYTES_PER_TOKEN, output=output_limit(call)))
-        )
+        usage = Usage(input=len(call.raw) // BYTES_PER_TOKEN, output=output_limit(call))
+        return None if card is None or card.unpriced(usage) else card.cost(usage)
 
     def ordered(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
         """As listed; of several credentials of one target, one by weight first."""

@@ -38,6 +38,7 @@ class Routes:
         self._config = config
         self._models = models
         self._known: dict[str, Route] = {}
+        self._targets: dict[str, tuple[Target, ...]] = {}
         self._check()
 
     def of(self, model: str) -> Route:
@@ -51,7 +52,7 @@ class Routes:
 
     def targets(self, name: str) -> tuple[Target, ...]:
         """What a fallback's name means."""
-        return self._models.resolve(name)
+        return self._targets[name]
 
     def _make(self, model: str) -> Route:
         config = self._config
@@ -91,7 +92,7 @@ class Routes:
     def _names(self, where: str, names: Iterable[str], known: list[str]) -> None:
         for name in names:
             try:
-                self._models.resolve(name)
+                self._targets[name] = self._models.means(name)
             except UnknownModel:
                 mend = suggest(name, known, "write a name of `models`, or upstream/model")
                 raise BadConfig(f"fallback.{where}: no model named {name!r}; {mend}") from None
