@@ -24,12 +24,12 @@ class ReplyMisuse(RuntimeError):
 class Gate(Protocol):
     """What a router puts before a reply: it learns of the commit, and may change what follows."""
 
-    def commit(self) -> bool:
-        """Asked just before a commit. ``False``: the head has left already, send none. Raising refuses the commit."""
+    def commit(self) -> None:
+        """Told just before a commit. Raising refuses it."""
         ...
 
     def write(self, chunk: bytes) -> bytes:
-        """What of a piece of the body leaves."""
+        """What leaves in place of a piece of the body; ``b""`` is its end."""
         ...
 
 
@@ -115,8 +115,8 @@ class Reply:
 
     async def commit(self, status: int, headers: Headers) -> None:
         """Send status and headers. The list is the reply's from here on."""
-        if self.gate is not None and not self.gate.commit():
-            return
+        if self.gate is not None:
+            self.gate.commit()
         held = self._held
         if held is not None:
             held.status, held.headers = status, headers
@@ -141,6 +141,8 @@ class Reply:
         """Send a piece of the body; one write of the server, nothing is buffered."""
         if self.gate is not None:
             chunk = self.gate.write(chunk)
+            if not chunk:
+                return
         held = self._held
         if held is not None:
             held.body.append(chunk)
@@ -154,7 +156,7 @@ class Reply:
     async def end(self, chunk: bytes = b"") -> None:
         """Send the last piece."""
         if self.gate is not None:
-            chunk = self.gate.write(chunk)
+            chunk = (self.gate.write(chunk) if chunk else b"") + self.gate.write(b"")
         held = self._held
         if held is not None:
             held.body.append(chunk)

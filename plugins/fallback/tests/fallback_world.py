@@ -173,9 +173,10 @@ class World:
 
 
 def stack_text(ups, wire, *, fallback="{}", models=None, upstream="", each=None, extra="", stores=""):
+    each = each or {}
     lines = ["gwcore: 1", *([f"stores: {stores}"] if stores else []), "upstreams:"]
     lines += [
-        f'  {name}: {{provider: {wire.provider}, base_url: "{url}{wire.suffix}"{upstream}}}'
+        f'  {name}: {{provider: {wire.provider}, base_url: "{url}{wire.suffix}"{upstream}{each.get(name, "")}}}'
         for name, url in ups.items()
     ]
     models = models or {"m": [f"{name}/m" for name in ups]}

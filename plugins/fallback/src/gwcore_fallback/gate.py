@@ -51,16 +51,11 @@ class Alarm:
             self._handle.cancel()
             self._handle = None
 
-    def commit(self) -> bool:
+    def commit(self) -> None:
         """The answer begins."""
         self.off()
         if self._begun is not None:
             self._begun()
-        return True
-
-    def write(self, chunk: bytes) -> bytes:
-        """Nothing to change."""
-        return chunk
 
 
 class Single:
@@ -72,10 +67,10 @@ class Single:
         self._call = call
         self._alarm = alarm
 
-    def commit(self) -> bool:
+    def commit(self) -> None:
         """The answer begins."""
         self._call.reply.gate = None
-        return self._alarm.commit()
+        self._alarm.commit()
 
     def write(self, chunk: bytes) -> bytes:
         """Nothing to change."""
@@ -98,7 +93,7 @@ class Race:
         assert task is not None
         self._runners[task] = attempt, alarm
 
-    def commit(self) -> bool:
+    def commit(self) -> None:
         """Whoever comes first answers; the others are cancelled. Raises ``CancelledError`` for whoever comes second."""
         task = asyncio.current_task()
         if self.winner is not None or task not in self._runners:
@@ -110,7 +105,7 @@ class Race:
                 other.cancel()
         attempt, alarm = self._runners[task]
         self._call.served = attempt
-        return alarm.commit()
+        alarm.commit()
 
     def write(self, chunk: bytes) -> bytes:
         """Nothing to change."""

@@ -13,6 +13,7 @@ from gwcore.call import Call
 from gwcore.errors import BadRequest, GatewayError, Overloaded, RateLimited
 from gwcore.outcomes import Ending
 from gwcore_fallback.config import FallbackConfig
+from gwcore_fallback.continuation import Script
 from gwcore_fallback.health import Breaker
 from gwcore_fallback.plan import BYTES_PER_TOKEN, Deployment, Fleet, Group, Planner, output_limit, tagged
 from gwcore_fallback.retry import Budget, backoff
@@ -78,13 +79,14 @@ class Journey:
         current: the deployment whose attempt ended last.
         tried: deployment → how often, what the last time meant, and the monotonic second before which it is no use.
         seen: every deployment that was considered.
+        script: of a stream that may be continued.
         panicking: every breaker was open; the one attempt in spite of it is made.
     """
 
     __slots__ = (
         "_cheaper", "_chooser", "_left", "_planned", "_queue", "_session", "_stages", "_strict", "_struck", "_tokens", "call", "current",
         "error",
-        "panicking", "route", "seen", "tried",
+        "panicking", "route", "script", "seen", "tried",
     )  # fmt: skip
 
     def __init__(self, chooser: Chooser, call: Call, route: Route, session: bytes | None = None) -> None:
@@ -94,6 +96,7 @@ class Journey:
         self.error: GatewayError | None = None
         self.current: Deployment | None = None
         self.panicking = False
+        self.script: Script | None = None
         self.tried: dict[Deployment, tuple[int, Ending, float]] = {}
         self.seen: list[Deployment] = []
         self._session = session

@@ -6,16 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.errors import BadRequest, GatewayError, Refused, UpstreamError
-from gwcore.outcomes import Ending, ending
+from gwcore.outcomes import TABLE, Ending, ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.service import Service
 from gwcore.units import parse_duration
 from gwcore_fallback.config import FallbackConfig, Hedge
+from gwcore_fallback.continuation import script_for
 from gwcore_fallback.explain import explain
 from gwcore_fallback.gate import Alarm, Race, Single
 from gwcore_fallback.health import Breaker, Limits
@@ -27,6 +29,7 @@ from gwcore_fallback.session import session_of
 from gwcore_fallback.shared import Alone, Shared, shared_for
 
 TIMEOUT = b"x-gwcore-timeout"
+_CONTINUED = replace(TABLE["committed"], retry="elsewhere")
 _ALIVE = frozenset({"request", "context_window", "content_policy", "conflict", "rate_limited"})
 
 
@@ -93,7 +96,11 @@ class Fallback(Plugin):
             while True:
                 journey.current, probe = await journey.next()
                 try:
-                    if hedge is not None and (delay := self._silence(journey, hedge)) is not None:
+                    if (
+                        hedge is not None
+                        and not call.reply.committed
+                        and (delay := self._silence(journey, hedge)) is not None
+                    ):
                         return await self._race(inner, journey, probe, delay)
                     return await self._attempt(inner, journey, journey.current, probe)
                 except GatewayError as error:
@@ -110,14 +117,19 @@ class Fallback(Plugin):
         if wanted is not None or route.settings.deadline is not None:
             call.deadline = self.clock() + _deadline(route, wanted)
         affinity = route.settings.affinity
-        return Journey(self.chooser, call, route, None if affinity == "none" else session_of(call, affinity))
+        journey = Journey(self.chooser, call, route, None if affinity == "none" else session_of(call, affinity))
+        if route.settings.continuation:
+            journey.script = script_for(call)
+        return journey
 
     def _goes_on(self, journey: Journey, deployment: Deployment, error: GatewayError) -> bool:
         committed = journey.call.reply.committed
         how = ending(error, committed=committed)
-        if committed:
+        if committed and (journey.script is None or not journey.script.possible):
             journey.error = error
             return False
+        if committed:
+            how = _CONTINUED
         return journey.failed(deployment, error, how, _pause(deployment, error, how, self.clock()))
 
     async def _attempt(
@@ -207,7 +219,7 @@ class Fallback(Plugin):
             at = max(call.deadline - self.clock(), 0.0), "total"
         if settings.first_token is not None and call.stream and (at is None or settings.first_token < at[0]):
             at = settings.first_token, "first_byte"
-        if at is None and not decides and race is None:
+        if at is None and not decides and race is None and journey.script is None:
             return None
 
         def begun() -> None:
@@ -217,6 +229,9 @@ class Fallback(Plugin):
         alarm = Alarm(attempt, at, begun if decides else None)
         if race is not None:
             race.enter(attempt, alarm)
+        elif journey.script is not None:
+            journey.script.enter(alarm, attempt)
+            call.reply.gate = journey.script
         else:
             call.reply.gate = Single(call, alarm)
         return alarm

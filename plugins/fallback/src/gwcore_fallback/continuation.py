@@ -1,0 +1,265 @@
+"""A stream that broke after its first words, continued by another target. Off by default: two models wrote the answer.
+
+Only text can be continued: not tool calls, not several choices, not what is signed. The next target is asked to go on
+where the text ends; its frames are fitted to the stream that the client already reads. Nothing is repeated, and a comment
+in the stream says where the seam is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gwcore.call import Attempt, Call
+from gwcore.dialect import Document
+from gwcore.errors import Broken
+from gwcore.wire.sse import Frame, SseReader, encode
+from gwcore_fallback.gate import Alarm
+
+HEADER = b"x-gwcore-continuation"
+REQUEST = "Your answer was cut off. Go on exactly where it ended. Repeat nothing, and write no introduction."
+
+TEXT, PASS, OPENING, END, OTHER = "text", "pass", "opening", "end", "other"
+
+
+@dataclass(slots=True)
+class Seam:
+    """What of the stream so far the frames of the next one are fitted to.
+
+    Attributes:
+        id: of the answer, as the client has it; ``created`` beside it.
+        block: index of the open block of text; -1 while none is.
+        shift: what is added to the indices of the next stream; ``None`` until its first block of text.
+    """
+
+    id: str | None = None
+    created: object = None
+    block: int = -1
+    shift: int | None = None
+
+
+Read = Callable[[Document, Seam], tuple[str, str]]
+Fit = Callable[[Document, Seam], Document | None]
+
+
+@dataclass(slots=True, frozen=True)
+class Grammar:
+    """One dialect: what a frame is, how one of the next stream is fitted, and how to ask for the rest."""
+
+    read: Read
+    fit: Fit
+    ask: Callable[[Document, str], Document]
+
+
+class Script:
+    """The gate of a call whose stream may be continued: lets whole frames through and keeps the text.
+
+    Attributes:
+        text: what the client has read.
+        resumed: another target goes on.
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_begun",
+        "_call",
+        "_ended",
+        "_grammar",
+        "_mark",
+        "_original",
+        "_other",
+        "_reader",
+        "_seam",
+        "resumed",
+        "text",
+    )
+
+    def __init__(self, call: Call, grammar: Grammar) -> None:
+        self._call = call
+        self._grammar = grammar
+        self._original = dict(call.document or {})
+        self._mark = b""
+        self._seam = Seam()
+        self._reader = SseReader()
+        self._alarm: Alarm | None = None
+        self._begun = False
+        self._ended = self._other = False
+        self.text = ""
+        self.resumed = False
+
+    def enter(self, alarm: Alarm | None, attempt: Attempt) -> None:
+        """An attempt begins; after the first words, as a continuation."""
+        self._alarm = alarm
+        self._reader = SseReader()
+        self._begun = False
+        self.resumed = self._call.reply.committed
+        if self.resumed:
+            self._seam.shift = None
+            self._mark = b": gwcore-continued by %s\n\n" % str(attempt.target).encode("ascii", "replace").replace(
+                b"\n", b"?"
+            )
+            asked = self._grammar.ask(self._original, self.text)
+            self._call.edit().update(asked)
+
+    @property
+    def possible(self) -> bool:
+        """Whether what the client has so far is text, and not all of it."""
+        return bool(self.text) and not self._ended and not self._other
+
+    def commit(self) -> None:
+        """The first answer begins. A continuation has no head."""
+        if self.resumed:
+            raise Broken("the continuation of a stream is no stream")
+        self._call.reply.add_header(HEADER, b"possible")
+        self._disarm()
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.commit()
+            self._alarm = None
+
+    def write(self, chunk: bytes) -> bytes:
+        """Whole frames; of a continuation, fitted to the stream that they continue."""
+        out = b""
+        for frame in self._reader.feed(chunk) if chunk else self._reader.close():
+            raw = self._pass(frame)
+            if raw and self.resumed and not self._begun:
+                self._begun = True
+                self._disarm()
+                raw = self._mark + raw
+            out += raw
+        return out
+
+    def _pass(self, frame: Frame) -> bytes:
+        try:
+            document = None if frame.comment else orjson.loads(frame.data)
+        except orjson.JSONDecodeError:
+            document = None
+        if not isinstance(document, dict):
+            return frame.raw
+        if self.resumed:
+            fitted = self._grammar.fit(document, self._seam)
+            if fitted is None:
+                return b""
+            document, raw = fitted, encode(orjson.dumps(fitted), frame.event or None)
+        else:
+            raw = frame.raw
+        kind, text = self._grammar.read(document, self._seam)
+        self.text += text
+        self._ended = self._ended or kind == END
+        self._other = self._other or kind == OTHER
+        return raw
+
+
+# ── dialects ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_chat(document: Document, seam: Seam) -> tuple[str, str]:
+    if seam.id is None:
+        seam.id, seam.created = document.get("id"), document.get("created")
+    choices = document.get("choices")
+    if not choices:
+        return PASS, ""
+    choice = choices[0]
+    delta = choice.get("delta") or {}
+    text = delta.get("content") or ""
+    known = delta.keys() <= {"role", "content", "refusal", "reasoning", "reasoning_content"}
+    if len(choices) > 1 or choice.get("index") or not known or not isinstance(text, str) or delta.get("refusal"):
+        return OTHER, ""
+    return (END if choice.get("finish_reason") else TEXT if text else OPENING), text
+
+
+def _fit_chat(document: Document, seam: Seam) -> Document | None:
+    choices = document.get("choices")
+    if choices:
+        delta = choices[0].get("delta") or {}
+        delta.pop("role", None)
+        if not choices[0].get("finish_reason") and not any(delta.values()):
+            return None
+    if seam.id is not None:
+        document["id"], document["created"] = seam.id, seam.created
+    return document
+
+
+def _ask_chat(document: Document, text: str) -> Document:
+    turns = [{"role": "assistant", "content": text}, {"role": "user", "content": REQUEST}]
+    return {**document, "messages": [*document.get("messages", []), *turns]}
+
+
+def _read_messages(document: Document, seam: Seam) -> tuple[str, str]:
+    kind = document.get("type")
+    if kind == "content_block_start":
+        block = document.get("content_block") or {}
+        if block.get("type") not in {"text", "thinking", "redacted_thinking"}:
+            return OTHER, ""
+        seam.block = document.get("index", 0) if block.get("type") == "text" else -1
+    elif kind == "content_block_stop" and seam.block >= 0:
+        return END, ""  # what may follow is unknown: another block, or the end
+    elif kind == "content_block_delta":
+        delta = document.get("delta") or {}
+        if delta.get("type") == "text_delta":
+            return TEXT, delta.get("text") or ""
+        if seam.block >= 0:
+            return OTHER, ""
+    elif kind in {"message_delta", "message_stop", "error"}:
+        return END, ""
+    return PASS, ""
+
+
+def _fit_messages(document: Document, seam: Seam) -> Document | None:
+    kind, index = document.get("type"), document.get("index")
+    if kind in {"message_start", "ping"}:
+        return None
+    if isinstance(index, int):
+        if seam.shift is None:
+            if kind == "content_block_start" and (document.get("content_block") or {}).get("type") == "text":
+                seam.shift = seam.block - index
+            return None  # its thoughts, and the beginning of a block that is open here already
+        document["index"] = index + seam.shift
+    return document
+
+
+def _read_generate(document: Document, _seam: Seam) -> tuple[str, str]:
+    candidates = document.get("candidates") or []
+    if len(candidates) > 1:
+        return OTHER, ""
+    text = ""
+    for candidate in candidates:
+        for part in (candidate.get("content") or {}).get("parts") or []:
+            if not isinstance(part.get("text"), str):
+                return OTHER, ""
+            text += "" if part.get("thought") else part["text"]
+    ended = any(candidate.get("finishReason") for candidate in candidates) or "error" in document
+    return (END if ended else TEXT if text else PASS), text
+
+
+def _fit_generate(document: Document, _seam: Seam) -> Document | None:
+    return document
+
+
+def _ask_generate(document: Document, text: str) -> Document:
+    turns: list[dict[str, Any]] = [
+        {"role": "model", "parts": [{"text": text}]},
+        {"role": "user", "parts": [{"text": REQUEST}]},
+    ]
+    return {**document, "contents": [*document.get("contents", []), *turns]}
+
+
+GRAMMARS = {
+    "openai.chat": Grammar(_read_chat, _fit_chat, _ask_chat),
+    "anthropic.messages": Grammar(_read_messages, _fit_messages, _ask_chat),
+    "gemini.generate": Grammar(_read_generate, _fit_generate, _ask_generate),
+}
+"""The Responses API is not here: its frames number each other, and the last one repeats all of them."""
+
+
+def script_for(call: Call) -> Script | None:
+    """A script for a stream of chat that can be continued; ``None`` for anything else."""
+    grammar = GRAMMARS.get(call.dialect.name)
+    document = call.document or {}
+    if grammar is None or not call.stream or call.operation != "chat" or document.get("n", 1) != 1:
+        return None
+    return Script(call, grammar)

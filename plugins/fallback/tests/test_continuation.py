@@ -1,0 +1,147 @@
+"""A stream that broke after its first words (acceptance F10): with the option, another target goes on; else it ends."""
+
+import json
+
+import pytest
+from fallback_world import WIRES, chunk, world
+
+from gwcore.testing.upstream import Answer, sse
+from gwcore.wire.sse import SseReader
+from gwcore_fallback.continuation import GRAMMARS, REQUEST
+
+ON = "{continuation: true}"
+
+
+def documents(body):
+    return [json.loads(frame.data) for frame in SseReader().feed(body) if frame.data not in {b"", b"[DONE]"}]
+
+
+def text_of(wire, body):
+    """What a client reads."""
+    found = ""
+    for document in documents(body):
+        if wire.provider == "openai-compatible":
+            found += document["choices"][0]["delta"].get("content") or "" if document.get("choices") else ""
+        elif wire.provider == "anthropic":
+            found += document.get("delta", {}).get("text", "")
+        else:
+            found += "".join(p.get("text", "") for c in document["candidates"] for p in c["content"]["parts"])
+    return found
+
+
+def block(kind, index, **more):
+    return (kind, {"type": kind, "index": index, **more})
+
+
+def frames(wire, *texts, finish=True):
+    """As the vendor sends it: with the blocks around the text that a validator would ask for."""
+    before, after = [], []
+    if wire.provider == "anthropic":
+        before = [block("content_block_start", 0, content_block={"type": "text", "text": ""})]
+        after = [block("content_block_stop", 0)]
+    return sse(*wire.opening, *before, *map(wire.content, texts), *([*after, *wire.finish] if finish else []))
+
+
+def cut(wire, *texts):
+    """A stream that ends in the middle of a frame."""
+    pieces = frames(wire, *texts, "lost", finish=False)
+    return Answer(body=pieces, cut_after=sum(map(len, pieces)) - 7)
+
+
+@pytest.mark.parametrize("dialect", GRAMMARS)
+async def test_another_target_goes_on(dialect):
+    wire = WIRES[dialect]
+    async with world("ab", dialect=dialect, fallback=ON) as w:
+        w.ups["a"].default = cut(wire, "one ", "two ")
+        w.ups["b"].default = Answer(body=frames(wire, "three ", "four"))
+        seen = await w.ask(True)
+        tail = "!" if wire.provider == "gemini" else ""
+        assert seen.whole and text_of(wire, seen.body) == "one two three four" + tail
+        assert seen.headers["x-gwcore-continuation"] == "possible"
+        assert seen.body.count(b": gwcore-continued by b/m\n\n") == 1 and b"error" not in seen.body
+        assert seen.body.endswith(b"".join(sse(wire.finish[-1])))
+        asked = w.ups["b"].requests[0].document
+        turns = asked.get("messages") or asked["contents"]
+        assert "one two " in json.dumps(turns[-2]) and REQUEST in json.dumps(turns[-1])
+        assert len(turns) == 3 and w.calls == {"a": 1, "b": 1} and w.breaker("a/m").fails == 1
+
+
+@pytest.mark.parametrize("dialect", GRAMMARS)
+async def test_the_grammar_of_the_stream_is_kept(dialect):
+    """One opening, one identity, blocks that match: the frames a client would see from one upstream."""
+    wire = WIRES[dialect]
+    async with world("ab", dialect=dialect, fallback=ON) as w:
+        w.ups["a"].default = cut(wire, "one ")
+        other = b"".join(frames(wire, "two")).replace(b'"c1"', b'"c2"')
+        w.ups["b"].default = Answer(body=[other], headers=[("content-type", "text/event-stream")])
+        shown = documents((await w.ask(True)).body)
+        if wire.provider == "openai-compatible":
+            assert {d["id"] for d in shown} == {"c1"} and sum("role" in d["choices"][0]["delta"] for d in shown) == 1
+        elif wire.provider == "anthropic":
+            kinds = [d["type"] for d in shown]
+            assert kinds == ["message_start", "ping", "content_block_start", "content_block_delta", "content_block_delta",
+                             "content_block_stop", "message_delta", "message_stop"]  # fmt: skip
+
+
+async def test_it_may_break_again():
+    wire = WIRES["openai.chat"]
+    async with world("abc", fallback=ON) as w:
+        w.ups["a"].default, w.ups["b"].default = cut(wire, "one "), cut(wire, "two ")
+        w.ups["c"].default = Answer(body=frames(wire, "three"))
+        seen = await w.ask(True)
+        assert text_of(wire, seen.body) == "one two three" and seen.whole
+        assert "one two " in json.dumps(w.ups["c"].requests[0].document["messages"][-2])
+        assert len(w.ups["c"].requests[0].document["messages"]) == 3
+
+
+async def test_a_continuation_that_fails_before_its_first_word_gives_way():
+    wire = WIRES["openai.chat"]
+    async with world("abc", fallback=ON) as w:
+        w.ups["a"].default, w.ups["b"].default = cut(wire, "one "), Answer(503, body=b"{}")
+        w.ups["c"].default = Answer(body=frames(wire, "two"))
+        assert text_of(wire, (await w.ask(True)).body) == "one two"
+
+
+@pytest.mark.parametrize("dialect", WIRES)
+@pytest.mark.parametrize("fallback", ["{}", ON])
+async def test_nobody_left_or_not_wanted_ends_with_an_error(dialect, fallback):
+    wire = WIRES[dialect]
+    async with world("ab" if fallback == "{}" else "a", dialect=dialect, fallback=fallback) as w:
+        w.ups["a"].default = cut(wire, "one ")
+        seen = await w.ask(True)
+        # half a frame never stands before the error when frames are watched
+        assert seen.whole and b"error" in seen.body and w.calls.get("b", 0) == 0
+        assert ("x-gwcore-continuation" in seen.headers) is (fallback == ON and dialect in GRAMMARS)
+
+
+CALL = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        chunk({"tool_calls": [CALL]}),
+        {**chunk({"content": "x"}), "choices": [{"index": 1, "delta": {"content": "x"}}]},
+        chunk({"refusal": "no"}),
+        chunk({}, "stop"),
+    ],
+)
+async def test_what_is_not_text_is_never_continued(frame):
+    wire = WIRES["openai.chat"]
+    async with world("ab", fallback=ON) as w:
+        w.ups["a"].default = Answer(
+            body=sse(*wire.opening, wire.content("one "), frame, chunk({}, None)), cut_after=None
+        )
+        pieces = sse(*wire.opening, wire.content("one "), frame, wire.content("lost"))
+        w.ups["a"].default = Answer(body=pieces, cut_after=sum(map(len, pieces)) - 5)
+        await w.ask(True)
+        assert w.calls == {"a": 1, "b": 0}
+
+
+async def test_a_whole_stream_passes_byte_for_byte():
+    for dialect, wire in WIRES.items():
+        async with world("a", dialect=dialect, fallback=ON) as w:
+            whole = b"".join(frames(wire, "one ", "two ")) + b": comment\n\ndata: not json\n\n"
+            whole = whole.replace(b"data: [DONE]\n\n", b"") + (b"data: [DONE]" if dialect == "openai.chat" else b"")
+            w.ups["a"].default = Answer(body=[whole], split=(1, 7, 3))
+            assert (await w.ask(True)).body == whole
