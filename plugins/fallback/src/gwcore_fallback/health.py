@@ -240,8 +240,12 @@ class Window:
 
     def used(self) -> int:
         """In the period that ends now, other replicas included."""
+        return self.own() + self.others
+
+    def own(self) -> int:
+        """In the period that ends now, of this process."""
         self._advance()
-        return sum(self._used) + self.others
+        return sum(self._used)
 
     def add(self, amount: int) -> None:
         """Use some; negative to correct."""

@@ -16,6 +16,7 @@ from gwcore.outcomes import TABLE, Ending, ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.service import Service
 from gwcore.units import parse_duration
+from gwcore_fallback.checks import Checks
 from gwcore_fallback.config import FallbackConfig, Hedge
 from gwcore_fallback.continuation import script_for
 from gwcore_fallback.explain import explain
@@ -57,6 +58,7 @@ class Fallback(Plugin):
         self.random = random
         self.shared.fleet = self.fleet
         self.routes = Routes(config, setup.models)
+        self._upstreams = list(setup.models.upstreams.values())
         self.chooser = Chooser(
             config=config,
             routes=self.routes,
@@ -83,7 +85,16 @@ class Fallback(Plugin):
     async def lifespan(self) -> AsyncIterator[None]:
         """Share health while the stack serves."""
         async with self.shared.running():
-            yield
+            checks = self.config.checks
+            if checks is None:
+                yield
+                return
+            prober = asyncio.create_task(Checks(checks, self.fleet, self.shared, self._upstreams).run())
+            try:
+                yield
+            finally:
+                prober.cancel()
+                await asyncio.wait({prober})
 
     def router(self, inner: Service[Attempt]) -> Service[Call]:
         """The seam: a call in, attempts out."""

@@ -23,6 +23,7 @@ from gwcore_fallback.health import Breaker
 from gwcore_fallback.plan import Fleet
 
 TIMEOUT = 0.25  # seconds that a command may take
+COUNT_EVERY = 0.1  # seconds between two exchanges of what is used of limits
 _PAUSE = 1.0  # before the store is tried again
 _UNBORN = 4096
 _KEPT = 3600  # seconds that the state outlives the last event
@@ -42,6 +43,26 @@ elseif (event == 'open' or event == 'cool') and redis.call('HLEN', KEYS[1]) < 50
 end
 redis.call('PUBLISH', ARGV[1], table.concat({ARGV[2], event, id, opens, now + left, reason}, '|'))
 return 1
+"""
+# One limit: add what was used here, tell what all used in the period. Slices are of the server's clock.
+_COUNT = """
+local t = redis.call('TIME')
+local turn = math.floor((t[1] * 1000 + math.floor(t[2] / 1000)) / tonumber(ARGV[2]))
+local slices, total = tonumber(ARGV[3]), 0
+if ARGV[1] ~= '0' then
+  redis.call('HINCRBY', KEYS[1], turn, ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], ARGV[2] * (slices + 2))
+end
+local used = redis.call('HGETALL', KEYS[1])
+for i = 1, #used, 2 do
+  if turn - used[i] > slices then redis.call('HDEL', KEYS[1], used[i]) else total = total + used[i + 1] end
+end
+return total
+"""
+_LEAD = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+return 0
 """
 _FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -72,6 +93,10 @@ class Alone:
         """The probe is over, whatever it found."""
         breaker.probing = False
 
+    async def leads(self, interval: float) -> bool:  # noqa: ARG002 - for overriding
+        """Whether this process does what one in the fleet does, for the next ``interval`` seconds."""
+        return True
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Nothing to run."""
@@ -93,6 +118,7 @@ class Shared(Alone):
         self._hash = f"{namespace}:open"
         self._channel = f"{namespace}:events"
         self._probe = f"{namespace}:probe:"
+        self._used = f"{namespace}:used:"
         self._worker = os.urandom(6).hex()
         self._outbox: deque[tuple[str, Breaker]] = deque(maxlen=10_000)
         self._wake = asyncio.Event()
@@ -132,6 +158,17 @@ class Shared(Alone):
             breaker.probing = False
         return bool(won)
 
+    async def leads(self, interval: float) -> bool:
+        """Whether this process holds the lease, or takes it; without the store each leads itself."""
+        if self.state != "shared":
+            return True
+        lease = int(interval * 1500)
+        try:
+            return bool(await self._client.eval(_LEAD, 1, f"{self._probe}lease", self._worker, lease))
+        except Exception as error:  # as in claim
+            self._lost(error)
+            return True
+
     def release(self, breaker: Breaker) -> None:
         """The probe is over; one that found nothing out leaves the next to another."""
         super().release(breaker)
@@ -142,7 +179,7 @@ class Shared(Alone):
     async def running(self) -> AsyncIterator[None]:
         """Listen and tell until the block ends; then tell what is left."""
         ready = asyncio.Event()
-        tasks = [asyncio.create_task(self._listen(ready)), asyncio.create_task(self._tell())]
+        tasks = [asyncio.create_task(work) for work in (self._listen(ready), self._tell(), self._count())]
         with suppress(TimeoutError):  # what is open is known before the first call, if the store is there
             await asyncio.wait_for(ready.wait(), 2 * TIMEOUT)
         try:
@@ -181,6 +218,35 @@ class Shared(Alone):
             await pipe.execute()
             for _ in batch:
                 self._outbox.popleft()
+
+    async def _count(self) -> None:
+        """Share what is used of limits, ten times a second; nothing where there are none."""
+        while True:
+            await asyncio.sleep(COUNT_EVERY)
+            limited = [
+                one for one in self.fleet.deployments.values() if one.requests is not None or one.tokens is not None
+            ]
+            windows = [
+                (f"{self._used}{one.id}:{word}", window)
+                for one in limited
+                for word, window in (("requests", one.requests), ("tokens", one.tokens))
+                if window is not None
+            ]
+            if not windows or self.state != "shared":
+                continue
+            pipe = self._client.pipeline(transaction=False)
+            sent = []
+            for key, window in windows:
+                sent.append(window.pending)
+                pipe.eval(_COUNT, 1, key, window.pending, int(window.per * 1000 / window.SLICES), window.SLICES)
+            try:
+                totals = await pipe.execute()
+            except Exception as error:  # as in claim
+                self._lost(error)
+                continue
+            for (_, window), counted, total in zip(windows, sent, totals, strict=True):
+                window.pending -= counted
+                window.others = max(0, total - (window.own() - window.pending))
 
     def _lost(self, error: Exception) -> None:
         if self.state == "shared":
