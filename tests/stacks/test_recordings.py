@@ -40,7 +40,7 @@ SERVED = {
     ("gemini-embed", "batchEmbedContents"): "/v1beta/models/{model}:batchEmbedContents",
 }
 # vendors of the recordings that have a row of their own here under another word, or whose rows need an address
-OTHER_PROVIDERS = {"vertex": "vertex's routes are cloud-authenticated: a provider of its own, not served yet"}
+OTHER_PROVIDERS = {"vertex": "a cloud: test_recorded_clouds.py"}
 # an error inside a 200 before any content becomes the HTTP status it stands for (pains D2): the one deliberate difference
 IN_BAND = {"0ebf9f00fecfc4b9": 400}
 HOSTILE = (lambda _body: None, lambda _body: 1, lambda body: max(1, len(body) // 7), lambda _body: "random")

@@ -4,6 +4,7 @@ from gwcore.dialect import Dialect
 from gwcore.hookspecs import hookimpl
 from gwcore.provider import Provider
 from gwcore_providers.anthropic.messages import AnthropicMessages
+from gwcore_providers.bedrock.provider import Bedrock, Mantle
 from gwcore_providers.compatible import ROWS, Compatible
 from gwcore_providers.demo.provider import Demo
 from gwcore_providers.gemini.generate import GeminiGenerate
@@ -11,6 +12,7 @@ from gwcore_providers.openai.chat import OpenAIChat
 from gwcore_providers.openai.responses import OpenAIResponses
 from gwcore_providers.prices import gwcore_price
 from gwcore_providers.vendors import Anthropic, Azure, Gemini
+from gwcore_providers.vertex.provider import Vertex
 
 __all__ = ["gwcore_dialects", "gwcore_price", "gwcore_providers"]
 
@@ -23,5 +25,6 @@ def gwcore_dialects() -> list[Dialect]:
 
 @hookimpl
 def gwcore_providers() -> list[Provider]:
-    """Vendors with an API of their own, the table, and the offline demo."""
-    return [Anthropic(), Gemini(), Azure(), Demo(), *(Compatible(name, row) for name, row in ROWS.items())]
+    """Vendors with an API of their own, clouds, the table, and the offline demo."""
+    own: list[Provider] = [Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo()]
+    return own + [Compatible(name, row) for name, row in ROWS.items()]

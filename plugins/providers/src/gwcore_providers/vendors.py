@@ -88,6 +88,21 @@ class Anthropic(Vendor):
         return [(b"x-api-key", api_key.encode())] if api_key else []
 
 
+_GOOGLE_VERBS = {
+    "count_tokens": "countTokens",
+    "embeddings": "embedContent",
+    "batch_embeddings": "batchEmbedContents",
+    "predict": "predict",
+}
+
+
+def google_verb(operation: str, params: Mapping[str, str], *, stream: bool) -> str | None:
+    """The custom method: the client's own, else the operation's, its stream as server-sent events."""
+    if operation == "chat" and "verb" not in params:
+        return "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return params.get("verb") or _GOOGLE_VERBS.get(operation)
+
+
 class GeminiOptions(BaseModel):
     """Further keys of a ``gemini`` upstream."""
 
@@ -120,9 +135,7 @@ class Gemini(Vendor):
         root = f"{upstream.base_path}/{options_of(upstream, GeminiOptions).api_version}"
         if operation == "cached_contents":
             return root + _with_id("/cachedContents", params), False
-        verb = params.get("verb")
-        if verb is None and operation == "chat":  # translated: the client's address names no verb
-            verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        verb = google_verb(operation, params, stream=stream)
         return None if verb is None else (f"{root}/models/{model_path(model)}:{verb}", False)
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:

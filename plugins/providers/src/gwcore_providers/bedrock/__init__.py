@@ -1,0 +1,1 @@
+"""bedrock: Amazon Bedrock, its credentials, signatures and framing."""

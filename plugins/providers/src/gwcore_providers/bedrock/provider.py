@@ -1,0 +1,237 @@
+"""``provider: bedrock`` and ``provider: bedrock-mantle``: the two endpoints of Amazon Bedrock.
+
+Sources: "Endpoints supported by Amazon Bedrock", "InvokeModel", "CountTokens" and "Converse" of the Bedrock guide and
+API reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from gwcore.errors import Malformed
+from gwcore.provider import Upstream, options_of
+from gwcore.units import fault
+from gwcore.wire.splice import insert_top_level, remove_top_level
+from gwcore.wire.transport import Headers, Request, Response, Transport
+from gwcore_providers.anthropic.cloud import error_body, versioned
+from gwcore_providers.bedrock import credentials as sources
+from gwcore_providers.bedrock.framing import CONTENT_TYPE, Unframed, message_of
+from gwcore_providers.bedrock.sigv4 import Credentials, Scope, sign
+from gwcore_providers.clouds import CloudTransport, renamed, whole
+from gwcore_providers.expiring import Expiring
+from gwcore_providers.vendors import Address, Vendor, openai_path, segment
+
+ANTHROPIC_VERSION = "bedrock-2023-05-31"
+_ELSEWHERE = frozenset({"model", "stream"})
+_HASHED_ON_THE_LOOP = 1 << 20
+
+
+class AwsOptions(BaseModel):
+    """Further keys of every upstream at AWS."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    region: str = Field(pattern="^[a-z0-9-]+$", description="AWS region, such as us-east-1")
+    access_key_id: str | None = Field(default=None, description="static credentials, with secret_access_key")
+    secret_access_key: SecretStr | None = Field(default=None, description="of access_key_id; best written as ${VAR}")
+    session_token: SecretStr | None = Field(default=None, description="where the static credentials are temporary")
+    profile: str | None = Field(default=None, description="profile of AWS's shared config and credentials files")
+    role_arn: str | None = Field(default=None, description="role to assume with whatever credentials there are")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AwsOptions:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise fault("has half of the static credentials", "set access_key_id and secret_access_key, or neither")
+        if self.access_key_id is not None and self.profile is not None:
+            raise fault("has two sources of credentials", "set access_key_id or profile, not both")
+        return self
+
+
+class AwsCredentials:
+    """Fetches what the options name, for :class:`gwcore_providers.expiring.Expiring`."""
+
+    def __init__(self, options: AwsOptions) -> None:
+        self._options = options
+
+    async def __call__(self) -> sources.Found:
+        """The credentials, and the epoch second at which they end."""
+        options = self._options
+        found = await self._own()
+        if options.role_arn is None:
+            return found
+        return await sources.assumed(found[0], options.role_arn, os.environ, options.region)
+
+    async def _own(self) -> sources.Found:
+        options = self._options
+        if options.access_key_id is not None and options.secret_access_key is not None:
+            token = options.session_token.get_secret_value() if options.session_token else None
+            return Credentials(options.access_key_id, options.secret_access_key.get_secret_value(), token), math.inf
+        found = await sources.profile(os.environ, options.profile, wanted=True) if options.profile else None
+        return found or await sources.default(os.environ, options.region)
+
+
+class AwsTransport(CloudTransport[Credentials]):
+    """Signs; reads Bedrock's framing and errors as the clients of its addresses know them."""
+
+    def __init__(self, gateway: Transport, credential: Expiring[Credentials] | None, scope: Scope) -> None:
+        super().__init__(gateway, credential)
+        self._scope = scope
+
+    async def sign(self, request: Request, credential: Credentials) -> None:
+        """Signature Version 4."""
+        signed = [(name, value) for name, value in request.headers if name == b"content-type"]
+        signed.append((b"host", request.origin.authority.encode()))
+        what = (credential, self._scope, request, signed, datetime.now(UTC))
+        large = len(request.body) > _HASHED_ON_THE_LOOP
+        request.headers = [*request.headers, *(await asyncio.to_thread(sign, *what) if large else sign(*what))]
+
+    async def answer(self, request: Request, response: Response) -> Response:
+        """Frames, errors and token counts."""
+        operation = request.target.partition("?")[0].rpartition("/")[2]
+        request_id = next((value for name, value in response.headers if name == b"x-amzn-requestid"), None)
+        if request_id is not None:
+            response.headers = renamed(response.headers, request_id=request_id)
+        if any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in response.headers):
+            return Unframed(response, chunks=operation.startswith("invoke"))
+        if operation.startswith("invoke") or operation == "count-tokens":
+            if response.status >= 400:
+                shown = (request_id or b"").decode("latin-1")
+                return await whole(
+                    response,
+                    lambda body: error_body(
+                        response.status, message_of(body) or f"Bedrock answered {response.status}", shown
+                    ),
+                )
+            if operation == "count-tokens":
+                return await whole(response, _counted)
+        return response
+
+
+def _counted(body: bytes) -> bytes:
+    try:
+        return orjson.dumps({"input_tokens": int(orjson.loads(body)["inputTokens"])})
+    except (ValueError, LookupError, TypeError):
+        raise Malformed("the upstream counted no tokens") from None
+
+
+class _Aws(Vendor):
+    """What both endpoints share: keys, signatures, a region."""
+
+    env_key = "AWS_BEARER_TOKEN_BEDROCK"
+    Options: type[BaseModel] | None = AwsOptions
+    service = ""
+
+    def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
+        """An API key is a fixed header; without one, requests are signed."""
+        assert isinstance(options, AwsOptions)
+        credential = None
+        if api_key is None:
+            credential = Expiring("AWS credentials", AwsCredentials(options), sources.MARGIN)
+        return AwsTransport(gateway, credential, Scope(options.region, self.service))
+
+
+class Bedrock(_Aws):
+    """The runtime endpoint: InvokeModel for Anthropic's models, Converse, and OpenAI's APIs."""
+
+    name = "bedrock"
+    base_url = "https://bedrock-runtime.{.region}.amazonaws.com"
+    service = "bedrock"
+
+    def address(
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,
+    ) -> Address:
+        """A model is an id, an inference profile or an ARN: one segment whatever it holds."""
+        if dialect in {"openai.chat", "openai.responses"}:
+            found = openai_path(dialect, operation, params) if operation == "chat" else None
+            return found and (f"{upstream.base_path}/openai/v1{found[0]}", True)
+        root = f"{upstream.base_path}/model/{segment(model)}"
+        if dialect == "bedrock.converse" and operation == "chat":
+            return f"{root}/converse-stream" if stream else f"{root}/converse", False
+        if dialect == "anthropic.messages":
+            if operation in {"chat", "completions"}:
+                return f"{root}/invoke-with-response-stream" if stream else f"{root}/invoke", False
+            if operation == "count_tokens":
+                return f"{root}/count-tokens", False
+        return None
+
+    def prepare(self, _upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
+        """Anthropic's bodies as InvokeModel takes them; its beta header is a key of the body."""
+        if dialect != "anthropic.messages":
+            return
+        request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
+        if operation == "completions":
+            body = remove_top_level(request.body, _ELSEWHERE)
+        else:
+            body = versioned(request.body, ANTHROPIC_VERSION, _ELSEWHERE)
+        if betas := _betas(request.headers):
+            body = remove_top_level(body, frozenset({"anthropic_beta"}))
+            body = insert_top_level(body, "anthropic_beta", orjson.dumps(betas))
+        request.headers = renamed(request.headers, anthropic_beta=None, anthropic_version=None)
+        request.body = _to_count(body) if operation == "count_tokens" else body
+
+
+def _betas(headers: Headers) -> list[str]:
+    values = [value.decode("latin-1") for name, value in headers if name == b"anthropic-beta"]
+    return [beta.strip() for value in values for beta in value.split(",")]
+
+
+def _to_count(body: bytes) -> bytes:
+    """CountTokens wants a whole request of InvokeModel, which has a ``max_tokens`` above any thinking budget."""
+    thinking = orjson.loads(body).get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    enough = orjson.dumps(budget + 1 if isinstance(budget, int) else 1)
+    body = insert_top_level(remove_top_level(body, frozenset({"max_tokens"})), "max_tokens", enough)
+    return orjson.dumps({"input": {"invokeModel": {"body": b64encode(body).decode()}}})
+
+
+class MantleOptions(AwsOptions):
+    """Further keys of a ``bedrock-mantle`` upstream."""
+
+    root: str = Field(
+        default="/v1",
+        pattern="^(/openai)?/v1$",
+        description="path of OpenAI's APIs: /v1, or /openai/v1 for the models that are served there alone",
+    )
+
+
+class Mantle(_Aws):
+    """The endpoint that speaks other vendors' APIs as they are."""
+
+    name = "bedrock-mantle"
+    base_url = "https://bedrock-mantle.{.region}.api.aws"
+    Options = MantleOptions
+    service = "bedrock-mantle"
+
+    def address(
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        _model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,  # noqa: ARG002
+    ) -> Address:
+        """OpenAI's below ``root``, Anthropic's below ``/anthropic``."""
+        if dialect == "anthropic.messages":
+            paths = {"chat": "/anthropic/v1/messages", "count_tokens": "/anthropic/v1/messages/count_tokens"}
+            return (upstream.base_path + paths[operation], True) if operation in paths else None
+        found = None
+        if dialect == "openai.responses" or (dialect, operation) == ("openai.chat", "chat"):
+            found = openai_path(dialect, operation, params)
+        return found and (f"{upstream.base_path}{options_of(upstream, MantleOptions).root}{found[0]}", found[1])

@@ -1,0 +1,1 @@
+"""vertex: Vertex AI and its credentials."""

@@ -1,0 +1,169 @@
+"""``provider: vertex``: Gemini, Anthropic's models and the OpenAI-compatible endpoint of Vertex AI.
+
+Source: Google's Vertex AI REST reference (``projects.locations.publishers.models``, ``endpoints.openapi``), and the
+addressing of the google-genai and anthropic SDKs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from gwcore.errors import BadConfig
+from gwcore.provider import Upstream, options_of
+from gwcore.units import fault
+from gwcore.wire.transport import Headers, Request, Response, Transport
+from gwcore_providers.anthropic.cloud import error_body, versioned
+from gwcore_providers.clouds import CloudTransport, whole
+from gwcore_providers.expiring import Expiring
+from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
+
+ANTHROPIC_VERSION = "vertex-2023-10-16"
+_MODEL = frozenset({"model"})
+_MULTI_REGIONS = ("us", "eu")
+
+
+class VertexOptions(BaseModel):
+    """Further keys of a ``vertex`` upstream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    project: str | None = Field(
+        default=None,
+        pattern="^[a-z0-9:.-]+$",
+        description="the project's id; by default the one that credentials name",
+    )
+    location: str = Field(default="global", pattern="^[a-z0-9-]+$", description="region, us, eu or global")
+    credentials: SecretStr | None = Field(
+        default=None,
+        description="text of a key file: service account, authorized user or workload identity, best written as "
+        "${file:path}; without it and without api_key, Application Default Credentials",
+    )
+    api_version: str = Field(
+        default="v1beta1", pattern="^v[0-9a-z]+$", description="version in the path of Gemini's operations"
+    )
+
+    @field_validator("credentials")
+    @classmethod
+    def _is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            try:
+                named = "type" in orjson.loads(secret.get_secret_value())
+            except (ValueError, TypeError):
+                named = False
+            if not named:
+                raise fault("is not the text of a key file", "write ${file:key.json}, or leave it out for ADC")
+        return secret
+
+    @property
+    def host(self) -> str:
+        """Where the location is served."""
+        if self.location == "global":
+            return "aiplatform.googleapis.com"
+        if self.location in _MULTI_REGIONS:
+            return f"aiplatform.{self.location}.rep.googleapis.com"
+        return f"{self.location}-aiplatform.googleapis.com"
+
+    @property
+    def parent(self) -> str:
+        """``/projects/…/locations/…``, or nothing: an API key alone belongs to a project (express mode)."""
+        project = self.project
+        if project is None and self.credentials is not None:
+            project = orjson.loads(self.credentials.get_secret_value()).get("project_id")
+        return f"/projects/{segment(project)}/locations/{self.location}" if project else ""
+
+
+class Vertex(Vendor):
+    """One upstream is one project in one location."""
+
+    name = "vertex"
+    base_url = "https://{.host}"
+    Options = VertexOptions
+
+    def address(
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,
+    ) -> Address:
+        """Publishers' models; the OpenAI-compatible endpoint."""
+        options = options_of(upstream, VertexOptions)
+        if dialect == "gemini.generate":
+            root = f"{upstream.base_path}/{options.api_version}{options.parent}"
+            if operation == "cached_contents":
+                return f"{root}/cachedContents" + (f"/{segment(params['id'])}" if "id" in params else ""), False
+            verb = google_verb(operation, params, stream=stream)
+            return None if verb is None else (f"{root}/publishers/google/models/{_model(model)}:{verb}", False)
+        root = f"{upstream.base_path}/v1{options.parent}"
+        if dialect == "anthropic.messages":
+            if operation == "chat":
+                verb = "streamRawPredict" if stream else "rawPredict"
+                return f"{root}/publishers/anthropic/models/{_model(model)}:{verb}", False
+            if operation == "count_tokens":
+                return f"{root}/publishers/anthropic/models/count-tokens:rawPredict", True
+        if (dialect, operation) == ("openai.chat", "chat"):
+            return f"{root}/endpoints/openapi/chat/completions", True
+        return None
+
+    def prepare(self, _upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
+        """Anthropic's body names the version, and the model only where tokens are counted."""
+        if dialect == "anthropic.messages":
+            request.body = versioned(request.body, ANTHROPIC_VERSION, _MODEL if operation == "chat" else frozenset())
+            request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
+
+    def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
+        """An API key is a header; tokens are added by :class:`VertexTransport`."""
+        return [(b"x-goog-api-key", api_key.encode())] if api_key else []
+
+    def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
+        """Tokens are fetched by google-auth, which ``gwcore-providers[vertex]`` brings."""
+        assert isinstance(options, VertexOptions)
+        if api_key is not None:
+            return VertexTransport(gateway, None)
+        if not options.parent:
+            raise BadConfig("provider vertex: name the project, or give an api_key for express mode")
+        try:
+            tokens = import_module("gwcore_providers.vertex.tokens")
+        except ImportError:
+            raise BadConfig("provider vertex needs google-auth: pip install 'gwcore-providers[vertex]'") from None
+        document = options.credentials.get_secret_value() if options.credentials else None
+        return VertexTransport(gateway, Expiring("Google credentials", tokens.Tokens(document), tokens.MARGIN))
+
+
+def _model(name: str) -> str:
+    """A model's name in the path; versions follow an ``@``."""
+    return model_path(name).replace("%40", "@")
+
+
+class VertexTransport(CloudTransport[Headers]):
+    """Adds the token; says Google's errors as Anthropic's where a client of theirs asks."""
+
+    async def sign(self, request: Request, credential: Headers) -> None:
+        """The token."""
+        request.headers = [*request.headers, *credential]
+
+    async def answer(self, request: Request, response: Response) -> Response:
+        """Google's own errors, in the dialect of the publisher asked."""
+        if response.status >= 400 and "/publishers/anthropic/" in request.target:
+            return await whole(response, lambda body: _as_anthropic(response.status, body))
+        return response
+
+
+def _as_anthropic(status: int, body: bytes) -> bytes:
+    """Anthropic's own errors pass; Google's envelope, alone or in a list, is opened."""
+    try:
+        document = orjson.loads(body)
+        error = (document[0] if isinstance(document, list) else document)["error"]
+        if isinstance(error, dict) and "status" not in error:
+            return body
+        message = str(error["message"])
+    except (ValueError, LookupError, TypeError):
+        message = f"Vertex AI answered {status}"
+    return error_body(status, message, "")
