@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from gwcore.errors import Malformed
 from gwcore.wire.transport import Headers, Request, Response, Transport
 from gwcore_providers.expiring import Expiring
 
@@ -30,17 +29,34 @@ class CloudTransport(Generic[T]):
         """Authenticate the request in place."""
         raise NotImplementedError
 
+    def secrets(self, credential: T) -> Iterable[bytes]:
+        """What no error may show."""
+        raise NotImplementedError
+
     async def answer(self, request: Request, response: Response) -> Response:  # noqa: ARG002 - for overriding
-        """The answer as its clients know it."""
+        """A success as its clients know it."""
         return response
+
+    def error(self, request: Request, response: Response, body: bytes) -> bytes:  # noqa: ARG002 - for overriding
+        """The body of an error as its clients know it."""
+        return body
 
     async def send(self, request: Request) -> Response:
         """As :meth:`gwcore.wire.transport.Transport.send`; ``Unreachable`` also where there is no credential."""
+        secrets: Iterable[bytes] = ()
         if self._credential is not None:
-            await self.sign(request, await self._credential.get())
+            credential = await self._credential.get()
+            secrets = self.secrets(credential)
+            await self.sign(request, credential)
         response = await self._gateway.send(request)
         try:
-            return await self.answer(request, response)
+            if response.status < 400:
+                return await self.answer(request, response)
+            body = await read(response)
+            for secret in secrets:
+                body = body.replace(secret, b"[redacted]")
+            shown = self.error(request, response, body)
+            return Whole(response, shown, json=shown is not body)
         except BaseException:
             response.close()
             raise
@@ -56,14 +72,16 @@ class CloudTransport(Generic[T]):
             await self._credential.aclose()
 
 
-class _Whole:
-    """An answer that has been read."""
+class Whole:
+    """An answer that has been read; ``json`` says that its body is another one now."""
 
     framed = True
 
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
-        self.status = status
-        self.headers = headers
+    def __init__(self, response: Response, body: bytes, *, json: bool) -> None:
+        self.status = response.status
+        self.headers = renamed(response.headers, content_length=None)
+        if json:
+            self.headers = renamed(self.headers, content_type=b"application/json")
         self._body = body
 
     async def read(self) -> bytes:
@@ -82,15 +100,12 @@ def renamed(headers: Headers, **values: bytes | None) -> Headers:
     return kept + [(name, value) for name, value in changed.items() if value is not None]
 
 
-async def whole(response: Response, change: Callable[[bytes], bytes]) -> Response:
-    """The answer with its whole body changed. Raises ``Malformed`` for one over the cap."""
+async def read(response: Response) -> bytes:
+    """The first MiB of the body. Closes the response."""
     parts: list[bytes] = []
     size = 0
-    while chunk := await response.read():
+    while size < WHOLE_CAP and (chunk := await response.read()):
         parts.append(chunk)
         size += len(chunk)
-        if size > WHOLE_CAP:
-            raise Malformed(f"an answer of the upstream that has to be read whole is over {WHOLE_CAP} bytes")
     response.close()
-    headers = renamed(response.headers, content_type=b"application/json", content_length=None)
-    return _Whole(response.status, headers, change(b"".join(parts)))
+    return b"".join(parts)

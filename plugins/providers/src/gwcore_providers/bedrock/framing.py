@@ -20,11 +20,11 @@ from gwcore_providers.clouds import renamed
 
 CONTENT_TYPE = b"application/vnd.amazon.eventstream"
 
-# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ResponseStream.html → the status each has elsewhere
+# exceptions of a ResponseStream → the status that says the same of an API which can still send one
 _STATUS = {
     "internalServerException": 500,
-    "modelStreamErrorException": 424,
-    "modelTimeoutException": 408,
+    "modelStreamErrorException": 502,
+    "modelTimeoutException": 504,
     "serviceUnavailableException": 503,
     "throttlingException": 429,
     "validationException": 400,

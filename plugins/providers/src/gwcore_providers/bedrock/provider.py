@@ -10,7 +10,7 @@ import asyncio
 import math
 import os
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import orjson
@@ -25,12 +25,13 @@ from gwcore_providers.anthropic.cloud import error_body, versioned
 from gwcore_providers.bedrock import credentials as sources
 from gwcore_providers.bedrock.framing import CONTENT_TYPE, Unframed, message_of
 from gwcore_providers.bedrock.sigv4 import Credentials, Scope, sign
-from gwcore_providers.clouds import CloudTransport, renamed, whole
+from gwcore_providers.clouds import CloudTransport, Whole, read, renamed
 from gwcore_providers.expiring import Expiring
 from gwcore_providers.vendors import Address, Vendor, openai_path, segment
 
 ANTHROPIC_VERSION = "bedrock-2023-05-31"
 _ELSEWHERE = frozenset({"model", "stream"})
+_ANTHROPIC = frozenset({"invoke", "invoke-with-response-stream", "count-tokens"})
 _HASHED_ON_THE_LOOP = 1 << 20
 
 
@@ -93,26 +94,35 @@ class AwsTransport(CloudTransport[Credentials]):
         large = len(request.body) > _HASHED_ON_THE_LOOP
         request.headers = [*request.headers, *(await asyncio.to_thread(sign, *what) if large else sign(*what))]
 
+    def secrets(self, credential: Credentials) -> Iterable[bytes]:
+        """The secret key, which never leaves, and the session token."""
+        return [s.encode() for s in (credential.secret_access_key, credential.session_token) if s]
+
     async def answer(self, request: Request, response: Response) -> Response:
-        """Frames, errors and token counts."""
-        operation = request.target.partition("?")[0].rpartition("/")[2]
-        request_id = next((value for name, value in response.headers if name == b"x-amzn-requestid"), None)
-        if request_id is not None:
-            response.headers = renamed(response.headers, request_id=request_id)
+        """Frames and token counts; the id under the name that clients look for."""
+        response.headers = renamed(response.headers, request_id=_request_id(response))
+        operation = _operation(request)
         if any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in response.headers):
             return Unframed(response, chunks=operation.startswith("invoke"))
-        if operation.startswith("invoke") or operation == "count-tokens":
-            if response.status >= 400:
-                shown = (request_id or b"").decode("latin-1")
-                return await whole(
-                    response,
-                    lambda body: error_body(
-                        response.status, message_of(body) or f"Bedrock answered {response.status}", shown
-                    ),
-                )
-            if operation == "count-tokens":
-                return await whole(response, _counted)
+        if operation == "count-tokens":
+            return Whole(response, _counted(await read(response)), json=True)
         return response
+
+    def error(self, request: Request, response: Response, body: bytes) -> bytes:
+        """AWS's own errors, in the dialect of those who ask InvokeModel and CountTokens."""
+        response.headers = renamed(response.headers, request_id=_request_id(response))
+        if _operation(request) not in _ANTHROPIC:
+            return body
+        said = message_of(body) or f"Bedrock answered {response.status}"
+        return error_body(response.status, said, (_request_id(response) or b"").decode("latin-1"))
+
+
+def _operation(request: Request) -> str:
+    return request.target.partition("?")[0].rpartition("/")[2]
+
+
+def _request_id(response: Response) -> bytes | None:
+    return next((value for name, value in response.headers if name in {b"x-amzn-requestid", b"request-id"}), None)
 
 
 def _counted(body: bytes) -> bytes:

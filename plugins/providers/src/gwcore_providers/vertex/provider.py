@@ -6,7 +6,7 @@ addressing of the google-genai and anthropic SDKs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 import orjson
@@ -17,7 +17,7 @@ from gwcore.provider import Upstream, options_of
 from gwcore.units import fault
 from gwcore.wire.transport import Headers, Request, Response, Transport
 from gwcore_providers.anthropic.cloud import error_body, versioned
-from gwcore_providers.clouds import CloudTransport, whole
+from gwcore_providers.clouds import CloudTransport
 from gwcore_providers.expiring import Expiring
 from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
 
@@ -149,11 +149,13 @@ class VertexTransport(CloudTransport[Headers]):
         """The token."""
         request.headers = [*request.headers, *credential]
 
-    async def answer(self, request: Request, response: Response) -> Response:
+    def secrets(self, credential: Headers) -> Iterable[bytes]:
+        """The token."""
+        return [value.removeprefix(b"Bearer ") for name, value in credential if name == b"authorization"]
+
+    def error(self, request: Request, response: Response, body: bytes) -> bytes:
         """Google's own errors, in the dialect of the publisher asked."""
-        if response.status >= 400 and "/publishers/anthropic/" in request.target:
-            return await whole(response, lambda body: _as_anthropic(response.status, body))
-        return response
+        return _as_anthropic(response.status, body) if "/publishers/anthropic/" in request.target else body
 
 
 def _as_anthropic(status: int, body: bytes) -> bytes:
