@@ -11,8 +11,6 @@ import struct
 from urllib.parse import unquote
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
@@ -38,16 +36,6 @@ SERVED = {
 }
 
 
-@pytest.fixture(scope="module")
-def key_file():
-    """The text of a service account's key, less where its tokens come from."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    return {"type": "service_account", "project_id": "PROJECT", "client_email": "a@b.example", "private_key": pem}
-
-
 def why_not(record):
     if (record["provider"], record["dialect"], record["endpoint"]) not in SERVED:
         return f"no client dialect yet: {record['dialect']}"
@@ -56,14 +44,14 @@ def why_not(record):
     return None
 
 
-def upstream_for(record, up, key_file):
+def upstream_for(record, up, service_account):
     """The entry of ``upstreams`` that reaches ``up`` as the recorded client reached its cloud."""
     if record["provider"] == "vertex":
         path = (record["request"] or {}).get("path", "/projects/PROJECT/locations/us-central1/")
         if "/projects/" not in path:
             return {"provider": "vertex", "base_url": up.url, "api_key": "express-key-123"}
         location = path.partition("/locations/")[2].partition("/")[0]
-        key = json.dumps({**key_file, "token_uri": f"{up.url}/token"})
+        key = service_account(up.url)
         return {"provider": "vertex", "base_url": up.url, "location": location, "credentials": key}
     static = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": "wJalrXUtnFEMI", "session_token": "session-token-1"}
     entry = {"provider": record["provider"], "base_url": up.url, "region": "us-east-1", **static}
@@ -151,12 +139,12 @@ async def replay(record, up, url, how):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", range(len(HOSTILE)))
 @pytest.mark.parametrize("provider", ["vertex", "bedrock", "bedrock-mantle"])
-async def test_every_served_exchange_is_byte_exact(recordings, key_file, provider, how):
+async def test_every_served_exchange_is_byte_exact(recordings, service_account, provider, how):
     chosen = [r for r in recordings if r["provider"] == provider and why_not(r) is None]
     stacks = collections.defaultdict(list)
     async with FakeUpstream() as up:
         for record in chosen:
-            stacks[json.dumps(upstream_for(record, up, key_file))].append(record)
+            stacks[json.dumps(upstream_for(record, up, service_account))].append(record)
         wrong = []
         for entry, records in stacks.items():
             stack = json.dumps({"gwcore": 1, "upstreams": {"up": json.loads(entry)}, "stack": []})

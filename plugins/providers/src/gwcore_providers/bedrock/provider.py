@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -29,10 +30,11 @@ from gwcore_providers.clouds import CloudTransport, Whole, read, renamed
 from gwcore_providers.expiring import Expiring
 from gwcore_providers.vendors import Address, Vendor, openai_path, segment
 
-ANTHROPIC_VERSION = "bedrock-2023-05-31"
 _ELSEWHERE = frozenset({"model", "stream"})
 _ANTHROPIC = frozenset({"invoke", "invoke-with-response-stream", "count-tokens"})
 _HASHED_ON_THE_LOOP = 1 << 20
+# CountTokens takes models, not the inference profiles that stand for them in several regions
+_PROFILE = re.compile(r"^(?:us-gov|us|eu|apac|jp|au|ca|global)\.")
 
 
 class AwsOptions(BaseModel):
@@ -136,7 +138,6 @@ class _Aws(Vendor):
     """What both endpoints share: keys, signatures, a region."""
 
     env_key = "AWS_BEARER_TOKEN_BEDROCK"
-    Options: type[BaseModel] | None = AwsOptions
     service = ""
 
     def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
@@ -148,11 +149,22 @@ class _Aws(Vendor):
         return AwsTransport(gateway, credential, Scope(options.region, self.service))
 
 
+class BedrockOptions(AwsOptions):
+    """Further keys of a ``bedrock`` upstream."""
+
+    anthropic_version: str = Field(
+        default="bedrock-2023-05-31",
+        pattern="^[a-z0-9-]+$",
+        description="version in the bodies of Anthropic's models; InvokeModel serves this one",
+    )
+
+
 class Bedrock(_Aws):
     """The runtime endpoint: InvokeModel for Anthropic's models, Converse, and OpenAI's APIs."""
 
     name = "bedrock"
     base_url = "https://bedrock-runtime.{.region}.amazonaws.com"
+    Options = BedrockOptions
     service = "bedrock"
 
     def address(
@@ -176,10 +188,10 @@ class Bedrock(_Aws):
             if operation in {"chat", "completions"}:
                 return f"{root}/invoke-with-response-stream" if stream else f"{root}/invoke", False
             if operation == "count_tokens":
-                return f"{root}/count-tokens", False
+                return f"{upstream.base_path}/model/{segment(_PROFILE.sub('', model))}/count-tokens", False
         return None
 
-    def prepare(self, _upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
+    def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
         """Anthropic's bodies as InvokeModel takes them; its beta header is a key of the body."""
         if dialect != "anthropic.messages":
             return
@@ -187,7 +199,8 @@ class Bedrock(_Aws):
         if operation == "completions":
             body = remove_top_level(request.body, _ELSEWHERE)
         else:
-            body = versioned(request.body, ANTHROPIC_VERSION, _ELSEWHERE)
+            version = options_of(upstream, BedrockOptions).anthropic_version
+            body = versioned(request.body, version, _ELSEWHERE)
         if betas := _betas(request.headers):
             body = remove_top_level(body, frozenset({"anthropic_beta"}))
             body = insert_top_level(body, "anthropic_beta", orjson.dumps(betas))

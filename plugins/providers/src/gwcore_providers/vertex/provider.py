@@ -21,7 +21,6 @@ from gwcore_providers.clouds import CloudTransport
 from gwcore_providers.expiring import Expiring
 from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
 
-ANTHROPIC_VERSION = "vertex-2023-10-16"
 _MODEL = frozenset({"model"})
 _MULTI_REGIONS = ("us", "eu")
 
@@ -44,6 +43,9 @@ class VertexOptions(BaseModel):
     )
     api_version: str = Field(
         default="v1beta1", pattern="^v[0-9a-z]+$", description="version in the path of Gemini's operations"
+    )
+    anthropic_version: str = Field(
+        default="vertex-2023-10-16", pattern="^[a-z0-9-]+$", description="version in the bodies of Anthropic's models"
     )
 
     @field_validator("credentials")
@@ -112,10 +114,11 @@ class Vertex(Vendor):
             return f"{root}/endpoints/openapi/chat/completions", True
         return None
 
-    def prepare(self, _upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
+    def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
         """Anthropic's body names the version, and the model only where tokens are counted."""
         if dialect == "anthropic.messages":
-            request.body = versioned(request.body, ANTHROPIC_VERSION, _MODEL if operation == "chat" else frozenset())
+            version = options_of(upstream, VertexOptions).anthropic_version
+            request.body = versioned(request.body, version, _MODEL if operation == "chat" else frozenset())
             request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
