@@ -1,9 +1,13 @@
 """Addresses and credentials of every provider."""
 
 import pytest
+from pydantic import ValidationError
 
-from gwcore.testing.fakes import upstream
-from gwcore_providers import gwcore_providers
+from gwcore.errors import BadConfig
+from gwcore.provider import Preparing
+from gwcore.testing.fakes import NoTransport, upstream
+from gwcore.wire.transport import Origin, Request
+from gwcore_providers import gwcore_dialects, gwcore_providers
 from gwcore_providers.compatible import ROWS
 
 PROVIDERS = {provider.name: provider for provider in gwcore_providers()}
@@ -56,6 +60,16 @@ def address(name, dialect, operation, model="m", params=None, base_path="", **op
             ("/openai/deployments/dep/chat/completions?api-version=2024-10-21", True),
         ),
         (address("azure", "openai.chat", "chat", "dep"), ("/openai/v1/chat/completions", True)),
+        (address("deepseek", "openai.chat", "completions"), ("/beta/completions", True)),
+        (address("deepseek", "anthropic.messages", "chat"), ("/anthropic/v1/messages", True)),
+        (address("ollama", "anthropic.messages", "chat"), ("/v1/messages", True)),
+        (address("vllm", "anthropic.messages", "count_tokens", base_path="/v1"), ("/v1/messages/count_tokens", True)),
+        (address("ollama", "anthropic.messages", "count_tokens"), None),
+        (address("groq", "anthropic.messages", "chat"), None),
+        (address("groq", "openai.chat", "embeddings"), None),
+        (address("cerebras", "openai.chat", "embeddings"), None),
+        (address("cohere", "openai.chat", "completions"), None),
+        (address("gemini", "gemini.generate", "chat", "g"), ("/v1beta/models/g:generateContent", False)),
     ],
 )
 def test_addresses(got, expected):
@@ -83,6 +97,155 @@ def test_credentials(name, header):
     (got, value), *rest = PROVIDERS[name].credential("secret-key", None)
     assert got == header and value.endswith(b"secret-key") and not rest
     assert PROVIDERS[name].credential(None, None) == []
+
+
+CLOUD = {"project": "p", "location": "us-east5"}
+AWS = {"region": "us-east-1"}
+VERTEX = "/v1/projects/p/locations/us-east5"
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (
+            address("vertex", "gemini.generate", "chat", "g", {"verb": "streamGenerateContent"}, **CLOUD),
+            ("/v1beta1/projects/p/locations/us-east5/publishers/google/models/g:streamGenerateContent", False),
+        ),
+        (
+            address("vertex", "gemini.generate", "chat", "g", project="p", api_version="v1"),
+            ("/v1/projects/p/locations/global/publishers/google/models/g:generateContent", False),
+        ),
+        (
+            address("vertex", "gemini.generate", "cached_contents", "", {"id": "c"}, **CLOUD),
+            ("/v1beta1/projects/p/locations/us-east5/cachedContents/c", False),
+        ),
+        (
+            address("vertex", "gemini.generate", "count_tokens", "g"),
+            ("/v1beta1/publishers/google/models/g:countTokens", False),
+        ),
+        (
+            address("vertex", "anthropic.messages", "chat", "c@1", **CLOUD),
+            (f"{VERTEX}/publishers/anthropic/models/c@1:rawPredict", False),
+        ),
+        (address("vertex", "anthropic.messages", "batches", "", **CLOUD), None),
+        (address("vertex", "openai.chat", "chat", "google/g", **CLOUD), (f"{VERTEX}/endpoints/openapi/chat/completions", True)),
+        (address("vertex", "openai.chat", "embeddings", **CLOUD), None),
+        (address("vertex", "openai.responses", "chat", **CLOUD), None),
+        (address("bedrock", "anthropic.messages", "chat", "us.c:0", **AWS), ("/model/us.c%3A0/invoke", False)),
+        (address("bedrock", "anthropic.messages", "count_tokens", "eu.c", **AWS), ("/model/c/count-tokens", False)),
+        (address("bedrock", "anthropic.messages", "batches", "", **AWS), None),
+        (
+            address("bedrock", "anthropic.messages", "chat", "arn:aws:bedrock:r:1:inference-profile/x", **AWS),
+            ("/model/arn%3Aaws%3Abedrock%3Ar%3A1%3Ainference-profile%2Fx/invoke", False),
+        ),
+        (address("bedrock", "bedrock.converse", "chat", "m", **AWS), ("/model/m/converse", False)),
+        (address("bedrock", "openai.chat", "chat", **AWS), ("/openai/v1/chat/completions", True)),
+        (address("bedrock", "openai.responses", "chat", **AWS), ("/openai/v1/responses", True)),
+        (address("bedrock", "openai.responses", "responses", "", {"id": "r"}, **AWS), None),
+        (address("bedrock", "openai.chat", "embeddings", **AWS), None),
+        (address("bedrock", "gemini.generate", "chat", **AWS), None),
+        (address("bedrock-mantle", "openai.responses", "responses", "", {"id": "r"}, **AWS), ("/v1/responses/r", False)),
+        (address("bedrock-mantle", "openai.chat", "chat", root="/openai/v1", **AWS), ("/openai/v1/chat/completions", True)),
+        (address("bedrock-mantle", "openai.chat", "files", **AWS), None),
+        (address("bedrock-mantle", "anthropic.messages", "chat", **AWS), ("/anthropic/v1/messages", True)),
+    ],
+)  # fmt: skip
+def test_addresses_of_clouds(got, expected):
+    assert got == expected
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_leaves_its_place_in_a_cloud(text):
+    for path, _ in (
+        address("vertex", "gemini.generate", "chat", text, **CLOUD),
+        address("vertex", "anthropic.messages", "chat", text, **CLOUD),
+        address("bedrock", "anthropic.messages", "chat", text, **AWS),
+        address("bedrock", "anthropic.messages", "count_tokens", text, **AWS),
+        address("bedrock", "bedrock.converse", "chat", text, **AWS),
+    ):
+        assert path.isascii() and path.isprintable() and not set(" #?;") & set(path)
+        assert "/../" not in path
+        assert path.startswith(("/v1beta1/projects/p/locations/", "/v1/projects/p/locations/", "/model/"))
+
+
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [
+        ("global", "aiplatform.googleapis.com"),
+        ("us", "aiplatform.us.rep.googleapis.com"),
+        ("eu", "aiplatform.eu.rep.googleapis.com"),
+        ("us-east5", "us-east5-aiplatform.googleapis.com"),
+    ],
+)
+def test_where_vertex_is(location, host):
+    options = PROVIDERS["vertex"].Options(location=location)
+    assert PROVIDERS["vertex"].base_url.format(options) == f"https://{host}"
+
+
+def test_where_bedrock_is():
+    for name, host in (
+        ("bedrock", "bedrock-runtime.eu-west-1.amazonaws.com"),
+        ("bedrock-mantle", "bedrock-mantle.eu-west-1.api.aws"),
+    ):
+        assert PROVIDERS[name].base_url.format(PROVIDERS[name].Options(region="eu-west-1")) == f"https://{host}"
+
+
+@pytest.mark.parametrize("location", ["evil.example/", "a.b", "", "US", "x@y"])
+def test_a_location_is_no_address(location):
+    with pytest.raises(ValidationError):
+        PROVIDERS["vertex"].Options(location=location)
+    with pytest.raises(ValidationError):
+        PROVIDERS["bedrock"].Options(region=location)
+
+
+@pytest.mark.parametrize("text", ["CANARY", "{}", "[]", "3", '{"no": "CANARY"}'])
+def test_what_is_no_key_file(text):
+    with pytest.raises(ValidationError) as refused:
+        PROVIDERS["vertex"].Options(credentials=text)
+    assert "CANARY" not in str(refused.value)
+
+
+def test_a_key_file_names_its_project():
+    options = PROVIDERS["vertex"].Options(credentials='{"type":"service_account","project_id":"p/1"}')
+    assert options.parent == "/projects/p%2F1/locations/global" and "service_account" not in repr(options)
+    assert options.model_copy(update={"project": "other"}).parent == "/projects/other/locations/global"
+
+
+def test_vertex_without_a_project():
+    provider = PROVIDERS["vertex"]
+    with pytest.raises(BadConfig, match="name the project"):
+        provider.transport(NoTransport(), None, provider.Options())
+
+
+async def test_what_a_vendor_refuses_is_taken_out():
+    provider = PROVIDERS["cohere"]
+    assert isinstance(provider, Preparing) and not isinstance(PROVIDERS["groq"], Preparing)
+    raw = b'{"stream_options":{"include_usage":true},"model":"m", "stream":true}'
+    request = Request("POST", Origin("https", "x", 443), "/", [], raw)
+    provider.prepare(up("cohere"), request, "openai.chat", "chat", stream=True)
+    assert request.body == b'{"model":"m", "stream":true}'
+
+
+OPERATIONS = {route.operation for dialect in gwcore_dialects() for route in dialect.routes}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_names_what_there_is(name):
+    row = ROWS[name]
+    assert set(row.operations or ()) | set(row.paths) | set(row.messages) <= OPERATIONS
+    for operation in row.operations or ():
+        assert address(name, "openai.chat", operation, "m", {"id": "i"}) is not None, operation
+    assert (address(name, "openai.responses", "chat") is not None) == row.responses
+    for path in [*row.paths.values(), *row.messages.values(), row.root or "/"]:
+        assert path.startswith("/") and (path == "/" or not path.endswith("/"))
+
+
+def test_every_vendor_of_the_promise_is_there():
+    promised = (
+        "openai azure anthropic gemini vertex bedrock groq openrouter cerebras mistral deepseek xai together fireworks "
+        "huggingface voyage cohere ollama tei llamacpp vllm lmstudio openai-compatible"
+    )
+    assert set(promised.split()) <= set(PROVIDERS)
 
 
 def test_every_row_is_https_or_local():

@@ -5,7 +5,7 @@ from gwcore.hookspecs import hookimpl
 from gwcore.provider import Provider
 from gwcore_providers.anthropic.messages import AnthropicMessages
 from gwcore_providers.bedrock.provider import Bedrock, Mantle
-from gwcore_providers.compatible import ROWS, Compatible
+from gwcore_providers.compatible import ROWS, provider_of
 from gwcore_providers.demo.provider import Demo
 from gwcore_providers.gemini.generate import GeminiGenerate
 from gwcore_providers.openai.chat import OpenAIChat
@@ -27,4 +27,4 @@ def gwcore_dialects() -> list[Dialect]:
 def gwcore_providers() -> list[Provider]:
     """Vendors with an API of their own, clouds, the table, and the offline demo."""
     own: list[Provider] = [Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo()]
-    return own + [Compatible(name, row) for name, row in ROWS.items()]
+    return own + [provider_of(name) for name in ROWS]

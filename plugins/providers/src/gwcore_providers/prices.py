@@ -57,6 +57,7 @@ _IDS = {
     "gemini": "google",
     "vertex": "google",
     "bedrock": "aws",
+    "bedrock-mantle": "aws",
     "xai": "x-ai",
     "voyage": "voyageai",
     "moonshot": "moonshotai",
