@@ -91,8 +91,10 @@ def _served(provider: Provider, dialect: Dialect) -> list[str]:
     params = {"id": "x", "verb": "x"}
     found: dict[str, None] = {}
     for route in dialect.routes:
-        if not route.local and provider.address(up, dialect.name, route.operation, "x", params, stream=False):
-            found[route.operation] = None
+        # some look at the name: of Anthropic's models in two clouds, and of a publisher's
+        for model in ("x", "anthropic.x", "claude-x", "publisher/x"):
+            if not route.local and provider.address(up, dialect.name, route.operation, model, params, stream=False):
+                found[route.operation] = None
     return list(found)
 
 

@@ -17,7 +17,7 @@ from tests.stacks.raw import exchange
 
 BODY = json.dumps({"contents": [{"parts": [{"text": "x"}]}]}).encode()
 GEMINI = "/v1beta/models/g:generateContent"
-MESSAGES = json.dumps({"model": "m:0", "max_tokens": 1, "messages": []}).encode()
+MESSAGES = json.dumps({"model": "anthropic.m:0", "max_tokens": 1, "messages": []}).encode()
 SECRET = "wJalrXUtnFEMI/K7MDENG"
 
 
@@ -116,7 +116,7 @@ def verified(seen, secret):
 
 @pytest.mark.parametrize("size", [1, 3_000_000])
 async def test_the_signature_fits_what_was_sent(size):
-    body = json.dumps({"model": "us.m:0", "max_tokens": 1, "messages": [], "system": "é" * size}).encode()
+    body = json.dumps({"model": "us.anthropic.m:0", "max_tokens": 1, "messages": [], "system": "é" * size}).encode()
     async with FakeUpstream() as up:
         entry = {
             "provider": "bedrock",
@@ -128,7 +128,7 @@ async def test_the_signature_fits_what_was_sent(size):
         async with running(Gateway(json.dumps({"gwcore": 1, "upstreams": {"up": entry}}) + "\n")) as url:
             assert (await exchange(url, "POST", "/v1/messages?beta=true", body)).status == 200
         (seen,) = up.requests
-        assert seen.target == "/model/us.m%3A0/invoke"
+        assert seen.target == "/model/us.anthropic.m%3A0/invoke"
         assert seen.header("x-amz-date").startswith(f"{datetime.now(UTC):%Y%m%d}T")
         assert verified(seen, SECRET)
         assert not verified(seen, "other")

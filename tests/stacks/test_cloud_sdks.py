@@ -91,10 +91,10 @@ def plain(url):
     )
 
 
-def asked(call, *, stream=False, **body):
+def asked(call, model="anthropic.claude-x@1", *, stream=False, **body):
     extra = {**CALLS[call], "extra_body": {**CALLS[call].get("extra_body", {}), **body}}
     messages = [{"role": "user", "content": "hé"}]
-    return {"model": "claude-x@1", "max_tokens": 10, "messages": messages, "stream": stream, **extra}
+    return {"model": model, "max_tokens": 10, "messages": messages, "stream": stream, **extra}
 
 
 async def send(client, **request):
@@ -136,11 +136,11 @@ async def test_vertex_hears_what_its_own_sdk_says(call, stream, adc):
         up.default = Answer(body=[sse]) if stream else Answer(body=json.dumps(MESSAGE).encode())
         up.script(Answer(body=b'{"access_token":"token-1","expires_in":3600}'))
         async with through(up, **VERTEX) as url:
-            await send(plain(url), **asked(call, stream=stream))
+            await send(plain(url), **asked(call, "claude-x@1", stream=stream))
         cloud = AsyncAnthropicVertex(
             base_url=f"{up.url}/v1", region="us-east5", project_id="p-1", access_token="token-1", max_retries=0
         )
-        await send(cloud, **asked(call, stream=stream, anthropic_version="vertex-2023-10-16"))
+        await send(cloud, **asked(call, "claude-x@1", stream=stream, anthropic_version="vertex-2023-10-16"))
         token, ours, theirs = up.requests
         assert token.target == "/token"
         assert ours.document == theirs.document
@@ -212,7 +212,10 @@ async def test_gemini_on_vertex_hears_what_its_own_sdk_says(adc):
 async def test_a_client_reads_bedrocks_stream(split):
     async with FakeUpstream(bedrock_stream(binary(*EVENTS), split=split)) as up, through(up, **BEDROCK) as url:
         messages = [{"role": "user", "content": "x"}]
-        async with plain(url) as client, client.messages.stream(model="m", max_tokens=10, messages=messages) as stream:
+        async with (
+            plain(url) as client,
+            client.messages.stream(model="anthropic.m", max_tokens=10, messages=messages) as stream,
+        ):
             assert "".join([text async for text in stream.text_stream]) == "Héllo"
             message = await stream.get_final_message()
         assert message.stop_reason == "end_turn" and message.usage.output_tokens == 9
@@ -268,12 +271,12 @@ async def test_a_damaged_stream_is_told():
 
 
 async def test_bedrock_counts_tokens():
-    request = {"model": "us.claude-x", "messages": [{"role": "user", "content": "x"}], "system": "s"}
+    request = {"model": "us.anthropic.claude-x", "messages": [{"role": "user", "content": "x"}], "system": "s"}
     async with FakeUpstream(Answer(body=b'{"inputTokens":42}')) as up, through(up, **BEDROCK) as url:
         async with plain(url) as client:
             assert (await client.messages.count_tokens(**request)).input_tokens == 42
         (seen,) = up.requests
-    assert seen.target == "/model/claude-x/count-tokens"
+    assert seen.target == "/model/anthropic.claude-x/count-tokens"
     body = json.loads(base64.b64decode(seen.document["input"]["invokeModel"]["body"]))
     del request["model"]
     assert body == {"max_tokens": 1, "anthropic_version": "bedrock-2023-05-31", **request}
@@ -308,7 +311,7 @@ async def test_without_credentials_the_client_is_told_which(adc):
         adc(up)
         async with through(up, **VERTEX) as url, plain(url) as client:
             with pytest.raises(anthropic.InternalServerError) as raised:
-                await client.messages.create(**asked("plain"))
+                await client.messages.create(**asked("plain", "claude-x@1"))
         assert raised.value.status_code == 502
         assert "no Google credentials: RefreshError" in raised.value.body["error"]["message"]
         assert [seen.target for seen in up.requests] == ["/token"]
@@ -321,7 +324,7 @@ async def test_googles_errors_are_anthropics_for_its_clients(adc):
         up.script(Answer(body=b'{"access_token":"token-1","expires_in":3600}'), Answer(404, body=said))
         async with through(up, **VERTEX) as url, plain(url) as client:
             with pytest.raises(anthropic.NotFoundError) as raised:
-                await client.messages.create(**asked("plain"))
+                await client.messages.create(**asked("plain", "claude-x@1"))
         assert raised.value.body["error"]["type"] == "not_found_error"
         assert raised.value.body["error"]["message"] == "no such model"
 

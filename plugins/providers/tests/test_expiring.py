@@ -165,3 +165,17 @@ async def test_what_came_expired_is_no_credential(make):
     kept = make(Source(-5))
     with pytest.raises(Unreachable):
         await kept.get()
+
+
+async def test_a_refused_value_is_doubted_once_a_minute(make, monkeypatch):
+    source = Source(3600)
+    kept = make(source)
+    assert await kept.get() == "value-1"
+    kept.doubt()
+    await asyncio.sleep(0.01)
+    assert source.fetched == 1
+    monkeypatch.setattr(expiring, "DOUBT", 0.0)
+    kept.doubt()
+    assert await kept.get() == "value-1"  # nobody waits for it
+    await until(lambda: source.fetched == 2)
+    assert await kept.get() == "value-2"

@@ -1,5 +1,7 @@
 """Addresses and credentials of every provider."""
 
+import sys
+
 import pytest
 from pydantic import ValidationError
 
@@ -124,15 +126,15 @@ VERTEX = "/v1/projects/p/locations/us-east5"
             ("/v1beta1/publishers/google/models/g:countTokens", False),
         ),
         (
-            address("vertex", "anthropic.messages", "chat", "c@1", **CLOUD),
-            (f"{VERTEX}/publishers/anthropic/models/c@1:rawPredict", False),
+            address("vertex", "anthropic.messages", "chat", "claude@1", **CLOUD),
+            (f"{VERTEX}/publishers/anthropic/models/claude@1:rawPredict", False),
         ),
         (address("vertex", "anthropic.messages", "batches", "", **CLOUD), None),
         (address("vertex", "openai.chat", "chat", "google/g", **CLOUD), (f"{VERTEX}/endpoints/openapi/chat/completions", True)),
         (address("vertex", "openai.chat", "embeddings", **CLOUD), None),
         (address("vertex", "openai.responses", "chat", **CLOUD), None),
-        (address("bedrock", "anthropic.messages", "chat", "us.c:0", **AWS), ("/model/us.c%3A0/invoke", False)),
-        (address("bedrock", "anthropic.messages", "count_tokens", "eu.c", **AWS), ("/model/c/count-tokens", False)),
+        (address("bedrock", "anthropic.messages", "chat", "us.anthropic.c:0", **AWS), ("/model/us.anthropic.c%3A0/invoke", False)),
+        (address("bedrock", "anthropic.messages", "count_tokens", "eu.anthropic.c", **AWS), ("/model/anthropic.c/count-tokens", False)),
         (address("bedrock", "anthropic.messages", "batches", "", **AWS), None),
         (
             address("bedrock", "anthropic.messages", "chat", "arn:aws:bedrock:r:1:inference-profile/x", **AWS),
@@ -144,6 +146,14 @@ VERTEX = "/v1/projects/p/locations/us-east5"
         (address("bedrock", "openai.responses", "responses", "", {"id": "r"}, **AWS), None),
         (address("bedrock", "openai.chat", "embeddings", **AWS), None),
         (address("bedrock", "gemini.generate", "chat", **AWS), None),
+        # whose model it is decides the dialects
+        (address("bedrock", "anthropic.messages", "chat", "us.amazon.nova-lite-v1:0", **AWS), None),
+        (address("bedrock", "openai.chat", "chat", "us.amazon.nova-lite-v1:0", **AWS), None),
+        (address("bedrock", "openai.responses", "chat", "global.anthropic.c", **AWS), None),
+        (address("bedrock", "openai.chat", "chat", "openai.gpt-oss-120b-1:0", **AWS), ("/openai/v1/chat/completions", True)),
+        (address("vertex", "anthropic.messages", "chat", "gemini-x", **CLOUD), None),
+        (address("vertex", "gemini.generate", "chat", "claude-x", **CLOUD), None),
+        (address("vertex", "openai.chat", "chat", "gemini-x", **CLOUD), None),
         (address("bedrock-mantle", "openai.responses", "responses", "", {"id": "r"}, **AWS), ("/v1/responses/r", False)),
         (address("bedrock-mantle", "openai.chat", "chat", root="/openai/v1", **AWS), ("/openai/v1/chat/completions", True)),
         (address("bedrock-mantle", "openai.chat", "files", **AWS), None),
@@ -158,9 +168,9 @@ def test_addresses_of_clouds(got, expected):
 def test_no_name_leaves_its_place_in_a_cloud(text):
     for path, _ in (
         address("vertex", "gemini.generate", "chat", text, **CLOUD),
-        address("vertex", "anthropic.messages", "chat", text, **CLOUD),
-        address("bedrock", "anthropic.messages", "chat", text, **AWS),
-        address("bedrock", "anthropic.messages", "count_tokens", text, **AWS),
+        address("vertex", "anthropic.messages", "chat", f"claude{text}", **CLOUD),
+        address("bedrock", "anthropic.messages", "chat", f"{text}anthropic.", **AWS),
+        address("bedrock", "anthropic.messages", "count_tokens", f"{text}anthropic.", **AWS),
         address("bedrock", "bedrock.converse", "chat", text, **AWS),
     ):
         assert path.isascii() and path.isprintable() and not set(" #?;") & set(path)
@@ -209,6 +219,13 @@ def test_a_key_file_names_its_project():
     options = PROVIDERS["vertex"].Options(credentials='{"type":"service_account","project_id":"p/1"}')
     assert options.parent == "/projects/p%2F1/locations/global" and "service_account" not in repr(options)
     assert options.model_copy(update={"project": "other"}).parent == "/projects/other/locations/global"
+
+
+def test_vertex_without_google_auth(monkeypatch):
+    monkeypatch.delitem(sys.modules, "gwcore_providers.vertex.tokens", raising=False)
+    monkeypatch.setitem(sys.modules, "google.auth", None)
+    with pytest.raises(BadConfig, match=r"pip install 'gwcore-providers\[vertex\]'"):
+        PROVIDERS["vertex"].transport(NoTransport(), None, PROVIDERS["vertex"].Options(project="p"))
 
 
 def test_vertex_without_a_project():

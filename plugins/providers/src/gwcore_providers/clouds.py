@@ -52,6 +52,8 @@ class CloudTransport(Generic[T]):
         try:
             if response.status < 400:
                 return await self.answer(request, response)
+            if response.status in {401, 403} and self._credential is not None:
+                self._credential.doubt()
             body = await read(response)
             for secret in secrets:
                 body = body.replace(secret, b"[redacted]")

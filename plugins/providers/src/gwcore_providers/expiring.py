@@ -18,6 +18,9 @@ T = TypeVar("T")
 PATIENCE = 10.0
 """Seconds a request waits for the first credential."""
 
+DOUBT = 60.0
+"""Seconds between two renewals that refusals of the upstream ask for."""
+
 _SOONEST = 1.0
 _LONGEST_PAUSE = 30.0
 
@@ -44,6 +47,8 @@ class Expiring(Generic[T]):
         self._expires = 0.0
         self._problem: str | None = None
         self._settled = asyncio.Event()  # a try has ended, and the next has not begun
+        self._wake = asyncio.Event()
+        self._fetched = -math.inf  # of the loop's clock
         self._task: asyncio.Task[None] | None = None
 
     async def get(self) -> T:
@@ -75,6 +80,7 @@ class Expiring(Generic[T]):
             try:
                 self._value, self._expires = await self._fetch()
                 self._problem, failures = None, 0
+                self._fetched = asyncio.get_running_loop().time()
             except Exception as error:  # a vendor's library, a broken file, a network: each is a try that failed
                 failures += 1
                 self._problem = str(error) if isinstance(error, Unavailable) else type(error).__name__
@@ -86,9 +92,22 @@ class Expiring(Generic[T]):
                 return
             else:
                 pause = max(_SOONEST, self._expires - self._margin - time.time())
-            await asyncio.sleep(pause)
+            await self._rest(pause)
             if time.time() >= self._expires:
                 self._settled.clear()
+
+    async def _rest(self, pause: float) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def doubt(self) -> None:
+        """The upstream refused the value: fetch another in the background, once a minute at most."""
+        if asyncio.get_running_loop().time() - self._fetched > DOUBT:
+            self._wake.set()
 
     async def aclose(self) -> None:
         """Fetch no more."""

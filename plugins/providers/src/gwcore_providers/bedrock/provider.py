@@ -35,6 +35,8 @@ _ANTHROPIC = frozenset({"invoke", "invoke-with-response-stream", "count-tokens"}
 _HASHED_ON_THE_LOOP = 1 << 20
 # CountTokens takes models, not the inference profiles that stand for them in several regions
 _PROFILE = re.compile(r"^(?:us-gov|us|eu|apac|jp|au|ca|global)\.")
+# The OpenAI-compatible endpoint of the runtime serves open-weight models: not these vendors' ("Chat Completions API" of the guide)
+_CONVERSED = re.compile(r"(?:^|\.)(?:ai21|amazon|anthropic|cohere|meta|writer)\.")
 
 
 class AwsOptions(BaseModel):
@@ -177,14 +179,19 @@ class Bedrock(_Aws):
         *,
         stream: bool,
     ) -> Address:
-        """A model is an id, an inference profile or an ARN: one segment whatever it holds."""
+        """A model is an id, an inference profile or an ARN: one segment whatever it holds.
+
+        Whose model it is decides which dialects it has; Converse is for all.
+        """
         if dialect in {"openai.chat", "openai.responses"}:
-            found = openai_path(dialect, operation, params) if operation == "chat" else None
+            served = operation == "chat" and not _CONVERSED.search(model)
+            found = openai_path(dialect, operation, params) if served else None
             return found and (f"{upstream.base_path}/openai/v1{found[0]}", True)
         root = f"{upstream.base_path}/model/{segment(model)}"
         if dialect == "bedrock.converse" and operation == "chat":
             return f"{root}/converse-stream" if stream else f"{root}/converse", False
-        if dialect == "anthropic.messages":
+        # an ARN does not say whose model it stands for
+        if dialect == "anthropic.messages" and ("anthropic." in model or model.startswith("arn:")):
             if operation in {"chat", "completions"}:
                 return f"{root}/invoke-with-response-stream" if stream else f"{root}/invoke", False
             if operation == "count_tokens":

@@ -23,6 +23,7 @@ from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, s
 
 _MODEL = frozenset({"model"})
 _MULTI_REGIONS = ("us", "eu")
+_CLAUDE = "claude"
 
 
 class VertexOptions(BaseModel):
@@ -95,22 +96,22 @@ class Vertex(Vendor):
         *,
         stream: bool,
     ) -> Address:
-        """Publishers' models; the OpenAI-compatible endpoint."""
+        """Publishers' models, by their names; the OpenAI-compatible endpoint, whose models are ``publisher/model``."""
         options = options_of(upstream, VertexOptions)
         if dialect == "gemini.generate":
             root = f"{upstream.base_path}/{options.api_version}{options.parent}"
             if operation == "cached_contents":
                 return f"{root}/cachedContents" + (f"/{segment(params['id'])}" if "id" in params else ""), False
-            verb = google_verb(operation, params, stream=stream)
+            verb = None if model.startswith(_CLAUDE) else google_verb(operation, params, stream=stream)
             return None if verb is None else (f"{root}/publishers/google/models/{_model(model)}:{verb}", False)
         root = f"{upstream.base_path}/v1{options.parent}"
-        if dialect == "anthropic.messages":
+        if dialect == "anthropic.messages" and model.startswith(_CLAUDE):
             if operation == "chat":
                 verb = "streamRawPredict" if stream else "rawPredict"
                 return f"{root}/publishers/anthropic/models/{_model(model)}:{verb}", False
             if operation == "count_tokens":
                 return f"{root}/publishers/anthropic/models/count-tokens:rawPredict", True
-        if (dialect, operation) == ("openai.chat", "chat"):
+        if (dialect, operation) == ("openai.chat", "chat") and "/" in model:
             return f"{root}/endpoints/openapi/chat/completions", True
         return None
 
