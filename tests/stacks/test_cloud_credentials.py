@@ -13,6 +13,11 @@ import pytest
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.wire.httpx import Httpx2Transport
+from gwcore.wire.transport import Origin, Request, Tls
+from gwcore_providers.bedrock.provider import AwsCredentials, AwsOptions, AwsTransport
+from gwcore_providers.bedrock.sigv4 import Scope
+from gwcore_providers.expiring import Expiring
 from tests.stacks.raw import exchange
 
 BODY = json.dumps({"contents": [{"parts": [{"text": "x"}]}]}).encode()
@@ -135,6 +140,24 @@ async def test_the_signature_fits_what_was_sent(size):
         seen.body += b" "
         assert not verified(seen, SECRET)
         assert SECRET not in str(seen.headers)
+
+
+async def test_the_other_transport_sends_what_was_signed():
+    """Behind a proxy or HTTP/2, httpx2 writes the request line: as it was signed."""
+    transport = Httpx2Transport(tls=Tls())
+    options = AwsOptions(region="us-east-1", access_key_id="AKID", secret_access_key=SECRET)
+    signing = AwsTransport(transport, Expiring("keys", AwsCredentials(options), 0), Scope("us-east-1", "bedrock"))
+    async with FakeUpstream() as up:
+        target = "/model/arn%3Aaws%3Ax%2Fy~z@1/invoke"
+        response = await signing.send(
+            Request("POST", Origin.of(up.url), target, [(b"content-type", b"application/json")], b'{"a": 1}')
+        )
+        assert response.status == 200
+        response.close()
+        await transport.aclose()
+        await signing.aclose()
+        (seen,) = up.requests
+    assert seen.target == target and verified(seen, SECRET)
 
 
 async def test_a_bearer_key_is_not_signed():

@@ -22,6 +22,7 @@ from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.wire.eventstream import encode
 
+TOKEN = b'{"access_token":"token-1","expires_in":3600}'
 KEY = "bedrock-api-key-12345678"
 MESSAGE = {
     "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn", "stop_sequence": None,
@@ -134,7 +135,7 @@ async def test_vertex_hears_what_its_own_sdk_says(call, stream, adc):
         adc(up)
         sse = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in EVENTS).encode()
         up.default = Answer(body=[sse]) if stream else Answer(body=json.dumps(MESSAGE).encode())
-        up.script(Answer(body=b'{"access_token":"token-1","expires_in":3600}'))
+        up.script(Answer(body=TOKEN))
         async with through(up, **VERTEX) as url:
             await send(plain(url), **asked(call, "claude-x@1", stream=stream))
         cloud = AsyncAnthropicVertex(
@@ -150,12 +151,47 @@ async def test_vertex_hears_what_its_own_sdk_says(call, stream, adc):
         assert ours.header("x-api-key") is None
 
 
+@pytest.mark.parametrize("entry", [BEDROCK, VERTEX], ids=["bedrock", "vertex"])
+async def test_betas_and_their_knobs_are_left_out_together(entry, adc):
+    """What Claude Code sends to Anthropic, a cloud would refuse whole."""
+    model = "claude-x" if entry is VERTEX else "anthropic.claude-x"
+    betas = "claude-code-20250219,interleaved-thinking-2025-05-14, context-management-2025-06-27,fast-mode-2026-02-01"
+    body = {"context_management": {"edits": []}, "speed": "fast", "mcp_servers": [], "metadata": {"speed": 1.50}}
+    async with FakeUpstream() as up:
+        adc(up)
+        up.default = lambda seen: Answer(body=TOKEN if seen.target == "/token" else json.dumps(MESSAGE).encode())
+        async with (
+            through(up, **entry, betas=["interleaved-thinking-2025-05-14", "other"]) as url,
+            plain(url) as client,
+        ):
+            await client.messages.create(
+                **asked("plain", model) | {"extra_body": body, "extra_headers": {"anthropic-beta": betas}}
+            )
+        async with through(up, **entry, betas=[]) as url, plain(url) as client:
+            await client.messages.create(**asked("betas", model))
+        async with through(up, **entry) as url, plain(url) as client:
+            await client.messages.create(
+                **asked("plain", model) | {"extra_body": body, "extra_headers": {"anthropic-beta": betas}}
+            )
+    some, none, every = (seen for seen in up.requests if seen.target != "/token")
+    assert sent_betas(some) == ["interleaved-thinking-2025-05-14"]
+    assert {"context_management", "speed"}.isdisjoint(some.document)
+    assert some.document["mcp_servers"] == [] and some.document["metadata"] == {"speed": 1.5}
+    assert sent_betas(none) == []
+    assert sent_betas(every) == [beta.strip() for beta in betas.split(",")] and every.document["speed"] == "fast"
+
+
+def sent_betas(seen):
+    header = seen.header("anthropic-beta")
+    return seen.document.get("anthropic_beta", []) + ([beta.strip() for beta in header.split(",")] if header else [])
+
+
 async def test_vertex_counts_tokens_as_its_own_sdk(adc):
     request = {"model": "claude-x@1", "messages": [{"role": "user", "content": "hé"}]}
     async with FakeUpstream() as up:
         adc(up)
         up.default = Answer(body=b'{"input_tokens":7}')
-        up.script(Answer(body=b'{"access_token":"token-1","expires_in":3600}'))
+        up.script(Answer(body=TOKEN))
         async with through(up, **VERTEX) as url, plain(url) as client:
             assert (await client.messages.count_tokens(**request)).input_tokens == 7
         cloud = AsyncAnthropicVertex(
@@ -186,7 +222,7 @@ async def test_gemini_on_vertex_hears_what_its_own_sdk_says(adc):
     async with FakeUpstream() as up:
         adc(up)
         up.default = Answer(body=json.dumps(reply).encode())
-        up.script(Answer(body=b'{"access_token":"token-1","expires_in":3600}'))
+        up.script(Answer(body=TOKEN))
         async with through(up, **VERTEX) as url:
             client = genai.Client(
                 api_key="client-key", http_options=types.HttpOptions(base_url=url, api_version="v1beta")
@@ -263,6 +299,16 @@ async def test_a_cut_stream_is_never_an_end(cut):
         await streamed(up)
 
 
+async def test_a_client_that_leaves_ends_bedrocks_stream():
+    body = binary(*EVENTS)
+    async with FakeUpstream(bedrock_stream(body, stall_after=len(body) - 100)) as up, through(up, **BEDROCK) as url:
+        async with plain(url) as client, await client.messages.create(**asked("plain", stream=True)) as stream:
+            async for event in stream:
+                if event.type == "content_block_delta":
+                    break
+        await up.requests[0].gone()
+
+
 async def test_a_damaged_stream_is_told():
     body = bytearray(binary(*EVENTS))
     body[len(body) // 2] ^= 1
@@ -294,7 +340,7 @@ async def test_openai_compatible_endpoints(entry, path, adc):
     chunk = b'data: {"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
     async with FakeUpstream() as up:
         adc(up)
-        token = Answer(body=b'{"access_token":"token-1","expires_in":3600}')
+        token = Answer(body=TOKEN)
         up.default = lambda seen: token if seen.target == "/token" else Answer(body=[chunk, b"data: [DONE]\n\n"])
         async with through(up, **entry) as url, openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k") as client:
             stream = await client.chat.completions.create(
@@ -321,7 +367,7 @@ async def test_googles_errors_are_anthropics_for_its_clients(adc):
     said = b'[{"error":{"code":404,"message":"no such model","status":"NOT_FOUND"}}]'
     async with FakeUpstream() as up:
         adc(up)
-        up.script(Answer(body=b'{"access_token":"token-1","expires_in":3600}'), Answer(404, body=said))
+        up.script(Answer(body=TOKEN), Answer(404, body=said))
         async with through(up, **VERTEX) as url, plain(url) as client:
             with pytest.raises(anthropic.NotFoundError) as raised:
                 await client.messages.create(**asked("plain", "claude-x@1"))

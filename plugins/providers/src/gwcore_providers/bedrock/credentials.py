@@ -122,9 +122,11 @@ async def _process(command: str) -> Found:
             said = await process.stdout.read(_ANSWER_CAP)
             status = await process.wait()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise Unavailable("the credential_process said nothing for a minute") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if status != 0:
         raise Unavailable(f"the credential_process ended with status {status}")
     return _found(said, "SessionToken", "the credential_process")

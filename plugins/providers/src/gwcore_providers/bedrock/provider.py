@@ -21,8 +21,8 @@ from gwcore.errors import Malformed
 from gwcore.provider import Upstream, options_of
 from gwcore.units import fault
 from gwcore.wire.splice import insert_top_level, remove_top_level
-from gwcore.wire.transport import Headers, Request, Response, Transport
-from gwcore_providers.anthropic.cloud import error_body, versioned
+from gwcore.wire.transport import Request, Response, Transport
+from gwcore_providers.anthropic.cloud import BetaOptions, betas_of, error_body, versioned
 from gwcore_providers.bedrock import credentials as sources
 from gwcore_providers.bedrock.framing import CONTENT_TYPE, Unframed, message_of
 from gwcore_providers.bedrock.sigv4 import Credentials, Scope, sign
@@ -151,7 +151,7 @@ class _Aws(Vendor):
         return AwsTransport(gateway, credential, Scope(options.region, self.service))
 
 
-class BedrockOptions(AwsOptions):
+class BedrockOptions(AwsOptions, BetaOptions):
     """Further keys of a ``bedrock`` upstream."""
 
     anthropic_version: str = Field(
@@ -203,21 +203,17 @@ class Bedrock(_Aws):
         if dialect != "anthropic.messages":
             return
         request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
+        options = options_of(upstream, BedrockOptions)
+        betas, knobs = betas_of(request.headers, options.betas)
         if operation == "completions":
             body = remove_top_level(request.body, _ELSEWHERE)
         else:
-            version = options_of(upstream, BedrockOptions).anthropic_version
-            body = versioned(request.body, version, _ELSEWHERE)
-        if betas := _betas(request.headers):
+            body = versioned(request.body, options.anthropic_version, _ELSEWHERE | knobs)
+        if betas:
             body = remove_top_level(body, frozenset({"anthropic_beta"}))
             body = insert_top_level(body, "anthropic_beta", orjson.dumps(betas))
         request.headers = renamed(request.headers, anthropic_beta=None, anthropic_version=None)
         request.body = _to_count(body) if operation == "count_tokens" else body
-
-
-def _betas(headers: Headers) -> list[str]:
-    values = [value.decode("latin-1") for name, value in headers if name == b"anthropic-beta"]
-    return [beta.strip() for value in values for beta in value.split(",")]
 
 
 def _to_count(body: bytes) -> bytes:

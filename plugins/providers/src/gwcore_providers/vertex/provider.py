@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from gwcore.errors import BadConfig
 from gwcore.provider import Upstream, options_of
 from gwcore.units import fault
 from gwcore.wire.transport import Headers, Request, Response, Transport
-from gwcore_providers.anthropic.cloud import error_body, versioned
-from gwcore_providers.clouds import CloudTransport
+from gwcore_providers.anthropic.cloud import BetaOptions, betas_of, error_body, versioned
+from gwcore_providers.clouds import CloudTransport, renamed
 from gwcore_providers.expiring import Expiring
 from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
 
@@ -26,10 +26,8 @@ _MULTI_REGIONS = ("us", "eu")
 _CLAUDE = "claude"
 
 
-class VertexOptions(BaseModel):
+class VertexOptions(BetaOptions):
     """Further keys of a ``vertex`` upstream."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     project: str | None = Field(
         default=None,
@@ -118,8 +116,12 @@ class Vertex(Vendor):
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
         """Anthropic's body names the version, and the model only where tokens are counted."""
         if dialect == "anthropic.messages":
-            version = options_of(upstream, VertexOptions).anthropic_version
-            request.body = versioned(request.body, version, _MODEL if operation == "chat" else frozenset())
+            options = options_of(upstream, VertexOptions)
+            betas, knobs = betas_of(request.headers, options.betas)
+            if options.betas is not None:
+                request.headers = renamed(request.headers, anthropic_beta=",".join(betas).encode() or None)
+            without = knobs | _MODEL if operation == "chat" else knobs
+            request.body = versioned(request.body, options.anthropic_version, without)
             request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
