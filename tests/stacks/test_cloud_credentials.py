@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import math
 import re
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -84,23 +85,16 @@ async def test_nothing_of_it_outlives_the_gateway(up, service_account):
 
 
 async def test_the_loop_runs_while_google_auth_waits(up, service_account):
-    """A token endpoint that does not answer holds up the requests that need it, and nothing else."""
-
-    def slow(seen):
-        return (
-            Answer(delay_head=0.5, body=b'{"access_token":"t","expires_in":60}')
-            if seen.target == "/token"
-            else Answer()
-        )
-
-    up.default = slow
+    """A token endpoint that never answers holds up the requests that need it, and nothing else."""
+    up.default = Answer(delay_head=math.inf)
     stack = json.dumps({"gwcore": 1, "upstreams": {"up": vertex(up, service_account)}, "stack": []}) + "\n"
     async with running(Gateway(stack)) as url:
         waiting = asyncio.create_task(exchange(url, "POST", GEMINI, BODY))
         await up.received(1)
-        assert (await exchange(url, "GET", "/livez")).status in {200, 404}
-        assert not waiting.done()
-        assert (await waiting).status == 200
+        assert (await exchange(url, "GET", "/livez")).status == 200
+        assert not waiting.done() and [seen.target for seen in up.requests] == ["/token"]
+        waiting.cancel()
+        await asyncio.wait([waiting])
 
 
 def verified(seen, secret):

@@ -101,6 +101,8 @@ def _catalogued(upstream: Upstream, model: str) -> PriceCard | None:
     name, separator, where = model.rpartition(":")
     if separator and provider.id == f"huggingface_{where}":
         model = name
+    if upstream.provider.name == "vertex":  # its OpenAI-compatible endpoint names the publisher
+        model = model.removeprefix("google/")
     found = provider.find_model(model, all_providers=_snapshot().providers)
     return None if found is None else _card(provider, found, datetime.now(UTC))
 
