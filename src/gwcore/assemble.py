@@ -30,6 +30,7 @@ from gwcore.stackfile import load
 from gwcore.taps import Tap, Taps
 from gwcore.when import Condition, only_when, tap_when
 from gwcore.wire.transport import Origin
+from gwcore.workers import Workers
 
 
 def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str]) -> Stack:
@@ -124,12 +125,15 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
 def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models, prices: Prices) -> tuple[Placed, ...]:
     ports: dict[type, object] = {}
     placed: list[Placed] = []
+    workers = Workers.here()
     for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
         kind = catalog.plugin(entry.name)
         missing = [port.__name__ for port in kind.requires if port not in ports]
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
-        plugin = kind(entry.config, Setup(entry.name, lease, dict(config.stores), ports, prices=prices, models=models))
+        named = dict(config.stores)
+        setup = Setup(entry.name, lease, named, ports, prices=prices, models=models, workers=workers)
+        plugin = kind(entry.config, setup)
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, _condition(entry), watching))
     _check_order([p for p in placed if not p.watching])

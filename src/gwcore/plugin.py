@@ -16,6 +16,7 @@ from gwcore.ports import AdminRoute
 from gwcore.prices import Prices
 from gwcore.resources import Lease, Store
 from gwcore.service import Service
+from gwcore.workers import Workers
 
 T = TypeVar("T")
 
@@ -40,8 +41,10 @@ class Setup:
     """What a plugin is given at construction: names of resources and typed keys. It opens nothing.
 
     Attributes:
+        plugin: its name in the stack file.
         prices: what a target costs; ``prices.card(target)`` is cheap while serving.
         models: what names mean in this stack.
+        workers: the processes that serve this stack on this machine.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Setup:
         *,
         prices: Prices | None = None,
         models: Models = NO_MODELS,
+        workers: Workers | None = None,
     ) -> None:
         self.plugin = plugin
         self.models = models
+        self.workers = workers or Workers()
         self._lease = lease
         self._stores = stores
         self._ports = ports
@@ -90,9 +95,13 @@ class Plugin:
         inside: names that must stand further out, where they are present at all.
         offers: ports (Protocol types) that this plugin implements itself.
         requires: ports that another plugin of the stack must offer.
+    <<<<<<< HEAD
         demand: what it reads of ``outcome.usage``.
         priced: whether it reads costs or price cards. The stack then loads its prices before it serves, meters every
             attempt and sets ``attempt.cost`` and ``outcome.cost``.
+    =======
+        demand: what it reads of ``outcome.usage``; of the class or, where the settings decide, of the instance.
+    >>>>>>> f9abbd3 (ratelimit: GCRA over memory, shared memory and redis; rules, estimates, headers, queue (first cut))
     """
 
     name: ClassVar[str]
@@ -101,7 +110,7 @@ class Plugin:
     inside: ClassVar[tuple[str, ...]] = ()
     offers: ClassVar[tuple[type, ...]] = ()
     requires: ClassVar[tuple[type, ...]] = ()
-    demand: ClassVar[Demand] = Demand.NOTHING
+    demand: Demand = Demand.NOTHING
     priced: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:

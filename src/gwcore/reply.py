@@ -98,8 +98,8 @@ class Reply:
     def add_header(self, name: bytes, value: bytes) -> None:
         """A response header of a plugin's own, whoever writes the response; ``name`` in lower case.
 
-        Call it before ``await inner(…)``, or inside :meth:`hold`. Where a keep-alive comment took the head along
-        already, the header is lost.
+        It takes the place of the upstream's headers of that name. Call it before ``await inner(…)``, or inside
+        :meth:`hold`. Where a keep-alive comment took the head along already, the header is lost.
 
         Raises:
             TypeError: a name or a value that is not bytes.
@@ -132,7 +132,9 @@ class Reply:
         self.state = COMMITTED
         self.status = status
         if self._extra is not None:
-            headers.extend(self._extra)
+            ours = {name for name, _ in self._extra}
+            headers = [header for header in headers if header[0] not in ours]
+            headers += self._extra
         if self.before_commit is not None:
             self.before_commit(status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -13,6 +13,7 @@ from gwcore.errors import AssemblyError, BadConfig
 from gwcore.gateway import Gateway
 from gwcore.server import EdgeLimits, serve, serve_workers
 from gwcore.stackfile import load
+from gwcore.workers import COUNT_ENV
 
 
 def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int, watch: bool) -> int:
@@ -33,6 +34,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         max_connections=server.max_connections,
     )
     make, announce = partial(Gateway, stack), partial(_announce, stack, config)
+    os.environ[COUNT_ENV] = str(workers)  # what a platform says of other servers (WEB_CONCURRENCY) does not count here
     common = partial(serve_workers, workers=workers, check=partial(_check, stack)) if workers > 1 else serve
     return common(
         make,

@@ -28,6 +28,7 @@ import structlog
 from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits
 from gwcore.server.run import address, bind, serve_on
+from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
 STATUS_ENV = "GWCORE_STATUS_FILE"
 _log = structlog.get_logger("gwcore")
@@ -52,6 +53,9 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="gwcore-") as folder:
             self.status = Path(folder) / "status.json"
             os.environ[STATUS_ENV] = str(self.status)
+            shared = Path(folder) / "shared"
+            shared.mkdir()
+            os.environ[COUNT_ENV], os.environ[FOLDER_ENV] = str(self.count), str(shared)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
             signal.signal(signal.SIGHUP, self._want_reload)

@@ -1,0 +1,164 @@
+"""A home of the limits that can fail, and what is done without it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from gwcore.errors import Overloaded
+from gwcore_ratelimit.gcra import PARALLEL, REQUESTS, SECOND, Charge, Limit, Reading, Verdict
+from gwcore_ratelimit.memory import Memory
+from gwcore_ratelimit.table import StoreDown
+
+FAILURES: Final = 3
+PAUSE: Final = 1.0
+"""Seconds between two looks at a store that is away."""
+_MOST: Final = 50_000
+_log = structlog.get_logger("gwcore")
+
+
+class Home(Protocol):
+    """Where limits are kept."""
+
+    async def admit(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
+        """All charges in one step, or none. Raises ``StoreDown``."""
+        ...
+
+    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str) -> None:
+        """Correct what was charged."""
+        ...
+
+
+class Guard:
+    """Asks the home; after three failures in a row, only one call per second does.
+
+    Without the home each worker enforces its own share of every limit, from where the limit stood: what the home said last
+    of a key is kept here beside it. When the home is back, what was used meanwhile is told with the next charge.
+
+    Attributes:
+        degraded_since: monotonic second, or ``None``.
+    """
+
+    def __init__(self, home: Home, crew: Callable[[], tuple[int, int]]) -> None:
+        self._home = home
+        self._crew = crew
+        self._local = Memory()
+        self._shares: dict[tuple[Limit, int, int], Limit] = {}
+        self._touched: dict[str, Limit] = {}
+        self._refused: dict[str, int] = {}
+        self._failures = 0
+        self._next_look = 0.0
+        self.degraded_since: float | None = None
+
+    @property
+    def held(self) -> int:
+        """Calls under way."""
+        return self._local.held
+
+    async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
+        """All charges in one step, or none. Raises ``Overloaded`` under a rule that is closed without its store."""
+        now = time.monotonic()
+        if self._failures >= FAILURES:
+            if now < self._next_look:
+                return self._alone(charges)
+            self._next_look = now + PAUSE
+        elif self._refused and (verdict := self._still_refused(charges, int(now * SECOND))) is not None:
+            return verdict
+        floors = self._floors(charges) if self._touched else {}
+        try:
+            verdict = await self._home.admit(charges, lease, floors)
+        except StoreDown as error:
+            self._failed(error)
+            return self._alone(charges)
+        self._well(floors)
+        if verdict.refused >= 0:
+            self._remember(charges, verdict)
+        else:
+            self._mirror(charges, verdict)
+        return verdict
+
+    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str, *, local: bool) -> None:
+        """Correct what was charged; where the home is away, what it was to hear is lost, leases end by themselves."""
+        for charge, stamp in zip(charges, stamps, strict=True):
+            if local or charge.limit.kind == PARALLEL:
+                self._local.settle([charge._replace(limit=self._share(charge.limit))], [stamp])
+        there = [n for n, c in enumerate(charges) if not local or c.limit.kind == PARALLEL]
+        if there and self._failures < FAILURES:
+            self._home.settle([charges[n] for n in there], [stamps[n] for n in there], lease)
+
+    # ── without the home ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _share(self, limit: Limit) -> Limit:
+        workers, rank = self._crew()
+        found = self._shares.get((limit, workers, rank))
+        if found is None:
+            if len(self._shares) > _MOST:
+                self._shares.clear()
+            found = self._shares[limit, workers, rank] = limit.share(workers, rank)
+        return found
+
+    def _alone(self, charges: Sequence[Charge]) -> Verdict:
+        ours = [n for n, charge in enumerate(charges) if charge.limit.on_store_error != "open"]
+        if any(charges[n].limit.on_store_error == "closed" for n in ours):
+            raise Overloaded("limits cannot be checked: their store is unreachable", retry_after=PAUSE)
+        shares = [charges[n]._replace(limit=self._share(charges[n].limit)) for n in ours]
+        # what is more than a share can ever hold takes the whole of it
+        shares = [c if c.cost <= c.limit.largest else c._replace(cost=c.limit.largest) for c in shares]
+        verdict = self._local.decide(shares)
+        readings: list[Reading | None] = [None] * len(charges)
+        for n, reading in zip(ours, verdict.readings, strict=True):
+            readings[n] = reading
+        if verdict.refused < 0:
+            self._touched.update((c.key, c.limit) for c in shares if c.limit.kind != PARALLEL)
+            if len(self._touched) > _MOST:
+                self._touched.clear()
+        refused = ours[verdict.refused] if verdict.refused >= 0 else -1
+        return Verdict(refused, verdict.wait, readings, tuple(ours[n] for n in verdict.shadowed), local=True)
+
+    def _failed(self, error: StoreDown) -> None:
+        self._failures += 1
+        if self._failures == FAILURES:
+            self.degraded_since = time.monotonic()
+            self._next_look = time.monotonic() + PAUSE
+            _log.warning("ratelimit store is unreachable; limits are shared out among workers", problem=str(error))
+
+    def _well(self, floors: Mapping[str, int]) -> None:
+        if self._failures >= FAILURES:
+            self.degraded_since = None
+            _log.info("ratelimit store is back")
+        self._failures = 0
+        for key in floors:
+            self._touched.pop(key, None)
+
+    # ── with it ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _floors(self, charges: Sequence[Charge]) -> dict[str, int]:
+        touched = [(charge.key, self._touched[charge.key]) for charge in charges if charge.key in self._touched]
+        return {key: self._local.lead(limit, key) for key, limit in touched}
+
+    def _mirror(self, charges: Sequence[Charge], verdict: Verdict) -> None:
+        for charge, reading in zip(charges, verdict.readings, strict=True):
+            if reading is not None:
+                self._local.seed(charge._replace(limit=self._share(charge.limit)), reading)
+
+    def _remember(self, charges: Sequence[Charge], verdict: Verdict) -> None:
+        """A key refused until then is refused here until then: of requests, which are never given back, exactly so."""
+        limit, key, _ = charges[verdict.refused]
+        if limit.kind == REQUESTS and not limit.width:
+            if len(self._refused) > _MOST:
+                self._refused.clear()
+            self._refused[key] = int(time.monotonic() * SECOND) + verdict.wait
+
+    def _still_refused(self, charges: Sequence[Charge], now: int) -> Verdict | None:
+        for index, (_, key, _) in enumerate(charges):
+            until = self._refused.get(key)
+            if until is not None:
+                if now < until:
+                    readings: list[Reading | None] = [None] * len(charges)
+                    readings[index] = Reading(0, until - now)
+                    return Verdict(index, until - now, readings)
+                del self._refused[key]
+        return None

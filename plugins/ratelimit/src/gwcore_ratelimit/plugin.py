@@ -1,0 +1,327 @@
+"""The ``ratelimit`` plugin: admits a call under every rule that binds it, or refuses it and charges none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import orjson
+import structlog
+
+from gwcore.call import Attempt, Call, Outcome
+from gwcore.errors import BadConfig, ClientError, LimitError, Overloaded, RateLimited, Refused, UpstreamError
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.service import Service
+from gwcore.usage import Usage
+from gwcore_ratelimit import headers
+from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
+from gwcore_ratelimit.estimate import Estimator
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Charge, Limit, Verdict
+from gwcore_ratelimit.guard import Guard
+from gwcore_ratelimit.line import Line
+from gwcore_ratelimit.memory import Memory
+from gwcore_ratelimit.redis import RedisHome
+from gwcore_ratelimit.rules import Bound, rings
+from gwcore_ratelimit.table import StoreDown
+
+_log = structlog.get_logger("gwcore")
+
+
+class Limiter(Protocol):
+    """Whatever decides."""
+
+    @property
+    def held(self) -> int:
+        """Calls under way."""
+        ...
+
+    async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
+        """All charges in one step, or none."""
+        ...
+
+    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str, *, local: bool) -> None:
+        """Correct what was charged."""
+        ...
+
+
+@dataclass(slots=True)
+class _Grant:
+    """What a call or an attempt was charged, until it is over."""
+
+    charges: list[Charge]
+    verdict: Verdict
+    lease: str
+    size: tuple[int, int] | None
+
+
+class RateLimit(Plugin):
+    """Requests, tokens and parallel calls; per key, user, team, organisation, model, upstream and combinations.
+
+    Rules that depend on the target (``per: upstream``, ``upstreams``) stand in the attempt ring, so that a fallback is
+    limited again; all others in the call ring.
+    """
+
+    name = "ratelimit"
+    Config = RateLimitConfig
+    Policy = RateLimitPolicy
+    inside = ("auth",)
+
+    def __init__(self, config: RateLimitConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self._store = setup.store(config.store)
+        if self._store.scheme not in {"memory", "redis"}:
+            raise BadConfig(
+                f"ratelimit: limits are kept in memory or in redis, not in {self._store.scheme}; "
+                "leave `store` out, or name a redis store"
+            )
+        workers = setup.workers
+        if self._store.scheme == "memory" and workers.count > 1 and workers.folder is None and config.rules:
+            raise BadConfig(
+                f"ratelimit: {workers.count} workers with limits in memory would each allow the whole limit; name a redis "
+                "store, start with `gwcore run --workers`, or set GWCORE_WORKERS_DIR to a fresh folder that they share"
+            )
+        self._calls, self._attempts = rings(config, setup.plugin)
+        self._estimator = Estimator(output=config.output, media=config.media)
+        self.demand = Demand.USAGE
+        self._limiter: Limiter | None = None
+        self._enter: Any = None
+        self._line: Line | None = None
+        self.refused = self.shadowed = 0
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the home of the limits."""
+        config: RateLimitConfig = self.config
+        home: RedisHome | None = None
+        if self._store.scheme == "redis":
+            key = ("ratelimit", config.timeout, config.lease)
+            home = self._store.once(
+                key,
+                lambda: RedisHome(
+                    self._store.url,
+                    timeout=config.timeout,
+                    lease=config.lease,
+                    least=self.setup.workers.count,
+                ),
+            )
+            await home.enter()
+            self._limiter = self._store.once((*key, "guard"), lambda: Guard(home, lambda: (home.workers, home.rank)))
+        else:
+            self._limiter = self._store.once("ratelimit", self._memory)
+        self._enter = self._limiter.admit
+        if config.wait:
+            self._line = Line(self._limiter.admit, wait=config.wait, most=config.queue)
+            self._enter = self._line.admit
+        try:
+            yield
+        finally:
+            if home is not None:
+                await home.leave()
+
+    def _memory(self) -> Limiter:
+        workers = self.setup.workers
+        if workers.folder is None or workers.count == 1:
+            return Memory()
+        # one table per store: two stores in memory are two homes, whatever the workers
+        folder = workers.folder / f"ratelimit-{blake2b(self._store.url.encode(), digest_size=6).hexdigest()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        shared = Memory(folder)
+        return Guard(shared, lambda: (workers.count, shared.column % workers.count))
+
+    # ── the rings ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def call_layer(self, inner: Service[Call]) -> Service[Call]:
+        """Once per client request."""
+        rules = self._calls
+
+        async def ratelimit(call: Call) -> Outcome:
+            bound = rules.bind(call)
+            if not bound:
+                return await inner(call)
+            grant = await self._admit(call, bound, call.id)
+            error: BaseException | None = None
+            try:
+                return await inner(call)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self._settle(call, grant, call.attempts, error)
+
+        return ratelimit
+
+    def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
+        """Once per upstream attempt; nothing where no rule depends on the target."""
+        rules = self._attempts
+        if not rules.limits:
+            return inner
+
+        async def ratelimit(attempt: Attempt) -> Outcome:
+            call = attempt.call
+            bound = rules.bind(call, attempt.target.upstream.name)
+            if not bound:
+                return await inner(attempt)
+            grant = await self._admit(call, bound, attempt.id)
+            error: BaseException | None = None
+            try:
+                return await inner(attempt)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self._settle(call, grant, [attempt], error)
+
+        return ratelimit
+
+    async def _admit(self, call: Call, bound: Bound, lease: str) -> _Grant:
+        """Raises ``RateLimited``, and ``Overloaded`` where limits cannot be checked and may not be skipped."""
+        size = estimate = None
+        charges = []
+        for limit, key in bound:
+            cost = 1
+            if limit.kind == TOKENS:
+                if estimate is None:
+                    who = call.principal.id if call.principal is not None else None
+                    size = self._estimator.size(call)
+                    estimate = self._estimator.estimate(call, who, size)
+                cost = self._tokens(limit, key, estimate)
+            charges.append(Charge(limit, key, cost))
+        assert self._enter is not None, "the plugin has not been started"
+        try:
+            verdict: Verdict = await self._enter(charges, lease)
+        except StoreDown as error:
+            raise Overloaded(f"limits cannot be checked: {error}", retry_after=1.0) from None
+        if self.config.headers:
+            headers.tell(call, charges, verdict)
+        if verdict.shadowed:
+            self.shadowed += 1
+        if verdict.refused >= 0:
+            self.refused += 1
+            raise refusal(charges[verdict.refused], verdict.wait)
+        return _Grant(charges, verdict, lease, size)
+
+    @staticmethod
+    def _tokens(limit: Limit, key: str, estimate: tuple[int, int]) -> int:
+        """What a call is charged before it is known: never more than the limit could ever admit, unless its input is."""
+        read, written = estimate
+        if limit.count == "output":
+            return min(written, limit.largest)
+        if read > limit.largest and not limit.shadow:
+            raise RateLimited(
+                f"the request is too large: about {read} tokens, and {describe(limit)} admits {limit.largest} at once"
+                f"{_who(limit, key)}",
+                headers=(("x-should-retry", "false"),),
+            )
+        return min(read if limit.count == "input" else read + written, limit.largest)
+
+    def _settle(self, call: Call, grant: _Grant, attempts: Sequence[Attempt], error: BaseException | None) -> None:
+        """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
+        verdict = grant.verdict
+        void = isinstance(error, LimitError) and not any(map(_dispatched, attempts))
+        used: list[Usage] = []
+        known = True
+        if grant.size is not None:
+            for attempt in attempts:
+                known &= _account(attempt, used)
+            if known and len(used) == 1 and error is None:
+                who = call.principal.id if call.principal is not None else None
+                self._estimator.learn(call.model, who, grant.size, used[0])
+        changes, stamps = [], []
+        for index, (limit, key, cost) in enumerate(grant.charges):
+            reading = verdict.readings[index]
+            if reading is None or index in verdict.shadowed:
+                continue
+            more = -int(void)
+            if limit.kind == TOKENS:
+                more = sum(counted(limit, usage) for usage in used) - cost
+                more = more if known else max(0, more)
+            if more or limit.kind == PARALLEL:
+                changes.append(Charge(limit, key, more))
+                stamps.append(reading.stamp)
+        if changes:
+            assert self._limiter is not None
+            try:
+                self._limiter.settle(changes, stamps, grant.lease, local=verdict.local)
+            except StoreDown as problem:
+                _log.warning("limits could not be corrected", problem=str(problem))
+
+    # ── what others see ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def explain(self, call: Call) -> str | None:
+        """Which limits would bind the call, and what they would be charged."""
+        target = call.targets[0].upstream.name if call.targets else None
+        bound = (*self._calls.bind(call), *self._attempts.bind(call, target))
+        estimate = self._estimator.estimate(call, None, self._estimator.size(call))
+        said = []
+        for limit, key in bound:
+            cost = f", this call about {self._tokens(limit, key, estimate)}" if limit.kind == TOKENS else ""
+            said.append(f"{describe(limit)}{_who(limit, key)}{cost}{' (shadow)' if limit.shadow else ''}")
+        return "; ".join(said) or "no rule binds this call"
+
+    def health(self) -> dict[str, Any]:
+        """Counts of this worker; ``degraded`` while the store is away and each worker enforces its share."""
+        limiter = self._limiter
+        return {
+            "store": self._store.scheme,
+            "degraded": isinstance(limiter, Guard) and limiter.degraded_since is not None,
+            "held": limiter.held if limiter is not None else 0,
+            "waiting": self._line.waiting if self._line is not None else 0,
+            "refused": self.refused,
+            "shadow_refused": self.shadowed,
+        }
+
+
+def describe(limit: Limit) -> str:
+    """``600 requests per 60 s``, ``10 parallel requests``."""
+    if limit.kind == PARALLEL:
+        return f"{limit.amount} parallel requests"
+    counted_as = f"{limit.count} " if limit.kind == TOKENS and limit.count != "total" else ""
+    return f"{limit.amount} {counted_as}{limit.kind} per {limit.period / SECOND:g} s"
+
+
+def _who(limit: Limit, key: str) -> str:
+    said = key.partition(":")[2]
+    values = orjson.loads(said) if said.startswith("[") else [""] * len(limit.scopes)
+    named = [f"{scope} {value}".strip() for scope, value in zip(limit.scopes, values, strict=True)]
+    return f" for {', '.join(named)}" if limit.scopes != ("global",) else " for everybody"
+
+
+def refusal(charge: Charge, wait: int) -> RateLimited:
+    """Which limit of whom is reached, and when a retry can succeed."""
+    limit, key, _ = charge
+    seconds = wait / SECOND
+    return RateLimited(
+        f"rate limit reached: {describe(limit)}{_who(limit, key)}; retry in {seconds:.3g} s",
+        retry_after=seconds,
+        headers=(("retry-after-ms", str(-(-wait // 1000))),),
+    )
+
+
+def counted(limit: Limit, usage: Usage) -> int:
+    """How many of the used tokens the limit counts."""
+    read = usage.input + usage.cache_write + (usage.cache_read if limit.count_cached else 0)
+    written = usage.output + usage.reasoning
+    return {"input": read, "output": written, "total": read + written}[limit.count]
+
+
+def _dispatched(attempt: Attempt) -> bool:
+    return attempt.status is not None or attempt.error is not None
+
+
+def _account(attempt: Attempt, used: list[Usage]) -> bool:
+    """Add what the attempt used; whether that is all of it.
+
+    What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it
+    told.
+    """
+    usage = attempt.meter.usage if attempt.meter is not None else None
+    if usage is not None:
+        used.append(usage)
+        return attempt.error is None
+    error = attempt.error
+    if isinstance(error, UpstreamError):
+        return isinstance(error, Refused) or not error.sent
+    return isinstance(error, ClientError | LimitError) or not _dispatched(attempt)

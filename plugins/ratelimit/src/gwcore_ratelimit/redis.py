@@ -1,0 +1,284 @@
+"""The limits of many machines: a script in Redis or Valkey, asked once per batch of calls.
+
+All operations that arrive while one batch is under way form the next: one round trip at a time, so under load a request
+costs a fraction of one. Corrections wait some milliseconds for a batch to travel with. ``EVALSHA`` names the script by its
+digest, so versions never meet, and any server that has lost it (restart, fail-over, ``SCRIPT FLUSH``) is given it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from gwcore.errors import BadConfig
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, Charge, Limit, Reading, Verdict, reading_of
+from gwcore_ratelimit.table import StoreDown
+
+CLOCK: Final = (
+    "local function now_us() local t = redis.call('TIME') return tonumber(t[1]) * 1000000 + tonumber(t[2]) end\n"
+)
+LINGER: Final = 0.005
+"""Seconds that a correction may wait for company."""
+PREFIX: Final = "{gwcore}:"
+"""One hash slot for all: a call's keys are decided in one step, so they live on one node."""
+_BATCH: Final = 500
+_log = structlog.get_logger("gwcore")
+
+
+@dataclass(slots=True, eq=False)
+class _Operation:
+    keys: list[str]
+    said: list[Any]
+    done: asyncio.Future[list[int]] | None = None
+    since: float = 0.0
+
+
+class RedisHome:
+    """One per store and process; :meth:`enter` and :meth:`leave` count its users.
+
+    Args:
+        url: of the server.
+        timeout: seconds that an admission may take.
+        lease: seconds after which the calls of a dead worker no longer count.
+        least: workers known to be there before any has been heard.
+        clock: the line of Lua that defines ``now_us``; tests have their own.
+    """
+
+    def __init__(
+        self, url: str, *, timeout: float, lease: float, least: int = 1, prefix: str = PREFIX, clock: str = CLOCK
+    ) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._ttl = int(lease * SECOND)
+        self._prefix = prefix
+        self._script = clock + files("gwcore_ratelimit").joinpath("limiter.lua").read_text("utf-8")
+        self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._least = least
+        self._queue: list[_Operation] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._client: Any = None
+        self._users = 0
+        self.leases: dict[tuple[str, str], None] = {}
+        self.workers, self.rank = least, 0
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def enter(self) -> None:
+        """Connect and tell the others. A server that cannot be reached is logged; the limiter then does without."""
+        self._users += 1
+        if self._users > 1:
+            return
+        self._client = connect(self._url, self._timeout)
+        try:
+            await self.beat()
+        except StoreDown as error:
+            _log.warning("ratelimit store is unreachable; limits are shared out among workers", problem=str(error))
+        self._beating = asyncio.create_task(self._beat())
+
+    async def leave(self) -> None:
+        """Send what is left and disconnect, when nobody uses it any more."""
+        self._users -= 1
+        if self._users:
+            return
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait({self._beating})
+        self._flush()
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
+        client, self._client = self._client, None
+        with contextlib.suppress(OSError):
+            await client.aclose()
+
+    async def _beat(self) -> None:
+        """Often at first, so that workers that start together soon know of one another."""
+        pause = 0.25
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, self._ttl / SECOND / 3)
+            with contextlib.suppress(StoreDown):
+                await self.beat()
+
+    async def beat(self) -> None:
+        """Renew the leases of calls under way, and learn how many workers there are. Raises ``StoreDown``."""
+        held = list(self.leases)
+        parts = [held[n : n + _BATCH] for n in range(0, len(held), _BATCH)] or [[]]
+        for part in parts:
+            keys = [self._prefix + "workers", *(key for key, _ in part)]
+            counted = await self._ask(keys, ["h", self._name, self._ttl, [lease for _, lease in part]])
+            self.workers, self.rank = max(counted[0], self._least), counted[1]
+
+    # ── operations ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def admit(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
+        """All charges in one step, or none. Raises ``StoreDown``.
+
+        Args:
+            charges: of one call.
+            lease: names the call among those under way.
+            floors: key to microseconds for which it is used at least: what was charged while the store was away.
+        """
+        keys = [self._prefix + charge.key for charge in charges]
+        said = [
+            "a",
+            lease,
+            self._ttl,
+            [_said(limit, cost, floors.get(key, 0)) for limit, key, cost in charges],
+        ]
+        answer = await self._ask(keys, said, undo=lambda stamps: self._undo(charges, stamps, lease))
+        verdict = _verdict(charges, answer)
+        if verdict.refused < 0:
+            for index, (limit, _, _) in enumerate(charges):
+                if limit.kind == PARALLEL and index not in verdict.shadowed:
+                    self.leases[keys[index], lease] = None
+        return verdict
+
+    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str) -> None:
+        """Correct what was charged, soon; see :meth:`gwcore_ratelimit.memory.Memory.settle`."""
+        keys, entries = [], []
+        for (limit, key, more), stamp in zip(charges, stamps, strict=True):
+            named = self._prefix + key
+            if limit.kind == PARALLEL:
+                self.leases.pop((named, lease), None)
+                entries.append([3])
+            elif limit.width:
+                entries.append([2, more, stamp, limit.width])
+            else:
+                us, rem = divmod(more * limit.period, limit.amount)
+                most = divmod(2 * limit.burst * limit.period, limit.amount)
+                entries.append([1, limit.amount, us, rem, *most])
+            keys.append(named)
+        self._queue.append(_Operation(keys, ["s", lease, entries]))
+        if self._sending is None and self._lingering is None and self._client is not None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._flush)
+
+    def _undo(self, charges: Sequence[Charge], answer: list[int], lease: str) -> None:
+        """The call that asked has left: give back what it was granted meanwhile."""
+        verdict = _verdict(charges, answer)
+        if verdict.refused < 0:
+            back = [Charge(c.limit, c.key, -c.cost) for n, c in enumerate(charges) if n not in verdict.shadowed]
+            stamps = [r.stamp if r else 0 for n, r in enumerate(verdict.readings) if n not in verdict.shadowed]
+            self.settle(back, stamps, lease)
+
+    # ── the wire ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(
+        self, keys: list[str], said: list[Any], undo: Callable[[list[int]], None] | None = None
+    ) -> list[int]:
+        if self._client is None:
+            raise StoreDown("not connected")
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[int]] = loop.create_future()
+        operation = _Operation(keys, said, done, loop.time())
+        self._queue.append(operation)
+        if self._sending is None:
+            self._flush()
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if operation in self._queue:
+                self._queue.remove(operation)
+            elif undo is not None:
+                if done.done() and not done.cancelled() and done.exception() is None:
+                    undo(done.result())  # it was answered in the very turn in which the call left
+                else:
+                    operation.done = asyncio.get_running_loop().create_future()
+                    operation.done.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
+            raise
+
+    def _flush(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if self._sending is None and self._queue:
+            self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        """Batch after batch, until nothing waits."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+                first = min((o.since for o in batch if o.done is not None), default=loop.time())
+                try:
+                    async with asyncio.timeout_at(first + self._timeout):
+                        answers = await self._run([key for o in batch for key in o.keys], [o.said for o in batch])
+                except Exception as error:
+                    # whatever a driver raises for a server that is gone, hangs, is read-only or out of memory
+                    down = StoreDown(type(error).__name__)
+                    for operation in batch:
+                        if operation.done is not None and not operation.done.done():
+                            operation.done.set_exception(down)
+                    continue
+                for operation, answer in zip(batch, answers, strict=True):
+                    if operation.done is not None and not operation.done.done():
+                        operation.done.set_result(answer)
+        finally:
+            self._sending = None
+
+    async def _run(self, keys: list[str], said: list[list[Any]]) -> list[Any]:
+        from redis.exceptions import NoScriptError  # noqa: PLC0415 - an optional driver
+
+        run, text = self._client.execute_command, orjson.dumps(said)
+        try:
+            answers: list[Any] = await run("EVALSHA", self._sha, len(keys), *keys, text)
+        except NoScriptError:
+            answers = await run("EVAL", self._script, len(keys), *keys, text)
+        return answers
+
+
+def connect(url: str, timeout: float) -> Any:
+    """A client that never retries: what was sent may have been done. Raises ``BadConfig`` where the driver is missing."""
+    try:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
+        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+    except ImportError:
+        raise BadConfig("ratelimit: a redis store needs its driver; pip install 'gwcore[redis]'") from None
+    return Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        legacy_responses=False,
+        max_connections=2,
+    )
+
+
+def _said(limit: Limit, cost: int, floor: int) -> list[int]:
+    if limit.kind == PARALLEL:
+        return [3, int(limit.shadow), limit.amount]
+    if limit.width:
+        return [2, int(limit.shadow), limit.amount, cost, limit.width]
+    us, rem = divmod(cost * limit.period, limit.amount)
+    most = divmod(limit.burst * limit.period, limit.amount)
+    return [1, int(limit.shadow), limit.amount, us, rem, *most, floor]
+
+
+def _verdict(charges: Sequence[Charge], answer: list[int]) -> Verdict:
+    readings: list[Reading | None] = []
+    shadowed: tuple[int, ...] = ()
+    for index, (limit, _, _) in enumerate(charges):
+        a, b, c = answer[2 + 3 * index : 5 + 3 * index]
+        if a < 0:
+            shadowed = (*shadowed, index)
+            readings.append(None)
+        elif limit.kind == PARALLEL or limit.width:
+            readings.append(Reading(a, b, c))
+        else:
+            readings.append(reading_of(limit, a, b))
+    return Verdict(answer[0], answer[1], readings, shadowed)

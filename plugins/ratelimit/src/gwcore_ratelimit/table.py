@@ -1,0 +1,138 @@
+"""Rows of sixteen integers under hashed keys, in memory of this process or shared by the workers of a machine.
+
+An open-addressed hash table over one ``mmap``: a key's row is the first of ``WINDOW`` after its hash that is its own. A
+row whose time is over means the same as no row and may be taken by another key, so nothing is ever swept.
+
+Workers share the table as a file, which they lock (``flock``) for each operation; the kernel unlocks it when a worker
+dies. A worker that is *stopped* inside an operation would hold the others up: after ``PATIENCE`` they give up with
+:class:`StoreDown`, and the limiter does what ``on_store_error`` says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import time
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+CELLS: Final = 16
+HASH: Final = 0
+UNTIL: Final = 1
+"""Cell with the time in microseconds after which the row may be taken."""
+DATA: Final = 2
+"""First cell for what the row holds."""
+WINDOW: Final = 64
+PATIENCE: Final = 0.02
+"""Seconds."""
+
+
+class StoreDown(Exception):
+    """The home of the limits cannot be asked."""
+
+
+class Lock:
+    """Exclusion between processes; a no-op where ``file`` is ``None``. Not reentrant, never held over an ``await``."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = None if file is None else os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> None:
+        if self._file is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._wait(self._file)
+
+    def _wait(self, file: int) -> None:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            time.sleep(0.00002)  # the holder needs some ten microseconds: blocking is shorter than a turn of the loop
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            return
+        raise StoreDown("another worker has held the lock of the limits for too long")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Table:
+    """``rows`` is a power of two. Untouched rows take no memory."""
+
+    def __init__(self, rows: int, file: Path | None) -> None:
+        size = rows * CELLS * 8
+        if file is None:
+            self._map = mmap.mmap(-1, size)
+        else:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(descriptor, size)  # the same size again changes nothing
+                self._map = mmap.mmap(descriptor, size)
+            finally:
+                os.close(descriptor)
+        self._bytes = memoryview(self._map)
+        self.cells = self._bytes.cast("q")
+        self._mask = rows - 1
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def row(self, key: str, now: int) -> int:
+        """Index of the row's first cell; it is the key's at least until ``now`` is over. A new row holds zeros.
+
+        Raises:
+            StoreDown: more keys than the table has room for are in use.
+        """
+        known = self._known.get(key)
+        if known is None:
+            digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True) or 1
+            at = -1
+        else:
+            at, digest = known
+        cells = self.cells
+        if at < 0 or cells[at] != digest:
+            at = self._find(digest, now)
+            if len(self._known) > 100_000:
+                self._known.clear()
+            self._known[key] = (at, digest)
+        if cells[at + UNTIL] <= now:
+            cells[at + UNTIL] = now + 1  # another key of the same call must not take it
+        return at
+
+    def _find(self, digest: int, now: int) -> int:
+        cells, free = self.cells, -1
+        for step in range(WINDOW):
+            at = ((digest + step) & self._mask) * CELLS
+            found = cells[at]
+            if found == digest:
+                return at
+            if free < 0 and (found == 0 or cells[at + UNTIL] <= now):
+                free = at
+            if found == 0:
+                break
+        if free < 0:
+            raise StoreDown("the table of the limits is full")
+        for cell in range(free, free + CELLS):
+            cells[cell] = 0
+        cells[free] = digest
+        return free
+
+    def close(self) -> None:
+        """Unmap it."""
+        self.cells.release()
+        self._bytes.release()
+        self._map.close()
