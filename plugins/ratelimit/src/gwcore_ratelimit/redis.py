@@ -97,9 +97,7 @@ class RedisHome:
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.wait({self._beating})
-        self._flush()
-        if self._sending is not None:
-            await asyncio.wait({self._sending})
+        await self.flush()
         client, self._client = self._client, None
         with contextlib.suppress(OSError):
             await client.aclose()
@@ -199,6 +197,12 @@ class RedisHome:
                     operation.done = asyncio.get_running_loop().create_future()
                     operation.done.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
             raise
+
+    async def flush(self) -> None:
+        """Until what is queued has been sent."""
+        self._flush()
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
 
     def _flush(self) -> None:
         if self._lingering is not None:
