@@ -3,7 +3,14 @@
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from ratelimit_homes import HOMES, Charge, MemoryUnderTest, Model, limit
 
 from gwcore_ratelimit import memory
@@ -84,9 +91,7 @@ class HomeMachine(RuleBasedStateMachine):
     def a_call_comes(self, picks, cost):
         self.calls += 1
         lease = f"c{self.calls}"
-        charges = [
-            Charge(self.pool[n], f"{n}{key}", cost if self.pool[n].kind == "tokens" else 1) for n, key in picks
-        ]
+        charges = [Charge(self.pool[n], f"{n}{key}", cost if self.pool[n].kind == "tokens" else 1) for n, key in picks]
         said = self.home.admit(charges, lease)
         expected = self.model.admit(charges, lease)
         readings = [r if n not in said.shadowed else None for n, r in enumerate(said.readings)]

@@ -15,7 +15,7 @@ from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.fakes import Inner, build, call, upstream
 from gwcore.usage import Usage
 from gwcore.workers import Workers
-from gwcore_ratelimit.config import RateLimitConfig
+from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
 from gwcore_ratelimit.plugin import RateLimit, counted
 
 MANY = {"per": "key", "requests": "1M/min", "tokens": "1G/min", "parallel": 1000}
@@ -117,28 +117,35 @@ async def test_upstream_limits_stand_in_the_attempt_ring_so_a_fallback_has_its_o
 
 async def test_a_key_s_policy_takes_the_place_of_the_rules_per_key():
     policies = {
-        "more": {"requests": "3/min"},
-        "models": {"models": {"fast*": {"requests": "1/min"}}},
-        "free": {"unlimited": True},
+        "more": RateLimitPolicy(rpm_limit=3, tpm_limit=10_000),
+        "models": RateLimitPolicy(model_rpm_limit={"fast*": 1}),
+        "none": RateLimitPolicy(rpm_limit=0),
     }
     async with limiter({"per": "key", "requests": "2/min"}, {"per": "global", "requests": "100/min"}) as plugin:
         layer = plugin.call_layer(Upstream())
 
         async def admitted(name, model="fake/m"):
-            who = Principal(name, policies={"ratelimit": policies[name]} if name in policies else {})
+            who = Principal(name, policies={"ratelimit": {"key": policies[name]}} if name in policies else {})
             return [(await ask(layer, principal=who, model=model)).status for _ in range(5)].count(200)
 
-        assert [await admitted(name) for name in ("plain", "more", "free")] == [2, 3, 5]
+        assert [await admitted(name) for name in ("plain", "more", "none")] == [2, 3, 0]
         assert await admitted("models", "fast-1") == 1
         assert await admitted("models") == 1  # one of the two had gone to fast-1
 
 
-async def test_a_policy_that_changes_is_seen_at_once():
-    async with limiter({"per": "key", "requests": "1/min"}) as plugin:
+async def test_policies_of_team_and_member_bind_them_and_a_change_is_seen_at_once():
+    async with limiter({"per": "key", "requests": "9/min"}) as plugin:
         layer = plugin.call_layer(Upstream())
-        for amount, expected in ((2, [200, 200, 429]), (3, [200, 429]), (1, [429])):
-            who = Principal("k", policies={"ratelimit": {"requests": f"{amount}/min"}})
-            assert [(await ask(layer, principal=who)).status for _ in expected] == expected
+        for amount in (2, 8, 1):
+            policies = {"team": RateLimitPolicy(rpm_limit=100), "member": RateLimitPolicy(rpm_limit=amount)}
+            who = Principal("k", team="t", user="u", policies={"ratelimit": policies})
+            assert (await ask(layer, principal=who)).headers[b"x-ratelimit-limit-requests"] == b"%d" % amount
+            said = plugin.explain(call_as(who))
+            assert (
+                "100 requests per 60 s for team t" in said and f"{amount} requests per 60 s for team t, user u" in said
+            )
+            await asyncio.sleep(0)
+            plugin._limiter._now.advance(60)
 
 
 async def test_a_shadow_rule_refuses_nothing_and_is_counted():
@@ -195,19 +202,19 @@ async def test_what_was_surely_not_used_is_given_back_and_nothing_else(error, gi
 @pytest.mark.parametrize("cached", [True, False])
 async def test_which_tokens_count(count, cached):
     """Pains C7: what is counted matches the reported usage."""
-    usage = Usage(input=100, cache_read=1000, cache_write=10, output=200, reasoning=50)
+    usage = Usage(input=100, cache_read=1000, cache_write_1h=10, output=200, reasoning=50)
     expected = {"input": 110 + 1000 * cached, "output": 250, "total": 360 + 1000 * cached}[count]
     rule = {"per": "key", "tokens": "10k/min", "count": count, "count_cached": cached}
     async with limiter(rule) as plugin:
         await ask(plugin.call_layer(Upstream(usage)), max_tokens=9)
         limit = plugin._calls.limits[0]
         assert counted(limit, usage) == expected
-        assert plugin._limiter.lead(limit, plugin._calls.bind(call_of("k"))[0][1]) == expected * 6000
+        assert plugin._limiter.lead(limit, plugin._calls.bind(call_as(Principal("k")))[0][1]) == expected * 6000
 
 
-def call_of(key):
+def call_as(principal):
     made = call()
-    made.principal = Principal(key)
+    made.principal = principal
     return made
 
 
@@ -267,7 +274,7 @@ def made_with(workers, url="memory:"):
 
 def test_several_workers_with_a_memory_each_are_refused_with_the_mend(tmp_path):
     """Pains C3: a limit that would hold per process does not start."""
-    with pytest.raises(BadConfig, match="4 workers .* gwcore run --workers"):
+    with pytest.raises(BadConfig, match=r"4 workers .*gwcore run --workers"):
         made_with(Workers(4))
     made_with(Workers(4, tmp_path))
     made_with(Workers(4), "redis://localhost")

@@ -34,6 +34,9 @@ def _small(rate: Rate) -> Rate:
 
 _Rate = Annotated[Rate, AfterValidator(_small)]
 _Parallel = Annotated[int, Field(ge=1, le=65_535)]
+# 0 is a limit: nothing passes
+_Amount = Annotated[int, Field(ge=0, le=LARGEST)]
+_Places = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Rule(BaseModel):
@@ -101,20 +104,22 @@ class RateLimitConfig(BaseModel):
     headers: bool = Field(default=True, description="tell clients what is left, in their dialect's header names")
 
 
-class Amounts(BaseModel):
-    """Limits of one key."""
+class RateLimitPolicy(BaseModel):
+    """Limits of one organisation, team, user, member, end user or key; ``null`` leaves the stack file's rule as it is.
+
+    A limit takes the place of a rule that is ``per`` that scope alone and limits the same over the same time. The words are
+    LiteLLM's, whose admin API takes them flat.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    requests: _Rate | None = Field(default=None, description="calls, such as 600/min")
-    tokens: _Rate | None = Field(default=None, description="tokens, such as 200k/min")
-    parallel: _Parallel | None = Field(default=None, description="calls under way at once")
-
-
-class RateLimitPolicy(Amounts):
-    """What a key's policies may hold for ``ratelimit``: they take the place of the rules ``per: key``."""
-
-    models: dict[str, Amounts] = Field(
-        default={}, description="model, as clients write it, to limits of the key on that model; * stands for any text"
+    rpm_limit: _Amount | None = Field(default=None, description="calls per minute")
+    tpm_limit: _Amount | None = Field(default=None, description="tokens per minute")
+    tpd_limit: _Amount | None = Field(default=None, description="tokens per day")
+    max_parallel_requests: _Places | None = Field(default=None, description="calls under way at once")
+    model_rpm_limit: dict[str, _Amount] | None = Field(
+        default=None, description="model, as clients write it, to calls per minute on it; * stands for any text"
     )
-    unlimited: bool = Field(default=False, description="the rules per: key do not bind this key")
+    model_tpm_limit: dict[str, _Amount] | None = Field(
+        default=None, description="model, as clients write it, to tokens per minute on it; * stands for any text"
+    )

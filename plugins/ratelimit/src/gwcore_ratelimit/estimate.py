@@ -47,10 +47,10 @@ class Learned:
 
     def learn(self, size: int, usage: Usage) -> None:
         """From one call: ``size`` bytes of text, and what they and the answer came to."""
-        read = usage.input + usage.cache_read + usage.cache_write
+        read = usage.total_in
         if read and size:
             self.ratio += _SLOWLY * (min(max(size / read, 0.5), 20.0) - self.ratio)
-        written = usage.output + usage.reasoning
+        written = usage.total_out
         if not written:
             return
         if not self._mean:

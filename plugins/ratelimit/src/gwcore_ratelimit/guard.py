@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from gwcore.errors import Overloaded
+from gwcore.errors import StoreUnavailable
 from gwcore_ratelimit.gcra import PARALLEL, REQUESTS, SECOND, Charge, Limit, Reading, Verdict
 from gwcore_ratelimit.memory import Memory
 from gwcore_ratelimit.table import StoreDown
@@ -59,7 +59,7 @@ class Guard:
         return self._local.held
 
     async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
-        """All charges in one step, or none. Raises ``Overloaded`` under a rule that is closed without its store."""
+        """All charges in one step, or none. Raises ``StoreUnavailable`` under a rule that is closed without its store."""
         now = time.monotonic()
         if self._failures >= FAILURES:
             if now < self._next_look:
@@ -103,7 +103,7 @@ class Guard:
     def _alone(self, charges: Sequence[Charge]) -> Verdict:
         ours = [n for n, charge in enumerate(charges) if charge.limit.on_store_error != "open"]
         if any(charges[n].limit.on_store_error == "closed" for n in ours):
-            raise Overloaded("limits cannot be checked: their store is unreachable", retry_after=PAUSE)
+            raise StoreUnavailable("limits cannot be checked: their store is unreachable", retry_after=PAUSE)
         shares = [charges[n]._replace(limit=self._share(charges[n].limit)) for n in ours]
         # what is more than a share can ever hold takes the whole of it
         shares = [c if c.cost <= c.limit.largest else c._replace(cost=c.limit.largest) for c in shares]

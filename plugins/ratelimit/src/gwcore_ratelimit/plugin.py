@@ -12,7 +12,8 @@ import orjson
 import structlog
 
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, ClientError, LimitError, Overloaded, RateLimited, Refused, UpstreamError
+from gwcore.errors import BadConfig, LimitError, RateLimited, StoreUnavailable
+from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.service import Service
 from gwcore.usage import Usage
@@ -177,11 +178,13 @@ class RateLimit(Plugin):
         return ratelimit
 
     async def _admit(self, call: Call, bound: Bound, lease: str) -> _Grant:
-        """Raises ``RateLimited``, and ``Overloaded`` where limits cannot be checked and may not be skipped."""
+        """Raises ``RateLimited``, and ``StoreUnavailable`` where limits cannot be checked and may not be skipped."""
         size = estimate = None
         charges = []
         for limit, key in bound:
             cost = 1
+            if not limit.amount:
+                raise refusal(Charge(limit, key, cost), None)
             if limit.kind == TOKENS:
                 if estimate is None:
                     who = call.principal.id if call.principal is not None else None
@@ -193,7 +196,7 @@ class RateLimit(Plugin):
         try:
             verdict: Verdict = await self._enter(charges, lease)
         except StoreDown as error:
-            raise Overloaded(f"limits cannot be checked: {error}", retry_after=1.0) from None
+            raise StoreUnavailable(f"limits cannot be checked: {error}", retry_after=1.0) from None
         if self.config.headers:
             headers.tell(call, charges, verdict)
         if verdict.shadowed:
@@ -289,9 +292,12 @@ def _who(limit: Limit, key: str) -> str:
     return f" for {', '.join(named)}" if limit.scopes != ("global",) else " for everybody"
 
 
-def refusal(charge: Charge, wait: int) -> RateLimited:
-    """Which limit of whom is reached, and when a retry can succeed."""
+def refusal(charge: Charge, wait: int | None) -> RateLimited:
+    """Which limit of whom is reached, and in how many microseconds a retry can succeed; ``None`` for never."""
     limit, key, _ = charge
+    if wait is None:
+        message = f"rate limit reached: {describe(limit)}{_who(limit, key)}"
+        return RateLimited(message, headers=(("x-should-retry", "false"),))
     seconds = wait / SECOND
     return RateLimited(
         f"rate limit reached: {describe(limit)}{_who(limit, key)}; retry in {seconds:.3g} s",
@@ -302,9 +308,10 @@ def refusal(charge: Charge, wait: int) -> RateLimited:
 
 def counted(limit: Limit, usage: Usage) -> int:
     """How many of the used tokens the limit counts."""
-    read = usage.input + usage.cache_write + (usage.cache_read if limit.count_cached else 0)
-    written = usage.output + usage.reasoning
-    return {"input": read, "output": written, "total": read + written}[limit.count]
+    read = usage.total_in if limit.count_cached else usage.total_in - usage.cached
+    if limit.count == "input":
+        return read
+    return usage.total_out if limit.count == "output" else read + usage.total_out
 
 
 def _dispatched(attempt: Attempt) -> bool:
@@ -321,7 +328,4 @@ def _account(attempt: Attempt, used: list[Usage]) -> bool:
     if usage is not None:
         used.append(usage)
         return attempt.error is None
-    error = attempt.error
-    if isinstance(error, UpstreamError):
-        return isinstance(error, Refused) or not error.sent
-    return isinstance(error, ClientError | LimitError) or not _dispatched(attempt)
+    return ending(attempt.error).money == "void" if attempt.error is not None else not _dispatched(attempt)

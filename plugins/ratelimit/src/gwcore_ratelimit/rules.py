@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -14,8 +15,8 @@ from gwcore.config import When
 from gwcore.errors import BadConfig
 from gwcore.units import Rate
 from gwcore.when import Condition
-from gwcore_ratelimit.config import Amounts, RateLimitConfig, RateLimitPolicy, Rule, Scope
-from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, REQUESTS, SECOND, TOKENS, Limit
+from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy, Rule, Scope
+from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, REQUESTS, SECOND, TOKENS, Kind, Limit
 
 ANONYMOUS: Final = "anonymous"
 """Who calls where no plugin says who does: all of them together."""
@@ -26,12 +27,20 @@ _IDENTITY: Final[Mapping[Scope, str]] = {
     "organisation": "organisation",
     "end_user": "end_user",
 }
-"""Scope to attribute of the principal. Read with a default: not every principal has all of them."""
-_REMEMBERED: Final = 20_000
+"""Scope to attribute of the principal."""
+_SCOPES_OF: Final[Mapping[str, list[Scope]]] = {
+    **{scope: [scope] for scope in _IDENTITY},
+    "member": ["team", "user"],
+}
+"""Scope of a policy to what its limits are per."""
+_REMEMBERED: Final = 1000
 _LONGEST: Final = 120
 
 Bound = tuple[tuple[Limit, str], ...]
 """Limits and their keys, in the order of the rules."""
+
+_MINUTE: Final = 60
+_DAY: Final = 86_400
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -49,8 +58,8 @@ class Rules:
     def __init__(self, rules: Iterable[Rule], *, name: str) -> None:
         self._name = name
         self._lines = [line for rule in rules for line in _lines(rule)]
-        self._lines_of: dict[str, tuple[object, list[_Line]]] = {}
-        self._bound: dict[tuple[Any, ...], tuple[Principal | None, Bound]] = {}
+        self._known: WeakKeyDictionary[Principal, dict[Any, Bound]] = WeakKeyDictionary()
+        self._anybody: dict[Any, Bound] = {}
         first: dict[str, Limit] = {}
         for line in self._lines:
             if line.limit.id in first:
@@ -60,21 +69,22 @@ class Rules:
 
     @property
     def limits(self) -> list[Limit]:
-        """All of them."""
+        """Those of the stack file."""
         return [line.limit for line in self._lines]
 
     def bind(self, call: Call, upstream: str | None = None) -> Bound:
         """The limits that bind a call, or an attempt of it at ``upstream``."""
         principal = call.principal
-        who = principal.id if principal is not None else None
-        asked = (who, call.model, call.operation, call.dialect.name, call.tags, upstream)
-        found = self._bound.get(asked)
-        if found is not None and (found[0] is principal or found[0] == principal):
-            return found[1]
-        bound = tuple(self._bind(call, principal, upstream))
-        if len(self._bound) >= _REMEMBERED:
-            self._bound.clear()
-        self._bound[asked] = (principal, bound)
+        known = self._anybody if principal is None else self._known.get(principal)
+        if known is None:
+            assert principal is not None
+            known = self._known[principal] = {}
+        asked = (call.model, call.operation, call.dialect.name, call.tags, upstream)
+        bound = known.get(asked)
+        if bound is None:
+            if len(known) >= _REMEMBERED:  # names are typed by clients
+                known.clear()
+            bound = known[asked] = tuple(self._bind(call, principal, upstream))
         return bound
 
     def _bind(self, call: Call, principal: Principal | None, upstream: str | None) -> Iterable[tuple[Limit, str]]:
@@ -88,44 +98,18 @@ class Rules:
                 yield line.limit, _key(line.limit, values)
 
     def _of(self, principal: Principal | None) -> list[_Line]:
-        said = principal.policies.get(self._name) if principal is not None else None
-        if principal is None or not said:
-            return self._lines
-        known = self._lines_of.get(principal.id)
-        if known is None or known[0] != said:
-            if len(self._lines_of) >= _REMEMBERED:
-                self._lines_of.clear()
-            known = self._lines_of[principal.id] = (said, self._overridden(RateLimitPolicy.model_validate(said)))
-        return known[1]
-
-    def _overridden(self, policy: RateLimitPolicy) -> list[_Line]:
-        given = {
-            kind
-            for kind, value in ((REQUESTS, policy.requests), (TOKENS, policy.tokens), (PARALLEL, policy.parallel))
-            if value is not None
-        }
-        lines: list[_Line] = []
-        replaced: dict[str, Limit] = {}
-        for line in self._lines:
-            if line.rule.per == ["key"] and not line.rule.per_attempt:
-                replaced.setdefault(line.limit.kind, line.limit)
-                if policy.unlimited or line.limit.kind in given:
-                    continue
-            lines.append(line)
-        if not policy.unlimited:
-            for line in _own(policy, None):
-                like = replaced.get(line.limit.kind)
-                if like is not None:
-                    own = replace(line.limit, shadow=like.shadow, on_store_error=like.on_store_error)
-                    line = replace(line, limit=own)  # noqa: PLW2901 - the line as it binds
-                lines.append(line)
-        for pattern, amounts in policy.models.items():
-            lines.extend(_own(amounts, When(models=[pattern])))
+        """The lines for a caller: those of the stack file, with what policies put in their place."""
+        lines = self._lines
+        policies = principal.policies.get(self._name, {}) if principal is not None else {}
+        for name, policy in policies.items():
+            scopes = _SCOPES_OF.get(name)
+            if scopes is not None and isinstance(policy, RateLimitPolicy):
+                lines = _with(policy, scopes, lines)
         return lines
 
 
 class AttemptRules(Rules):
-    """Rules that depend on the target; a key's policies do not change them."""
+    """Rules that depend on the target; policies do not change them."""
 
     def _of(self, principal: Principal | None) -> list[_Line]:  # noqa: ARG002 - for everybody the same
         return self._lines
@@ -139,11 +123,49 @@ def rings(config: RateLimitConfig, name: str) -> tuple[Rules, AttemptRules]:
     )
 
 
-def _own(amounts: Amounts, when: When | None) -> Iterable[_Line]:
-    if amounts.requests is None and amounts.tokens is None and amounts.parallel is None:
-        return ()
-    given = amounts.model_dump(include={"requests", "tokens", "parallel"})
-    return _lines(Rule.model_validate({"per": "key", "when": when, **given}))
+def _with(policy: RateLimitPolicy, scopes: list[Scope], lines: list[_Line]) -> list[_Line]:
+    """The lines, those that are per ``scopes`` alone replaced by the policy's of their kind."""
+    own = list(_own(policy, scopes))
+    whole = {(line.limit.kind, line.limit.period) for line in own if line.condition is None}
+    kept = [line for line in lines if line.rule.per != scopes or (line.limit.kind, line.limit.period) not in whole]
+    # what else the rule said still holds: how its store's absence is borne, which tokens count
+    like = {line.limit.kind: line.limit for line in lines if line.rule.per == scopes}
+    for line in own:
+        old = like.get(line.limit.kind, line.limit)
+        as_before = replace(
+            line.limit,
+            shadow=old.shadow,
+            on_store_error=old.on_store_error,
+            count=old.count,
+            count_cached=old.count_cached,
+        )
+        kept.append(replace(line, limit=as_before))
+    return kept
+
+
+def _own(policy: RateLimitPolicy, scopes: list[Scope]) -> Iterable[_Line]:
+    amounts: tuple[tuple[Kind, int | None, int, str | None], ...] = (
+        (REQUESTS, policy.rpm_limit, _MINUTE, None),
+        (TOKENS, policy.tpm_limit, _MINUTE, None),
+        (TOKENS, policy.tpd_limit, _DAY, None),
+        (PARALLEL, policy.max_parallel_requests, 0, None),
+        *((REQUESTS, amount, _MINUTE, model) for model, amount in (policy.model_rpm_limit or {}).items()),
+        *((TOKENS, amount, _MINUTE, model) for model, amount in (policy.model_tpm_limit or {}).items()),
+    )
+    for kind, amount, period, model in amounts:
+        if amount is None:
+            continue
+        when = When(models=[model]) if model is not None else None
+        rule = Rule.model_construct(per=scopes, when=when)
+        limit = Limit(
+            id=_identity(rule, kind, period * SECOND),
+            kind=kind,
+            amount=amount,
+            period=period * SECOND,
+            burst=amount,
+            scopes=tuple(scopes),
+        )
+        yield _Line(limit, rule, Condition(when.models) if when else None)
 
 
 def _lines(rule: Rule) -> list[_Line]:
@@ -205,8 +227,8 @@ def _value(scope: Scope, principal: Principal | None, call: Call, upstream: str 
         return upstream
     if principal is None:
         return ANONYMOUS if scope != "end_user" else None
-    value = getattr(principal, _IDENTITY[scope], None)
-    return str(value) if value is not None else None
+    value: str | None = getattr(principal, _IDENTITY[scope])
+    return value
 
 
 def _key(limit: Limit, values: list[str | None]) -> str:
