@@ -42,6 +42,8 @@ class _Operation:
     said: list[Any]
     done: asyncio.Future[list[int]] | None = None
     since: float = 0.0
+    answer: list[int] | None = None
+    undo: Callable[[list[int]], None] | None = None
 
 
 class RedisHome:
@@ -190,12 +192,10 @@ class RedisHome:
         except asyncio.CancelledError:
             if operation in self._queue:
                 self._queue.remove(operation)
-            elif undo is not None:
-                if done.done() and not done.cancelled() and done.exception() is None:
-                    undo(done.result())  # it was answered in the very turn in which the call left
-                else:
-                    operation.done = asyncio.get_running_loop().create_future()
-                    operation.done.add_done_callback(lambda late: None if late.exception() else undo(late.result()))
+            elif undo is not None and operation.answer is not None:
+                undo(operation.answer)  # it came in the very turn in which the call left
+            else:
+                operation.undo = undo
             raise
 
     async def flush(self) -> None:
@@ -229,7 +229,10 @@ class RedisHome:
                             operation.done.set_exception(down)
                     continue
                 for operation, answer in zip(batch, answers, strict=True):
-                    if operation.done is not None and not operation.done.done():
+                    operation.answer = answer
+                    if operation.undo is not None:
+                        operation.undo(answer)
+                    elif operation.done is not None and not operation.done.done():
                         operation.done.set_result(answer)
         finally:
             self._sending = None
