@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from contextlib import asynccontextmanager
 
 import orjson
 import pytest
@@ -46,59 +47,66 @@ async def store(request):
     return url
 
 
+@asynccontextmanager
+async def openai(text, max_retries=0):
+    async with (
+        running(Gateway(text)) as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=max_retries) as client,
+    ):
+        yield client
+
+
 async def test_openai_s_sdk_reads_the_headers_and_waits_as_told(store):
     rules = [{"per": "key", "requests": "4/s", "burst": 1, "tokens": None}, {"per": "key", "tokens": "100k/min"}]
-    async with running(Gateway(stack(store, rules))) as url:
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=1) as client:
-            first = await client.chat.completions.with_raw_response.create(model="house", messages=HELLO)
-            assert first.headers["x-ratelimit-limit-requests"] == "4"
-            assert first.headers["x-ratelimit-remaining-requests"] == "0"
-            assert first.headers["x-ratelimit-reset-requests"].endswith("ms")
-            assert first.headers["x-ratelimit-limit-tokens"] == "100000"
-            assert 98_900 <= int(first.headers["x-ratelimit-remaining-tokens"]) < 100_000
-            # each is refused once, waits as told, and is admitted then
-            for _ in range(3):
-                await client.chat.completions.create(model="house", messages=HELLO)
+    async with openai(stack(store, rules), max_retries=1) as client:
+        first = await client.chat.completions.with_raw_response.create(model="house", messages=HELLO)
+        assert first.headers["x-ratelimit-limit-requests"] == "4"
+        assert first.headers["x-ratelimit-remaining-requests"] == "0"
+        assert first.headers["x-ratelimit-reset-requests"].endswith("ms")
+        assert first.headers["x-ratelimit-limit-tokens"] == "100000"
+        assert 98_900 <= int(first.headers["x-ratelimit-remaining-tokens"]) < 100_000
+        # each is refused once, waits as told, and is admitted then
+        for _ in range(3):
+            await client.chat.completions.create(model="house", messages=HELLO)
 
 
 async def test_a_refusal_names_limit_scope_and_value_and_its_wait_is_true(store):
-    async with running(Gateway(stack(store, [{"per": "key", "requests": "1/s"}]))) as url:
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
+    async with openai(stack(store, [{"per": "key", "requests": "1/s"}])) as client:
+        await client.chat.completions.create(model="house", messages=HELLO)
+        with pytest.raises(RateLimitError) as caught:
             await client.chat.completions.create(model="house", messages=HELLO)
-            with pytest.raises(RateLimitError) as caught:
-                await client.chat.completions.create(model="house", messages=HELLO)
-            error, headers = caught.value, caught.value.response.headers
-            assert "1 requests per 1 s for key anonymous" in error.message and error.code == "rate_limited"
-            assert headers["x-ratelimit-remaining-requests"] == "0" and headers["x-ratelimit-limit-requests"] == "1"
-            told = int(headers["retry-after-ms"]) / 1000
-            assert int(headers["retry-after"]) == math.ceil(told) == 1
-            await asyncio.sleep(told)
-            await client.chat.completions.create(model="house", messages=HELLO)
+        error, headers = caught.value, caught.value.response.headers
+        assert "1 requests per 1 s for key anonymous" in error.message and error.code == "rate_limited"
+        assert headers["x-ratelimit-remaining-requests"] == "0" and headers["x-ratelimit-limit-requests"] == "1"
+        told = int(headers["retry-after-ms"]) / 1000
+        assert int(headers["retry-after"]) == math.ceil(told) == 1
+        await asyncio.sleep(told)
+        await client.chat.completions.create(model="house", messages=HELLO)
 
 
 async def test_anthropic_s_sdk_in_its_own_words(store):
     rules = [{"per": "key", "requests": "4/s", "burst": 1}]
-    async with running(Gateway(stack(store, rules))) as url:
-        async with AsyncAnthropic(base_url=url, api_key="x", max_retries=1) as client:
-            ask = {"model": "house", "messages": HELLO, "max_tokens": 20}
-            first = await client.messages.with_raw_response.create(**ask)
-            assert first.headers["anthropic-ratelimit-requests-limit"] == "4"
-            assert first.headers["anthropic-ratelimit-requests-remaining"] == "0"
-            assert first.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
-            assert not [name for name in first.headers if name.startswith("x-ratelimit")]
-            for _ in range(3):
-                await client.messages.create(**ask)
+    async with running(Gateway(stack(store, rules))) as url, AsyncAnthropic(base_url=url, api_key="x") as client:
+        ask = {"model": "house", "messages": HELLO, "max_tokens": 20}
+        first = await client.messages.with_raw_response.create(**ask)
+        assert first.headers["anthropic-ratelimit-requests-limit"] == "4"
+        assert first.headers["anthropic-ratelimit-requests-remaining"] == "0"
+        assert first.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
+        assert not [name for name in first.headers if name.startswith("x-ratelimit")]
+        for _ in range(3):
+            await client.messages.create(**ask)
 
 
 async def test_headers_of_the_upstream_give_way_to_ours():
     reply = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}
     theirs = [("x-ratelimit-limit-requests", "77"), ("x-ratelimit-limit-other", "78")]
-    async with FakeUpstream(Answer(headers=theirs, body=orjson.dumps(reply))) as up:
-        async with running(Gateway(stack(None, [{"per": "key", "requests": "4/s"}], upstream=up.url))) as url:
-            async with AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
-                got = await client.chat.completions.with_raw_response.create(model="house", messages=HELLO)
-                assert got.headers.get_list("x-ratelimit-limit-requests") == ["4"]
-                assert got.headers["x-ratelimit-limit-other"] == "78"
+    async with (
+        FakeUpstream(Answer(headers=theirs, body=orjson.dumps(reply))) as up,
+        openai(stack(None, [{"per": "key", "requests": "4/s"}], upstream=up.url)) as client,
+    ):
+        got = await client.chat.completions.with_raw_response.create(model="house", messages=HELLO)
+        assert got.headers.get_list("x-ratelimit-limit-requests") == ["4"]
+        assert got.headers["x-ratelimit-limit-other"] == "78"
 
 
 # ── L6 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────

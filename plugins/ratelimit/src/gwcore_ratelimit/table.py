@@ -10,9 +10,11 @@ dies. A worker that is *stopped* inside an operation would hold the others up: a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
+import threading
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -26,7 +28,7 @@ UNTIL: Final = 1
 DATA: Final = 2
 """First cell for what the row holds."""
 WINDOW: Final = 64
-PATIENCE: Final = 0.02
+PATIENCE: Final = 0.1
 """Seconds."""
 
 
@@ -34,11 +36,41 @@ class StoreDown(Exception):
     """The home of the limits cannot be asked."""
 
 
+class _Waiter:
+    """One wait for a lock, in a thread; a lock that comes too late is given back at once."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._mutex = threading.Lock()
+        self._came = threading.Event()
+        self._late = False
+        self.over = False
+        threading.Thread(target=self._run, name="gwcore-ratelimit-lock", daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            with self._mutex:
+                if self._late:
+                    fcntl.flock(self._file, fcntl.LOCK_UN)
+                self._came.set()
+        self.over = True
+
+    def granted(self, seconds: float) -> bool:
+        """Whether the lock is ours; if not within that time, it will not be."""
+        if self._came.wait(seconds):
+            return True
+        with self._mutex:
+            self._late = True
+            return self._came.is_set()
+
+
 class Lock:
     """Exclusion between processes; a no-op where ``file`` is ``None``. Not reentrant, never held over an ``await``."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = None if file is None else os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._waiter: _Waiter | None = None
 
     def __enter__(self) -> None:
         if self._file is None:
@@ -49,14 +81,19 @@ class Lock:
             self._wait(self._file)
 
     def _wait(self, file: int) -> None:
-        give_up = time.monotonic() + PATIENCE
-        while time.monotonic() < give_up:
-            time.sleep(0.00002)  # the holder needs some ten microseconds: blocking is shorter than a turn of the loop
+        # the holder needs some ten microseconds: waiting here is shorter than a turn of the loop
+        for _ in range(5):
+            time.sleep(0.00002)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
             return
+        # only the kernel's own queue is fair, and it knows no time-out: a thread stands in it
+        if self._waiter is None or self._waiter.over:
+            self._waiter = _Waiter(file)
+            if self._waiter.granted(PATIENCE):
+                return
         raise StoreDown("another worker has held the lock of the limits for too long")
 
     def __exit__(
