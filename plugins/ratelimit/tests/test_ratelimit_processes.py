@@ -75,7 +75,7 @@ async def gateway(tmp_path, config, upstream, *, workers, store=None):
     config = {"store": "hot", "timeout": 5, **config} if store else config
     (tmp_path / name).write_text(
         f"gwcore: 1\n{stores}upstreams:\n  up: {{provider: openai-compatible, base_url: '{upstream}/v1'}}\n"
-        f"models: {{house: up/m}}\nstack:\n  - ratelimit: {json.dumps(config)}\n"
+        f"models: {{house: up/m}}\nserver: {{drain: 1}}\nstack:\n  - ratelimit: {json.dumps(config)}\n"
     )
     process = await asyncio.create_subprocess_exec(
         *(GWCORE, "run", str(tmp_path / name), "--port", "0", "--workers", str(workers)),
@@ -113,7 +113,12 @@ async def post(port):
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     )
     writer.write(head % len(BODY) + BODY)
-    line = await reader.readline()
+    try:
+        async with asyncio.timeout(20):
+            line = await reader.readline()
+    except BaseException:
+        writer.close()
+        raise
     return (int(line.split()[1]) if line else 0), writer
 
 
@@ -153,8 +158,8 @@ async def test_four_workers_without_redis_admit_the_limit_together(tmp_path):
 
 
 async def hold_ten(port, up):
-    """Ten streams that hang at the upstream; more are refused."""
-    up.default = Answer(body=chat_stream("x"), stall_after=100)
+    """Ten streams that hang at the upstream after their first words; more are refused."""
+    up.default = Answer(body=chat_stream("x", "y"), stall_after=450)
     got = [await post(port) for _ in range(14)]
     assert [status for status, _ in got].count(200) == 10
     return [writer for _, writer in got]

