@@ -1,0 +1,1 @@
+"""The two-phase ledger: hold → post, void or reap. One algorithm (``books``), two homes (``sqlite``, ``postgres``)."""

@@ -1,0 +1,427 @@
+"""The algorithm: operations applied to the rows of one transaction, in memory. Both homes load, apply, write.
+
+A home locks every budget that a batch touches and loads the rows; :meth:`Books.apply` changes them, each operation all
+or nothing over its accounts; the home writes what changed and commits. So there is one algorithm, and a batch costs a
+constant number of statements.
+
+Invariants (``gwcore ledger verify`` checks them in the store)::
+
+    I1  posted + pending <= limit + over          unless an administrator lowered the limit
+    I2  pending = sum of PENDING holds + grants   posted = sum of settled
+    I3  sums of the entries = the account
+    I6  all accounts of a hold move together
+    I7  a repeat changes nothing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import orjson
+
+from gwcore_budget.ledger.ops import (
+    NOTHING_METERED,
+    PENDING,
+    POSTED,
+    REAPED,
+    VOIDED,
+    Admitted,
+    Already,
+    Bury,
+    Charge,
+    ClockJump,
+    Done,
+    Dropped,
+    Event,
+    Facts,
+    GiveBack,
+    Granted,
+    Metered,
+    Missing,
+    Op,
+    Recall,
+    Reserve,
+    Reset,
+    Result,
+    Settle,
+    Short,
+    Shrink,
+    Spent,
+    Stale,
+)
+
+SOFT_TOLD, LIMIT_TOLD = 1, 2
+_KIND = {POSTED: "post", VOIDED: "void", REAPED: "reap"}
+
+
+@dataclass(slots=True)
+class BudgetRow:
+    """What the store keeps of a budget beside its accounts."""
+
+    id: str
+    generation: int = 0
+    recall: int = 0
+    changed: bool = False
+
+
+@dataclass(slots=True)
+class Account:
+    """One budget in one period and generation."""
+
+    id: int
+    budget: str
+    generation: int
+    start: int
+    posted: int = 0
+    pending: int = 0
+    over: int = 0
+    lim: int | None = None
+    soft: int | None = None
+    told: int = 0
+    changed: bool = False
+
+
+@dataclass(slots=True)
+class Hold:
+    """One attempt's money and what is known of the attempt."""
+
+    id: str
+    worker: str
+    state: int
+    amount: int | None
+    settled: int | None
+    accounts: tuple[int, ...]
+    created: int
+    expires: int
+    facts: Facts
+    basis: str = ""
+    metered: Metered = NOTHING_METERED
+    ended: int | None = None
+    new: bool = False
+    changed: bool = False
+
+
+@dataclass(slots=True)
+class Entry:
+    """A line of the append-only book: what moved on these accounts."""
+
+    hold: str
+    accounts: tuple[int, ...]
+    kind: str
+    pending: int
+    posted: int
+
+
+@dataclass(slots=True)
+class Books:
+    """The rows of one transaction.
+
+    Attributes:
+        now: the store's clock. ``jump``: seconds by which that clock is not to be trusted with a new period; 0 is none.
+        accounts: by id. ``current``: by (budget, start) in the budget's present generation.
+        fresh: ids of accounts that this transaction made.
+        grants: (worker, account) → nano-USD; a 0 is deleted.
+    """
+
+    now: int
+    jump: float = 0.0
+    budgets: dict[str, BudgetRow] = field(default_factory=dict)
+    accounts: dict[int, Account] = field(default_factory=dict)
+    current: dict[tuple[str, int], Account] = field(default_factory=dict)
+    slices: dict[str, list[Account]] = field(default_factory=dict)
+    fresh: set[int] = field(default_factory=set)
+    holds: dict[str, Hold] = field(default_factory=dict)
+    grants: dict[tuple[str, int], int] = field(default_factory=dict)
+    granted: set[tuple[str, int]] = field(default_factory=set)
+    entries: list[Entry] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    turnover: list[tuple[Hold, int, int, int]] = field(default_factory=list)
+    """For the daily sums and the outbox: (hold, its state, change of spend, 1 if the attempt is counted now, 0 for a
+    correction)."""
+
+    def apply(self, op: Op) -> Result:  # noqa: PLR0911 - one return per operation
+        """One operation. Never raises for what the rows say."""
+        match op:
+            case Reserve():
+                return self._reserve(op)
+            case Settle():
+                return self._settle(op)
+            case Shrink():
+                return self._shrink(op)
+            case Spent():
+                return self._spent(op)
+            case GiveBack():
+                for account, amount in op.amounts:
+                    self._take_grant(op.worker, account, amount, "return")
+                return Done(VOIDED)
+            case Bury():
+                return self._bury(op)
+            case Reset():
+                return self._reset(op)
+            case Recall():
+                for budget in op.budgets:
+                    if row := self.budgets.get(budget):
+                        row.recall, row.changed = row.recall + 1, True
+                return Done(VOIDED)
+
+    # ── reserve ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _reserve(self, op: Reserve) -> Result:
+        if op.abandoned:
+            return Dropped()
+        known = self.holds.get(op.hold)
+        if known is not None:
+            if known.state == PENDING:
+                return Admitted(known.amount, known.accounts, now=self.now)
+            return Already(known.state, known.settled)
+        for charge in op.charges:
+            if not charge.period.start <= self.now < charge.period.end:
+                return Stale(self.now)
+        accounts = [self.current[charge.budget.id, charge.period.start] for charge in op.charges]
+        if self.jump and any(account.id in self.fresh for account in accounts):
+            return ClockJump(self.jump)
+        amount = op.amount
+        if amount:
+            free, short = self._room(op, accounts, amount)
+            if short is not None:
+                least = amount if op.least is None else op.least
+                if free < least or free <= 0:
+                    return short
+                amount = free
+        for charge, account in zip(op.charges, accounts, strict=True):
+            self._note(charge, account)
+        if op.chunk and amount and (grants := self._grant(op, accounts, amount)):
+            return Admitted(amount, grants=grants, now=self.now)
+        ids = tuple(account.id for account in accounts)
+        held = amount or 0
+        if held:
+            for account in accounts:
+                account.pending += held
+                account.changed = True
+        self.holds[op.hold] = Hold(
+            op.hold, op.worker, PENDING, amount, None, ids, self.now, self.now + op.expires, op.facts, new=True
+        )
+        self.entries.append(Entry(op.hold, ids, "hold", held, 0))
+        return Admitted(amount, ids, now=self.now)
+
+    def _used(self, charge: Charge, account: Account) -> tuple[int, int]:
+        """Posted and pending that count against the limit now."""
+        if not charge.budget.window.rolling:
+            return account.posted, account.pending
+        since = charge.period.since
+        counted = [one for one in self.slices[charge.budget.id] if one.start >= since]
+        return sum(one.posted for one in counted), sum(one.pending for one in counted)
+
+    def _room(self, op: Reserve, accounts: list[Account], amount: int) -> tuple[int, Short | None]:
+        """The least that is free on any account, and the refusal if that is less than ``amount``.
+
+        Where several refuse, the one that is spent is named before one that others hold: only the former is final.
+        """
+        least: int | None = None
+        short: Short | None = None
+        will_do = amount if op.least is None else op.least
+        for charge, account in zip(op.charges, accounts, strict=True):
+            limit = charge.budget.limit_at(self.now)
+            if limit is None:
+                continue
+            posted, pending = self._used(charge, account)
+            free = limit - posted - pending
+            if free < amount and (
+                short is None or (posted + will_do > limit, -free) > (short.posted + will_do > short.limit, -short.free)
+            ):
+                resets = self._frees(charge, account, posted + will_do - limit)
+                short = Short(charge.budget, max(0, free), limit, posted, pending, resets, self.now)
+            least = free if least is None else min(least, free)
+        return (amount if least is None else least), short
+
+    def _frees(self, charge: Charge, account: Account, excess: int) -> int:
+        """When enough of what was posted counts no more."""
+        window = charge.budget.window
+        if not window.rolling:
+            return window.frees_at(charge.period)
+        width = charge.period.end - charge.period.start
+        gone = 0
+        for one in sorted(self.slices[charge.budget.id], key=lambda a: a.start):
+            if one.start >= charge.period.since:
+                gone += one.posted
+                if gone >= excess:
+                    return one.start + width + window.length
+        return account.start + width + window.length
+
+    def _note(self, charge: Charge, account: Account) -> None:
+        """The account remembers the limits it was last asked under; a rolling window tells of its soft limit here."""
+        budget = charge.budget
+        limit = budget.limit_at(self.now)
+        if account.lim != limit or account.soft != budget.soft:
+            account.lim, account.soft, account.changed = limit, budget.soft, True
+        if budget.window.rolling and budget.soft is not None:
+            posted, _ = self._used(charge, account)
+            if posted >= budget.soft and not any(one.told & SOFT_TOLD for one in self.slices[budget.id]):
+                self._tell(account, SOFT_TOLD, "budget.soft", posted)
+
+    def _grant(self, op: Reserve, accounts: list[Account], amount: int) -> tuple[Granted, ...]:
+        frees = []
+        for charge, account in zip(op.charges, accounts, strict=True):
+            limit = charge.budget.limit_at(self.now)
+            posted, pending = self._used(charge, account)
+            # what only watches is limited by nothing; its grant is as wide as a chunk
+            frees.append(8 * op.chunk if limit is None else limit - posted - pending)
+        if any(free <= op.floor for free in frees):
+            return ()
+        made = []
+        for charge, account, free in zip(op.charges, accounts, frees, strict=True):
+            size = max(amount, min(op.chunk, free // 8))
+            account.pending += size
+            account.changed = True
+            key = (op.worker, account.id)
+            self.grants[key] = self.grants.get(key, 0) + size
+            self.granted.add(key)
+            self.entries.append(Entry(f"grant:{op.worker}", (account.id,), "grant", size, 0))
+            row = self.budgets[charge.budget.id]
+            made.append(Granted(row.id, account.id, size, charge.period.end, row.recall, row.generation))
+        return tuple(made)
+
+    # ── settle ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _settle(self, op: Settle) -> Result:
+        hold = self.holds.get(op.hold)
+        if hold is None:
+            if op.state != VOIDED:
+                return Missing(op.hold)
+            # a tombstone: the reserve that may still be under way somewhere must not be admitted after this
+            self.holds[op.hold] = Hold(
+                op.hold, op.worker, VOIDED, 0, 0, (), self.now, self.now, Facts(op.hold), "abandoned", ended=self.now,
+                new=True,
+            )  # fmt: skip
+            return Done(VOIDED, 0)
+        correction = hold.state == REAPED and op.state == POSTED
+        if hold.state != PENDING and not correction:
+            again = hold.settled if op.state != VOIDED else 0
+            return Already(
+                hold.state, hold.settled, conflict=hold.state != op.state or (op.amount or 0) != (again or 0)
+            )
+        held = hold.amount or 0
+        final = {POSTED: op.amount, VOIDED: 0, REAPED: held}[op.state]
+        before = hold.settled or 0 if correction else 0
+        # a correction after a reap counts what the reap under-estimated, once
+        over = max(0, final - held)
+        pending, posted = (0 if correction else -held), final - before
+        self._move(hold, pending, posted, over)
+        self.entries.append(Entry(op.hold, hold.accounts, _KIND[op.state], pending, posted))
+        self._end(hold, op, final)
+        self.turnover.append((hold, op.state, posted, 0 if correction else 1))
+        return Done(op.state, final, over if hold.amount is not None else 0)
+
+    def _move(self, hold: Hold, pending: int, posted: int, over: int) -> None:
+        for id_ in hold.accounts:
+            account = self.accounts[id_]
+            account.pending += pending
+            account.posted += posted
+            account.over += over
+            account.changed = True
+            self._crossed(account)
+
+    def _end(self, hold: Hold, op: Settle, final: int) -> None:
+        hold.state, hold.basis, hold.metered, hold.ended = op.state, op.basis, op.metered, self.now
+        hold.settled = None if hold.amount is None and op.basis == "unmetered" else final
+        hold.changed = True
+
+    def _crossed(self, account: Account) -> None:
+        if account.soft is not None and account.posted >= account.soft and not account.told & SOFT_TOLD:
+            self._tell(account, SOFT_TOLD, "budget.soft", account.posted)
+        if account.lim is not None and account.posted >= account.lim and not account.told & LIMIT_TOLD:
+            self._tell(account, LIMIT_TOLD, "budget.exceeded", account.posted)
+
+    def _tell(self, account: Account, mark: int, topic: str, posted: int) -> None:
+        account.told |= mark
+        account.changed = True
+        body = {"budget": account.budget, "posted": posted, "limit": account.lim, "soft": account.soft}
+        self.events.append(Event(f"{topic}:{account.id}", topic, body))
+
+    def _shrink(self, op: Shrink) -> Result:
+        hold = self.holds.get(op.hold)
+        if hold is None:
+            return Missing(op.hold)
+        if hold.state != PENDING or hold.amount is None or op.amount >= hold.amount:
+            return Already(hold.state, hold.amount)
+        less = hold.amount - op.amount
+        self._move(hold, -less, 0, 0)
+        self.entries.append(Entry(op.hold, hold.accounts, "shrink", -less, 0))
+        hold.amount, hold.changed = op.amount, True
+        return Done(PENDING, op.amount)
+
+    # ── escrow ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take_grant(self, worker: str, account: int, amount: int, kind: str) -> int:
+        """Lower a grant by up to ``amount``; returns by how much."""
+        key = (worker, account)
+        part = min(amount, self.grants.get(key, 0))
+        if part:
+            self.grants[key] -= part
+            self.granted.add(key)
+            row = self.accounts[account]
+            row.pending -= part
+            row.changed = True
+            if kind:
+                self.entries.append(Entry(f"grant:{worker}", (account,), kind, -part, 0))
+        return part
+
+    def _spent(self, op: Spent) -> Result:
+        known = self.holds.get(op.hold)
+        if known is not None:
+            # admitted in escrow, then corrected: the state machine of a hold applies
+            return self._settle(op.settle) if known.state in {PENDING, REAPED} else Already(known.state, known.settled)
+        held, settle = op.held or 0, op.settle
+        final = {POSTED: settle.amount, VOIDED: 0, REAPED: held}[settle.state]
+        over = max(0, final - held)
+        hold = Hold(
+            op.hold, op.worker, PENDING, op.held, None, op.accounts, op.created, op.created, op.facts, new=True
+        )  # fmt: skip
+        self.holds[op.hold] = hold
+        for id_ in op.accounts:
+            part = self._take_grant(op.worker, id_, final, "")
+            account = self.accounts[id_]
+            account.posted += final
+            account.over += over
+            account.changed = True
+            self._crossed(account)
+            self.entries.append(Entry(op.hold, (id_,), _KIND[settle.state], -part, final))
+        self._end(hold, settle, final)
+        self.turnover.append((hold, settle.state, final, 1))
+        return Done(settle.state, final, over if op.held is not None else 0)
+
+    def _bury(self, op: Bury) -> Result:
+        lost = 0
+        for (worker, id_), amount in list(self.grants.items()):
+            if worker != op.worker or not amount:
+                continue
+            if not op.burn:
+                self._take_grant(worker, id_, amount, "return")
+                continue
+            part = self._take_grant(worker, id_, amount, "")
+            account = self.accounts[id_]
+            account.posted += part
+            lost += part
+            name = f"burn:{worker}:{id_}"
+            hold = Hold(
+                name, worker, REAPED, part, part, (id_,), self.now, self.now, Facts(name), "journal lost",
+                ended=self.now, new=True,
+            )  # fmt: skip
+            self.holds[name] = hold
+            self.entries.append(Entry(name, (id_,), "burn", -part, part))
+            self.turnover.append((hold, REAPED, part, 0))
+        return Done(REAPED if op.burn else VOIDED, lost)
+
+    def _reset(self, op: Reset) -> Result:
+        row = self.budgets.get(op.budget)
+        if row is None:
+            return Missing(op.budget)
+        row.generation += 1
+        row.recall += 1
+        row.changed = True
+        return Done(VOIDED, row.generation)
+
+
+def ids_text(ids: tuple[int, ...]) -> str:
+    """Accounts as they stand in a row: a JSON array."""
+    return orjson.dumps(ids).decode()

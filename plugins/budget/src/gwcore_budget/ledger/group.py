@@ -1,0 +1,218 @@
+"""Group commit: everything asked while the previous commit ran goes into the next one.
+
+One queue and one task per worker. An operation that changes money is sent again, with the same ids, until the store has
+said what became of it; a waiter may give up before (its reserve is then undone), so no wait is longer than ``patience``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from gwcore_budget.ledger.home import Conflict, Home, StoreDown
+from gwcore_budget.ledger.ops import VOIDED, Admitted, Event, Op, Reserve, Result, Settle
+
+BATCH = 512
+_CONFLICTS = 8
+_log = structlog.get_logger("gwcore.budget")
+
+
+class Unavailable(Exception):
+    """The store did not say in time whether it holds the money; whatever it did is undone."""
+
+
+class _Entry:
+    __slots__ = ("conflicts", "future", "op")
+
+    def __init__(self, op: Op, future: asyncio.Future[Result] | None) -> None:
+        self.op = op
+        self.future = future
+        self.conflicts = 0
+
+
+class Group:
+    """The worker's way to its home.
+
+    Attributes:
+        behind: milliseconds by which the process's monotonic clock is behind the store's clock.
+        down: the store did not answer the last time.
+    """
+
+    def __init__(
+        self, home: Home, *, patience: float = 0.25, on_event: Callable[[Event], None] = lambda _event: None
+    ) -> None:
+        self.home = home
+        self.patience = patience
+        self.behind = 0
+        self.down = False
+        self.commits = 0
+        self._on_event = on_event
+        self._queue: deque[_Entry] = deque()
+        self._wake: asyncio.Event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._inflight = 0
+
+    async def open(self) -> None:
+        """Begin. Raises ``StoreDown``."""
+        await self.home.open()
+        self.heard((await self.home.transact(())).now)
+        self._task = asyncio.create_task(self._run())
+
+    async def aclose(self, within: float = 5.0) -> None:
+        """Write what is queued, for at most ``within`` seconds, and disconnect."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            done, _ = await asyncio.wait({self._task}, timeout=within)
+            if not done:
+                _log.error("ledger closed with unwritten operations", count=self.backlog)
+                self._task.cancel()
+                await asyncio.wait({self._task})
+        await self.home.aclose()
+
+    # ── the clock ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def now(self) -> int:
+        """The store's clock, as last heard and carried on by the monotonic one."""
+        return time.monotonic_ns() // 1_000_000 + self.behind
+
+    def heard(self, now: int) -> None:
+        """The store has told its time."""
+        self.behind = now - time.monotonic_ns() // 1_000_000
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def backlog(self) -> int:
+        """Operations not yet durable."""
+        return len(self._queue) + self._inflight
+
+    def send(self, op: Op) -> None:
+        """Have it done, without waiting. Only the end of the process can stop it."""
+        self._queue.append(_Entry(op, None))
+        self._wake.set()
+
+    async def ask(self, op: Op, patience: float | None = None) -> Result:
+        """Have it done and wait for the result.
+
+        Raises:
+            Unavailable: not within ``patience`` seconds. A reserve is undone; anything else will still be done.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._queue.append(_Entry(op, future))
+        self._wake.set()
+        timer = loop.call_later(self.patience if patience is None else patience, _expire, future)
+        try:
+            return await future
+        except BaseException:
+            if isinstance(op, Reserve):
+                self._abandon(op, future)
+            raise
+        finally:
+            timer.cancel()
+
+    def _abandon(self, op: Reserve, future: asyncio.Future[Result]) -> None:
+        """The waiter is gone: time ran out, or it was cancelled, perhaps in the very turn in which the answer came."""
+        op.abandoned = True
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._undo(op, future.result())
+
+    def _undo(self, op: Reserve, result: Result | None) -> None:
+        if result is None or (isinstance(result, Admitted) and not result.grants):
+            self.send(Settle(op.hold, VOIDED, basis="abandoned", worker=op.worker))
+
+    # ── the task ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while not (self._closing and not self._queue):
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            self._inflight = len(batch)
+            try:
+                await self._commit(batch)
+                self.down, pause = False, 0.0
+            except StoreDown as error:
+                if not self.down:
+                    _log.error("ledger store unavailable", error=str(error))
+                self.down = True
+                self._again(batch)
+                pause = min(1.0, pause * 2 or 0.02)
+            finally:
+                self._inflight = 0
+            if pause:
+                await asyncio.sleep(pause)
+
+    async def _commit(self, batch: list[_Entry]) -> None:
+        ops = [entry.op for entry in batch]
+        try:
+            answer = await self.home.transact(ops)
+        except Conflict as error:
+            await self._singly(batch, error)
+            return
+        except StoreDown:
+            raise
+        except Exception as error:  # a bug must not stop the ledger: find the operation it belongs to
+            _log.error("ledger transaction failed", error=type(error).__name__)
+            await self._singly(batch, error)
+            return
+        self.commits += 1
+        self.heard(answer.now)
+        for entry, result in zip(batch, answer.results, strict=True):
+            self._resolve(entry, result)
+        for event in answer.events:
+            self._on_event(event)
+
+    async def _singly(self, batch: list[_Entry], error: Exception) -> None:
+        """Apply one by one what failed together, so that one refusal never hurts its neighbours."""
+        if len(batch) > 1:
+            for at, entry in enumerate(batch):
+                try:
+                    await self._commit([entry])
+                except StoreDown:
+                    batch[:] = batch[at:]  # what went before is done
+                    raise
+            return
+        entry = batch[0]
+        entry.conflicts += 1
+        if entry.conflicts < _CONFLICTS:
+            await asyncio.sleep(0.001 * 2**entry.conflicts)
+            await self._commit(batch)
+            return
+        _log.error("ledger operation refused by the store", op=type(entry.op).__name__, error=type(error).__name__)
+        if entry.future is not None and not entry.future.done():
+            entry.future.set_exception(error)
+
+    def _resolve(self, entry: _Entry, result: Result) -> None:
+        op = entry.op
+        if isinstance(op, Reserve) and (op.abandoned or entry.future is None or entry.future.done()):
+            self._undo(op, result)
+        elif entry.future is not None and not entry.future.done():
+            entry.future.set_result(result)
+
+    def _again(self, batch: list[_Entry]) -> None:
+        """What became of these is unknown: the same again, in the same order. Reserves nobody waits for are undone."""
+        keep = []
+        for entry in batch:
+            if isinstance(entry.op, Reserve) and entry.op.abandoned:
+                void = Settle(entry.op.hold, VOIDED, basis="abandoned", worker=entry.op.worker)
+                keep.append(_Entry(void, None))
+            else:
+                keep.append(entry)
+        self._queue.extendleft(reversed(keep))
+
+
+def _expire(future: asyncio.Future[Result]) -> None:
+    if not future.done():
+        future.set_exception(Unavailable())
+
+

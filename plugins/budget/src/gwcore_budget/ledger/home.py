@@ -1,0 +1,210 @@
+"""What a home of the ledger is, and what both homes share: which rows a batch needs, and how rows are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import orjson
+
+from gwcore_budget.ledger.books import Books, Hold, ids_text
+from gwcore_budget.ledger.ops import (
+    VOIDED,
+    Budget,
+    Bury,
+    Charge,
+    Event,
+    Facts,
+    GiveBack,
+    Metered,
+    Op,
+    Recall,
+    Reserve,
+    Reset,
+    Result,
+    Settle,
+    Shrink,
+    Spent,
+)
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
+
+
+class StoreDown(Exception):
+    """The store cannot be asked, or what became of a transaction is unknown: the same batch may be sent again."""
+
+
+class Conflict(Exception):
+    """The store refused a batch as a whole (a row that another worker inserted meanwhile): send it again."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a transaction came to: one result per operation, the events it told, and the store's clock."""
+
+    results: list[Result]
+    events: list[Event]
+    now: int
+
+
+class Home(Protocol):
+    """Where the ledger lives. Two of them, one contract, one suite."""
+
+    async def open(self) -> None:
+        """Connect. Raises ``StoreDown``."""
+        ...
+
+    async def transact(self, ops: Sequence[Op]) -> Answer:
+        """Apply a batch in one durable transaction.
+
+        Raises:
+            StoreDown: nothing is known of the batch; every operation may be sent again, with the same ids.
+            Conflict: nothing was applied.
+        """
+        ...
+
+    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Read, or keep small books of one row, outside the ledger's transactions. Values are written ``$1``, ``$2`` …
+
+        Raises ``StoreDown``.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        ...
+
+
+@dataclass(slots=True)
+class Needs:
+    """The rows that a batch touches."""
+
+    holds: set[str] = field(default_factory=set)
+    accounts: set[int] = field(default_factory=set)
+    workers: set[str] = field(default_factory=set)
+    budgets: dict[str, Budget | None] = field(default_factory=dict)
+    charges: dict[tuple[str, int], Charge] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ops: Iterable[Op]) -> Needs:
+        """Of these operations."""
+        needs = cls()
+        for op in ops:
+            match op:
+                case Reserve():
+                    needs.holds.add(op.hold)
+                    for charge in op.charges:
+                        needs.budgets[charge.budget.id] = charge.budget
+                        needs.charges[charge.budget.id, charge.period.start] = charge
+                    if op.chunk:
+                        needs.workers.add(op.worker)
+                case Settle() | Shrink():
+                    needs.holds.add(op.hold)
+                case Spent():
+                    needs.holds.add(op.hold)
+                    needs.accounts.update(op.accounts)
+                    needs.workers.add(op.worker)
+                case GiveBack():
+                    needs.accounts.update(account for account, _ in op.amounts)
+                    needs.workers.add(op.worker)
+                case Bury():
+                    needs.workers.add(op.worker)
+                case Reset():
+                    needs.budgets.setdefault(op.budget, None)
+                case Recall():
+                    for budget in op.budgets:
+                        needs.budgets.setdefault(budget, None)
+        return needs
+
+
+def run(books: Books, ops: Sequence[Op]) -> list[Result]:
+    """Apply a batch in order."""
+    return [books.apply(op) for op in ops]
+
+
+def hold_from(row: Sequence[Any]) -> Hold:
+    """A hold out of a row in the order of ``HOLD_COLUMNS``."""
+    facts_end = 10 + len(Facts._fields)
+    return Hold(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        tuple(orjson.loads(row[5])),
+        row[6],
+        row[7],
+        Facts(*row[10:facts_end]),
+        row[8],
+        Metered(*row[facts_end:]),
+        row[9],
+    )
+
+
+def hold_row(hold: Hold) -> tuple[Any, ...]:
+    """The row of a hold, in the order of ``HOLD_COLUMNS``."""
+    return (
+        hold.id,
+        hold.worker,
+        hold.state,
+        hold.amount,
+        hold.settled,
+        ids_text(hold.accounts),
+        hold.created,
+        hold.expires,
+        hold.basis,
+        hold.ended,
+        *hold.facts,
+        *hold.metered,
+    )
+
+
+def exported(books: Books) -> list[tuple[str, str, str]]:
+    """Rows for the outbox: one per change of a hold's state, and the events. (id, topic, body)."""
+    rows = []
+    for hold, state, change, counted in books.turnover:
+        body = dict(zip(HOLD_COLUMNS, hold_row(hold), strict=True)) | {"state": state, "change": change}
+        topic = "ledger.spend" if counted else "ledger.correction"
+        rows.append((f"{hold.id}:{state}", topic, orjson.dumps(body).decode()))
+    rows.extend((event.id, event.topic, orjson.dumps(event.body).decode()) for event in books.events)
+    return rows
+
+
+def day_of(milliseconds: int) -> str:
+    """The UTC day, ``2026-11-21``."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Additions to the daily sums, in the order of their keys (two batches must lock rows in one order)."""
+    days: dict[tuple[str, ...], list[int]] = {}
+    tags: dict[tuple[str, ...], list[int]] = {}
+    for hold, state, spend, count in books.turnover:
+        facts, metered = hold.facts, hold.metered
+        day = day_of(hold.created)
+        key = (
+            day,
+            *((getattr(facts, name) or "") for name in DIMENSIONS[1:]),
+        )
+        failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
+        sums = (
+            spend,
+            count,
+            failed,
+            metered.input or 0,
+            (metered.output or 0) + (metered.reasoning or 0),
+            metered.cache_read or 0,
+            (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
+        )
+        _add(days, key, sums)
+        if facts.tags != "[]":
+            for tag in orjson.loads(facts.tags):
+                _add(tags, (day, tag), sums)
+    return [(*key, *days[key]) for key in sorted(days)], [(*key, *tags[key]) for key in sorted(tags)]
+
+
+def _add(into: dict[tuple[str, ...], list[int]], key: tuple[str, ...], sums: tuple[int, ...]) -> None:
+    row = into.setdefault(key, [0] * len(SUMS))
+    for at, value in enumerate(sums):
+        row[at] += value

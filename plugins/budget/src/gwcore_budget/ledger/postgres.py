@@ -1,0 +1,278 @@
+"""The ledger in PostgreSQL: one connection per worker writes, two read. Time is the server's.
+
+Rows are locked in one order everywhere – budgets, holds, daily sums, each by id – so batches of many workers wait for one
+another and never deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy.dialects import postgresql as dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
+from gwcore_budget.ledger.home import Answer, Conflict, Needs, StoreDown, exported, hold_from, hold_row, run, turnover
+from gwcore_budget.ledger.ops import Op
+from gwcore_budget.ledger.schema import DIMENSIONS, FORBID, HOLD_COLUMNS, SUMS, metadata
+
+_HOLD = ", ".join(HOLD_COLUMNS)
+_ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_TEXTS, _INTS = "ANY($1::text[])", "ANY($1::bigint[])"
+_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+_DOWN = (
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.PostgresSystemError,
+)
+
+
+class PostgresHome:
+    """One database, by URL. ``patience``: seconds for which a statement may take; ``exports`` writes the outbox."""
+
+    def __init__(self, url: str, *, exports: bool = False, patience: float = 5.0) -> None:
+        self._url = url.replace("postgres://", "postgresql://", 1)
+        self._patience = patience
+        self.exports = exports
+        self._db: asyncpg.Connection | None = None
+        self._read: asyncpg.Pool | None = None
+        self._known: set[str] = set()
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect and make the tables."""
+        try:
+            db = await self._connection()
+            async with db.transaction():
+                await db.execute("SELECT pg_advisory_xact_lock(26487, 1)")
+                await make_schema(db)
+            self._read = await asyncpg.create_pool(
+                self._url, min_size=0, max_size=2, timeout=self._patience, command_timeout=30
+            )
+        except (*_LOST, *_DOWN) as error:
+            raise StoreDown(type(error).__name__) from error
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        self._closed = True
+        if self._db is not None:
+            await self._drop()
+        if self._read is not None:
+            await self._read.close()
+
+    async def _connection(self) -> asyncpg.Connection:
+        if self._closed:
+            raise StoreDown("the ledger is closed")
+        if self._db is None or self._db.is_closed():
+            self._db = await asyncpg.connect(self._url, timeout=self._patience, command_timeout=self._patience)
+            await self._db.execute("SET synchronous_commit = on")
+        return self._db
+
+    async def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.terminate()
+            await asyncio.sleep(0)
+
+    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        if self._read is None:
+            raise StoreDown("closed")
+        try:
+            return [tuple(row) for row in await self._read.fetch(query, *values)]
+        except (*_LOST, *_DOWN) as error:
+            raise StoreDown(type(error).__name__) from error
+
+    async def transact(self, ops: Sequence[Op]) -> Answer:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        needs = Needs.of(ops)
+        try:
+            db = await self._connection()
+            await self._introduce(db, needs)
+            async with db.transaction():
+                books = await self._load(db, needs)
+                results = run(books, ops)
+                await self._write(db, books)
+            return Answer(results, books.events, books.now)
+        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+            raise Conflict(type(error).__name__) from error
+        except asyncpg.IntegrityConstraintViolationError as error:
+            raise Conflict(str(error)) from error
+        except (*_LOST, *_DOWN) as error:
+            # after a lost connection nobody knows whether the commit arrived
+            await self._drop()
+            raise StoreDown(type(error).__name__) from error
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def _introduce(self, db: asyncpg.Connection, needs: Needs) -> None:
+        """Insert budgets never seen, in a transaction of its own, so that no lock is held while waiting for another's."""
+        fresh = sorted(id_ for id_, budget in needs.budgets.items() if budget is not None and id_ not in self._known)
+        if not fresh:
+            return
+        found = [needs.budgets[id_] for id_ in fresh]
+        await db.executemany(
+            "INSERT INTO budget_budget (id, scope, scope_id, span, zone) VALUES ($1,$2,$3,$4,$5) ON CONFLICT DO NOTHING",
+            [(b.id, b.scope, b.scope_id, b.window.name, b.window.zone) for b in found if b is not None],
+        )
+        if len(self._known) > 100_000:
+            self._known.clear()
+        self._known.update(fresh)
+
+    async def _load(self, db: asyncpg.Connection, needs: Needs) -> Books:
+        holds = sorted(needs.holds)
+        if holds:  # which accounts they move never changes; their state is read again under the lock
+            for (text,) in await db.fetch(f"SELECT accounts FROM budget_hold WHERE id = {_TEXTS}", holds):
+                needs.accounts.update(hold_accounts(text))
+        if needs.workers:
+            query = f"SELECT account FROM budget_grant WHERE worker = {_TEXTS}"
+            needs.accounts.update(row[0] for row in await db.fetch(query, sorted(needs.workers)))
+        budgets = set(needs.budgets)
+        if needs.accounts:
+            query = f"SELECT DISTINCT budget FROM budget_account WHERE id = {_INTS}"
+            budgets.update(row[0] for row in await db.fetch(query, sorted(needs.accounts)))
+        lock = f"SELECT id, generation, recall FROM budget_budget WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
+        locked = await db.fetch(lock, sorted(budgets)) if budgets else []
+        rows = []
+        if holds:
+            query = f"SELECT {_HOLD} FROM budget_hold WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
+            rows = await db.fetch(query, holds)
+        # read after the locks: a transaction that waited must not open its books on an old minute
+        books = Books(await db.fetchval(_NOW))
+        books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
+        books.holds.update((row[0], hold_from(row)) for row in rows)
+        if needs.workers:
+            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker = {_TEXTS}"
+            for worker, account, amount in await db.fetch(query, sorted(needs.workers)):
+                books.grants[worker, account] = amount
+                needs.accounts.add(account)
+        if needs.accounts:
+            query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id = {_INTS}"
+            books.accounts.update((row[0], Account(*row)) for row in await db.fetch(query, sorted(needs.accounts)))
+        if needs.charges:
+            await self._current(db, needs, books)
+        return books
+
+    async def _current(self, db: asyncpg.Connection, needs: Needs, books: Books) -> None:
+        wanted = []
+        for (budget, start), charge in needs.charges.items():
+            if not start <= books.now < charge.period.end:
+                continue  # the caller's clock is off, and no account is opened for it
+            row = books.budgets.get(budget)
+            if row is None:  # deleted behind our back: made again by the repeat
+                self._known.discard(budget)
+                raise asyncpg.SerializationError(f"budget {budget} is gone")
+            wanted.append((budget, row.generation, charge.period.since, start))
+        if not wanted:
+            return
+        columns = list(zip(*wanted, strict=True))
+        query = (
+            f"SELECT a.{_ACCOUNT.replace(', ', ', a.')} FROM budget_account a "
+            "JOIN unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS w(budget, generation, since, start) "
+            "ON a.budget = w.budget AND a.generation = w.generation AND a.start BETWEEN w.since AND w.start"
+        )
+        seen: set[int] = set()
+        for row in await db.fetch(query, *columns):
+            account = books.accounts.setdefault(row[0], Account(*row))
+            if account.id not in seen:
+                seen.add(account.id)
+                books.slices.setdefault(account.budget, []).append(account)
+            if (account.budget, account.start) in needs.charges:
+                books.current[account.budget, account.start] = account
+        absent = [(b, g, s) for b, g, _, s in wanted if (b, s) not in books.current]
+        if absent:
+            insert = (
+                "INSERT INTO budget_account (budget, generation, start) "
+                f"SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[]) RETURNING {_ACCOUNT}"
+            )
+            for row in await db.fetch(insert, *zip(*absent, strict=True)):
+                account = books.accounts[row[0]] = books.current[row[1], row[3]] = Account(*row)
+                books.slices.setdefault(account.budget, []).append(account)
+                books.fresh.add(account.id)
+
+    async def _write(self, db: asyncpg.Connection, books: Books) -> None:
+        async def many(statement: str, rows: list[tuple[Any, ...]]) -> None:
+            if rows:
+                await db.executemany(statement, rows)
+
+        holds = books.holds.values()
+        await many(
+            "UPDATE budget_account SET posted=$1, pending=$2, excess=$3, lim=$4, soft=$5, told=$6 WHERE id=$7",
+            [
+                (a.posted, a.pending, a.over, a.lim, a.soft, a.told, a.id)
+                for a in sorted(books.accounts.values(), key=lambda a: a.id)
+                if a.changed
+            ],
+        )
+        await many(
+            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({_places(len(HOLD_COLUMNS))})",
+            [hold_row(hold) for hold in holds if hold.new],
+        )
+        changes = ", ".join(f"{name}=${at}" for at, name in enumerate(HOLD_COLUMNS[1:], 2))
+        await many(
+            f"UPDATE budget_hold SET {changes} WHERE id=$1",
+            [hold_row(hold) for hold in holds if hold.changed and not hold.new],
+        )
+        await many(
+            "INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at) VALUES ($1,$2,$3,$4,$5,$6)",
+            [(e.hold, ids_text(e.accounts), e.kind, e.pending, e.posted, books.now) for e in books.entries],
+        )
+        await many(
+            "UPDATE budget_budget SET generation=$1, recall=$2 WHERE id=$3",
+            [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed],
+        )
+        granted = sorted(books.granted)
+        await many(
+            "INSERT INTO budget_grant (worker, account, amount) VALUES ($1,$2,$3) "
+            "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount",
+            [(*key, books.grants.get(key, 0)) for key in granted],
+        )
+        await many(
+            "DELETE FROM budget_grant WHERE worker=$1 AND account=$2",
+            [key for key in granted if not books.grants.get(key)],
+        )
+        days, tags = turnover(books)
+        await many(_fold("budget_daily", DIMENSIONS), days)
+        await many(_fold("budget_daily_tag", ("day", "tag")), tags)
+        if self.exports:
+            await many(
+                "INSERT INTO budget_outbox (id, topic, body, due) VALUES ($1,$2,$3,$4) ON CONFLICT DO NOTHING",
+                [(*row, books.now) for row in exported(books)],
+            )
+
+
+def hold_accounts(text: str) -> list[int]:
+    """The accounts of a row's JSON array."""
+    return [int(part) for part in text.strip("[]").split(",") if part]
+
+
+def _places(count: int) -> str:
+    return ",".join(f"${n}" for n in range(1, count + 1))
+
+
+def _fold(table: str, keys: Sequence[str]) -> str:
+    names = (*keys, *SUMS)
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({_places(len(names))}) "
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
+    )
+
+
+async def make_schema(db: asyncpg.Connection) -> None:
+    """The tables, where they are not."""
+    for table in metadata.sorted_tables:
+        await db.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect.dialect())))
+        for index in table.indexes:
+            await db.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect.dialect())))
+    for statement in FORBID["postgresql"]:
+        await db.execute(statement)

@@ -1,0 +1,158 @@
+"""Tables of the ledger, the same in both homes. Made by the migration ``budget_0001``; see ``books`` for what they mean."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from gwcore_budget.ledger.ops import Facts, Metered
+
+metadata = MetaData()
+_Int = BigInteger().with_variant(Integer, "sqlite")
+_NUMBERS = {"attempt", "stream", "status", "first_byte_ms", "duration_ms", *(
+    name for name in Metered._fields if name not in {"error", "fees"})}  # fmt: skip
+
+
+def _columns(names: tuple[str, ...], required: set[str]) -> list[Column[object]]:
+    return [Column(name, _Int if name in _NUMBERS else Text, nullable=name not in required) for name in names]
+
+
+budget = Table(
+    "budget_budget",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("scope", Text, nullable=False),
+    Column("scope_id", Text, nullable=False),
+    Column("span", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("recall", Integer, nullable=False, server_default="0"),
+    sqlite_strict=True,
+)
+account = Table(
+    "budget_account",
+    metadata,
+    Column("id", _Int, primary_key=True, autoincrement=True),
+    Column("budget", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("start", _Int, nullable=False),
+    Column("lim", _Int),
+    Column("soft", _Int),
+    Column("posted", _Int, CheckConstraint("posted >= 0"), nullable=False, server_default="0"),
+    Column("pending", _Int, CheckConstraint("pending >= 0"), nullable=False, server_default="0"),
+    Column("excess", _Int, nullable=False, server_default="0"),
+    Column("told", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("budget", "generation", "start"),
+    sqlite_strict=True,
+)
+hold = Table(
+    "budget_hold",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("worker", Text, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("amount", _Int, CheckConstraint("amount >= 0")),
+    Column("settled", _Int, CheckConstraint("settled >= 0")),
+    Column("accounts", Text, nullable=False),
+    Column("created", _Int, nullable=False),
+    Column("expires", _Int, nullable=False),
+    Column("basis", Text, nullable=False),
+    Column("ended", _Int),
+    *_columns(Facts._fields, {"request", "attempt", "tags", "dialect", "operation", "model", "upstream", "stream"}),
+    *_columns(Metered._fields, set()),
+    Index("budget_hold_open", "worker", "expires", postgresql_where=text("state = 0"), sqlite_where=text("state = 0")),
+    Index("budget_hold_created", "created"),
+    Index("budget_hold_key", "key_id", "created"),
+    Index("budget_hold_team", "team", "created"),
+    Index("budget_hold_request", "request"),
+    sqlite_strict=True,
+)
+grant = Table(
+    "budget_grant",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("account", _Int, primary_key=True),
+    Column("amount", _Int, CheckConstraint("amount >= 0"), nullable=False),
+    sqlite_strict=True,
+)
+entry = Table(
+    "budget_entry",
+    metadata,
+    Column("seq", _Int, primary_key=True, autoincrement=True),
+    Column("hold", Text, nullable=False),
+    Column("accounts", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("pending", _Int, nullable=False),
+    Column("posted", _Int, nullable=False),
+    Column("at", _Int, nullable=False),
+    sqlite_strict=True,
+)
+worker = Table(
+    "budget_worker",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("boot", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("seen", _Int, nullable=False),
+    sqlite_strict=True,
+)
+outbox = Table(
+    "budget_outbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("due", _Int, nullable=False),
+    Column("tries", SmallInteger().with_variant(Integer, "sqlite"), nullable=False, server_default="0"),
+    Index("budget_outbox_due", "due"),
+    sqlite_strict=True,
+)
+DIMENSIONS = ("day", "organisation", "team", "user_id", "end_user", "key_id", "model_asked", "model", "upstream")
+SUMS = ("spend", "attempts", "failed", "input", "output", "cache_read", "cache_write")
+daily = Table(
+    "budget_daily",
+    metadata,
+    *(Column(name, Text, primary_key=True, server_default="") for name in DIMENSIONS),
+    *(Column(name, _Int, nullable=False, server_default="0") for name in SUMS),
+    Index("budget_daily_key", "key_id", "day"),
+    Index("budget_daily_team", "team", "day"),
+    Index("budget_daily_user", "user_id", "day"),
+    sqlite_strict=True,
+)
+daily_tag = Table(
+    "budget_daily_tag",
+    metadata,
+    Column("day", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    *(Column(name, _Int, nullable=False, server_default="0") for name in SUMS),
+    sqlite_strict=True,
+)
+
+FORBID = {
+    "sqlite": [
+        f"CREATE TRIGGER IF NOT EXISTS budget_entry_{verb} BEFORE {verb} ON budget_entry "
+        "BEGIN SELECT RAISE(ABORT, 'budget_entry is append only'); END"
+        for verb in ("update", "delete")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION budget_entry_forbid() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'budget_entry is append only'; END $$",
+        "CREATE OR REPLACE TRIGGER budget_entry_forbid BEFORE UPDATE OR DELETE ON budget_entry "
+        "FOR EACH ROW EXECUTE FUNCTION budget_entry_forbid()",
+    ],
+}
+"""The book is append only: statements per dialect that make the database refuse anything else."""
+
+HOLD_COLUMNS = tuple(str(column.name) for column in hold.columns)

@@ -1,0 +1,278 @@
+"""The ledger in a SQLite file: one connection on a thread of its own, WAL, ``synchronous=FULL``.
+
+Workers of one machine take turns by an ``flock`` beside the file: it is fair enough and wakes at once, while SQLite's own
+busy handler polls. The connection that reads for reports is another one: an open SELECT would make ``BEGIN IMMEDIATE``
+fail at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy.dialects import sqlite as dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
+from gwcore_budget.ledger.home import Answer, Conflict, Needs, StoreDown, exported, hold_from, hold_row, run, turnover
+from gwcore_budget.ledger.ops import Op
+from gwcore_budget.ledger.schema import DIMENSIONS, FORBID, HOLD_COLUMNS, SUMS, metadata
+
+T = TypeVar("T")
+JUMP = 300.0
+"""Seconds by which the wall clock may part from the boot clock before it opens no new period."""
+BUSY_MS = 200
+_HOLD = ", ".join(HOLD_COLUMNS)
+_ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
+_IN = "IN (SELECT value FROM json_each(?))"
+_PLACE = re.compile(r"\$\d+")
+
+
+class Clock:
+    """Wall-clock milliseconds, and whether the clock has jumped since the last look."""
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self._wall, self._boot = wall, boot
+        self._apart = wall() - boot()
+
+    def look(self) -> tuple[int, float]:
+        """Now, and the seconds of a jump; small steps (NTP) are followed, a jump stays until the process ends."""
+        wall = self._wall()
+        apart = wall - self._boot()
+        jump = apart - self._apart
+        if abs(jump) <= JUMP:
+            self._apart = apart
+            jump = 0.0
+        return int(wall * 1000), jump
+
+
+class SqliteHome:
+    """One file. ``durable=False`` (a memory store) skips the sync. ``exports`` writes the outbox."""
+
+    def __init__(
+        self, path: str | Path, *, durable: bool = True, exports: bool = False, clock: Clock | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.exports = exports
+        self.clock = clock or Clock()
+        self._durable = durable
+        self._thread: ThreadPoolExecutor | None = None
+        self._reader: ThreadPoolExecutor | None = None
+        self._db: sqlite3.Connection | None = None
+        self._read: sqlite3.Connection | None = None
+        self._lock = -1
+
+    async def open(self) -> None:
+        """Connect."""
+        self._thread = ThreadPoolExecutor(1, "gwcore-ledger")
+        self._reader = ThreadPoolExecutor(1, "gwcore-reports")
+        await self._on(self._thread, self._open)
+
+    async def aclose(self) -> None:
+        """Disconnect, behind what is still queued."""
+        if self._thread is not None and self._reader is not None:
+            await self._on(self._thread, self._close)
+            await asyncio.to_thread(self._reader.shutdown)
+            await asyncio.to_thread(self._thread.shutdown)
+            self._thread = self._reader = None
+
+    async def transact(self, ops: Sequence[Op]) -> Answer:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._on(self._thread, self._transact, ops)
+
+    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._on(self._reader, self._query, query, values)
+
+    async def _on(self, pool: ThreadPoolExecutor | None, work: Callable[..., T], *arguments: Any) -> T:
+        if pool is None:
+            raise StoreDown("the ledger is closed")
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+
+    # ── on the threads ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
+        return db
+
+    def _open(self) -> None:
+        try:
+            self._lock = os.open(f"{self.path}.ledger-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                self._db, self._read = self._connect(), self._connect()
+                make_schema(self._db)
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreDown(type(error).__name__) from error
+
+    def _close(self) -> None:
+        for db in (self._db, self._read):
+            if db is not None:
+                db.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _query(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        assert self._read is not None
+        try:
+            return self._read.execute(_PLACE.sub("?", query), values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreDown(type(error).__name__) from error
+
+    def _transact(self, ops: Sequence[Op]) -> Answer:
+        db = self._db
+        if db is None:
+            raise StoreDown("closed")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                now, jump = self.clock.look()
+                books = self._load(db, Needs.of(ops), now, jump)
+                results = run(books, ops)
+                self._write(db, books)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        except sqlite3.IntegrityError as error:
+            raise Conflict(str(error)) from error
+        except (sqlite3.Error, OSError) as error:
+            raise StoreDown(type(error).__name__) from error
+        return Answer(results, books.events, now)
+
+    def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
+        books = Books(now, jump)
+        if needs.holds:
+            query = f"SELECT {_HOLD} FROM budget_hold WHERE id {_IN}"  # noqa: S608 - constant columns
+            for row in db.execute(query, (_list(needs.holds),)):
+                hold = books.holds[row[0]] = hold_from(row)
+                needs.accounts.update(hold.accounts)
+        if needs.workers:
+            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker {_IN}"  # noqa: S608
+            for worker, account, amount in db.execute(query, (_list(needs.workers),)):
+                books.grants[worker, account] = amount
+                needs.accounts.add(account)
+        self._budgets(db, needs, books)
+        if needs.accounts:
+            query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id {_IN}"  # noqa: S608
+            for row in db.execute(query, (_list(needs.accounts),)):
+                books.accounts[row[0]] = Account(*row)
+        for (budget, start), charge in needs.charges.items():
+            if start <= now < charge.period.end:  # else the caller's clock is off, and no account is opened for it
+                self._current(db, books, budget, start, charge.period.since)
+        return books
+
+    def _budgets(self, db: sqlite3.Connection, needs: Needs, books: Books) -> None:
+        if not needs.budgets:
+            return
+        query = f"SELECT id, generation, recall FROM budget_budget WHERE id {_IN}"  # noqa: S608
+        for id_, generation, recall in db.execute(query, (_list(needs.budgets),)):
+            books.budgets[id_] = BudgetRow(id_, generation, recall)
+        for id_, budget in needs.budgets.items():
+            if id_ not in books.budgets and budget is not None:
+                db.execute(
+                    "INSERT INTO budget_budget (id, scope, scope_id, span, zone) VALUES (?,?,?,?,?)",
+                    (id_, budget.scope, budget.scope_id, budget.window.name, budget.window.zone),
+                )
+                books.budgets[id_] = BudgetRow(id_)
+
+    def _current(self, db: sqlite3.Connection, books: Books, budget: str, start: int, since: int) -> None:
+        generation = books.budgets[budget].generation
+        query = f"SELECT {_ACCOUNT} FROM budget_account WHERE budget=? AND generation=? AND start>=? AND start<=?"  # noqa: S608
+        slices = []
+        for row in db.execute(query, (budget, generation, since, start)):
+            account = books.accounts.setdefault(row[0], Account(*row))
+            slices.append(account)
+            if account.start == start:
+                books.current[budget, start] = account
+        if (budget, start) not in books.current:
+            insert = "INSERT INTO budget_account (budget, generation, start) VALUES (?,?,?)"
+            id_ = db.execute(insert, (budget, generation, start)).lastrowid
+            assert id_ is not None
+            account = books.current[budget, start] = books.accounts[id_] = Account(id_, budget, generation, start)
+            books.fresh.add(id_)
+            slices.append(account)
+        known = books.slices.setdefault(budget, [])
+        known.extend(one for one in slices if one not in known)
+
+    def _write(self, db: sqlite3.Connection, books: Books) -> None:
+        changed = [a for a in books.accounts.values() if a.changed]
+        db.executemany(
+            "UPDATE budget_account SET posted=?, pending=?, excess=?, lim=?, soft=?, told=? WHERE id=?",
+            [(a.posted, a.pending, a.over, a.lim, a.soft, a.told, a.id) for a in changed],
+        )
+        holds = books.holds.values()
+        db.executemany(
+            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({','.join('?' * len(HOLD_COLUMNS))})",  # noqa: S608
+            [hold_row(hold) for hold in holds if hold.new],
+        )
+        db.executemany(
+            f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?",  # noqa: S608
+            [(*row[1:], row[0]) for row in (hold_row(hold) for hold in holds if hold.changed and not hold.new)],
+        )
+        db.executemany(
+            "INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at) VALUES (?,?,?,?,?,?)",
+            [(e.hold, ids_text(e.accounts), e.kind, e.pending, e.posted, books.now) for e in books.entries],
+        )
+        db.executemany(
+            "UPDATE budget_budget SET generation=?, recall=? WHERE id=?",
+            [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed],
+        )
+        for key in books.granted:
+            amount = books.grants.get(key, 0)
+            db.execute("DELETE FROM budget_grant WHERE worker=? AND account=?", key)
+            if amount:
+                db.execute("INSERT INTO budget_grant (worker, account, amount) VALUES (?,?,?)", (*key, amount))
+        days, tags = turnover(books)
+        db.executemany(_fold("budget_daily", DIMENSIONS), days)
+        db.executemany(_fold("budget_daily_tag", ("day", "tag")), tags)
+        if self.exports:
+            db.executemany(
+                "INSERT OR IGNORE INTO budget_outbox (id, topic, body, due) VALUES (?,?,?,?)",
+                [(*row, books.now) for row in exported(books)],
+            )
+
+
+def _list(values: Any) -> str:
+    return orjson.dumps(list(values)).decode()
+
+
+def _fold(table: str, keys: Sequence[str]) -> str:
+    names = (*keys, *SUMS)
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "  # noqa: S608
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
+    )
+
+
+def make_schema(db: sqlite3.Connection) -> None:
+    """The tables, where they are not."""
+    for table in metadata.sorted_tables:
+        db.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect.dialect())))
+        for index in table.indexes:
+            db.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect.dialect())))
+    for statement in FORBID["sqlite"]:
+        db.execute(statement)

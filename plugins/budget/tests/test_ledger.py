@@ -1,0 +1,321 @@
+"""One suite for every home of the ledger: each test runs against SQLite and PostgreSQL."""
+
+import asyncio
+
+import pytest
+from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, void
+
+from gwcore_budget.ledger.group import Group
+from gwcore_budget.ledger.ops import (
+    PENDING, POSTED, REAPED, VOIDED, Admitted, Already, Bury, Done, Dropped, Facts, GiveBack, Missing, Recall, Reset,
+    Short, Shrink, Spent, Stale,
+)  # fmt: skip
+from gwcore_budget.ledger.verify import verify
+from gwcore_budget.window import Window
+
+
+G = "global:total"
+
+
+async def sound(home):
+    assert (await verify(home)).problems == []
+
+
+async def test_a_hold_is_posted_and_the_rest_is_free_again(home):
+    assert isinstance(await do(home, reserve("r:1", 600, budget())), Admitted)
+    assert (await accounts(home))[G] == (0, 600, 0)
+    assert await do(home, post("r:1", 450)) == Done(POSTED, 450)
+    assert (await accounts(home))[G] == (450, 0, 0)
+    await sound(home)
+
+
+async def test_a_refusal_says_what_is_left_and_moves_nothing(home):
+    a, b = budget("team:t", 1_000), budget("key:k", 500)
+    await do(home, reserve("r:1", 300, a, b))
+    await do(home, post("r:1", 300))
+    await do(home, reserve("r:2", 150, a, b))
+    short = await do(home, reserve("r:3", 100, a, b))
+    assert isinstance(short, Short)
+    assert (short.budget.id, short.free, short.limit, short.posted, short.pending) == (b.id, 50, 500, 300, 150)
+    assert await accounts(home) == {a.id: (300, 150, 0), b.id: (300, 150, 0)}
+    await sound(home)
+
+
+async def test_of_two_refusals_the_final_one_is_named(home):
+    held, spent = budget("key:held", 100), budget("key:spent", 100)
+    await do(home, reserve("r:1", 100, held))
+    await do(home, reserve("r:2", 95, spent))
+    await do(home, post("r:2", 95))
+    for pair in ((held, spent), (spent, held)):
+        short = await do(home, reserve("r:3", 10, *pair))
+        assert short.budget.id == spent.id
+
+
+async def test_less_is_held_where_less_will_do(home):
+    one = budget(limit=100)
+    assert (await do(home, reserve("r:1", 250, one, least=80))).amount == 100
+    assert isinstance(await do(home, reserve("r:2", 250, one, least=1)), Short)
+
+
+async def test_repeats_change_nothing(home):
+    one = reserve("r:1", 600, budget())
+    for _ in range(2):
+        assert isinstance(await do(home, one), Admitted)
+    assert (await accounts(home))[G] == (0, 600, 0)
+    assert await do(home, post("r:1", 450)) == Done(POSTED, 450)
+    assert await do(home, post("r:1", 450)) == Already(POSTED, 450)
+    assert await do(home, post("r:1", 451)) == Already(POSTED, 450, conflict=True)
+    assert await do(home, void("r:1")) == Already(POSTED, 450, conflict=True)
+    assert isinstance(await do(home, one), Already)
+    assert (await accounts(home))[G] == (450, 0, 0)
+    await sound(home)
+
+
+async def test_a_reaped_hold_takes_one_correction(home):
+    await do(home, reserve("r:1", 600, budget()))
+    assert await do(home, reap("r:1")) == Done(REAPED, 600)
+    assert (await accounts(home))[G] == (600, 0, 0)
+    assert await do(home, post("r:1", 200)) == Done(POSTED, 200)
+    assert (await do(home, post("r:1", 100))).conflict
+    assert (await accounts(home))[G] == (200, 0, 0)
+    await sound(home)
+
+
+async def test_a_void_before_its_reserve_leaves_a_tombstone(home):
+    assert await do(home, void("r:1")) == Done(VOIDED, 0)
+    assert await do(home, reserve("r:1", 600, budget())) == Already(VOIDED, 0)
+    assert (await accounts(home))[G] == (0, 0, 0)
+    assert await do(home, post("none:1", 5)) == Missing("none:1")
+    assert isinstance(await do(home, reserve("r:2", 1, budget(), abandoned=True)), Dropped)
+    await sound(home)
+
+
+async def test_truth_above_the_hold_is_posted_and_seen_in_over(home):
+    await do(home, reserve("r:1", 600, budget()))
+    assert await do(home, post("r:1", 1_800)) == Done(POSTED, 1_800, over=1_200)
+    assert (await accounts(home))[G] == (1_800, 0, 1_200)
+    await sound(home)
+
+
+async def test_free_models_pass_an_exhausted_budget_and_a_limit_of_zero_refuses_all_else(home):
+    nothing = budget(limit=0)
+    assert isinstance(await do(home, reserve("r:1", 0, nothing)), Admitted)
+    assert isinstance(await do(home, reserve("r:2", 1, nothing)), Short)
+    unmetered = await do(home, reserve("r:3", None, nothing))
+    assert unmetered.amount is None
+    await do(home, post("r:3", 0))
+    await sound(home)
+
+
+async def test_a_batch_is_one_transaction_and_each_operation_stands_alone(home):
+    ops = [reserve(f"r{n}:1", 300, budget()) for n in range(5)] + [post("r0:1", 10), reserve("r9:1", 300, budget())]
+    kinds = [type(result) for result in (await home.transact(ops)).results]
+    assert kinds == [Admitted] * 3 + [Short] * 2 + [Done, Admitted]
+    assert (await accounts(home))[G] == (10, 900, 0)
+    await sound(home)
+
+
+async def test_periods_are_opened_by_the_first_reserve_and_a_wrong_clock_is_told(home):
+    day = budget("key:k", 100, Window.parse("day", "Europe/Warsaw"))
+    now = await now_of(home)
+    stale = await do(home, reserve("r:1", 10, day, now=now - 86_400_000))
+    assert isinstance(stale, Stale) and abs(stale.now - now) < 60_000
+    assert isinstance(await do(home, reserve("r:2", 10, day, now=stale.now)), Admitted)
+    rows = await home.rows("SELECT start FROM budget_account")
+    assert [row[0] for row in rows] == [day.window.period(now).start]
+
+
+async def test_a_rolling_window_counts_its_slices(home):
+    hour = budget("key:k", 100, Window.parse("rolling 1h"))
+    now = await now_of(home)
+    await do(home, reserve("r:1", 60, hour, now=now))
+    await do(home, post("r:1", 60))
+    # the same spend, moved into an older slice
+    for back, fits in ((30, False), (59, False), (61, True)):
+        start = hour.window.period(now).start - back * 60_000
+        await home.rows(f"UPDATE budget_account SET start={start} WHERE posted=60 RETURNING id")
+        result = await do(home, reserve(f"r{back}:1", 50, hour, now=await now_of(home)))
+        assert isinstance(result, Admitted if fits else Short), back
+        if not fits:
+            assert result.posted == 60
+            # when the slice has left the window
+            assert result.resets == start + 60_000 + 3_600_000
+
+
+async def test_a_manual_reset_opens_a_new_generation_and_the_old_holds_settle_there(home):
+    one = budget(limit=100)
+    await do(home, reserve("r:1", 90, one))
+    assert await do(home, Reset(one.id)) == Done(VOIDED, 1)
+    assert isinstance(await do(home, reserve("r:2", 90, one)), Admitted)
+    await do(home, post("r:1", 80))
+    await do(home, post("r:2", 70))
+    rows = await home.rows("SELECT generation, posted FROM budget_account ORDER BY generation")
+    assert rows == [(0, 80), (1, 70)]
+    assert await do(home, Reset("nobody")) == Missing("nobody")
+    await sound(home)
+
+
+async def test_a_temporary_increase_ends(home):
+    now = await now_of(home)
+    raised = budget(limit=100, bonus=50, bonus_until=now + 60_000)
+    ended = budget(limit=100, bonus=50, bonus_until=now - 1)
+    assert isinstance(await do(home, reserve("r:1", 120, ended)), Short)
+    assert isinstance(await do(home, reserve("r:2", 120, raised)), Admitted)
+
+
+async def test_b26_a_limit_lowered_below_what_is_held(home):
+    await do(home, reserve("r:1", 800, budget(limit=1_000)))
+    short = await do(home, reserve("r:2", 1, budget(limit=500)))
+    assert (short.free, short.limit) == (0, 500)
+    assert await do(home, post("r:1", 700)) == Done(POSTED, 700)
+    assert isinstance(await do(home, reserve("r:3", 1, budget(limit=500))), Short)
+    assert isinstance(await do(home, reserve("r:4", 300, budget(limit=1_000))), Admitted)
+    await sound(home)
+
+
+async def test_a_hold_shrinks_while_its_stream_runs(home):
+    await do(home, reserve("r:1", 600, budget()))
+    assert await do(home, Shrink("r:1", 200)) == Done(PENDING, 200)
+    assert isinstance(await do(home, Shrink("r:1", 300)), Already)
+    assert (await accounts(home))[G] == (0, 200, 0)
+    await do(home, reap("r:1"))
+    assert (await accounts(home))[G] == (200, 0, 0)
+    await sound(home)
+
+
+async def test_soft_and_hard_limits_tell_once(make_home):
+    home = make_home(exports=True)
+    await home.open()
+    one = budget(limit=100, soft=50)
+    told = []
+    for n, amount in enumerate((40, 20, 30, 10)):
+        told += (await home.transact([reserve(f"r{n}:1", amount, one), post(f"r{n}:1", amount)])).events
+    assert [(event.topic, event.body["posted"]) for event in told] == [("budget.soft", 60), ("budget.exceeded", 100)]
+    topics = [row[0] for row in await home.rows("SELECT topic FROM budget_outbox ORDER BY topic")]
+    assert topics == ["budget.exceeded", "budget.soft", *["ledger.spend"] * 4]
+    await home.aclose()
+
+
+async def test_grants_are_taken_spent_returned_and_burnt(home):
+    a, b = budget("team:t", 10_000), budget("key:k", 8_000)
+    taken = await do(home, reserve("r:1", 100, a, b, chunk=900))
+    assert [(g.budget, g.amount) for g in taken.grants] == [(a.id, 900), (b.id, 900)]
+    assert await accounts(home) == {a.id: (0, 900, 0), b.id: (0, 900, 0)}
+    ids = tuple(g.account for g in taken.grants)
+    spent = Spent("r:1", "w1", 100, ids, Facts("r"), 1, post("r:1", 70))
+    assert await do(home, spent) == Done(POSTED, 70)
+    assert await do(home, spent) == Already(POSTED, 70)
+    reaped = Spent("r:2", "w1", 50, ids, Facts("r"), 1, reap("r:2"))
+    assert await do(home, reaped) == Done(REAPED, 50)
+    assert await do(home, post("r:2", 20)) == Done(POSTED, 20)
+    assert await accounts(home) == {a.id: (90, 780, 0), b.id: (90, 780, 0)}
+    await do(home, GiveBack("w1", ((ids[0], 80),)))
+    assert (await accounts(home))[a.id] == (90, 700, 0)
+    await sound(home)
+    assert await do(home, Bury("w1", burn=True)) == Done(REAPED, 700 + 780)
+    assert await accounts(home) == {a.id: (790, 0, 0), b.id: (870, 0, 0)}
+    assert await do(home, Bury("w1")) == Done(VOIDED, 0)
+    # a burnt grant is corrected like any reaped hold
+    assert await do(home, post(f"burn:w1:{ids[0]}", 0)) == Done(POSTED, 0)
+    await sound(home)
+
+
+async def test_grants_shrink_towards_the_limit_and_stop_at_the_floor(home):
+    one = budget(limit=1_000)
+    sizes = []
+    for n in range(4):
+        result = await do(home, reserve(f"r{n}:1", 10, one, chunk=400, floor=600))
+        sizes.append([g.amount for g in result.grants])
+    assert sizes == [[125], [109], [95], [83]]
+    direct = await do(home, reserve("r9:1", 10, one, chunk=400, floor=600))
+    assert direct.grants == () and direct.amount == 10
+    # an under-estimate takes the whole grant and shows in over
+    spent = Spent("r0:1", "w1", 10, direct.accounts, Facts("r"), 1, post("r0:1", 500))
+    assert await do(home, spent) == Done(POSTED, 500, over=490)
+    assert (await accounts(home))[one.id] == (500, 10, 490)
+    await sound(home)
+
+
+async def test_recall_and_events_reach_the_budget(home):
+    one = budget()
+    first = await do(home, reserve("r:1", 1, one, chunk=10))
+    await do(home, Recall((one.id, "unknown")))
+    again = await do(home, reserve("r:2", 1, one, chunk=10))
+    assert again.grants[0].recall == first.grants[0].recall + 1
+
+
+async def test_two_connections_never_overspend(make_home):
+    homes = [make_home() for _ in range(4)]
+    for one in homes:
+        await one.open()
+    groups = [Group(one, patience=20) for one in homes]
+    await asyncio.gather(*(group.open() for group in groups))
+    five = [budget("global", 500), budget("team:t", 450), budget("user:u", 600), budget("key:k", 700), budget("model:m", 400)]
+
+    async def try_(n):
+        return await groups[n % 4].ask(reserve(f"r{n}:1", 7, *five[: 1 + n % 5]))
+
+    results = await asyncio.gather(*(try_(n) for n in range(400)))
+    admitted = [n for n, result in enumerate(results) if isinstance(result, Admitted)]
+    # every admitted hold stands on `global`: the limits of the wider scopes bind too
+    held = await accounts(homes[0])
+    for at, one in enumerate(five):
+        assert held[one.id][1] == sum(7 for n in admitted if n % 5 >= at) <= one.limit
+    for n, result in enumerate(results):
+        if isinstance(result, Short):
+            assert result.free < 7 and result.posted + result.pending + 7 > result.limit, n
+    await sound(homes[0])
+    await asyncio.gather(*(group.aclose() for group in groups))
+
+
+async def test_the_book_is_append_only(home):
+    await do(home, reserve("r:1", 1, budget()))
+    for statement in ("UPDATE budget_entry SET posted=1 RETURNING seq", "DELETE FROM budget_entry RETURNING seq"):
+        with pytest.raises(Exception, match="append only|StoreDown|IntegrityError"):
+            await home.rows(statement)
+    assert len(await home.rows("SELECT seq FROM budget_entry")) == 1
+
+
+async def test_the_daily_sums_follow_a_correction(home):
+    await do(home, reserve("r:1", 600, budget()))
+    await do(home, reap("r:1"))
+    await do(home, post("r:1", 200))
+    await do(home, reserve("s:1", 600, budget(limit=5_000)))
+    await do(home, void("s:1"))
+    rows = await home.rows("SELECT CAST(sum(spend) AS BIGINT), CAST(sum(attempts) AS BIGINT), CAST(sum(failed) AS BIGINT) FROM budget_daily")
+    assert rows == [(200, 2, 1)]
+    await sound(home)
+
+
+async def test_verify_sees_what_is_wrong(home):
+    await do(home, reserve("r:1", 600, budget()))
+    await home.rows("UPDATE budget_account SET pending=599 RETURNING id")
+    found = (await verify(home)).problems
+    assert len(found) == 2 and found[0].startswith("I2") and found[1].startswith("I3")
+
+
+async def test_reopened_books_are_the_same(make_home):
+    first = make_home()
+    await first.open()
+    await do(first, reserve("r:1", 600, budget()))
+    await first.aclose()
+    second = make_home()
+    await second.open()
+    assert await do(second, post("r:1", 600)) == Done(POSTED, 600)
+    await second.aclose()
+
+
+async def test_a_waiter_that_gives_up_leaves_nothing(make_home):
+    home = make_home()
+    group = Group(home)
+    await group.open()
+    for k in range(6):
+        task = asyncio.ensure_future(group.ask(reserve(f"r{k}:1", 10, budget())))
+        for _ in range(k):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+    await eventually(lambda: group.backlog == 0)
+    assert (await accounts(home)).get(G, (0, 0, 0)) == (0, 0, 0)
+    await sound(home)
+    await group.aclose()

@@ -1,0 +1,320 @@
+"""B5: every home against one model, by random operations in any order and multiplicity.
+
+``GWCORE_EXAMPLES`` sets the number of runs of 40 steps each (the acceptance figure is 400).
+"""
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from budget_kit import budget, do, reserve
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from gwcore_budget.ledger.books import Books
+from gwcore_budget.ledger.ops import (
+    PENDING, POSTED, REAPED, VOIDED, Admitted, Already, Bury, Done, Facts, GiveBack, Missing, Settle, Short, Shrink, Spent,
+)  # fmt: skip
+from gwcore_budget.ledger.postgres import PostgresHome
+from gwcore_budget.ledger.sqlite import SqliteHome
+from gwcore_budget.ledger.verify import verify
+
+EXAMPLES = int(os.environ.get("GWCORE_EXAMPLES", "25"))
+NAMES = ("global", "team:t", "key:k")
+TABLES = "account budget hold grant entry worker outbox daily daily_tag".split()
+
+
+class Model:
+    """The ledger in thirty lines: what must be true, however it is stored."""
+
+    def __init__(self):
+        self.limits = dict.fromkeys(NAMES, 1_000)
+        self.posted, self.pending, self.over = ({n: 0 for n in NAMES} for _ in range(3))
+        self.holds = {}  # id -> [state, amount, settled, names]
+        self.grants = {}  # (worker, name) -> amount
+
+    def free(self, name):
+        return self.limits[name] - self.posted[name] - self.pending[name]
+
+    def move(self, names, pending, posted, over=0):
+        for name in names:
+            self.pending[name] += pending
+            self.posted[name] += posted
+            self.over[name] += over
+
+    def settle(self, hold, state, amount):
+        """The expected change, or ``None``."""
+        known = self.holds.get(hold)
+        if known is None:
+            if state == VOIDED:
+                self.holds[hold] = [VOIDED, 0, 0, ()]
+            return None
+        was, held, settled, names = known
+        final = {POSTED: amount, VOIDED: 0, REAPED: held}[state]
+        if was == PENDING:
+            self.move(names, -held, final, max(0, final - held))
+        elif was == REAPED and state == POSTED:
+            self.move(names, 0, final - settled, max(0, final - held))
+        else:
+            return None
+        self.holds[hold] = [state, held, final, names]
+        return final
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    make = None
+
+    @initialize()
+    def open(self):
+        self.runner = asyncio.Runner()
+        self.home = type(self).make()
+        self.runner.run(self.home.open())
+        self.model = Model()
+        self.ids = {}
+
+    def do(self, op):
+        return self.runner.run(do(self.home, op))
+
+    def budgets(self, names):
+        return [budget(name, self.model.limits[name]) for name in names]
+
+    holds = st.sampled_from([f"r{n}:1" for n in range(8)])
+    amounts = st.integers(0, 700)
+    scopes = st.sets(st.sampled_from(NAMES), min_size=0).map(sorted)
+    workers = st.sampled_from(["w1", "w2"])
+
+    @rule(hold=holds, amount=amounts, names=scopes, least=st.none() | st.integers(0, 300))
+    def reserve(self, hold, amount, names, least):
+        model = self.model
+        known = model.holds.get(hold)
+        free = min((model.free(name) for name in names), default=amount)
+        got = self.do(reserve(hold, amount, *self.budgets(names), least=least))
+        if known is not None:
+            kind = Admitted if known[0] == PENDING else Already
+            assert type(got) is kind
+            return
+        fits = min(amount, free) if amount else 0
+        if amount and (fits < amount and (fits <= 0 or fits < (amount if least is None else least))):
+            assert isinstance(got, Short)
+            # I8: a refusal implies that some account really had less than that
+            assert got.free < amount and got.posted + got.pending + amount > got.limit
+            return
+        assert isinstance(got, Admitted) and got.amount == fits
+        model.holds[hold] = [PENDING, fits, None, tuple(names)]
+        model.move(names, fits, 0)
+
+    @rule(hold=holds, state=st.sampled_from([POSTED, VOIDED, REAPED]), percent=st.integers(0, 130))
+    def settle(self, hold, state, percent):
+        held = (self.model.holds.get(hold) or [0, 100])[1]
+        amount = held * percent // 100
+        unknown = hold not in self.model.holds
+        expected = self.model.settle(hold, state, amount)
+        got = self.do(Settle(hold, state, amount))
+        if unknown:
+            assert got == (Done(VOIDED, 0) if state == VOIDED else Missing(hold))
+        else:
+            assert type(got) is (Already if expected is None else Done)
+            assert expected is None or got.amount == expected
+
+    @rule(hold=holds, amount=amounts)
+    def shrink(self, hold, amount):
+        known = self.model.holds.get(hold)
+        self.do(Shrink(hold, amount))
+        if known and known[0] == PENDING and amount < known[1]:
+            self.model.move(known[3], amount - known[1], 0)
+            known[1] = amount
+
+    @rule(name=st.sampled_from(NAMES), limit=st.integers(0, 3_000))
+    def admin_changes_a_limit(self, name, limit):
+        self.model.limits[name] = limit
+
+    @rule()
+    def reopen(self):
+        self.runner.run(self.home.aclose())
+        self.home = type(self).make()
+        self.runner.run(self.home.open())
+
+    @rule(worker=workers, amount=st.integers(1, 100), names=scopes.filter(bool), floor=st.integers(0, 500))
+    def take(self, worker, amount, names, floor):
+        model = self.model
+        frees = [model.free(name) for name in names]
+        got = self.do(reserve("take:1", amount, *self.budgets(names), worker=worker, chunk=200, floor=floor))
+        if min(frees) < amount:
+            assert isinstance(got, Short)
+            return
+        if min(frees) <= floor:
+            assert got.grants == ()
+            model.move(names, amount, 0)
+            self.do(Settle("take:1", VOIDED))
+            model.move(names, -amount, 0)
+            self.forget_take()
+            return
+        assert [g.amount for g in got.grants] == [max(amount, min(200, free // 8)) for free in frees]
+        for name, grant in zip(names, got.grants, strict=True):
+            self.ids[name] = grant.account
+            model.grants[worker, name] = model.grants.get((worker, name), 0) + grant.amount
+            model.move([name], grant.amount, 0)
+
+    def forget_take(self):
+        """The same hold is asked for again and again: give it another name for the next time."""
+        new = f"'t{os.urandom(8).hex()}:1'"
+        self.runner.run(self.home.rows(f"UPDATE budget_hold SET id={new} WHERE id='take:1' RETURNING id"))
+
+    @rule(hold=holds.map("e".__add__), worker=workers, held=st.integers(0, 200), percent=st.integers(0, 130),
+          state=st.sampled_from([POSTED, VOIDED, REAPED]), names=scopes)  # fmt: skip
+    def spend_a_grant(self, hold, worker, held, percent, state, names):
+        model = self.model
+        if not all(name in self.ids and model.grants.get((worker, name), 0) >= held for name in names):
+            return
+        amount = held * percent // 100
+        settle = Settle(hold, state, amount)
+        op = Spent(hold, worker, held, tuple(self.ids[name] for name in names), Facts(hold), 1, settle)
+        if hold in model.holds:
+            model.settle(hold, state, amount)
+            self.do(op)
+            return
+        final = {POSTED: amount, VOIDED: 0, REAPED: held}[state]
+        model.holds[hold] = [state, held, final, tuple(names)]
+        for name in names:
+            part = min(final, model.grants[worker, name])
+            model.grants[worker, name] -= part
+            model.move([name], -part, final, max(0, final - held))
+        assert self.do(op).amount == final
+
+    @rule(worker=workers, name=st.sampled_from(NAMES), amount=st.integers(0, 300))
+    def give_back(self, worker, name, amount):
+        if name in self.ids:
+            part = min(amount, self.model.grants.get((worker, name), 0))
+            self.do(GiveBack(worker, ((self.ids[name], amount),)))
+            if part:
+                self.model.grants[worker, name] -= part
+                self.model.move([name], -part, 0)
+
+    @rule(worker=workers, burn=st.booleans())
+    def bury(self, worker, burn):
+        self.do(Bury(worker, burn=burn))
+        for name in NAMES:
+            part = self.model.grants.pop((worker, name), 0)
+            if part:
+                self.model.move([name], -part, part if burn else 0)
+                if burn:
+                    self.runner.run(
+                        self.home.rows(f"UPDATE budget_hold SET id='b{os.urandom(8).hex()}' WHERE id='burn:{worker}:{self.ids[name]}' RETURNING id")
+                    )
+
+    @invariant()
+    def the_store_says_what_the_model_says(self):
+        if not hasattr(self, "home"):
+            return
+        report = self.runner.run(verify(self.home))
+        assert report.problems == []
+        rows = self.runner.run(self.home.rows("SELECT budget, posted, pending, excess FROM budget_account"))
+        for id_, posted, pending, over in rows:
+            name = id_.removesuffix(":total")
+            assert (posted, pending, over) == (self.model.posted[name], self.model.pending[name], self.model.over[name])
+
+    def teardown(self):
+        if hasattr(self, "home"):
+            self.runner.run(self.home.aclose())
+            self.runner.close()
+
+
+def run(machine, examples=EXAMPLES):
+    config = settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck), print_blob=False,
+    )  # fmt: skip
+    run_state_machine_as_test(machine, settings=config)
+
+
+def sqlite_machine(tmp):
+    class Sqlite(LedgerMachine):
+        @staticmethod
+        def make():
+            return SqliteHome(Sqlite.path, durable=False)
+
+        def open(self):
+            Sqlite.path = Path(tempfile.mkdtemp(dir=tmp)) / "book.db"
+            super().open()
+
+        open = initialize()(open)
+
+    return Sqlite
+
+
+@pytest.mark.timeout(600)
+def test_sqlite(tmp_path):
+    run(sqlite_machine(tmp_path))
+
+
+@pytest.mark.timeout(600)
+def test_postgres(postgres_url):
+    class Postgres(LedgerMachine):
+        @staticmethod
+        def make():
+            return PostgresHome(postgres_url)
+
+        def open(self):
+            async def clean():
+                home = PostgresHome(postgres_url)
+                await home.open()
+                await home.rows("TRUNCATE " + ", ".join(f"budget_{name}" for name in TABLES))
+                await home.aclose()
+
+            asyncio.run(clean())
+            super().open()
+
+        open = initialize()(open)
+
+    run(Postgres)
+
+
+def counters_one_by_one(self, op, accounts, amount):
+    """NC of B6: each counter is checked and moved by itself, so an earlier one stays moved when a later one refuses."""
+    for charge, account in zip(op.charges, accounts, strict=True):
+        if account.posted + account.pending + amount > charge.budget.limit:
+            return -1, Short(charge.budget, 0, charge.budget.limit, account.posted, account.pending, 0)
+        account.pending += amount
+        account.changed = True
+    for account in accounts:
+        account.pending -= amount
+    return amount, None
+
+
+def settle_twice(original):
+    def settle(self, op):
+        hold = self.holds.get(op.hold)
+        if hold is not None and hold.state == POSTED and op.state == POSTED:
+            hold.state = REAPED  # an additive counter: whatever comes is applied
+        return original(self, op)
+
+    return settle
+
+
+def forget_the_hold(original):
+    def settle(self, op):
+        if op.state == REAPED and op.hold in self.holds and self.holds[op.hold].state == PENDING:
+            op = Settle(op.hold, VOIDED)  # a time-out that releases money
+        return original(self, op)
+
+    return settle
+
+
+MUTANTS = {
+    "counters one by one": ("_room", counters_one_by_one),
+    "settled twice": ("_settle", settle_twice(Books._settle)),
+    "time-outs release money": ("_settle", forget_the_hold(Books._settle)),
+    "holds are not counted": ("_used", lambda self, charge, account: (account.posted, 0)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_negative_controls(name, tmp_path, monkeypatch):
+    """Each mutant must be caught."""
+    method, mutant = MUTANTS[name]
+    monkeypatch.setattr(Books, method, mutant)
+    with pytest.raises((AssertionError, ExceptionGroup, KeyError)):
+        run(sqlite_machine(tmp_path), 200)
