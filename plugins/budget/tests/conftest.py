@@ -2,19 +2,29 @@
 
 import pytest
 
-from gwcore_budget.ledger.postgres import PostgresHome
-from gwcore_budget.ledger.sqlite import SqliteHome
+from gwcore.resources import Lease, Resources
+from gwcore.sql import migrate
+from gwcore_budget.ledger.homes import LEDGER, home_of
 
 HOMES = ("sqlite", "postgres")
 
 
 @pytest.fixture(params=HOMES)
-def make_home(request, tmp_path):
-    """Makes homes that open the same ledger."""
+def store_url(request, tmp_path):
+    """URL of a store of each kind."""
     if request.param == "sqlite":
-        return lambda **options: SqliteHome(tmp_path / "book.db", **options)
-    url = request.getfixturevalue("postgres_url")
-    return lambda **options: PostgresHome(url, **options)
+        return f"sqlite:///{tmp_path}/book.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+async def make_home(store_url):
+    """Makes homes that open the same ledger."""
+    lease = Lease(Resources())
+    store = lease.store(store_url)
+    await migrate(store, LEDGER)
+    yield lambda **options: home_of(store, **options)
+    await lease.release()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from budget_kit import budget, do, reserve
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from gwcore.resources import Lease, Resources
+from gwcore.sql import migrate
 from gwcore_budget.ledger.books import Books
+from gwcore_budget.ledger.homes import LEDGER
 from gwcore_budget.ledger.ops import (
     PENDING, POSTED, REAPED, VOIDED, Admitted, Already, Bury, Done, Facts, GiveBack, Missing, Settle, Short, Shrink, Spent,
 )  # fmt: skip
@@ -231,6 +235,17 @@ class LedgerMachine(RuleBasedStateMachine):
             self.runner.close()
 
 
+def migrated(url):
+    """A store's tables, made."""
+
+    async def make():
+        lease = Lease(Resources())
+        await migrate(lease.store(url), LEDGER)
+        await lease.release()
+
+    asyncio.run(make())
+
+
 def run(machine, examples=EXAMPLES, phases=tuple(Phase)):
     config = settings(
         max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, database=None,
@@ -240,6 +255,8 @@ def run(machine, examples=EXAMPLES, phases=tuple(Phase)):
 
 
 def sqlite_machine(tmp):
+    migrated(f"sqlite:///{tmp}/empty.db")
+
     class Sqlite(LedgerMachine):
         @staticmethod
         def make():
@@ -247,6 +264,7 @@ def sqlite_machine(tmp):
 
         def open(self):
             Sqlite.path = Path(tempfile.mkdtemp(dir=tmp)) / "book.db"
+            shutil.copy(tmp / "empty.db", Sqlite.path)
             super().open()
 
         open = initialize()(open)
@@ -261,6 +279,8 @@ def test_sqlite(tmp_path):
 
 @pytest.mark.timeout(600)
 def test_postgres(postgres_url):
+    migrated(postgres_url)
+
     class Postgres(LedgerMachine):
         @staticmethod
         def make():

@@ -26,11 +26,14 @@ class Unavailable(Exception):
 
 
 class _Entry:
-    __slots__ = ("conflicts", "future", "op")
+    __slots__ = ("conflicts", "done", "future", "op")
 
-    def __init__(self, op: Op, future: asyncio.Future[Result] | None) -> None:
+    def __init__(
+        self, op: Op, future: asyncio.Future[Result] | None, done: Callable[[Result], None] | None = None
+    ) -> None:
         self.op = op
         self.future = future
+        self.done = done
         self.conflicts = 0
 
 
@@ -38,6 +41,7 @@ class Group:
     """The worker's way to its home.
 
     Attributes:
+        on_grants: told of every grant, in the turn in which it is known.
         behind: milliseconds by which the process's monotonic clock is behind the store's clock.
         down: the store did not answer the last time.
     """
@@ -50,6 +54,7 @@ class Group:
         self.behind = 0
         self.down = False
         self.commits = 0
+        self.on_grants: Callable[[Reserve, Admitted], None] = lambda _op, _admitted: None
         self._on_event = on_event
         self._queue: deque[_Entry] = deque()
         self._wake: asyncio.Event = asyncio.Event()
@@ -92,9 +97,9 @@ class Group:
         """Operations not yet durable."""
         return len(self._queue) + self._inflight
 
-    def send(self, op: Op) -> None:
-        """Have it done, without waiting. Only the end of the process can stop it."""
-        self._queue.append(_Entry(op, None))
+    def send(self, op: Op, done: Callable[[Result], None] | None = None) -> None:
+        """Have it done, without waiting; only the end of the process can stop it. ``done`` is called when it is durable."""
+        self._queue.append(_Entry(op, None, done))
         self._wake.set()
 
     async def ask(self, op: Op, patience: float | None = None) -> Result:
@@ -123,8 +128,8 @@ class Group:
         if future.done() and not future.cancelled() and future.exception() is None:
             self._undo(op, future.result())
 
-    def _undo(self, op: Reserve, result: Result | None) -> None:
-        if result is None or (isinstance(result, Admitted) and not result.grants):
+    def _undo(self, op: Reserve, result: Result) -> None:
+        if isinstance(result, Admitted) and not result.grants:
             self.send(Settle(op.hold, VOIDED, basis="abandoned", worker=op.worker))
 
     # ── the task ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,6 +199,10 @@ class Group:
 
     def _resolve(self, entry: _Entry, result: Result) -> None:
         op = entry.op
+        if isinstance(op, Reserve) and isinstance(result, Admitted) and result.grants:
+            self.on_grants(op, result)  # ours from now on, whoever asked
+        if entry.done is not None:
+            entry.done(result)
         if isinstance(op, Reserve) and (op.abandoned or entry.future is None or entry.future.done()):
             self._undo(op, result)
         elif entry.future is not None and not entry.future.done():

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy.dialects import postgresql as dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
 from gwcore_budget.ledger.home import Answer, Conflict, Needs, StoreDown, exported, hold_from, hold_row, run, turnover
 from gwcore_budget.ledger.ops import Op
-from gwcore_budget.ledger.schema import DIMENSIONS, FORBID, HOLD_COLUMNS, SUMS, metadata
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
@@ -48,12 +46,9 @@ class PostgresHome:
         self._closed = False
 
     async def open(self) -> None:
-        """Connect and make the tables."""
+        """Connect."""
         try:
-            db = await self._connection()
-            async with db.transaction():
-                await db.execute("SELECT pg_advisory_xact_lock(26487, 1)")
-                await make_schema(db)
+            await self._connection()
             self._read = await asyncpg.create_pool(
                 self._url, min_size=0, max_size=2, timeout=self._patience, command_timeout=30
             )
@@ -266,13 +261,3 @@ def _fold(table: str, keys: Sequence[str]) -> str:
         f"INSERT INTO {table} ({', '.join(names)}) VALUES ({_places(len(names))}) "
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
     )
-
-
-async def make_schema(db: asyncpg.Connection) -> None:
-    """The tables, where they are not."""
-    for table in metadata.sorted_tables:
-        await db.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect.dialect())))
-        for index in table.indexes:
-            await db.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect.dialect())))
-    for statement in FORBID["postgresql"]:
-        await db.execute(statement)

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy.dialects import sqlite as dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
 from gwcore_budget.ledger.home import Answer, Conflict, Needs, StoreDown, exported, hold_from, hold_row, run, turnover
 from gwcore_budget.ledger.ops import Op
-from gwcore_budget.ledger.schema import DIMENSIONS, FORBID, HOLD_COLUMNS, SUMS, metadata
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 T = TypeVar("T")
 JUMP = 300.0
@@ -113,12 +111,7 @@ class SqliteHome:
     def _open(self) -> None:
         try:
             self._lock = os.open(f"{self.path}.ledger-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            try:
-                self._db, self._read = self._connect(), self._connect()
-                make_schema(self._db)
-            finally:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._db, self._read = self._connect(), self._connect()
         except (sqlite3.Error, OSError) as error:
             raise StoreDown(type(error).__name__) from error
 
@@ -266,13 +259,3 @@ def _fold(table: str, keys: Sequence[str]) -> str:
         f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "  # noqa: S608
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
     )
-
-
-def make_schema(db: sqlite3.Connection) -> None:
-    """The tables, where they are not."""
-    for table in metadata.sorted_tables:
-        db.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect.dialect())))
-        for index in table.indexes:
-            db.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect.dialect())))
-    for statement in FORBID["sqlite"]:
-        db.execute(statement)

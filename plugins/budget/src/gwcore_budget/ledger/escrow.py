@@ -1,0 +1,155 @@
+"""Escrow: spend within grants, without asking. ``posted + grants <= limit`` stands in the store; a worker can only spend
+inside its own.
+
+A grant is a durable part of an account's pending money. A request is admitted when every one of its accounts has enough
+of a grant left; the journal has it before the first byte goes upstream; what came of it is written behind, in batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from gwcore_budget.ledger.group import Group
+from gwcore_budget.ledger.journal import Journal
+from gwcore_budget.ledger.ops import (
+    POSTED,
+    REAPED,
+    VOIDED,
+    Budget,
+    Facts,
+    GiveBack,
+    Granted,
+    Result,
+    Settle,
+    Spent,
+)
+
+IDLE = 2.0
+"""Seconds after which an unused grant is handed back."""
+
+
+class Grant:
+    """What may still be spent of one account, here."""
+
+    __slots__ = ("account", "budget", "end", "free", "generation", "limit", "open", "recall", "used")
+
+    def __init__(self, granted: Granted, limit: int | None) -> None:
+        self.account = granted.account
+        self.budget = granted.budget
+        self.end = granted.end
+        self.recall = granted.recall
+        self.generation = granted.generation
+        self.limit = limit
+        self.free = granted.amount
+        self.open = 0
+        self.used = time.monotonic()
+
+
+class Local:
+    """A hold within grants."""
+
+    __slots__ = ("created", "facts", "grants", "held", "id")
+
+    def __init__(self, id_: str, held: int | None, grants: tuple[Grant, ...], facts: Facts, created: int) -> None:
+        self.id = id_
+        self.held = held
+        self.grants = grants
+        self.facts = facts
+        self.created = created
+
+
+class Escrow:
+    """The grants of this worker."""
+
+    def __init__(self, group: Group, worker: str, journal: Journal) -> None:
+        self.group = group
+        self.worker = worker
+        self.journal = journal
+        self.grants: dict[str, Grant] = {}
+        self.retired: list[Grant] = []
+        self.open = 0
+        self.unwritten = 0
+        self.done: list[Spent] = []
+
+    def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Local | None:
+        """Within what is granted, or ``None``. Raises ``OSError`` when the journal cannot be written."""
+        now = self.group.now()
+        need = amount or 0
+        found = []
+        for budget in budgets if need else ():
+            grant = self.grants.get(budget.id)
+            if grant is None or grant.free < need or now >= grant.end or grant.limit != budget.limit_at(now):
+                return None
+            found.append(grant)
+        grants = tuple(found)
+        self.journal.dispatched(hold, amount, tuple([g.account for g in grants]), now, facts)
+        for grant in grants:
+            grant.free -= need
+            grant.open += 1
+            grant.used = time.monotonic()
+        self.open += 1
+        return Local(hold, amount, grants, facts, now)
+
+    def settle(self, local: Local, settle: Settle) -> int:
+        """The end of a local hold; returns by how much the truth was above it."""
+        held = local.held or 0
+        final = {POSTED: settle.amount, VOIDED: 0, REAPED: held}[settle.state]
+        try:
+            self.journal.settled(settle)
+        except OSError:
+            pass  # the store will have it; should we die before, the worst case is posted
+        for grant in local.grants:
+            grant.free += held - final
+            grant.open -= 1
+        self.open -= 1
+        self.unwritten += 1
+        accounts = tuple([g.account for g in local.grants])
+        self.done.append(Spent(local.id, self.worker, local.held, accounts, local.facts, local.created, settle))
+        return max(0, final - held) if local.held is not None else 0
+
+    def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
+        """Grants have been taken in the store."""
+        for granted in grants:
+            grant = self.grants.get(granted.budget)
+            limit = limits.get(granted.budget)
+            if grant is not None and grant.account == granted.account and grant.limit == limit:
+                grant.free += granted.amount
+                grant.recall, grant.used = granted.recall, time.monotonic()
+                continue
+            if grant is not None:
+                self.retired.append(grant)
+            self.grants[granted.budget] = Grant(granted, limit)
+
+    def pump(self) -> None:
+        """Send what was settled, and what retired grants have left."""
+        done, self.done = self.done, []
+        for spent in done:
+            self.group.send(spent, self._written)
+        for grant in self.retired:
+            self._give_back(grant)
+        self.retired = [grant for grant in self.retired if grant.open]
+
+    def retire(self, now: int, rows: dict[str, tuple[int, int]] | None = None, *, everything: bool = False) -> None:
+        """Give back what is recalled, over, reset or idle; ``rows`` is budget → (recall, generation) in the store."""
+        idle = time.monotonic() - IDLE
+        for budget, grant in list(self.grants.items()):
+            row = rows.get(budget) if rows is not None else None
+            over = now >= grant.end or (row is not None and row[1] != grant.generation)
+            if everything or over or (not grant.open and grant.used < idle):
+                del self.grants[budget]
+                self.retired.append(grant)
+            elif row is not None and row[0] != grant.recall:
+                grant.recall = row[0]
+                self._give_back(grant)
+        self.pump()
+
+    def _give_back(self, grant: Grant) -> None:
+        if grant.free > 0:
+            self.group.send(GiveBack(self.worker, ((grant.account, grant.free),)))
+            grant.free = 0
+
+    def _written(self, _result: Result) -> None:
+        self.unwritten -= 1
+        if not self.unwritten and not self.open and not self.done:
+            self.journal.forget()

@@ -1,0 +1,363 @@
+"""``Ledger``: what the layer asks. Direct mode, escrow, or whichever fits (``auto``); signs of life; burying the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from gwcore_budget.ledger.escrow import Escrow, Local
+from gwcore_budget.ledger.group import Group, Unavailable
+from gwcore_budget.ledger.home import Home, StoreDown
+from gwcore_budget.ledger.journal import Journal, recover
+from gwcore_budget.ledger.ops import (
+    REAPED,
+    VOIDED,
+    Admitted,
+    Budget,
+    Bury,
+    Charge,
+    Done,
+    Event,
+    Facts,
+    Metered,
+    NOTHING_METERED,
+    Recall,
+    Reserve,
+    Result,
+    Settle,
+    Shrink,
+    Short,
+    Stale,
+)
+from gwcore_budget.ledger.worker import BEAT, SILENT, Corpse, Other, Worker
+from gwcore_budget.window import Period, Window
+
+PUMP = 0.02
+"""Seconds between two flushes of escrow."""
+TRIES, BETWEEN = 6, 0.03
+"""A refusal that other workers' idle grants may have caused is tried again so often, so many seconds apart."""
+_AUDIT_AGE = 5_000
+_log = structlog.get_logger("gwcore.budget")
+
+
+class Refused(Exception):
+    """Not enough is free; ``short`` says where."""
+
+    def __init__(self, short: Short) -> None:
+        super().__init__(short.budget.id)
+        self.short = short
+
+
+class Ticket:
+    """A hold of ours. ``amount`` is what was held; ``None`` is unmetered."""
+
+    __slots__ = ("amount", "began", "id", "local")
+
+    def __init__(self, id_: str, amount: int | None, local: Local | None) -> None:
+        self.id = id_
+        self.amount = amount
+        self.local = local
+        self.began = time.monotonic()
+
+
+class Ledger:
+    """One worker's books.
+
+    Attributes:
+        open: holds that are admitted and not settled, by id.
+        lasting: how long holds last, in seconds; follows the latest.
+        workers: how many workers use the store, this one included.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        folder: Path,
+        *,
+        mode: str = "auto",
+        chunk: int = 1_000_000_000,
+        patience: float = 0.25,
+        on_event: Callable[[Event], None] = lambda _event: None,
+        on_over: Callable[[str, int], None] = lambda _hold, _over: None,
+    ) -> None:
+        self.home = home
+        self.mode = mode
+        self.chunk = chunk
+        self.group = Group(home, patience=patience, on_event=on_event)
+        self.group.on_grants = self._granted
+        self.worker = Worker(folder)
+        self.escrow = Escrow(self.group, self.worker.id, Journal(self.worker.path("journal")))
+        self.open: dict[str, Ticket] = {}
+        self.lasting = 1.0
+        self.workers = 1
+        self._largest = 0
+        self._on_over = on_over
+        self._periods: dict[Window, Period] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pumping = False
+        self._settled = asyncio.Event()
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Connect, register, begin. Raises ``StoreDown``, ``OSError`` where the folder cannot be written."""
+        await self.group.open()
+        await self.worker.enter(self.home, self.group.now())
+        self._tasks = [asyncio.create_task(self._beats()), asyncio.create_task(self._recalls())]
+
+    async def stop(self, within: float = 5.0) -> None:
+        """Reap what is still open (it will not be settled any more), hand grants back, write everything, leave."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ticket in list(self.open.values()):
+            self.settle(ticket, REAPED, basis="stopped")
+        self.escrow.retire(self.group.now(), everything=True)
+        try:
+            async with asyncio.timeout(within):
+                while self.group.backlog and not self.group.down:
+                    await asyncio.sleep(0.005)
+            if not self.group.backlog:
+                await self.worker.leave(self.home)
+        except (StoreDown, TimeoutError):
+            _log.error("the ledger's store does not answer: another worker will settle what is left")
+        self.escrow.journal.close()
+        await self.group.aclose(0.1 if self.group.down else within)
+        self.worker.close()
+
+    # ── holding ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def hold(  # noqa: PLR0913 - one request's terms
+        self,
+        hold: str,
+        amount: int | None,
+        budgets: Sequence[Budget],
+        facts: Facts,
+        *,
+        least: int | None = None,
+        wait: float = 0.0,
+        expires: int = 60_000,
+    ) -> Ticket:
+        """Hold ``amount`` on every budget, or at least ``least``.
+
+        Args:
+            hold: ``request:attempt``; unique.
+            amount: nano-USD; ``None`` writes a row and holds nothing.
+            budgets: that bind.
+            facts: for the row.
+            least: what will do; the ticket says what was held.
+            wait: seconds to wait for others' holds to be settled, where that could help.
+            expires: milliseconds after which a silent worker's hold may be taken for lost.
+
+        Raises:
+            Refused: not enough is free.
+            Unavailable: the store did not answer in time; nothing is held.
+        """
+        if amount and amount > self._largest:
+            self._largest = amount
+        ticket = self._locally(hold, amount, budgets, facts)
+        if ticket is not None:
+            return ticket
+        until = time.monotonic() + wait
+        tries = 0 if self.mode == "direct" else TRIES
+        while True:
+            result = await self._ask(hold, amount, budgets, facts, least, expires)
+            if isinstance(result, Admitted):
+                if not result.grants:
+                    return self._ticket(Ticket(hold, result.amount, None))
+                # between the grant and us another request may have spent it: look, do not assume
+                ticket = self._locally(hold, amount, budgets, facts)
+                if ticket is not None:
+                    return ticket
+                continue
+            if not isinstance(result, Short):
+                raise Unavailable(type(result).__name__)
+            will_do = (amount or 0) if least is None else least
+            if result.posted + will_do > result.limit:
+                raise Refused(result)
+            if tries:
+                # others' idle grants may be all that stands in the way
+                self.group.send(Recall(tuple(budget.id for budget in budgets)))
+                self.escrow.retire(self.group.now(), everything=not self.escrow.open)
+                tries -= 1
+                await asyncio.sleep(BETWEEN)
+            elif time.monotonic() < until:
+                await self._somebody_settles(min(0.1, until - time.monotonic()))
+            else:
+                raise Refused(result)
+
+    async def _somebody_settles(self, within: float) -> None:
+        self._settled.clear()
+        try:
+            async with asyncio.timeout(max(0.0, within)):
+                await self._settled.wait()
+        except TimeoutError:
+            pass  # another worker may have settled
+
+    def _locally(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Ticket | None:
+        if self.mode == "direct" or self.worker.fenced:
+            return None
+        try:
+            local = self.escrow.admit(hold, amount, budgets, facts)
+        except OSError as error:
+            _log.error("journal cannot be written; asking the store for each hold", error=type(error).__name__)
+            self.mode = "direct"
+            return None
+        return None if local is None else self._ticket(Ticket(hold, amount, local))
+
+    def _ticket(self, ticket: Ticket) -> Ticket:
+        self.open[ticket.id] = ticket
+        return ticket
+
+    async def _ask(  # noqa: PLR0913
+        self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, expires: int
+    ) -> Result:
+        result: Result = Stale(0)
+        for _ in range(4):
+            now = self.group.now()
+            op = Reserve(
+                hold,
+                self.worker.id,
+                amount,
+                tuple([Charge(budget, self._period(budget.window, now)) for budget in budgets]),
+                facts,
+                least,
+                expires=expires,
+            )
+            if self.mode != "direct" and not self.worker.fenced:
+                op.chunk = max(self.chunk, amount or 0)
+                op.floor = 50 * self.workers * self._largest if self.mode == "auto" else 0
+            result = await self.group.ask(op)
+            if not isinstance(result, Stale):
+                break
+            self.group.heard(result.now)
+        return result
+
+    def _period(self, window: Window, now: int) -> Period:
+        period = self._periods.get(window)
+        if period is None or not period.start <= now < period.end:
+            period = self._periods[window] = window.period(now)
+        return period
+
+    def _granted(self, op: Reserve, admitted: Admitted) -> None:
+        limits = {charge.budget.id: charge.budget.limit_at(admitted.now) for charge in op.charges}
+        self.escrow.receive(admitted.grants, limits)
+
+    # ── settling ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def settle(
+        self, ticket: Ticket, state: int, amount: int = 0, *, basis: str = "", metered: Metered = NOTHING_METERED
+    ) -> None:
+        """End a hold. Never waits and never fails; a second end of the same ticket changes nothing."""
+        if self.open.pop(ticket.id, None) is None:
+            return
+        self.lasting += 0.1 * (time.monotonic() - ticket.began - self.lasting)
+        if ticket.amount and ticket.amount < self._largest:
+            self._largest -= (self._largest - ticket.amount) // 256
+        op = Settle(ticket.id, state, amount, basis, metered, self.worker.id)
+        self._settled.set()
+        if ticket.local is None:
+            self.group.send(op, lambda result: self._seen(ticket.id, result))
+            return
+        if over := self.escrow.settle(ticket.local, op):
+            self._on_over(ticket.id, over)
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_later(PUMP, self._pump)
+
+    def _seen(self, hold: str, result: Result) -> None:
+        if isinstance(result, Done) and result.over:
+            self._on_over(hold, result.over)
+
+    def shrink(self, ticket: Ticket, amount: int) -> None:
+        """The provider has told the exact input: hold less. Only of a direct hold; a local one frees its rest soon."""
+        if ticket.local is None and ticket.amount is not None and amount < ticket.amount:
+            ticket.amount = amount
+            self.group.send(Shrink(ticket.id, amount))
+
+    def _pump(self) -> None:
+        self._pumping = False
+        self.escrow.pump()
+
+    # ── in the background ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _recalls(self) -> None:
+        """Grants that others ask back, that are over or idle."""
+        while True:
+            await asyncio.sleep(0.05)
+            grants = self.escrow.grants
+            if not grants:
+                continue
+            names = list(grants)
+            places = ",".join(f"${n}" for n in range(1, len(names) + 1))
+            query = f"SELECT id, recall, generation FROM budget_budget WHERE id IN ({places})"  # noqa: S608 - places
+            try:
+                rows = {row[0]: (row[1], row[2]) for row in await self.home.rows(query, *names)}
+            except StoreDown:
+                continue
+            self.escrow.retire(self.group.now(), rows)
+
+    async def _beats(self) -> None:
+        beat = time.monotonic()
+        while True:
+            try:
+                await self.bury_the_dead()
+                if time.monotonic() - beat >= BEAT:
+                    beat = time.monotonic()
+                    if not await self.worker.beat(self.home, self.group.now()):
+                        # taken for dead: our grants are gone, and with them the right to spend locally
+                        _log.error("this worker was taken for dead by others; it asks the store for each hold from now on")
+                        self.mode = "direct"
+                        self.escrow.grants.clear()
+                    await self._audit()
+            except StoreDown:
+                pass  # the next beat may arrive
+            await asyncio.sleep(1.0)
+
+    async def _audit(self) -> None:
+        """Holds that the store has as ours and we do not: of reserves whose answer was lost. They were never dispatched."""
+        query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND created < $2"
+        for (hold,) in await self.home.rows(query, self.worker.id, self.group.now() - _AUDIT_AGE):
+            if hold not in self.open and not self.group.backlog:
+                self.group.send(Settle(hold, VOIDED, basis="never dispatched", worker=self.worker.id))
+
+    async def bury_the_dead(self) -> None:
+        """Settle what dead workers left. Raises ``StoreDown``."""
+        others = await self.worker.others(self.home)
+        self.workers = 1 + len(others)
+        for other in others:
+            corpse = Corpse.of(other)
+            if corpse is not None:
+                try:
+                    await self._bury(other, here=True)
+                finally:
+                    corpse.close()
+                other.file("journal").unlink(missing_ok=True)
+                other.file("alive").unlink(missing_ok=True)
+            elif self.group.now() - other.seen > SILENT:
+                await self._bury(other, here=False)
+
+    async def _bury(self, other: Other, *, here: bool) -> None:
+        burn = not here
+        spent = []
+        if here:
+            try:
+                spent = recover(other.file("journal"), other.id)
+            except FileNotFoundError:
+                # none was ever written, unless there are grants: then it is lost, and with it what they were spent on
+                burn = True
+        query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
+        rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
+        ops = [*spent, *(Settle(hold, REAPED, basis="worker lost") for (hold,) in rows), Bury(other.id, burn=burn)]
+        for op in ops[:-1]:
+            self.group.send(op)
+        done = await self.group.ask(ops[-1], 30)
+        left = await self.home.rows("SELECT id FROM budget_hold WHERE worker=$1 AND state=0", other.id)
+        if not left:
+            await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
+        lost = done.amount if isinstance(done, Done) else 0
+        _log.warning("settled for a dead worker", worker=other.id, journal=len(spent), reaped=len(rows), burnt_nano=lost)
