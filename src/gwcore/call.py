@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
@@ -109,6 +109,8 @@ class Call:
         served: the attempt that answers, or the latest one.
         left: the client has gone, or the call is over: nobody reads any more.
         deadline: monotonic second at which the call ends, or ``None``.
+        linger: asked when the client leaves: for how many seconds the upstream shall be read on, for what it reports at
+            the end; 0 ends the call at once, as ``None`` does.
     """
 
     __slots__ = (
@@ -123,6 +125,7 @@ class Call:
         "headers",
         "id",
         "left",
+        "linger",
         "method",
         "model",
         "operation",
@@ -185,6 +188,7 @@ class Call:
         self.waited = 0.0
         self.deadline: float | None = None
         self.left = False
+        self.linger: Callable[[], float] | None = None
         self._state: dict[Key[Any], Any] | None = None
 
     def edit(self) -> Document:
@@ -229,12 +233,14 @@ class Attempt:
         meter: has the usage read so far, while the attempt runs.
         usage: what the upstream reported, once the attempt is over, however it ended; ``None`` if nothing was.
         cost: of that usage; see :attr:`Outcome.cost`.
+        fields: top-level members of the document that this attempt sends otherwise; the call's own stays as it is.
     """
 
     __slots__ = (
         "call",
         "cost",
         "error",
+        "fields",
         "first_byte_at",
         "id",
         "meter",
@@ -257,5 +263,6 @@ class Attempt:
         self.meter: Meter | None = None
         self.usage: Usage | None = None
         self.cost: Cost | None = None
+        self.fields: dict[str, Any] | None = None
         call.attempts.append(self)
         call.served = self

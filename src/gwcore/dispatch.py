@@ -27,7 +27,7 @@ from gwcore.taps import Taps, tell
 from gwcore.translate import CHAT, Translation, translate
 from gwcore.units import DOLLAR
 from gwcore.wire.form import replace_field
-from gwcore.wire.splice import replace_top_level
+from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore.wire.transport import Headers, Request, Response
 
 COST = b"x-gwcore-cost-usd"
@@ -90,7 +90,7 @@ def build(
         upstream.origin,
         _with_query(path, call.query),
         _request_headers(call, upstream.headers),
-        _body(attempt, demand) if names_model or call.edited or demand else call.raw,
+        _body(attempt, demand) if names_model or call.edited or attempt.fields or demand else call.raw,
         upstream.timeouts,
     )
     if upstream.prepare is not None:
@@ -118,12 +118,17 @@ def _body(attempt: Attempt, demand: Demand) -> bytes:
         if call.route.body == "form" and model and model != call.model:
             return replace_field(call.raw, call.header(b"content-type") or b"", b"model", model.encode())
         return call.raw
+    fields = attempt.fields or {}
     if call.edited:
-        raw = orjson.dumps({**document, "model": model} if "model" in document else document)
+        raw = orjson.dumps({**document, **({"model": model} if "model" in document else {}), **fields})
     elif model and "model" in document and document["model"] != model:
         raw = replace_top_level(call.raw, "model", orjson.dumps(model))
     else:
         raw = call.raw
+    if fields and not call.edited:
+        for key, value in fields.items():
+            put = replace_top_level if key in document else insert_top_level
+            raw = put(raw, key, orjson.dumps(value))
     if demand and call.stream:
         raw = call.dialect.demand_usage(call.operation, raw, document)
     return raw
@@ -197,6 +202,8 @@ class Dispatch:
 
     async def __call__(self, attempt: Attempt) -> Outcome:
         """Ask the upstream and relay its answer. Raises :class:`gwcore.errors.UpstreamError`."""
+        if attempt.call.left:
+            raise asyncio.CancelledError  # the client left while an earlier attempt was read to its end
         taps = self.taps
         if taps.attempt_started:
             tell(taps.attempt_started, attempt)

@@ -12,7 +12,7 @@
     │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · UnknownModel 404
     │   └── NotServed 404 · TooLarge 413 · UnsupportedEncoding 415 · Untranslatable 422
     ├── LimitError               policy refuses
-    │   └── RateLimited 429 · BudgetExceeded 429 · Overloaded 503
+    │   └── RateLimited 429 · BudgetExceeded 429 · BudgetReserved 429 · Overloaded 503
     ├── UpstreamError            the vendor, or the way to it, failed
     │   ├── Unreachable 502      nothing was sent: safe to try elsewhere
     │   ├── UpstreamTimeout 504  a deadline fired; `phase` says which
@@ -169,6 +169,12 @@ class BudgetExceeded(LimitError):
     """429: money is spent; a retry before the window resets is useless."""
 
     code = "budget_exceeded"
+
+
+class BudgetReserved(LimitError):
+    """429: what is left of a budget is held by calls under way; ``retry_after`` says when one is likely to have ended."""
+
+    code = "budget_reserved"
 
 
 class Overloaded(LimitError):

@@ -226,6 +226,7 @@ class Gateway:
             await ingest(call, scope, receive, stack.server.max_body, stack.server.json_depth)
             watch = _watch_client(call, scope, receive)
             outcome = await _run(stack, call)
+            outcome.cancelled = outcome.cancelled or call.left  # read to its end without its client
         except asyncio.CancelledError:
             outcome = Outcome(call.reply.status, cancelled=True)
             if not call.left:
@@ -287,10 +288,18 @@ def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[No
     """
     task = asyncio.current_task()
     assert task is not None
+    loop = asyncio.get_running_loop()
 
     def left() -> None:
-        if not call.left:
-            call.left = True
+        if call.left:
+            return
+        call.left = True
+        seconds = call.linger() if call.linger is not None else 0.0
+        if seconds > 0:
+            # what the server is told to send goes nowhere now; the call reads on, and pairs its acts as ever
+            timer = loop.call_later(seconds, task.cancel)
+            task.add_done_callback(lambda _task: timer.cancel())
+        else:
             task.cancel()
 
     register = scope.get("extensions", {}).get(DISCONNECT)

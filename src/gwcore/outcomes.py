@@ -17,6 +17,7 @@ import orjson
 
 from gwcore.errors import (
     BudgetExceeded,
+    BudgetReserved,
     ClientError,
     Forbidden,
     LimitError,
@@ -156,6 +157,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], str], ...] = (
     (UpstreamTimeout, "timeout"),
     (UpstreamError, "broken"),
     (BudgetExceeded, "budget"),
+    (BudgetReserved, "budget"),
     (Untranslatable, "unserved"),
     (NotServed, "unserved"),
     (Forbidden, "denied"),

@@ -7,12 +7,27 @@ from budget_kit import accounts, budget, do, eventually, now_of, post, reap, res
 
 from gwcore_budget.ledger.group import Group
 from gwcore_budget.ledger.ops import (
-    PENDING, POSTED, REAPED, VOIDED, Admitted, Already, Bury, Done, Dropped, Facts, GiveBack, Missing, Recall, Reset,
-    Short, Shrink, Spent, Stale,
+    PENDING,
+    POSTED,
+    REAPED,
+    VOIDED,
+    Admitted,
+    Already,
+    Bury,
+    Done,
+    Dropped,
+    Facts,
+    GiveBack,
+    Missing,
+    Recall,
+    Reset,
+    Short,
+    Shrink,
+    Spent,
+    Stale,
 )  # fmt: skip
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.window import Window
-
 
 G = "global:total"
 
@@ -250,7 +265,13 @@ async def test_two_connections_never_overspend(make_home):
         await one.open()
     groups = [Group(one, patience=20) for one in homes]
     await asyncio.gather(*(group.open() for group in groups))
-    five = [budget("global", 500), budget("team:t", 450), budget("user:u", 600), budget("key:k", 700), budget("model:m", 400)]
+    five = [
+        budget("global", 500),
+        budget("team:t", 450),
+        budget("user:u", 600),
+        budget("key:k", 700),
+        budget("model:m", 400),
+    ]
 
     async def try_(n):
         return await groups[n % 4].ask(reserve(f"r{n}:1", 7, *five[: 1 + n % 5]))
@@ -282,7 +303,9 @@ async def test_the_daily_sums_follow_a_correction(home):
     await do(home, post("r:1", 200))
     await do(home, reserve("s:1", 600, budget(limit=5_000)))
     await do(home, void("s:1"))
-    rows = await home.rows("SELECT CAST(sum(spend) AS BIGINT), CAST(sum(attempts) AS BIGINT), CAST(sum(failed) AS BIGINT) FROM budget_daily")
+    rows = await home.rows(
+        "SELECT CAST(sum(spend) AS BIGINT), CAST(sum(attempts) AS BIGINT), CAST(sum(failed) AS BIGINT) FROM budget_daily"
+    )
     assert rows == [(200, 2, 1)]
     await sound(home)
 

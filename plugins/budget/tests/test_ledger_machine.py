@@ -20,7 +20,21 @@ from gwcore.sql import migrate
 from gwcore_budget.ledger.books import Books
 from gwcore_budget.ledger.homes import LEDGER
 from gwcore_budget.ledger.ops import (
-    PENDING, POSTED, REAPED, VOIDED, Admitted, Already, Bury, Done, Facts, GiveBack, Missing, Settle, Short, Shrink, Spent,
+    PENDING,
+    POSTED,
+    REAPED,
+    VOIDED,
+    Admitted,
+    Already,
+    Bury,
+    Done,
+    Facts,
+    GiveBack,
+    Missing,
+    Settle,
+    Short,
+    Shrink,
+    Spent,
 )  # fmt: skip
 from gwcore_budget.ledger.postgres import PostgresHome
 from gwcore_budget.ledger.sqlite import SqliteHome
@@ -28,7 +42,7 @@ from gwcore_budget.ledger.verify import verify
 
 EXAMPLES = int(os.environ.get("GWCORE_EXAMPLES", "25"))
 NAMES = ("global", "team:t", "key:k")
-TABLES = "account budget hold grant entry worker outbox daily daily_tag".split()
+TABLES = ["account", "budget", "hold", "grant", "entry", "worker", "outbox", "daily", "daily_tag"]
 
 
 class Model:
@@ -36,7 +50,7 @@ class Model:
 
     def __init__(self):
         self.limits = dict.fromkeys(NAMES, 1_000)
-        self.posted, self.pending, self.over = ({n: 0 for n in NAMES} for _ in range(3))
+        self.posted, self.pending, self.over = (dict.fromkeys(NAMES, 0) for _ in range(3))
         self.holds = {}  # id -> [state, amount, settled, names]
         self.grants = {}  # (worker, name) -> amount
 
@@ -215,7 +229,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.model.move([name], -part, part if burn else 0)
                 if burn:
                     self.runner.run(
-                        self.home.rows(f"UPDATE budget_hold SET id='b{os.urandom(8).hex()}' WHERE id='burn:{worker}:{self.ids[name]}' RETURNING id")
+                        self.home.rows(
+                            f"UPDATE budget_hold SET id='b{os.urandom(8).hex()}' WHERE id='burn:{worker}:{self.ids[name]}' RETURNING id"
+                        )
                     )
 
     @invariant()

@@ -223,5 +223,3 @@ class Group:
 def _expire(future: asyncio.Future[Result]) -> None:
     if not future.done():
         future.set_exception(Unavailable())
-
-

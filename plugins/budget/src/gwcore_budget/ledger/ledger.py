@@ -14,6 +14,8 @@ from gwcore_budget.ledger.group import Group, Unavailable
 from gwcore_budget.ledger.home import Home, StoreDown
 from gwcore_budget.ledger.journal import Journal, recover
 from gwcore_budget.ledger.ops import (
+    NOTHING_METERED,
+    Op,
     REAPED,
     VOIDED,
     Admitted,
@@ -24,13 +26,12 @@ from gwcore_budget.ledger.ops import (
     Event,
     Facts,
     Metered,
-    NOTHING_METERED,
     Recall,
     Reserve,
     Result,
     Settle,
-    Shrink,
     Short,
+    Shrink,
     Stale,
 )
 from gwcore_budget.ledger.worker import BEAT, SILENT, Corpse, Other, Worker
@@ -53,15 +54,16 @@ class Refused(Exception):
 
 
 class Ticket:
-    """A hold of ours. ``amount`` is what was held; ``None`` is unmetered."""
+    """A hold of ours. ``amount`` is what was held; ``None`` is unmetered. ``model`` is the caller's note."""
 
-    __slots__ = ("amount", "began", "id", "local")
+    __slots__ = ("amount", "began", "id", "local", "model")
 
     def __init__(self, id_: str, amount: int | None, local: Local | None) -> None:
         self.id = id_
         self.amount = amount
         self.local = local
         self.began = time.monotonic()
+        self.model = ""
 
 
 class Ledger:
@@ -82,7 +84,7 @@ class Ledger:
         chunk: int = 1_000_000_000,
         patience: float = 0.25,
         on_event: Callable[[Event], None] = lambda _event: None,
-        on_over: Callable[[str, int], None] = lambda _hold, _over: None,
+        on_over: Callable[[Ticket, int], None] = lambda _ticket, _over: None,
     ) -> None:
         self.home = home
         self.mode = mode
@@ -131,7 +133,7 @@ class Ledger:
 
     # ── holding ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def hold(  # noqa: PLR0913 - one request's terms
+    async def hold(
         self,
         hold: str,
         amount: int | None,
@@ -213,7 +215,7 @@ class Ledger:
         self.open[ticket.id] = ticket
         return ticket
 
-    async def _ask(  # noqa: PLR0913
+    async def _ask(
         self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, expires: int
     ) -> Result:
         result: Result = Stale(0)
@@ -261,17 +263,17 @@ class Ledger:
         op = Settle(ticket.id, state, amount, basis, metered, self.worker.id)
         self._settled.set()
         if ticket.local is None:
-            self.group.send(op, lambda result: self._seen(ticket.id, result))
+            self.group.send(op, lambda result: self._seen(ticket, result))
             return
         if over := self.escrow.settle(ticket.local, op):
-            self._on_over(ticket.id, over)
+            self._on_over(ticket, over)
         if not self._pumping:
             self._pumping = True
             asyncio.get_running_loop().call_later(PUMP, self._pump)
 
-    def _seen(self, hold: str, result: Result) -> None:
+    def _seen(self, ticket: Ticket, result: Result) -> None:
         if isinstance(result, Done) and result.over:
-            self._on_over(hold, result.over)
+            self._on_over(ticket, result.over)
 
     def shrink(self, ticket: Ticket, amount: int) -> None:
         """The provider has told the exact input: hold less. Only of a direct hold; a local one frees its rest soon."""
@@ -310,7 +312,9 @@ class Ledger:
                     beat = time.monotonic()
                     if not await self.worker.beat(self.home, self.group.now()):
                         # taken for dead: our grants are gone, and with them the right to spend locally
-                        _log.error("this worker was taken for dead by others; it asks the store for each hold from now on")
+                        _log.error(
+                            "this worker was taken for dead by others; it asks the store for each hold from now on"
+                        )
                         self.mode = "direct"
                         self.escrow.grants.clear()
                     await self._audit()
@@ -352,7 +356,7 @@ class Ledger:
                 burn = True
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
         rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
-        ops = [*spent, *(Settle(hold, REAPED, basis="worker lost") for (hold,) in rows), Bury(other.id, burn=burn)]
+        ops: list[Op] = [*spent, *(Settle(hold, REAPED, basis="worker lost") for (hold,) in rows), Bury(other.id, burn=burn)]
         for op in ops[:-1]:
             self.group.send(op)
         done = await self.group.ask(ops[-1], 30)
@@ -360,4 +364,6 @@ class Ledger:
         if not left:
             await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
         lost = done.amount if isinstance(done, Done) else 0
-        _log.warning("settled for a dead worker", worker=other.id, journal=len(spent), reaped=len(rows), burnt_nano=lost)
+        _log.warning(
+            "settled for a dead worker", worker=other.id, journal=len(spent), reaped=len(rows), burnt_nano=lost
+        )

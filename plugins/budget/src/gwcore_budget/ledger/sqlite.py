@@ -32,7 +32,7 @@ BUSY_MS = 200
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
 _IN = "IN (SELECT value FROM json_each(?))"
-_PLACE = re.compile(r"\$\d+")
+_PLACE = re.compile(r"\$(\d+)")
 
 
 class Clock:
@@ -126,7 +126,7 @@ class SqliteHome:
     def _query(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         assert self._read is not None
         try:
-            return self._read.execute(_PLACE.sub("?", query), values).fetchall()
+            return self._read.execute(_PLACE.sub(r"?\1", query), values).fetchall()
         except sqlite3.Error as error:
             raise StoreDown(type(error).__name__) from error
 

@@ -88,7 +88,11 @@ async def _once(home: Home) -> Report:
             report.problems.append(f"I3: {name}: entries sum to {moved[id_]} pending and {spent[id_]} posted")
         if is_posted < 0 or is_pending < 0:
             report.problems.append(f"I12: {name}: a negative amount")
-        report.posted, report.pending, report.over = report.posted + is_posted, report.pending + is_pending, report.over + over
+        report.posted, report.pending, report.over = (
+            report.posted + is_posted,
+            report.pending + is_pending,
+            report.over + over,
+        )
     if settled != daily:
         report.problems.append(f"daily sums say {daily}, settled holds {settled}")
     report.accounts = len(accounts)

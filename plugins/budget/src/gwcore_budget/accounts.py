@@ -1,0 +1,189 @@
+"""Whose money a call spends: the budgets that bind it, from the stack file's rules and the principal's policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from gwcore.call import Attempt, Principal
+from gwcore_budget.config import BudgetConfig, BudgetPolicy, Rule
+from gwcore_budget.ledger.ops import Budget
+from gwcore_budget.window import Window
+
+MOST_ACCOUNTS = 16
+"""A call binds at most so many budgets."""
+_NAME = 200
+_CACHED = 1024
+Names = dict[str, str]
+"""Scope → its id in this call."""
+
+Budgets = tuple[Budget, ...]
+
+
+class Accounts:
+    """Finds the budgets of an attempt; what depends on the principal alone is found once per principal.
+
+    Args:
+        config: of the plugin.
+        plan: ``budget_id`` → the policy of ``/budget/new``, or ``None``.
+    """
+
+    def __init__(self, config: BudgetConfig, plan: Callable[[str], BudgetPolicy | None]) -> None:
+        self._config = config
+        self._plan = plan
+        self._rules = [(rule, Window.parse(rule.window, rule.zone or config.zone)) for rule in config.rules]
+        changing = {"tag", "session"}
+        self._loose = [pair for pair in self._rules if pair[0].per in changing]
+        self._fixed = [pair for pair in self._rules if pair[0].per not in changing]
+        self._session = config.session_header.encode()
+        self._found: WeakKeyDictionary[Principal, dict[tuple[str | None, str, str], Budgets]] = WeakKeyDictionary()
+        self._open: dict[tuple[str | None, str, str], Budgets] = {}
+
+    def forget(self) -> None:
+        """A plan has changed."""
+        self._found.clear()
+        self._open.clear()
+
+    def of(self, attempt: Attempt) -> Budgets:
+        """The budgets that bind the attempt, each once."""
+        call, target = attempt.call, attempt.target
+        principal = call.principal
+        cache = self._open if principal is None else self._found.get(principal)
+        if cache is None:
+            assert principal is not None
+            cache = self._found[principal] = {}
+        key = (call.model, target.upstream.name, target.model)
+        found = cache.get(key)
+        if found is None:
+            if len(cache) >= _CACHED:  # names of models are typed by clients
+                cache.clear()
+            found = cache[key] = self._merged(self._of_principal(principal, *key))
+        if not self._loose:
+            return found
+        session = self.session_of(attempt)
+        names = {"session": [session] if session else [], "tag": self.tags_of(attempt)}
+        more = [
+            self._by_rule(rule, window, name)
+            for rule, window in self._loose
+            for name in names[rule.per]
+            if (rule.of is None or rule.of == name) and _fits(rule.models, *key)
+        ]
+        return self._merged([*found, *more])[:MOST_ACCOUNTS] if more else found
+
+    def session_of(self, attempt: Attempt) -> str | None:
+        """What the client named as its session."""
+        value = attempt.call.header(self._session)
+        return value.decode("latin-1")[:_NAME] if value else None
+
+    @staticmethod
+    def tags_of(attempt: Attempt) -> list[str]:
+        """The call's and the credential's."""
+        principal = attempt.call.principal
+        tags = attempt.call.tags | principal.tags if principal is not None else attempt.call.tags
+        return sorted(tag[:_NAME] for tag in tags)
+
+    def _of_principal(
+        self, principal: Principal | None, asked: str | None, upstream: str, model: str
+    ) -> Iterable[Budget]:
+        names: dict[str, str | None] = {"global": "", "model": asked, "upstream": upstream}
+        policies: Mapping[str, Any] = {}
+        if principal is not None:
+            member = f"{principal.team}/{principal.user}" if principal.team and principal.user else None
+            names |= {
+                "organisation": principal.organisation,
+                "team": principal.team,
+                "member": member,
+                "user": principal.user,
+                "end_user": principal.end_user,
+                "key": principal.id,
+            }
+            policies = principal.policies.get("budget", {})
+        for rule, window in self._fixed:
+            name = names.get(rule.per)
+            fits = (
+                name is not None and (rule.of is None or rule.of == name) and _fits(rule.models, asked, upstream, model)
+            )
+            if fits and name is not None:
+                yield self._by_rule(rule, window, name[:_NAME])
+        for scope, said in policies.items():
+            name = names.get(scope)
+            if name is not None:
+                policy = said if isinstance(said, BudgetPolicy) else BudgetPolicy.model_validate(said)
+                yield from self._by_policy(policy, scope, name[:_NAME], asked, upstream, model)
+
+    def _by_rule(self, rule: Rule, window: Window, name: str) -> Budget:
+        some = ":" + ",".join(sorted(rule.models)) if rule.models else ""
+        return Budget(
+            _id(rule.per, name, window) + some,
+            rule.per,
+            name,
+            window,
+            rule.limit,
+            rule.soft,
+            on_short=rule.on_short or self._config.on_short,
+            unpriced=self._config.unpriced if rule.unpriced is None else rule.unpriced,
+        )
+
+    def _by_policy(
+        self, policy: BudgetPolicy, scope: str, name: str, asked: str | None, upstream: str, model: str
+    ) -> Iterable[Budget]:
+        if policy.budget_id is not None and (plan := self._plan(policy.budget_id)) is not None:
+            policy = plan.model_copy(update=policy.model_dump(exclude_none=True, exclude={"model_max_budget", "budget_limits"})
+                                     | {k: v for k in ("model_max_budget", "budget_limits") if (v := getattr(policy, k)) is not None})  # fmt: skip
+        bonus, until = policy.bonus
+        if policy.max_budget is not None or policy.soft_budget is not None:
+            window = Window.parse(policy.budget_duration or "total", self._config.zone)
+            yield self._budget(scope, name, window, policy.max_budget, policy.soft_budget, bonus, until)
+        for one in policy.budget_limits or ():
+            window = Window.parse(one.window, self._config.zone)
+            yield self._budget(scope, name, window, one.limit, None, bonus, until)
+        for wanted, one in (policy.model_max_budget or {}).items():
+            if one.limit is not None and _fits([wanted], asked, upstream, model):
+                made = self._budget(
+                    scope, name, Window.parse(one.window, self._config.zone), one.limit, None, bonus, until
+                )
+                yield replace(made, id=f"{made.id}:{wanted}")
+
+    def _budget(
+        self, scope: str, name: str, window: Window, limit: int | None, soft: int | None, bonus: int, until: int
+    ) -> Budget:
+        return Budget(
+            _id(scope, name, window), scope, name, window, limit, soft, bonus, until, self._config.on_short,
+            self._config.unpriced,
+        )  # fmt: skip
+
+    @staticmethod
+    def _merged(budgets: Iterable[Budget]) -> Budgets:
+        """Two that count the same money in the same window are one account: the lower limit binds."""
+        found: dict[str, Budget] = {}
+        for budget in budgets:
+            other = found.get(budget.id)
+            if other is not None:
+                limits = [b.limit for b in (other, budget) if b.limit is not None]
+                softs = [b.soft for b in (other, budget) if b.soft is not None]
+                lower = budget if (budget.limit is not None and budget.limit == min(limits, default=None)) else other
+                budget = replace(lower, soft=min(softs, default=None))  # noqa: PLW2901 - the two are one
+            found[budget.id] = budget
+        return tuple(found[id_] for id_ in sorted(found))[:MOST_ACCOUNTS]
+
+
+def _id(scope: str, name: str, window: Window) -> str:
+    zone = "" if window.zone == "UTC" or not (window.calendar or window.length) else f"@{window.zone}"
+    return f"{scope}:{name}:{window.name}{zone}"
+
+
+def _fits(models: list[str], asked: str | None, upstream: str, model: str) -> bool:
+    if not models:
+        return True
+    names = {asked, model, f"{upstream}/{model}"} - {None}
+    for wanted in models:
+        prefix, star, suffix = wanted.partition("*")
+        for name in names:
+            assert name is not None
+            if name == wanted or (
+                star and len(name) >= len(prefix) + len(suffix) and name.startswith(prefix) and name.endswith(suffix)
+            ):
+                return True
+    return False

@@ -1,0 +1,289 @@
+"""The worst case: an upper bound of what an attempt can cost, over every price it can meet.
+
+Input is bounded by bytes (a token covers at least one), output by ``max_tokens``, which is sent with the request: so the
+bound is one the upstream enforces. ``None`` where nothing bounds it: no price, or a tool that may be used without end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gwcore.call import Attempt, Call
+from gwcore.prices import MILLION, PriceCard
+
+MESSAGE, TOOLS, FRAME = 8, 1_024, 64
+"""Tokens that vendors add: per message, for the presence of tools, per request."""
+IMAGE = 50_000
+"""Tokens of one picture given by address: the dearest tiling that is documented."""
+IMAGE_OUT = 16_384
+"""Tokens of one picture made."""
+LEAST_OUTPUT = 256
+"""Output below which a clamped answer would be of no use."""
+_FREE = frozenset(
+    [
+        "models",
+        "count_tokens",
+        "files",
+        "file_content",
+        "batch_cancel",
+        "batch_results",
+        "responses",
+        "response_cancel",
+        "response_items",
+        "moderations",
+    ]
+)
+_CHAT = frozenset({"chat", "completions", "compact"})
+_INPUT_ONLY = frozenset({"embeddings", "batch_embeddings", "rerank"})
+_IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
+_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "cachedContent", "container")
+"""Members that stand for input the gateway does not see."""
+_FILES = (b'"file', b'"document"', b'"input_audio"', b'"video', b'"fileData"', b'"inlineData"')
+_PICTURES = (b'"image_url"', b'"input_image"', b'"image"')
+
+
+@dataclass(slots=True, frozen=True)
+class Tool:
+    """A tool that runs at the vendor and is charged by use: how a request names it, and the key of its price."""
+
+    mark: bytes
+    fee: str
+
+
+_TOOLS = (Tool(b"web_search", "web_search"), Tool(b"google_search", "web_search"), Tool(b"googleSearch", "web_search"),
+          Tool(b'"code_', "code_execution"), Tool(b'"codeExecution"', "code_execution"),
+          Tool(b'"file_search"', "file_search"))  # fmt: skip
+
+
+@dataclass(slots=True, frozen=True)
+class Cap:
+    """How a dialect says how long an answer may be: members from the top, in order of preference, and how many answers."""
+
+    paths: tuple[tuple[str, ...], ...]
+    choices: tuple[tuple[str, ...], ...] = ()
+
+
+_CAPS: Mapping[tuple[str, str], Cap] = {
+    ("openai.chat", "chat"): Cap((("max_tokens",), ("max_completion_tokens",)), (("n",),)),
+    ("openai.chat", "completions"): Cap((("max_tokens",),), (("n",), ("best_of",))),
+    ("openai.responses", "chat"): Cap((("max_output_tokens",),)),
+    ("openai.responses", "compact"): Cap((("max_output_tokens",),)),
+    ("anthropic.messages", "chat"): Cap((("max_tokens",),)),
+    ("anthropic.messages", "completions"): Cap((("max_tokens_to_sample",),)),
+    ("gemini.generate", "chat"): Cap(
+        (("generationConfig", "maxOutputTokens"), ("generation_config", "max_output_tokens")),
+        (("generationConfig", "candidateCount"), ("generation_config", "candidate_count")),
+    ),
+}
+_PLAIN = Cap((("max_tokens",),), (("n",),))
+
+
+@dataclass(slots=True)
+class Bound:
+    """What to hold. Units are nano-USD × 10⁶.
+
+    Attributes:
+        fixed: of input and fees. ``per_token``: of one token in every answer. ``tokens``: the longest answer.
+        cap: where the request says so; ``None`` where answers have no length.
+        said: whether the request, or the vendor's own maximum, keeps to ``tokens``; else the attempt must say it.
+    """
+
+    fixed: int
+    per_token: int = 0
+    tokens: int = 0
+    cap: Cap | None = None
+    said: bool = True
+
+    @property
+    def amount(self) -> int:
+        """Nano-USD of the worst case."""
+        return -(-(self.fixed + self.per_token * self.tokens) // MILLION)
+
+    @property
+    def least(self) -> int:
+        """Nano-USD with which a shorter answer is still of use."""
+        return -(-(self.fixed + self.per_token * min(self.tokens, LEAST_OUTPUT)) // MILLION)
+
+    def fitting(self, amount: int) -> int:
+        """The longest answer that ``amount`` pays for."""
+        if not self.per_token:
+            return self.tokens
+        return min(self.tokens, (amount * MILLION - self.fixed) // self.per_token)
+
+
+NOTHING = Bound(0)
+
+
+def bound(attempt: Attempt, card: PriceCard | None, assumed: int) -> Bound | None:
+    """The worst case of an attempt; ``None`` where nothing bounds it.
+
+    Args:
+        attempt: about to be made.
+        card: of its target.
+        assumed: tokens of the longest answer where neither the client nor the card says.
+    """
+    call = attempt.call
+    operation = call.operation
+    if operation in _FREE or (call.method == "GET"):
+        return NOTHING
+    if card is None:
+        return None
+    tokens = _input_tokens(call, card)
+    if tokens is None:
+        return None
+    fixed = _input_price(call, card, tokens)
+    if operation in _CHAT:
+        fees = _tool_fees(call, card)
+        return None if fixed is None or fees is None else _answers(call, card, tokens, fixed + fees, assumed)
+    if operation in _INPUT_ONLY:
+        searches = card.highest("rerank", tokens)
+        if operation == "rerank" and searches is not None:
+            return Bound(searches * _documents(call) + (fixed or 0))
+        return None if fixed is None else Bound(fixed)
+    special = _SPECIAL.get(operation)
+    found = special(call, card, tokens) if special is not None else None
+    return None if found is None else Bound(found + (fixed or 0))
+
+
+def _input_tokens(call: Call, card: PriceCard) -> int | None:
+    raw, document = call.raw, call.document or {}
+    window = card.context_window
+    if any(document.get(name) for name in _ELSEWHERE) or any(mark in raw for mark in _FILES):
+        return window
+    messages = document.get("messages") or document.get("contents") or document.get("input") or ()
+    count = len(messages) if isinstance(messages, list) else 1
+    tokens = len(raw) + MESSAGE * count + FRAME
+    if "tools" in document:
+        tokens += TOOLS
+    tokens += IMAGE * sum(raw.count(mark) for mark in _PICTURES)
+    return tokens if window is None else min(tokens, window)
+
+
+def _input_price(call: Call, card: PriceCard, tokens: int) -> int | None:
+    plain = card.highest("input", tokens)
+    if plain is None:
+        return None
+    prices = [plain]
+    buckets = ["cache_write_5m", "cache_write_1h"] if b"cach" in call.raw or b"Cach" in call.raw else []
+    if any(mark in call.raw for mark in _PICTURES):
+        buckets.append("image_in")
+    if b"audio" in call.raw:
+        buckets.append("audio_in")
+    prices += [price for bucket in buckets if (price := card.highest(bucket, tokens)) is not None]
+    return tokens * max(prices)
+
+
+def _tool_fees(call: Call, card: PriceCard) -> int | None:
+    document = call.document or {}
+    if "tools" not in document and "web_search_options" not in document:
+        return 0
+    total = 0
+    for tool in _TOOLS:
+        if tool.mark not in call.raw:
+            continue
+        uses, price = _uses(document, tool), card.highest(tool.fee, 0)
+        if uses == 0:
+            continue
+        if uses is None or price is None:
+            return None
+        total += uses * price
+    return total
+
+
+def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
+    """How often it may be used; ``None`` without end, 0 where only a text names it."""
+    mark = tool.mark.strip(b'"').decode()
+    total = 0
+    tools = document.get("tools")
+    for one in tools if isinstance(tools, list) else ():
+        if not isinstance(one, dict) or one.get("type") == "function" or "input_schema" in one:
+            continue
+        if str(one.get("type", "")).startswith(mark) or any(name.startswith(mark) for name in one):
+            most = one.get("max_uses") or document.get("max_tool_calls")
+            if not isinstance(most, int):
+                return None
+            total += most
+    if mark == "web_search" and "web_search_options" in document:
+        total += 1  # a search model searches once per request
+    return total
+
+
+def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int) -> Bound | None:
+    prices = [card.highest("output", tokens), card.highest("reasoning", tokens)]
+    prices += [card.highest(bucket, tokens) for bucket in ("audio_out", "image_out") if bucket in card.prices]
+    known = [price for price in prices if price is not None]
+    if not known:
+        return None
+    cap = _CAPS.get((call.dialect.name, call.operation), _PLAIN)
+    document = call.document or {}
+    wanted = next((v for path in cap.paths if (v := _at(document, path)) is not None), None)
+    choices = max((v for path in cap.choices if (v := _at(document, path)) is not None), default=1)
+    most = card.max_output
+    if wanted is not None:
+        length = wanted if most is None else min(wanted, most)
+    else:
+        length = assumed if most is None else most
+    # a dearer long-context step is reached by what is read, never by what is written
+    return Bound(fixed, choices * max(known), length, cap, said=wanted is not None or most is not None)
+
+
+def _at(document: Mapping[str, Any], path: tuple[str, ...]) -> int | None:
+    value: Any = document
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def capped(call: Call, cap: Cap, tokens: int) -> dict[str, Any]:
+    """The top-level members that say ``tokens``, wherever the request says it already."""
+    document = call.document or {}
+    written = [path for path in cap.paths if _at(document, path) is not None] or [cap.paths[0]]
+    fields: dict[str, Any] = {}
+    for path in written:
+        if len(path) == 1:
+            fields[path[0]] = tokens
+        else:
+            outer = document.get(path[0])
+            fields[path[0]] = {**(outer if isinstance(outer, dict) else {}), path[1]: tokens}
+    return fields
+
+
+def _documents(call: Call) -> int:
+    """A search is charged per hundred documents."""
+    documents = (call.document or {}).get("documents")
+    return 1 + (len(documents) // 100 if isinstance(documents, list) else 0)
+
+
+def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
+    count = _at(call.document or {}, ("n",)) or (10 if call.document is None else 1)
+    each, by_token = card.highest("image", tokens), card.highest("image_out", tokens)
+    if each is None and by_token is None:
+        return None
+    return count * max(each or 0, IMAGE_OUT * (by_token or 0))
+
+
+def _speech(call: Call, card: PriceCard, tokens: int) -> int | None:
+    each, by_token = card.highest("characters", tokens), card.prices.get("audio_out")
+    if each is None and by_token is None:
+        return None
+    # speech of one letter is well below four tokens of sound
+    return max(len(call.raw) * (each or 0), 4 * len(call.raw) * (card.highest("audio_out", tokens) or 0))
+
+
+def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:
+    seconds = len(call.raw) // 500 + 1  # sound of 4 kbit/s is not understood
+    each, output = card.highest("audio_seconds", tokens), card.highest("output", tokens)
+    if each is None and output is None:
+        return None
+    written = (card.max_output or 16_384) * (output or 0)
+    return seconds * (each or 0) + written
+
+
+_SPECIAL: Mapping[str, Callable[[Call, PriceCard, int], int | None]] = {
+    **dict.fromkeys(_IMAGES, _pictures),
+    "speech": _speech,
+    "transcription": _transcript,
+    "translation": _transcript,
+}

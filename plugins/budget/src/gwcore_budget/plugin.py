@@ -1,0 +1,377 @@
+"""The ``budget`` plugin: once per attempt, money is held before anything is sent, and settled whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import structlog
+
+from gwcore.admin import STATUS_ENV
+from gwcore.call import Attempt, Call, Outcome
+from gwcore.errors import BadConfig, BudgetExceeded, BudgetReserved, GatewayError, StoreUnavailable
+from gwcore.outcomes import ending
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.prices import PriceCard
+from gwcore.service import Service
+from gwcore.sql import migrate
+from gwcore.units import DOLLAR
+from gwcore.usage import Usage
+from gwcore_budget.accounts import Accounts, Budgets
+from gwcore_budget.bound import Bound, bound, capped
+from gwcore_budget.config import BudgetConfig, BudgetPolicy
+from gwcore_budget.ledger.group import Unavailable
+from gwcore_budget.ledger.home import StoreDown
+from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
+from gwcore_budget.ledger.ledger import Ledger, Refused, Ticket
+from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Metered, Short
+from gwcore_budget.window import FOREVER
+
+_log = structlog.get_logger("gwcore.budget")
+_UNLIMITED = 600.0
+_NO_USAGE = Usage()
+_MOST_FACTOR, _MODELS = 64, 4096
+
+
+class BudgetStoreUnavailable(StoreUnavailable):
+    """503: whether there is money left cannot be known; nothing was sent."""
+
+    code = "budget_store_unavailable"
+
+
+class Unpriced(BudgetExceeded):
+    """The model, or a tool of the request, has no price, and a budget binds."""
+
+    code = "model_unpriced"
+    status = 400
+
+
+class BudgetPlugin(Plugin):
+    """Holds the worst case before an attempt, posts the truth after it."""
+
+    name = "budget"
+    Config = BudgetConfig
+    Policy = BudgetPolicy
+    inside = ("auth", "ratelimit", "cache", "fallback")
+    demand = Demand.USAGE
+    priced = True
+
+    def __init__(self, config: BudgetConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.store = setup.store(config.store)
+        self.plans: dict[str, BudgetPolicy] = {}
+        self.accounts = Accounts(config, self.plans.get)
+        self.ledger: Ledger | None = None
+        self.counts: Counter[str] = Counter()
+        self._factors: dict[str, tuple[int, int]] = {}  # model → numerator, denominator; see _over
+        self._draining = 0
+        self._lingers = setup.key("lingers", bool)
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the ledger; close it behind the last settlement."""
+        config: BudgetConfig = self.config
+        if self.store.scheme == "memory" and STATUS_ENV in os.environ:
+            raise BadConfig(
+                "budget: a memory store is forgotten and each worker has its own; name a sqlite: or postgresql: store"
+            )
+        await migrate(self.store, LEDGER)
+        ledger = Ledger(
+            home_of(self.store, exports=config.export is not None),
+            folder_of(self.store, config.journal),
+            mode=config.mode,
+            chunk=config.grant,
+            patience=config.patience,
+            on_event=self._event,
+            on_over=self._over,
+        )
+        try:
+            await ledger.start()
+        except StoreDown as error:
+            raise StoreUnavailable("the budget's store does not answer", retry_after=1) from error
+        except OSError as error:
+            raise BadConfig(
+                f"budget: the folder of journals cannot be written ({error.strerror}); set `journal`"
+            ) from None
+        self.ledger = ledger
+        try:
+            yield
+        finally:
+            self.ledger = None
+            await asyncio.shield(ledger.stop())
+
+    def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
+        """Hold, try, settle."""
+        drain = self.config.on_disconnect == "drain"
+
+        async def budget(attempt: Attempt) -> Outcome:
+            ledger, call = self.ledger, attempt.call
+            assert ledger is not None, "attempts run inside the lifespan"
+            card = self.setup.prices.card(attempt.target)
+            ticket = await self._hold(ledger, attempt, card)
+            if drain:
+                call.linger = partial(self._linger, call)
+            try:
+                outcome = await inner(attempt)
+            except BaseException as error:
+                self._failed(ledger, ticket, attempt, error)
+                raise
+            finally:
+                call.linger = None
+            self._ended(ledger, ticket, attempt, card, outcome)
+            return outcome
+
+        return budget
+
+    # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _hold(self, ledger: Ledger, attempt: Attempt, card: PriceCard | None) -> Ticket:
+        config: BudgetConfig = self.config
+        budgets = self.accounts.of(attempt)
+        terms = bound(attempt, card, config.max_output)
+        amount, least = self._amount(attempt, budgets, terms)
+        wait = config.wait if any(budget.on_short == "wait" for budget in budgets) else 0.0
+        try:
+            ticket = await ledger.hold(
+                attempt.id,
+                amount,
+                budgets,
+                self._facts(attempt, card),
+                least=least,
+                wait=wait,
+                expires=_expires(attempt.call),
+            )
+        except Refused as refused:
+            raise self._refusal(refused.short, ledger) from None
+        except Unavailable:
+            self.counts["store_unavailable"] += 1
+            raise BudgetStoreUnavailable(
+                "the budget's store does not answer", retry_after=1, plugin=self.name
+            ) from None
+        if terms is not None and terms.cap is not None and ticket.amount is not None:
+            self._clamp(attempt, terms, ticket.amount)
+        ticket.model = attempt.target.model
+        return ticket
+
+    def _amount(self, attempt: Attempt, budgets: Budgets, terms: Bound | None) -> tuple[int | None, int | None]:
+        """What to hold, and what will do. ``None`` holds nothing: the row says that it is unmetered."""
+        if terms is None:
+            if any(budget.unpriced == "deny" for budget in budgets):
+                self.counts["unpriced_denied"] += 1
+                raise Unpriced(
+                    f"{attempt.target} has no price for this request, so no budget can bound it: price the model under "
+                    "`prices`, bound its tools with max_uses, or set `unpriced`",
+                    plugin=self.name,
+                )
+            held = max((budget.unpriced for budget in budgets if isinstance(budget.unpriced, int)), default=None)
+            if held is None:
+                self.counts["unmetered"] += 1
+            return held, None
+        factor, of = self._factors.get(attempt.target.model, (1, 1))
+        amount = -(-terms.amount * factor // of)
+        if terms.cap is None or any(budget.on_short == "reject" for budget in budgets):
+            return amount, None
+        return amount, min(amount, -(-terms.least * factor // of))
+
+    def _clamp(self, attempt: Attempt, terms: Bound, held: int) -> None:
+        """The request says at most what was held."""
+        factor, of = self._factors.get(attempt.target.model, (1, 1))
+        tokens = terms.fitting(held * of // factor)
+        if tokens >= terms.tokens and terms.said:
+            return
+        assert terms.cap is not None
+        attempt.fields = {**(attempt.fields or {}), **capped(attempt.call, terms.cap, tokens)}
+        attempt.call.reply.add_header(b"x-gwcore-max-tokens", b"%d" % tokens)
+        if tokens < terms.tokens:
+            self.counts["clamped"] += 1
+
+    def _facts(self, attempt: Attempt, card: PriceCard | None) -> Facts:
+        call, target = attempt.call, attempt.target
+        who = call.principal
+        tags = self.accounts.tags_of(attempt)
+        return Facts(
+            call.id,
+            attempt.number,
+            who.organisation if who else None,
+            who.team if who else None,
+            who.user if who else None,
+            who.end_user if who else None,
+            who.id if who else None,
+            self.accounts.session_of(attempt),
+            orjson.dumps(tags).decode() if tags else "[]",
+            call.dialect.name,
+            call.operation,
+            call.model,
+            target.model,
+            target.upstream.name,
+            target.upstream.provider.name,
+            f"{card.source}@{card.version}" if card is not None else None,
+            int(call.stream),
+        )
+
+    def _refusal(self, short: Short, ledger: Ledger) -> GatewayError:
+        budget = short.budget
+        who = (
+            f"the budget of {budget.scope} {budget.scope_id}".rstrip()
+            if budget.scope != "global"
+            else "the global budget"
+        )
+        resets = None if short.resets >= FOREVER else datetime.fromtimestamp(short.resets / 1000, UTC)
+        when = f"; it resets at {resets:%Y-%m-%dT%H:%M:%SZ}" if resets else ""
+        facts = f"limit {dollars(short.limit)} per {budget.window.name}, spent {dollars(short.posted)}"
+        headers = (
+            ("x-gwcore-budget-scope", budget.scope),
+            ("x-gwcore-budget-id", budget.scope_id),
+            ("x-gwcore-budget-window", budget.window.name),
+            ("x-gwcore-budget-limit-usd", dollars(short.limit)[1:]),
+            ("x-gwcore-budget-spent-usd", dollars(short.posted)[1:]),
+            *((("x-gwcore-budget-resets", f"{resets:%Y-%m-%dT%H:%M:%SZ}"),) if resets else ()),
+        )
+        if short.pending and short.posted < short.limit:
+            self.counts["reserved"] += 1
+            return BudgetReserved(
+                f"{who} is held by calls under way: {facts}, held {dollars(short.pending)}{when}",
+                retry_after=min(60.0, max(1.0, ledger.lasting)),
+                plugin=self.name,
+                headers=headers,
+            )
+        self.counts["exceeded"] += 1
+        after = max(1.0, (short.resets - short.now) / 1000) if resets else None
+        error = BudgetExceeded(f"{who} is spent: {facts}{when}", retry_after=after, plugin=self.name, headers=headers)
+        error.status = self.config.status
+        return error
+
+    # ── after ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _failed(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, error: BaseException) -> None:
+        end = ending(error, committed=attempt.call.reply.committed)
+        status = error.status if isinstance(error, GatewayError) else 0
+        code = error.code if isinstance(error, GatewayError) else end.kind
+        usage = attempt.meter.usage if attempt.meter is not None else None
+        state = VOIDED if end.money == "void" else REAPED
+        self._settle(ledger, ticket, attempt, state, 0, end.kind, _metered(attempt, usage, status, code))
+
+    def _ended(
+        self, ledger: Ledger, ticket: Ticket, attempt: Attempt, card: PriceCard | None, outcome: Outcome
+    ) -> None:
+        usage = outcome.usage
+        code = outcome.error.code if outcome.error is not None else None
+        metered = _metered(attempt, usage, outcome.status, code)
+        if outcome.error is not None:
+            # the stream ended with the upstream's own error: what it bills is not known
+            self._settle(ledger, ticket, attempt, REAPED, 0, "committed", metered)
+        elif ticket.amount is None:
+            self._settle(ledger, ticket, attempt, POSTED, 0, "unmetered", metered)
+        elif ticket.amount == 0 and (card is None or usage is None):
+            self._settle(ledger, ticket, attempt, POSTED, 0, "free", metered)
+        elif usage is None or card is None:
+            self._settle(ledger, ticket, attempt, REAPED, 0, "no usage", metered)
+        else:
+            cost = card.charge(usage)
+            if cost.unpriced:
+                self.counts["partly_unpriced"] += 1
+                worst = max(cost.nano, ticket.amount)
+                self._settle(ledger, ticket, attempt, POSTED, worst, "partly unpriced", metered)
+            else:
+                self._settle(ledger, ticket, attempt, POSTED, cost.nano, "usage", metered)
+
+    def _settle(
+        self, ledger: Ledger, ticket: Ticket, attempt: Attempt, state: int, amount: int, basis: str, metered: Metered
+    ) -> None:
+        ledger.settle(ticket, state, amount, basis=basis, metered=metered)
+        if state == REAPED:
+            self.counts["reaped"] += 1
+        if attempt.call.get(self._lingers):
+            attempt.call[self._lingers] = False
+            self._draining -= 1
+
+    def _linger(self, call: Call) -> float:
+        """A client has left: read on, while not too many do."""
+        config: BudgetConfig = self.config
+        if self._draining >= config.drain_most:
+            self.counts["drains_refused"] += 1
+            return 0.0
+        self._draining += 1
+        call[self._lingers] = True
+        self.counts["drained"] += 1
+        drain_for: float = config.drain_for
+        return drain_for
+
+    def _over(self, ticket: Ticket, over: int) -> None:
+        """An estimate was too low: the truth is posted, and this model's next holds are a quarter larger."""
+        self.counts["underestimates"] += 1
+        factor, of = self._factors.get(ticket.model, (1, 1))
+        if factor < _MOST_FACTOR * of and len(self._factors) < _MODELS:
+            self._factors[ticket.model] = (factor * 5, of * 4)
+        _log.error("a call cost more than was held for it", hold=ticket.id, over_nano=over, model=ticket.model)
+
+    def _event(self, event: Event) -> None:
+        self.counts[event.topic] += 1
+        _log.warning(event.topic, **event.body)
+
+    def explain(self, call: Call) -> str | None:
+        """The budgets that would bind, and the worst case."""
+        if not call.targets:
+            return None
+        attempt = Attempt(call, call.targets[0])
+        call.attempts.pop()
+        budgets = self.accounts.of(attempt)
+        terms = bound(attempt, self.setup.prices.card(attempt.target), self.config.max_output)
+        worst = "unpriced" if terms is None else f"holds up to {dollars(terms.amount)}"
+        return f"{worst}; budgets: {', '.join(budget.id for budget in budgets) or 'none'}"
+
+    def health(self) -> dict[str, Any] | None:
+        """Counters, and how much is open."""
+        ledger = self.ledger
+        if ledger is None:
+            return None
+        return {
+            "mode": ledger.mode,
+            "open": len(ledger.open),
+            "unwritten": ledger.group.backlog + ledger.escrow.unwritten,
+            "store": "down" if ledger.group.down else "up",
+            "counts": dict(self.counts),
+        }
+
+
+def dollars(nano: int) -> str:
+    """``$1.25``: exact, at least two decimals."""
+    whole, part = divmod(nano, DOLLAR)
+    text = f"{part:09d}".rstrip("0").ljust(2, "0")
+    return f"${whole}.{text}"
+
+
+def _expires(call: Call) -> int:
+    left = _UNLIMITED if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+    return int((left + 60) * 1000)
+
+
+def _metered(attempt: Attempt, usage: Usage | None, status: int, error: str | None) -> Metered:
+    now = time.perf_counter()
+    first = attempt.first_byte_at
+    used = usage or _NO_USAGE
+    return Metered(
+        status,
+        error,
+        used.input,
+        used.cache_read,
+        used.cache_write_5m,
+        used.cache_write_1h,
+        used.output,
+        used.reasoning,
+        used.audio_in,
+        used.audio_out,
+        used.image_in,
+        used.image_out,
+        orjson.dumps(dict(used.fees)).decode() if used.fees else None,
+        int((first - attempt.started) * 1000) if first is not None else None,
+        int((now - attempt.started) * 1000),
+    )
