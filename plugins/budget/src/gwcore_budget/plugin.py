@@ -270,9 +270,11 @@ class BudgetPlugin(Plugin):
             self._settle(ledger, ticket, attempt, REAPED, 0, "committed", metered)
         elif ticket.amount is None:
             self._settle(ledger, ticket, attempt, POSTED, 0, "unmetered", metered)
-        elif ticket.amount == 0 and (card is None or usage is None):
+        elif ticket.amount == 0 and (card is None or usage is None or not usage.billable):
             self._settle(ledger, ticket, attempt, POSTED, 0, "free", metered)
-        elif usage is None or card is None:
+        elif card is None:
+            self._settle(ledger, ticket, attempt, REAPED, 0, "no price", metered)
+        elif usage is None or not usage.billable:
             self._settle(ledger, ticket, attempt, REAPED, 0, "no usage", metered)
         else:
             cost = card.charge(usage)

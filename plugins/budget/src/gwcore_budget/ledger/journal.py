@@ -27,11 +27,11 @@ class Journal:
 
     def dispatched(self, hold: str, held: int | None, accounts: tuple[int, ...], created: int, facts: Facts) -> None:
         """Before the attempt. Raises ``OSError``: then it must not be dispatched."""
-        self._write(orjson.dumps(("D", hold, held, accounts, created, facts)))
+        self._write(orjson.dumps(("D", hold, held, accounts, created, tuple(facts))))
 
     def settled(self, settle: Settle) -> None:
         """After it."""
-        self._write(orjson.dumps(("S", settle.hold, settle.state, settle.amount, settle.basis, settle.metered)))
+        self._write(orjson.dumps(("S", settle.hold, settle.state, settle.amount, settle.basis, tuple(settle.metered))))
 
     def _write(self, line: bytes) -> None:
         if self._descriptor < 0:
