@@ -190,7 +190,8 @@ class Books:
                 amount = free
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
-        if op.chunk and amount and (grants := self._grant(op, accounts, amount)):
+        # what had to be cut to fit leaves nothing to grant
+        if op.chunk and amount and amount == op.amount and (grants := self._grant(op, accounts, amount)):
             return Admitted(amount, grants=grants, now=self.now)
         ids = tuple(account.id for account in accounts)
         held = amount or 0
