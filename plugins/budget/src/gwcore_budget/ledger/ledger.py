@@ -364,6 +364,6 @@ class Ledger:
         if not left:
             await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
         lost = done.amount if isinstance(done, Done) else 0
-        _log.warning(
-            "settled for a dead worker", worker=other.id, journal=len(spent), reaped=len(rows), burnt_nano=lost
-        )
+        known = sum(one.settle.basis != "worker lost" for one in spent)
+        reaped = len(spent) - known + len(rows)
+        _log.warning("buried a dead worker", settled=known, reaped=reaped, lost_nano=lost, worker=other.id)
