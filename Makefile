@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
-.PHONY: drill install run test check lint types bench docs new-plugin clean
+.PHONY: install run test check lint types bench docs new-plugin clean crash drill
 
 install: $(STAMP)
 
@@ -50,6 +50,11 @@ drill: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+
+# make crash RUNS=20: workers killed under load, on SQLite and PostgreSQL; the upstream's own log is the judge
+RUNS ?= 20
+crash: install
+	$(BIN)/python plugins/budget/tests/crash_campaign.py --runs $(RUNS) $(CRASH)
 
 # make new-plugin NAME=stamp
 new-plugin: install

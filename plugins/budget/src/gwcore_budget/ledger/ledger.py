@@ -318,7 +318,7 @@ class Ledger:
                         self.mode = "direct"
                         self.escrow.grants.clear()
                     await self._audit()
-            except StoreDown:
+            except (StoreDown, Unavailable):
                 pass  # the next beat may arrive
             await asyncio.sleep(1.0)
 
