@@ -45,8 +45,8 @@ class State:
         return str(found) if found else None
 
 
-def answer(method: str, path: str, stack: Stack | None, state: State) -> tuple[int, bytes] | None:
-    """Status and JSON body of a probe; ``None`` when the path is none of ours."""
+def answer(method: str, path: str, stack: Stack | None, state: State, *, full: bool = True) -> tuple[int, bytes] | None:
+    """Status and JSON body of a probe; ``None`` when the path is none of ours. ``/health`` says what only if ``full``."""
     if method not in {"GET", "HEAD"}:
         return None
     if path in _STATIC:
@@ -56,13 +56,15 @@ def answer(method: str, path: str, stack: Stack | None, state: State) -> tuple[i
             return 503, b'{"status":"draining"}' if state.draining else b'{"status":"starting"}'
         return 200, b'{"status":"ready"}'
     if path == "/health":
-        return _health(stack, state)
+        return _health(stack, state, full)
     return None
 
 
-def _health(stack: Stack | None, state: State) -> tuple[int, bytes]:
+def _health(stack: Stack | None, state: State, full: bool) -> tuple[int, bytes]:
     if stack is None:
         return 503, b'{"status":"starting","models":[]}'
+    if not full:
+        return (503, b'{"status":"draining"}') if state.draining else (200, b'{"status":"healthy"}')
     failed = state.reload_error or state.failed_elsewhere()
     document: dict[str, Any] = {
         "status": "draining" if state.draining else "healthy",

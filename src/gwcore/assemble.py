@@ -12,6 +12,8 @@ from typing import Any
 import pluggy
 from pydantic import SecretStr
 
+from gwcore.adminapi import AdminApp
+from gwcore.aim import aiming
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
@@ -19,12 +21,14 @@ from gwcore.dispatch import Dispatch, first_target
 from gwcore.errors import BadConfig, MissingPort, OrderViolation
 from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
 from gwcore.ingress import Ingress
+from gwcore.listing import Listing
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup
+from gwcore.ports import Authority
 from gwcore.prices import Prices
 from gwcore.provider import Preparing, Upstream
 from gwcore.resources import Lease, Resources
-from gwcore.service import Service, compose, wrap
+from gwcore.service import Layer, Service, compose, wrap
 from gwcore.stack import Placed, Stack
 from gwcore.stackfile import load
 from gwcore.taps import Tap, Taps
@@ -57,7 +61,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         for name, upstream in config.upstreams.items()
     }
     prices = Prices(overrides, catalog.price, digest)
-    placed = _place(config, catalog, lease, models, prices)
+    placed, ports = _place(config, catalog, lease, models, prices)
     taps = _taps(placed)
     priced = config.server.cost != "auto" or any(p.plugin.priced for p in placed)
     demand = max((p.plugin.demand for p in placed), default=Demand.NOTHING)
@@ -69,7 +73,8 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dialects={dialect.name: dialect for dialect in catalog.dialects()},
     )
     return Stack(
-        service=_pipeline(placed, dispatch),
+        service=_pipeline(placed, models, dispatch),
+        listing=compose((p.plugin.call_layer for p in placed if p.plugin.identifies), Listing(models, prices, placed)),
         ingress=Ingress(catalog.dialects()),
         models=models,
         upstreams=upstreams,
@@ -78,6 +83,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         server=config.server,
         dispatch=dispatch,
         lease=lease,
+        admin=_admin(placed, ports),
         asgi=tuple(_middleware(entry) for entry in config.asgi),
         digest=digest,
         prices=prices,
@@ -122,8 +128,12 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
     return replace(keys[0], keys=keys)
 
 
-def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models, prices: Prices) -> tuple[Placed, ...]:
+def _place(
+    config: StackConfig, catalog: Catalog, lease: Lease, models: Models, prices: Prices
+) -> tuple[tuple[Placed, ...], dict[type, object]]:
     ports: dict[type, object] = {}
+    kinds = [catalog.plugin(entry.name) for entry in (*config.stack, *config.watch)]
+    policies = {kind.name: kind.Policy for kind in kinds if kind.Policy is not None}
     placed: list[Placed] = []
     workers = Workers.here()
     for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
@@ -132,7 +142,7 @@ def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models, 
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
         named = dict(config.stores)
-        setup = Setup(entry.name, lease, named, ports, prices=prices, models=models, workers=workers)
+        setup = Setup(entry.name, lease, named, ports, prices=prices, models=models, workers=workers, policies=policies)
         plugin = kind(entry.config, setup)
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, _condition(entry), watching))
@@ -140,7 +150,15 @@ def _place(config: StackConfig, catalog: Catalog, lease: Lease, models: Models, 
     for p in placed:
         if p.watching and p.rings:
             raise OrderViolation(f"{p.name} stands in the pipeline: it belongs under stack, not under watch")
-    return tuple(placed)
+    return tuple(placed), ports
+
+
+def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | None:
+    """The admin API, where somebody decides who may use it: without an Authority nothing is served."""
+    authority = ports.get(Authority)
+    if authority is None:
+        return None
+    return AdminApp(((p.name, route) for p in placed for route in p.plugin.admin_routes()), authority)  # type: ignore[arg-type]  # the mapping pairs each port with its own implementation
 
 
 def _check_order(placed: list[Placed]) -> None:
@@ -149,13 +167,18 @@ def _check_order(placed: list[Placed]) -> None:
         for outer in p.plugin.inside:
             if outer in names and outer not in names[:at]:
                 raise OrderViolation(f"{p.name} must stand inside {outer}: put it further down in stack")
+    identify = [(at, p) for at, p in enumerate(placed) if p.plugin.identifies]
+    for at, p in identify:
+        if at > 0 or p.when is not None:
+            raise OrderViolation(f"{p.name} says who calls: it must be the first of stack, once, and without when")
     routers = [p.name for p in placed if "router" in p.rings]
     if len(routers) > 1:
         raise OrderViolation(f"one router at most, here: {', '.join(routers)}")
 
 
-def _pipeline(placed: tuple[Placed, ...], dispatch: Dispatch) -> Service[Call]:
-    attempt_layers, call_layers = [], []
+def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch) -> Service[Call]:
+    attempt_layers: list[Layer[Attempt]] = []
+    call_layers: list[Layer[Call]] = [aiming(models)]
     router = first_target
     for p in placed:
         condition, plugin = p.when, p.plugin
@@ -164,7 +187,10 @@ def _pipeline(placed: tuple[Placed, ...], dispatch: Dispatch) -> Service[Call]:
             attempt_layers.append(only_when(condition, layer, _call_of) if condition else layer)
         if "call" in p.rings:
             outer = plugin.call_layer
-            call_layers.append(only_when(condition, outer, _itself) if condition else outer)
+            if plugin.identifies:
+                call_layers.insert(0, outer)  # who is not known learns no model's name
+            else:
+                call_layers.append(only_when(condition, outer, _itself) if condition else outer)
         if "router" in p.rings:
             assert plugin.router is not None
             router = plugin.router

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import structlog
 
-from gwcore import admin
+from gwcore.admin import State, answer
 from gwcore.assemble import assemble, package_owners
 from gwcore.call import Call, Outcome
 from gwcore.catalog import Catalog
@@ -22,7 +22,7 @@ from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Resources
-from gwcore.respond import as_fault, fail, models_reply, plain_error, stamp
+from gwcore.respond import as_fault, fail, plain_error, stamp
 from gwcore.stack import Stack
 from gwcore.taps import tell
 
@@ -45,6 +45,8 @@ class Gateway:
         fallthrough: an ASGI application for what the gateway does not serve.
         catalog: what is installed; the entry points of this environment by default.
         env: environment for ``${VAR}``; ``os.environ`` by default.
+        serve_admin: answer the admin API's addresses too, as ``gwcore run`` does. A mounted gateway serves inference
+            only; mount ``gateway.admin`` where you want it.
 
     Raises:
         gwcore.errors.AssemblyError: at start, naming every problem of the stack file.
@@ -57,12 +59,14 @@ class Gateway:
         fallthrough: ASGIApp | None = None,
         catalog: Catalog | None = None,
         env: MutableMapping[str, str] | None = None,
+        serve_admin: bool = False,
     ) -> None:
         self.source = stack
         self.fallthrough = fallthrough
         self.catalog = catalog or Catalog()
         self.env = os.environ if env is None else env
-        self.state = admin.State()
+        self.serve_admin = serve_admin
+        self.state = State()
         self.resources = Resources()
         self.stack: Stack | None = None
         self._owners: dict[str, str] = {}
@@ -161,6 +165,18 @@ class Gateway:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
+    async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3: the admin API of the stack that runs, for mounting on purpose: ``Mount("/admin", gateway.admin)``."""
+        if scope["type"] != "http":
+            return
+        if self.stack is None and not self.state.draining:
+            await self._late_start()
+        if self.stack is None or self.stack.admin is None:
+            error = NotServed("no plugin of this stack decides who may use an admin API; add auth to stack")
+            await _answer(send, error.status, plain_error(error, ""))
+            return
+        await self.stack.admin(scope, receive, send)
+
     async def _late_start(self) -> None:
         _log.warning("started by the first request; enter `async with gateway:` in the host application's lifespan")
         await self.startup()
@@ -187,11 +203,6 @@ class Gateway:
         found = stack.ingress.find(scope["method"], path, scope["headers"]) if stack is not None else None
         if stack is None or found is None:
             await self._elsewhere(path, scope, receive, send)
-            return
-        dialect, route, params = found
-        if route.local:
-            listed = dialect.models_body(await stack.listing(), params.get("model"), route.operation)
-            await _answer(send, *models_reply(dialect, listed))
             return
         stack.inflight += 1
         try:
@@ -246,9 +257,13 @@ class Gateway:
                 tell(stack.taps.call_ended, call, outcome)
 
     async def _elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        said = admin.answer(scope["method"], path, self.stack, self.state)
+        api = self.stack.admin if self.stack is not None else None
+        full = path == "/health" and (api is None or await api.knows(scope))
+        said = answer(scope["method"], path, self.stack, self.state, full=full)
         if said is not None:
             await _answer(send, *said, head=scope["method"] == "HEAD")
+        elif api is not None and self.serve_admin and api.serves(scope):
+            await api(scope, receive, send)
         elif self.fallthrough is not None:
             await self.fallthrough(scope, receive, send)
         else:
@@ -260,16 +275,16 @@ class Gateway:
 
 async def _run(stack: Stack, call: Call) -> Outcome:
     """Through the pipeline, and to the end of the reply."""
-    stack.aim(call)
+    service = stack.listing if call.route.local else stack.service
     if stack.taps.call_started:
         tell(stack.taps.call_started, call)
     keepalive = stack.server.keepalive
     if keepalive is None or not wanted(call):
-        outcome = await stack.service(call)
+        outcome = await service(call)
     else:
         pings = asyncio.create_task(keep_alive(call, keepalive))
         try:
-            outcome = await stack.service(call)
+            outcome = await service(call)
         finally:
             pings.cancel()
     if call.reply.state != ENDED:

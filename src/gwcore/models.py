@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -92,6 +93,14 @@ class Models:
             for model in upstream.models:
                 names.setdefault(f"{upstream.name}/{model}", (Target(upstream, model),))
         return names
+
+    def targets(self) -> list[Target]:
+        """Every target the stack names; what only a wildcard reaches is not among them."""
+        return [target for targets in self.known().values() for target in targets]
+
+    async def look_up(self, prices: Prices) -> list[str]:
+        """Load the prices of every target, off the loop; returns those without one, as ``upstream/model``."""
+        return await asyncio.to_thread(prices.warm, self.targets(), self.upstreams.values())
 
     def listing(self, prices: Prices | None = None) -> list[ModelInfo]:
         """What :meth:`known` names, with what ``prices`` knows of each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
@@ -45,6 +45,7 @@ class Setup:
         prices: what a target costs; ``prices.card(target)`` is cheap while serving.
         models: what names mean in this stack.
         workers: the processes that serve this stack on this machine.
+        policies: the ``Policy`` model of every plugin of the stack that has one, by name.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Setup:
         prices: Prices | None = None,
         models: Models = NO_MODELS,
         workers: Workers | None = None,
+        policies: Mapping[str, type[BaseModel]] | None = None,
     ) -> None:
         self.plugin = plugin
         self.models = models
         self.workers = workers or Workers()
+        self.policies = policies or {}
         self._lease = lease
         self._stores = stores
         self._ports = ports
@@ -95,13 +98,11 @@ class Plugin:
         inside: names that must stand further out, where they are present at all.
         offers: ports (Protocol types) that this plugin implements itself.
         requires: ports that another plugin of the stack must offer.
-    <<<<<<< HEAD
-        demand: what it reads of ``outcome.usage``.
+        demand: what it reads of ``outcome.usage``; of the class or, where the settings decide, of the instance.
         priced: whether it reads costs or price cards. The stack then loads its prices before it serves, meters every
             attempt and sets ``attempt.cost`` and ``outcome.cost``.
-    =======
-        demand: what it reads of ``outcome.usage``; of the class or, where the settings decide, of the instance.
-    >>>>>>> f9abbd3 (ratelimit: GCRA over memory, shared memory and redis; rules, estimates, headers, queue (first cut))
+        identifies: its call layer sets ``call.principal``. It runs before the model's name is resolved, so that a
+            stranger learns no names, and for lists of models too. One per stack, outermost, without ``when``.
     """
 
     name: ClassVar[str]
@@ -112,6 +113,7 @@ class Plugin:
     requires: ClassVar[tuple[type, ...]] = ()
     demand: Demand = Demand.NOTHING
     priced: ClassVar[bool] = False
+    identifies: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:
         """Keep what is needed. No side effects: no task, no socket, no file."""
@@ -137,6 +139,10 @@ class Plugin:
     def admin_routes(self) -> Sequence[AdminRoute]:
         """Addresses of the admin API that this plugin brings. Asked once, after construction."""
         return ()
+
+    def visible(self, call: Call, model: str) -> bool:  # noqa: ARG002 - for overriding
+        """Whether a list of models shows this name to whoever asks."""
+        return True
 
     def explain(self, call: Call) -> str | None:  # noqa: ARG002 - for overriding
         """For ``gwcore explain``: what this plugin would do with the call, in one line or several. Nothing is sent.

@@ -6,7 +6,7 @@ it with ``setup.port(Authority)``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,16 +17,27 @@ from pydantic import BaseModel
 class Caller:
     """Who asks the admin API. Made by the plugin that offers :class:`Authority`, and by nothing else.
 
+    What a caller may reach follows from all of these together; an endpoint that answers for part of the data (spend,
+    lists) must answer for that part only: ``admin`` and ``viewer`` see everything, everybody else their own ``user``,
+    what ``teams`` they lead, what ``organisations`` they lead, and the ``key`` they present.
+
     Attributes:
-        role: ``admin`` (everything), ``viewer`` (reads everything), ``team_admin`` (its teams), ``user`` (itself).
+        role: ``admin`` (everything), ``viewer`` (reads everything), ``user`` (its own), ``reader`` (reads its own),
+            ``key`` (a key without a user: reads itself).
+        id: for the audit log: ``admin``, or the id of the key or the token's subject.
         user: id of the user behind the credential, if there is one.
-        teams: ids of the teams a ``team_admin`` rules, or a ``user`` belongs to.
+        teams: ids of the teams the user leads.
+        organisations: ids of the organisations the user leads; it leads their teams too.
+        member_of: ids of the teams the user or the key belongs to, led or not.
         key: id of the virtual key presented; never the key.
     """
 
     role: str
+    id: str
     user: str | None = None
     teams: frozenset[str] = frozenset()
+    organisations: frozenset[str] = frozenset()
+    member_of: frozenset[str] = frozenset()
     key: str | None = None
 
 
@@ -53,9 +64,11 @@ class AdminRoute:
     """One address of the admin API, as a plugin offers it from ``Plugin.admin_routes``.
 
     Attributes:
-        permission: what :class:`Authority` decides on, as ``noun:verb`` (``key:create``, ``spend:read``).
+        permission: what :class:`Authority` decides on, as ``noun:verb`` (``key:create``, ``spend:read``). A permission
+            that the Authority does not know is the admin's alone.
         endpoint: returns a JSON document, or raises a ``GatewayError``.
         Body: model of the JSON body; ``None`` where there is none.
+        query: names of the query parameters it reads, for the API description.
     """
 
     method: str
@@ -64,15 +77,27 @@ class AdminRoute:
     endpoint: Callable[[AdminCall], Awaitable[Any]]
     summary: str
     Body: type[BaseModel] | None = None
+    query: Sequence[str] = ()
 
 
 class Authority(Protocol):
     """Decides who may use the admin API: by role, endpoint and field, in one place. Any error denies."""
 
-    async def caller(self, credentials: tuple[str, ...], client: str | None) -> Caller:
-        """Who presents these credentials from that address. Raises ``Unauthenticated``."""
+    async def caller(self, credentials: tuple[str, ...], client: str | None, path: str) -> Caller:
+        """Who presents these credentials from that address, for that path. Raises ``Unauthenticated``, ``Forbidden``."""
         ...
 
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:
         """Whether the caller may do this with these fields. Raises ``Forbidden``."""
+        ...
+
+
+class Spending(Protocol):
+    """What has been spent, for those who show it beside something else."""
+
+    async def spent(self, scope: str, ids: Iterable[str]) -> Mapping[str, int]:
+        """Nano-dollars in the running budget period (all time where there is none) by id; ids without spend may be absent.
+
+        ``scope`` is one of those of ``Principal.policies``.
+        """
         ...

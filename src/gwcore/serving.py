@@ -33,7 +33,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         max_headers=server.max_headers,
         max_connections=server.max_connections,
     )
-    make, announce = partial(Gateway, stack), partial(_announce, stack, config)
+    make, announce = partial(Gateway, stack, serve_admin=True), partial(_announce, stack, config)
     os.environ[COUNT_ENV] = str(workers)  # what a platform says of other servers (WEB_CONCURRENCY) does not count here
     common = partial(serve_workers, workers=workers, check=partial(_check, stack)) if workers > 1 else serve
     return common(
@@ -57,7 +57,14 @@ def _check(stack: Path) -> str | None:
 
 
 def _refuse_open(config: StackConfig, host: str) -> None:
-    if any(entry.name == "auth" for entry in config.stack) or config.server.open:
+    guard = next((entry.config for entry in config.stack if entry.name == "auth"), None)
+    if getattr(guard, "open", False):
+        if not is_loopback(host):
+            raise BadConfig(
+                f"refusing to listen on {host} with auth.open: it is for this machine alone. Set auth.admin_key."
+            )
+        return
+    if guard is not None or config.server.open:
         return
     if not is_loopback(host):
         raise BadConfig(

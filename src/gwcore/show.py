@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gwcore.aim import aim
 from gwcore.assemble import assemble
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
@@ -54,7 +55,7 @@ def rings(stack: Stack, source: Path) -> None:
         base = f"{upstream.origin.scheme}://{upstream.origin.authority}{upstream.base_path}"
         table.add_row(upstream.name, upstream.provider.name, base)
     say(table)
-    if unpriced := stack.prices.warm(stack.targets()):
+    if unpriced := stack.prices.warm(stack.models.targets()):
         say("[bold]unpriced[/]  " + escape(", ".join(unpriced)) + "  (set upstreams.<name>.prices)")
 
 
@@ -84,7 +85,7 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
         f"dialect    {dialect.name}\noperation  {call.operation}\nmodel      {call.model}\nstream     {call.stream}",
         markup=False,
     )
-    stack.aim(call)
+    aim(stack.models, call)
     say("targets    " + ", then ".join(map(str, call.targets)), markup=False)
     for target in call.targets:
         card = stack.prices.card(target)

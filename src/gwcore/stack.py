@@ -11,23 +11,21 @@ from typing import Any
 import orjson
 import structlog
 
+from gwcore.adminapi import AdminApp
 from gwcore.call import Call
 from gwcore.config import ServerConfig
-from gwcore.dialect import ModelInfo
 from gwcore.dispatch import Dispatch
-from gwcore.errors import Untranslatable
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Plugin, ring_of
 from gwcore.prices import Prices
-from gwcore.provider import Target, Upstream
+from gwcore.provider import Upstream
 from gwcore.resources import Lease
 from gwcore.service import Service
 from gwcore.taps import Taps
 from gwcore.when import Condition
 
 _log = structlog.get_logger("gwcore")
-TAGS, UPSTREAM = b"x-gwcore-tags", b"x-gwcore-upstream"
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,10 +47,12 @@ class Placed:
 class Stack:
     """Everything one generation of the stack file means.
 
-    ``service`` is the whole pipeline as one callable. ``inflight`` counts calls inside it.
+    ``service`` is the whole pipeline as one callable, ``listing`` what answers lists of models. ``inflight`` counts
+    calls inside them.
     """
 
     service: Service[Call]
+    listing: Service[Call]
     ingress: Ingress
     models: Models
     upstreams: dict[str, Upstream]
@@ -62,6 +62,7 @@ class Stack:
     dispatch: Dispatch
     lease: Lease = field(repr=False)
     prices: Prices = field(default_factory=Prices, repr=False)
+    admin: AdminApp | None = None
     asgi: tuple[Callable[[Any], Any], ...] = ()
     digest: str = ""
     inflight: int = 0
@@ -74,7 +75,7 @@ class Stack:
         Where anything reads costs, the prices are looked up first, and models without one are logged.
         """
         if self.dispatch.prices is not None:
-            unpriced = await self.look_up_prices()
+            unpriced = await self.models.look_up(self.prices)
             if unpriced:
                 _log.warning("models without a price", models=unpriced, mend="set upstreams.<name>.prices")
         try:
@@ -83,40 +84,6 @@ class Stack:
         except BaseException:
             await self._exit.aclose()
             raise
-
-    async def look_up_prices(self) -> list[str]:
-        """Load the prices of every model the stack names; returns those without one, as ``upstream/model``."""
-        return await asyncio.to_thread(self.prices.warm, self.targets(), self.upstreams.values())
-
-    def targets(self) -> list[Target]:
-        """Every target the stack names; what only a wildcard reaches is not among them."""
-        return [target for targets in self.models.known().values() for target in targets]
-
-    async def listing(self) -> list[ModelInfo]:
-        """The models a client may ask for, with limits and prices; the first one to ask may wait for a catalogue."""
-        if not self.prices.warmed:
-            await self.look_up_prices()
-        return self.models.listing(self.prices)
-
-    def aim(self, call: Call) -> None:
-        """Give the call its targets and tags. Raises ``UnknownModel`` and ``Untranslatable``."""
-        tags = call.header(TAGS)
-        if tags is not None:
-            call.tags = frozenset(tag.strip() for tag in tags.decode("latin-1").split(",")[:32])
-        if call.model is not None:
-            call.targets = self.models.resolve(call.model)
-            return
-        wanted = call.header(UPSTREAM)
-        name, operation = call.dialect.name, call.operation
-        for target in self.models.upstream_for(wanted.decode("latin-1") if wanted else None):
-            upstream = target.upstream
-            found = upstream.provider.address(upstream, name, operation, "", call.params, stream=call.stream)
-            if found is not None:
-                call.targets = (target,)
-                return
-        raise Untranslatable(
-            f"no upstream serves {operation} in the dialect {name}; set {UPSTREAM.decode()} to choose one"
-        )
 
     def left(self) -> None:
         """A call has ended."""

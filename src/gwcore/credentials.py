@@ -1,0 +1,21 @@
+"""Where clients put their credential. What stands there reaches no upstream, log or sink."""
+
+from __future__ import annotations
+
+from gwcore.wire.transport import Headers
+
+# How each official SDK, and LiteLLM's clients, send a key.
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"x-litellm-api-key"})
+_BEARER = "bearer "
+
+
+def credential(value: bytes) -> str:
+    """What a credential's header says, without the scheme."""
+    text = value.decode("latin-1").strip()
+    return text[7:].strip() if text[:7].lower() == _BEARER else text
+
+
+def credentials_of(headers: Headers) -> tuple[str, ...]:
+    """Every different credential that the headers hold."""
+    found = (credential(value) for name, value in headers if name in CREDENTIALS)
+    return tuple(dict.fromkeys(text for text in found if text))
