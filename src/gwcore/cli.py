@@ -128,5 +128,14 @@ def new_plugin(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """The ``gwcore`` command."""
-    return app(arguments)
+    """The ``gwcore`` command. Verbs of installed distributions are loaded only where none of the core's is meant."""
+    given = sys.argv[1:] if arguments is None else arguments
+    core = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    if not given or given[0] not in core | {"new"}:
+        from gwcore.catalog import Catalog
+
+        catalog = Catalog()
+        catalog.load_all()
+        for verbs in catalog.commands():
+            app.add_typer(verbs)
+    return app(given)

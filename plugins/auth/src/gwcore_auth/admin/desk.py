@@ -1,0 +1,246 @@
+"""What the endpoints share: reading and merging bodies, policies, times, and answering in LiteLLM's shapes."""
+
+from __future__ import annotations
+
+import calendar
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
+
+from gwcore.errors import BadRequest, MissingPort, NotServed
+from gwcore.plugin import Setup
+from gwcore.ports import AdminCall, Spending
+from gwcore.units import DOLLAR, parse_duration
+from gwcore_auth.admin.bodies import LIMIT_FIELDS
+from gwcore_auth.book import Book, Change, Row, clean, now
+from gwcore_auth.keys import Pepper, presented
+
+_MONTHS = re.compile(r"(\d{1,3})mo")
+_NEVER = {"-1", ""}
+
+
+class NotFound(NotServed):
+    """404: no such key, team, user, organisation or customer."""
+
+    code = "not_found_error"
+
+
+class Desk:
+    """One per plugin instance."""
+
+    def __init__(self, book: Book, pepper: Pepper | None, setup: Setup) -> None:
+        self.book = book
+        self.pepper = pepper
+        self.setup = setup
+
+    # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def policies(self, call: AdminCall, before: Mapping[str, Any]) -> dict[str, Any]:
+        """A thing's policies after the body: a field sets, ``null`` clears, what is absent stays.
+
+        Raises:
+            BadRequest: the stack does not run the plugin that a field belongs to, or the plugin does not accept it.
+        """
+        after: dict[str, Any] = {plugin: dict(settings) for plugin, settings in before.items()}
+        wanted = {name: getattr(call.body, name) for name in call.given if name in LIMIT_FIELDS}
+        changes = [(plugin, name, wanted[name]) for name, plugin in LIMIT_FIELDS.items() if name in wanted]
+        for plugin, settings in ((call.body.policies or {}) if "policies" in call.given else {}).items():
+            changes += [(plugin, name, value) for name, value in settings.items()]
+        return self.checked(after, changes)
+
+    def checked(self, after: dict[str, Any], changes: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
+        """Apply (plugin, field, value) and validate against the plugins' models."""
+        for plugin, name, value in changes:
+            settings = after.setdefault(plugin, {})
+            if value is None:
+                settings.pop(name, None)
+                continue
+            if plugin not in self.setup.policies:
+                raise BadRequest(f"{name} is a setting of {plugin}, which this gateway does not run; add it to stack")
+            settings[name] = value
+        kept = {plugin: settings for plugin, settings in after.items() if settings}
+        for plugin, settings in kept.items():
+            model = self.setup.policies.get(plugin)
+            try:
+                if model is not None:
+                    model.model_validate(settings)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = ".".join(map(str, first["loc"]))
+                raise BadRequest(f"{plugin}: {where}: {first['msg']}") from None
+        return kept
+
+    # ── spend ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def spent(self, scope: str, ids: Iterable[str]) -> Mapping[str, float]:
+        """Dollars by id, for showing; nothing where no plugin keeps accounts."""
+        try:
+            port = self.setup.port(Spending)
+        except MissingPort:
+            return {}
+        return {id_: nano / DOLLAR for id_, nano in (await port.spent(scope, ids)).items()}
+
+    # ── things ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ids_of(self, texts: Iterable[str]) -> list[str]:
+        """What keys, as they are presented or by id, are called in the store."""
+        found = []
+        for text in texts:
+            shown = presented(text)
+            declared = self.book.secrets.get(shown.proof)
+            # what looks like a key is never looked up as it stands
+            found.append(declared or (shown.id or "" if text.startswith("sk-") else text))
+        return found
+
+    async def key(self, text: str) -> Row:
+        """One key, by itself, its id or the id of a secret of it. Raises ``NotFound``."""
+        (name,) = self.ids_of([text])
+        if ("key", name) in self.book.declared:
+            return self.book.declared["key", name]
+        found = await self.book.keys_by_name([name]) if name else []
+        if not found:
+            raise NotFound("Key not found.")
+        return found[0]
+
+    async def need(self, kind: str, id_: str | None, message: str) -> Row:
+        """One thing. Raises ``NotFound`` with the message."""
+        row = await self.book.get(kind, id_)
+        if row is None:
+            raise NotFound(message)
+        return row
+
+    async def person(self, change: Change, user_id: str | None, email: str | None, by: str) -> str:
+        """The id of a user by id or address; a new user where there is none yet."""
+        if user_id is None and email is None:
+            raise BadRequest("name a user: user_id or user_email")
+        if user_id is None:
+            known = await self.by_email(email or "")
+            if known is not None:
+                return str(known["id"])
+        id_ = clean("user", user_id or str(uuid.uuid4()))
+        if await self.book.get("user", id_) is None:
+            await change.insert("user", {**new_row(id_, by), "email": email, "role": "user"})
+        return id_
+
+    async def by_email(self, email: str) -> Row | None:
+        """A user by address."""
+        for (kind, _), row in self.book.declared.items():
+            if kind == "user" and row.get("email") == email:
+                return row
+        return await self.book.user_by_email(email)
+
+
+def new_row(id_: str, by: str) -> Row:
+    """The columns that every thing has."""
+    at = now()
+    return {
+        "id": id_,
+        "alias": None,
+        "blocked": False,
+        "models": [],
+        "tags": [],
+        "metadata": {},
+        "policies": {},
+        "created_at": at,
+        "created_by": by,
+        "updated_at": at,
+        "updated_by": by,
+    }
+
+
+def common(call: AdminCall, row: Row, alias: str) -> Row:
+    """The columns that the body sets, of those that every thing has."""
+    body: BaseModel = call.body
+    values: Row = {}
+    for field, column, empty in (
+        (alias, "alias", None),
+        ("models", "models", []),
+        ("tags", "tags", []),
+        ("metadata", "metadata", {}),
+        ("blocked", "blocked", False),
+    ):
+        if field in call.given:
+            value = getattr(body, field)
+            values[column] = empty if value is None else value
+    return {**row, **values}
+
+
+def touched(call: AdminCall) -> Row:
+    """Who changes a row, and when."""
+    return {"updated_at": now(), "updated_by": call.caller.id}
+
+
+def expiry(duration: str | None, begin: int | None = None) -> int | None:
+    """Milliseconds since the epoch at which a duration from now is over; exact, not at the end of a day.
+
+    Raises:
+        BadRequest: not a duration.
+    """
+    if duration is None or duration in _NEVER:
+        return None
+    begin = now() if begin is None else begin
+    months = _MONTHS.fullmatch(duration)
+    if months is not None:
+        start = datetime.fromtimestamp(begin / 1000, UTC)
+        year, month = divmod(start.month - 1 + int(months[1]), 12)
+        day = min(start.day, calendar.monthrange(start.year + year, month + 1)[1])
+        return int(start.replace(year=start.year + year, month=month + 1, day=day).timestamp() * 1000)
+    try:
+        return begin + round(parse_duration(duration) * 1000)
+    except PydanticCustomError as error:
+        raise BadRequest(f"duration {error.message()}: {(error.context or {}).get('mend')}") from None
+
+
+def iso(at: int | None) -> str | None:
+    """A time as LiteLLM's clients read it."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def limits_of(row: Row) -> dict[str, Any]:
+    """The flat fields of a row's policies."""
+    return {name: row["policies"].get(plugin, {}).get(name) for name, plugin in LIMIT_FIELDS.items()}
+
+
+def shown(row: Row, spend: Mapping[str, float]) -> dict[str, Any]:
+    """What every kind of row shows."""
+    others = {p: s for p, s in row["policies"].items() if p not in {"budget", "ratelimit"}}
+    return {
+        **limits_of(row),
+        "spend": spend.get(row["id"], 0.0),
+        "models": row["models"],
+        "metadata": row["metadata"],
+        "tags": row["tags"],
+        "blocked": row["blocked"],
+        "policies": others,
+        "budget_reset_at": None,
+        "litellm_budget_table": None,
+        "model_spend": {},
+        "object_permission": None,
+        "created_at": iso(row["created_at"]),
+        "created_by": row["created_by"],
+        "updated_at": iso(row["updated_at"]),
+        "updated_by": row["updated_by"],
+    }
+
+
+def page_of(call: AdminCall, size: str = "size", default: int = 10, most: int = 100) -> tuple[int, int]:
+    """Page (from 1) and its size. Raises ``BadRequest``."""
+    try:
+        page, many = int(call.query.get("page", "1")), int(call.query.get(size, str(default)))
+    except ValueError:
+        raise BadRequest(f"page and {size} are whole numbers") from None
+    if page < 1 or not 1 <= many <= most or page > 1_000_000:
+        raise BadRequest(f"page begins at 1, and {size} is 1 to {most}")
+    return page, many
+
+
+def pages(total: int, size: int) -> int:
+    """How many pages there are."""
+    return -(-total // size)

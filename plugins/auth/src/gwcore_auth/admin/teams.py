@@ -1,0 +1,313 @@
+"""``/team/*``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import delete, insert, update
+
+from gwcore.errors import BadRequest
+from gwcore.ports import AdminCall, AdminRoute, Caller
+from gwcore_auth import policy
+from gwcore_auth.admin import bodies
+from gwcore_auth.admin.desk import Desk, NotFound, common, new_row, page_of, pages, shown, touched
+from gwcore_auth.admin.keys import key_row
+from gwcore_auth.book import Change, Filter, Row, clean
+from gwcore_auth.tables import MEMBER
+
+
+def team_row(row: Row, members: Iterable[Row], spend: Any) -> dict[str, Any]:
+    """A team as LiteLLM shows it."""
+    listed = list(members)
+    return {
+        **shown(row, spend),
+        "team_id": row["id"],
+        "team_alias": row["alias"],
+        "organization_id": row["organisation_id"],
+        "admins": [m["user_id"] for m in listed if m["role"] == "admin"],
+        "members": [m["user_id"] for m in listed],
+        "members_with_roles": [{"user_id": m["user_id"], "user_email": None, "role": m["role"]} for m in listed],
+        "model_aliases": row["aliases"],
+        "model_id": None,
+        "litellm_model_table": None,
+    }
+
+
+def membership(row: Row) -> dict[str, Any]:
+    """A user's place in a team, as LiteLLM shows it."""
+    budget = row["policies"].get("budget")
+    return {
+        "user_id": row["user_id"],
+        "team_id": row["team_id"],
+        "role": row["role"],
+        "spend": 0.0,
+        "budget_id": None,
+        "allowed_models": row["models"],
+        "litellm_budget_table": {**budget, **row["policies"].get("ratelimit", {})} if budget else None,
+    }
+
+
+def scope_of(caller: Caller) -> Filter:
+    """Which teams a caller may list."""
+    if policy.reads_all(caller):
+        return Filter()
+    return Filter(among=(("id", caller.member_of | caller.teams), ("organisation_id", caller.organisations)))
+
+
+class Teams:
+    """Endpoints of teams."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.book = desk.book
+
+    def routes(self) -> list[AdminRoute]:
+        """Their addresses."""
+        paged = ("page", "page_size", "team_id", "team_alias", "organization_id", "user_id")
+        return [
+            AdminRoute("POST", "/team/new", "team:create", self.new, "Make a team.", bodies.NewTeam),
+            AdminRoute("POST", "/team/update", "team:update", self.update, "Change a team.", bodies.UpdateTeam),
+            AdminRoute(
+                "POST", "/team/delete", "team:delete", self.delete, "Remove teams and their keys.", bodies.Teams
+            ),
+            AdminRoute(
+                "GET", "/team/info", "team:read", self.info, "One team, its keys and members.", query=("team_id",)
+            ),
+            AdminRoute("GET", "/team/list", "team:list", self.listing, "Teams.", query=("user_id", "organization_id")),
+            AdminRoute("GET", "/v2/team/list", "team:list", self.pages, "A page of teams.", query=paged),
+            AdminRoute("POST", "/team/block", "team:block", self.block, "Block a team.", bodies.OneTeam),
+            AdminRoute("POST", "/team/unblock", "team:unblock", self.unblock, "Unblock a team.", bodies.OneTeam),
+            AdminRoute("POST", "/team/member_add", "team:member", self.add, "Add members.", bodies.MemberAdd),
+            AdminRoute(
+                "POST", "/team/member_update", "team:member", self.change, "Change a member.", bodies.MemberUpdate
+            ),
+            AdminRoute(
+                "POST", "/team/member_delete", "team:member", self.remove, "Remove a member.", bodies.MemberDelete
+            ),
+        ]
+
+    # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def new(self, call: AdminCall) -> Any:
+        """An id that exists is an error."""
+        body, caller = call.body, call.caller
+        id_ = clean("team", body.team_id or str(uuid.uuid4()))
+        if await self.book.get("team", id_) is not None:
+            raise BadRequest(f"Team id = {id_} already exists. Please use a different team id.")
+        row = {**new_row(id_, caller.id), "organisation_id": body.organization_id, "aliases": body.model_aliases or {}}
+        row = common(call, row, "team_alias")
+        row["policies"] = self.desk.policies(call, {})
+        _sane(row)
+        if caller.role != "admin" and body.organization_id not in caller.organisations:
+            policy.reach(False, "organization")
+        async with self.book.change() as change:
+            await self._organisation(row)
+            await change.insert("team", row)
+            for member in body.members_with_roles:
+                await self._join(change, id_, member, by=caller.id)
+        return team_row(row, await self.book.members(team_id=id_), {})
+
+    async def update(self, call: AdminCall) -> Any:
+        """Fields that are absent stay."""
+        body = call.body
+        before = await self._led(call, body.team_id)
+        row = common(call, {**before, **touched(call)}, "team_alias")
+        if "organization_id" in call.given:
+            row["organisation_id"] = body.organization_id
+        if "model_aliases" in call.given:
+            row["aliases"] = body.model_aliases or {}
+        row["policies"] = self.desk.policies(call, before["policies"])
+        _sane(row)
+        await self._organisation(row)
+        async with self.book.change() as change:
+            await change.update("team", [row["id"]], {k: v for k, v in row.items() if k != "id"})
+        return {"team_id": row["id"], "data": await self._shown(row)}
+
+    async def delete(self, call: AdminCall) -> Any:
+        """All or none; a team's keys go with it."""
+        ids = call.body.team_ids
+        self.book.own("team", ids)
+        for id_ in ids:
+            await self._led(call, id_)
+        async with self.book.change() as change:
+            keys = await change.keys_of("team", ids)
+            if keys:
+                await change.delete("key", keys)
+            await change.delete("team", ids)
+        return {"deleted_teams": ids}
+
+    async def info(self, call: AdminCall) -> Any:
+        """With keys and memberships."""
+        id_ = call.query.get("team_id")
+        if not id_:
+            raise BadRequest("name a team: ?team_id=")
+        row = await self._team(id_)
+        policy.reach(policy.reads_team(call.caller, row), "team")
+        members = await self.book.members(team_id=id_)
+        keys, _ = await self.book.listed("key", Filter({"team_id": id_}), page=1, size=1000)
+        own = [key for key in keys if policy.reads_key(call.caller, key, row)]
+        spend = await self.desk.spent("key", [key["id"] for key in own])
+        return {
+            "team_id": id_,
+            "team_info": await self._shown(row),
+            "keys": [key_row(key, spend) for key in own],
+            "team_memberships": [membership(member) for member in members],
+        }
+
+    async def listing(self, call: AdminCall) -> Any:
+        """All that the caller may see."""
+        rows, _ = await self._found(call, 1, 1000)
+        return [{**team, "team_memberships": [], "keys": []} for team in rows]
+
+    async def pages(self, call: AdminCall) -> Any:
+        """The same in pages."""
+        page, size = page_of(call, "page_size")
+        rows, total = await self._found(call, page, size)
+        return {"teams": rows, "total": total, "page": page, "page_size": size, "total_pages": pages(total, size)}
+
+    async def block(self, call: AdminCall) -> Any:
+        """Every key of the team is refused within a second."""
+        return await self._set_blocked(call, blocked=True)
+
+    async def unblock(self, call: AdminCall) -> Any:
+        """Undo a block."""
+        return await self._set_blocked(call, blocked=False)
+
+    async def add(self, call: AdminCall) -> Any:
+        """Users who are not known yet are made."""
+        body = call.body
+        row = await self._led(call, body.team_id)
+        members = body.member if isinstance(body.member, list) else [body.member]
+        budget = {"max_budget": body.max_budget_in_team, "budget_duration": body.budget_duration}
+        changes = [("budget", name, value) for name, value in budget.items() if value is not None]
+        policies = self.desk.checked({}, changes)
+        async with self.book.change() as change:
+            joined = [
+                await self._join(
+                    change, row["id"], one, by=call.caller.id, policies=policies, models=body.allowed_models
+                )
+                for one in members
+            ]
+        memberships = [m for m in await self.book.members(team_id=row["id"]) if m["user_id"] in joined]
+        users = [{"user_id": id_, "teams": [row["id"]]} for id_ in joined]
+        updated = [membership(member) for member in memberships]
+        return {**await self._shown(row), "updated_users": users, "updated_team_memberships": updated}
+
+    async def change(self, call: AdminCall) -> Any:
+        """Fields that are absent stay."""
+        body = call.body
+        await self._led(call, body.team_id)
+        member = await self._member(body)
+        fields = (
+            ("budget", "max_budget", "max_budget_in_team"),
+            ("budget", "budget_duration", "budget_duration"),
+            ("ratelimit", "rpm_limit", "rpm_limit"),
+            ("ratelimit", "tpm_limit", "tpm_limit"),
+        )
+        changes = [(plugin, name, getattr(body, field)) for plugin, name, field in fields if field in call.given]
+        member["policies"] = self.desk.checked({p: dict(s) for p, s in member["policies"].items()}, changes)
+        if "allowed_models" in call.given:
+            member["models"] = body.allowed_models or []
+        if body.role is not None:
+            member["role"] = body.role
+        values = {name: member[name] for name in ("role", "models", "policies")}
+        async with self.book.change() as change:
+            await change.sql.execute(update(MEMBER).where(_is(member)).values(**values))
+            change.of("member", [f"{member['team_id']}/{member['user_id']}"])
+        return membership(member)
+
+    async def remove(self, call: AdminCall) -> Any:
+        """The member's keys in the team go with the membership."""
+        row = await self._led(call, call.body.team_id)
+        member = await self._member(call.body)
+        keys, _ = await self.book.listed(
+            "key", Filter({"team_id": row["id"], "user_id": member["user_id"]}), page=1, size=10_000
+        )
+        ids = [key["id"] for key in keys if ("key", key["id"]) not in self.book.declared]
+        async with self.book.change() as change:
+            if ids:
+                await change.delete("key", ids)
+            await change.sql.execute(delete(MEMBER).where(_is(member)))
+            change.of("member", [f"{row['id']}/{member['user_id']}"])
+        return await self._shown(row)
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _team(self, id_: str) -> Row:
+        return await self.desk.need("team", id_, f"Team not found, passed team id: {id_}.")
+
+    async def _led(self, call: AdminCall, id_: str) -> Row:
+        row = await self._team(id_)
+        policy.reach(policy.leads_team(call.caller, row), "team")
+        self.book.own("team", [id_])
+        return row
+
+    async def _shown(self, row: Row) -> dict[str, Any]:
+        spend = await self.desk.spent("team", [row["id"]])
+        return team_row(row, await self.book.members(team_id=row["id"]), spend)
+
+    async def _found(self, call: AdminCall, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+        query = call.query
+        names = {"team_id": "id", "team_alias": "alias", "organization_id": "organisation_id"}
+        equal = {column: query[name] for name, column in names.items() if query.get(name)}
+        only = scope_of(call.caller)
+        rows, total = await self.book.listed("team", Filter(equal, only.among), page=page, size=size)
+        wanted = query.get("user_id")
+        if wanted:
+            theirs = {m["team_id"] for m in await self.book.members(user_id=wanted)}
+            rows = [row for row in rows if row["id"] in theirs]
+        spend = await self.desk.spent("team", [row["id"] for row in rows])
+        members: dict[str, list[Row]] = {}
+        for member in await self.book.members_of([row["id"] for row in rows]):
+            members.setdefault(member["team_id"], []).append(member)
+        return [team_row(row, members.get(row["id"], []), spend) for row in rows], total
+
+    async def _organisation(self, row: Row) -> None:
+        id_ = row["organisation_id"]
+        if id_ is not None:
+            await self.desk.need("organisation", id_, f"Organization not found, passed id: {id_}.")
+
+    async def _member(self, body: Any) -> Row:
+        user = body.user_id
+        if user is None and body.user_email:
+            known = await self.desk.by_email(body.user_email)
+            user = known["id"] if known else None
+        found = await self.book.member(body.team_id, user) if user else None
+        if found is None:
+            raise NotFound("this user is not in the team")
+        return found
+
+    async def _join(
+        self, change: Change, team: str, member: Any, *, by: str, policies: Any = None, models: list[str] | None = None
+    ) -> str:
+        if member.role not in {"admin", "user"}:
+            raise BadRequest("role in a team is admin or user")
+        user = await self.desk.person(change, member.user_id, member.user_email, by)
+        values = {"role": member.role, "models": models or [], "policies": policies or {}}
+        if await self.book.member(team, user) is None:
+            await change.sql.execute(insert(MEMBER).values(team_id=team, user_id=user, **values))
+        else:
+            place = (MEMBER.c.team_id == team) & (MEMBER.c.user_id == user)
+            await change.sql.execute(update(MEMBER).where(place).values(**values))
+        change.of("member", [f"{team}/{user}"])
+        return user
+
+    async def _set_blocked(self, call: AdminCall, *, blocked: bool) -> Any:
+        row = {**await self._led(call, call.body.team_id), "blocked": blocked, **touched(call)}
+        async with self.book.change() as change:
+            values = {name: row[name] for name in ("blocked", "updated_at", "updated_by")}
+            await change.update("team", [row["id"]], values)
+        return await self._shown(row)
+
+
+def _is(member: Row) -> Any:
+    return (MEMBER.c.team_id == member["team_id"]) & (MEMBER.c.user_id == member["user_id"])
+
+
+def _sane(row: Row) -> None:
+    budget = row["policies"].get("budget", {})
+    soft, most = budget.get("soft_budget"), budget.get("max_budget")
+    if soft is not None and most is not None and soft >= most:
+        raise BadRequest("soft_budget must be lower than max_budget")

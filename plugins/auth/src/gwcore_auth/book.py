@@ -1,0 +1,269 @@
+"""``Book``: keys, teams, users, organisations and end users in SQL, beside those that the stack file declares.
+
+What the file declares is read-only here and wins over a row of the same id. Every write notes what it changed, in the same
+transaction, in the order in which writes become visible; :mod:`gwcore_auth.feed` tells the other workers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Table, delete, false, func, insert, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gwcore.errors import BadRequest, ClientError, StoreUnavailable
+from gwcore.resources import Store
+from gwcore.sql import reading, writing
+from gwcore_auth.tables import CHANGE, CLOCK, KEY, LEADER, MEMBER, META, SECRET, THINGS, USER
+
+Row = dict[str, Any]
+CHANNEL = "gwcore_auth"
+_LOCK = update(CLOCK).where(CLOCK.c.id == 1).values(seq=CLOCK.c.seq)
+KEPT = 3_600_000
+"""Milliseconds for which changes are kept; who was away for longer forgets everything."""
+
+
+class Conflict(ClientError):
+    """409: the id or alias exists already, or the stack file declares it."""
+
+    code = "conflict"
+    status = 409
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return int(time.time() * 1000)
+
+
+@dataclass(slots=True, frozen=True)
+class Filter:
+    """Which rows of a list: every ``equal`` holds, one ``among`` holds if there is any, and the text is in the alias."""
+
+    equal: Mapping[str, Any] = field(default_factory=dict)
+    among: Sequence[tuple[str, Collection[str]]] | None = None
+    text: str | None = None
+
+    def clauses(self, table: Table) -> list[ColumnElement[bool]]:
+        """As SQL."""
+        found = [table.c[name] == value for name, value in self.equal.items()]
+        if self.among is not None:
+            found.append(or_(false(), *(table.c[name].in_(values) for name, values in self.among)))
+        if self.text:
+            found.append(or_(*(table.c[name].icontains(self.text, autoescape=True) for name in ("id", "alias"))))
+        return found
+
+    def has(self, row: Row) -> bool:
+        """As a test of a declared row."""
+        text = (self.text or "").lower()
+        return (
+            all(row.get(name) == value for name, value in self.equal.items())
+            and (self.among is None or any(row.get(name) in values for name, values in self.among))
+            and (text in row["id"].lower() or text in (row["alias"] or "").lower())
+        )
+
+
+class Change:
+    """One write: statements and what they changed."""
+
+    def __init__(self, sql: AsyncConnection) -> None:
+        self.sql = sql
+        self.subjects: dict[tuple[str, str], None] = {}
+
+    def of(self, kind: str, ids: Iterable[str]) -> None:
+        """Note that these changed."""
+        self.subjects.update(((kind, one), None) for one in ids)
+
+    async def insert(self, kind: str, row: Row) -> None:
+        """A new thing. Raises ``Conflict`` for an id or alias that exists."""
+        try:
+            await self.sql.execute(insert(THINGS[kind]).values(**row))
+        except IntegrityError:
+            raise Conflict(f"a {kind.replace('_', ' ')} with this id or alias exists already") from None
+        self.of(kind, [row["id"]])
+
+    async def update(self, kind: str, ids: Sequence[str], values: Row) -> None:
+        """Change columns."""
+        table = THINGS[kind]
+        try:
+            await self.sql.execute(update(table).where(table.c.id.in_(ids)).values(**values))
+        except IntegrityError:
+            raise Conflict("this alias exists already") from None
+        self.of(kind, ids)
+
+    async def delete(self, kind: str, ids: Sequence[str]) -> None:
+        """Remove things; a key's secrets and a team's, user's or organisation's memberships go with them."""
+        table = THINGS[kind]
+        if kind == "key":
+            await self.sql.execute(delete(SECRET).where(SECRET.c.key_id.in_(ids)))
+        if kind in {"team", "user"}:
+            await self.sql.execute(delete(MEMBER).where(MEMBER.c[f"{kind}_id"].in_(ids)))
+        if kind in {"organisation", "user"}:
+            await self.sql.execute(delete(LEADER).where(LEADER.c[f"{kind}_id"].in_(ids)))
+        await self.sql.execute(delete(table).where(table.c.id.in_(ids)))
+        self.of(kind, ids)
+
+    async def keys_of(self, kind: str, ids: Sequence[str]) -> list[str]:
+        """Ids of the keys of teams, users or organisations."""
+        found = await self.sql.execute(select(KEY.c.id).where(KEY.c[f"{kind}_id"].in_(ids)))
+        return list(found.scalars())
+
+
+class Book:
+    """All that is known of who may call. Every method that asks the store raises ``StoreUnavailable``."""
+
+    def __init__(self, store: Store, declared: Mapping[tuple[str, str], Row], secrets: Mapping[str, str]) -> None:
+        """``declared`` by (kind, id); ``secrets`` maps a declared key's secret's SHA-256 to the key's id."""
+        self.store = store
+        self.declared = declared
+        self.secrets = secrets
+        self.changed: Callable[[Iterable[tuple[str, str]]], None] = lambda _: None
+        self.failing: Callable[[], bool] = lambda: False
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def get(self, kind: str, id: str | None) -> Row | None:  # noqa: A002 - the field's standard name
+        """One thing, or ``None``."""
+        if id is None:
+            return None
+        if (kind, id) in self.declared:
+            return self.declared[kind, id]
+        table = THINGS[kind]
+        return await self.one(select(table).where(table.c.id == id))
+
+    def _ask(self) -> None:
+        """While the store is known not to answer, nobody waits for it in vain."""
+        if self.failing():
+            raise StoreUnavailable("the gateway's store does not answer", retry_after=1)
+
+    async def one(self, query: Select[Any]) -> Row | None:
+        """The first row."""
+        self._ask()
+        async with reading(self.store) as sql:
+            found = (await sql.execute(query)).mappings().first()
+        return dict(found) if found is not None else None
+
+    async def all(self, query: Select[Any]) -> list[Row]:
+        """Every row."""
+        self._ask()
+        async with reading(self.store) as sql:
+            return [dict(row) for row in (await sql.execute(query)).mappings()]
+
+    async def secret(self, id: str) -> Row | None:  # noqa: A002 - the field's standard name
+        """The secret that a presented key's id means."""
+        return await self.one(select(SECRET).where(SECRET.c.id == id))
+
+    async def member(self, team: str, user: str) -> Row | None:
+        """A user's place in a team."""
+        return await self.one(select(MEMBER).where(MEMBER.c.team_id == team, MEMBER.c.user_id == user))
+
+    async def members(self, **of: str) -> list[Row]:
+        """Memberships of a ``team_id`` or a ``user_id``."""
+        return await self.all(select(MEMBER).where(*(MEMBER.c[name] == value for name, value in of.items())))
+
+    async def members_of(self, teams: Sequence[str]) -> list[Row]:
+        """Memberships of several teams."""
+        return await self.all(select(MEMBER).where(MEMBER.c.team_id.in_(teams)))
+
+    async def leaders(self, **of: str) -> list[Row]:
+        """Memberships of an ``organisation_id`` or a ``user_id``."""
+        return await self.all(select(LEADER).where(*(LEADER.c[name] == value for name, value in of.items())))
+
+    async def user_by_email(self, email: str) -> Row | None:
+        """A user by address."""
+        return await self.one(select(USER).where(USER.c.email == email).limit(1))
+
+    async def listed(self, kind: str, only: Filter, *, page: int, size: int) -> tuple[list[Row], int]:
+        """One page (from 1), and how many there are: what the stack file declares, then the store's, newest first."""
+        table = THINGS[kind]
+        declared = [row for (what, _), row in self.declared.items() if what == kind and only.has(row)]
+        ours = [row["id"] for row in declared]
+        where = [*only.clauses(table), table.c.id.not_in([id_ for what, id_ in self.declared if what == kind])]
+        first = (page - 1) * size
+        page_of_declared = declared[first : first + size]
+        skip, take = max(0, first - len(ours)), size - len(page_of_declared)
+        query = select(table).where(*where).order_by(table.c.created_at.desc(), table.c.id).limit(take).offset(skip)
+        self._ask()
+        async with reading(self.store) as sql:
+            total = (await sql.execute(select(func.count()).select_from(table).where(*where))).scalar_one()
+            rows = [dict(row) for row in (await sql.execute(query)).mappings()] if take else []
+        return [*page_of_declared, *rows], len(ours) + int(total)
+
+    async def keys_by_name(self, names: Sequence[str], aliases: Sequence[str] = ()) -> list[Row]:
+        """Keys by their ids, by the ids of their secrets, or by alias."""
+        by_secret = select(SECRET.c.key_id).where(SECRET.c.id.in_(names))
+        found = or_(KEY.c.id.in_(names), KEY.c.id.in_(by_secret), KEY.c.alias.in_(aliases))
+        return await self.all(select(KEY).where(found))
+
+    async def any_end_user(self) -> bool:
+        """Whether a single end user is known."""
+        known = await self.one(select(THINGS["end_user"].c.id).limit(1))
+        return known is not None or any(kind == "end_user" for kind, _ in self.declared)
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def own(self, kind: str, ids: Iterable[str]) -> None:
+        """Refuse to write what the stack file declares. Raises ``Conflict``."""
+        for one in ids:
+            if (kind, one) in self.declared:
+                raise Conflict(f"{kind} {one} is declared in the stack file; change it there")
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[Change]:
+        """One transaction. When it is committed, this worker knows at once and the others by the feed."""
+        async with writing(self.store) as sql:
+            # first of all, and held to the end: writers form a line, so numbers become visible in their order
+            await sql.execute(_LOCK)
+            change = Change(sql)
+            yield change
+            await self._note(sql, list(change.subjects))
+        self.changed(change.subjects)
+
+    async def _note(self, sql: AsyncConnection, subjects: list[tuple[str, str]]) -> None:
+        if not subjects:
+            return
+        clock = (await sql.execute(select(CLOCK.c.seq).where(CLOCK.c.id == 1))).scalar_one()
+        at = now()
+        rows = [
+            {"seq": clock + n, "kind": kind, "subject": subject, "at": at}
+            for n, (kind, subject) in enumerate(subjects, 1)
+        ]
+        await sql.execute(insert(CHANGE), rows)
+        await sql.execute(update(CLOCK).where(CLOCK.c.id == 1).values(seq=clock + len(rows)))
+        await sql.execute(delete(CHANGE).where(CHANGE.c.at < at - KEPT))
+        if sql.dialect.name == "postgresql":
+            await sql.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+    async def keep_fingerprint(self, fingerprint: str) -> str:
+        """The fingerprint of the pepper that this store's keys were made with; the given one, if it has none yet."""
+        async with writing(self.store) as sql:
+            await sql.execute(_LOCK)
+            known = (await sql.execute(select(META.c.value).where(META.c.name == "pepper"))).scalar()
+            if known is None:
+                await sql.execute(insert(META).values(name="pepper", value=fingerprint))
+            return str(known or fingerprint)
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def changes(self, since: int | None) -> tuple[int, list[tuple[str, str]] | None]:
+        """The clock now, and what changed since; ``None`` when that is no longer known and everything may have."""
+        async with reading(self.store) as sql:
+            clock = int((await sql.execute(select(CLOCK.c.seq).where(CLOCK.c.id == 1))).scalar_one())
+            if since is None or clock == since:
+                return clock, None if since is None else []
+            query = select(CHANGE.c.seq, CHANGE.c.kind, CHANGE.c.subject).where(CHANGE.c.seq > since)
+            rows = (await sql.execute(query.order_by(CHANGE.c.seq))).all()
+        if not rows or rows[0].seq != since + 1:  # pruned, or another history: a store that was put back
+            return (rows[-1].seq if rows else clock), None
+        return rows[-1].seq, [(row.kind, row.subject) for row in rows]
+
+
+def clean(kind: str, id: str) -> str:  # noqa: A002 - the field's standard name
+    """An id that a caller chose. Raises ``BadRequest``."""
+    if not id or len(id) > 128 or not id.isprintable() or id != id.strip():
+        raise BadRequest(f"{kind} ids are 1 to 128 printable characters")
+    return id

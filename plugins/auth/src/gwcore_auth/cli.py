@@ -1,0 +1,276 @@
+"""``gwcore keys · teams · users``: the admin API of a running gateway from the command line.
+
+The address is ``--url`` or ``GWCORE_URL``; the credential is ``GWCORE_ADMIN_KEY`` (or a virtual key that may): never an
+argument, which other users of the machine could read.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+Url = Annotated[str, typer.Option(envvar="GWCORE_URL", help="Address of the gateway.")]
+HERE = "http://127.0.0.1:4000"
+CREDENTIAL = "GWCORE_ADMIN_KEY"
+
+
+def _verbs(name: str, text: str) -> typer.Typer:
+    return typer.Typer(name=name, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+keys = _verbs("keys", "Virtual keys of a running gateway.")
+teams = _verbs("teams", "Teams of a running gateway.")
+users = _verbs("users", "Users of a running gateway.")
+
+
+def ask(url: str, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
+    """One request to the admin API; a refusal is a sentence and exit code 1."""
+    import httpx2
+
+    key = os.environ.get(CREDENTIAL)
+    if not key:
+        raise _failed(f"{CREDENTIAL} is not set")
+    wanted = {name: value for name, value in query.items() if value is not None}
+    sent = None if body is None else {name: value for name, value in body.items() if value is not None}
+    try:
+        answer = httpx2.request(
+            method, url.rstrip("/") + path, json=sent, params=wanted, headers={"authorization": f"Bearer {key}"}
+        )
+        document = answer.json()
+    except httpx2.HTTPError as error:
+        raise _failed(f"{url} cannot be reached: {type(error).__name__}") from None
+    except ValueError:
+        raise _failed(f"{url} is no gateway: it answered {answer.status_code} without JSON") from None
+    if answer.status_code >= 400:
+        raise _failed(str(document.get("error", {}).get("message", document)))
+    return document
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(1)
+
+
+def _say(document: Any) -> None:
+    import orjson
+
+    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def _table(rows: list[dict[str, Any]], *columns: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        values = [row.get(column) for column in columns]
+        table.add_row(*("" if value in (None, [], {}) else escape(str(value)) for value in values))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def _list(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+# ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Models = Annotated[str | None, typer.Option(help="Models, with commas between; * stands for any text.")]
+Budget = Annotated[float | None, typer.Option(help="Dollars per --per, or of all time.")]
+Per = Annotated[str | None, typer.Option(help="The budget's time: 24h, 30d, 1mo.")]
+KeyArgument = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.")]
+
+
+@keys.command("create")
+def create_key(
+    alias: Annotated[str | None, typer.Option(help="Name for humans.")] = None,
+    team: Annotated[str | None, typer.Option(help="Id of its team.")] = None,
+    user: Annotated[str | None, typer.Option(help="Id of its user.")] = None,
+    models: Models = None,
+    duration: Annotated[str | None, typer.Option(help="Life: 30d; for ever if absent.")] = None,
+    budget: Budget = None,
+    per: Per = None,
+    url: Url = HERE,
+) -> None:
+    """Make a key; it is printed once."""
+    body = {
+        "key_alias": alias, "team_id": team, "user_id": user, "models": _list(models), "duration": duration,
+        "max_budget": budget, "budget_duration": per,
+    }  # fmt: skip
+    _say(ask(url, "POST", "/key/generate", body))
+
+
+@keys.command("list")
+def list_keys(
+    team: Annotated[str | None, typer.Option(help="Of this team only.")] = None,
+    user: Annotated[str | None, typer.Option(help="Of this user only.")] = None,
+    page: Annotated[int, typer.Option(help="Which page.", min=1)] = 1,
+    url: Url = HERE,
+) -> None:
+    """Keys, newest first."""
+    found = ask(url, "GET", "/key/list", page=page, size=100, team_id=team, user_id=user, return_full_object="true")
+    _table(
+        found["keys"], "token", "key_name", "key_alias", "team_id", "user_id", "models", "expires", "blocked", "spend"
+    )
+    typer.echo(f"page {found['current_page']} of {max(1, found['total_pages'])}, {found['total_count']} keys")
+
+
+@keys.command("show")
+def show_key(key: KeyArgument, url: Url = HERE) -> None:
+    """One key."""
+    _say(ask(url, "GET", "/key/info", key=key))
+
+
+@keys.command("block")
+def block_key(key: KeyArgument, url: Url = HERE) -> None:
+    """Refuse every call of a key, within a second."""
+    ask(url, "POST", "/key/block", {"key": key})
+
+
+@keys.command("unblock")
+def unblock_key(key: KeyArgument, url: Url = HERE) -> None:
+    """Undo a block."""
+    ask(url, "POST", "/key/unblock", {"key": key})
+
+
+@keys.command("rotate")
+def rotate_key(
+    key: KeyArgument,
+    grace: Annotated[str, typer.Option(help="How long the old secret goes on working.")] = "0s",
+    url: Url = HERE,
+) -> None:
+    """Make a new secret for a key; it is printed once."""
+    _say(ask(url, "POST", "/key/regenerate", {"key": key, "grace_period": grace}))
+
+
+@keys.command("delete")
+def delete_key(key: KeyArgument, url: Url = HERE) -> None:
+    """Remove a key."""
+    ask(url, "POST", "/key/delete", {"keys": [key]})
+
+
+# ── teams ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TeamArgument = Annotated[str, typer.Argument(help="Id of the team.")]
+
+
+@teams.command("create")
+def create_team(
+    id_: Annotated[str | None, typer.Option("--id", help="Its id; made up if absent.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Name for humans.")] = None,
+    organisation: Annotated[str | None, typer.Option(help="Id of its organisation.")] = None,
+    models: Models = None,
+    budget: Budget = None,
+    per: Per = None,
+    url: Url = HERE,
+) -> None:
+    """Make a team."""
+    body = {
+        "team_id": id_, "team_alias": alias, "organization_id": organisation, "models": _list(models),
+        "max_budget": budget, "budget_duration": per,
+    }  # fmt: skip
+    _say(ask(url, "POST", "/team/new", body))
+
+
+@teams.command("list")
+def list_teams(url: Url = HERE) -> None:
+    """Teams."""
+    _table(
+        ask(url, "GET", "/team/list"),
+        "team_id",
+        "team_alias",
+        "organization_id",
+        "models",
+        "members",
+        "blocked",
+        "spend",
+    )
+
+
+@teams.command("show")
+def show_team(team: TeamArgument, url: Url = HERE) -> None:
+    """One team, its keys and members."""
+    _say(ask(url, "GET", "/team/info", team_id=team))
+
+
+@teams.command("add")
+def add_member(
+    team: TeamArgument,
+    user: Annotated[str, typer.Argument(help="Id of the user.")],
+    lead: Annotated[bool, typer.Option("--lead", help="As one who leads the team.")] = False,
+    url: Url = HERE,
+) -> None:
+    """Add a member."""
+    ask(
+        url,
+        "POST",
+        "/team/member_add",
+        {"team_id": team, "member": {"user_id": user, "role": "admin" if lead else "user"}},
+    )
+
+
+@teams.command("remove")
+def remove_member(
+    team: TeamArgument, user: Annotated[str, typer.Argument(help="Id of the user.")], url: Url = HERE
+) -> None:
+    """Remove a member, and its keys in the team."""
+    ask(url, "POST", "/team/member_delete", {"team_id": team, "user_id": user})
+
+
+@teams.command("block")
+def block_team(team: TeamArgument, url: Url = HERE) -> None:
+    """Refuse every call of a team's keys."""
+    ask(url, "POST", "/team/block", {"team_id": team})
+
+
+@teams.command("unblock")
+def unblock_team(team: TeamArgument, url: Url = HERE) -> None:
+    """Undo a block."""
+    ask(url, "POST", "/team/unblock", {"team_id": team})
+
+
+@teams.command("delete")
+def delete_team(team: TeamArgument, url: Url = HERE) -> None:
+    """Remove a team and its keys."""
+    ask(url, "POST", "/team/delete", {"team_ids": [team]})
+
+
+# ── users ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+UserArgument = Annotated[str, typer.Argument(help="Id of the user.")]
+
+
+@users.command("create")
+def create_user(
+    id_: Annotated[str | None, typer.Option("--id", help="Its id; made up if absent.")] = None,
+    email: Annotated[str | None, typer.Option(help="Address.")] = None,
+    role: Annotated[
+        str, typer.Option(help="proxy_admin, proxy_admin_viewer, internal_user, internal_user_viewer.")
+    ] = "internal_user",
+    key: Annotated[bool, typer.Option("--key", help="Make a key too.")] = False,
+    url: Url = HERE,
+) -> None:
+    """Make a user."""
+    body = {"user_id": id_, "user_email": email, "user_role": role, "auto_create_key": key}
+    _say(ask(url, "POST", "/user/new", body))
+
+
+@users.command("list")
+def list_users(page: Annotated[int, typer.Option(help="Which page.", min=1)] = 1, url: Url = HERE) -> None:
+    """Users, newest first."""
+    found = ask(url, "GET", "/user/list", page=page, page_size=100)
+    _table(found["users"], "user_id", "user_email", "user_role", "models", "blocked", "spend")
+
+
+@users.command("show")
+def show_user(user: UserArgument, url: Url = HERE) -> None:
+    """One user, its keys and teams."""
+    _say(ask(url, "GET", "/user/info", user_id=user))
+
+
+@users.command("delete")
+def delete_user(user: UserArgument, url: Url = HERE) -> None:
+    """Remove a user and its keys."""
+    ask(url, "POST", "/user/delete", {"user_ids": [user]})

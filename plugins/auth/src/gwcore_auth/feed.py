@@ -1,0 +1,146 @@
+"""``Feed``: how a worker learns what others changed.
+
+The store's own list of changes is the truth, read every ``refresh`` seconds; a push (PostgreSQL's NOTIFY, a Redis channel) only
+says "read now", so a push that is lost costs ``refresh`` and nothing else. While reading works, what is cached is good; when it
+has not worked for ``ttl`` seconds, nothing cached is, and calls are refused with a 503 until it works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import structlog
+from sqlalchemy.engine import make_url
+
+from gwcore.errors import BadConfig, GatewayError
+from gwcore.resources import Store
+from gwcore_auth.book import CHANNEL, Book
+
+_log = structlog.get_logger("gwcore.auth")
+Subjects = Iterable[tuple[str, str]]
+_RETRY = 2.0
+
+
+class Feed:
+    """One per worker and stack; runs inside :meth:`run`.
+
+    Attributes:
+        good_until: ``time.monotonic()`` up to which cached grants hold.
+        failing: the last reading failed.
+    """
+
+    def __init__(
+        self, book: Book, changed: Callable[[Subjects | None], None], *, refresh: float, ttl: float, push: Store | None
+    ) -> None:
+        """``changed`` is told the subjects that changed, or ``None`` for "anything may have"."""
+        self.good_until = 0.0
+        self.failing = False
+        self._book = book
+        self._changed = changed
+        self._refresh = refresh
+        self._ttl = ttl
+        self._push = push
+        self._since: int | None = None
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Read the clock, then follow. Raises ``StoreUnavailable``."""
+        if self._push is not None and self._push.scheme != "redis":
+            raise BadConfig("auth.push names a store that cannot push; use one with a redis: URL")
+        await self._read()
+        followers: list[Coroutine[Any, Any, None]] = [self._follow()]
+        if self._book.store.scheme == "postgresql":
+            followers.append(self._again(self._listen))
+        if self._push is not None:
+            followers.append(self._again(self._subscribe))
+        self._tasks = [asyncio.create_task(follower) for follower in followers]
+
+    async def stop(self) -> None:
+        """End what was started."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def tell(self) -> None:
+        """Push: something was committed. Never fails; the others read on their own soon enough."""
+        if self._push is not None:
+            try:
+                await _redis(self._push).publish(CHANNEL, b"")
+            except Exception as error:  # a push is a hint: whatever ails it, the write stands
+                _log.warning("push failed", error=type(error).__name__)
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        clock, subjects = await self._book.changes(self._since)
+        if self._since is not None and (subjects is None or subjects):
+            self._changed(subjects)
+        self._since = clock
+        self.failing = False
+        self.good_until = began + self._ttl  # of when the answer was asked for, not of when it came
+
+    async def _follow(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._refresh)
+            self._wake.clear()
+            try:
+                await self._read()
+            except GatewayError:
+                self.failing = True
+            except Exception as error:  # whatever it is, cached grants run out by themselves
+                self.failing = True
+                _log.error("cannot follow changes", error=type(error).__name__)
+
+    async def _again(self, once: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Keep a push connection up. What happened while it was down is read, so nothing is lost."""
+        while True:
+            try:
+                await once()
+            except Exception as error:
+                _log.warning("push is down; reading goes on", error=type(error).__name__)
+            self._wake.set()
+            await asyncio.sleep(_RETRY)
+
+    async def _listen(self) -> None:
+        import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional driver
+
+        url = make_url(self._book.store.url).set(drivername="postgresql")
+        connection = await asyncpg.connect(url.render_as_string(hide_password=False), timeout=_RETRY)
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+            self._wake.set()
+            await lost.wait()
+        finally:
+            connection.terminate()
+
+    async def _subscribe(self) -> None:
+        assert self._push is not None
+        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
+
+        # of its own: the socket timeout of a client that asks would end one that listens
+        client = Redis.from_url(self._push.url, socket_timeout=None, health_check_interval=15)
+        async with client, client.pubsub() as channel:
+            await channel.subscribe(CHANNEL)
+            self._wake.set()
+            async for _ in channel.listen():
+                self._wake.set()
+
+
+def _redis(store: Store) -> Any:
+    def make() -> Any:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
+        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+
+        # its defaults, ten retries of five seconds, would hold up an admin's write
+        return Redis.from_url(store.url, retry=Retry(NoBackoff(), 0), socket_timeout=0.2, socket_connect_timeout=0.2)
+
+    return store.once("auth.push", make)

@@ -1,0 +1,200 @@
+"""``Grant``: what one credential may do, compiled once and asked on every call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gwcore.call import Attempt, Call, Principal, Target
+from gwcore.errors import Forbidden, GatewayError, PluginFault, Unauthenticated
+
+Network = IPv4Network | IPv6Network
+Row = Mapping[str, Any]
+
+ALL_MODELS = frozenset({"*", "all-proxy-models"})
+TEAM_MODELS, NO_MODELS = "all-team-models", "no-default-models"
+INFERENCE, MANAGEMENT, READING = "llm_api_routes", "management_routes", "info_routes"
+_REMEMBERED = 256
+
+
+class ModelNotAllowed(Forbidden):
+    """403: the credential, or one of those it belongs to, may not use this model."""
+
+    code = "model_access_denied"
+
+
+class KeyExpired(Unauthenticated):
+    """401: the key was right, and its time is over."""
+
+    code = "expired_key"
+
+
+class Blocked(Unauthenticated):
+    """401: the key is right, and it or somebody it belongs to is blocked."""
+
+    code = "blocked"
+
+
+class ModelRule:
+    """An allow-list of models: exact names, and patterns in which ``*`` stands for any text. Case counts."""
+
+    __slots__ = ("_exact", "_patterns", "_seen", "names", "whose")
+
+    def __init__(self, whose: str, names: Sequence[str]) -> None:
+        self.whose = whose
+        self.names = tuple(names)
+        self._exact = frozenset(name for name in names if "*" not in name)
+        wild = [translate(name.replace("[", "[[]").replace("?", "[?]")) for name in names if "*" in name]
+        self._patterns = re.compile("|".join(wild)) if wild else None
+        self._seen: dict[str, bool] = {}
+
+    def allows(self, name: str) -> bool:
+        """Whether the list has the name."""
+        if name in self._exact:
+            return True
+        if self._patterns is None:
+            return False
+        known = self._seen.get(name)
+        if known is None:
+            known = self._patterns.match(name) is not None
+            if len(self._seen) < _REMEMBERED:  # the names are typed by clients
+                self._seen[name] = known
+        return known
+
+
+def model_rule(whose: str, names: Sequence[str]) -> ModelRule | None:
+    """The rule of a list as it is stored: an empty list, ``*`` and ``all-proxy-models`` allow everything."""
+    if not names or not ALL_MODELS.isdisjoint(names):
+        return None
+    if TEAM_MODELS in names:  # what the team allows, which its own rule says
+        return None
+    return ModelRule(whose, [name for name in names if name != NO_MODELS])
+
+
+class RouteRule:
+    """An allow-list of addresses: paths (``*`` for any text), operations (``chat``), and LiteLLM's groups of routes."""
+
+    __slots__ = ("_patterns", "_words")
+
+    def __init__(self, words: Iterable[str]) -> None:
+        listed = list(words)
+        self._words = frozenset(word for word in listed if "*" not in word)
+        wild = [re.escape(word).replace(r"\*", ".*") for word in listed if "*" in word]
+        self._patterns = re.compile("|".join(wild)) if wild else None
+
+    def allows(self, *names: str) -> bool:
+        """Whether the list has one of the names a request goes by."""
+        if not self._words.isdisjoint(names):
+            return True
+        return self._patterns is not None and any(self._patterns.fullmatch(name) for name in names)
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Grant:
+    """What a credential may do.
+
+    Attributes:
+        until: second since the epoch from which on the credential is void, or ``None``.
+        rules: all of them must allow a model.
+        aliases: names a client may write for models.
+        networks: from where it may be used; empty for everywhere.
+        refusal: why it may do nothing at all.
+        depends: (kind, id) of everything this was made of; a change of any makes it void.
+    """
+
+    principal: Principal
+    until: float | None = None
+    rules: tuple[ModelRule, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    routes: RouteRule | None = None
+    networks: tuple[Network, ...] = ()
+    refusal: GatewayError | None = None
+    depends: frozenset[tuple[str, str]] = frozenset()
+
+    def check(self, call: Call, now: float, client: str | None) -> None:
+        """Whether the credential may make this call at all. Raises ``Unauthenticated`` and ``Forbidden``."""
+        if self.refusal is not None:
+            # a fresh one: an exception that is raised twice collects the traces of both
+            raise type(self.refusal)(self.refusal.message)
+        if self.until is not None and now >= self.until:
+            raise KeyExpired("Authentication Error - Expired Key.")
+        if self.networks and not within(client, self.networks):
+            raise Forbidden("this key may not be used from this address")
+        if self.routes is not None:
+            dialect = call.dialect.name.partition(".")[0]
+            if not self.routes.allows(call.path, call.route.path, call.operation, INFERENCE, f"{dialect}_routes"):
+                raise Forbidden(f"this key may not call {call.path[:200]}")
+
+    def refuse(self, name: str) -> None:
+        """Raises ``ModelNotAllowed`` where a rule does not have the name."""
+        for rule in self.rules:
+            if not rule.allows(name):
+                raise ModelNotAllowed(
+                    f"{rule.whose} not allowed to access model. This {rule.whose} can only access "
+                    f"models={list(rule.names)}. Tried to access {name[:200]}"
+                )
+
+    def permit(self, attempt: Attempt, asked: tuple[Target, ...]) -> None:
+        """Whether this target may be tried; ``asked`` is what the client's own name for the model means.
+
+        A target beyond that was chosen by a router. It needs a permission of its own: as ``upstream/model``, or as the
+        model's name there.
+        """
+        target, name = attempt.target, attempt.call.model
+        if name is not None and any(
+            t is target or (t.model == target.model and t.upstream.name == target.upstream.name) for t in asked
+        ):
+            self.refuse(name)
+            return
+        if not target.model:
+            return
+        here = str(target)
+        for rule in self.rules:
+            if not (rule.allows(here) or rule.allows(target.model)):
+                raise ModelNotAllowed(f"{rule.whose} not allowed to access model {here[:200]}")
+
+
+def within(client: str | None, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks. What is no address is in none."""
+    try:
+        address = ip_address(client or "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return any(mapped in network for network in networks)
+
+
+def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Networks as they are written: ``10.0.0.0/8`` or one address. Raises ``ValueError``."""
+    return tuple(ip_network(text) for text in texts)
+
+
+def policies_of(
+    scopes: Iterable[tuple[str, Row | None]], models: Mapping[str, type[BaseModel]]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Stored policies, per plugin and scope, as instances of the plugins' models.
+
+    Raises:
+        Forbidden: a policy is stored for a plugin that this stack does not run: what it limits would be unlimited.
+        PluginFault: one that was valid when it was written no longer is.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for scope, row in scopes:
+        for plugin, settings in (row["policies"] if row else {}).items():
+            if not settings:
+                continue
+            model = models.get(plugin)
+            if model is None:
+                raise Forbidden(f"the {scope} has settings for {plugin}, which this gateway does not run")
+            try:
+                found.setdefault(plugin, {})[scope] = model.model_validate(settings)
+            except ValidationError:
+                raise PluginFault(plugin) from None
+    return found

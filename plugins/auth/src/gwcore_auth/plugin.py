@@ -1,0 +1,317 @@
+"""The plugin: who calls, whether it may, and for which models; and who may use the admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import Any
+
+from gwcore.call import Attempt, Call, Outcome, Principal
+from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
+from gwcore.plugin import Plugin, Setup
+from gwcore.ports import AdminCall, AdminRoute, Authority, Caller
+from gwcore.service import Service
+from gwcore.sql import migrate
+from gwcore_auth import policy
+from gwcore_auth.admin import routes_of
+from gwcore_auth.admin.desk import Desk
+from gwcore_auth.authority import Callers
+from gwcore_auth.book import Book
+from gwcore_auth.cache import GrantCache
+from gwcore_auth.config import AuthConfig
+from gwcore_auth.feed import Feed
+from gwcore_auth.grants import Grant, networks_of, within
+from gwcore_auth.keys import Pepper, presented, proof_of
+from gwcore_auth.resolve import ADMIN, OPEN, UNKNOWN, Resolver, declared_rows
+from gwcore_auth.tables import MIGRATIONS
+from gwcore_auth.tokens import Tokens, claim, looks_like
+
+_LOOPBACK = networks_of(["127.0.0.0/8", "::1/128"])
+_END_USER_HEADERS = frozenset({b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id"})
+_MAX_END_USER = 256
+
+
+class Auth(Plugin):
+    """Virtual keys, tokens and the admin key as credentials; the admin API's Authority.
+
+    A key that was seen costs no SQL until something about it changes. Any error denies; a store that does not answer is a
+    503, never a 401 and never an identity.
+    """
+
+    name = "auth"
+    Config = AuthConfig
+    identifies = True
+    offers = (Authority,)
+
+    def __init__(self, config: AuthConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        rows, secrets = declared_rows(config)
+        source = config.pepper_source
+        self.book = Book(setup.store(config.store), rows, secrets)
+        self.pepper = Pepper(source.get_secret_value()) if source else None
+        self.resolver = Resolver(config, self.book, self.pepper, setup.policies)
+        self.resolver.check_declared()
+        self.cache = GrantCache(config.cache)
+        self.tokens = Tokens(config.jwt) if config.jwt else None
+        self.admin_proof = proof_of(config.admin_key.get_secret_value()) if config.admin_key else None
+        push = setup.store(config.push) if config.push else None
+        self.feed = Feed(self.book, self._changed, refresh=config.refresh, ttl=config.ttl, push=push)
+        self.book.failing = lambda: self.feed.failing
+        self.book.changed = self._wrote
+        self.grant_key = setup.key("grant", Grant)
+        self._loading: dict[bytes, asyncio.Task[Grant | None]] = {}
+        self._pushes: set[asyncio.Task[None]] = set()
+        self._end_users = bool(config.blocked.end_users)
+        self._proxies = networks_of(config.trusted_proxies)
+        self._barred = networks_of(config.blocked.networks)
+        self._callers = Callers(self.book, self.identify, self.tokens)
+        self._admin = routes_of(Desk(self.book, self.pepper, setup))
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Migrate, compare the pepper, follow changes. An open gateway without an admin key needs no store."""
+        if self.pepper is None:
+            self.feed.good_until = float("inf")
+            yield
+            return
+        store = self.book.store
+        await migrate(store, MIGRATIONS)
+        if await self.book.keep_fingerprint(self.pepper.fingerprint) != self.pepper.fingerprint:
+            raise BadConfig(
+                "auth: the keys in this store were made with another pepper, and none of them would be known. "
+                "Set auth.pepper to the admin_key (or pepper) they were made with"
+            )
+        await self.feed.start()
+        try:
+            self._end_users = self._end_users or await self.book.any_end_user()
+            yield
+        finally:
+            await self.feed.stop()
+            for task in (*self._loading.values(), *self._pushes):
+                task.cancel()
+            await asyncio.gather(*self._loading.values(), *self._pushes, return_exceptions=True)
+
+    def _changed(self, subjects: Iterable[tuple[str, str]] | None) -> None:
+        if subjects is None:
+            self._end_users = True
+            self.cache.clear()
+            return
+        for subject in subjects:
+            self._end_users = self._end_users or subject[0] == "end_user"
+            self.cache.drop(subject)
+
+    def _wrote(self, subjects: Iterable[tuple[str, str]]) -> None:
+        """This worker's own write is effective at once; the others are pushed."""
+        self._changed(subjects)
+        task = asyncio.create_task(self.feed.tell())
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
+
+    # ── the call ring ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def call_layer(self, inner: Service[Call]) -> Service[Call]:
+        """Say who calls, or refuse."""
+        grants, derived, feed, key = self.cache.grants, self.cache.for_end_user, self.feed, self.grant_key
+        by_end_user: bool = self.config.end_users
+
+        async def auth(call: Call) -> Outcome:
+            credentials = call.credentials
+            digest = b""
+            if len(credentials) == 1 and not self.config.open:
+                digest = sha256(credentials[0].encode()).digest()
+                found = grants.get(digest)
+                if found is None or time.monotonic() >= feed.good_until:
+                    found = await self._admit(credentials[0], digest)
+            else:
+                found = await self._unusual(call)
+            if by_end_user and (end_user := end_user_of(call)) is not None:
+                made = derived.get((digest, end_user)) if digest else None
+                found = made or await self._for_end_user(found, digest, end_user)
+            self._check(call, found)
+            call.principal = found.principal
+            call[key] = found
+            return await inner(call)
+
+        return auth
+
+    def _check(self, call: Call, grant: Grant) -> None:
+        client = call.client
+        if self._barred or self._proxies or grant.networks:
+            client = self._client(call)
+            if self._barred and within(client, self._barred):
+                raise Forbidden("this address is blocked")
+        grant.check(call, time.time() if grant.until is not None else 0.0, client)
+        if grant.principal.tags:
+            call.tags |= grant.principal.tags
+        model = call.model
+        if model is None:
+            if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
+                # its body may name any model, as a batch's does
+                raise Forbidden("this key is limited to some models, and this operation names none")
+            return
+        if grant.aliases and model in grant.aliases:
+            call.model = model = grant.aliases[model]
+        if grant.rules:
+            grant.refuse(model)
+
+    def _client(self, call: Call) -> str | None:
+        """The nearest address that is none of our proxies."""
+        client = call.client
+        if self._proxies and within(client, self._proxies):
+            said = b",".join(value for name, value in call.headers if name == b"x-forwarded-for").decode("latin-1")
+            for hop in reversed([part.strip() for part in said.split(",") if part.strip()]):
+                client = hop
+                if not within(hop, self._proxies):
+                    break
+        return client
+
+    async def _unusual(self, call: Call) -> Grant:
+        """No credential, several, or an open gateway."""
+        credentials = call.credentials
+        if len(credentials) > 1:
+            raise BadRequest("the request holds different credentials; send one")
+        if not self.config.open:
+            raise Unauthenticated("Authentication Error, No api key passed in.")
+        if call.client is not None and not within(call.client, _LOOPBACK):
+            raise Forbidden("this gateway is open to its own machine alone")
+        if credentials:
+            try:
+                return await self._admit(credentials[0], sha256(credentials[0].encode()).digest())
+            except Unauthenticated:
+                pass  # SDKs insist on sending something
+        return Grant(OPEN)
+
+    # ── the attempt ring ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
+        """Whether this target may be tried: so a router's fallback is authorised too."""
+        key, models = self.grant_key, self.setup.models
+
+        async def auth(attempt: Attempt) -> Outcome:
+            call = attempt.call
+            grant = call.get(key)
+            if grant is None:
+                raise Unauthenticated(UNKNOWN)
+            if grant.rules:
+                asked = models.resolve(call.model) if call.model is not None else ()
+                grant.permit(attempt, asked)
+            return await inner(attempt)
+
+        return auth
+
+    def visible(self, call: Call, model: str) -> bool:
+        """Only what the credential may use."""
+        grant = call.get(self.grant_key)
+        return grant is not None and all(rule.allows(model) for rule in grant.rules)
+
+    # ── the cold path ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _admit(self, text: str, digest: bytes) -> Grant:
+        """The grant of a credential that memory does not know. Raises ``Unauthenticated``, ``StoreUnavailable``."""
+        if digest in self.cache.unknown and time.monotonic() < self.feed.good_until:
+            raise Unauthenticated(UNKNOWN)
+        task = self._loading.get(digest)
+        if task is None:
+            # one load for all who wait, and not ended by the first of them that leaves
+            task = self._loading[digest] = asyncio.create_task(self._load(text, digest))
+            task.add_done_callback(lambda done: self._loaded(digest, done))
+        grant = await asyncio.shield(task)
+        if grant is None:
+            raise Unauthenticated(UNKNOWN)
+        return grant
+
+    def _loaded(self, digest: bytes, task: asyncio.Task[Grant | None]) -> None:
+        self._loading.pop(digest, None)
+        if not task.cancelled():
+            task.exception()  # seen, even if everybody who waited has left
+
+    async def _load(self, text: str, digest: bytes) -> Grant | None:
+        epoch = self.cache.epoch
+        grant = await self.identify(text)
+        self.cache.put(digest, grant, epoch)
+        return grant
+
+    async def identify(self, text: str) -> Grant | None:
+        """What a credential may do; ``None`` when it is none. Raises ``Unauthenticated`` and ``StoreUnavailable``."""
+        shown = presented(text)
+        if self.admin_proof is not None and hmac.compare_digest(shown.proof, self.admin_proof):
+            return Grant(ADMIN)
+        if self.tokens is not None and looks_like(text):
+            return await self._of_token(self.tokens, text)
+        return await self.resolver.grant(shown)
+
+    async def _of_token(self, tokens: Tokens, text: str) -> Grant:
+        claims, names = await tokens.claims(text), tokens.config.claims
+        user = next(iter(claim(claims, names.user)), None)
+        teams, team = claim(claims, names.team), None
+        for one in teams:
+            if await self.book.get("team", one) is not None:
+                team = one
+                break
+        if (teams and team is None) or user is None:
+            raise Unauthenticated("Authentication Error, the team or user of this token is not known.")
+        principal = Principal(f"jwt:{claims['sub']}", alias=user, team=team, user=user)
+        made = Grant(principal, until=float(claims["exp"]) + tokens.config.leeway)
+        organisation = next(iter(claim(claims, names.organisation)), None)
+        strangers = not tokens.config.require_known_user
+        return await self.resolver.belonging(made, None, organisation, strangers=strangers)
+
+    async def _for_end_user(self, grant: Grant, digest: bytes, end_user: str) -> Grant:
+        epoch = self.cache.epoch
+        made = await self.resolver.for_end_user(grant, end_user, known=self._end_users)
+        if digest:
+            self.cache.put_for(digest, end_user, made, epoch)
+        return made
+
+    # ── the admin API ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def admin_routes(self) -> Sequence[AdminRoute]:
+        """Keys, teams, users, organisations, customers."""
+        return self._admin
+
+    async def caller(self, credentials: tuple[str, ...], client: str | None, path: str) -> Caller:
+        """Who asks the admin API; see :class:`gwcore.ports.Authority`. Nothing is cached here."""
+        return await self._callers.caller(credentials, client, path)
+
+    async def permit(self, route: AdminRoute, call: AdminCall) -> None:
+        """The table of :mod:`gwcore_auth.policy`."""
+        policy.permit(route.permission, call)
+
+    def explain(self, call: Call) -> str | None:
+        """Who may make this call."""
+        able = [
+            id_
+            for (kind, id_), row in self.book.declared.items()
+            if kind == "key" and (not row["models"] or call.model in row["models"])
+        ]
+        return f"any known key that may use {call.model}" + (f", such as {', '.join(able[:3])}" if able else "")
+
+    def health(self) -> dict[str, Any]:
+        """How fresh the knowledge of keys is."""
+        return {"cached": len(self.cache.grants), "store": "failing" if self.feed.failing else "ok"}
+
+
+def end_user_of(call: Call) -> str | None:
+    """Whom the client says it asks for: a header, OpenAI's ``user``, or Anthropic's ``metadata.user_id``."""
+    said: Any = None
+    for name, value in call.headers:
+        if name in _END_USER_HEADERS:
+            said = value.decode("latin-1")
+            break
+    document = call.document
+    if said is None and document is not None:
+        said = document.get("user")
+        if said is None:
+            about = document.get("metadata")
+            said = about.get("user_id") if type(about) is dict else None
+    if not isinstance(said, str) or not said:
+        return None
+    if len(said) > _MAX_END_USER:
+        raise BadRequest(f"the end user's id is over {_MAX_END_USER} characters")
+    return said

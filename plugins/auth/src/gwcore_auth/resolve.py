@@ -1,0 +1,216 @@
+"""From a credential to a :class:`Grant`: the cold path, asked once per credential and change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC
+from typing import Any
+
+from pydantic import BaseModel
+
+from gwcore.call import Principal
+from gwcore.errors import BadConfig, Forbidden, GatewayError, Unauthenticated
+from gwcore_auth.book import Book, Row
+from gwcore_auth.config import AuthConfig, DeclaredKey
+from gwcore_auth.grants import (
+    Blocked,
+    Grant,
+    ModelRule,
+    RouteRule,
+    model_rule,
+    networks_of,
+    policies_of,
+)
+from gwcore_auth.keys import Pepper, Presented, hint, proof_of
+
+UNKNOWN = "Authentication Error, Invalid API key provided."
+"""The one answer to every credential that is not known, whatever is wrong with it."""
+
+ADMIN = Principal("admin", alias="admin")
+OPEN = Principal("open")
+
+_GROUPS = {
+    "llm_api": ["llm_api_routes"],
+    "management": ["management_routes", "info_routes"],
+    "read_only": ["info_routes"],
+}
+
+
+def declared_rows(config: AuthConfig) -> tuple[dict[tuple[str, str], Row], dict[str, str]]:
+    """What the stack file declares as rows by (kind, id), and ids of keys by the SHA-256 of their secrets."""
+    rows: dict[tuple[str, str], Row] = {}
+    secrets: dict[str, str] = {}
+    sections: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("key", config.keys),
+        ("team", config.teams),
+        ("user", config.users),
+        ("organisation", config.organisations),
+        ("end_user", config.customers),
+    )
+    for kind, things in sections:
+        for id_, thing in things.items():
+            row = thing.model_dump(exclude={"secret", "sha256", "team", "user", "organisation", "expires"})
+            made = {"created_at": 0, "created_by": "stack file", "updated_at": 0, "updated_by": "stack file"}
+            rows[kind, id_] = {**row, **made, "id": id_, "alias": thing.alias or id_}
+            if kind in {"key", "team"}:
+                rows[kind, id_]["organisation_id"] = thing.organisation
+            if isinstance(thing, DeclaredKey):
+                secrets[_proof(thing)] = id_
+                rows[kind, id_].update(_of_key(thing))
+    return rows, secrets
+
+
+def _proof(key: DeclaredKey) -> str:
+    return key.sha256 or proof_of(key.secret.get_secret_value() if key.secret else "")
+
+
+def _of_key(key: DeclaredKey) -> Row:
+    expires = key.expires if key.expires is None or key.expires.tzinfo else key.expires.replace(tzinfo=UTC)
+    return {
+        "team_id": key.team,
+        "user_id": key.user,
+        "expires": int(expires.timestamp() * 1000) if expires else None,
+        "kind": "llm_api",
+        "hint": hint(key.secret.get_secret_value()) if key.secret else "",
+    }
+
+
+class Resolver:
+    """Reads what a grant is made of, and makes it."""
+
+    def __init__(
+        self, config: AuthConfig, book: Book, pepper: Pepper | None, policies: Mapping[str, type[BaseModel]]
+    ) -> None:
+        self.book = book
+        self.pepper = pepper
+        self._policies = policies
+        self._blocked = {
+            "key": frozenset(config.blocked.keys),
+            "team": frozenset(config.blocked.teams),
+            "user": frozenset(config.blocked.users),
+            "organisation": frozenset(config.blocked.organisations),
+            "end_user": frozenset(config.blocked.end_users),
+        }
+
+    def check_declared(self) -> None:
+        """Policies of the stack file against the plugins' models. Raises ``BadConfig``."""
+        for (kind, id_), row in self.book.declared.items():
+            try:
+                policies_of([(kind, row)], self._policies)
+            except GatewayError as error:
+                said = error.message if isinstance(error, Forbidden) else f"{error.plugin} does not accept its policies"
+                raise BadConfig(f"auth: {kind} {id_}: {said}") from None
+
+    async def key_of(self, shown: Presented) -> tuple[Row, int | None] | None:
+        """The key that a credential is, and until when (ms) this secret of it holds; ``None`` for no key of ours."""
+        declared = self.book.secrets.get(shown.proof)
+        if declared is not None:
+            return self.book.declared["key", declared], None
+        if self.pepper is None or shown.id is None:
+            return None
+        secret = await self.book.secret(shown.id)
+        if not self.pepper.matches(shown.proof, secret["digest"] if secret else None) or secret is None:
+            return None
+        key = await self.book.get("key", secret["key_id"])
+        return None if key is None else (key, secret["until"])
+
+    async def grant(self, shown: Presented) -> Grant | None:
+        """What the credential may do; ``None`` when it is none. Raises ``StoreUnavailable``."""
+        found = await self.key_of(shown)
+        if found is None:
+            return None
+        key, secret_until = found
+        ends = [at for at in (key["expires"], secret_until) if at is not None]
+        principal = Principal(key["id"], alias=key["alias"], team=key["team_id"], user=key["user_id"])
+        words = [*key["routes"], *_GROUPS.get(key["kind"], [])]
+        made = Grant(
+            principal,
+            until=min(ends) / 1000 if ends else None,
+            aliases=key["aliases"],
+            routes=RouteRule(words) if words else None,
+            networks=networks_of(key["networks"]),
+        )
+        return await self.belonging(made, key, key["organisation_id"])
+
+    async def belonging(
+        self, made: Grant, key: Row | None, organisation_id: str | None, *, strangers: bool = False
+    ) -> Grant:
+        """The grant with what follows from team, user and organisation: rules, policies, tags, refusals.
+
+        ``strangers``: the user need not be known here.
+        """
+        who = made.principal
+        team, user = await self.book.get("team", who.team), await self.book.get("user", who.user)
+        organisation_id = organisation_id or (team["organisation_id"] if team else None)
+        organisation = await self.book.get("organisation", organisation_id)
+        member = None
+        if who.team and who.user and ("team", who.team) not in self.book.declared:
+            member = await self.book.member(who.team, who.user)
+        rows: dict[str, tuple[str | None, Row | None]] = {
+            "organisation": (organisation_id, organisation),
+            "team": (who.team, team),
+            "user": (who.user, user),
+            "member": (f"{who.team}/{who.user}" if who.team and who.user else None, member),
+            "key": (who.id, key),
+        }
+        # a team's keys spend the team's money and use the team's models; what the user may do alone is not asked
+        scopes = [(scope, row) for scope, (_, row) in rows.items() if not (scope == "user" and team)]
+        rules = [model_rule(scope, row["models"]) for scope, row in scopes if row]
+        refusal = self._refusal(rows, strangers=strangers)
+        policies: Mapping[str, Mapping[str, Any]] = {}
+        if refusal is None:
+            try:
+                policies = policies_of(scopes, self._policies)
+            except GatewayError as error:
+                refusal = error
+        tagged = [row["tags"] for row in (organisation, team, user, key) if row]
+        return replace(
+            made,
+            principal=replace(
+                who,
+                organisation=organisation_id,
+                metadata={**(team or {}).get("metadata", {}), **(key or {}).get("metadata", {})},
+                tags=frozenset(tag for tags in tagged for tag in tags),
+                policies=policies,
+            ),
+            rules=tuple(rule for rule in rules if rule is not None),
+            aliases={**(team or {}).get("aliases", {}), **made.aliases},
+            refusal=refusal,
+            depends=frozenset((kind, id_) for kind, (id_, _) in rows.items() if id_),
+        )
+
+    def _refusal(self, rows: Mapping[str, tuple[str | None, Row | None]], *, strangers: bool) -> GatewayError | None:
+        for kind, (id_, row) in rows.items():
+            if id_ is None or kind == "member":
+                continue
+            if row is None and kind != "key" and not (kind == "user" and strangers):
+                return Unauthenticated(f"Authentication Error, the {kind} of this key is not known.")
+            if (row is not None and row["blocked"]) or id_ in self._blocked[kind]:
+                mend = " Update via `/key/unblock` if you're an admin." if kind == "key" else ""
+                return Blocked(f"Authentication Error, {kind.capitalize()} is blocked.{mend}")
+        return None
+
+    async def for_end_user(self, grant: Grant, end_user: str, *, known: bool) -> Grant:
+        """The grant when a call is made for an end user; ``known``: whether the store may have one at all."""
+        row = await self.book.get("end_user", end_user) if known else None
+        refusal = grant.refusal
+        if (row is not None and row["blocked"]) or end_user in self._blocked["end_user"]:
+            refusal = refusal or Blocked("Authentication Error, End user is blocked.")
+        own: dict[str, Mapping[str, Any]] = {}
+        if refusal is None:
+            try:
+                own = dict(policies_of([("end_user", row)], self._policies))
+            except GatewayError as error:
+                refusal = error
+        merged = {**grant.principal.policies}
+        for plugin, scopes in own.items():
+            merged[plugin] = {**merged.get(plugin, {}), **scopes}
+        rule: ModelRule | None = model_rule("customer", row["models"]) if row else None
+        return replace(
+            grant,
+            principal=replace(grant.principal, end_user=end_user, policies=merged),
+            rules=(*grant.rules, rule) if rule else grant.rules,
+            refusal=refusal,
+            depends=grant.depends | {("end_user", end_user)},
+        )
