@@ -226,5 +226,12 @@ Price = Annotated[
 StoreRef = Annotated[str, AfterValidator(_known_store), Field(validate_default=True)]
 """The name of a store. The reader of the stack file refuses names that ``stores`` does not have, defaults included."""
 
+def _known_store_if_any(name: str | None, info: ValidationInfo) -> str | None:
+    return None if name is None else _known_store(name, info)
+
+
+OptionalStoreRef = Annotated[str | None, AfterValidator(_known_store_if_any)]
+"""The name of a store, or none."""
+
 AdminSecret = Annotated[SecretStr, AfterValidator(_strong)]
 """A secret that guards the gateway itself: 32 characters at least, none of the values found in examples."""

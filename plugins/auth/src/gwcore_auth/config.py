@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from gwcore.units import AdminSecret, Duration, StoreRef, fault
+from gwcore.units import AdminSecret, Duration, OptionalStoreRef, StoreRef, fault
 from gwcore_auth.grants import networks_of
 
 
@@ -135,7 +135,7 @@ class AuthConfig(_Strict):
     admin_key: AdminSecret | None = Field(default=None, description="opens everything; 32 random characters at least")
     open: bool = Field(default=False, description="serve this machine without credentials; for development")
     store: StoreRef = Field(default="book", description="where keys are kept; sqlite or postgresql")
-    push: StoreRef | None = Field(
+    push: OptionalStoreRef = Field(
         default=None, description="a redis store that tells the other workers of changes at once"
     )
     refresh: Duration = Field(default=0.5, gt=0, description="between two looks for changes that nobody pushed")
