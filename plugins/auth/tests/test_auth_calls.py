@@ -1,20 +1,298 @@
-"""Calls: who gets in, who does not, and what the upstream saw."""
+"""Calls: who gets in, who does not, and what the upstream saw (S1, I1, I10)."""
 
 import asyncio
+import time
 
 import pytest
+from sqlalchemy import event
+
+from gwcore.sql import engine_of
+from gwcore_auth.keys import mint, presented
 
 
 async def test_a_key_works_until_it_is_deleted(api, upstream):
     key = await api.key(models=["m"])
-    assert key.startswith("sk-")
     answer = await api.chat(key)
     assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "hi"
     await api.post("/key/delete", {"keys": [key]})
     assert (await api.chat(key)).status_code == 401
     assert len(upstream.requests) == 1
-    assert not [v for name, v in upstream.requests[0].headers if key in v or "Bearer sk-" in v]
+    assert not [v for _, v in upstream.requests[0].headers if key in v]
 
 
 async def test_the_admin_key_calls_too(api, admin_key):
     assert (await api.chat(admin_key, "up/anything")).status_code == 200
+
+
+# ── S1 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_s1_every_wrong_credential_gets_the_same_401(api, upstream):
+    key, other = await api.key(), await api.key()
+    wrong = {
+        "unknown id": mint(),
+        "wrong secret": _with_check(key[:16] + other[16:59]),
+        "another's secret under the id": _with_check(key[:15] + other[15:59]),
+        "truncated": key[:-1],
+        "without the prefix": key[3:],
+        "longer": key + "a",
+        "10 kB": "sk-" + "x" * 10_240,
+        "unicode": "sk-кл\u00fc\u20acч\U0001f511",
+        "an id of the store": presented(key).id,
+        "a proof": presented(key).proof,
+        "case": key.swapcase(),
+        "quotes": "' OR 1=1 --",
+        "percent": "%",
+        "a JWT": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.",
+        "basic": "Basic YWRtaW46YWRtaW4=",
+        "an example": "sk-1234",
+    }
+    said = {}
+    for what, text in wrong.items():
+        headers = {"authorization": f"Bearer {text}".encode()}
+        answer = await api.chat(None, headers=headers)
+        body = answer.json()
+        body.pop("request_id", None)
+        said[what] = (answer.status_code, str(body))
+    assert set(said.values()) == {next(iter(said.values()))}, said
+    assert next(iter(said.values()))[0] == 401
+    assert upstream.requests == []
+    assert (await api.chat(key)).status_code == 200  # the control: the right one is let in
+
+
+def _with_check(text):
+    from gwcore_auth.keys import _check
+
+    return f"{text}_{_check(text)}"
+
+
+async def test_s1_no_credential(api, upstream):
+    answer = await api.chat(None)
+    assert answer.status_code == 401 and "No api key" in answer.text
+    assert (await api.chat(None, headers={"x-api-key": ""})).status_code == 401
+    assert (await api.chat(None, headers={"authorization": ""})).status_code == 401
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("second", ["x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key"])
+async def test_s1_carriers_and_conflicts(api, upstream, second):
+    """GHSA-57q6: every carrier goes through the same check, and two that differ are refused."""
+    key, other = await api.key(models=["m"]), await api.key()
+    assert (await api.chat(None, headers={second: key})).status_code == 200
+    assert (await api.chat(None, "n", headers={second: key})).status_code == 403
+    assert (await api.chat(key, headers={second: key})).status_code == 200
+    seen = len(upstream.requests)
+    for conflict in ({second: other}, {second: "sk-nonsense"}):
+        assert (await api.chat(key, headers=conflict)).status_code == 400
+    assert len(upstream.requests) == seen
+
+
+async def test_s1_two_authorization_headers(api, upstream):
+    key, other = await api.key(), await api.key()
+    url = f"{api.url}/v1/chat/completions"
+    body = {"model": "m", "messages": []}
+    for pair, status in (((key, key), 200), ((key, other), 400), (("sk-x", key), 400)):
+        headers = [("authorization", f"Bearer {text}") for text in pair]
+        assert (await api.http.post(url, json=body, headers=headers)).status_code == status
+    assert len(upstream.requests) == 1
+
+
+async def test_i1_sql_texts_are_constant_whatever_the_credential_holds(api):
+    """CVE-2026-42208: quotes, NUL, unicode and 64 kB reach no statement's text."""
+    await api.key()
+    texts = set()
+
+    def note(_connection, _cursor, statement, *_):
+        texts.add(statement)
+
+    engine = engine_of(api.auth.book.store).sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    await api.chat(mint())
+    await asyncio.sleep(1.2)  # the feed's statements, more than once
+    before = set(texts)
+    assert before
+    fuzz = ["'", '"', "' OR pg_sleep(9)--", "\\", "%s", ":id", "sk-'", "sk-" + "é" * 30, "a" * 3000, ";DROP TABLE auth_key"]
+    for text in fuzz:
+        for header in ("authorization", "x-api-key", "x-goog-api-key"):
+            answer = await api.chat(None, headers={header: text.encode()})
+            assert answer.status_code == 401
+    event.remove(engine, "before_cursor_execute", note)
+    assert texts == before
+
+
+# ── what a key may ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_models_of_key_team_organisation_and_member_all_count(api, upstream):
+    await api.post("/organization/new", {"organization_id": "o", "organization_alias": "O", "models": ["m", "n", "up/*"]})
+    await api.post("/team/new", {"team_id": "t", "organization_id": "o", "models": ["m", "up/a"]})
+    key = await api.key(team_id="t", models=["*"])
+    assert (await api.chat(key, "m")).status_code == 200
+    for model in ("n", "other/x", "M", "m ", "up/b"):
+        assert (await api.chat(key, model)).status_code == 403, model
+    await api.post("/team/member_add", {"team_id": "t", "member": {"user_id": "u"}, "allowed_models": ["up/a"]})
+    own = await api.key(team_id="t", user_id="u")
+    assert (await api.chat(own, "up/a")).status_code == 200
+    denied = await api.chat(own, "m")
+    assert denied.status_code == 403 and denied.json()["error"]["code"] == "model_access_denied"
+    assert len(upstream.requests) == 2
+
+
+async def test_names_are_no_oracle_for_strangers(api):
+    assert (await api.chat(mint(), "no-such-model")).status_code == 401
+    assert (await api.chat(await api.key(models=["m"]), "no-such-model")).status_code == 403
+    assert (await api.raw("GET", "/v1/models", key=None)).status_code == 401
+    assert (await api.raw("GET", "/v1/models", key=mint())).status_code == 401
+
+
+async def test_lists_of_models_show_what_the_key_may_use(api, admin_key):
+    listed = {}
+    for key in (await api.key(models=["m"]), admin_key):
+        listed[key] = {model["id"] for model in (await api.get("/v1/models", key=key))["data"]}
+    only, all_ = listed.values()
+    assert only == {"m"} and all_ >= {"m", "n"}
+
+
+async def test_aliases_of_a_key(api, upstream):
+    key = await api.key(models=["m"], aliases={"gpt-4": "m", "sneaky": "n"})
+    assert (await api.chat(key, "gpt-4")).status_code == 200
+    assert upstream.requests[-1].document["model"] == "m"
+    assert (await api.chat(key, "sneaky")).status_code == 403
+
+
+async def test_routes_of_a_key(api):
+    key = await api.key(allowed_routes=["/v1/embeddings", "moderations"])
+    assert (await api.chat(key)).status_code == 403
+    answer = await api.raw("POST", "/v1/embeddings", key=key, json={"model": "m", "input": "a"})
+    assert answer.status_code == 200
+    chat = await api.key(allowed_routes=["llm_api_routes"])
+    assert (await api.chat(chat)).status_code == 200
+    assert (await api.raw("GET", "/key/info", key=chat)).status_code == 403
+
+
+async def test_a_key_of_some_models_cannot_hide_one_in_a_batch(api, upstream):
+    key = await api.key(models=["m"])
+    batch = {"input_file_id": "f", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    assert (await api.raw("POST", "/v1/batches", key=key, json=batch)).status_code == 403
+    assert upstream.requests == []
+    assert (await api.raw("POST", "/v1/batches", key=await api.key(), json=batch)).status_code == 200
+
+
+async def test_networks_of_a_key(api):
+    assert (await api.chat(await api.key(allowed_networks=["10.0.0.0/8"]))).status_code == 403
+    here = await api.key(allowed_networks=["127.0.0.1"])
+    assert (await api.chat(here)).status_code == 200
+    spoofed = await api.chat(await api.key(allowed_networks=["10.0.0.1"]), headers={"x-forwarded-for": "10.0.0.1"})
+    assert spoofed.status_code == 403
+
+
+async def test_a_trusted_proxy_says_who_is_behind_it(serve, sqlite_url):
+    async with serve(sqlite_url, auth="trusted_proxies: [127.0.0.1], blocked: {networks: [203.0.113.0/24]}") as api:
+        key = await api.key(allowed_networks=["10.0.0.1"])
+        assert (await api.chat(key, headers={"x-forwarded-for": "1.1.1.1, 10.0.0.1"})).status_code == 200
+        assert (await api.chat(key, headers={"x-forwarded-for": "10.0.0.1, 1.1.1.1"})).status_code == 403
+        assert (await api.chat(key, headers={"x-forwarded-for": "203.0.113.9"})).status_code == 403
+
+
+async def test_the_principal_says_who_calls(api, seen):
+    await api.post("/organization/new", {"organization_id": "o", "organization_alias": "O", "max_budget": 100})
+    await api.post("/team/new", {"team_id": "t", "organization_id": "o", "max_budget": 50, "tags": ["x"], "metadata": {"a": 1}})
+    await api.post("/team/member_add", {"team_id": "t", "member": {"user_id": "u"}, "max_budget_in_team": 7})
+    await api.post("/user/update", {"user_id": "u", "max_budget": 3})
+    await api.post("/customer/new", {"user_id": "c", "max_budget": 2})
+    key = await api.key(
+        team_id="t", user_id="u", key_alias="ci", max_budget=0.1, rpm_limit=5, tags=["y"], metadata={"b": 2}
+    )
+    assert (await api.chat(key, user="c")).status_code == 200
+    who = seen[-1]
+    assert (who.alias, who.team, who.user, who.organisation, who.end_user) == ("ci", "t", "u", "o", "c")
+    assert who.tags == {"x", "y"} and who.metadata == {"a": 1, "b": 2} and key not in repr(who)
+    limits = {scope: policy.max_budget for scope, policy in who.policies["budget"].items()}
+    dollar = 10**9
+    # the user's own budget is not asked for a team's key
+    assert limits == {"organisation": 100 * dollar, "team": 50 * dollar, "member": 7 * dollar, "key": dollar // 10, "end_user": 2 * dollar}
+    assert who.policies["ratelimit"]["key"].rpm_limit == 5
+    await api.chat(key, user="c")
+    assert seen[-1] is who
+
+
+async def test_a_user_s_own_key_has_the_user_s_limits(api, seen):
+    made = await api.post("/user/new", {"user_id": "u", "max_budget": 3, "models": ["m"]})
+    assert (await api.chat(made["key"])).status_code == 200
+    assert seen[-1].policies["budget"]["user"].max_budget == 3 * 10**9
+    assert (await api.chat(made["key"], "n")).status_code == 403
+
+
+@pytest.mark.parametrize("carrier", ["user", "metadata", "x-litellm-end-user-id", "x-gwcore-end-user"])
+async def test_end_users_can_be_blocked_and_limited(api, carrier):
+    key = await api.key()
+
+    def ask(who):
+        if carrier == "user":
+            return api.chat(key, user=who)
+        if carrier == "metadata":
+            return api.chat(key, metadata={"user_id": who})
+        return api.chat(key, headers={carrier: who})
+
+    assert (await ask("c")).status_code == 200
+    await api.post("/customer/block", {"user_ids": ["c"]})
+    assert (await ask("c")).status_code == 401
+    assert (await ask("d")).status_code == 200
+    await api.post("/customer/unblock", {"user_ids": ["c"]})
+    assert (await ask("c")).status_code == 200
+    await api.post("/end_user/new", {"user_id": "e", "models": ["n"]})
+    assert (await ask("e")).status_code == 403
+    assert (await ask("x" * 300)).status_code == 400
+
+
+async def test_expiry_is_exact(api):
+    began = time.time()
+    key = await api.key(duration="1s")
+    assert (await api.chat(key)).status_code == 200
+    await asyncio.sleep(max(0.0, began + 1.3 - time.time()))
+    answer = await api.chat(key)
+    assert answer.status_code == 401 and "Expired" in answer.text
+
+
+async def test_cached_keys_cost_no_sql(api):
+    key = await api.key()
+    await asyncio.sleep(0.8)  # until the feed has told of the key
+    assert (await api.chat(key, user="whoever")).status_code == 200
+    statements = []
+    engine = engine_of(api.auth.book.store).sync_engine
+
+    def note(_connection, _cursor, statement, *_):
+        if "auth_clock" not in statement:
+            statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    for _ in range(20):
+        assert (await api.chat(key, user="whoever")).status_code == 200
+    assert not [text for text in statements if "auth_" in text]
+    api.auth.cache.clear()  # the control: what is not cached is asked for
+    await api.chat(key)
+    assert [text for text in statements if "auth_secret" in text]
+    event.remove(engine, "before_cursor_execute", note)
+
+
+async def test_a_crowd_with_one_new_key_asks_the_store_once(api, upstream):
+    key = await api.key()
+    asked = []
+    original = api.auth.book.secret
+
+    async def counted(id_):
+        asked.append(id_)
+        return await original(id_)
+
+    api.auth.book.secret = counted
+    answers = await asyncio.gather(*(api.chat(key) for _ in range(40)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(asked) == 1
+
+
+async def test_unknown_keys_are_remembered_and_forgotten_when_one_is_made(api):
+    chosen = "sk-" + "Qw3rTy7uIoPaZxCvBnM9kLjHgFdSa2" + "XyZ"
+    assert (await api.chat(chosen)).status_code == 401
+    assert api.auth.cache.unknown
+    await api.post("/key/generate", {"key": chosen})
+    assert (await api.chat(chosen)).status_code == 200

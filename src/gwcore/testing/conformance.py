@@ -26,7 +26,7 @@ from gwcore.errors import RateLimited
 from gwcore.hookspecs import EVENTS, check_taps
 from gwcore.plugin import Plugin, ring_of
 from gwcore.service import Service
-from gwcore.testing.fakes import Inner, build, call, sent
+from gwcore.testing.fakes import Inner, build, call, release, sent
 from gwcore.usage import Usage
 
 _ROW = re.compile(r"^\|\s*`(\w+)`", re.MULTILINE)
@@ -88,8 +88,11 @@ class PluginConformance:
 
         async def started() -> None:
             plugin = build(self.kind, self.config)
-            async with plugin.lifespan():
-                await test(plugin)
+            try:
+                async with plugin.lifespan():
+                    await test(plugin)
+            finally:
+                await release(plugin)
 
         asyncio.run(started())
 
@@ -128,6 +131,7 @@ class PluginConformance:
             tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
             async with plugin.lifespan():
                 pass
+            await release(plugin)
             assert len(asyncio.all_tasks()) == tasks
             assert _descriptors() == descriptors
 

@@ -34,6 +34,7 @@ async def running(
         log_config=None,
         http=protocol if edge else "httptools",
         ws="none",
+        proxy_headers=False,  # as gwcore run: a client must not choose its own address
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)
