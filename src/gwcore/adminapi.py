@@ -119,11 +119,12 @@ class _Endpoint:
         client = request.client.host if request.client else None
         caller = await authority.caller(credentials_of(request.scope["headers"]), client, route.path)
         call = AdminCall(caller, path=request.path_params, query=dict(request.query_params))
+        await authority.permit(route, call)  # the endpoint, before a byte of the body is read; then the fields
         if route.Body is not None:
             raw = await _body(request)
             call.body = route.Body.model_validate(parse(raw, unique=frozenset(route.Body.model_fields)))
             call.given = frozenset(call.body.model_fields_set)
-        await authority.permit(route, call)
+            await authority.permit(route, call)
         answer = await route.endpoint(call)
         if route.method != "GET":
             _audit(caller, route)

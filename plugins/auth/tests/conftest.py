@@ -81,7 +81,7 @@ class Api:
 
     async def raw(self, method, path, *, key=ADMIN, json=None, headers=None, **query):
         sent = {**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
-        return await self.http.request(method, self.url + path, json=json, params=query, headers=sent)
+        return await self.http.request(method, self.url + path, json=json, params=query or None, headers=sent)
 
     async def ask(self, method, path, *, status=200, **options):
         answer = await self.raw(method, path, **options)
@@ -150,6 +150,12 @@ def serve(upstream):
 async def api(serve, store_url):
     Sees.seen.clear()
     async with serve(store_url) as api:
+        yield api
+
+
+@pytest.fixture
+async def sqlite_api(serve, sqlite_url):
+    async with serve(sqlite_url) as api:
         yield api
 
 

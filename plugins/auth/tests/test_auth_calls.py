@@ -111,7 +111,18 @@ async def test_i1_sql_texts_are_constant_whatever_the_credential_holds(api):
     await asyncio.sleep(1.2)  # the feed's statements, more than once
     before = set(texts)
     assert before
-    fuzz = ["'", '"', "' OR pg_sleep(9)--", "\\", "%s", ":id", "sk-'", "sk-" + "é" * 30, "a" * 3000, ";DROP TABLE auth_key"]
+    fuzz = [
+        "'",
+        '"',
+        "' OR pg_sleep(9)--",
+        "\\",
+        "%s",
+        ":id",
+        "sk-'",
+        "sk-" + "é" * 30,
+        "a" * 3000,
+        ";DROP TABLE auth_key",
+    ]
     for text in fuzz:
         for header in ("authorization", "x-api-key", "x-goog-api-key"):
             answer = await api.chat(None, headers={header: text.encode()})
@@ -124,7 +135,9 @@ async def test_i1_sql_texts_are_constant_whatever_the_credential_holds(api):
 
 
 async def test_models_of_key_team_organisation_and_member_all_count(api, upstream):
-    await api.post("/organization/new", {"organization_id": "o", "organization_alias": "O", "models": ["m", "n", "up/*"]})
+    await api.post(
+        "/organization/new", {"organization_id": "o", "organization_alias": "O", "models": ["m", "n", "up/*"]}
+    )
     await api.post("/team/new", {"team_id": "t", "organization_id": "o", "models": ["m", "up/a"]})
     key = await api.key(team_id="t", models=["*"])
     assert (await api.chat(key, "m")).status_code == 200
@@ -196,7 +209,9 @@ async def test_a_trusted_proxy_says_who_is_behind_it(serve, sqlite_url):
 
 async def test_the_principal_says_who_calls(api, seen):
     await api.post("/organization/new", {"organization_id": "o", "organization_alias": "O", "max_budget": 100})
-    await api.post("/team/new", {"team_id": "t", "organization_id": "o", "max_budget": 50, "tags": ["x"], "metadata": {"a": 1}})
+    await api.post(
+        "/team/new", {"team_id": "t", "organization_id": "o", "max_budget": 50, "tags": ["x"], "metadata": {"a": 1}}
+    )
     await api.post("/team/member_add", {"team_id": "t", "member": {"user_id": "u"}, "max_budget_in_team": 7})
     await api.post("/user/update", {"user_id": "u", "max_budget": 3})
     await api.post("/customer/new", {"user_id": "c", "max_budget": 2})
@@ -210,7 +225,13 @@ async def test_the_principal_says_who_calls(api, seen):
     limits = {scope: policy.max_budget for scope, policy in who.policies["budget"].items()}
     dollar = 10**9
     # the user's own budget is not asked for a team's key
-    assert limits == {"organisation": 100 * dollar, "team": 50 * dollar, "member": 7 * dollar, "key": dollar // 10, "end_user": 2 * dollar}
+    assert limits == {
+        "organisation": 100 * dollar,
+        "team": 50 * dollar,
+        "member": 7 * dollar,
+        "key": dollar // 10,
+        "end_user": 2 * dollar,
+    }
     assert who.policies["ratelimit"]["key"].rpm_limit == 5
     await api.chat(key, user="c")
     assert seen[-1] is who
