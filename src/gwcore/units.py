@@ -226,6 +226,7 @@ Price = Annotated[
 StoreRef = Annotated[str, AfterValidator(_known_store), Field(validate_default=True)]
 """The name of a store. The reader of the stack file refuses names that ``stores`` does not have, defaults included."""
 
+
 def _known_store_if_any(name: str | None, info: ValidationInfo) -> str | None:
     return None if name is None else _known_store(name, info)
 

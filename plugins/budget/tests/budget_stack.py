@@ -44,7 +44,9 @@ class Extra:
 
 
 def stack(upstream, store, *, more="", prices=None, **budget):
-    prices = prices or {"*": {"input": f"${IN}/M", "output": f"${OUT}/M", "context_window": 100_000, "max_output": 128_000}}
+    prices = prices or {
+        "*": {"input": f"${IN}/M", "output": f"${OUT}/M", "context_window": 100_000, "max_output": 128_000}
+    }
     ups = upstream if isinstance(upstream, dict) else {"up": upstream}
     return json.dumps(
         {
@@ -52,12 +54,18 @@ def stack(upstream, store, *, more="", prices=None, **budget):
             "stores": {"book": store},
             "upstreams": {
                 name: {
-                    "provider": "openai-compatible", "base_url": f"{url}/v1", "api_key": "sk-upstream-test-0000000",
+                    "provider": "openai-compatible",
+                    "base_url": f"{url}/v1",
+                    "api_key": "sk-upstream-test-0000000",
                     "prices": prices,
                 }
                 for name, url in ups.items()
             },
-            "stack": [{"anybody": {}}, *([more] if more else []), {"budget": {"store": "book", "patience": 2.0, **budget}}],
+            "stack": [
+                {"anybody": {}},
+                *([more] if more else []),
+                {"budget": {"store": "book", "patience": 2.0, **budget}},
+            ],
         },
         indent=1,
     )

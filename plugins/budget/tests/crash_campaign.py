@@ -110,7 +110,12 @@ def stack(upstream, store, mode):
             "server": {"drain": "5s"},
             "stores": {"book": store},
             "upstreams": {
-                "up": {"provider": "openai-compatible", "base_url": f"{upstream}/v1", "api_key": "sk-upstream-test-00", "prices": {"*": price}}
+                "up": {
+                    "provider": "openai-compatible",
+                    "base_url": f"{upstream}/v1",
+                    "api_key": "sk-upstream-test-00",
+                    "prices": {"*": price},
+                }
             },
             "stack": [{"budget": {"store": "book", "mode": mode, "rules": rules, "patience": "5s"}}],
         },
@@ -122,7 +127,12 @@ async def client(n, url, run, stop):
     """One stream after another until one is answered or the budget is spent; every try has a nonce of its own."""
     for attempt in range(200):
         nonce = f"n{n}-{attempt}"
-        body = {"model": "up/m", "stream": True, "max_tokens": MAX_TOKENS, "messages": [{"role": "user", "content": nonce}]}
+        body = {
+            "model": "up/m",
+            "stream": True,
+            "max_tokens": MAX_TOKENS,
+            "messages": [{"role": "user", "content": nonce}],
+        }
         try:
             reader, writer = await connect(url)
             try:
@@ -164,7 +174,15 @@ def used(pid):
 async def start(folder, text):
     """The gateway; (process, url)."""
     (folder / "stack.yaml").write_text(text)
-    command = [str(Path(sys.executable).with_name("gwcore")), "run", str(folder / "stack.yaml"), "--port", "0", "--workers", str(WORKERS)]
+    command = [
+        str(Path(sys.executable).with_name("gwcore")),
+        "run",
+        str(folder / "stack.yaml"),
+        "--port",
+        "0",
+        "--workers",
+        str(WORKERS),
+    ]
     log = folder / "gateway.log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=out, stderr=out)
@@ -231,7 +249,12 @@ async def settle_the_dead(store, folder):
     from gwcore_budget.ledger.homes import folder_of
     from gwcore_budget.ledger.ledger import Ledger
 
-    last = Ledger(home_of(store), folder_of(store, None) if store.scheme != "postgresql" else folder / "gwcore-ledger", mode="direct", patience=10)
+    last = Ledger(
+        home_of(store),
+        folder_of(store, None) if store.scheme != "postgresql" else folder / "gwcore-ledger",
+        mode="direct",
+        patience=10,
+    )
     await last.start()
     await last.bury_the_dead()
     await last.stop()

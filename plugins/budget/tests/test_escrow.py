@@ -23,7 +23,9 @@ async def make_ledger(make_home, tmp_path):
     made = []
 
     async def make(**options):
-        ledger = Ledger(make_home(), tmp_path / "workers", **{"mode": "escrow", "chunk": 1_000, "patience": 5.0, **options})
+        ledger = Ledger(
+            make_home(), tmp_path / "workers", **{"mode": "escrow", "chunk": 1_000, "patience": 5.0, **options}
+        )
         await ledger.start()
         made.append(ledger)
         return ledger
@@ -283,7 +285,9 @@ async def test_b14_a_store_that_is_down(make_ledger, monkeypatch):
     began = loop.time()
     with pytest.raises(Unavailable):
         await hold(ledger, "c:1", 100, budget("key:other", 1_000))
-    assert loop.time() - began < 2  # the figure (300 ms) is asserted by the campaign, not by a unit test on a busy machine
+    assert (
+        loop.time() - began < 2
+    )  # the figure (300 ms) is asserted by the campaign, not by a unit test on a busy machine
     ledger.settle(first, POSTED, 60)
     ledger.settle(local, POSTED, 50)
     await asyncio.sleep(0.05)
@@ -320,7 +324,13 @@ async def test_many_workers_in_escrow_never_pass_the_limit(make_ledger):
 
 
 async def test_negative_control_grants_that_are_not_counted(make_ledger, monkeypatch):
-    monkeypatch.setattr(Escrow, "admit", lambda self, hold_, amount, budgets, facts: None if not self.grants else object.__new__(object) and _free(self, hold_, amount, facts))
+    monkeypatch.setattr(
+        Escrow,
+        "admit",
+        lambda self, hold_, amount, budgets, facts: (
+            None if not self.grants else object.__new__(object) and _free(self, hold_, amount, facts)
+        ),
+    )
     ledger = await make_ledger()
     one = budget(limit=1_000)
     total = 0

@@ -18,9 +18,18 @@ KEY = [{"per": "key", "limit": "$1"}]
 async def test_the_truth_is_posted_and_the_row_says_who_and_what(mode, store_url):
     async with FakeUpstream() as up:
         up.default = completion(100, prompt=20)
-        async with serving(stack(up.url, store_url, mode=mode, rules=[{"per": "key", "limit": "$300"}])) as (url, _, plugin):
+        async with serving(stack(up.url, store_url, mode=mode, rules=[{"per": "key", "limit": "$300"}])) as (
+            url,
+            _,
+            plugin,
+        ):
             assert (await ask(url, max_tokens=500)).status == 200
-            row = (await holds(plugin, "state, settled, basis, key_id, model_asked, model, upstream, input, output, status, price_version, attempt"))[0]
+            row = (
+                await holds(
+                    plugin,
+                    "state, settled, basis, key_id, model_asked, model, upstream, input, output, status, price_version, attempt",
+                )
+            )[0]
             assert row[:10] == (1, 20 * 1_000 + 100 * 1_000_000, "usage", "k", "up/m", "m", "up", 20, 100, 200)
             assert row[10].startswith("stack") and row[11] == 1
             report = await sound(plugin)
@@ -169,7 +178,9 @@ async def test_policies_of_a_principal_bind_and_change(store_url):
 
             def who(key, team):
                 policy = plugin.Policy.model_validate
-                return Principal(id="k1", team="t1", user="u1", policies={"budget": {"key": policy(key), "team": policy(team)}})
+                return Principal(
+                    id="k1", team="t1", user="u1", policies={"budget": {"key": policy(key), "team": policy(team)}}
+                )
 
             Anybody.who["k"] = who({"max_budget": 5}, {"max_budget": 0.0101, "budget_duration": "1mo"})
             refused = await ask(url, max_tokens=500)

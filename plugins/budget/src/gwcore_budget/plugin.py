@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson

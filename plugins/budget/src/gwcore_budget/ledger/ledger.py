@@ -15,7 +15,6 @@ from gwcore_budget.ledger.home import Home, StoreDown
 from gwcore_budget.ledger.journal import Journal, recover
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
-    Op,
     REAPED,
     VOIDED,
     Admitted,
@@ -26,6 +25,7 @@ from gwcore_budget.ledger.ops import (
     Event,
     Facts,
     Metered,
+    Op,
     Recall,
     Reserve,
     Result,
@@ -356,7 +356,11 @@ class Ledger:
                 burn = True
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
         rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
-        ops: list[Op] = [*spent, *(Settle(hold, REAPED, basis="worker lost") for (hold,) in rows), Bury(other.id, burn=burn)]
+        ops: list[Op] = [
+            *spent,
+            *(Settle(hold, REAPED, basis="worker lost") for (hold,) in rows),
+            Bury(other.id, burn=burn),
+        ]
         for op in ops[:-1]:
             self.group.send(op)
         done = await self.group.ask(ops[-1], 30)
