@@ -39,11 +39,11 @@ def test_check_prints_both_rings():
 
 def test_check_names_every_problem(tmp_path):
     file = tmp_path / "bad.yaml"
-    file.write_text("gwcore: 1\nupstreams:\n  demo: {provider: demmo}\nstack: [auth]\nserver: {prot: 1}\n")
+    file.write_text("gwcore: 1\nupstreams:\n  demo: {provider: demmo}\nstack: [auht]\nserver: {prot: 1}\n")
     done = run("check", file)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"{file.name}:3:" in done.stderr and "demo" in done.stderr
-    assert "gwcore-auth" in done.stderr and "port" in done.stderr
+    assert "did you mean auth" in done.stderr and "did you mean port" in done.stderr
 
 
 @pytest.mark.parametrize("verb", [["check"], ["run"], ["explain", "--request", "x"]])

@@ -71,7 +71,7 @@ def test_every_stack_file_is_sound(page, text, stamp, tmp_path):
     for name in re.findall(r"\$\{file:([^}]+)\}", text):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(SECRET)
-    assemble(file, Catalog(stamp), Resources(), dict.fromkeys(re.findall(r"\$\{([A-Z_]+)", text), SECRET))
+    assemble(file, Catalog(stamp), Resources(), dict.fromkeys(re.findall(r"\$\{([A-Z_0-9]+)", text), SECRET))
 
 
 def test_there_are_stack_files():

@@ -35,6 +35,8 @@ def tree(path):
 
 
 def module(path):
+    if "src" not in path.parts:
+        return path.stem  # a script
     parts = list(path.relative_to(path.parents[len(path.parts) - 2 - path.parts.index("src")]).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

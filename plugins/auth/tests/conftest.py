@@ -109,7 +109,7 @@ def stack_text(upstream, *, store=None, auth="", extra="", models=""):
         f"upstreams:\n  up: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary}}\n"
         f"  other: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary}}\n"
         f"models: {{m: up/m, n: up/n, {models}'*': pass}}\n"
-        f"stack:\n  - auth: {{admin_key: {ADMIN}, {auth}}}\n  - budget: {{}}\n  - ratelimit: {{}}\n"
+        f"stack:\n  - auth: {{admin_key: {ADMIN}, {auth}}}\n  - ratelimit: {{}}\n  - budget: {{}}\n"
     )
 
 

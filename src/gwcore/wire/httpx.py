@@ -4,7 +4,9 @@ Twenty to seventy times dearer per hop than :mod:`gwcore.wire.http1`; for networ
 ``httpx2.AsyncHTTPTransport`` (the pool below ``AsyncClient``) serves a transport object for its whole life: the client
 above it would add default headers, a cookie jar that tenants share, and a log line with the whole URL.
 
-Unlike the default it never sends a request twice: httpx2 does not tell whether a connection was fresh.
+Unlike the default it never sends a request twice: httpx2 does not tell whether a connection was fresh. And over HTTP/2
+an answer that is closed early is not reset (httpcore2 sends no RST_STREAM): the upstream may write on, and what it wrote
+unread counts against the connection's window.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from gwcore.wire.transport import Headers, Request, Tls
 
 _FAILURES = (httpx2.RequestError, httpx2.StreamError, httpx2.InvalidURL, OSError, ValueError)
 # What httpcore2 says when the peer closed; its other remote protocol errors are bad HTTP.
-_ENDED = ("Server disconnected", "peer closed", "<ConnectionTerminated", "ConnectionTerminated")
+_ENDED = ("Server disconnected", "peer closed", "<ConnectionTerminated", "ConnectionTerminated", "<StreamReset")
 
 
 def named(error: Exception, where: str, phase: str) -> UpstreamError:

@@ -74,7 +74,7 @@ class Fallback(Plugin):
         ) in setup.models.known().items():  # from the start, so that what replicas tell of them is heard
             self.fleet.group(name, targets)
         if any(one.tokens for one in config.deployments.values()):
-            self.demand = Demand.USAGE  # type: ignore[misc]  # only a limit on tokens needs it
+            self.demand = Demand.USAGE  # only a limit on tokens needs it
         routes = [config, *config.models.values()]
         self.priced = any(one.strategy == "cheapest" or one.budget_aware for one in routes)  # type: ignore[misc]
 
