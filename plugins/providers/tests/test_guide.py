@@ -49,7 +49,7 @@ async def test_the_file_serves(stream, verb):
         async with running(Gateway(stack, catalog=Catalog(acme))) as url:
             body = json.dumps({**json.loads(BODY), "stream": stream}).encode()
             assert (await exchange(url, "POST", "/v1/messages", body)).status == 200
-            assert (await exchange(url, "POST", "/v1/chat/completions", BODY)).status == 422
+            assert (await exchange(url, "POST", "/v1/embeddings", b'{"model": "m", "input": "x"}')).status == 422
         (seen,) = up.requests
         assert seen.target == f"/v9/models/m/{verb}" and seen.body == body
         assert seen.header("x-acme-key") == "key-1234" and seen.header("x-acme-region") == "eu"
