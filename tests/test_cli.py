@@ -75,6 +75,20 @@ def test_help_names_the_verbs():
     assert all(verb in text for verb in ("run", "check", "explain", "plugins", "schema", "new"))
 
 
+def test_a_new_provider_passes_the_kit_at_once(tmp_path):
+    assert run("new", "provider", "my_vendor", "--into", tmp_path).returncode == 0
+    folder = tmp_path / "gwcore-my-vendor"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "src")},
+    )
+    assert done.returncode == 0 and "9 passed" in done.stdout, done.stdout
+
+
 def test_a_new_plugin_passes_the_kit_at_once(tmp_path):
     folder = create_plugin("my_stamp", tmp_path)
     env = {**os.environ, "PYTHONPATH": str(folder / "src")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,10 @@ def _middleware(entry: Any) -> Any:
         made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         raise BadConfig(f"asgi: {entry.app} cannot be imported; write package.module:Class") from None
+    try:
+        inspect.signature(made).bind(None, **entry.options)
+    except (TypeError, ValueError) as error:  # not callable, or with other options
+        raise BadConfig(f"asgi: {entry.app} is called as app(inner, **options): {error}") from None
     return lambda app: made(app, **entry.options)
 
 

@@ -124,7 +124,22 @@ def new_plugin(
         folder = create_plugin(name, into)
     except GatewayError as error:
         raise _fail(error) from None
-    typer.echo(f"{folder}: pip install -e {folder} && pytest {folder}")
+    typer.echo(f"{folder}: pip install -e {folder} pytest && python -m pytest {folder}")
+
+
+@new.command("provider")
+def new_provider(
+    name: Annotated[str, typer.Argument(help="Its word in the stack file: lower case, digits, underscores.")],
+    into: Annotated[Path, typer.Option(help="Folder to create it in.")] = Path(),
+) -> None:
+    """A vendor as a distribution of its own, which passes the providers' conformance kit at once."""
+    from gwcore.template import create_provider
+
+    try:
+        folder = create_provider(name, into)
+    except GatewayError as error:
+        raise _fail(error) from None
+    typer.echo(f"{folder}: pip install -e {folder} pytest && python -m pytest {folder}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -125,7 +125,7 @@ class UnknownModel(ClientError):
 
 
 class NotServed(ClientError):
-    """404: no route, or an operation the chosen upstream does not have."""
+    """404: no such address."""
 
     code = "not_found"
     status = 404
@@ -268,7 +268,7 @@ class StoreUnavailable(GatewayError):
 
 
 class PluginFault(GatewayError):
-    """500: an exception nobody named. The message says nothing of its cause; the log does."""
+    """500: an exception nobody named. The log has its type and its place, and nobody its text, which may quote a prompt."""
 
     code = "internal_error"
 

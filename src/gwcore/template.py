@@ -1,8 +1,9 @@
-"""``gwcore new plugin NAME``: a distribution of its own that passes the conformance kit at once."""
+"""``gwcore new plugin|provider NAME``: a distribution of its own that passes its conformance kit at once."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
@@ -10,7 +11,7 @@ from gwcore.errors import BadConfig
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
-_FILES = {
+_COMMON = {
     "pyproject.toml": """\
 [project]
 name = "gwcore-$dash"
@@ -31,6 +32,9 @@ dev = ["pytest>=9"]
 requires = ["uv_build>=0.9,<0.14"]
 build-backend = "uv_build"
 """,
+}
+
+_PLUGIN = {
     "README.md": """\
 # gwcore-$dash
 
@@ -112,22 +116,114 @@ class Test$cls(PluginConformance):
 }
 
 
+_PROVIDER = {
+    "README.md": """\
+# gwcore-$dash
+
+A vendor that speaks OpenAI's dialect under its own address.
+
+```yaml
+upstreams:
+  $dash: {provider: $name, api_key: "$${${upper}_API_KEY}"}
+stack: []
+```
+""",
+    "src/gwcore_$name/__init__.py": '''\
+"""The provider ``$name``."""
+
+from gwcore.hookspecs import hookimpl
+from gwcore.provider import Provider
+from gwcore_$name.provider import $cls
+
+
+@hookimpl
+def gwcore_providers() -> list[Provider]:
+    """What this distribution offers."""
+    return [$cls()]
+''',
+    "src/gwcore_$name/provider.py": '''\
+"""Where its operations are, and how it takes a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gwcore.provider import Upstream
+from gwcore.wire.transport import Headers, Transport
+from pydantic import BaseModel
+
+# (dialect, operation) -> path below base_url
+_PATHS = {
+    ("openai.chat", "chat"): "/chat/completions",
+    ("openai.chat", "embeddings"): "/embeddings",
+}
+
+
+class $cls:
+    """One object serves every upstream that names it, so it keeps no state."""
+
+    name = "$name"
+    base_url: str | None = "https://api.$dash.example/v1"
+    env_key: str | None = "${upper}_API_KEY"
+    Options: type[BaseModel] | None = None
+
+    def address(
+        self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str], *, stream: bool
+    ) -> tuple[str, bool] | None:
+        """Path and query, and whether the body names the model; ``None``: not served."""
+        path = _PATHS.get((dialect, operation))
+        return (upstream.base_path + path, True) if path else None
+
+    def credential(self, api_key: str | None, options: BaseModel | None) -> Headers:
+        """Headers that go to this upstream's origin and nowhere else."""
+        return [(b"authorization", b"Bearer " + api_key.encode())] if api_key else []
+
+    def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
+        """The gateway's own, or one that stands before it: tokens that expire, signatures, another framing."""
+        return gateway
+
+    def quirks(self, upstream: Upstream, model: str) -> frozenset[str]:
+        """What a translated request must heed; see ``gwcore.codec``."""
+        return frozenset()
+''',
+    "tests/test_conformance.py": '''\
+"""Everything the kit asks of a provider."""
+
+from gwcore.testing.provider_conformance import ProviderConformance
+from gwcore_$name.provider import $cls
+
+
+class Test$cls(ProviderConformance):
+    provider = $cls()
+    operations = [("openai.chat", "chat"), ("openai.chat", "embeddings")]
+''',
+}
+
+
 def create_plugin(name: str, into: Path) -> Path:
+    """Write a plugin's files; see :func:`_create`."""
+    return _create(name, into, _PLUGIN)
+
+
+def create_provider(name: str, into: Path) -> Path:
+    """Write a provider's files; see :func:`_create`."""
+    return _create(name, into, _PROVIDER)
+
+
+def _create(name: str, into: Path, files: Mapping[str, str]) -> Path:
     """Write the files; returns the folder.
 
     Raises:
         BadConfig: a name that is no Python identifier in lower case, or a folder that is there already.
     """
     if not _NAME.fullmatch(name):
-        raise BadConfig(
-            f"{name!r}: a plugin's name is lower case letters, digits and underscores, and begins with a letter"
-        )
+        raise BadConfig(f"{name!r}: a name is lower case letters, digits and underscores, and begins with a letter")
     dash = name.replace("_", "-")
     folder = into / f"gwcore-{dash}"
     if folder.exists():
         raise BadConfig(f"{folder} exists already")
-    words = {"name": name, "dash": dash, "cls": name.title().replace("_", "")}
-    for path, text in _FILES.items():
+    words = {"name": name, "dash": dash, "cls": name.title().replace("_", ""), "upper": name.upper()}
+    for path, text in {**_COMMON, **files}.items():
         file = folder / Template(path).substitute(words)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(Template(text).substitute(words), encoding="utf-8")
