@@ -37,6 +37,14 @@ def test_check_prints_both_rings():
     assert "once per call" in done.stdout and "once per attempt" in done.stdout and "demo" in done.stdout
 
 
+def test_check_tells_of_a_missing_key(tmp_path):
+    file = tmp_path / "stack.yaml"
+    file.write_text("gwcore: 1\nupstreams: {groq: {provider: groq}, own: {provider: groq, api_key: k}}\nstack: []\n")
+    done = run("check", file)
+    assert done.returncode == 0 and "no key  groq" in done.stdout and "GROQ_API_KEY" in done.stdout
+    assert "no key  own" not in done.stdout
+
+
 def test_check_names_every_problem(tmp_path):
     file = tmp_path / "bad.yaml"
     file.write_text("gwcore: 1\nupstreams:\n  demo: {provider: demmo}\nstack: [auht]\nserver: {prot: 1}\n")

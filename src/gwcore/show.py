@@ -55,6 +55,10 @@ def rings(stack: Stack, source: Path) -> None:
         base = f"{upstream.origin.scheme}://{upstream.origin.authority}{upstream.base_path}"
         table.add_row(upstream.name, upstream.provider.name, base)
     say(table)
+    for upstream in stack.upstreams.values():
+        if upstream.provider.env_key and not upstream.headers:
+            word = f"${{{upstream.provider.env_key}}}"
+            say(f"[bold]no key[/]  {upstream.name}: its vendor usually takes one (api_key: {escape(word)})")
     if unpriced := stack.prices.warm(stack.models.targets()):
         say("[bold]unpriced[/]  " + escape(", ".join(unpriced)) + "  (set upstreams.<name>.prices)")
 
