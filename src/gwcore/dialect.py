@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from gwcore.codec import ChatCodec
 from gwcore.errors import GatewayError
+from gwcore.knobs import Knobs
 from gwcore.prices import PriceCard
 from gwcore.usage import Usage
 
@@ -144,6 +145,16 @@ class Dialect(Protocol):
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
         """The model asked for; ``None`` where the operation has none. Raises ``BadRequest`` when it is missing."""
+        ...
+
+    def knobs(self, operation: str, document: Document, model: str) -> Knobs:
+        """Where this document says, or would say, how long its answer may be and how it is sampled.
+
+        Args:
+            operation: of the route.
+            document: a knob that cannot stand beside what it says has no place.
+            model: its name at the upstream; a knob that it is known to refuse has no place.
+        """
         ...
 
     def demand_usage(self, operation: str, raw: bytes, document: Document) -> bytes:

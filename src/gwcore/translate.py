@@ -17,6 +17,7 @@ from gwcore.chat import ChatReply, ToolCall
 from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter
 from gwcore.dialect import Dialect
 from gwcore.errors import Malformed
+from gwcore.estimate import Estimator
 from gwcore.events import (
     Event,
     Failed,
@@ -32,7 +33,7 @@ from gwcore.usage import Usage
 from gwcore.wire.sse import SseReader
 
 CHAT = "chat"
-_BYTES_PER_TOKEN = 4
+_TOKENS = Estimator()
 
 
 class EventMeter:
@@ -242,7 +243,7 @@ def translate(
         target.upstream.provider.quirks(target.upstream, model),
         call.stream,
         request.usage_wanted,
-        max(1, len(call.raw) // _BYTES_PER_TOKEN),
+        max(1, _TOKENS.estimate(call)[0]),
         document,
     )
     body = orjson.dumps(_codec(upstream).write_request(request, crossing))

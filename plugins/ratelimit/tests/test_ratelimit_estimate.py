@@ -5,9 +5,9 @@ import random
 
 from ratelimit_calls import used
 
+from gwcore.estimate import Estimator
 from gwcore.testing.fakes import call
 from gwcore.usage import Usage
-from gwcore_ratelimit.estimate import Estimator
 
 
 def estimator():
@@ -41,7 +41,7 @@ def test_it_learns_how_long_answers_are_per_model_and_key():
     assert 14 * p95 < estimated(e, call(), "long")[1] < 28 * p95
     assert estimated(e, call(max_tokens=10), "long")[1] == 10
     assert estimated(e, call(max_completion_tokens=7, n=3), "long")[1] == 21
-    assert estimated(e, call(generationConfig={"maxOutputTokens": 5}), "long")[1] == 5
+    assert estimated(e, call(settings={"max_tokens": 5}), "long")[1] == 5
     assert estimated(e, call(model="fake/new"), "long")[1] == 1000
 
 

@@ -12,12 +12,20 @@ from pydantic import BaseModel
 from gwcore.call import Attempt, Call, Outcome, Target
 from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
+from gwcore.knobs import Knobs
 from gwcore.plugin import Plugin, Setup
 from gwcore.provider import Upstream
 from gwcore.reply import Reply
 from gwcore.resources import Lease, Resources
 from gwcore.usage import Usage
 from gwcore.wire.transport import Origin, Request, Response, Timeouts, Transport
+
+_KNOBS: Knobs = {
+    "max_tokens": (("max_tokens",), ("max_completion_tokens",), ("settings", "max_tokens")),
+    "n": (("n",),),
+    "temperature": (("temperature",),),
+    "top_p": (("settings", "top_p"),),
+}
 
 
 class FakeDialect:
@@ -36,6 +44,10 @@ class FakeDialect:
         if not isinstance(model, str):
             raise BadRequest("model is missing")
         return model
+
+    def knobs(self, _operation: str, _document: Document, _model: str) -> Knobs:
+        """Flat members, and one below another."""
+        return _KNOBS
 
     def demand_usage(self, _operation: str, raw: bytes, _document: Document) -> bytes:
         """Usage always comes."""

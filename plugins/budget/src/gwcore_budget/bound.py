@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gwcore.call import Attempt, Call
+from gwcore.knobs import Places, counts
 from gwcore.prices import MILLION, PriceCard
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
@@ -21,6 +22,7 @@ IMAGE_OUT = 16_384
 """Tokens of one picture made."""
 LEAST_OUTPUT = 256
 """Output below which a clamped answer would be of no use."""
+_PLAIN: Places = (("max_tokens",),)
 _FREE = frozenset(
     [
         "models",
@@ -57,29 +59,6 @@ _TOOLS = (Tool(b"web_search", "web_search"), Tool(b"google_search", "web_search"
           Tool(b'"file_search"', "file_search"))  # fmt: skip
 
 
-@dataclass(slots=True, frozen=True)
-class Cap:
-    """How a dialect says how long an answer may be: members from the top, in order of preference, and how many answers."""
-
-    paths: tuple[tuple[str, ...], ...]
-    choices: tuple[tuple[str, ...], ...] = ()
-
-
-_CAPS: Mapping[tuple[str, str], Cap] = {
-    ("openai.chat", "chat"): Cap((("max_tokens",), ("max_completion_tokens",)), (("n",),)),
-    ("openai.chat", "completions"): Cap((("max_tokens",),), (("n",), ("best_of",))),
-    ("openai.responses", "chat"): Cap((("max_output_tokens",),)),
-    ("openai.responses", "compact"): Cap((("max_output_tokens",),)),
-    ("anthropic.messages", "chat"): Cap((("max_tokens",),)),
-    ("anthropic.messages", "completions"): Cap((("max_tokens_to_sample",),)),
-    ("gemini.generate", "chat"): Cap(
-        (("generationConfig", "maxOutputTokens"), ("generation_config", "max_output_tokens")),
-        (("generationConfig", "candidateCount"), ("generation_config", "candidate_count")),
-    ),
-}
-_PLAIN = Cap((("max_tokens",),), (("n",),))
-
-
 @dataclass(slots=True)
 class Bound:
     """What to hold. Units are nano-USD × 10⁶.
@@ -93,7 +72,7 @@ class Bound:
     fixed: int
     per_token: int = 0
     tokens: int = 0
-    cap: Cap | None = None
+    cap: Places | None = None
     said: bool = True
 
     @property
@@ -216,10 +195,11 @@ def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int)
     known = [price for price in prices if price is not None]
     if not known:
         return None
-    cap = _CAPS.get((call.dialect.name, call.operation), _PLAIN)
     document = call.document or {}
-    wanted = next((v for path in cap.paths if (v := _at(document, path)) is not None), None)
-    choices = max((v for path in cap.choices if (v := _at(document, path)) is not None), default=1)
+    knobs = call.dialect.knobs(call.operation, document, card.model)
+    cap = knobs.get("max_tokens", _PLAIN)
+    wanted = max(counts(document, cap), default=None)  # of two, the upstream may read either
+    choices = max(counts(document, knobs.get("n", ())), default=1)
     most = card.max_output
     if wanted is not None:
         length = wanted if most is None else min(wanted, most)
@@ -229,27 +209,6 @@ def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int)
     return Bound(fixed, choices * max(known), length, cap, said=wanted is not None or most is not None)
 
 
-def _at(document: Mapping[str, Any], path: tuple[str, ...]) -> int | None:
-    value: Any = document
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def capped(call: Call, cap: Cap, tokens: int) -> dict[str, Any]:
-    """The top-level members that say ``tokens``, wherever the request says it already."""
-    document = call.document or {}
-    written = [path for path in cap.paths if _at(document, path) is not None] or [cap.paths[0]]
-    fields: dict[str, Any] = {}
-    for path in written:
-        if len(path) == 1:
-            fields[path[0]] = tokens
-        else:
-            outer = document.get(path[0])
-            fields[path[0]] = {**(outer if isinstance(outer, dict) else {}), path[1]: tokens}
-    return fields
-
-
 def _documents(call: Call) -> int:
     """A search is charged per hundred documents."""
     documents = (call.document or {}).get("documents")
@@ -257,7 +216,7 @@ def _documents(call: Call) -> int:
 
 
 def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
-    count = _at(call.document or {}, ("n",)) or (10 if call.document is None else 1)
+    count = max(counts(call.document or {}, (("n",),)), default=0) or (10 if call.document is None else 1)
     each, by_token = card.highest("image", tokens), card.highest("image_out", tokens)
     if each is None and by_token is None:
         return None

@@ -18,6 +18,7 @@ import structlog
 from gwcore.admin import STATUS_ENV
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.errors import BadConfig, BudgetExceeded, BudgetReserved, GatewayError, StoreUnavailable
+from gwcore.knobs import saying
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.prices import PriceCard
@@ -26,7 +27,7 @@ from gwcore.sql import migrate
 from gwcore.units import DOLLAR
 from gwcore.usage import Usage
 from gwcore_budget.accounts import Accounts, Budgets
-from gwcore_budget.bound import Bound, bound, capped
+from gwcore_budget.bound import Bound, bound
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
@@ -188,7 +189,7 @@ class BudgetPlugin(Plugin):
         if tokens >= terms.tokens and terms.said:
             return
         assert terms.cap is not None
-        attempt.fields = {**(attempt.fields or {}), **capped(attempt.call, terms.cap, tokens)}
+        attempt.fields = {**(attempt.fields or {}), **saying(attempt.call.document or {}, terms.cap, tokens)}
         attempt.call.reply.add_header(b"x-gwcore-max-tokens", b"%d" % tokens)
         if tokens < terms.tokens:
             self.counts["clamped"] += 1

@@ -15,7 +15,7 @@ from gwcore.outcomes import Ending
 from gwcore_fallback.config import FallbackConfig
 from gwcore_fallback.continuation import Script
 from gwcore_fallback.health import Breaker
-from gwcore_fallback.plan import BYTES_PER_TOKEN, Deployment, Fleet, Group, Planner, output_limit, tagged
+from gwcore_fallback.plan import TOKENS, Deployment, Fleet, Group, Planner, tagged
 from gwcore_fallback.retry import Budget, backoff
 from gwcore_fallback.routes import Route, Routes
 
@@ -114,7 +114,7 @@ class Journey:
     def tokens(self) -> int:
         """What the call may use, as estimated."""
         if self._tokens < 0:
-            self._tokens = len(self.call.raw) // BYTES_PER_TOKEN + output_limit(self.call)
+            self._tokens = sum(TOKENS.estimate(self.call))
         return self._tokens
 
     async def next(self) -> tuple[Deployment, Breaker | None]:

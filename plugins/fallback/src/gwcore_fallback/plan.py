@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from gwcore.call import Call, Target
+from gwcore.estimate import Estimator
 from gwcore.prices import PriceCard
 from gwcore.provider import Upstream
 from gwcore.units import Rate
@@ -18,8 +19,7 @@ from gwcore_fallback.config import DeploymentConfig
 from gwcore_fallback.health import Breaker, Latency, Window
 
 V = TypeVar("V")
-BYTES_PER_TOKEN = 4  # of English text and JSON; only used to compare candidates and to reserve part of a limit
-DEFAULT_OUTPUT = 512  # tokens of an answer whose length nobody limits
+TOKENS = Estimator(output=512)  # only used to compare candidates and to reserve part of a limit
 _OUTLIER, _OUTLIER_SAMPLES, _EJECTED = 3.0, 20, 10.0
 _KNOWN = 4096
 
@@ -241,7 +241,8 @@ class Planner:
     def cost(self, deployment: Deployment, call: Call) -> int | None:
         """Nano-USD of the call there, as estimated; ``None`` if it has no price."""
         card = self._prices(deployment.target)
-        usage = Usage(input=len(call.raw) // BYTES_PER_TOKEN, output=output_limit(call))
+        read, written = TOKENS.estimate(call)
+        usage = Usage(input=read, output=written)
         return None if card is None or card.unpriced(usage) else card.cost(usage)
 
     def ordered(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
@@ -333,18 +334,6 @@ def tagged(members: Sequence[Deployment], tags: frozenset[str], *, strict: bool)
     """Those with one of the call's tags; where it is not strict, those without tags if there are none."""
     with_tag = [one for one in members if not one.tags.isdisjoint(tags)]
     return with_tag if with_tag or strict else [one for one in members if not one.tags]
-
-
-def output_limit(call: Call) -> int:
-    """Tokens that the answer may have, as far as the request says so."""
-    document = call.document or {}
-    for key in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        value = document.get(key)
-        if isinstance(value, int) and 0 < value < 1 << 31:
-            return value
-    generation = document.get("generationConfig")
-    value = generation.get("maxOutputTokens") if isinstance(generation, dict) else None
-    return value if isinstance(value, int) and 0 < value < 1 << 31 else DEFAULT_OUTPUT
 
 
 def _rendezvous(session: bytes, deployment: Deployment) -> float:

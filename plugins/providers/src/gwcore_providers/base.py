@@ -11,6 +11,7 @@ import orjson
 from gwcore.codec import ChatCodec
 from gwcore.dialect import Document, InBandError, Meter, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
+from gwcore.knobs import Knobs
 from gwcore.wire.sse import scan
 
 OPENING_CAP = 64 * 1024
@@ -67,6 +68,10 @@ class BaseDialect:
         if len(model) > 500:
             raise BadRequest("model is longer than 500 characters")
         return model
+
+    def knobs(self, _operation: str, _document: Document, _model: str) -> Knobs:
+        """None by default."""
+        return {}
 
     def demand_usage(self, _operation: str, raw: bytes, _document: Document) -> bytes:
         """This API reports usage unasked."""

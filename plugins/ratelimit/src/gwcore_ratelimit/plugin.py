@@ -13,13 +13,13 @@ import structlog
 
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.errors import BadConfig, LimitError, RateLimited, StoreUnavailable
+from gwcore.estimate import Estimator
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.service import Service
 from gwcore.usage import Usage
 from gwcore_ratelimit import headers
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
-from gwcore_ratelimit.estimate import Estimator
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Charge, Limit, Verdict
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.line import Line

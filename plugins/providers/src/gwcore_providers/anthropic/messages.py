@@ -11,6 +11,7 @@ import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
 from gwcore.errors import GatewayError
+from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.anthropic.codec import MessagesCodec
@@ -45,6 +46,19 @@ def _total(facts: Facts) -> Usage | None:
     return anthropic_usage(facts) if facts else None
 
 
+_KNOBS: Knobs = {
+    "max_tokens": (("max_tokens",),),
+    "stop": (("stop_sequences",),),
+    "user": (("metadata", "user_id"),),
+    **{name: ((name,),) for name in ("temperature", "top_p", "top_k", "service_tier")},
+}
+# who thinks is not sampled: https://docs.claude.com/en/docs/build-with-claude/extended-thinking
+_KNOBS_THINKING: Knobs = {
+    name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p", "top_k"}
+}
+_KNOBS_COMPLETIONS: Knobs = {**_KNOBS, "max_tokens": (("max_tokens_to_sample",),)}
+
+
 class AnthropicMessages(BaseDialect):
     """Messages, token counts, message batches, and the old text completions."""
 
@@ -67,6 +81,14 @@ class AnthropicMessages(BaseDialect):
         Route("GET", "/models", "models", local=True, model="none", body="none", header="anthropic-version"),
         Route("GET", "/models/{model}", "models", local=True, model="none", body="none", header="anthropic-version"),
     )
+
+    def knobs(self, operation: str, document: Document, _model: str) -> Knobs:
+        """Flat members; none to sample with beside thinking."""
+        if operation == "chat":
+            thinking = document.get("thinking")
+            thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
+            return _KNOBS_THINKING if thinks else _KNOBS
+        return _KNOBS_COMPLETIONS if operation == "completions" else {}
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
         """``message_start`` brings the input, ``message_delta`` the rest."""

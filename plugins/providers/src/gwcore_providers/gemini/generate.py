@@ -10,6 +10,7 @@ import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
 from gwcore.errors import GatewayError
+from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.gemini.codec import GeminiCodec
@@ -58,6 +59,23 @@ def _total(facts: Facts) -> Usage | None:
     return gemini_usage(usage, searches)
 
 
+# the fields of GenerationConfig, in JSON's spelling and in that of the protocol buffers, both of which the API reads
+_KNOBS: Knobs = {
+    knob: (("generationConfig", name), ("generation_config", snake))
+    for knob, name, snake in (
+        ("max_tokens", "maxOutputTokens", "max_output_tokens"),
+        ("n", "candidateCount", "candidate_count"),
+        ("temperature", "temperature", "temperature"),
+        ("top_p", "topP", "top_p"),
+        ("top_k", "topK", "top_k"),
+        ("seed", "seed", "seed"),
+        ("stop", "stopSequences", "stop_sequences"),
+        ("presence_penalty", "presencePenalty", "presence_penalty"),
+        ("frequency_penalty", "frequencyPenalty", "frequency_penalty"),
+    )
+}
+
+
 class GeminiGenerate(BaseDialect):
     """The model stands in the path; a stream is SSE with ``alt=sse``, else a JSON array."""
 
@@ -81,6 +99,10 @@ class GeminiGenerate(BaseDialect):
         Route("PATCH", "/cachedContents/{id}", "cached_contents", _V, "none"),
         Route("DELETE", "/cachedContents/{id}", "cached_contents", _V, "none", "none"),
     )
+
+    def knobs(self, operation: str, _document: Document, _model: str) -> Knobs:
+        """Members of ``generationConfig``."""
+        return _KNOBS if operation == "chat" else {}
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
         """``usageMetadata`` stands in every chunk; the last one counts."""

@@ -13,12 +13,14 @@ import orjson
 
 from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
 from gwcore.errors import GatewayError, LimitError, Unauthenticated
+from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers.base import BaseDialect
 from gwcore_providers.listing import described, model_info
 from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.openai.chat_codec import ChatCodec
+from gwcore_providers.openai.models import reasons
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
 _AZURE = ("",)
@@ -129,6 +131,25 @@ _READ: Mapping[str, tuple[Gather, Total]] = {
 }
 
 
+_SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "stop", "user", "service_tier")
+_KNOBS: Knobs = {
+    **{name: ((name,),) for name in _SAMPLING},
+    "max_tokens": (("max_tokens",), ("max_completion_tokens",)),
+    "n": (("n",),),
+    "verbosity": (("verbosity",),),
+}
+# these models know one spelling of the limit, and sample as they like
+_KNOBS_REASONING: Knobs = {
+    "max_tokens": (("max_completion_tokens",), ("max_tokens",)),
+    **{name: _KNOBS[name] for name in ("n", "seed", "user", "service_tier", "verbosity")},
+}
+_KNOBS_COMPLETIONS: Knobs = {
+    **{name: ((name,),) for name in _SAMPLING},
+    "max_tokens": (("max_tokens",),),
+    "n": (("n",), ("best_of",)),
+}
+
+
 class OpenAIChat(BaseDialect):
     """The dialect most of the field speaks."""
 
@@ -171,6 +192,12 @@ class OpenAIChat(BaseDialect):
         Route("POST", "/openai/deployments/{model}/audio/transcriptions", "transcription", _AZURE, "path", "form"),
         Route("POST", "/openai/deployments/{model}/audio/translations", "translation", _AZURE, "path", "form"),
     )
+
+    def knobs(self, operation: str, _document: Document, model: str) -> Knobs:
+        """Flat members."""
+        if operation == "chat":
+            return _KNOBS_REASONING if reasons(model) else _KNOBS
+        return _KNOBS_COMPLETIONS if operation == "completions" else {}
 
     def demand_usage(self, operation: str, raw: bytes, document: Document) -> bytes:
         """``stream_options.include_usage``, spliced in where it is missing."""

@@ -10,11 +10,13 @@ import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
 from gwcore.errors import GatewayError
+from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.openai.chat import error_body, models_body
+from gwcore_providers.openai.models import reasons
 from gwcore_providers.openai.responses_codec import ResponsesCodec
 from gwcore_providers.usage import openai_usage, output_fees
 
@@ -40,6 +42,15 @@ def _total(facts: Facts) -> Usage | None:
     return found
 
 
+_KNOBS: Knobs = {
+    "max_tokens": (("max_output_tokens",),),
+    "verbosity": (("text", "verbosity"),),
+    **{name: ((name,),) for name in ("temperature", "top_p", "user", "service_tier")},
+}
+# these models sample as they like
+_KNOBS_REASONING: Knobs = {name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p"}}
+
+
 class OpenAIResponses(BaseDialect):
     """Stateful on vendors that keep responses; every address is forwarded."""
 
@@ -61,6 +72,12 @@ class OpenAIResponses(BaseDialect):
         Route("POST", "/responses/{id}/cancel", "response_cancel", model="none", body="none"),
         Route("GET", "/responses/{id}/input_items", "response_items", model="none", body="none"),
     )
+
+    def knobs(self, operation: str, _document: Document, model: str) -> Knobs:
+        """Flat members, but for ``text``."""
+        if operation not in {"chat", "compact"}:
+            return {}
+        return _KNOBS_REASONING if reasons(model) else _KNOBS
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
         """Usage stands in the response object, which the last event of a stream holds."""

@@ -10,10 +10,15 @@ import re
 from typing import Any, Final
 
 from gwcore.call import Call
+from gwcore.knobs import counts
 from gwcore.usage import Usage
 
 FIRST_RATIO: Final = 3.5
 """Bytes per token of a model not seen yet."""
+ANSWER: Final = 1000
+"""Tokens of an answer whose length nobody limits, of a model not seen yet."""
+MEDIA: Final = 1000
+"""Tokens of an image, a file or a sound."""
 _READ: Final = frozenset(
     {"chat", "completions", "compact", "embeddings", "batch_embeddings", "moderations", "rerank", "predict"}
     | {"image_generation", "speech"}
@@ -21,8 +26,6 @@ _READ: Final = frozenset(
 """Operations whose input is text that costs tokens."""
 _WRITTEN: Final = frozenset({"chat", "completions", "compact", "predict"})
 """Operations whose answer costs tokens."""
-_CEILINGS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens", "maxOutputTokens")
-_SETTINGS: Final = ("generationConfig", "generation_config")
 _MARKS: Final = (b"base64", b'"data"', b"inline_data", b"inlineData", b"image", b"input_audio", b"file")
 _BLOB: Final = re.compile(r"(?:data:[^,]{0,100},)?[A-Za-z0-9+/_=-]{256}")
 _SMALL: Final = 2048
@@ -63,9 +66,14 @@ class Learned:
 
 
 class Estimator:
-    """Remembers models and keys, a bounded number of each."""
+    """Remembers models and keys, a bounded number of each; one that is never taught estimates as for a model not seen yet.
 
-    def __init__(self, *, output: int, media: int) -> None:
+    Args:
+        output: tokens expected of an answer before a model's own are known.
+        media: tokens expected of an image, a file or a sound.
+    """
+
+    def __init__(self, *, output: int = ANSWER, media: int = MEDIA) -> None:
         self._output = output
         self._media = media
         self._models: dict[str | None, Learned] = {}
@@ -81,18 +89,27 @@ class Estimator:
         blobs, count = _blobs(call.document)
         return max(0, len(raw) - blobs), count
 
-    def estimate(self, call: Call, key: str | None, size: tuple[int, int]) -> tuple[int, int]:
-        """Tokens in, tokens out."""
-        model = call.model
+    def estimate(
+        self, call: Call, key: str | None = None, size: tuple[int, int] | None = None, *, model: str | None = None
+    ) -> tuple[int, int]:
+        """Tokens in, tokens out.
+
+        Args:
+            call: whose document says how long and how many answers may be.
+            key: id of the credential, whose answers may have a length of their own.
+            size: what :meth:`size` says of the call, if that is known.
+            model: to estimate for, instead of the call's own.
+        """
+        model = model or call.model
         learned = self._models.get(model)
         ratio, answer = (learned.ratio, learned.answer) if learned else (FIRST_RATIO, float(self._output))
         if key is not None and (own := self._keys.get((model, key))) is not None:
             answer = own.answer
-        text, media = size
+        text, media = size if size is not None else self.size(call)
         read = -int(-text // ratio) + media * self._media
         if call.operation not in _WRITTEN or call.document is None:
             return read, 0
-        ceiling, times = _ceiling(call.document)
+        ceiling, times = _ceiling(call, call.document)
         written = answer if ceiling is None else min(answer, ceiling)
         return read, int(written) * times
 
@@ -114,15 +131,11 @@ class Estimator:
         own.learn(0, usage)
 
 
-def _ceiling(document: dict[str, Any]) -> tuple[int | None, int]:
+def _ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:
     """The most tokens an answer may have, and how many answers are asked for."""
-    settings = next((document[name] for name in _SETTINGS if isinstance(document.get(name), dict)), document)
-    ceiling = next((found for name in _CEILINGS if (found := _count(settings.get(name)))), None)
-    return ceiling, min(_count(document.get("n")) or 1, 128)
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    knobs = call.dialect.knobs(call.operation, document, call.model or "")
+    ceiling = max((count for count in counts(document, knobs.get("max_tokens", ())) if count), default=None)
+    return ceiling, min(max(counts(document, knobs.get("n", ())), default=1) or 1, 128)
 
 
 def _blobs(document: Any) -> tuple[int, int]:

@@ -1,0 +1,56 @@
+"""Where a request says how long its answer may be, how many answers there shall be, and how they are sampled.
+
+Each dialect spells that in its own way and place; :meth:`gwcore.dialect.Dialect.knobs` tells. The names on this side are
+those of :class:`gwcore.chat.ChatRequest`: ``max_tokens``, ``n``, ``stop`` and :data:`gwcore.chat.KNOBS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Path = tuple[str, ...]
+"""Members from the top of a document."""
+
+Places = Sequence[Path]
+"""Where one knob may stand; a request that says nothing yet is to say it at the first."""
+
+Knobs = Mapping[str, Places]
+
+
+def said(document: Mapping[str, Any], places: Places) -> Iterator[Any]:
+    """Every value that the document has there; ``null`` says nothing."""
+    for path in places:
+        value: Any = document
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            yield value
+
+
+def counts(document: Mapping[str, Any], places: Places) -> list[int]:
+    """What :func:`said` finds, as far as it is a number of something."""
+    return [v for v in said(document, places) if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
+
+
+def saying(document: Mapping[str, Any], places: Places, value: Any) -> dict[str, Any]:
+    """Top-level members that say ``value``: wherever the document says something already, else at the first place.
+
+    Of places inside other objects, one whose object is there comes first: two spellings of an object are one too many.
+    """
+    there = [path for path in places if next(said(document, (path,)), None) is not None]
+    if not there:
+        there = [path for path in places if len(path) > 1 and isinstance(document.get(path[0]), dict)][:1]
+    fields: dict[str, Any] = {}
+    for path in there or places[:1]:
+        top, *inner = path
+        fields[top] = _with(fields.get(top, document.get(top)), inner, value)
+    return fields
+
+
+def _with(outer: Any, path: Sequence[str], value: Any) -> Any:
+    """``outer`` with ``value`` at ``path`` below it; ``outer`` itself stays as it is."""
+    if not path:
+        return value
+    known = outer if isinstance(outer, dict) else {}
+    return {**known, path[0]: _with(known.get(path[0]), path[1:], value)}
