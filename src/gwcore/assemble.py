@@ -18,6 +18,8 @@ from gwcore.aim import aiming
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
+from gwcore.detached import Detached
+from gwcore.dialect import Dialect
 from gwcore.dispatch import Dispatch, first_target
 from gwcore.errors import BadConfig, MissingPort, OrderViolation
 from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
@@ -62,8 +64,10 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         for name, upstream in config.upstreams.items()
     }
     prices = Prices(overrides, catalog.price, digest)
-    placed, ports = _place(config, catalog, lease, models, prices)
-    taps = _taps(placed)
+    dialects = {dialect.name: dialect for dialect in catalog.dialects()}
+    detached = Detached()
+    placed, ports = _place(config, catalog, lease, models, prices, dialects=dialects, detached=detached)
+    detached.taps = taps = _taps(placed)
     priced = config.server.cost != "auto" or any(p.plugin.priced for p in placed)
     demand = max((p.plugin.demand for p in placed), default=Demand.NOTHING)
     dispatch = Dispatch(
@@ -71,7 +75,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         taps,
         prices if priced else None,
         tell_cost=config.server.cost == "stream",
-        dialects={dialect.name: dialect for dialect in catalog.dialects()},
+        dialects=dialects,
     )
     return Stack(
         service=_pipeline(placed, models, dispatch),
@@ -85,6 +89,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dispatch=dispatch,
         lease=lease,
         admin=_admin(placed, ports),
+        detached=detached,
         asgi=tuple(_middleware(entry) for entry in config.asgi),
         digest=digest,
         prices=prices,
@@ -130,7 +135,14 @@ def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease)
 
 
 def _place(
-    config: StackConfig, catalog: Catalog, lease: Lease, models: Models, prices: Prices
+    config: StackConfig,
+    catalog: Catalog,
+    lease: Lease,
+    models: Models,
+    prices: Prices,
+    *,
+    dialects: Mapping[str, Dialect],
+    detached: Detached,
 ) -> tuple[tuple[Placed, ...], dict[type, object]]:
     ports: dict[type, object] = {}
     kinds = [catalog.plugin(entry.name) for entry in (*config.stack, *config.watch)]
@@ -143,7 +155,18 @@ def _place(
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
         named = dict(config.stores)
-        setup = Setup(entry.name, lease, named, ports, prices=prices, models=models, workers=workers, policies=policies)
+        setup = Setup(
+            entry.name,
+            lease,
+            named,
+            ports,
+            prices=prices,
+            models=models,
+            workers=workers,
+            policies=policies,
+            dialects=dialects,
+            detached=detached,
+        )
         plugin = kind(entry.config, setup)
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, _condition(entry), watching))

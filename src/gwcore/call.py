@@ -15,7 +15,7 @@ from gwcore.reply import Reply
 from gwcore.usage import Cost, Usage
 from gwcore.wire.transport import Headers
 
-__all__ = ["Attempt", "Call", "Key", "Outcome", "Principal", "Target"]
+__all__ = ["Attempt", "CacheUse", "Call", "Key", "Outcome", "Principal", "Target"]
 
 T = TypeVar("T")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -74,6 +74,25 @@ class Principal:
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
 
 
+@dataclass(slots=True, frozen=True)
+class CacheUse:
+    """What a cache of the gateway did for a call.
+
+    Attributes:
+        status: ``hit``, ``miss``, ``bypass``; a cache may say more of a hit behind a slash (``hit/shared``).
+        age: seconds since a hit's answer was kept.
+        usage: of the answer kept: what was not consumed again.
+        saved: what that would have cost, where it is priced.
+        key: names the entry, for who may purge it; never sent to clients.
+    """
+
+    status: str
+    age: float | None = None
+    usage: Usage | None = None
+    saved: Cost | None = None
+    key: str | None = None
+
+
 @dataclass(slots=True)
 class Outcome:
     """How an exchange ended.
@@ -106,6 +125,7 @@ class Call:
         headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
         targets: what ``model`` may mean, in order.
         started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
+        cache: what a cache did for the call; ``None`` where none stands in its way.
         served: the attempt that answers, or the latest one.
         left: the client has gone, or the call is over: nobody reads any more.
         deadline: monotonic second at which the call ends, or ``None``.
@@ -116,6 +136,7 @@ class Call:
     __slots__ = (
         "_state",
         "attempts",
+        "cache",
         "client",
         "credentials",
         "deadline",
@@ -186,6 +207,7 @@ class Call:
         self.tags: frozenset[str] = frozenset()
         self.started = time.perf_counter()
         self.waited = 0.0
+        self.cache: CacheUse | None = None
         self.deadline: float | None = None
         self.left = False
         self.linger: Callable[[], float] | None = None
@@ -197,6 +219,28 @@ class Call:
             raise TypeError(f"{self.operation} has no JSON document")
         self.edited = True
         return self.document
+
+    def twin(self, id: str, reply: Reply) -> Call:  # noqa: A002 - the field's standard name
+        """The same request of the same principal once more, for :class:`gwcore.detached.Detached`; not yet attempted."""
+        made = Call(
+            id=id,
+            dialect=self.dialect,
+            route=self.route,
+            reply=reply,
+            headers=self.headers,
+            path=self.path,
+            query=self.query,
+            raw=self.raw,
+            document=None if self.document is None else dict(self.document),
+            params=self.params,
+            model=self.model,
+            stream=self.stream,
+            credentials=self.credentials,
+            client=self.client,
+        )
+        made.edited, made.principal, made.targets, made.tags = self.edited, self.principal, self.targets, self.tags
+        made._state = None if self._state is None else dict(self._state)  # noqa: SLF001 - its own class
+        return made
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that (lower-case) name."""

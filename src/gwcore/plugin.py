@@ -10,6 +10,8 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from gwcore.call import Attempt, Call, Key
+from gwcore.detached import Detached
+from gwcore.dialect import Dialect
 from gwcore.errors import BadConfig, MissingPort
 from gwcore.models import Models
 from gwcore.ports import AdminRoute
@@ -46,6 +48,8 @@ class Setup:
         models: what names mean in this stack.
         workers: the processes that serve this stack on this machine.
         policies: the ``Policy`` model of every plugin of the stack that has one, by name.
+        dialects: what is spoken here, by name.
+        detached: runs what no client waits for.
     """
 
     def __init__(
@@ -59,11 +63,15 @@ class Setup:
         models: Models = NO_MODELS,
         workers: Workers | None = None,
         policies: Mapping[str, type[BaseModel]] | None = None,
+        dialects: Mapping[str, Dialect] | None = None,
+        detached: Detached | None = None,
     ) -> None:
         self.plugin = plugin
         self.models = models
         self.workers = workers or Workers()
         self.policies = policies or {}
+        self.dialects = dialects or {}
+        self.detached = detached or Detached()
         self._lease = lease
         self._stores = stores
         self._ports = ports

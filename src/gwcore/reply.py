@@ -6,8 +6,8 @@ still be tried (``waiting``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from gwcore.wire.transport import Headers
@@ -30,6 +30,18 @@ class Gate(Protocol):
 
     def write(self, chunk: bytes) -> bytes:
         """What leaves in place of a piece of the body; ``b""`` is its end."""
+        ...
+
+
+class Tee(Protocol):
+    """What a layer puts beside a reply: it sees what leaves, as the layer's inner side wrote it."""
+
+    def commit(self, status: int, headers: Headers) -> None:
+        """Told just before a commit; may add to ``headers``."""
+        ...
+
+    def write(self, chunk: bytes) -> None:
+        """A piece of the body; ``b""`` is its end."""
         ...
 
 
@@ -71,12 +83,16 @@ class Reply:
         waiting: the head left with a keep-alive comment, and nothing else has.
     """
 
-    __slots__ = ("_extra", "_held", "_send", "before_commit", "gate", "last", "sent", "state", "status", "waiting")
+    __slots__ = (
+        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "gate", "last", "sent", "state", "status", "waiting"
+    )  # fmt: skip
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: Held | None = None
         self._extra: Headers | None = None
+        self._tee: Tee | None = None
+        self._beneath: Held | None = None
         self.state = IDLE
         self.status = 0
         self.sent = 0
@@ -118,6 +134,8 @@ class Reply:
         if self.gate is not None:
             self.gate.commit()
         held = self._held
+        if self._tee is not None and held is self._beneath:
+            self._tee.commit(status, headers)
         if held is not None:
             held.status, held.headers = status, headers
             return
@@ -146,6 +164,8 @@ class Reply:
             if not chunk:
                 return
         held = self._held
+        if self._tee is not None and chunk and held is self._beneath:
+            self._tee.write(chunk)
         if held is not None:
             held.body.append(chunk)
             return
@@ -160,6 +180,10 @@ class Reply:
         if self.gate is not None:
             chunk = (self.gate.write(chunk) if chunk else b"") + self.gate.write(b"")
         held = self._held
+        if self._tee is not None and held is self._beneath:
+            if chunk:
+                self._tee.write(chunk)
+            self._tee.write(b"")
         if held is not None:
             held.body.append(chunk)
             held.ended = True
@@ -178,6 +202,21 @@ class Reply:
         self.sent += len(frame)
         self.last = frame
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    @contextmanager
+    def record(self, tee: Tee) -> Iterator[None]:
+        """Let ``tee`` see what the inner side writes: ``with call.reply.record(tee): await inner(call)``.
+
+        What a layer further out holds and replaces is seen as it was written, what one further in holds as it was
+        released. One layer of a call records.
+        """
+        if self._tee is not None:
+            raise ReplyMisuse("record of a reply that is recorded")
+        self._tee, self._beneath = tee, self._held
+        try:
+            yield
+        finally:
+            self._tee = None
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Held]:

@@ -14,6 +14,7 @@ import structlog
 from gwcore.adminapi import AdminApp
 from gwcore.call import Call
 from gwcore.config import ServerConfig
+from gwcore.detached import Detached
 from gwcore.dispatch import Dispatch
 from gwcore.ingress import Ingress
 from gwcore.models import Models
@@ -63,6 +64,7 @@ class Stack:
     lease: Lease = field(repr=False)
     prices: Prices = field(default_factory=Prices, repr=False)
     admin: AdminApp | None = None
+    detached: Detached = field(default_factory=Detached, repr=False)
     asgi: tuple[Callable[[Any], Any], ...] = ()
     digest: str = ""
     inflight: int = 0
@@ -92,7 +94,7 @@ class Stack:
             self._idle.set()
 
     async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the stack's own, in seconds
-        """Wait until no call is inside, at most ``timeout`` seconds; then stop plugins and give resources back."""
+        """Wait until no call is inside, a client's or its own, at most ``timeout`` seconds each; then stop plugins and give resources back."""
         if self.inflight:
             self._idle = asyncio.Event()
             try:
@@ -100,6 +102,7 @@ class Stack:
             except TimeoutError:
                 pass
         try:
+            await self.detached.drain(timeout)
             await self._exit.aclose()
         finally:
             await self.lease.release()
