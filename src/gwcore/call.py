@@ -239,7 +239,7 @@ class Call:
             client=self.client,
         )
         made.edited, made.principal, made.targets, made.tags = self.edited, self.principal, self.targets, self.tags
-        made._state = None if self._state is None else dict(self._state)  # noqa: SLF001 - its own class
+        made._state = None if self._state is None else dict(self._state)
         return made
 
     def header(self, name: bytes) -> bytes | None:
