@@ -224,7 +224,7 @@ async def one_run(seed, store_url, mode, folder, kills=2):
                 # connections are not spread evenly: the first victim is the busiest, the second anyone
                 os.kill(max(victims, key=used) if kill == 0 else rng.choice(victims), signal.SIGKILL)
                 run.kills += 1
-        done, late = await asyncio.wait(clients, timeout=60)
+        _, late = await asyncio.wait(clients, timeout=60)
         stop.set()
         for task in late:
             task.cancel()

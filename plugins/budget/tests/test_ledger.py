@@ -292,7 +292,7 @@ async def test_two_connections_never_overspend(make_home):
 async def test_the_book_is_append_only(home):
     await do(home, reserve("r:1", 1, budget()))
     for statement in ("UPDATE budget_entry SET posted=1 RETURNING seq", "DELETE FROM budget_entry RETURNING seq"):
-        with pytest.raises(Exception, match="append only|StoreDown|IntegrityError"):
+        with pytest.raises(Exception, match=r"append only|StoreDown|IntegrityError"):
             await home.rows(statement)
     assert len(await home.rows("SELECT seq FROM budget_entry")) == 1
 

@@ -86,7 +86,7 @@ class LedgerMachine(RuleBasedStateMachine):
     make = None
 
     @initialize()
-    def open(self):
+    def begin(self):
         self.runner = asyncio.Runner()
         self.home = type(self).make()
         self.runner.run(self.home.open())
@@ -278,12 +278,12 @@ def sqlite_machine(tmp):
         def make():
             return SqliteHome(Sqlite.path, durable=False)
 
-        def open(self):
+        def begin(self):
             Sqlite.path = Path(tempfile.mkdtemp(dir=tmp)) / "book.db"
             shutil.copy(tmp / "empty.db", Sqlite.path)
-            super().open()
+            super().begin()
 
-        open = initialize()(open)
+        begin = initialize()(begin)
 
     return Sqlite
 
@@ -302,7 +302,7 @@ def test_postgres(postgres_url):
         def make():
             return PostgresHome(postgres_url)
 
-        def open(self):
+        def begin(self):
             async def clean():
                 home = PostgresHome(postgres_url)
                 await home.open()
@@ -310,9 +310,9 @@ def test_postgres(postgres_url):
                 await home.aclose()
 
             asyncio.run(clean())
-            super().open()
+            super().begin()
 
-        open = initialize()(open)
+        begin = initialize()(begin)
 
     run(Postgres)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -160,12 +161,15 @@ class RecordingSend:
             self.ended = not message.get("more_body", False)
 
 
+_NUMBERS = itertools.count(1)
+
+
 def call(text: str = "hi", *, stream: bool = False, model: str = "fake/m", **fields: Any) -> Call:
     """A call as the gateway would make it; ``call.reply`` writes into a :class:`RecordingSend` at ``sent(call)``."""
     document = {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}], **fields}
     dialect = FakeDialect()
     made = Call(
-        id="gw-test",
+        id=f"gw-test-{next(_NUMBERS)}",
         dialect=dialect,
         route=dialect.routes[0],
         reply=Reply(RecordingSend()),

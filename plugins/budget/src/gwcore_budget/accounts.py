@@ -20,6 +20,8 @@ Names = dict[str, str]
 """Scope → its id in this call."""
 
 Budgets = tuple[Budget, ...]
+Key = tuple[str | None, str, str]
+"""Of a call's models: as asked for, its upstream, the upstream's name of it."""
 
 
 class Accounts:
@@ -38,8 +40,8 @@ class Accounts:
         self._loose = [pair for pair in self._rules if pair[0].per in changing]
         self._fixed = [pair for pair in self._rules if pair[0].per not in changing]
         self._session = config.session_header.encode()
-        self._found: WeakKeyDictionary[Principal, dict[tuple[str | None, str, str], Budgets]] = WeakKeyDictionary()
-        self._open: dict[tuple[str | None, str, str], Budgets] = {}
+        self._found: WeakKeyDictionary[Principal, dict[Key, Budgets]] = WeakKeyDictionary()
+        self._open: dict[Key, Budgets] = {}
 
     def forget(self) -> None:
         """A plan has changed."""
@@ -59,7 +61,7 @@ class Accounts:
         if found is None:
             if len(cache) >= _CACHED:  # names of models are typed by clients
                 cache.clear()
-            found = cache[key] = self._merged(self._of_principal(principal, *key))
+            found = cache[key] = self._merged(self._of_principal(principal, key))
         if not self._loose:
             return found
         session = self.session_of(attempt)
@@ -68,7 +70,7 @@ class Accounts:
             self._by_rule(rule, window, name)
             for rule, window in self._loose
             for name in names[rule.per]
-            if (rule.of is None or rule.of == name) and _fits(rule.models, *key)
+            if (rule.of is None or rule.of == name) and _fits(rule.models, key)
         ]
         return self._merged([*found, *more])[:MOST_ACCOUNTS] if more else found
 
@@ -84,10 +86,8 @@ class Accounts:
         tags = attempt.call.tags | principal.tags if principal is not None else attempt.call.tags
         return sorted(tag[:_NAME] for tag in tags)
 
-    def _of_principal(
-        self, principal: Principal | None, asked: str | None, upstream: str, model: str
-    ) -> Iterable[Budget]:
-        names: dict[str, str | None] = {"global": "", "model": asked, "upstream": upstream}
+    def _of_principal(self, principal: Principal | None, key: Key) -> Iterable[Budget]:
+        names: dict[str, str | None] = {"global": "", "model": key[0], "upstream": key[1]}
         policies: Mapping[str, Any] = {}
         if principal is not None:
             member = f"{principal.team}/{principal.user}" if principal.team and principal.user else None
@@ -102,16 +102,13 @@ class Accounts:
             policies = principal.policies.get("budget", {})
         for rule, window in self._fixed:
             name = names.get(rule.per)
-            fits = (
-                name is not None and (rule.of is None or rule.of == name) and _fits(rule.models, asked, upstream, model)
-            )
-            if fits and name is not None:
+            if name is not None and (rule.of is None or rule.of == name) and _fits(rule.models, key):
                 yield self._by_rule(rule, window, name[:_NAME])
         for scope, said in policies.items():
             name = names.get(scope)
             if name is not None:
                 policy = said if isinstance(said, BudgetPolicy) else BudgetPolicy.model_validate(said)
-                yield from self._by_policy(policy, scope, name[:_NAME], asked, upstream, model)
+                yield from self._by_policy(policy, scope, name[:_NAME], key)
 
     def _by_rule(self, rule: Rule, window: Window, name: str) -> Budget:
         some = ":" + ",".join(sorted(rule.models)) if rule.models else ""
@@ -126,33 +123,32 @@ class Accounts:
             unpriced=self._config.unpriced if rule.unpriced is None else rule.unpriced,
         )
 
-    def _by_policy(
-        self, policy: BudgetPolicy, scope: str, name: str, asked: str | None, upstream: str, model: str
-    ) -> Iterable[Budget]:
-        if policy.budget_id is not None and (plan := self._plan(policy.budget_id)) is not None:
-            policy = plan.model_copy(update=policy.model_dump(exclude_none=True, exclude={"model_max_budget", "budget_limits"})
-                                     | {k: v for k in ("model_max_budget", "budget_limits") if (v := getattr(policy, k)) is not None})  # fmt: skip
-        bonus, until = policy.bonus
-        if policy.max_budget is not None or policy.soft_budget is not None:
-            window = Window.parse(policy.budget_duration or "total", self._config.zone)
-            yield self._budget(scope, name, window, policy.max_budget, policy.soft_budget, bonus, until)
-        for one in policy.budget_limits or ():
-            window = Window.parse(one.window, self._config.zone)
-            yield self._budget(scope, name, window, one.limit, None, bonus, until)
-        for wanted, one in (policy.model_max_budget or {}).items():
-            if one.limit is not None and _fits([wanted], asked, upstream, model):
-                made = self._budget(
-                    scope, name, Window.parse(one.window, self._config.zone), one.limit, None, bonus, until
-                )
-                yield replace(made, id=f"{made.id}:{wanted}")
+    def planned(self, policy: BudgetPolicy) -> BudgetPolicy:
+        """The policy, with its plan's values where it says nothing itself."""
+        plan = None if policy.budget_id is None else self._plan(policy.budget_id)
+        if plan is None:
+            return policy
+        said = {name: value for name in BudgetPolicy.model_fields if (value := getattr(policy, name)) is not None}
+        return plan.model_copy(update=said)
 
-    def _budget(
-        self, scope: str, name: str, window: Window, limit: int | None, soft: int | None, bonus: int, until: int
-    ) -> Budget:
-        return Budget(
-            _id(scope, name, window), scope, name, window, limit, soft, bonus, until, self._config.on_short,
-            self._config.unpriced,
-        )  # fmt: skip
+    def _by_policy(self, policy: BudgetPolicy, scope: str, name: str, key: Key) -> Iterable[Budget]:
+        policy = self.planned(policy)
+        zone = self._config.zone
+
+        def budget(window: str, limit: int | None, soft: int | None = None) -> Budget:
+            bonus, until = policy.bonus
+            parsed = Window.parse(window, zone)
+            return Budget(_id(scope, name, parsed), scope, name, parsed, limit, soft, bonus, until,
+                          self._config.on_short, self._config.unpriced)  # fmt: skip
+
+        if policy.max_budget is not None or policy.soft_budget is not None:
+            yield budget(policy.budget_duration or "total", policy.max_budget, policy.soft_budget)
+        for one in policy.budget_limits or ():
+            yield budget(one.window, one.limit)
+        for wanted, one in (policy.model_max_budget or {}).items():
+            if one.limit is not None and _fits([wanted], key):
+                made = budget(one.window, one.limit)
+                yield replace(made, id=f"{made.id}:{wanted}")
 
     @staticmethod
     def _merged(budgets: Iterable[Budget]) -> Budgets:
@@ -174,16 +170,14 @@ def _id(scope: str, name: str, window: Window) -> str:
     return f"{scope}:{name}:{window.name}{zone}"
 
 
-def _fits(models: list[str], asked: str | None, upstream: str, model: str) -> bool:
-    if not models:
-        return True
-    names = {asked, model, f"{upstream}/{model}"} - {None}
-    for wanted in models:
-        prefix, star, suffix = wanted.partition("*")
-        for name in names:
-            assert name is not None
-            if name == wanted or (
-                star and len(name) >= len(prefix) + len(suffix) and name.startswith(prefix) and name.endswith(suffix)
-            ):
-                return True
-    return False
+def _fits(models: list[str], key: Key) -> bool:
+    asked, upstream, model = key
+    names = {name for name in (asked, model, f"{upstream}/{model}") if name is not None}
+    return not models or any(_matches(wanted, name) for wanted in models for name in names)
+
+
+def _matches(wanted: str, name: str) -> bool:
+    prefix, star, suffix = wanted.partition("*")
+    if not star:
+        return name == wanted
+    return len(name) >= len(prefix) + len(suffix) and name.startswith(prefix) and name.endswith(suffix)

@@ -38,7 +38,7 @@ _FREE = frozenset(
     ]
 )
 _CHAT = frozenset({"chat", "completions", "compact"})
-_INPUT_ONLY = frozenset({"embeddings", "batch_embeddings", "rerank"})
+_INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
 _ELSEWHERE = ("previous_response_id", "conversation", "prompt", "cachedContent", "container")
 """Members that stand for input the gateway does not see."""
@@ -61,7 +61,7 @@ _TOOLS = (Tool(b"web_search", "web_search"), Tool(b"google_search", "web_search"
 
 @dataclass(slots=True)
 class Bound:
-    """What to hold. Units are nano-USD × 10⁶.
+    """What to hold. Amounts in millionths of a nano-USD.
 
     Attributes:
         fixed: of input and fees. ``per_token``: of one token in every answer. ``tokens``: the longest answer.
@@ -116,13 +116,10 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int) -> Bound | Non
     if operation in _CHAT:
         fees = _tool_fees(call, card)
         return None if fixed is None or fees is None else _answers(call, card, tokens, fixed + fees, assumed)
-    if operation in _INPUT_ONLY:
-        searches = card.highest("rerank", tokens)
-        if operation == "rerank" and searches is not None:
-            return Bound(searches * _documents(call) + (fixed or 0))
-        return None if fixed is None else Bound(fixed)
     special = _SPECIAL.get(operation)
-    found = special(call, card, tokens) if special is not None else None
+    if special is None:
+        return None if fixed is None or operation not in _INPUT_ONLY else Bound(fixed)
+    found = special(call, card, tokens)
     return None if found is None else Bound(found + (fixed or 0))
 
 
@@ -209,10 +206,13 @@ def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int)
     return Bound(fixed, choices * max(known), length, cap, said=wanted is not None or most is not None)
 
 
-def _documents(call: Call) -> int:
-    """A search is charged per hundred documents."""
+def _rerank(call: Call, card: PriceCard, tokens: int) -> int | None:
+    """By the token, or by the search: one per hundred documents."""
+    each = card.highest("rerank", tokens)
+    if each is None:
+        return 0 if card.highest("input", tokens) is not None else None
     documents = (call.document or {}).get("documents")
-    return 1 + (len(documents) // 100 if isinstance(documents, list) else 0)
+    return each * (1 + (len(documents) // 100 if isinstance(documents, list) else 0))
 
 
 def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
@@ -242,6 +242,7 @@ def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:
 
 _SPECIAL: Mapping[str, Callable[[Call, PriceCard, int], int | None]] = {
     **dict.fromkeys(_IMAGES, _pictures),
+    "rerank": _rerank,
     "speech": _speech,
     "transcription": _transcript,
     "translation": _transcript,

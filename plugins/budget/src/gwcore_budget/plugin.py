@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
@@ -53,6 +53,33 @@ class Unpriced(BudgetExceeded):
 
     code = "model_unpriced"
     status = 400
+
+
+class Verdict(NamedTuple):
+    """How a hold ends: its state, the nano-USD that are posted, and why."""
+
+    state: int
+    amount: int
+    basis: str
+
+
+def judged(held: int | None, card: PriceCard | None, outcome: Outcome) -> Verdict:
+    """What an answered attempt costs. ``held``: nano-USD; ``None`` is unmetered."""
+    usage = outcome.usage
+    known = usage is not None and usage.billable
+    if outcome.error is not None:
+        # the stream ended with the upstream's own error: what it bills is not known
+        return Verdict(REAPED, 0, "committed")
+    if held is None:
+        return Verdict(POSTED, 0, "unmetered")
+    if card is None or usage is None or not known:
+        if held == 0:
+            return Verdict(POSTED, 0, "free")
+        return Verdict(REAPED, 0, "no price" if card is None else "no usage")
+    cost = card.charge(usage)
+    if cost.unpriced:
+        return Verdict(POSTED, max(cost.nano, held), "partly unpriced")
+    return Verdict(POSTED, cost.nano, "usage")
 
 
 class BudgetPlugin(Plugin):
@@ -257,40 +284,21 @@ class BudgetPlugin(Plugin):
         status = error.status if isinstance(error, GatewayError) else 0
         code = error.code if isinstance(error, GatewayError) else end.kind
         usage = attempt.meter.usage if attempt.meter is not None else None
-        state = VOIDED if end.money == "void" else REAPED
-        self._settle(ledger, ticket, attempt, state, 0, end.kind, _metered(attempt, usage, status, code))
+        verdict = Verdict(VOIDED if end.money == "void" else REAPED, 0, end.kind)
+        self._settle(ledger, ticket, attempt, verdict, _metered(attempt, usage, status, code))
 
     def _ended(
         self, ledger: Ledger, ticket: Ticket, attempt: Attempt, card: PriceCard | None, outcome: Outcome
     ) -> None:
-        usage = outcome.usage
         code = outcome.error.code if outcome.error is not None else None
-        metered = _metered(attempt, usage, outcome.status, code)
-        if outcome.error is not None:
-            # the stream ended with the upstream's own error: what it bills is not known
-            self._settle(ledger, ticket, attempt, REAPED, 0, "committed", metered)
-        elif ticket.amount is None:
-            self._settle(ledger, ticket, attempt, POSTED, 0, "unmetered", metered)
-        elif ticket.amount == 0 and (card is None or usage is None or not usage.billable):
-            self._settle(ledger, ticket, attempt, POSTED, 0, "free", metered)
-        elif card is None:
-            self._settle(ledger, ticket, attempt, REAPED, 0, "no price", metered)
-        elif usage is None or not usage.billable:
-            self._settle(ledger, ticket, attempt, REAPED, 0, "no usage", metered)
-        else:
-            cost = card.charge(usage)
-            if cost.unpriced:
-                self.counts["partly_unpriced"] += 1
-                worst = max(cost.nano, ticket.amount)
-                self._settle(ledger, ticket, attempt, POSTED, worst, "partly unpriced", metered)
-            else:
-                self._settle(ledger, ticket, attempt, POSTED, cost.nano, "usage", metered)
+        verdict = judged(ticket.amount, card, outcome)
+        if verdict.basis == "partly unpriced":
+            self.counts["partly_unpriced"] += 1
+        self._settle(ledger, ticket, attempt, verdict, _metered(attempt, outcome.usage, outcome.status, code))
 
-    def _settle(
-        self, ledger: Ledger, ticket: Ticket, attempt: Attempt, state: int, amount: int, basis: str, metered: Metered
-    ) -> None:
-        ledger.settle(ticket, state, amount, basis=basis, metered=metered)
-        if state == REAPED:
+    def _settle(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, verdict: Verdict, metered: Metered) -> None:
+        ledger.settle(ticket, verdict.state, verdict.amount, basis=verdict.basis, metered=metered)
+        if verdict.state == REAPED:
             self.counts["reaped"] += 1
         if attempt.call.get(self._lingers):
             attempt.call[self._lingers] = False

@@ -139,11 +139,14 @@ class Books:
     """For the daily sums and the outbox: (hold, its state, change of spend, 1 if the attempt is counted now, 0 for a
     correction)."""
 
-    def apply(self, op: Op) -> Result:  # noqa: PLR0911 - one return per operation
+    def apply(self, op: Op) -> Result:
         """One operation. Never raises for what the rows say."""
+        if isinstance(op, Reserve):
+            return self._reserve(op)
+        return self._change(op)
+
+    def _change(self, op: Settle | Shrink | Spent | GiveBack | Bury | Reset | Recall) -> Result:  # noqa: PLR0911 - one per operation
         match op:
-            case Reserve():
-                return self._reserve(op)
             case Settle():
                 return self._settle(op)
             case Shrink():
@@ -151,32 +154,20 @@ class Books:
             case Spent():
                 return self._spent(op)
             case GiveBack():
-                for account, amount in op.amounts:
-                    self._take_grant(op.worker, account, amount, "return")
-                return Done(VOIDED)
+                return self._returned(op)
             case Bury():
                 return self._bury(op)
             case Reset():
                 return self._reset(op)
             case Recall():
-                for budget in op.budgets:
-                    if row := self.budgets.get(budget):
-                        row.recall, row.changed = row.recall + 1, True
-                return Done(VOIDED)
+                return self._recall(op)
 
     # ── reserve ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _reserve(self, op: Reserve) -> Result:
-        if op.abandoned:
-            return Dropped()
-        known = self.holds.get(op.hold)
-        if known is not None:
-            if known.state == PENDING:
-                return Admitted(known.amount, known.accounts, now=self.now)
-            return Already(known.state, known.settled)
-        for charge in op.charges:
-            if not charge.period.start <= self.now < charge.period.end:
-                return Stale(self.now)
+        hindered = self._hindered(op)
+        if hindered is not None:
+            return hindered
         accounts = [self.current[charge.budget.id, charge.period.start] for charge in op.charges]
         if self.jump and any(account.id in self.fresh for account in accounts):
             return ClockJump(self.jump)
@@ -193,6 +184,22 @@ class Books:
         # what had to be cut to fit leaves nothing to grant
         if op.chunk and amount and amount == op.amount and (grants := self._grant(op, accounts, amount)):
             return Admitted(amount, grants=grants, now=self.now)
+        return self._hold(op, accounts, amount)
+
+    def _hindered(self, op: Reserve) -> Result | None:
+        """The answer to what needs no look at the money."""
+        if op.abandoned:
+            return Dropped()
+        known = self.holds.get(op.hold)
+        if known is not None:
+            if known.state == PENDING:
+                return Admitted(known.amount, known.accounts, now=self.now)
+            return Already(known.state, known.settled)
+        if any(not charge.period.start <= self.now < charge.period.end for charge in op.charges):
+            return Stale(self.now)
+        return None
+
+    def _hold(self, op: Reserve, accounts: list[Account], amount: int | None) -> Result:
         ids = tuple(account.id for account in accounts)
         held = amount or 0
         if held:
@@ -412,6 +419,17 @@ class Books:
             self.entries.append(Entry(name, (id_,), "burn", -part, part))
             self.turnover.append((hold, REAPED, part, 0))
         return Done(REAPED if op.burn else VOIDED, lost)
+
+    def _returned(self, op: GiveBack) -> Result:
+        for account, amount in op.amounts:
+            self._take_grant(op.worker, account, amount, "return")
+        return Done(VOIDED)
+
+    def _recall(self, op: Recall) -> Result:
+        for budget in op.budgets:
+            if row := self.budgets.get(budget):
+                row.recall, row.changed = row.recall + 1, True
+        return Done(VOIDED)
 
     def _reset(self, op: Reset) -> Result:
         row = self.budgets.get(op.budget)

@@ -1,8 +1,8 @@
-"""Escrow: spend within grants, without asking. ``posted + grants <= limit`` stands in the store; a worker can only spend
-inside its own.
+"""Escrow: spend within grants, without asking.
 
-A grant is a durable part of an account's pending money. A request is admitted when every one of its accounts has enough
-of a grant left; the journal has it before the first byte goes upstream; what came of it is written behind, in batches.
+``posted + grants <= limit`` stands in the store; a worker can only spend inside its own grants. A grant is a durable part
+of an account's pending money. A request is admitted when every one of its accounts has enough of a grant left; the
+journal has it before the first byte goes upstream; what came of it is written behind, in batches.
 """
 
 from __future__ import annotations

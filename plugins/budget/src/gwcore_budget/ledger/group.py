@@ -57,7 +57,8 @@ class Group:
         self.on_grants: Callable[[Reserve, Admitted], None] = lambda _op, _admitted: None
         self._on_event = on_event
         self._queue: deque[_Entry] = deque()
-        self._wake: asyncio.Event = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._still = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._inflight = 0
@@ -96,6 +97,13 @@ class Group:
     def backlog(self) -> int:
         """Operations not yet durable."""
         return len(self._queue) + self._inflight
+
+    async def flushed(self) -> bool:
+        """Wait until everything sent is durable: ``True``; or until the store is found down: ``False``."""
+        while self.backlog and not self.down:
+            self._still.clear()
+            await self._still.wait()
+        return not self.backlog
 
     def send(self, op: Op, done: Callable[[Result], None] | None = None) -> None:
         """Have it done, without waiting; only the end of the process can stop it. ``done`` is called when it is durable."""
@@ -154,6 +162,7 @@ class Group:
                 pause = min(1.0, pause * 2 or 0.02)
             finally:
                 self._inflight = 0
+                self._still.set()
             if pause:
                 await asyncio.sleep(pause)
 

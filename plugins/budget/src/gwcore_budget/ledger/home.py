@@ -65,7 +65,7 @@ class Home(Protocol):
         ...
 
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Read, or keep small books of one row, outside the ledger's transactions. Values are written ``$1``, ``$2`` …
+        """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 
         Raises ``StoreDown``.
         """
@@ -91,31 +91,32 @@ class Needs:
         """Of these operations."""
         needs = cls()
         for op in ops:
-            match op:
-                case Reserve():
-                    needs.holds.add(op.hold)
-                    for charge in op.charges:
-                        needs.budgets[charge.budget.id] = charge.budget
-                        needs.charges[charge.budget.id, charge.period.start] = charge
-                    if op.chunk:
-                        needs.workers.add(op.worker)
-                case Settle() | Shrink():
-                    needs.holds.add(op.hold)
-                case Spent():
-                    needs.holds.add(op.hold)
-                    needs.accounts.update(op.accounts)
-                    needs.workers.add(op.worker)
-                case GiveBack():
-                    needs.accounts.update(account for account, _ in op.amounts)
-                    needs.workers.add(op.worker)
-                case Bury():
-                    needs.workers.add(op.worker)
-                case Reset():
-                    needs.budgets.setdefault(op.budget, None)
-                case Recall():
-                    for budget in op.budgets:
-                        needs.budgets.setdefault(budget, None)
+            if isinstance(op, Reserve):
+                needs._reserve(op)
+            elif isinstance(op, Reset | Recall):
+                for budget in (op.budget,) if isinstance(op, Reset) else op.budgets:
+                    needs.budgets.setdefault(budget, None)
+            else:
+                needs._change(op)
         return needs
+
+    def _reserve(self, op: Reserve) -> None:
+        self.holds.add(op.hold)
+        for charge in op.charges:
+            self.budgets[charge.budget.id] = charge.budget
+            self.charges[charge.budget.id, charge.period.start] = charge
+        if op.chunk:
+            self.workers.add(op.worker)
+
+    def _change(self, op: Settle | Shrink | Spent | GiveBack | Bury) -> None:
+        if isinstance(op, Settle | Shrink | Spent):
+            self.holds.add(op.hold)
+        if isinstance(op, Spent | GiveBack | Bury):
+            self.workers.add(op.worker)
+        if isinstance(op, Spent):
+            self.accounts.update(op.accounts)
+        elif isinstance(op, GiveBack):
+            self.accounts.update(account for account, _ in op.amounts)
 
 
 def run(books: Books, ops: Sequence[Op]) -> list[Result]:

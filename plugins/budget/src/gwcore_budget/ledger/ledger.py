@@ -121,10 +121,8 @@ class Ledger:
         self.escrow.retire(self.group.now(), everything=True)
         try:
             async with asyncio.timeout(within):
-                while self.group.backlog and not self.group.down:
-                    await asyncio.sleep(0.005)
-            if not self.group.backlog:
-                await self.worker.leave(self.home)
+                if await self.group.flushed():
+                    await self.worker.leave(self.home)
         except (StoreDown, TimeoutError):
             _log.error("the ledger's store does not answer: another worker will settle what is left")
         self.escrow.journal.close()
@@ -167,7 +165,7 @@ class Ledger:
         until = time.monotonic() + wait
         tries = 0 if self.mode == "direct" else TRIES
         while True:
-            result = await self._ask(hold, amount, budgets, facts, least, expires)
+            result = await self._ask(hold, amount, budgets, facts, least, expires=expires)
             if isinstance(result, Admitted):
                 if not result.grants:
                     return self._ticket(Ticket(hold, result.amount, None))
@@ -179,18 +177,22 @@ class Ledger:
             if not isinstance(result, Short):
                 raise Unavailable(type(result).__name__)
             will_do = (amount or 0) if least is None else least
-            if result.posted + will_do > result.limit:
+            if result.posted + will_do > result.limit or not await self._room_may_come(budgets, tries, until):
                 raise Refused(result)
-            if tries:
-                # others' idle grants may be all that stands in the way
-                self.group.send(Recall(tuple(budget.id for budget in budgets)))
-                self.escrow.retire(self.group.now(), everything=not self.escrow.open)
-                tries -= 1
-                await asyncio.sleep(BETWEEN)
-            elif time.monotonic() < until:
-                await self._somebody_settles(min(0.1, until - time.monotonic()))
-            else:
-                raise Refused(result)
+            tries -= 1
+
+    async def _room_may_come(self, budgets: Sequence[Budget], tries: int, until: float) -> bool:
+        """Only held money stands in the way: wait for some of it. ``False`` when there is nothing more to wait for."""
+        if tries > 0:
+            # others' idle grants may be all there is
+            self.group.send(Recall(tuple(budget.id for budget in budgets)))
+            self.escrow.retire(self.group.now(), everything=not self.escrow.open)
+            await asyncio.sleep(BETWEEN)
+        elif time.monotonic() < until:
+            await self._somebody_settles(min(0.1, until - time.monotonic()))
+        else:
+            return False
+        return True
 
     async def _somebody_settles(self, within: float) -> None:
         self._settled.clear()
@@ -216,7 +218,7 @@ class Ledger:
         return ticket
 
     async def _ask(
-        self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, expires: int
+        self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, *, expires: int
     ) -> Result:
         result: Result = Stale(0)
         for _ in range(4):
@@ -296,7 +298,7 @@ class Ledger:
                 continue
             names = list(grants)
             places = ",".join(f"${n}" for n in range(1, len(names) + 1))
-            query = f"SELECT id, recall, generation FROM budget_budget WHERE id IN ({places})"  # noqa: S608 - places
+            query = f"SELECT id, recall, generation FROM budget_budget WHERE id IN ({places})"
             try:
                 rows = {row[0]: (row[1], row[2]) for row in await self.home.rows(query, *names)}
             except StoreDown:

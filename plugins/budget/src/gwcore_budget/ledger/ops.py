@@ -210,8 +210,9 @@ class Granted(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Admitted:
-    """The money is held, durably. ``amount`` may be less than asked, down to ``least``; with ``grants`` nothing is held:
-    spend within them.
+    """The money is held, durably.
+
+    ``amount`` may be less than asked, down to ``least``. With ``grants`` nothing is held: spend within them.
     """
 
     amount: int | None

@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL: one connection per worker writes, two read. Time is the server's.
 
-Rows are locked in one order everywhere – budgets, holds, daily sums, each by id – so batches of many workers wait for one
+Rows are locked in one order everywhere (budgets, holds, daily sums, each by id), so batches of many workers wait for one
 another and never deadlock.
 """
 

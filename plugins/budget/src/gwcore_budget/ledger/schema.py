@@ -147,10 +147,10 @@ FORBID = {
         for verb in ("update", "delete")
     ],
     "postgresql": [
-        "CREATE OR REPLACE FUNCTION budget_entry_forbid() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'budget_entry is append only'; END $$",
-        "CREATE OR REPLACE TRIGGER budget_entry_forbid BEFORE UPDATE OR DELETE ON budget_entry "
-        "FOR EACH ROW EXECUTE FUNCTION budget_entry_forbid()",
+        """CREATE OR REPLACE FUNCTION budget_entry_forbid() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'budget_entry is append only'; END $$""",
+        """CREATE OR REPLACE TRIGGER budget_entry_forbid BEFORE UPDATE OR DELETE ON budget_entry
+        FOR EACH ROW EXECUTE FUNCTION budget_entry_forbid()""",
     ],
 }
 """The book is append only: statements per dialect that make the database refuse anything else."""

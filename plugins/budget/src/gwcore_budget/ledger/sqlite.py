@@ -158,18 +158,18 @@ class SqliteHome:
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
         books = Books(now, jump)
         if needs.holds:
-            query = f"SELECT {_HOLD} FROM budget_hold WHERE id {_IN}"  # noqa: S608 - constant columns
+            query = f"SELECT {_HOLD} FROM budget_hold WHERE id {_IN}"
             for row in db.execute(query, (_list(needs.holds),)):
                 hold = books.holds[row[0]] = hold_from(row)
                 needs.accounts.update(hold.accounts)
         if needs.workers:
-            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker {_IN}"  # noqa: S608
+            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker {_IN}"
             for worker, account, amount in db.execute(query, (_list(needs.workers),)):
                 books.grants[worker, account] = amount
                 needs.accounts.add(account)
         self._budgets(db, needs, books)
         if needs.accounts:
-            query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id {_IN}"  # noqa: S608
+            query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id {_IN}"
             for row in db.execute(query, (_list(needs.accounts),)):
                 books.accounts[row[0]] = Account(*row)
         for (budget, start), charge in needs.charges.items():
@@ -180,7 +180,7 @@ class SqliteHome:
     def _budgets(self, db: sqlite3.Connection, needs: Needs, books: Books) -> None:
         if not needs.budgets:
             return
-        query = f"SELECT id, generation, recall FROM budget_budget WHERE id {_IN}"  # noqa: S608
+        query = f"SELECT id, generation, recall FROM budget_budget WHERE id {_IN}"
         for id_, generation, recall in db.execute(query, (_list(needs.budgets),)):
             books.budgets[id_] = BudgetRow(id_, generation, recall)
         for id_, budget in needs.budgets.items():
@@ -193,7 +193,7 @@ class SqliteHome:
 
     def _current(self, db: sqlite3.Connection, books: Books, budget: str, start: int, since: int) -> None:
         generation = books.budgets[budget].generation
-        query = f"SELECT {_ACCOUNT} FROM budget_account WHERE budget=? AND generation=? AND start>=? AND start<=?"  # noqa: S608
+        query = f"SELECT {_ACCOUNT} FROM budget_account WHERE budget=? AND generation=? AND start>=? AND start<=?"
         slices = []
         for row in db.execute(query, (budget, generation, since, start)):
             account = books.accounts.setdefault(row[0], Account(*row))
@@ -218,11 +218,11 @@ class SqliteHome:
         )
         holds = books.holds.values()
         db.executemany(
-            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({','.join('?' * len(HOLD_COLUMNS))})",  # noqa: S608
+            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({','.join('?' * len(HOLD_COLUMNS))})",
             [hold_row(hold) for hold in holds if hold.new],
         )
         db.executemany(
-            f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?",  # noqa: S608
+            f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?",
             [(*row[1:], row[0]) for row in (hold_row(hold) for hold in holds if hold.changed and not hold.new)],
         )
         db.executemany(
@@ -256,6 +256,6 @@ def _fold(table: str, keys: Sequence[str]) -> str:
     names = (*keys, *SUMS)
     sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
     return (
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "  # noqa: S608
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
     )

@@ -9,8 +9,7 @@ from typing import Any
 import orjson
 
 from gwcore_budget.ledger.home import Home
-
-_OPEN_FOR = 90_000
+from gwcore_budget.ledger.ops import PENDING, STATES
 
 
 @dataclass(slots=True)
@@ -26,7 +25,7 @@ class Report:
 
 
 async def verify(home: Home) -> Report:
-    """Check I1–I3, I12 and the daily sums.
+    """Check I1 to I3, I12 and the daily sums.
 
     Reads in one statement per table, each a consistent snapshot in itself; what a worker commits between two of them is
     read again before it is called a problem.
@@ -40,8 +39,8 @@ async def verify(home: Home) -> Report:
 
 
 _SNAPSHOT = """
-SELECT 'account', id, posted, pending, excess, coalesce(lim, -1), budget FROM budget_account
-UNION ALL SELECT 'hold', state, coalesce(amount, -1), coalesce(settled, 0), expires, CASE WHEN amount IS NULL THEN 1 ELSE 0 END, accounts FROM budget_hold
+SELECT 'account', id, posted, pending, excess, 0, budget FROM budget_account
+UNION ALL SELECT 'hold', state, coalesce(amount, -1), coalesce(settled, 0), 0, CASE WHEN amount IS NULL THEN 1 ELSE 0 END, accounts FROM budget_hold
 UNION ALL SELECT 'grant', account, amount, 0, 0, 0, worker FROM budget_grant
 UNION ALL SELECT 'entry', 0, pending, posted, 0, 0, accounts FROM budget_entry
 UNION ALL SELECT 'daily', 0, spend, attempts, 0, 0, day FROM budget_daily
@@ -49,52 +48,73 @@ UNION ALL SELECT 'daily', 0, spend, attempts, 0, 0, day FROM budget_daily
 
 
 async def _once(home: Home) -> Report:
-    report = Report()
-    accounts: dict[int, tuple[Any, ...]] = {}
-    pending: Counter[int] = Counter()
-    posted: Counter[int] = Counter()
-    moved: Counter[int] = Counter()
-    spent: Counter[int] = Counter()
-    states: Counter[int] = Counter()
-    settled = daily = 0
-    for kind, a, b, c, d, e, text in await home.rows(_SNAPSHOT):
+    tally = _Tally()
+    for row in await home.rows(_SNAPSHOT):
+        tally.add(row)
+    return tally.report()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums of one snapshot, by account id."""
+
+    accounts: dict[int, tuple[int, int, int, str]] = field(default_factory=dict)
+    pending: Counter[int] = field(default_factory=Counter)
+    posted: Counter[int] = field(default_factory=Counter)
+    moved: Counter[int] = field(default_factory=Counter)
+    spent: Counter[int] = field(default_factory=Counter)
+    states: Counter[int] = field(default_factory=Counter)
+    settled: int = 0
+    daily: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """One row of the snapshot."""
+        kind, key, first, second, third, unmetered, text = row
         if kind == "account":
-            accounts[a] = (b, c, d, e, text)
+            self.accounts[key] = (first, second, third, text)
         elif kind == "hold":
-            states[a] += 1
-            settled += c
-            for account in orjson.loads(text):
-                if a == 0:
-                    pending[account] += max(0, b)
-                else:
-                    posted[account] += c
-            if b < 0 and not e:
-                report.problems.append(f"I12: a hold with amount {b}")
+            self._hold(key, first, second, unmetered, orjson.loads(text))
         elif kind == "grant":
-            pending[a] += b
+            self.pending[key] += first
         elif kind == "entry":
             for account in orjson.loads(text):
-                moved[account] += b
-                spent[account] += c
+                self.moved[account] += first
+                self.spent[account] += second
         else:
-            daily += b
-    for id_, (is_posted, is_pending, over, limit, budget) in accounts.items():
-        name = f"account {id_} ({budget})"
-        if is_pending != pending[id_]:
-            report.problems.append(f"I2: {name}: pending {is_pending}, holds and grants {pending[id_]}")
-        if is_posted != posted[id_]:
-            report.problems.append(f"I2: {name}: posted {is_posted}, holds {posted[id_]}")
-        if (moved[id_], spent[id_]) != (is_pending, is_posted):
-            report.problems.append(f"I3: {name}: entries sum to {moved[id_]} pending and {spent[id_]} posted")
-        if is_posted < 0 or is_pending < 0:
-            report.problems.append(f"I12: {name}: a negative amount")
-        report.posted, report.pending, report.over = (
-            report.posted + is_posted,
-            report.pending + is_pending,
-            report.over + over,
+            self.daily += first
+
+    def _hold(self, state: int, amount: int, settled: int, unmetered: int, accounts: list[int]) -> None:
+        self.states[state] += 1
+        self.settled += settled
+        if amount < 0 and not unmetered:
+            self.problems.append(f"I12: a hold with amount {amount}")
+        for account in accounts:
+            if state == PENDING:
+                self.pending[account] += max(0, amount)
+            else:
+                self.posted[account] += settled
+
+    def report(self) -> Report:
+        """What does not agree."""
+        for id_, (posted, pending, _, budget) in self.accounts.items():
+            name = f"account {id_} ({budget})"
+            if pending != self.pending[id_]:
+                self.problems.append(f"I2: {name}: pending {pending}, holds and grants {self.pending[id_]}")
+            if posted != self.posted[id_]:
+                self.problems.append(f"I2: {name}: posted {posted}, holds {self.posted[id_]}")
+            if (self.moved[id_], self.spent[id_]) != (pending, posted):
+                moved, spent = self.moved[id_], self.spent[id_]
+                self.problems.append(f"I3: {name}: entries sum to {moved} pending and {spent} posted")
+            if min(posted, pending) < 0:
+                self.problems.append(f"I12: {name}: a negative amount")
+        if self.settled != self.daily:
+            self.problems.append(f"daily sums say {self.daily}, settled holds {self.settled}")
+        return Report(
+            accounts=len(self.accounts),
+            holds={name: self.states[state] for state, name in enumerate(STATES)},
+            posted=sum(row[0] for row in self.accounts.values()),
+            pending=sum(row[1] for row in self.accounts.values()),
+            over=sum(row[2] for row in self.accounts.values()),
+            problems=self.problems,
         )
-    if settled != daily:
-        report.problems.append(f"daily sums say {daily}, settled holds {settled}")
-    report.accounts = len(accounts)
-    report.holds = {name: states[state] for state, name in enumerate(("pending", "posted", "voided", "reaped"))}
-    return report
