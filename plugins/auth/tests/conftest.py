@@ -1,12 +1,10 @@
-"""A whole gateway with auth on a port, its admin API, and plugins that only have policies."""
+"""A whole gateway with auth on a port, its admin API, beside the plugins whose policies it keeps."""
 
 import secrets
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx2
 import pytest
-from pydantic import BaseModel, ConfigDict
 
 from gwcore.catalog import Catalog
 from gwcore.gateway import Gateway
@@ -14,33 +12,15 @@ from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
-from gwcore.units import Money
 
 ADMIN = secrets.token_hex(32)
 CHAT = b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"hi"}}]}'
 
 
-class BudgetPolicy(BaseModel):
-    """What a budget plugin would accept."""
-
-    model_config = ConfigDict(extra="forbid")
-    max_budget: Money | None = None
-    soft_budget: Money | None = None
-    budget_duration: str | None = None
-    model_max_budget: dict[str, Any] | None = None
-    temp_budget_increase: Money | None = None
-
-
-class RatePolicy(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    rpm_limit: int | None = None
-    tpm_limit: int | None = None
-    max_parallel_requests: int | None = None
-
-
 class Sees(Plugin):
     """Remembers the principals that pass."""
 
+    name = "sees"
     seen: list = []
 
     def call_layer(self, inner):
@@ -51,20 +31,10 @@ class Sees(Plugin):
         return sees
 
 
-class Budget(Sees):
-    name = "budget"
-    Policy = BudgetPolicy
-
-
-class RateLimit(Plugin):
-    name = "ratelimit"
-    Policy = RatePolicy
-
-
 class Installed:
     @hookimpl
     def gwcore_plugins(self):
-        return [Budget, RateLimit]
+        return [Sees]
 
 
 class Api:
@@ -106,10 +76,10 @@ def stack_text(upstream, *, store=None, auth="", extra="", models=""):
     stores = f"stores: {{book: '{store}'{extra}}}\n" if store else ""
     return (
         f"gwcore: 1\n{stores}"
-        f"upstreams:\n  up: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary}}\n"
-        f"  other: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary}}\n"
+        f"upstreams:\n  up: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary, prices: {{'*': free}}}}\n"
+        f"  other: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary, prices: {{'*': free}}}}\n"
         f"models: {{m: up/m, n: up/n, {models}'*': pass}}\n"
-        f"stack:\n  - auth: {{admin_key: {ADMIN}, {auth}}}\n  - ratelimit: {{}}\n  - budget: {{}}\n"
+        f"stack:\n  - auth: {{admin_key: {ADMIN}, {auth}}}\n  - ratelimit\n  - budget\n  - sees\n"
     )
 
 

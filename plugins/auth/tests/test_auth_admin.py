@@ -248,7 +248,6 @@ async def test_customers(api):
         ({"organization_id": "nobody"}, 404, "Organization not found"),
         ({"policies": {"rules": {"a": 1}}}, 400, "rules"),
         ({"policies": {"budget": {"max_bugdet": 1}}}, 400, "max_bugdet"),
-        ({"tpd_limit": 5}, 400, "tpd_limit"),
         ({"key": "sk-1234"}, 400, "example"),
         ({"key": "sk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}, 400, "repeats"),
         ({"key": "Qw3rTy7uIoPaZxCvBnM9kLjHgFdSa2XyZw"}, 400, "sk-"),

@@ -1,4 +1,4 @@
-"""I3: each role × each writing address × each field of its body; nothing grants more than the caller holds.
+"""I3: each role by each writing address by each field of its body; nothing grants more than the caller holds.
 
 Generated from the route table: every field gets a value that would raise somebody's rights. After each request the tables are
 compared: whatever the answer was, nothing of others may have changed, and nothing of the caller's may have grown.
@@ -71,7 +71,7 @@ async def snapshot(api):
         for table in (KEY, SECRET, TEAM, USER, ORGANISATION, MEMBER, LEADER):
             for row in (await sql.execute(select(table))).mappings():
                 values = {k: v for k, v in row.items() if k not in {"updated_at", "updated_by"}}
-                found[(table.name, *(row[c] for c in table.primary_key.columns.keys()))] = values
+                found[(table.name, *(row[c] for c in (column.name for column in table.primary_key)))] = values
         return found
 
 
@@ -164,7 +164,9 @@ def requests(api, me, victim):
         must = {
             name: OWN[name]
             for name in OWN
-            if name in fields and (fields[name].is_required() or name in {"key", "user_id", "user_email"})
+            if name in fields
+            # where an id may be left out, it says what is meant; in the body of a key it would be a change of its owner
+            and (fields[name].is_required() or name == "key" or (name == "user_id" and not path.startswith("/key/")))
         }
         if path == "/key/generate":
             must = {}
