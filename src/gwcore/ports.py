@@ -40,6 +40,21 @@ class Caller:
     member_of: frozenset[str] = frozenset()
     key: str | None = None
 
+    @property
+    def reach(self) -> Mapping[str, frozenset[str]] | None:
+        """Whose records the caller may read, ids by scope (as in ``Principal.policies``); ``None``: everybody's.
+
+        A record (a ledger row, a day's spend) is the caller's when any of its scopes is. Where nothing is, nothing is.
+        """
+        if self.role in {"admin", "viewer"}:
+            return None
+        return {
+            "key": frozenset({self.key} if self.key else ()),
+            "user": frozenset({self.user} if self.user else ()),
+            "team": self.teams,
+            "organisation": self.organisations,
+        }
+
 
 @dataclass(slots=True)
 class AdminCall:
@@ -89,6 +104,24 @@ class Authority(Protocol):
 
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:
         """Whether the caller may do this with these fields. Raises ``Forbidden``."""
+        ...
+
+
+class Directory(Protocol):
+    """What the ids in a call's principal are called, for those who report on them."""
+
+    def key_id(self, text: str) -> str:
+        """The id of a virtual key, from the key itself or from its id; never looks into a store.
+
+        An id need not exist: what nobody knows has no records. A text that looks like a key and is none gives ``""``.
+        """
+        ...
+
+    async def aliases(self, scope: str, ids: Iterable[str]) -> Mapping[str, str]:
+        """Names for humans by id; ids without one, or unknown, are absent. Raises ``StoreUnavailable``.
+
+        ``scope``: key, user, team, organisation or end_user.
+        """
         ...
 
 

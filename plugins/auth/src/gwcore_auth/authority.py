@@ -57,12 +57,14 @@ class Callers:
             member_of = frozenset({who.team} if who.team else ())
             return KnownCaller("key", who.id, member_of=member_of, key=who.id, grant=grant)
         memberships = await self.book.members(user_id=who.user)
-        leads = await self.book.leaders(user_id=who.user)
+        # who only reads leads nothing, whatever a team says
+        leads = await self.book.leaders(user_id=who.user) if role == "user" else []
+        leading = memberships if role == "user" else []
         return KnownCaller(
             role,
             who.id,
             user=who.user,
-            teams=frozenset(m["team_id"] for m in memberships if m["role"] == "admin"),
+            teams=frozenset(m["team_id"] for m in leading if m["role"] == "admin"),
             organisations=frozenset(m["organisation_id"] for m in leads if m["role"] == "org_admin"),
             member_of=frozenset(m["team_id"] for m in memberships),
             key=None if token else who.id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +124,7 @@ class Book:
         self.secrets = secrets
         self.changed: Callable[[Iterable[tuple[str, str]]], None] = lambda _: None
         self.failing: Callable[[], bool] = lambda: False
+        self._changing: ContextVar[AsyncConnection | None] = ContextVar("auth_change", default=None)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,22 +137,37 @@ class Book:
         table = THINGS[kind]
         return await self.one(select(table).where(table.c.id == id))
 
+    async def some(self, kind: str, ids: Sequence[str]) -> list[Row]:
+        """Things by id; those that are not known are absent."""
+        declared = [row for (what, id_), row in self.declared.items() if what == kind and id_ in ids]
+        table = THINGS[kind]
+        return [*await self.all(select(table).where(table.c.id.in_(ids))), *declared]
+
     def _ask(self) -> None:
         """While the store is known not to answer, nobody waits for it in vain."""
         if self.failing():
             raise StoreUnavailable("the gateway's store does not answer", retry_after=1)
 
-    async def one(self, query: Select[Any]) -> Row | None:
-        """The first row."""
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """Inside :meth:`change` its own connection: what it decides on is what it changes."""
+        changing = self._changing.get()
+        if changing is not None:
+            yield changing
+            return
         self._ask()
         async with reading(self.store) as sql:
+            yield sql
+
+    async def one(self, query: Select[Any]) -> Row | None:
+        """The first row."""
+        async with self._reading() as sql:
             found = (await sql.execute(query)).mappings().first()
         return dict(found) if found is not None else None
 
     async def all(self, query: Select[Any]) -> list[Row]:
         """Every row."""
-        self._ask()
-        async with reading(self.store) as sql:
+        async with self._reading() as sql:
             return [dict(row) for row in (await sql.execute(query)).mappings()]
 
     async def secret(self, id: str) -> Row | None:  # noqa: A002 - the field's standard name
@@ -187,8 +204,7 @@ class Book:
         page_of_declared = declared[first : first + size]
         skip, take = max(0, first - len(ours)), size - len(page_of_declared)
         query = select(table).where(*where).order_by(table.c.created_at.desc(), table.c.id).limit(take).offset(skip)
-        self._ask()
-        async with reading(self.store) as sql:
+        async with self._reading() as sql:
             total = (await sql.execute(select(func.count()).select_from(table).where(*where))).scalar_one()
             rows = [dict(row) for row in (await sql.execute(query)).mappings()] if take else []
         return [*page_of_declared, *rows], len(ours) + int(total)
@@ -214,12 +230,19 @@ class Book:
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Change]:
-        """One transaction. When it is committed, this worker knows at once and the others by the feed."""
+        """One transaction, in which this book's reads see what it changes; everything that decides on it belongs inside.
+
+        When it is committed, this worker knows at once and the others by the feed.
+        """
         async with writing(self.store) as sql:
             # first of all, and held to the end: writers form a line, so numbers become visible in their order
             await sql.execute(_LOCK)
             change = Change(sql)
-            yield change
+            token = self._changing.set(sql)
+            try:
+                yield change
+            finally:
+                self._changing.reset(token)
             await self._note(sql, list(change.subjects))
         self.changed(change.subjects)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from gwcore.call import Attempt, Call, Outcome, Principal
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
 from gwcore.plugin import Plugin, Setup
-from gwcore.ports import AdminCall, AdminRoute, Authority, Caller
+from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Directory
 from gwcore.service import Service
 from gwcore.sql import migrate
 from gwcore_auth import policy
@@ -35,6 +35,13 @@ _END_USER_HEADERS = frozenset({b"x-gwcore-end-user", b"x-litellm-end-user-id", b
 _MAX_END_USER = 256
 
 
+class Admitted(NamedTuple):
+    """A call's grant, and the state of knowledge it is of."""
+
+    grant: Grant
+    epoch: int
+
+
 class Auth(Plugin):
     """Virtual keys, tokens and the admin key as credentials; the admin API's Authority.
 
@@ -45,7 +52,7 @@ class Auth(Plugin):
     name = "auth"
     Config = AuthConfig
     identifies = True
-    offers = (Authority,)
+    offers = (Authority, Directory)
 
     def __init__(self, config: AuthConfig, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -62,14 +69,15 @@ class Auth(Plugin):
         self.feed = Feed(self.book, self._changed, refresh=config.refresh, ttl=config.ttl, push=push)
         self.book.failing = lambda: self.feed.failing
         self.book.changed = self._wrote
-        self.grant_key = setup.key("grant", Grant)
+        self.grant_key = setup.key("grant", Admitted)
         self._loading: dict[bytes, asyncio.Task[Grant | None]] = {}
         self._pushes: set[asyncio.Task[None]] = set()
         self._end_users = bool(config.blocked.end_users)
         self._proxies = networks_of(config.trusted_proxies)
         self._barred = networks_of(config.blocked.networks)
         self._callers = Callers(self.book, self.identify, self.tokens)
-        self._admin = routes_of(Desk(self.book, self.pepper, setup))
+        self._desk = Desk(self.book, self.pepper, setup)
+        self._admin = routes_of(self._desk)
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -117,28 +125,32 @@ class Auth(Plugin):
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
         """Say who calls, or refuse."""
-        grants, derived, feed, key = self.cache.grants, self.cache.for_end_user, self.feed, self.grant_key
-        by_end_user: bool = self.config.end_users
+        cache, key = self.cache, self.grant_key
 
         async def auth(call: Call) -> Outcome:
-            credentials = call.credentials
-            digest = b""
-            if len(credentials) == 1 and not self.config.open:
-                digest = sha256(credentials[0].encode()).digest()
-                found = grants.get(digest)
-                if found is None or time.monotonic() >= feed.good_until:
-                    found = await self._admit(credentials[0], digest)
-            else:
-                found = await self._unusual(call)
-            if by_end_user and (end_user := end_user_of(call)) is not None:
-                made = derived.get((digest, end_user)) if digest else None
-                found = made or await self._for_end_user(found, digest, end_user)
+            epoch = cache.epoch
+            found = await self._found(call)
             self._check(call, found)
             call.principal = found.principal
-            call[key] = found
+            call[key] = Admitted(found, epoch)
             return await inner(call)
 
         return auth
+
+    async def _found(self, call: Call) -> Grant:
+        credentials = call.credentials
+        digest = b""
+        if len(credentials) == 1 and not self.config.open:
+            digest = sha256(credentials[0].encode()).digest()
+            found = self.cache.grants.get(digest)
+            if found is None or time.monotonic() >= self.feed.good_until:
+                found = await self._admit(credentials[0], digest)
+        else:
+            found = await self._unusual(call)
+        if self.config.end_users and (end_user := end_user_of(call)) is not None:
+            made = self.cache.for_end_user.get((digest, end_user)) if digest else None
+            found = made or await self._for_end_user(found, digest, end_user)
+        return found
 
     def _check(self, call: Call, grant: Grant) -> None:
         client = call.client
@@ -191,13 +203,16 @@ class Auth(Plugin):
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
         """Whether this target may be tried: so a router's fallback is authorised too."""
-        key, models = self.grant_key, self.setup.models
+        cache, key, models = self.cache, self.grant_key, self.setup.models
 
         async def auth(attempt: Attempt) -> Outcome:
             call = attempt.call
-            grant = call.get(key)
-            if grant is None:
+            admitted = call.get(key)
+            if admitted is None:
                 raise Unauthenticated(UNKNOWN)
+            grant = admitted.grant
+            if admitted.epoch != cache.epoch or grant.until is not None:
+                grant = await self._still(call)
             if grant.rules:
                 asked = models.resolve(call.model) if call.model is not None else ()
                 grant.permit(attempt, asked)
@@ -205,10 +220,18 @@ class Auth(Plugin):
 
         return auth
 
+    async def _still(self, call: Call) -> Grant:
+        """The grant again: a call that queued, or tries its third target, may have been revoked in the meantime."""
+        epoch = self.cache.epoch
+        grant = await self._found(call)
+        grant.check(call, time.time(), self._client(call) if grant.networks else None)
+        call[self.grant_key] = Admitted(grant, epoch)
+        return grant
+
     def visible(self, call: Call, model: str) -> bool:
         """Only what the credential may use."""
-        grant = call.get(self.grant_key)
-        return grant is not None and all(rule.allows(model) for rule in grant.rules)
+        admitted = call.get(self.grant_key)
+        return admitted is not None and all(rule.allows(model) for rule in admitted.grant.rules)
 
     # ── the cold path ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -282,6 +305,14 @@ class Auth(Plugin):
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:
         """The table of :mod:`gwcore_auth.policy`."""
         policy.permit(route.permission, call)
+
+    def key_id(self, text: str) -> str:
+        """See :class:`gwcore.ports.Directory`."""
+        return self._desk.ids_of([text])[0]
+
+    async def aliases(self, scope: str, ids: Iterable[str]) -> Mapping[str, str]:
+        """See :class:`gwcore.ports.Directory`."""
+        return {row["id"]: row["alias"] for row in await self.book.some(scope, list(ids)) if row["alias"]}
 
     def explain(self, call: Call) -> str | None:
         """Who may make this call."""

@@ -11,14 +11,17 @@ from typing import Any
 
 import jwt
 import structlog
-from jwt import PyJWKClient
 
 from gwcore.errors import StoreUnavailable, Unauthenticated
 from gwcore_auth.config import JwtConfig
 
 _log = structlog.get_logger("gwcore.auth")
 _TIMEOUT = 5.0
+_FRESH = 300.0
+"""Seconds after which the provider's keys are asked for again: so long does a key live that it takes back."""
 _ASK_AGAIN = 10.0
+"""Seconds between two requests to the provider, whatever clients send: key ids that nobody knows cost it nothing."""
+_LARGEST = 1 << 20
 _REFUSED = "Authentication Error, this token is not accepted."
 
 
@@ -32,8 +35,7 @@ class Tokens:
 
     def __init__(self, config: JwtConfig) -> None:
         self.config = config
-        self._keys: PyJWKClient | None = None
-        self._asked = -_ASK_AGAIN
+        self._keys = _KeySet(config)
 
     async def claims(self, token: str) -> Mapping[str, Any]:
         """The claims of a valid token.
@@ -44,10 +46,10 @@ class Tokens:
         """
         config = self.config
         try:
-            if config.public_key is not None:
-                key: Any = config.public_key
-            else:
-                key = await asyncio.to_thread(self._key_for, token)
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in config.algorithms:
+                raise jwt.InvalidAlgorithmError
+            key: Any = config.public_key or await self._keys.get(header.get("kid"))
             return jwt.decode(
                 token,
                 key,
@@ -57,40 +59,61 @@ class Tokens:
                 leeway=config.leeway,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except jwt.PyJWKClientConnectionError as error:
-            _log.error("the identity provider's keys cannot be had", error=type(error).__name__)
-            raise StoreUnavailable("the identity provider does not answer", retry_after=5) from None
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             _log.info("token refused", reason=type(error).__name__)
             raise Unauthenticated(_REFUSED) from None
 
-    def _key_for(self, token: str) -> Any:
-        wanted = jwt.get_unverified_header(token).get("kid")
-        if self._keys is None:
-            url = self.config.jwks_url or _discover(self.config.issuer)
-            self._keys = PyJWKClient(url, cache_jwk_set=True, lifespan=300, timeout=int(_TIMEOUT))
-        for key in self._keys.get_signing_keys():
-            if key.key_id == wanted:
-                return key.key
-        # keys rotate; but who invents key ids must not make us ask the provider for each
-        if time.monotonic() - self._asked > _ASK_AGAIN:
-            self._asked = time.monotonic()
-            for key in self._keys.get_signing_keys(refresh=True):
-                if key.key_id == wanted:
-                    return key.key
-        raise jwt.InvalidTokenError("no such key")
+
+class _KeySet:
+    """The provider's public keys by id."""
+
+    def __init__(self, config: JwtConfig) -> None:
+        self._config = config
+        self._lock = asyncio.Lock()
+        self._keys: dict[str | None, Any] = {}
+        self._asked = float("-inf")
+        self._answered = float("-inf")
+
+    async def get(self, kid: str | None) -> Any:
+        """One key. Raises ``jwt.InvalidKeyError`` for none of the provider's, ``StoreUnavailable``."""
+        async with self._lock:
+            now = time.monotonic()
+            stale = now - self._answered >= _FRESH
+            if (stale or kid not in self._keys) and now - self._asked >= _ASK_AGAIN:
+                self._asked = now
+                try:
+                    self._keys = await asyncio.to_thread(_fetch, self._config)
+                    self._answered, stale = now, False
+                except (OSError, ValueError, TypeError, KeyError, jwt.PyJWTError) as error:
+                    _log.error("the identity provider's keys cannot be had", error=type(error).__name__)
+            if stale:
+                raise StoreUnavailable("the identity provider does not answer", retry_after=5)
+        if kid not in self._keys:
+            raise jwt.InvalidKeyError
+        return self._keys[kid]
 
 
-def _discover(issuer: str) -> str:
-    url = issuer.rstrip("/") + "/.well-known/openid-configuration"
-    if not url.startswith(("https://", "http://")):
-        raise jwt.PyJWKClientConnectionError("the issuer is no URL")
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310 - the scheme is checked above
-            document = json.load(answer)
-        return str(document["jwks_uri"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise jwt.PyJWKClientConnectionError("discovery failed") from None
+def _fetch(config: JwtConfig) -> dict[str | None, Any]:
+    url = config.jwks_url
+    if url is None:
+        found = _get(config.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if found["issuer"] != config.issuer:
+            raise ValueError("the discovery document is of another issuer")
+        url = found["jwks_uri"]
+        if config.issuer.startswith("https:") and not url.startswith("https:"):
+            raise ValueError("keys are to be had without TLS only")
+    keys = jwt.PyJWKSet.from_dict(_get(url))  # leaves out what it cannot use; raises if that is all
+    return {key.key_id: key.key for key in keys.keys if key.public_key_use in {None, "sig"}}
+
+
+def _get(url: str) -> Any:
+    if not url.startswith(("https://", "http://")):  # never a file, whatever a discovery document says
+        raise ValueError("no http URL")
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310 - the scheme is checked above
+        text = answer.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError("too long")
+    return json.loads(text)
 
 
 def claim(claims: Mapping[str, Any], path: str | None) -> list[str]:

@@ -60,11 +60,11 @@ class Customers:
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
-        before = await self._one(call.body.user_id)
-        self.book.own("end_user", [before["id"]])
-        row = common(call, {**before, **touched(call)}, "alias")
-        row["policies"] = self.desk.policies(call, before["policies"])
         async with self.book.change() as change:
+            before = await self._one(call.body.user_id)
+            self.book.own("end_user", [before["id"]])
+            row = common(call, {**before, **touched(call)}, "alias")
+            row["policies"] = self.desk.policies(call, before["policies"])
             await change.update("end_user", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return await self._shown(row)
 
@@ -72,9 +72,9 @@ class Customers:
         """All or none."""
         ids = call.body.user_ids
         self.book.own("end_user", ids)
-        for id_ in ids:
-            await self._one(id_)
         async with self.book.change() as change:
+            for id_ in ids:
+                await self._one(id_)
             await change.delete("end_user", ids)
         return {"deleted_customers": len(ids), "message": "Successfully deleted customers with ids: " + ", ".join(ids)}
 
@@ -108,8 +108,8 @@ class Customers:
     async def _set_blocked(self, call: AdminCall, *, blocked: bool) -> Any:
         ids = [clean("customer", id_) for id_ in call.body.user_ids]
         self.book.own("end_user", ids)
-        known = [id_ for id_ in ids if await self.book.get("end_user", id_) is not None]
         async with self.book.change() as change:
+            known = [id_ for id_ in ids if await self.book.get("end_user", id_) is not None]
             if known:
                 await change.update("end_user", known, {"blocked": blocked, **touched(call)})
             for id_ in dict.fromkeys(ids):

@@ -29,6 +29,8 @@ _COLUMNS: tuple[tuple[str, str, Any], ...] = (
     ("key_type", "kind", "default"),
 )
 
+_SCOPES = {"key": "id", "user": "user_id", "team": "team_id", "organisation": "organisation_id"}
+
 
 def key_row(row: Row, spend: dict[str, float] | Any) -> dict[str, Any]:
     """A key as LiteLLM shows it; never the key."""
@@ -60,17 +62,12 @@ def status_of(row: Row) -> str:
     return "expired" if row["expires"] is not None and row["expires"] <= now() else "active"
 
 
-def scope_of(caller: Caller) -> Filter | None:
-    """Which keys a caller may list; ``None`` for all."""
-    if policy.reads_all(caller):
-        return None
-    return Filter(
-        among=(
-            ("user_id", {caller.user} if caller.user else set()),
-            ("team_id", caller.teams),
-            ("organisation_id", caller.organisations),
-        )
-    )
+def scope_of(caller: Caller) -> Filter:
+    """Which keys a caller may list."""
+    reach = caller.reach
+    if reach is None:
+        return Filter()
+    return Filter(among=tuple((_SCOPES[scope], ids) for scope, ids in reach.items()))
 
 
 class Keys:
@@ -106,10 +103,8 @@ class Keys:
             row, text = await self.create(change, call, call.body.key)
         return self._with_secret(row, text)
 
-    async def create(
-        self, change: Change, call: AdminCall, chosen: str | None = None, knows: str | None = None
-    ) -> tuple[Row, str]:
-        """Insert a key as the body says; ``knows``: a user that the same change has made. Raises ``BadRequest``, ``Forbidden``, ``Conflict``, ``NotFound``."""
+    async def create(self, change: Change, call: AdminCall, chosen: str | None = None) -> tuple[Row, str]:
+        """Insert a key as the body says. Raises ``BadRequest``, ``Forbidden``, ``Conflict``, ``NotFound``."""
         caller = call.caller
         text = _checked(chosen) if chosen else mint()
         id_ = presented(text).id
@@ -119,7 +114,7 @@ class Keys:
         if caller.role != "admin" and row["user_id"] is None and row["team_id"] is None:
             row["user_id"] = caller.user
         row["policies"] = self.desk.policies(call, {})
-        await self._belongs(change, call, row, knows)
+        await self._belongs(change, call, row)
         policy.within_grant(caller, row)
         await change.insert("key", row)
         await self._secret(change, text, id_)
@@ -127,8 +122,8 @@ class Keys:
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
-        row = await self._changed(call, await self._mine(call, call.body.key))
         async with self.book.change() as change:
+            row = await self._changed(call, await self._mine(call, call.body.key))
             await self._belongs(change, call, row)
             await change.update("key", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return {"key": call.body.key, **key_row(row, await self.desk.spent("key", [row["id"]]))}
@@ -138,12 +133,12 @@ class Keys:
         names, aliases = call.body.keys or [], call.body.key_aliases or []
         ids = self.desk.ids_of(names)
         self.book.own("key", ids)
-        rows = await self.book.keys_by_name(ids, aliases)
-        if not rows or len(rows) < len(set(ids)) + len(set(aliases)):
-            raise NotFound("Key not found.")
-        for row in rows:
-            policy.reach(policy.owns_key(call.caller, row, await self.book.get("team", row["team_id"])), "key")
         async with self.book.change() as change:
+            rows = await self.book.keys_by_name(ids, aliases)
+            if not rows or len(rows) < len(set(ids)) + len(set(aliases)):
+                raise NotFound("Key not found.")
+            for row in rows:
+                policy.reach(policy.owns_key(call.caller, row, await self.book.get("team", row["team_id"])), "key")
             await change.delete("key", [row["id"] for row in rows])
         return {"deleted_keys": [*names, *aliases]}
 
@@ -160,13 +155,13 @@ class Keys:
         named = call.path.get("key") or call.body.key
         if not named:
             raise BadRequest("key is missing")
-        row = await self._changed(call, await self._mine(call, named))
-        text = _checked(call.body.new_key) if call.body.new_key else mint()
         if call.body.new_key and call.caller.role != "admin":
             raise BadRequest("new_key: only an admin chooses one")
-        row["hint"] = hint(text)
+        text = _checked(call.body.new_key) if call.body.new_key else mint()
         until = expiry(call.body.grace_period or "0s")
         async with self.book.change() as change:
+            row = await self._changed(call, await self._mine(call, named))
+            row["hint"] = hint(text)
             await self._belongs(change, call, row)
             old = (SECRET.c.key_id == row["id"]) & or_(SECRET.c.until.is_(None), SECRET.c.until > until)
             await change.sql.execute(update(SECRET).where(old).values(until=until))
@@ -211,7 +206,7 @@ class Keys:
 
     async def _page(self, call: AdminCall) -> tuple[list[Row], int, int, int]:
         page, size = page_of(call)
-        query, scope = call.query, scope_of(call.caller)
+        query = call.query
         columns = {
             "user_id": "user_id",
             "team_id": "team_id",
@@ -221,7 +216,7 @@ class Keys:
         equal = {column: query[name] for name, column in columns.items() if query.get(name)}
         if query.get("key_hash"):
             equal["id"] = self.desk.ids_of([query["key_hash"]])[0]
-        only = Filter(equal, scope.among if scope else None, query.get("search"))
+        only = Filter(equal, scope_of(call.caller).among, query.get("search"))
         rows, total = await self.book.listed("key", only, page=page, size=size)
         return rows, total, page, size
 
@@ -251,7 +246,7 @@ class Keys:
                 values[column] = empty if value is None else value
         return values
 
-    async def _belongs(self, change: Change, call: AdminCall, row: Row, knows: str | None = None) -> None:
+    async def _belongs(self, change: Change, call: AdminCall, row: Row) -> None:
         """Team, user and organisation exist, fit together, and are the caller's to give."""
         caller = call.caller
         team = None
@@ -272,8 +267,7 @@ class Keys:
             policy.reach(others or (team is not None and policy.leads_team(caller, team)), "user")
             if not others:
                 await self._harmless(row["user_id"], team)
-            if row["user_id"] != knows:
-                await self.desk.person(change, row["user_id"], None, caller.id)
+            await self.desk.person(change, row["user_id"], None, caller.id)
 
     async def _harmless(self, user: str, team: Row | None) -> None:
         """A team's leader hands keys to its members only, and never those of admins."""
@@ -282,8 +276,8 @@ class Keys:
         policy.reach(member is not None and (known is None or known["role"] not in {"admin", "viewer"}), "user")
 
     async def _set_blocked(self, call: AdminCall, *, blocked: bool) -> Any:
-        row = {**await self._mine(call, call.body.key), "blocked": blocked, **touched(call)}
         async with self.book.change() as change:
+            row = {**await self._mine(call, call.body.key), "blocked": blocked, **touched(call)}
             values = {name: row[name] for name in ("blocked", "updated_at", "updated_by")}
             await change.update("key", [row["id"]], values)
         return key_row(row, await self.desk.spent("key", [row["id"]]))

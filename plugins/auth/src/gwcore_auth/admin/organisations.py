@@ -73,10 +73,10 @@ class Organisations:
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
-        before = await self._led(call, call.body.organization_id)
-        row = common(call, {**before, **touched(call)}, "organization_alias")
-        row["policies"] = self.desk.policies(call, before["policies"])
         async with self.book.change() as change:
+            before = await self._led(call, call.body.organization_id)
+            row = common(call, {**before, **touched(call)}, "organization_alias")
+            row["policies"] = self.desk.policies(call, before["policies"])
             await change.update("organisation", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return await self._shown(row)
 
@@ -84,8 +84,8 @@ class Organisations:
         """All or none; their teams and all keys go with them."""
         ids = call.body.organization_ids
         self.book.own("organisation", ids)
-        rows = [await self._one(id_) for id_ in ids]
         async with self.book.change() as change:
+            rows = [await self._one(id_) for id_ in ids]
             found = await change.sql.execute(select(TEAM.c.id).where(TEAM.c.organisation_id.in_(ids)))
             teams = list(found.scalars())
             keys = {*await change.keys_of("organisation", ids), *await change.keys_of("team", teams)}
@@ -117,10 +117,10 @@ class Organisations:
 
     async def add(self, call: AdminCall) -> Any:
         """Users who are not known yet are made."""
-        row = await self._led(call, call.body.organization_id)
         members = call.body.member if isinstance(call.body.member, list) else [call.body.member]
-        known = {m["user_id"] for m in await self.book.leaders(organisation_id=row["id"])}
         async with self.book.change() as change:
+            row = await self._led(call, call.body.organization_id)
+            known = {m["user_id"] for m in await self.book.leaders(organisation_id=row["id"])}
             for member in members:
                 role = _role("internal_user" if member.role == "user" else member.role)
                 user = await self.desk.person(change, member.user_id, member.user_email, call.caller.id)
@@ -136,16 +136,16 @@ class Organisations:
 
     async def change(self, call: AdminCall) -> Any:
         """Another role."""
-        member = await self._place(call)
-        member["role"] = _role(call.body.role)
+        role = _role(call.body.role)
         async with self.book.change() as change:
+            member = {**await self._place(call), "role": role}
             await change.sql.execute(update(LEADER).where(_is(member)).values(role=member["role"]))
         return _member(member)
 
     async def remove(self, call: AdminCall) -> Any:
         """Of the organisation only; teams have members of their own."""
-        member = await self._place(call)
         async with self.book.change() as change:
+            member = await self._place(call)
             await change.sql.execute(delete(LEADER).where(_is(member)))
         return _member(member)
 

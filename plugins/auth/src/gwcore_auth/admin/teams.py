@@ -112,16 +112,16 @@ class Teams:
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
         body = call.body
-        before = await self._led(call, body.team_id)
-        row = common(call, {**before, **touched(call)}, "team_alias")
-        if "organization_id" in call.given:
-            row["organisation_id"] = body.organization_id
-        if "model_aliases" in call.given:
-            row["aliases"] = body.model_aliases or {}
-        row["policies"] = self.desk.policies(call, before["policies"])
-        _sane(row)
-        await self._organisation(row)
         async with self.book.change() as change:
+            before = await self._led(call, body.team_id)
+            row = common(call, {**before, **touched(call)}, "team_alias")
+            if "organization_id" in call.given:
+                row["organisation_id"] = body.organization_id
+            if "model_aliases" in call.given:
+                row["aliases"] = body.model_aliases or {}
+            row["policies"] = self.desk.policies(call, before["policies"])
+            _sane(row)
+            await self._organisation(row)
             await change.update("team", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return {"team_id": row["id"], "data": await self._shown(row)}
 
@@ -129,9 +129,9 @@ class Teams:
         """All or none; a team's keys go with it."""
         ids = call.body.team_ids
         self.book.own("team", ids)
-        for id_ in ids:
-            await self._led(call, id_)
         async with self.book.change() as change:
+            for id_ in ids:
+                await self._led(call, id_)
             keys = await change.keys_of("team", ids)
             if keys:
                 await change.delete("key", keys)
@@ -178,12 +178,12 @@ class Teams:
     async def add(self, call: AdminCall) -> Any:
         """Users who are not known yet are made."""
         body = call.body
-        row = await self._led(call, body.team_id)
         members = body.member if isinstance(body.member, list) else [body.member]
         budget = {"max_budget": body.max_budget_in_team, "budget_duration": body.budget_duration}
         changes = [("budget", name, value) for name, value in budget.items() if value is not None]
         policies = self.desk.checked({}, changes)
         async with self.book.change() as change:
+            row = await self._led(call, body.team_id)
             joined = [
                 await self._join(
                     change, row["id"], one, by=call.caller.id, policies=policies, models=body.allowed_models
@@ -198,8 +198,6 @@ class Teams:
     async def change(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
         body = call.body
-        await self._led(call, body.team_id)
-        member = await self._member(body)
         fields = (
             ("budget", "max_budget", "max_budget_in_team"),
             ("budget", "budget_duration", "budget_duration"),
@@ -207,26 +205,27 @@ class Teams:
             ("ratelimit", "tpm_limit", "tpm_limit"),
         )
         changes = [(plugin, name, getattr(body, field)) for plugin, name, field in fields if field in call.given]
-        member["policies"] = self.desk.checked({p: dict(s) for p, s in member["policies"].items()}, changes)
-        if "allowed_models" in call.given:
-            member["models"] = body.allowed_models or []
-        if body.role is not None:
-            member["role"] = body.role
-        values = {name: member[name] for name in ("role", "models", "policies")}
         async with self.book.change() as change:
+            await self._led(call, body.team_id)
+            member = await self._member(body)
+            member["policies"] = self.desk.checked({p: dict(s) for p, s in member["policies"].items()}, changes)
+            if "allowed_models" in call.given:
+                member["models"] = body.allowed_models or []
+            if body.role is not None:
+                member["role"] = body.role
+            values = {name: member[name] for name in ("role", "models", "policies")}
             await change.sql.execute(update(MEMBER).where(_is(member)).values(**values))
             change.of("member", [f"{member['team_id']}/{member['user_id']}"])
         return membership(member)
 
     async def remove(self, call: AdminCall) -> Any:
         """The member's keys in the team go with the membership."""
-        row = await self._led(call, call.body.team_id)
-        member = await self._member(call.body)
-        keys, _ = await self.book.listed(
-            "key", Filter({"team_id": row["id"], "user_id": member["user_id"]}), page=1, size=10_000
-        )
-        ids = [key["id"] for key in keys if ("key", key["id"]) not in self.book.declared]
         async with self.book.change() as change:
+            row = await self._led(call, call.body.team_id)
+            member = await self._member(call.body)
+            theirs = Filter({"team_id": row["id"], "user_id": member["user_id"]})
+            keys, _ = await self.book.listed("key", theirs, page=1, size=10_000)
+            ids = [key["id"] for key in keys if ("key", key["id"]) not in self.book.declared]
             if ids:
                 await change.delete("key", ids)
             await change.sql.execute(delete(MEMBER).where(_is(member)))
@@ -295,8 +294,8 @@ class Teams:
         return user
 
     async def _set_blocked(self, call: AdminCall, *, blocked: bool) -> Any:
-        row = {**await self._led(call, call.body.team_id), "blocked": blocked, **touched(call)}
         async with self.book.change() as change:
+            row = {**await self._led(call, call.body.team_id), "blocked": blocked, **touched(call)}
             values = {name: row[name] for name in ("blocked", "updated_at", "updated_by")}
             await change.update("team", [row["id"]], values)
         return await self._shown(row)

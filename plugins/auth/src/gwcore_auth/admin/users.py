@@ -94,23 +94,23 @@ class Users:
             if body.auto_create_key:
                 wanted = bodies.NewKey(user_id=id_, key_alias=body.key_alias, duration=body.duration)
                 made = AdminCall(call.caller, body=wanted, given=frozenset({"user_id", "key_alias", "duration"}))
-                key, text = await self.keys.create(change, made, knows=id_)
+                key, text = await self.keys.create(change, made)
                 answer = {**key_row(key, {}), "key": text}
         return {**answer, **user_row(row, teams, {})}
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
         body = call.body
-        before = await self._user(body)
-        policy.reach(call.caller.role == "admin" or before["id"] == call.caller.user, "user")
-        self.book.own("user", [before["id"]])
-        row = common(call, {**before, **touched(call)}, "user_alias")
-        if "user_email" in call.given:
-            row["email"] = body.user_email
-        if body.user_role is not None:
-            row["role"] = ROLES[body.user_role]
-        row["policies"] = self.desk.policies(call, before["policies"])
         async with self.book.change() as change:
+            before = await self._user(body)
+            policy.reach(call.caller.role == "admin" or before["id"] == call.caller.user, "user")
+            self.book.own("user", [before["id"]])
+            row = common(call, {**before, **touched(call)}, "user_alias")
+            if "user_email" in call.given:
+                row["email"] = body.user_email
+            if body.user_role is not None:
+                row["role"] = ROLES[body.user_role]
+            row["policies"] = self.desk.policies(call, before["policies"])
             await change.update("user", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return {"user_id": row["id"], "data": await self._shown(row)}
 
@@ -118,9 +118,9 @@ class Users:
         """All or none; their keys go with them."""
         ids = call.body.user_ids
         self.book.own("user", ids)
-        for id_ in ids:
-            await self.desk.need("user", id_, f"User not found, passed user_id: {id_}.")
         async with self.book.change() as change:
+            for id_ in ids:
+                await self.desk.need("user", id_, f"User not found, passed user_id: {id_}.")
             keys = await change.keys_of("user", ids)
             if keys:
                 await change.delete("key", keys)
