@@ -169,6 +169,10 @@ class Dialect(Protocol):
         """Whether the last bytes of an event stream say that the answer is complete."""
         ...
 
+    def closed(self, operation: str, tail: bytes) -> bool:
+        """Whether the last bytes of an event stream are its last event, whole: nothing can be missing behind it."""
+        ...
+
     def failed(self, operation: str, tail: bytes) -> bool:
         """Whether the last bytes of an event stream say that it ended with an error."""
         ...

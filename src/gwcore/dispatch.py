@@ -21,7 +21,7 @@ from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
-from gwcore.relay import refused, relay
+from gwcore.relay import read_on, refused, relay
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
 from gwcore.translate import CHAT, Translation, translate
@@ -323,7 +323,7 @@ class Dispatch:
                 chunk = meter.feed(chunk)
             if chunk:
                 await reply.write(chunk)
-            chunk = await response.read()
+            chunk = await read_on(response, call.dialect, call.operation, tail)
         if meter is not None and (rest := meter.finish()):
             await reply.write(rest)
         if events and not call.dialect.ended(call.operation, tail):

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from gwcore.call import Attempt
-from gwcore.errors import Broken, Refused
+from gwcore.dialect import Dialect
+from gwcore.errors import Broken, Refused, UpstreamError
 from gwcore.translate import Stream, Translation
 from gwcore.wire.transport import Headers, Response
 
@@ -74,6 +75,16 @@ async def relay(
     await _whole(attempt, translation, said, headers)
 
 
+async def read_on(response: Response, dialect: Dialect, operation: str, tail: bytes) -> bytes:
+    """The next bytes of an event stream; none where the connection breaks behind its last event: nothing is missing then."""
+    try:
+        return await response.read()
+    except UpstreamError:
+        if dialect.closed(operation, tail):
+            return b""
+        raise
+
+
 async def read_whole(attempt: Attempt, response: Response) -> bytes:
     """A body to its end; ``Broken`` for one over the cap."""
     began = time.perf_counter()
@@ -115,7 +126,7 @@ async def _relay_events(
         await reply.commit(200, headers)
     if out:
         await reply.write(out)
-    while chunk := await response.read():
+    while chunk := await read_on(response, translation.upstream, call.operation, tail):
         tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
         if out := stream.feed(chunk):
             await reply.write(out)

@@ -8,8 +8,11 @@ import pytest
 from fallback_world import WIRES, world
 
 from gwcore.errors import BudgetExceeded
-from gwcore.testing.upstream import Answer
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_fallback.plugin import Fallback
+from tests.stacks.raw import exchange
 
 BUSY = Answer(503, body=b"{}")
 TOO_LONG = Answer(400, body=b'{"error": {"message": "no", "code": "context_length_exceeded"}}')
@@ -247,12 +250,25 @@ async def test_money_may_choose_the_next_cheaper_one(monkeypatch):
 
 
 async def test_a_target_without_the_operation_gives_way():
-    """One that does not serve this dialect is passed over; if none does, the client is told."""
-    stack = {"models": {"m": ["a/m", "b/m"]}}
-    async with world("ab", dialect="anthropic.messages", **stack) as w:
-        answer_all(w)
-        w.ups["b"].default = w.wire.answer(False)
-        upstream = w.gateway.stack.upstreams["a"]
-        upstream.provider = w.gateway.catalog.provider("openai-compatible")
-        assert (await w.ask()).headers["x-gwcore-upstream"] == "b"
-        assert w.breaker("a/m").fails == 0
+    """One that does not serve the operation is passed over; if none does, the client is told."""
+    body = json.dumps({"model": "m", "input": "hi"}).encode()
+    text = """
+gwcore: 1
+upstreams:
+  a: {{provider: anthropic, base_url: "{a}"}}
+  b: {{provider: openai-compatible, base_url: "{b}/v1"}}
+models: {{m: {models}}}
+stack: [{{fallback: {{}}}}]
+"""
+    async with FakeUpstream() as a, FakeUpstream() as b:
+        b.default = Answer(body=b'{"object": "list", "data": []}')
+        gateway = Gateway(text.format(a=a.url, b=b.url, models="[a/m, b/m]"))
+        async with running(gateway) as url:
+            seen = await exchange(url, "POST", "/v1/embeddings", body)
+            assert seen.status == 200 and seen.headers["x-gwcore-upstream"] == "b"
+            router = next(placed.plugin for placed in gateway.stack.placed if placed.name == "fallback")
+            assert router.fleet.deployments["a/m"].breaker.fails == 0
+        assert (len(a.requests), len(b.requests)) == (0, 1)
+        async with running(Gateway(text.format(a=a.url, b=b.url, models="[a/m]"))) as url:
+            seen = await exchange(url, "POST", "/v1/embeddings", body)
+            assert 400 <= seen.status < 500 and b"embeddings" in seen.body and not a.requests

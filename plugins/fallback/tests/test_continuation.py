@@ -145,3 +145,20 @@ async def test_a_whole_stream_passes_byte_for_byte():
             whole = whole.replace(b"data: [DONE]\n\n", b"") + (b"data: [DONE]" if dialect == "openai.chat" else b"")
             w.ups["a"].default = Answer(body=[whole], split=(1, 7, 3))
             assert (await w.ask(True)).body == whole
+
+
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages"])
+async def test_what_was_said_to_its_end_is_only_closed(dialect):
+    """The reason why the answer ended has arrived, the mark behind it has not: nobody needs to go on."""
+    wire = WIRES[dialect]
+    pieces = frames(wire, "all of it")
+    short = Answer(body=pieces, cut_after=sum(map(len, pieces[:-1])))
+    async with world("ab", dialect=dialect, fallback=ON) as w:
+        w.ups["a"].default = short
+        seen = await w.ask(True)
+        assert seen.whole and text_of(wire, seen.body) == "all of it" and b"error" not in seen.body
+        assert seen.body.endswith(b"".join(sse(wire.finish[-1]))) and w.calls == {"a": 1, "b": 0}
+        assert w.breaker("a/m").fails == 1
+    async with world("ab", dialect=dialect) as w:  # without the option it is an error, as for any cut
+        w.ups["a"].default = short
+        assert b"error" in (await w.ask(True)).body

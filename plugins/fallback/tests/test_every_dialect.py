@@ -10,10 +10,11 @@ from fallback_world import WIRES, world
 from gwcore import outcomes
 from gwcore.testing.upstream import Answer, sse
 
-ELSEWHERE, ENDS, TRUNCATED = (
+ELSEWHERE, ENDS, TRUNCATED, SERVED = (
     "another target answers",
     "the client gets the upstream's error",
     "the stream ends with an error",
+    "the answer is whole",
 )
 QUICK = ", timeout: {connect: 1s, first_byte: 300ms, idle: 300ms}"
 STATUSES = {
@@ -56,6 +57,16 @@ def faults(wire, stream):
     yield "hangs after content", Answer(body=whole, stall_after=begun), TRUNCATED
     yield "error frame after content", Answer(body=[*opening, *content, *sse(wire.failure)]), TRUNCATED
     yield "ends after content", Answer(body=[*opening, *content]), TRUNCATED
+    if len(end) > 1 and wire.provider != "gemini":
+        yield "cut before the last event", Answer(body=whole, cut_after=size(whole) - len(end[-1])), TRUNCATED
+    yield "cut inside the last event", Answer(body=whole, cut_after=size(whole) - len(end[-1]) // 2), TRUNCATED
+    yield "cut behind the last event", Answer(body=whole, cut_after=size(whole)), SERVED
+    yield (
+        "reset behind the last event",
+        Answer(body=[*whole, b": x\n\n"], cut_after=size(whole), reset=True, gap=0.05),
+        SERVED,
+    )
+    yield "hangs behind the last event", Answer(body=whole, stall_after=size(whole)), SERVED
 
 
 async def decide(w, stream, answer):
@@ -78,6 +89,8 @@ async def decide(w, stream, answer):
     if calls == (1, 0) and seen.status >= 400 and seen.whole and b"data:" not in seen.body:
         assert json.loads(seen.body)
         return ENDS, blamed
+    if calls == (1, 0) and stream and seen.status == 200 and seen.whole and seen.body == b"".join(w.wire.frames("hel")):
+        return SERVED, blamed
     begun = b"".join(sse(*w.wire.opening, w.wire.content("hel")))
     if calls == (1, 0) and seen.status == 200 and seen.body.startswith(begun) and seen.whole:
         rest = seen.body[len(begun) :]
@@ -92,7 +105,7 @@ async def table(dialect, stream, wanted=None):
     async with world(dialect=dialect, upstream=QUICK, fallback="{retry: {per_target: 0}}") as w:
         for name, answer, expected in faults(w.wire, stream):
             if wanted is None or name in wanted:
-                blamed = expected != ENDS and name not in {"status 409", "status 429"}
+                blamed = expected in {ELSEWHERE, TRUNCATED} and name not in {"status 409", "status 429"}
                 decision = await decide(w, stream, answer)
                 if decision != (expected, blamed):
                     wrong[name] = decision

@@ -45,3 +45,45 @@ def most_within(admitted, seconds):
 
 def all_of(found):
     return [tuple(one) for worker in found for one in worker["admitted"]]
+
+
+class Proxy:
+    """Between a client and redis: passes bytes on, late, or not at all."""
+
+    def __init__(self, port):
+        self.port, self.delay, self.broken, self.writers = port, 0.0, False, set()
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+        self.reset()
+        await self.server.wait_closed()
+
+    def reset(self):
+        for writer in list(self.writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader, writer):
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers |= {writer, up_writer}
+        try:
+            await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            for one in (writer, up_writer):
+                self.writers.discard(one)
+                one.transport.abort()
+
+    async def _pump(self, reader, writer):
+        while data := await reader.read(65536):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if self.broken:
+                self.reset()
+            writer.write(data)
+        writer.transport.abort()

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import structlog
+
 from gwcore_ratelimit.gcra import BUCKETS, Charge, Limit
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.memory import Memory
@@ -75,4 +77,6 @@ async def main(said):
     print(json.dumps(found | {"degraded": [degraded[0], degraded[-1]] if degraded else None}))
 
 
+# stdout is for what was found
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 asyncio.run(main(json.loads(sys.argv[1])))

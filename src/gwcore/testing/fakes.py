@@ -62,6 +62,10 @@ class FakeDialect:
         """The last frame says done."""
         return b"data: done" in tail
 
+    def closed(self, operation: str, tail: bytes) -> bool:
+        """As :meth:`ended`: nothing comes behind it."""
+        return self.ended(operation, tail)
+
     def failed(self, _operation: str, tail: bytes) -> bool:
         """The last frame says error."""
         return b"data: error" in tail

@@ -47,11 +47,16 @@ Fit = Callable[[Document, Seam], Document | None]
 
 @dataclass(slots=True, frozen=True)
 class Grammar:
-    """One dialect: what a frame is, how one of the next stream is fitted, and how to ask for the rest."""
+    """One dialect: what a frame is, how one of the next stream is fitted, how to ask for the rest.
+
+    ``closing`` is what still ends the stream if it breaks right after a frame that says that the answer is complete; ``b""``
+    for every other frame.
+    """
 
     read: Read
     fit: Fit
     ask: Callable[[Document, str], Document]
+    closing: Callable[[Document], bytes]
 
 
 class Script:
@@ -60,6 +65,7 @@ class Script:
     Attributes:
         text: what the client has read.
         resumed: another target goes on.
+        closing: all was said, and only these bytes are missing.
     """
 
     __slots__ = (
@@ -73,6 +79,7 @@ class Script:
         "_other",
         "_reader",
         "_seam",
+        "closing",
         "resumed",
         "text",
     )
@@ -89,6 +96,7 @@ class Script:
         self._ended = self._other = False
         self.text = ""
         self.resumed = False
+        self.closing = b""
 
     def enter(self, alarm: Alarm | None, attempt: Attempt) -> None:
         """An attempt begins; after the first words, as a continuation."""
@@ -149,7 +157,9 @@ class Script:
             raw = frame.raw
         kind, text = self._grammar.read(document, self._seam)
         self.text += text
-        self._ended = self._ended or kind == END
+        if kind == END:
+            self._ended = True
+            self.closing = self._grammar.closing(document)
         self._other = self._other or kind == OTHER
         return raw
 
@@ -189,6 +199,10 @@ def _ask_chat(document: Document, text: str) -> Document:
     return {**document, "messages": [*document.get("messages", []), *turns]}
 
 
+def _close_chat(document: Document) -> bytes:
+    return b"" if "error" in document else encode(b"[DONE]")
+
+
 def _read_messages(document: Document, seam: Seam) -> tuple[str, str]:
     kind = document.get("type")
     if kind == "content_block_start":
@@ -222,6 +236,12 @@ def _fit_messages(document: Document, seam: Seam) -> Document | None:
     return document
 
 
+def _close_messages(document: Document) -> bytes:
+    if document.get("type") != "message_delta":
+        return b""
+    return encode(b'{"type":"message_stop"}', "message_stop")
+
+
 def _read_generate(document: Document, _seam: Seam) -> tuple[str, str]:
     candidates = document.get("candidates") or []
     if len(candidates) > 1:
@@ -249,9 +269,10 @@ def _ask_generate(document: Document, text: str) -> Document:
 
 
 GRAMMARS = {
-    "openai.chat": Grammar(_read_chat, _fit_chat, _ask_chat),
-    "anthropic.messages": Grammar(_read_messages, _fit_messages, _ask_chat),
-    "gemini.generate": Grammar(_read_generate, _fit_generate, _ask_generate),
+    "openai.chat": Grammar(_read_chat, _fit_chat, _ask_chat, _close_chat),
+    "anthropic.messages": Grammar(_read_messages, _fit_messages, _ask_chat, _close_messages),
+    # the frame with the reason is the last one
+    "gemini.generate": Grammar(_read_generate, _fit_generate, _ask_generate, lambda _: b""),
 }
 """The Responses API is not here: its frames number each other, and the last one repeats all of them."""
 

@@ -115,8 +115,12 @@ class Fallback(Plugin):
                         return await self._race(inner, journey, probe, delay)
                     return await self._attempt(inner, journey, journey.current, probe)
                 except GatewayError as error:
-                    if not self._goes_on(journey, journey.current, error):
-                        raise journey.error or error from None
+                    if self._goes_on(journey, journey.current, error):
+                        continue
+                    if journey.script is not None and journey.script.closing:
+                        await call.reply.end(journey.script.closing)
+                        return Outcome(call.reply.status, usage=call.attempts[-1].usage, cost=call.attempts[-1].cost)
+                    raise journey.error or error from None
 
         return fallback
 

@@ -58,6 +58,7 @@ class BaseDialect:
     keepalive = b": ping\n\n"
     chat: ChatCodec | None = None
     end_mark: re.Pattern[bytes]
+    last_mark: re.Pattern[bytes]
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
@@ -106,6 +107,10 @@ class BaseDialect:
         """Whether the last bytes say that the answer is complete."""
         search = self.end_mark.search  # nearly always it stands at the very end
         return search(tail, max(0, len(tail) - 256)) is not None or search(tail) is not None
+
+    def closed(self, _operation: str, tail: bytes) -> bool:
+        """Whether the last bytes are the last event, whole."""
+        return tail.endswith((b"\n\n", b"\r\n\r\n")) and self.last_mark.search(tail) is not None
 
     def failed(self, _operation: str, tail: bytes) -> bool:
         """Whether the last bytes hold an error event."""

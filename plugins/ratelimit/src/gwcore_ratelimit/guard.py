@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -10,12 +9,14 @@ import structlog
 
 from gwcore.errors import StoreUnavailable
 from gwcore_ratelimit.gcra import PARALLEL, REQUESTS, SECOND, Charge, Limit, Reading, Verdict
-from gwcore_ratelimit.memory import Memory
+from gwcore_ratelimit.memory import Memory, monotonic
 from gwcore_ratelimit.table import StoreDown
 
 FAILURES: Final = 3
-PAUSE: Final = 1.0
-"""Seconds between two looks at a store that is away."""
+PAUSE: Final = SECOND
+"""Microseconds between two looks at a store that is away."""
+_AWARE: Final = PAUSE + SECOND // 4
+"""Microseconds after which every worker with calls has looked, and found the store back."""
 _MOST: Final = 50_000
 _log = structlog.get_logger("gwcore")
 
@@ -36,22 +37,27 @@ class Guard:
     """Asks the home; after three failures in a row, only one call per second does.
 
     Without the home each worker enforces its own share of every limit, from where the limit stood: what the home said last
-    of a key is kept here beside it. When the home is back, what was used meanwhile is told with the next charge.
+    of a key is kept here beside it. When the home is back, what was used meanwhile is told with the next charge; and until
+    every other worker must have seen it too, a call needs room in the share and in the home.
 
     Attributes:
-        degraded_since: monotonic second, or ``None``.
+        degraded_since: monotonic microsecond, or ``None``.
     """
 
-    def __init__(self, home: Home, crew: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self, home: Home, crew: Callable[[], tuple[int, int]], *, clock: Callable[[], int] = monotonic
+    ) -> None:
         self._home = home
         self._crew = crew
-        self._local = Memory()
+        self._now = clock
+        self._local = Memory(clock=clock)
         self._shares: dict[tuple[Limit, int, int], Limit] = {}
         self._touched: dict[str, Limit] = {}
         self._refused: dict[str, int] = {}
         self._failures = 0
-        self._next_look = 0.0
-        self.degraded_since: float | None = None
+        self._next_look = 0
+        self._settled_at = 0
+        self.degraded_since: int | None = None
 
     @property
     def held(self) -> int:
@@ -60,15 +66,17 @@ class Guard:
 
     async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
         """All charges in one step, or none. Raises ``StoreUnavailable`` under a rule that is closed without its store."""
-        now = time.monotonic()
+        now = self._now()
         if self._failures >= FAILURES:
             if now < self._next_look:
                 return self._alone(charges)
             self._next_look = now + PAUSE
-        elif self._refused and (verdict := self._still_refused(charges, int(now * SECOND))) is not None:
+        elif self._refused and (verdict := self._still_refused(charges, now)) is not None:
             return verdict
         floors = self._floors(charges) if self._touched else {}
         try:
+            if now < self._settled_at:
+                return await self._both(charges, lease, floors)
             verdict = await self._home.admit(charges, lease, floors)
         except StoreDown as error:
             self._failed(error)
@@ -78,6 +86,27 @@ class Guard:
             self._remember(charges, verdict)
         else:
             self._mirror(charges, verdict)
+        return verdict
+
+    async def _both(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
+        """The home is back, and some worker may not know it yet: nobody uses more than a share, and all of it is counted."""
+        ours = [n for n, charge in enumerate(charges) if charge.limit.on_store_error == "local"]
+        shares = self._shares_of(charges, ours)
+        own = self._local.decide(shares)
+        if own.refused >= 0:
+            return _of_all(charges, ours, own)
+        admitted = False
+        try:
+            verdict = await self._home.admit(charges, lease, floors)
+            admitted = verdict.refused < 0
+        finally:
+            if not admitted:
+                back = [n for n in range(len(ours)) if n not in own.shadowed]
+                stamps = [reading.stamp if reading else 0 for reading in own.readings]
+                self._local.settle([shares[n]._replace(cost=-shares[n].cost) for n in back], [stamps[n] for n in back])
+        self._well(floors)
+        if admitted:
+            self._mirror(charges, verdict, besides=ours)
         return verdict
 
     def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str, *, local: bool) -> None:
@@ -103,31 +132,31 @@ class Guard:
     def _alone(self, charges: Sequence[Charge]) -> Verdict:
         ours = [n for n, charge in enumerate(charges) if charge.limit.on_store_error != "open"]
         if any(charges[n].limit.on_store_error == "closed" for n in ours):
-            raise StoreUnavailable("limits cannot be checked: their store is unreachable", retry_after=PAUSE)
-        shares = [charges[n]._replace(limit=self._share(charges[n].limit)) for n in ours]
-        # what is more than a share can ever hold takes the whole of it
-        shares = [c if c.cost <= c.limit.largest else c._replace(cost=c.limit.largest) for c in shares]
+            raise StoreUnavailable("limits cannot be checked: their store is unreachable", retry_after=PAUSE / SECOND)
+        shares = self._shares_of(charges, ours)
         verdict = self._local.decide(shares)
-        readings: list[Reading | None] = [None] * len(charges)
-        for n, reading in zip(ours, verdict.readings, strict=True):
-            readings[n] = reading
         if verdict.refused < 0:
             self._touched.update((c.key, c.limit) for c in shares if c.limit.kind != PARALLEL)
             if len(self._touched) > _MOST:
                 self._touched.clear()
-        refused = ours[verdict.refused] if verdict.refused >= 0 else -1
-        return Verdict(refused, verdict.wait, readings, tuple(ours[n] for n in verdict.shadowed), local=True)
+        return _of_all(charges, ours, verdict)
+
+    def _shares_of(self, charges: Sequence[Charge], ours: list[int]) -> list[Charge]:
+        shares = [charges[n]._replace(limit=self._share(charges[n].limit)) for n in ours]
+        # what is more than a share can ever hold takes the whole of it
+        return [c if c.cost <= c.limit.largest else c._replace(cost=c.limit.largest) for c in shares]
 
     def _failed(self, error: StoreDown) -> None:
         self._failures += 1
         if self._failures == FAILURES:
-            self.degraded_since = time.monotonic()
-            self._next_look = time.monotonic() + PAUSE
+            self.degraded_since = self._now()
+            self._next_look = self._now() + PAUSE
             _log.warning("ratelimit store is unreachable; limits are shared out among workers", problem=str(error))
 
     def _well(self, floors: Mapping[str, int]) -> None:
         if self._failures >= FAILURES:
             self.degraded_since = None
+            self._settled_at = self._now() + _AWARE
             _log.info("ratelimit store is back")
         self._failures = 0
         for key in floors:
@@ -139,9 +168,9 @@ class Guard:
         touched = [(charge.key, self._touched[charge.key]) for charge in charges if charge.key in self._touched]
         return {key: self._local.lead(limit, key) for key, limit in touched}
 
-    def _mirror(self, charges: Sequence[Charge], verdict: Verdict) -> None:
-        for charge, reading in zip(charges, verdict.readings, strict=True):
-            if reading is not None:
+    def _mirror(self, charges: Sequence[Charge], verdict: Verdict, besides: Sequence[int] = ()) -> None:
+        for n, (charge, reading) in enumerate(zip(charges, verdict.readings, strict=True)):
+            if reading is not None and n not in besides:
                 self._local.seed(charge._replace(limit=self._share(charge.limit)), reading)
 
     def _remember(self, charges: Sequence[Charge], verdict: Verdict) -> None:
@@ -150,7 +179,7 @@ class Guard:
         if limit.kind == REQUESTS and not limit.width:
             if len(self._refused) > _MOST:
                 self._refused.clear()
-            self._refused[key] = int(time.monotonic() * SECOND) + verdict.wait
+            self._refused[key] = self._now() + verdict.wait
 
     def _still_refused(self, charges: Sequence[Charge], now: int) -> Verdict | None:
         for index, (_, key, _) in enumerate(charges):
@@ -162,3 +191,12 @@ class Guard:
                     return Verdict(index, until - now, readings)
                 del self._refused[key]
         return None
+
+
+def _of_all(charges: Sequence[Charge], ours: list[int], verdict: Verdict) -> Verdict:
+    """What this worker alone decided of ``ours``, told of all charges."""
+    readings: list[Reading | None] = [None] * len(charges)
+    for n, reading in zip(ours, verdict.readings, strict=True):
+        readings[n] = reading
+    refused = ours[verdict.refused] if verdict.refused >= 0 else -1
+    return Verdict(refused, verdict.wait, readings, tuple(ours[n] for n in verdict.shadowed), local=True)

@@ -67,6 +67,7 @@ class AnthropicMessages(BaseDialect):
     forward = ("anthropic-", "x-stainless-", "x-claude-code-", "x-app")
     keepalive = encode(b'{"type": "ping"}', "ping")
     end_mark = re.compile(rb'message_stop|event: ?error|"stop_reason"\s*:\s*"|\[DONE\]')
+    last_mark = re.compile(rb'^event: ?(?:message_stop|error)|"type"\s*:\s*"message_stop"', re.MULTILINE)
     fail_mark = re.compile(rb"^event: ?error", re.MULTILINE)
     routes = (
         Route("POST", "/messages", "chat", stream="body"),

@@ -83,7 +83,7 @@ class GeminiGenerate(BaseDialect):
     chat = GeminiCodec()
     unique = frozenset({"model", "contents", "generationConfig"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
-    end_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
+    end_mark = last_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
     routes = (
         Route("POST", "/models/{model}:generateContent", "chat", _V, "path"),
         Route("POST", "/models/{model}:streamGenerateContent", "chat", _V, "path", stream="always"),

@@ -158,6 +158,7 @@ class OpenAIChat(BaseDialect):
     unique = frozenset({"model", "stream", "max_tokens", "max_completion_tokens", "n", "stream_options"})
     forward = ("openai-", "x-stainless-", "http-referer", "x-title")
     end_mark = re.compile(rb'\[DONE\]|"error"\s*:\s*\{|"finish_reason"\s*:\s*"')
+    last_mark = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
 
     routes = (
         Route("POST", "/chat/completions", "chat", stream="body"),

@@ -59,7 +59,7 @@ class OpenAIResponses(BaseDialect):
     unique = frozenset({"model", "stream", "max_output_tokens"})
     forward = ("openai-", "x-stainless-", "x-codex-", "session_id", "conversation_id", "originator")
     # the last event's type may stand many kilobytes before its end; usage is filled in by no event but the last
-    end_mark = re.compile(
+    end_mark = last_mark = re.compile(
         rb'response\.(?:completed|incomplete|failed)|\[DONE\]|"type"\s*:\s*"error"|"total_tokens"\s*:\s*\d'
     )
     fail_mark = re.compile(rb'^data: ?\{[^\n]{0,200}?"type"\s*:\s*"(?:response\.failed|error)"', re.MULTILINE)
