@@ -25,19 +25,22 @@ def whole(seen, *, stream):
 
 
 async def keeps(url, over, done, failed, *, stream):
-    """Requests on one connection until ``over``."""
-    reader, writer = await connect(url)
-    try:
-        while not over.is_set():
-            writer.write(request_bytes(url, "POST", CHAT, body(stream=stream)))
-            seen = await read_response(reader)
-            (done if whole(seen, stream=stream) else failed).append(seen)
-    except (OSError, asyncio.IncompleteReadError) as error:
-        failed.append(error)
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+    """Requests on one connection until ``over``, or until an answer says that it is the connection's last."""
+    while not over.is_set():
+        reader, writer = await connect(url)
+        last = False
+        try:
+            while not last and not over.is_set():
+                writer.write(request_bytes(url, "POST", CHAT, body(stream=stream)))
+                seen = await read_response(reader)
+                (done if whole(seen, stream=stream) else failed).append(seen)
+                last = seen.headers.get("connection") == "close"
+        except (OSError, asyncio.IncompleteReadError) as error:
+            failed.append(error)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 async def reconnects(url, over, done, failed, *, stream):

@@ -7,6 +7,7 @@ import gc
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ import watchfiles
 from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits, edge_protocol
 
+FAREWELL = 1.0
+"""Seconds that kept connections have for one more request when a server ends."""
 _log = structlog.get_logger("gwcore")
 
 
@@ -58,6 +61,19 @@ class EdgeServer(uvicorn.Server):
         self.should_exit = True
         if hasattr(self._app, "drain"):
             self._app.drain()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more; tell who keeps a connection that its next answer is the last; then as uvicorn does.
+
+        A connection that is closed while its client writes is a failed request there, however it was meant.
+        """
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        end = time.monotonic() + FAREWELL
+        while self.server_state.connections and not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn's set
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
 
     def reload(self) -> None:
         """Have the application read its stack file again."""
