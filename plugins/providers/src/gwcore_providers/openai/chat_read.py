@@ -162,6 +162,8 @@ def _media(kind: Any, item: dict[str, Any], where: str) -> Media | None:
         )
     if kind == "input_audio":
         source = item.get("input_audio")
+        if isinstance(source, str):
+            return _sound(source, cache)
         if not isinstance(source, dict):
             raise BadRequest(f"{where}.input_audio must be an object with data and format")
         mime = f"audio/{source.get('format') or 'wav'}"
@@ -176,6 +178,24 @@ def _media(kind: Any, item: dict[str, Any], where: str) -> Media | None:
         data = data if bare is None or url else bare
         return Media("file", mime, data, url, source.get("file_id"), source.get("filename"), cache=cache)
     return None
+
+
+# first letters of base64 → what it is
+_SOUNDS = (
+    ("UklGR", "audio/wav"),
+    ("SUQz", "audio/mp3"),
+    ("//", "audio/mp3"),
+    ("T2dnU", "audio/ogg"),
+    ("ZkxhQ", "audio/flac"),
+)
+
+
+def _sound(given: str, cache: str | None) -> Media:
+    """A sound as Mistral takes it: an address, a data URL or bare base64."""
+    mime, data, bare = from_url(given)
+    if bare is not None and "://" not in bare[:16]:
+        mime, data, bare = next((mime for head, mime in _SOUNDS if bare.startswith(head)), None), bare, None
+    return Media("audio", mime, data, bare, cache=cache, extra={"given": given})
 
 
 def _thoughts(item: dict[str, Any]) -> list[Reasoning]:

@@ -248,7 +248,7 @@ class ChatReader:
         events: list[Event] = []
         for number, lane in self._lanes.items():
             if number not in self._over:
-                lane.finish = "stop" if self._done else None
+                lane.finish = "stop" if self._done else None  # gpt-audio never says more than the end mark
                 self._end(number, lane, events)
         return events
 

@@ -140,12 +140,12 @@ class _Messages:
         refusals = [part for part in parts if isinstance(part, Text) and part.refusal]
         shown = [part for part in parts if part not in calls and part not in thoughts and part not in refusals]
         if role == "assistant":
-            self._thoughts(out, thoughts)
+            self._thoughts(out, [part for part in thoughts if not self._inline(part)])
             if refusals:
                 out["refusal"] = words(refusals)
             if calls:
                 self._calls(out, calls)
-        content = self._content(shown)
+        content = self._content([*filter(self._inline, thoughts), *shown])
         out["content"] = content if content or not (calls or refusals) else None
         if self.same:
             out.update(message.extra)
@@ -159,6 +159,8 @@ class _Messages:
         return [self._part(part) for part in parts]
 
     def _part(self, part: Part) -> dict[str, Any]:
+        if isinstance(part, Reasoning):
+            return {"type": "thinking", "thinking": [{"type": "text", "text": part.text}]}
         if isinstance(part, Text):
             out: dict[str, Any] = {"type": "text", "text": part.text}
             if self.same:
@@ -185,6 +187,8 @@ class _Messages:
             key = "image_url" if media.kind == "image" else "video_url"
             return {"type": key, key: {**body, **media.extra} if self.same else body}
         if media.kind == "audio":
+            if self.same and "given" in media.extra:
+                return {"type": "input_audio", "input_audio": media.extra["given"]}
             if media.data is None:
                 raise self.crossing.refuse("audio by address")
             form = (media.mime or "audio/wav").partition("/")[2].removeprefix("x-")
@@ -209,6 +213,10 @@ class _Messages:
             file["filename"] = media.name or "document.pdf"
         return {"type": "file", "file": file}
 
+    def _inline(self, part: Part) -> bool:
+        """Whether a thought stands among the words, as Mistral has it."""
+        return self.same and isinstance(part, Reasoning) and part.extra.get("field") == "thinking"
+
     def _thoughts(self, out: dict[str, Any], thoughts: list[Reasoning]) -> None:
         if not thoughts:
             return
@@ -216,10 +224,7 @@ class _Messages:
         fields = [str(part.extra.get("field")) for part in thoughts if part.extra.get("field")]
         text = "".join(part.text for part in thoughts)
         if fields and (self.same or fields[0] in quirks):
-            if fields[0] == "thinking":
-                self.crossing.drop("thinking")
-            else:
-                out[fields[0]] = text
+            out[fields[0]] = text
         elif self.same or "reasoning_details" in quirks:
             out["reasoning_details"] = [detail(part) for part in thoughts]
         elif "reasoning_content" in quirks and text:
@@ -259,7 +264,7 @@ class _Messages:
         for part in result.parts:
             if isinstance(part, Opaque):
                 raise self.crossing.refuse(part.kind, "in a tool result")
-        content = words(texts, "\n") if not self.same or len(texts) == 1 else [self._part(t) for t in texts]
+        content = self._content([*texts]) if self.same else words(texts, "\n")
         if media and self.same:
             content = [self._part(part) for part in result.parts]
         elif media:
