@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.chat import ChatRequest, Extra, Media, Message, Part, Reasoning, Text, ToolCall
+from gwcore.chat import ChatRequest, Extra, Media, Message, Opaque, Part, Reasoning, Text, ToolCall, ToolResult
 from gwcore.codec import Complaint, Crossing
 from gwcore.errors import BadRequest
 
@@ -170,6 +170,29 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
         *(knob for knob, value in request.knobs.items() if knob not in said and value is not False),
     ):
         crossing.drop(name)
+
+
+def cached(parts: Iterable[Part]) -> bool:
+    """Whether a prompt-cache mark stands on one of these, or on a part of a result among them."""
+    return any(
+        not isinstance(part, Reasoning | Opaque)
+        and (part.cache or (isinstance(part, ToolResult) and cached(part.parts)))
+        for part in parts
+    )
+
+
+def unsayable(
+    message: Message, crossing: Crossing, *, cache: bool = True, name: bool = True, signature: bool = True
+) -> None:
+    """Name what a message brings that the writer's dialect has no place for: prompt-cache marks, the participant's name,
+    a thought's signature on a call.
+    """
+    if cache and cached(message.parts):
+        crossing.drop("cache_control")
+    if name and message.name is not None:
+        crossing.drop("messages.name")
+    if signature and any(isinstance(part, ToolCall) and part.signature for part in message.parts):
+        crossing.drop("reasoning of another vendor")
 
 
 def complaint(document: Any, body: bytes) -> Complaint:

@@ -31,6 +31,8 @@ DIALECT = "anthropic.messages"
 CACHE = "cache_control"
 _KNOBS = ("temperature", "top_p", "top_k", "service_tier")
 _NEEDS = ("container", "context_management", "mcp_servers")
+SHOWN = {"summarized": "summary", "omitted": "none"}
+"""``thinking.display`` → the canonical word."""
 _READ = frozenset({
     "model", "messages", "system", "max_tokens", "metadata", "stop_sequences", "stream", "tools", "tool_choice",
     "thinking", "output_config", "output_format", *_KNOBS, *_NEEDS,
@@ -233,6 +235,6 @@ def _thinking(document: dict[str, Any]) -> Thinking | None:
         mode={"enabled": "on", "disabled": "off", "adaptive": "auto"}.get(str(kind)),  # type: ignore[arg-type]
         effort=config.get("effort"),
         budget=thinking.get("budget_tokens"),
-        shown=thinking.get("display"),
+        shown=SHOWN.get(str(thinking.get("display")), thinking.get("display")),
         extra={"config": others} if others else {},
     )

@@ -22,14 +22,15 @@ from gwcore.chat import (
 from gwcore.codec import Crossing
 from gwcore.errors import BadRequest
 from gwcore_providers.anthropic.models import Traits, traits_of
-from gwcore_providers.anthropic.read import CACHE, DIALECT
-from gwcore_providers.crossing import fit_id, foreign, parsed
+from gwcore_providers.anthropic.read import CACHE, DIALECT, SHOWN
+from gwcore_providers.crossing import fit_id, foreign, parsed, unsayable
 from gwcore_providers.efforts import budget_of, effort_of, nearest
 
 VERSION = b"2023-06-01"
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _SPOKEN = ("temperature", "top_p", "top_k", "user", "service_tier")
 _EMPTY = {"type": "object", "properties": {}}
+_DISPLAYS = {shown: word for word, shown in SHOWN.items()}
 _LEAST = 1024  # tokens of a thinking budget
 
 
@@ -140,7 +141,7 @@ def _think_same(thinking: Thinking, out: dict[str, Any], config: dict[str, Any])
         config["effort"] = thinking.effort
     if thinking.mode is not None:
         kinds = {"on": "enabled", "off": "disabled", "auto": "adaptive"}
-        pairs = {"budget_tokens": thinking.budget, "display": thinking.shown}
+        pairs = {"budget_tokens": thinking.budget, "display": _DISPLAYS.get(thinking.shown or "", thinking.shown)}
         given = {key: value for key, value in pairs.items() if value is not None}
         out["thinking"] = {"type": kinds[thinking.mode], **given}
 
@@ -165,10 +166,11 @@ def _think(  # noqa: PLR0917 - one decision, all that bears on it
         return
     if traits.efforts and effort is not None:
         config["effort"] = nearest(effort, traits.efforts)
+        if config["effort"] != effort:
+            crossing.drop(f"reasoning_effort {effort}")
     if traits.adaptive:
         out["thinking"] = {"type": "adaptive"}
-        if thinking.shown != "none":
-            out["thinking"]["display"] = "summarized"
+        out["thinking"]["display"] = "omitted" if thinking.shown == "none" else "summarized"
     elif effort is not None or thinking.budget is not None:
         budget = max(_LEAST, thinking.budget or budget_of(effort or "medium"))
         if out["max_tokens"] <= budget:
@@ -249,6 +251,8 @@ class _Messages:
             else:
                 self._turn(message, turns)
         if not self.same:
+            for message in listed:
+                unsayable(message, self.crossing, cache=False)
             self._check_thoughts(turns)
         return self._system(system), turns
 

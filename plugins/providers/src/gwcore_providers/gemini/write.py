@@ -25,7 +25,7 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore.errors import BadRequest
-from gwcore_providers.crossing import foreign, names_of_calls, parsed, words
+from gwcore_providers.crossing import foreign, names_of_calls, parsed, unsayable, words
 from gwcore_providers.efforts import budget_of, effort_of, nearest
 from gwcore_providers.gemini.read import DIALECT, KNOBS
 from gwcore_providers.gemini.schema import accepted
@@ -128,12 +128,17 @@ def _think(thinking: Thinking, crossing: Crossing) -> dict[str, Any]:
         out["includeThoughts"] = True
     if levels is not None:
         if effort is not None:
-            out["thinkingLevel"] = nearest(effort, levels).upper()
+            taken = nearest(effort, levels)
+            if taken != effort:
+                crossing.drop(f"reasoning_effort {effort}")
+            out["thinkingLevel"] = taken.upper()
     elif limits is not None:
         least, most = limits
         wanted = thinking.budget if thinking.budget is not None else budget_of(effort) if effort else None
         if wanted is not None:
             out["thinkingBudget"] = 0 if wanted == 0 and least != 128 else max(least, min(most, wanted))
+            if wanted == 0 and out["thinkingBudget"]:
+                crossing.drop("reasoning_effort none")
         elif thinking.mode == "auto":
             out["thinkingBudget"] = -1
     return out
@@ -154,8 +159,8 @@ def _tools(request: ChatRequest, crossing: Crossing, *, same: bool) -> list[dict
 
 def _declaration(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
     out: dict[str, Any] = {"name": tool.name}
-    if tool.description is not None:
-        out["description"] = tool.description
+    if tool.description is not None or not same:
+        out["description"] = tool.description or ""  # must be there
     if tool.custom:
         if isinstance(tool.grammar, dict) and tool.grammar.get("type") not in {None, "text"}:
             crossing.drop("tools.custom.format")
@@ -199,6 +204,9 @@ class _Contents:
         listed = self.request.messages
         first = next((at for at, m in enumerate(listed) if m.role not in {"system", "developer"}), len(listed))
         system = [part for message in listed[:first] for part in message.parts]
+        if not self.same:
+            for message in listed[:first]:
+                unsayable(message, self.crossing, signature=False)
         contents: list[dict[str, Any]] = []
         for message in listed[first:]:
             if message.role in {"system", "developer"}:
@@ -214,6 +222,8 @@ class _Contents:
         return {"parts": self._parts(system)}, contents
 
     def _turn(self, message: Message, contents: list[dict[str, Any]]) -> None:
+        if not self.same:
+            unsayable(message, self.crossing, signature=False)
         role = "model" if message.role == "assistant" else "user"
         parts = self._parts(message.parts)
         if self.same:
@@ -238,8 +248,6 @@ class _Contents:
 
     def _part(self, part: Text | Media | ToolCall | Opaque) -> dict[str, Any] | None:
         if isinstance(part, Text):
-            if part.cache:
-                self.crossing.drop("cache_control")
             if not part.text and not self.same:
                 return None
             return {"text": part.text, **(part.extra if self.same else {})}
@@ -293,6 +301,8 @@ class _Contents:
         out: dict[str, Any] = {"functionCall": body}
         if call.signature is not None and call.dialect == DIALECT:
             out["thoughtSignature"] = call.signature
+        elif call.signature is not None:
+            self.crossing.drop("reasoning of another vendor")
         return {**out, **{k: v for k, v in call.extra.items() if k != "noid"}} if self.same else out
 
     def _result(self, result: ToolResult) -> list[dict[str, Any]]:

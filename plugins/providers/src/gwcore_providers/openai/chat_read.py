@@ -55,7 +55,8 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
     options = document.get("stream_options")
     stop = document.get("stop")
     parallel = document.get("parallel_tool_calls")
-    limit = document.get("max_completion_tokens") or document.get("max_tokens")
+    limits = (document.get("max_completion_tokens"), document.get("max_tokens"))
+    limit = next((limit for limit in limits if limit is not None), None)
     return ChatRequest(
         DIALECT,
         model,

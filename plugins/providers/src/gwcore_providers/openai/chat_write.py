@@ -29,6 +29,9 @@ from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
 from gwcore_providers.openai.models import accepted_efforts
 
 _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
+TIERS = {**{tier: tier for tier in ("auto", "default", "flex", "priority", "scale")}, "standard": "default",
+         "standard_only": "default"}  # fmt: skip
+"""Tiers in any vendor's words → in OpenAI's."""
 _FIT = re.compile(r"[a-zA-Z0-9_.:-]+")
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
 
@@ -54,11 +57,23 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
             out[key] = value
     names = {knob: key for key, knob in KNOBS.items()}
     out.update((names[knob], value) for knob, value in request.knobs.items() if knob in names)
+    if not same:
+        fit_tier(out, crossing)
     if crossing.stream:
         out["stream"] = True
         if "no_stream_options" not in crossing.quirks:
             out["stream_options"] = {"include_usage": True}
     return {**out, **request.needs, **request.extra} if same else out
+
+
+def fit_tier(out: dict[str, Any], crossing: Crossing) -> None:
+    """The service tier in OpenAI's words."""
+    asked = out.pop("service_tier", None)
+    tier = TIERS.get(asked) if isinstance(asked, str) else None
+    if tier is not None:
+        out["service_tier"] = tier
+    elif asked is not None:
+        crossing.drop("service_tier")
 
 
 def _offer_tools(request: ChatRequest, out: dict[str, Any], crossing: Crossing, *, same: bool) -> None:
@@ -91,6 +106,8 @@ def _think(thinking: Thinking, out: dict[str, Any], crossing: Crossing, *, same:
     allowed = accepted_efforts(crossing.model)
     if allowed:
         out["reasoning_effort"] = nearest(effort, allowed)
+        if out["reasoning_effort"] != effort:
+            crossing.drop(f"reasoning_effort {effort}")
     elif "reasoning_effort" in crossing.quirks and effort in {"low", "medium", "high"}:
         out["reasoning_effort"] = effort
     elif effort != "none":
@@ -145,6 +162,8 @@ class _Messages:
                 out["refusal"] = words(refusals)
             if calls:
                 self._calls(out, calls)
+                if not self.same and any(one in shown for one in parts[parts.index(calls[0]) :]):
+                    self.crossing.drop("the place of words behind a tool call")
         content = self._content([*filter(self._inline, thoughts), *shown])
         out["content"] = content if content or not (calls or refusals) else None
         if self.same:
@@ -193,6 +212,8 @@ class _Messages:
                 raise self.crossing.refuse("audio by address")
             form = (media.mime or "audio/wav").partition("/")[2].removeprefix("x-")
             form = {"mpeg": "mp3", "wave": "wav"}.get(form, form)
+            if not (self.same or form in {"mp3", "wav"} or "audio_formats" in self.crossing.quirks):
+                raise self.crossing.refuse(f"audio of {media.mime}", "mp3 and wav are taken")
             return {"type": "input_audio", "input_audio": {"data": media.data, "format": form}}
         return self._file(media)
 
@@ -248,6 +269,8 @@ class _Messages:
         out: dict[str, Any] = {"id": self._id(call.id), "type": kind, kind: body}
         if call.signature is not None and (self.same or "thought_signature" in self.crossing.quirks):
             out["extra_content"] = {"google": {"thought_signature": call.signature}}
+        elif call.signature is not None:
+            self.crossing.drop("reasoning of another vendor")
         if self.same:
             out.update(call.extra)
         self._mark(out, call.cache)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from gwcore.chat import (
@@ -23,8 +22,9 @@ from gwcore.chat import (
     ToolResult,
 )
 from gwcore.codec import Crossing
-from gwcore_providers.crossing import data_url, fit_id, foreign, words
+from gwcore_providers.crossing import data_url, fit_id, foreign, unsayable, words
 from gwcore_providers.efforts import effort_of, nearest
+from gwcore_providers.openai.chat_write import fit_tier
 from gwcore_providers.openai.models import accepted_efforts, reasons
 from gwcore_providers.openai.responses_read import DIALECT, ENCRYPTED, KNOBS, LOGPROBS
 
@@ -34,8 +34,6 @@ _SPOKEN = frozenset({*_KEYS, "verbosity", "logprobs"})
 _LEAST = 16  # tokens of output; fewer are refused
 _CALL = re.compile(r"[a-zA-Z0-9_.:-]+")
 _FORMAT = re.compile(r"[^a-zA-Z0-9_-]")
-_TIERS = {"auto": "auto", "default": "default", "flex": "flex", "priority": "priority", "scale": "scale",
-          "standard": "default", "standard_only": "default"}  # fmt: skip
 _DETAILS = frozenset({"low", "high", "auto", "original"})
 
 
@@ -95,7 +93,7 @@ def _fit(request: ChatRequest, out: Document, crossing: Crossing) -> None:
         for key in ("temperature", "top_p"):
             if out.pop(key, None) is not None:
                 crossing.drop(key)
-    _fit_value(out, "service_tier", _TIERS.get(out.get("service_tier", "")), crossing)
+    fit_tier(out, crossing)
     metadata = out.get("metadata")
     _fit_value(out, "metadata", metadata if _is_metadata(metadata) else None, crossing)
 
@@ -236,7 +234,8 @@ class _Items:
         for at, message in enumerate(self.request.messages):
             if self._instructs(at, message):
                 out["instructions"] = words(message.parts)
-                self._mark(message.parts)
+                if not self.same:
+                    unsayable(message, self.crossing)
             else:
                 self._message(message)
         if self.out or not self.same:
@@ -250,9 +249,8 @@ class _Items:
         return at == 0 and message.role == "system" and isinstance(one, Text) and message.name is None
 
     def _message(self, message: Message) -> None:
-        if message.name is not None and not self.same:
-            self.crossing.drop("messages.name")
-        self._mark(message.parts)
+        if not self.same:
+            unsayable(message, self.crossing)
         run: list[Part] = []
         for part in message.parts:
             loose = isinstance(part, Text | Media | Opaque) and (
@@ -314,11 +312,9 @@ class _Items:
             out["annotations"] = [dict(one.doc) for one in part.citations if one.dialect == DIALECT]
             if len(out["annotations"]) < len(part.citations):
                 self.crossing.drop("citations")
+            if not self.same:
+                out["logprobs"] = []
         return {**out, **extra}
-
-    def _mark(self, parts: Iterable[Part]) -> None:
-        if not self.same and any(not isinstance(part, Reasoning | Opaque) and part.cache for part in parts):
-            self.crossing.drop("cache_control")
 
     def _opaque(self, part: Opaque) -> Document:
         if part.dialect != DIALECT:
@@ -398,7 +394,6 @@ class _Items:
         return {**out, **call.extra} if self.same else out
 
     def _result(self, result: ToolResult) -> Document:
-        self._mark(result.parts)
         custom = result.custom or result.id in self.custom
         output = self._content(result.parts, "input_text") if result.parts else [] if self.same else ""
         if result.error and not self.same:
