@@ -184,8 +184,9 @@ def cached(parts: Iterable[Part]) -> bool:
 def unsayable(
     message: Message, crossing: Crossing, *, cache: bool = True, name: bool = True, signature: bool = True
 ) -> None:
-    """Name what a message brings that the writer's dialect has no place for: prompt-cache marks, the participant's name,
-    a thought's signature on a call.
+    """Name what a message brings that the writer's dialect has no place for.
+
+    That is a prompt-cache mark, the participant's name, a thought's signature on a call.
     """
     if cache and cached(message.parts):
         crossing.drop("cache_control")

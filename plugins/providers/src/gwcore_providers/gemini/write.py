@@ -126,19 +126,18 @@ def _think(thinking: Thinking, crossing: Crossing) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if effort != "none" and thinking.shown != "none":
         out["includeThoughts"] = True
-    if levels is not None:
-        if effort is not None:
-            taken = nearest(effort, levels)
-            if taken != effort:
-                crossing.drop(f"reasoning_effort {effort}")
-            out["thinkingLevel"] = taken.upper()
+    if levels is not None and effort is not None:
+        taken = nearest(effort, levels)
+        if taken != effort:
+            crossing.drop(f"reasoning_effort {effort}")
+        out["thinkingLevel"] = taken.upper()
     elif limits is not None:
         least, most = limits
         wanted = thinking.budget if thinking.budget is not None else budget_of(effort) if effort else None
         if wanted is not None:
             out["thinkingBudget"] = 0 if wanted == 0 and least != 128 else max(least, min(most, wanted))
-            if wanted == 0 and out["thinkingBudget"]:
-                crossing.drop("reasoning_effort none")
+            if wanted != out["thinkingBudget"]:
+                crossing.drop(f"reasoning budget {wanted}")
         elif thinking.mode == "auto":
             out["thinkingBudget"] = -1
     return out
