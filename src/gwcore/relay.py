@@ -62,7 +62,7 @@ async def relay(
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
             body = await read_whole(attempt, response)
-            said = stream.spelled(translation.read(body)) + stream.close()
+            said = stream.spelled(translation.read(body))
             settle()
             await _whole(attempt, translation, said, headers)
         return

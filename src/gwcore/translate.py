@@ -156,8 +156,8 @@ class Stream:
         return self._writer.write(listed)
 
     def spelled(self, reply: ChatReply) -> bytes:
-        """A whole answer, for a client that asked for a stream; to be closed like any other."""
-        return self._written(spell(reply))
+        """A whole answer as a whole stream, for a client that asked for one."""
+        return self._written(spell(reply)) + self._writer.close()
 
     def close(self) -> bytes:
         """What the end of the stream brings."""

@@ -271,11 +271,13 @@ class MessagesWriter:
                 self._begin("whole", one)
 
     def _text(self, event: TextDelta | Cited) -> None:
+        if isinstance(event, TextDelta) and not event.text:
+            return  # no block of nothing
         if self._kind != "text":
             self._begin("text", {"type": "text", "text": ""})
         if isinstance(event, Cited):
             self._delta("citations_delta", citation=written_citation(event.citation))
-        elif event.text:
+        else:
             self._out.append(self._prefix + orjson.dumps(event.text) + b"}}\n\n")
 
     def _call(self, call: ToolCall) -> None:

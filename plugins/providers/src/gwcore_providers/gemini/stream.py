@@ -45,7 +45,7 @@ from gwcore_providers.gemini.reply import (
 class _Lane:
     """One candidate of a stream being read."""
 
-    __slots__ = ("calls", "cited", "kind", "part", "said", "thought")
+    __slots__ = ("calls", "cited", "kind", "part", "reason", "said", "thought")
 
     def __init__(self) -> None:
         self.part: int | None = None
@@ -54,6 +54,7 @@ class _Lane:
         self.thought = ""
         self.calls = Calls()
         self.cited: list[Citation] = []
+        self.reason: Any = None
 
 
 class GeminiReader:
@@ -64,7 +65,6 @@ class GeminiReader:
         self._parts = 0
         self._started = False
         self._called: set[int] = set()
-        self._over: set[int] = set()
         self._blocked: Finish | None = None
 
     def read(self, frame: Frame) -> Sequence[Event]:
@@ -108,8 +108,8 @@ class GeminiReader:
             for part in parts_of(camel(item), "parts", lane.calls):
                 self._part(part, number, lane, events)
         lane.cited += citations(candidate)
-        if candidate.get("finishReason") and number not in self._over:
-            self._end(number, lane, candidate["finishReason"], events)
+        # the last one counts: with code execution a candidate is said to be finished, and goes on
+        lane.reason = candidate.get("finishReason") or lane.reason
 
     def _part(self, part: Any, number: int, lane: _Lane, events: list[Event]) -> None:
         if isinstance(part, Text):
@@ -155,22 +155,20 @@ class GeminiReader:
         self._parts += 1
         return self._parts - 1
 
-    def _end(self, number: int, lane: _Lane, reason: Any, events: list[Event]) -> None:
-        self._over.add(number)
+    def _end(self, number: int, lane: _Lane, events: list[Event]) -> None:
         if lane.cited and lane.said is not None and lane.kind != "text":
             lane.part, lane.kind = self._next(), "text"
             lane.said = lane.part
         if lane.said is not None:
             events += [Cited(lane.said, one, number) for one in lane.cited]
         self._close(number, lane, events)
-        events.append(Finished(finish_of(reason, calls=number in self._called), number))
+        events.append(Finished(finish_of(lane.reason, calls=number in self._called), number))
 
     def close(self) -> Sequence[Event]:
-        """Candidates that never said why they ended, and a prompt that was blocked."""
+        """Why candidates ended, and why a prompt was blocked."""
         events: list[Event] = []
         for number, lane in self._lanes.items():
-            if number not in self._over:
-                self._end(number, lane, None, events)
+            self._end(number, lane, events)
         if not self._lanes:
             events.append(Finished(self._blocked or Finish("unknown")))
         return events
