@@ -185,8 +185,8 @@ class Dialect(Protocol):
         """The error as a response body."""
         ...
 
-    def error_event(self, error: GatewayError, request_id: str, operation: str) -> bytes:
-        """The error as the terminal frame(s) of an event stream."""
+    def error_event(self, error: GatewayError, request_id: str, operation: str, head: bytes = b"") -> bytes:
+        """The error as the terminal frame(s) of an event stream; ``head`` is what the stream began with."""
         ...
 
     def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:

@@ -27,6 +27,7 @@ Raised, never returned; written in the *client's* dialect by the Gateway alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -240,6 +241,7 @@ class Refused(UpstreamError):
         status: the upstream's status.
         body: the upstream's body; a client of the same ``dialect`` receives it unmodified.
         raw_headers: those of the upstream's headers that may reach the client.
+        said: the upstream's own words for what a client of another dialect shall see, too: ``type``, ``code``, ``param``.
     """
 
     code = "upstream_refused"
@@ -252,8 +254,10 @@ class Refused(UpstreamError):
         body: bytes = b"",
         headers: list[tuple[bytes, bytes]] | None = None,
         dialect: str | None = None,
+        said: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        self.said = said or {}
         self.status = status
         self.body = body
         self.raw_headers = headers or []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from gwcore.call import Attempt
+from gwcore.chat import ChatReply
 from gwcore.dialect import Dialect
 from gwcore.errors import Broken, Refused, UpstreamError
 from gwcore.translate import Stream, Translation
@@ -14,7 +15,9 @@ from gwcore.wire.transport import Headers, Response
 DROPPED = b"x-gwcore-dropped"
 WHOLE_BODY_CAP = 64 << 20
 TAIL = 4096
-_KEPT = frozenset({b"request-id", b"x-request-id", b"retry-after", b"retry-after-ms"})
+_IDS = frozenset({b"request-id", b"x-request-id"})
+_KEPT = _IDS | {b"retry-after", b"retry-after-ms"}
+_EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
 
 
 def refused(
@@ -29,11 +32,30 @@ def refused(
         secret = value.removeprefix(b"Bearer ")
         if len(secret) >= 8 and secret in body:
             body = body.replace(secret, b"[redacted]")
-    message, dialect = f"upstream {upstream.name!r} answered {status}", attempt.call.dialect.name
-    if translation is not None:
-        said = translation.complaint(status, body)
-        message, dialect = said.message, translation.upstream.name
-    return Refused(message, status=status, body=body, headers=headers, dialect=dialect)
+    if translation is None:
+        message = f"upstream {upstream.name!r} answered {status}"
+        return Refused(message, status=status, body=body, headers=headers, dialect=attempt.call.dialect.name)
+    heard = translation.complaint(status, body)
+    said = {"type": heard.type, "code": heard.code, "param": heard.param}
+    error = Refused(
+        heard.message,
+        status=status,
+        body=body,
+        headers=headers,
+        dialect=translation.upstream.name,
+        said={key: value for key, value in said.items() if value is not None},
+    )
+    error.headers = tuple((name.decode(), value.decode("latin-1")) for name, value in _kept(headers))
+    return error
+
+
+def _kept(headers: Headers) -> Headers:
+    """Headers that mean the same to a client of another dialect; a request's id under both names that SDKs look for."""
+    kept = [(name, value) for name, value in headers if name in _KEPT]
+    ids = {name: value for name, value in kept if name in _IDS}
+    if len(ids) == 1:
+        kept.append(((_IDS - ids.keys()).pop(), next(iter(ids.values()))))
+    return kept
 
 
 async def relay(
@@ -50,7 +72,7 @@ async def relay(
     """
     kind = next((value for name, value in response.headers if name == b"content-type"), b"")
     events = kind.startswith((b"text/event-stream", b"application/x-ndjson")) or (attempt.call.stream and not kind)
-    headers = [(name, value) for name, value in response.headers if name in _KEPT]
+    headers = _kept(response.headers)
     if attempt.call.stream:
         headers += [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -62,13 +84,13 @@ async def relay(
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
             body = await read_whole(attempt, response)
-            said = stream.spelled(translation.read(body))
+            said = stream.spelled(_answer(translation, body))
             settle()
             await _whole(attempt, translation, said, headers)
         return
     body = await read_whole(attempt, response)
     headers.append((b"content-type", b"application/json"))
-    reply = translation.stream().gathered(body) if events else translation.read(body)
+    reply = translation.stream().gathered(body) if events else _answer(translation, body)
     said = translation.written(reply)
     settle()
     headers.append((b"content-length", b"%d" % len(said)))
@@ -83,6 +105,13 @@ async def read_on(response: Response, dialect: Dialect, operation: str, tail: by
         if dialect.closed(operation, tail):
             return b""
         raise
+
+
+def _answer(translation: Translation, body: bytes) -> ChatReply:
+    """A whole answer, or a stream that came under another name: a missing or wrong content type is no reason to fail."""
+    if body[:256].lstrip().startswith(_EVENTS):
+        return translation.stream().gathered(body)
+    return translation.read(body)
 
 
 async def read_whole(attempt: Attempt, response: Response) -> bytes:
@@ -118,7 +147,10 @@ async def _relay_events(
     ending: Callable[[], bytes],
 ) -> None:
     call, reply = attempt.call, attempt.call.reply
-    out, tail = await _opening(attempt, response, translation, stream)
+    out, tail, over = await _opening(attempt, response, translation, stream)
+    last = stream.close() if over else None
+    if over and not stream.begun:
+        raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before any content")
     attempt.first_byte_at = time.perf_counter()
     if dropped := translation.dropped:
         headers.append((DROPPED, dropped))
@@ -126,7 +158,7 @@ async def _relay_events(
         await reply.commit(200, headers)
     if out:
         await reply.write(out)
-    while chunk := await read_on(response, translation.upstream, call.operation, tail):
+    while not over and (chunk := await read_on(response, translation.upstream, call.operation, tail)):
         tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
         if out := stream.feed(chunk):
             await reply.write(out)
@@ -134,22 +166,26 @@ async def _relay_events(
             raise Broken(stream.failed.message or stream.failed.code)
     if not translation.upstream.ended(call.operation, tail):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
-    await reply.end(stream.close() + ending())
+    await reply.end((stream.close() if last is None else last) + ending())
 
 
 async def _opening(
     attempt: Attempt, response: Response, translation: Translation, stream: Stream
-) -> tuple[bytes, bytes]:
-    """Bytes to write up to the first content, and the end of what was read. An error before it has its HTTP status."""
+) -> tuple[bytes, bytes, bool]:
+    """Bytes to write up to the first content, the end of what was read, and whether that was all.
+
+    An error before the first content has its HTTP status.
+    """
     began = time.perf_counter()
-    out, tail = b"", b""
+    out, tail, chunk = b"", b"", b""
     try:
         while not stream.content and (chunk := await response.read()):
             tail = (tail + chunk)[-TAIL:]
             out += stream.feed(chunk)
             if stream.failed is not None and not stream.content:
                 failed = stream.failed
-                raise Refused(failed.message, status=failed.status, dialect=translation.upstream.name)
+                name = translation.upstream.name
+                raise Refused(failed.message, status=failed.status, dialect=name, said={"code": failed.code})
     finally:
         attempt.call.waited += time.perf_counter() - began
-    return out, tail
+    return out, tail, not chunk

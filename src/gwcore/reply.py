@@ -77,14 +77,15 @@ class Reply:
 
     Attributes:
         status: committed status; 0 before.
-        sent: body bytes handed to the server; ``last`` is the latest piece of them.
+        sent: body bytes handed to the server; ``head`` is the first piece of them, ``last`` the latest.
         before_commit: called with the headers just before they leave, so that the gateway can add its own.
         gate: a router's, or ``None``.
         waiting: the head left with a keep-alive comment, and nothing else has.
     """
 
     __slots__ = (
-        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "gate", "last", "sent", "state", "status", "waiting"
+        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "gate", "head", "last", "sent", "state", "status",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, send: Send) -> None:
@@ -96,6 +97,7 @@ class Reply:
         self.state = IDLE
         self.status = 0
         self.sent = 0
+        self.head = b""
         self.last = b""
         self.before_commit: Callable[[int, Headers], None] | None = None
         self.gate: Gate | None = None
@@ -171,6 +173,8 @@ class Reply:
             return
         if self.state != COMMITTED:
             raise ReplyMisuse(f"bytes into a reply that is {self.state}")
+        if not self.head:
+            self.head = chunk
         self.sent += len(chunk)
         self.last = chunk
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -89,7 +89,7 @@ async def fail(call: Call, error: GatewayError) -> None:
     elif reply.state == COMMITTED:
         if not call.stream:
             raise ConnectionAbortedError(error.code)
-        await reply.end(call.dialect.error_event(error, call.id, call.operation))
+        await reply.end(call.dialect.error_event(error, call.id, call.operation, reply.head))
 
 
 def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:

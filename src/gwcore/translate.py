@@ -115,6 +115,7 @@ class Stream:
     """Bytes of the upstream's event stream → bytes of the client's.
 
     Attributes:
+        begun: the upstream began an answer at all.
         content: the answer has begun: from here on no other target can be tried.
         failed: the upstream said that it cannot go on.
     """
@@ -126,6 +127,7 @@ class Stream:
         self._meter = translation.meter
         self._customs = _Customs(translation.customs) if translation.customs else None
         self._dialect = translation.upstream.name
+        self.begun = False
         self.content = False
         self.failed: Failed | None = None
 
@@ -151,6 +153,7 @@ class Stream:
                 self.failed = event
             elif isinstance(event, Started):
                 self._meter.usage = event.usage
+                self.begun = True
             else:
                 self.content = True
         return self._writer.write(listed)

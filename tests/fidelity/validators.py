@@ -36,7 +36,9 @@ def chat(body, *, usage=True):
     assert chunks, "an empty stream"
     for chunk in chunks:
         assert chunk["object"] == "chat.completion.chunk" and isinstance(chunk["created"], int)
-        assert (chunk["id"], chunk["model"], chunk["created"]) == tuple(chunks[0][k] for k in ("id", "model", "created"))
+        assert (chunk["id"], chunk["model"], chunk["created"]) == tuple(
+            chunks[0][k] for k in ("id", "model", "created")
+        )
         assert "error" not in chunk
     metered = [at for at, chunk in enumerate(chunks) if chunk.get("usage")]
     assert metered == ([len(chunks) - 1] if usage else []), "usage once, right before the end mark"
@@ -295,6 +297,11 @@ def chat_reply(whole):
     return Read(said, whole.get("usage"), ids, message.get("reasoning_details") or [])
 
 
-STREAMS = {"openai.chat": chat, "openai.responses": responses, "anthropic.messages": messages, "gemini.generate": generate}
+STREAMS = {
+    "openai.chat": chat,
+    "openai.responses": responses,
+    "anthropic.messages": messages,
+    "gemini.generate": generate,
+}
 WHOLES = {"openai.chat": chat_reply, "openai.responses": responses_reply, "anthropic.messages": messages_reply,
           "gemini.generate": generate_reply}  # fmt: skip

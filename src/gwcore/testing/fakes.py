@@ -78,7 +78,7 @@ class FakeDialect:
         """Code, message and request id."""
         return orjson.dumps({"error": {"code": error.code, "message": error.message, "id": request_id}})
 
-    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+    def error_event(self, error: GatewayError, request_id: str, _operation: str, _head: bytes = b"") -> bytes:
         """The error body as one frame."""
         return b"data: " + self.error_body(error, request_id) + b"\n\n"
 

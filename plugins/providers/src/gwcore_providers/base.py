@@ -120,7 +120,7 @@ class BaseDialect:
         """No usage by default."""
         return None
 
-    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+    def error_event(self, error: GatewayError, request_id: str, _operation: str, _head: bytes = b"") -> bytes:
         """The error body as one data frame."""
         return b"data: " + self.error_body(error, request_id) + b"\n\n"
 

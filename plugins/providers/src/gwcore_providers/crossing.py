@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -196,7 +197,22 @@ def unsayable(
         crossing.drop("reasoning of another vendor")
 
 
+OVERFLOW = "context_length_exceeded"
+"""The code of an error that says the conversation is longer than the model can take, whatever the vendor calls it."""
+_OVERFLOW = re.compile(
+    r"prompt is too long|maximum context length|context[ _](?:window|length|size|limit)"
+    r"|exceeds? the (?:model's )?(?:maximum|available) (?:number of tokens|context|input)|input is too long|too many tokens in",
+    re.IGNORECASE,
+)
+
+
 def complaint(document: Any, body: bytes) -> Complaint:
+    """:func:`_complaint`, whose code says :data:`OVERFLOW` where its words do."""
+    found = _complaint(document, body)
+    return replace(found, code=OVERFLOW) if _OVERFLOW.search(found.message) else found
+
+
+def _complaint(document: Any, body: bytes) -> Complaint:
     """The error of most vendors: an object, perhaps below ``error``, with a message in it somewhere."""
     error = document.get("error", document) if isinstance(document, dict) else document
     if isinstance(error, list) and error:
@@ -208,6 +224,8 @@ def complaint(document: Any, body: bytes) -> Complaint:
     if isinstance(error.get("error"), dict):
         error = error["error"]
     message = next((error[key] for key in ("message", "detail", "msg") if isinstance(error.get(key), str)), None)
+    if message is None and isinstance(error.get("detail"), list):
+        message = "; ".join(_problem(one) for one in error["detail"])
     kind, code, param = (error.get(key) for key in ("type", "code", "param"))
     outer = document if isinstance(document, dict) else {}
     request_id = outer.get("request_id") or error.get("request_id")
@@ -218,6 +236,13 @@ def complaint(document: Any, body: bytes) -> Complaint:
         param if isinstance(param, str) else None,
         request_id if isinstance(request_id, str) else None,
     )
+
+
+def _problem(one: Any) -> str:
+    """One of FastAPI's ``detail``."""
+    if not isinstance(one, dict):
+        return str(one)
+    return f"{'.'.join(map(str, one.get('loc') or ()))}: {one.get('msg')}"
 
 
 def complaint_of(body: bytes) -> Complaint:

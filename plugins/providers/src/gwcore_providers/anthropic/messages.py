@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
-from gwcore.errors import GatewayError
+from gwcore.errors import GatewayError, Refused
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.anthropic.codec import MessagesCodec
 from gwcore_providers.base import BaseDialect, status_of
+from gwcore_providers.crossing import OVERFLOW
 from gwcore_providers.listing import limits
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import anthropic_usage
@@ -57,6 +58,7 @@ _KNOBS_THINKING: Knobs = {
     name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p", "top_k"}
 }
 _KNOBS_COMPLETIONS: Knobs = {**_KNOBS, "max_tokens": (("max_tokens_to_sample",),)}
+_TOO_LONG = "prompt is too long"
 
 
 class AnthropicMessages(BaseDialect):
@@ -111,9 +113,14 @@ class AnthropicMessages(BaseDialect):
         """Anthropic's error object."""
         default = "invalid_request_error" if error.status < 500 else "api_error"
         shown = {"type": _TYPES.get(error.status, default), "message": error.message, "code": error.code}
+        if isinstance(error, Refused):
+            shown["code"] = error.said.get("code") or error.said.get("type") or error.code
+            if shown["code"] == OVERFLOW and _TOO_LONG not in error.message:
+                # the words by which clients of this API know that they must compact
+                shown |= {"type": "invalid_request_error", "message": f"{_TOO_LONG}: {error.message}"}
         return orjson.dumps({"type": "error", "error": shown, "request_id": request_id})
 
-    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
+    def error_event(self, error: GatewayError, request_id: str, _operation: str, _head: bytes = b"") -> bytes:
         """``event: error``."""
         return encode(self.error_body(error, request_id), "error")
 

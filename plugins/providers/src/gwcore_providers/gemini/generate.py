@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
-from gwcore.errors import GatewayError
+from gwcore.errors import GatewayError, Refused
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore_providers.base import BaseDialect, status_of
@@ -119,9 +119,11 @@ class GeminiGenerate(BaseDialect):
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """Google's error object."""
+        said = error.said if isinstance(error, Refused) else {}
+        reason = said.get("code") or said.get("type") or error.code
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": error.code.upper(),
+            "reason": reason.upper(),
             "domain": "gwcore",
             "metadata": {"request_id": request_id},
         }

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
-from gwcore.errors import GatewayError, LimitError, Unauthenticated
+from gwcore.errors import GatewayError, LimitError, Refused, Unauthenticated
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
@@ -39,6 +39,8 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     """The error object of OpenAI's API."""
     param = "model" if error.code == "model_not_found" else None
     shown = {"message": error.message, "type": error_type(error), "param": param, "code": error.code}
+    if isinstance(error, Refused):
+        shown |= error.said
     return orjson.dumps({"error": shown, "request_id": request_id})
 
 

@@ -263,7 +263,7 @@ class ChatWriter:
         self._text_prefix: dict[int, bytes] = {}
         self._calls: dict[int, int] = {}
         self._per_choice: dict[int, int] = {}
-        self._thoughts = 0
+        self._listed: dict[str, int] = {}
         self._usage: Usage | None = None
         self._begun: set[int] = set()
 
@@ -332,18 +332,23 @@ class ChatWriter:
         elif isinstance(event, ToolCallDelta):
             delta = {"tool_calls": [{"index": self._calls[event.part], "function": {"arguments": event.arguments}}]}
         elif isinstance(event, Cited):
-            delta = {"annotations": [annotation(event.citation)]}
+            # the official SDK adds up lists by this index
+            delta = {"annotations": [{"index": self._next_of("annotations"), **annotation(event.citation)}]}
         elif isinstance(event, Whole) and isinstance(event.value, Media) and event.value.kind == "image":
-            delta = {"images": [image(event.value, self._crossing)]}
+            delta = {"images": [{"index": self._next_of("images"), **image(event.value, self._crossing)}]}
         elif isinstance(event, Whole):
             self._crossing.drop(event.value.kind)
         return delta, more
 
+    def _next_of(self, what: str) -> int:
+        at = self._listed.get(what, 0)
+        self._listed[what] = at + 1
+        return at
+
     def _thought(self, event: ReasoningDelta) -> dict[str, Any]:
         delta: dict[str, Any] = {"reasoning_content": event.text} if event.text else {}
         if event.sealed is not None:
-            delta["reasoning_details"] = [sealed_detail(event.sealed, self._thoughts)]
-            self._thoughts += 1
+            delta["reasoning_details"] = [sealed_detail(event.sealed, self._next_of("thoughts"))]
         return delta
 
     def _call(self, part: int, choice: int, made: ToolCall) -> dict[str, Any]:

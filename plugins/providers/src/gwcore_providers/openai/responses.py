@@ -49,6 +49,7 @@ _KNOBS: Knobs = {
 }
 # these models sample as they like
 _KNOBS_REASONING: Knobs = {name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p"}}
+_ID = re.compile(rb'"id"\s*:\s*"(resp[\w-]*)"')
 
 
 class OpenAIResponses(BaseDialect):
@@ -105,10 +106,11 @@ class OpenAIResponses(BaseDialect):
         """OpenAI's error object."""
         return error_body(error, request_id)
 
-    def error_event(self, error: GatewayError, request_id: str, _operation: str) -> bytes:
-        """``response.failed``, the one terminal event every client of this API knows."""
+    def error_event(self, error: GatewayError, request_id: str, _operation: str, head: bytes = b"") -> bytes:
+        """``response.failed``, the one terminal event every client of this API knows, of the response that had begun."""
+        begun = _ID.search(head)
         response = {
-            "id": f"resp_{request_id}",
+            "id": begun.group(1).decode() if begun else f"resp_{request_id}",
             "object": "response",
             "created_at": 0,
             "status": "failed",
