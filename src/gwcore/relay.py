@@ -54,7 +54,7 @@ def _kept(headers: Headers) -> Headers:
     kept = [(name, value) for name, value in headers if name in _KEPT]
     ids = {name: value for name, value in kept if name in _IDS}
     if len(ids) == 1:
-        kept.append(((_IDS - ids.keys()).pop(), next(iter(ids.values()))))
+        kept.append((next(iter(_IDS - ids.keys())), next(iter(ids.values()))))
     return kept
 
 

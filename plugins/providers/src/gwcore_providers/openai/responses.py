@@ -109,7 +109,7 @@ class OpenAIResponses(BaseDialect):
     def error_event(self, error: GatewayError, request_id: str, _operation: str, head: bytes = b"") -> bytes:
         """``response.failed``, the one terminal event every client of this API knows, of the response that had begun."""
         begun = _ID.search(head)
-        response = {
+        response: dict[str, Any] = {
             "id": begun.group(1).decode() if begun else f"resp_{request_id}",
             "object": "response",
             "created_at": 0,
