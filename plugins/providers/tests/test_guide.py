@@ -35,6 +35,8 @@ def test_the_row_is_a_row():
         "without",
         "root",
         "local",
+        "quirks",
+        "models",
     }
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from gwcore.provider import Upstream
 from gwcore.wire.splice import remove_top_level
 from gwcore.wire.transport import Request
+from gwcore_providers.quirks import OPENAI_CHAT, OPENAI_MODELS, OWN_SAMPLING, efforts, found, without, words
 from gwcore_providers.vendors import Address, Vendor, openai_path
 
 GENERATION = frozenset({"chat", "completions"})
@@ -18,6 +19,11 @@ AUDIO = frozenset({"speech", "transcription", "translation"})
 FILES = frozenset({"files", "file_content"})
 BATCHES = frozenset({"batches", "batch_cancel"})
 EVERYTHING = None
+
+_STORED = ("store", "metadata", "user", "service_tier", "verbosity", "cache_key", "cache_retention", "safety_id")
+_USUAL = efforts("low", "medium", "high")
+_IMAGES = words("no_audio", "no_file")
+_TEXT_ALONE = _IMAGES | {"no_image"}
 
 UNCOUNTED = {"chat": "/messages"}
 COUNTED = {**UNCOUNTED, "count_tokens": "/messages/count_tokens"}
@@ -34,6 +40,8 @@ class Row:
         paths: operations whose path differs.
         messages: operation of ``anthropic.messages`` → path, where the vendor speaks that dialect, too.
         without: keys of a streaming request that it refuses. They are taken out; the gateway itself adds some.
+        quirks: words of :mod:`gwcore_providers.quirks`, for requests that are translated to ``openai.chat``.
+        models: those of models whose name a pattern is found in, every one that is.
         local: a server that its operator runs, so that tokens cost nothing.
     """
 
@@ -45,35 +53,63 @@ class Row:
     paths: Mapping[str, str] = field(default_factory=dict)
     messages: Mapping[str, str] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
+    quirks: frozenset[str] = frozenset()
+    models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     local: bool = False
 
 
 # The source of a row is the vendor's own documentation, at the address above it.
 ROWS: dict[str, Row] = {
     # https://platform.openai.com/docs/api-reference
-    "openai": Row("https://api.openai.com/v1", "OPENAI_API_KEY", responses=True),
+    "openai": Row(
+        "https://api.openai.com/v1",
+        "OPENAI_API_KEY",
+        responses=True,
+        quirks=OPENAI_CHAT,
+        models=OPENAI_MODELS,
+    ),
     # any other server: nothing is known, so nothing is refused
-    "openai-compatible": Row(responses=True),
+    "openai-compatible": Row(responses=True, quirks=words("video")),
     # https://docs.ai21.com/reference
-    "ai21": Row("https://api.ai21.com/studio/v1", "AI21_API_KEY", operations=TEXT),
+    "ai21": Row("https://api.ai21.com/studio/v1", "AI21_API_KEY", operations=TEXT, quirks=_TEXT_ALONE),
     # https://www.alibabacloud.com/help/en/model-studio/compatibility-of-openai-with-dashscope
-    "alibaba": Row("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY", operations=TEXT),
+    "alibaba": Row(
+        "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+        "DASHSCOPE_API_KEY",
+        operations=TEXT,
+        quirks=words("enable_thinking", "video", "cache_control", "no_file"),
+    ),
     # https://docs.baseten.co/inference/model-apis/overview
-    "baseten": Row("https://inference.baseten.co/v1", "BASETEN_API_KEY", operations=TEXT),
-    # https://inference-docs.cerebras.ai/api-reference: no embeddings
-    "cerebras": Row("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", operations=GENERATION),
+    "baseten": Row("https://inference.baseten.co/v1", "BASETEN_API_KEY", operations=TEXT, quirks=_IMAGES),
+    # https://inference-docs.cerebras.ai/{api-reference,resources/openai}: no embeddings
+    "cerebras": Row(
+        "https://api.cerebras.ai/v1",
+        "CEREBRAS_API_KEY",
+        operations=GENERATION,
+        quirks=words(
+            "max_completion_tokens",
+            "reasoning",
+            _IMAGES,
+            without("presence_penalty", "frequency_penalty", "logit_bias", *OWN_SAMPLING, *_STORED),
+        ),
+        models={r"glm": efforts("none")},
+    ),
     # https://docs.cohere.com/docs/compatibility-api: chat and embeddings; stream_options is refused
     "cohere": Row(
         "https://api.cohere.ai/compatibility/v1",
         "CO_API_KEY",
         operations=frozenset({"chat", "embeddings"}),
         without=frozenset({"stream_options"}),
+        quirks=words("no_stream_options", "one_answer", _IMAGES, without("logit_bias", "top_logprobs", *_STORED)),
     ),
     # https://docs.databricks.com/machine-learning/foundation-model-apis/api-reference
-    "databricks": Row(env_key="DATABRICKS_TOKEN", operations=TEXT),
+    "databricks": Row(env_key="DATABRICKS_TOKEN", operations=TEXT, quirks=words("cache_control", _IMAGES)),
     # https://deepinfra.com/docs/openai_api
-    "deepinfra": Row("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
-    # https://api-docs.deepseek.com, …/guides/{responses_api,anthropic_api,fim_completion}: FIM is beta, with an address of its own
+    "deepinfra": Row(
+        "https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY", quirks=words(_IMAGES, _USUAL, efforts("none"))
+    ),
+    # https://api-docs.deepseek.com, …/guides/{responses_api,anthropic_api,fim_completion,thinking_mode}: FIM is beta, with
+    # an address of its own; a turn that called tools is refused without the thought it began with
     "deepseek": Row(
         "https://api.deepseek.com",
         "DEEPSEEK_API_KEY",
@@ -81,20 +117,53 @@ ROWS: dict[str, Row] = {
         responses=True,
         paths={"completions": "/beta/completions"},
         messages={"chat": "/anthropic/v1/messages"},
+        quirks=words(
+            "thinking_switch",
+            efforts("low", "high", "max"),
+            "reasoning_content",
+            "thoughts_required",
+            "no_schema",
+            "one_answer",
+            _TEXT_ALONE,
+            without("seed", "logit_bias", *OWN_SAMPLING, *_STORED),
+        ),
     ),
     # https://docs.fireworks.ai/api-reference
     "fireworks": Row(
-        "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", operations=TEXT | {"rerank"}, responses=True
+        "https://api.fireworks.ai/inference/v1",
+        "FIREWORKS_API_KEY",
+        operations=TEXT | {"rerank"},
+        responses=True,
+        quirks=words("reasoning_content", _IMAGES, _USUAL, efforts("none")),
     ),
-    # https://console.groq.com/docs/openai and /docs/api-reference: no completions, no embeddings
+    # https://console.groq.com/docs/{openai,api-reference,reasoning}: no completions, no embeddings
     "groq": Row(
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
         operations=frozenset({"chat"}) | AUDIO | FILES | BATCHES,
         responses=True,
+        quirks=words(
+            "max_completion_tokens",
+            "reasoning",
+            "one_answer",
+            _IMAGES,
+            without(
+                "logprobs",
+                "top_logprobs",
+                "logit_bias",
+                "verbosity",
+                "cache_key",
+                "cache_retention",
+                "safety_id",
+                *OWN_SAMPLING,
+            ),
+        ),
+        models={r"qwen": efforts("none")},
     ),
     # https://huggingface.co/docs/inference-providers: other tasks have addresses of each provider's own
-    "huggingface": Row("https://router.huggingface.co/v1", "HF_TOKEN", operations=GENERATION, responses=True),
+    "huggingface": Row(
+        "https://router.huggingface.co/v1", "HF_TOKEN", operations=GENERATION, responses=True, quirks=_IMAGES
+    ),
     # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
     "llamacpp": Row(
         "http://127.0.0.1:8080/v1",
@@ -102,19 +171,54 @@ ROWS: dict[str, Row] = {
         responses=True,
         messages=COUNTED,
         local=True,
+        quirks=words("reasoning_content", "no_file"),
     ),
     # https://lmstudio.ai/docs/developer/openai-compat and /anthropic-compat
-    "lmstudio": Row("http://127.0.0.1:1234/v1", operations=TEXT, responses=True, messages=UNCOUNTED, local=True),
-    # https://docs.mistral.ai/api: its batches are jobs of another shape, FIM answers as a chat does
+    "lmstudio": Row(
+        "http://127.0.0.1:1234/v1", operations=TEXT, responses=True, messages=UNCOUNTED, local=True, quirks=_IMAGES
+    ),
+    # https://docs.mistral.ai/api and its OpenAPI document, which forbids every other key: its batches are jobs of another
+    # shape, FIM answers as a chat does
     "mistral": Row(
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
         operations=frozenset({"chat", "embeddings", "moderations", "transcription", "speech"}) | FILES,
+        quirks=words(
+            "ids9",
+            "random_seed",
+            "no_stream_options",
+            "thinking",
+            "document_url",
+            "bare_audio",
+            without(
+                "logprobs",
+                "top_logprobs",
+                "logit_bias",
+                "store",
+                "user",
+                "service_tier",
+                "verbosity",
+                "cache_retention",
+                "safety_id",
+                *OWN_SAMPLING,
+            ),
+        ),
+        models={r"mistral-(?:small|medium)-(?:latest|26\d\d|3[.-]5|4)": efforts("none", "high")},
     ),
-    # https://platform.moonshot.ai/docs
-    "moonshot": Row("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
+    # https://platform.moonshot.ai/docs, …/guide/use-kimi-k2-thinking-model
+    "moonshot": Row(
+        "https://api.moonshot.ai/v1",
+        "MOONSHOT_API_KEY",
+        quirks=words("reasoning_content", "video", _IMAGES),
+        models={
+            r"kimi-k2\.[5-9]|kimi-k[3-9]|kimi-latest": words("thinking_switch", "thoughts_required"),
+            r"kimi-k2-thinking": words("thoughts_required"),
+        },
+    ),
     # https://docs.api.nvidia.com
-    "nvidia": Row("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
+    "nvidia": Row(
+        "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY", quirks=words("reasoning_content", "video", _IMAGES)
+    ),
     # https://docs.ollama.com/api/openai-compatibility and /api/anthropic-compatibility
     "ollama": Row(
         "http://127.0.0.1:11434",
@@ -124,19 +228,28 @@ ROWS: dict[str, Row] = {
         responses=True,
         messages=UNCOUNTED,
         local=True,
+        quirks=words("reasoning", "one_answer", "auto_tools", "no_urls", _IMAGES, _USUAL, efforts("none")),
     ),
-    # https://openrouter.ai/docs/api-reference
+    # https://openrouter.ai/docs/api-reference and /docs/use-cases/reasoning-tokens
     "openrouter": Row(
         "https://openrouter.ai/api/v1",
         "OPENROUTER_API_KEY",
         operations=TEXT | {"rerank"},
         responses=True,
         messages=UNCOUNTED,
+        quirks=words("reasoning_object", "reasoning_details", "cache_control", "video", "file_url"),
     ),
     # https://docs.perplexity.ai/api-reference
-    "perplexity": Row("https://api.perplexity.ai", "PERPLEXITY_API_KEY", operations=TEXT, responses=True),
+    "perplexity": Row(
+        "https://api.perplexity.ai",
+        "PERPLEXITY_API_KEY",
+        operations=TEXT,
+        responses=True,
+        quirks=words("one_answer", _IMAGES),
+        models={r"deep-research|reasoning": efforts("minimal", "low", "medium", "high")},
+    ),
     # https://docs.sambanova.ai/docs/en/features/openai-compatibility
-    "sambanova": Row("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", operations=TEXT),
+    "sambanova": Row("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", operations=TEXT, quirks=_IMAGES),
     # https://huggingface.github.io/text-embeddings-inference: its own /embed and /rerank are not OpenAI's
     "tei": Row("http://127.0.0.1:8080", root="/v1", operations=frozenset({"embeddings"}), local=True),
     # https://docs.together.ai/docs/inference/openai-compatibility
@@ -144,11 +257,18 @@ ROWS: dict[str, Row] = {
         "https://api.together.ai/v1",
         "TOGETHER_API_KEY",
         operations=TEXT | AUDIO | FILES | BATCHES | {"image_generation", "rerank"},
+        quirks=words("reasoning", "video", _IMAGES),
     ),
     # https://docs.venice.ai/api-reference
-    "venice": Row("https://api.venice.ai/api/v1", "VENICE_API_KEY"),
+    "venice": Row("https://api.venice.ai/api/v1", "VENICE_API_KEY", quirks=words("video", "no_file", _USUAL)),
     # https://vercel.com/docs/ai-gateway/sdks-and-apis
-    "vercel-gateway": Row("https://ai-gateway.vercel.sh/v1", "AI_GATEWAY_API_KEY", responses=True, messages=UNCOUNTED),
+    "vercel-gateway": Row(
+        "https://ai-gateway.vercel.sh/v1",
+        "AI_GATEWAY_API_KEY",
+        responses=True,
+        messages=UNCOUNTED,
+        quirks=words("reasoning_object", "reasoning_details", "cache_control"),
+    ),
     # https://docs.vllm.ai/en/stable/serving/online_serving.html
     "vllm": Row(
         "http://127.0.0.1:8000/v1",
@@ -157,6 +277,7 @@ ROWS: dict[str, Row] = {
         responses=True,
         messages=COUNTED,
         local=True,
+        quirks=words("reasoning", "video", "no_file", _USUAL, efforts("none")),
     ),
     # https://docs.voyageai.com/reference
     "voyage": Row("https://api.voyageai.com/v1", "VOYAGE_API_KEY", operations=frozenset({"embeddings", "rerank"})),
@@ -166,9 +287,28 @@ ROWS: dict[str, Row] = {
         "XAI_API_KEY",
         operations=TEXT | FILES | BATCHES | {"image_generation"},
         responses=True,
+        quirks=words("max_completion_tokens", "reasoning_content", _IMAGES, without(*OWN_SAMPLING)),
+        models={
+            r"grok-3-mini": efforts("low", "high"),
+            r"grok-(?:[4-9]|3-mini|code)": without("presence_penalty", "frequency_penalty", "stop"),
+        },
     ),
     # https://docs.z.ai/api-reference
-    "zai": Row("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", operations=TEXT),
+    "zai": Row(
+        "https://api.z.ai/api/paas/v4",
+        "ZAI_API_KEY",
+        operations=TEXT,
+        quirks=words(
+            "thinking_switch",
+            "reasoning_content",
+            "video",
+            "no_audio",
+            "no_file",
+            "no_schema",
+            "auto_tools",
+            "one_answer",
+        ),
+    ),
 }
 
 
@@ -207,6 +347,10 @@ class Compatible(Vendor):
         if found is None:
             return None
         return f"{upstream.base_path}{row.root}{row.paths.get(operation, found[0])}", found[1]
+
+    def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
+        """The row's, and those of its models that this one is."""
+        return self.row.quirks | found(self.row.models, model)
 
 
 class Particular(Compatible):

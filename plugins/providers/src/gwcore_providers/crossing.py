@@ -159,12 +159,19 @@ def names_of_calls(messages: Iterable[Message]) -> dict[str, str]:
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:
     """What a request brings that another dialect's writer does not say: refused if it matters, dropped by name if not.
 
-    ``dialect`` is the writer's, ``spoken`` are the knobs that it says. A knob that is ``False`` asks for nothing.
+    ``dialect`` is the writer's, ``spoken`` are the knobs that it says, but for those that this vendor does without
+    (``no:`` of its quirks). A knob that is ``False`` asks for nothing.
     """
     if request.dialect == dialect:
         return
     for name in request.needs:
         raise crossing.refuse(name, f"it is known to {request.dialect} only")
+    for knob in [knob for knob in request.knobs if f"no:{knob}" in crossing.quirks]:
+        del request.knobs[knob]
+        crossing.drop(knob)
+    if request.stop and "no:stop" in crossing.quirks:
+        request.stop = []
+        crossing.drop("stop")
     said = set(spoken)
     for name in (
         *request.extra,

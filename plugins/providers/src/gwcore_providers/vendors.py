@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.provider import Upstream, options_of
 from gwcore.wire.transport import Headers, Transport
+from gwcore_providers.quirks import OPENAI_CHAT, OPENAI_MODELS, found
 
 Address = tuple[str, bool] | None
 
@@ -224,6 +225,10 @@ class Azure(Vendor):
         deployed = names_model and dialect == "openai.chat"
         root = f"/openai/deployments/{segment(model)}" if deployed else "/openai"
         return f"{upstream.base_path}{root}{path}?api-version={version}", names_model
+
+    def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
+        """OpenAI's own; what a deployment's name does not tell is not known."""
+        return OPENAI_CHAT | found(OPENAI_MODELS, model)
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
         """``api-key``."""

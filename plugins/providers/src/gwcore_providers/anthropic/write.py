@@ -328,6 +328,8 @@ class _Messages:
             if media.kind == "file" and mime != "application/pdf" and not self.same:
                 raise self.crossing.refuse(f"a document of {mime}", "PDF and plain text are")
             source = {"type": "base64", "media_type": mime, "data": media.data}
+        elif media.url is not None and "no_urls" in self.crossing.quirks:
+            raise self.crossing.refuse(f"{media.kind} by address", "send its bytes")
         elif media.url is not None:
             source = {"type": "url", "url": media.url}
         elif self.same:

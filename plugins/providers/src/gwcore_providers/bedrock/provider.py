@@ -28,8 +28,11 @@ from gwcore_providers.bedrock.framing import CONTENT_TYPE, Unframed, message_of
 from gwcore_providers.bedrock.sigv4 import Credentials, Scope, sign
 from gwcore_providers.clouds import CloudTransport, Whole, read, renamed
 from gwcore_providers.expiring import Expiring
+from gwcore_providers.quirks import OWN_SAMPLING, without, words
 from gwcore_providers.vendors import Address, Vendor, openai_path, segment
 
+_CLAUDE = words("no_urls", without("service_tier"))
+_OPEN = words("max_completion_tokens", "reasoning", "no_audio", "no_file", "no_image", without(*OWN_SAMPLING))
 _ELSEWHERE = frozenset({"model", "stream"})
 _ANTHROPIC = frozenset({"invoke", "invoke-with-response-stream", "count-tokens"})
 _HASHED_ON_THE_LOOP = 1 << 20
@@ -197,6 +200,10 @@ class Bedrock(_Aws):
             if operation == "count_tokens":
                 return f"{upstream.base_path}/model/{segment(_PROFILE.sub('', model))}/count-tokens", False
         return None
+
+    def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
+        """Anthropic's models take bytes alone; open ones are served by an OpenAI-compatible endpoint."""
+        return _CLAUDE if "anthropic." in model or model.startswith("arn:") else _OPEN
 
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
         """Anthropic's bodies as InvokeModel takes them; its beta header is a key of the body."""

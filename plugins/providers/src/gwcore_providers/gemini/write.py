@@ -295,7 +295,7 @@ class _Contents:
             raise self.crossing.refuse(f"the server tool {call.name}")
         given = {"input": call.arguments} if call.custom else parsed(call.arguments)
         body: dict[str, Any] = {"name": call.name, "args": given}
-        if not call.extra.get("noid"):
+        if not call.extra.get("noid") and "no_ids" not in self.crossing.quirks:
             body["id"] = call.id
         out: dict[str, Any] = {"functionCall": body}
         if call.signature is not None and call.dialect == DIALECT:
@@ -311,7 +311,7 @@ class _Contents:
         if name is None:
             raise BadRequest(f"a tool result for {result.id[:80]!r}, which no earlier message calls")
         body: dict[str, Any] = {"name": name, "response": self._response(result)}
-        if not result.extra.get("noid"):
+        if not result.extra.get("noid") and "no_ids" not in self.crossing.quirks:
             body["id"] = result.id
         media = [part for part in result.parts if isinstance(part, Media)]
         for part in result.parts:

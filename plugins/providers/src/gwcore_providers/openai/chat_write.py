@@ -24,9 +24,9 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore_providers.crossing import data_url, fit_id, foreign, words
-from gwcore_providers.efforts import effort_of, nearest
+from gwcore_providers.efforts import effort_of
 from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
-from gwcore_providers.openai.models import accepted_efforts
+from gwcore_providers.openai.fit import fit, think
 
 _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
 TIERS = {**{tier: tier for tier in ("auto", "default", "flex", "priority", "scale")}, "standard": "default",
@@ -34,6 +34,9 @@ TIERS = {**{tier: tier for tier in ("auto", "default", "flex", "priority", "scal
 """Tiers in any vendor's words → in OpenAI's."""
 _FIT = re.compile(r"[a-zA-Z0-9_.:-]+")
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
+_THOUGHT_KEYS = ("reasoning_content", "reasoning")
+_BY_ADDRESS = {"file_url", "document_url"}
+_NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
@@ -63,7 +66,10 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
         out["stream"] = True
         if "no_stream_options" not in crossing.quirks:
             out["stream_options"] = {"include_usage": True}
-    return {**out, **request.needs, **request.extra} if same else out
+    if same:
+        return {**out, **request.needs, **request.extra}
+    fit(out, crossing)
+    return out
 
 
 def fit_tier(out: dict[str, Any], crossing: Crossing) -> None:
@@ -97,21 +103,11 @@ def _think(thinking: Thinking, out: dict[str, Any], crossing: Crossing, *, same:
             more["enabled"] = thinking.mode != "off"
         out["reasoning"] = more
         return
-    effort = effort_of(thinking)
-    if effort is None:
-        return
     if same:
-        out["reasoning_effort"] = effort
+        effort = effort_of(thinking)
+        out |= {"reasoning_effort": effort} if effort is not None else {}
         return
-    allowed = accepted_efforts(crossing.model)
-    if allowed:
-        out["reasoning_effort"] = nearest(effort, allowed)
-        if out["reasoning_effort"] != effort:
-            crossing.drop(f"reasoning_effort {effort}")
-    elif "reasoning_effort" in crossing.quirks and effort in {"low", "medium", "high"}:
-        out["reasoning_effort"] = effort
-    elif effort != "none":
-        crossing.drop("reasoning_effort")
+    think(thinking, out, crossing)
 
 
 class _Messages:
@@ -226,7 +222,7 @@ class _Messages:
             file["file_data"] = data_url(media) if media.mime or not self.same else media.data
         elif media.file_id is not None and self.same:
             file["file_id"] = media.file_id
-        elif media.url is not None and (self.same or "file_url" in self.crossing.quirks):
+        elif media.url is not None and (self.same or self.crossing.quirks & _BY_ADDRESS):
             file["file_data"] = media.url
         else:
             raise self.crossing.refuse("document by address or file id", "send its bytes")
@@ -236,7 +232,11 @@ class _Messages:
 
     def _inline(self, part: Part) -> bool:
         """Whether a thought stands among the words, as Mistral has it."""
-        return self.same and isinstance(part, Reasoning) and part.extra.get("field") == "thinking"
+        if not isinstance(part, Reasoning):
+            return False
+        if self.same:
+            return part.extra.get("field") == "thinking"
+        return "thinking" in self.crossing.quirks and bool(part.text)
 
     def _thoughts(self, out: dict[str, Any], thoughts: list[Reasoning]) -> None:
         if not thoughts:
@@ -248,8 +248,8 @@ class _Messages:
             out[fields[0]] = text
         elif self.same or "reasoning_details" in quirks:
             out["reasoning_details"] = [detail(part) for part in thoughts]
-        elif "reasoning_content" in quirks and text:
-            out["reasoning_content"] = text
+        elif text and (keys := [key for key in _THOUGHT_KEYS if key in quirks]):
+            out[keys[0]] = text
         else:
             self.crossing.drop("reasoning")
 
@@ -336,7 +336,8 @@ def _tool(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
         return _custom(tool, crossing, same=same)
     own = {key: value for key, value in tool.extra.items() if key != "legacy"} if same else {}
     body: dict[str, Any] = {"name": tool.name}
-    pairs = {"description": tool.description, "parameters": tool.schema, "strict": tool.strict}
+    schema = tool.schema if same or isinstance(tool.schema, dict) else _NO_PARAMETERS
+    pairs = {"description": tool.description, "parameters": schema, "strict": tool.strict}
     body |= {key: value for key, value in pairs.items() if value is not None}
     out: dict[str, Any] = {"type": "function", "function": {**body, **own}}
     mark(out, tool.cache, crossing, same=same)

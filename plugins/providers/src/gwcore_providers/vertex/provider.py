@@ -19,11 +19,18 @@ from gwcore.wire.transport import Headers, Request, Response, Transport
 from gwcore_providers.anthropic.cloud import BetaOptions, betas_of, error_body, versioned
 from gwcore_providers.clouds import CloudTransport, renamed
 from gwcore_providers.expiring import Expiring
+from gwcore_providers.quirks import OWN_SAMPLING, efforts, without, words
 from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
 
 _MODEL = frozenset({"model"})
 _MULTI_REGIONS = ("us", "eu")
 _CLAUDE = "claude"
+_ANTHROPIC = words("no_urls", without("service_tier"))
+_GEMINI = words("no_ids")
+# "OpenAI compatibility" of the Vertex AI guide
+_OPENAI = words(
+    "thought_signature", "no_file", "video", efforts("minimal", "low", "medium", "high"), without(*OWN_SAMPLING)
+)
 
 
 class VertexOptions(BetaOptions):
@@ -112,6 +119,12 @@ class Vertex(Vendor):
         if (dialect, operation) == ("openai.chat", "chat") and "/" in model:
             return f"{root}/endpoints/openapi/chat/completions", True
         return None
+
+    def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
+        """Per publisher; ``publisher/model`` is the OpenAI-compatible endpoint."""
+        if "/" in model:
+            return _OPENAI
+        return _ANTHROPIC if model.startswith(_CLAUDE) else _GEMINI
 
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
         """Anthropic's body names the version, and the model only where tokens are counted."""
