@@ -1,5 +1,7 @@
 """``ChatCodec``: how a dialect is read into the canonical conversation and written from it. 2N translations, not N².
 
+:class:`UpstreamCodec` is the half that upstreams need; a dialect without routes has that alone.
+
 A codec is a plain object without state, offered by a dialect (``Dialect.chat``). What is stateful, a :class:`StreamReader` or
 :class:`StreamWriter`, is made once per attempt. One policy for what the target cannot say: content and tools are refused by
 name (:class:`~gwcore.errors.Untranslatable`), a tuning knob is dropped by name (:meth:`Crossing.drop`). Never silently.
@@ -30,6 +32,7 @@ class Crossing:
         request: the client's document, for replies that repeat parts of it.
         dropped: names of what was left out, for ``x-gwcore-dropped``.
         headers: further request headers of the upstream's dialect.
+        window: tokens of context that the request asks for, at an upstream that cuts silently what does not fit.
     """
 
     model: str
@@ -41,6 +44,7 @@ class Crossing:
     request: dict[str, Any] = field(default_factory=dict, repr=False)
     dropped: list[str] = field(default_factory=list)
     headers: Headers = field(default_factory=list)
+    window: int | None = None
 
     def drop(self, name: str) -> None:
         """Leave a tuning knob out."""
@@ -87,12 +91,8 @@ class StreamWriter(Protocol):
         ...
 
 
-class ChatCodec(Protocol):
-    """One chat dialect. ``Crossing`` is the same object from the request to the last byte of its reply."""
-
-    def read_request(self, document: dict[str, Any], model: str, *, stream: bool) -> ChatRequest:
-        """Raises ``BadRequest`` naming the place and the mend."""
-        ...
+class UpstreamCodec(Protocol):
+    """A chat dialect as it is spoken to an upstream; all there is of one that no client speaks."""
 
     def write_request(self, request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
         """Raises ``Untranslatable``."""
@@ -102,18 +102,26 @@ class ChatCodec(Protocol):
         """Raises ``Malformed``."""
         ...
 
-    def write_reply(self, reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
-        """Never refuses: what cannot be shown is dropped by name."""
-        ...
-
     def reader(self) -> StreamReader:
-        """One per attempt."""
-        ...
-
-    def writer(self, crossing: Crossing) -> StreamWriter:
         """One per attempt."""
         ...
 
     def read_error(self, status: int, body: bytes) -> Complaint:
         """An error body; its text where it is not JSON."""
+        ...
+
+
+class ChatCodec(UpstreamCodec, Protocol):
+    """A chat dialect both ways. ``Crossing`` is the same object from the request to the last byte of its reply."""
+
+    def read_request(self, document: dict[str, Any], model: str, *, stream: bool) -> ChatRequest:
+        """Raises ``BadRequest`` naming the place and the mend."""
+        ...
+
+    def write_reply(self, reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
+        """Never refuses: what cannot be shown is dropped by name."""
+        ...
+
+    def writer(self, crossing: Crossing) -> StreamWriter:
+        """One per attempt."""
         ...

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from gwcore.codec import ChatCodec
+from gwcore.codec import UpstreamCodec
 from gwcore.errors import GatewayError
 from gwcore.knobs import Knobs
 from gwcore.prices import PriceCard
@@ -139,8 +139,8 @@ class Dialect(Protocol):
         ...
 
     @property
-    def chat(self) -> ChatCodec | None:
-        """How its chat operation is translated; ``None`` where it only passes through."""
+    def chat(self) -> UpstreamCodec | None:
+        """How its chat operation is translated: a ``ChatCodec`` where it has routes; ``None`` where it only passes through."""
         ...
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import structlog
+
 from gwcore.call import Attempt
 from gwcore.chat import ChatReply
 from gwcore.dialect import Dialect
 from gwcore.errors import Broken, Refused, UpstreamError
 from gwcore.translate import Stream, Translation
 from gwcore.wire.transport import Headers, Response
+
+_log = structlog.get_logger("gwcore.relay")
+_FULL = 95  # percent of a window: templates and what is kept for the answer take the rest
 
 DROPPED = b"x-gwcore-dropped"
 WHOLE_BODY_CAP = 64 << 20
@@ -71,7 +76,8 @@ async def relay(
     last event. Raises :class:`gwcore.errors.UpstreamError`.
     """
     kind = next((value for name, value in response.headers if name == b"content-type"), b"")
-    events = kind.startswith((b"text/event-stream", b"application/x-ndjson")) or (attempt.call.stream and not kind)
+    lines = kind.startswith((b"application/x-ndjson", b"application/jsonl"))
+    events = lines or kind.startswith(b"text/event-stream") or (attempt.call.stream and not kind)
     headers = _kept(response.headers)
     if attempt.call.stream:
         headers += [
@@ -79,20 +85,22 @@ async def relay(
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
-        stream = translation.stream()
+        stream = translation.stream(lines=lines)
         if events:
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
             body = await read_whole(attempt, response)
             said = stream.spelled(_answer(translation, body))
             settle()
+            _look_for_a_cut(attempt, translation)
             await _whole(attempt, translation, said, headers)
         return
     body = await read_whole(attempt, response)
     headers.append((b"content-type", b"application/json"))
-    reply = translation.stream().gathered(body) if events else _answer(translation, body)
+    reply = translation.stream(lines=lines).gathered(body) if events else _answer(translation, body)
     said = translation.written(reply)
     settle()
+    _look_for_a_cut(attempt, translation)
     headers.append((b"content-length", b"%d" % len(said)))
     await _whole(attempt, translation, said, headers)
 
@@ -112,6 +120,14 @@ def _answer(translation: Translation, body: bytes) -> ChatReply:
     if body[:256].lstrip().startswith(_EVENTS):
         return translation.stream().gathered(body)
     return translation.read(body)
+
+
+def _look_for_a_cut(attempt: Attempt, translation: Translation) -> None:
+    """Warn where the input fills the window: this upstream cuts off what does not fit, and does not say so."""
+    usage, window = translation.meter.usage, translation.crossing.window
+    if window is not None and usage is not None and usage.total_in * 100 >= window * _FULL:
+        translation.crossing.drop(f"input beyond {window} tokens")
+        _log.warning("context window full", upstream=str(attempt.target), tokens=usage.total_in, window=window)
 
 
 async def read_whole(attempt: Attempt, response: Response) -> bytes:
@@ -166,7 +182,9 @@ async def _relay_events(
             raise Broken(stream.failed.message or stream.failed.code)
     if not translation.upstream.ended(call.operation, tail):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
-    await reply.end((stream.close() if last is None else last) + ending())
+    said = stream.close() if last is None else last
+    _look_for_a_cut(attempt, translation)
+    await reply.end(said + ending())
 
 
 async def _opening(

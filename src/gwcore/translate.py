@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from gwcore.call import Call, Target
 from gwcore.chat import ChatReply, ToolCall
-from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter
+from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec
 from gwcore.dialect import Dialect
 from gwcore.errors import Malformed
 from gwcore.estimate import Estimator
@@ -30,6 +30,7 @@ from gwcore.events import (
     spell,
 )
 from gwcore.usage import Usage
+from gwcore.wire.ndjson import NdjsonReader
 from gwcore.wire.sse import SseReader
 
 CHAT = "chat"
@@ -99,16 +100,16 @@ class Translation:
         self.meter.usage = reply.usage
         for choice in reply.choices:
             choice.parts = [self._restored(part) if isinstance(part, ToolCall) else part for part in choice.parts]
-        return orjson.dumps(_codec(self.client).write_reply(reply, self.crossing))
+        return orjson.dumps(_both(self.client).write_reply(reply, self.crossing))
 
     def _restored(self, call: ToolCall) -> ToolCall:
         if call.name not in self.customs or call.custom:
             return call
         return replace(call, custom=True, arguments=free_text(call.arguments))
 
-    def stream(self) -> Stream:
-        """One per attempt."""
-        return Stream(self)
+    def stream(self, *, lines: bool = False) -> Stream:
+        """One per attempt; ``lines`` for a stream of JSON lines in place of server-sent events."""
+        return Stream(self, NdjsonReader() if lines else SseReader())
 
 
 class Stream:
@@ -120,10 +121,10 @@ class Stream:
         failed: the upstream said that it cannot go on.
     """
 
-    def __init__(self, translation: Translation) -> None:
+    def __init__(self, translation: Translation, frames: SseReader | NdjsonReader) -> None:
         self._reader: StreamReader = _codec(translation.upstream).reader()
-        self._writer: StreamWriter = _codec(translation.client).writer(translation.crossing)
-        self._sse = SseReader()
+        self._writer: StreamWriter = _both(translation.client).writer(translation.crossing)
+        self._frames = frames
         self._meter = translation.meter
         self._customs = _Customs(translation.customs) if translation.customs else None
         self._dialect = translation.upstream.name
@@ -135,7 +136,7 @@ class Stream:
         """What a chunk comes to. Raises ``Malformed``."""
         out = b""
         read = self._reader.read
-        for frame in self._sse.feed(chunk):
+        for frame in self._frames.feed(chunk):
             try:
                 events = read(frame)
             except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -165,7 +166,7 @@ class Stream:
     def close(self) -> bytes:
         """What the end of the stream brings."""
         events: list[Event] = []
-        for frame in self._sse.close():
+        for frame in self._frames.close():
             events += self._reader.read(frame)
         events += self._reader.close()
         return self._written(events) + self._writer.close()
@@ -173,7 +174,7 @@ class Stream:
     def gathered(self, body: bytes) -> ChatReply:
         """A whole stream as one reply, for a client that asked for one."""
         events: list[Event] = []
-        for frame in [*self._sse.feed(body), *self._sse.close()]:
+        for frame in [*self._frames.feed(body), *self._frames.close()]:
             events += self._reader.read(frame)
         events += self._reader.close()
         try:
@@ -215,9 +216,13 @@ def free_text(arguments: str) -> str:
     return text if isinstance(text, str) else arguments
 
 
-def _codec(dialect: Dialect) -> ChatCodec:
+def _codec(dialect: Dialect) -> UpstreamCodec:
     assert dialect.chat is not None
     return dialect.chat
+
+
+def _both(dialect: Dialect) -> ChatCodec:
+    return cast("ChatCodec", dialect.chat)  # a dialect that a client came in by
 
 
 def translate(
@@ -239,7 +244,7 @@ def translate(
         return None
     upstream, address = found
     model = target.model
-    request = client.chat.read_request(document, call.model or model, stream=call.stream)
+    request = _both(client).read_request(document, call.model or model, stream=call.stream)
     crossing = Crossing(
         model,
         call.model or model,

@@ -188,7 +188,8 @@ async def test_gemini_clients_from_claude(provider, model, stream):
 )  # fmt: skip
 async def test_a_clouds_error_is_told_in_the_clients_dialect(provider, model, body, said):
     async with FakeUpstream(Answer(429, body=json.dumps(body).encode())) as up, running(stack(up, provider)) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0)
+        async with client:
             with pytest.raises(openai.RateLimitError, match=said):
                 await client.chat.completions.create(
                     model=f"cloud/{model}", messages=[{"role": "user", "content": "hi"}]
@@ -198,7 +199,8 @@ async def test_a_clouds_error_is_told_in_the_clients_dialect(provider, model, bo
 async def test_an_exception_inside_bedrocks_stream_before_content_has_its_status():
     frame = encode({":message-type": "exception", ":exception-type": "throttlingException"}, b'{"message":"slow down"}')
     async with FakeUpstream(Answer(headers=BINARY_TYPE, body=[frame])) as up, running(stack(up, "bedrock")) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0)
+        async with client:
             with pytest.raises(openai.RateLimitError, match="slow down"):
                 await client.chat.completions.create(
                     model=f"cloud/{CLAUDE_BEDROCK}", messages=[{"role": "user", "content": "hi"}], stream=True

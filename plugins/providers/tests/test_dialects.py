@@ -16,7 +16,7 @@ from gwcore_providers.gemini.generate import GeminiGenerate
 from gwcore_providers.openai.chat import OpenAIChat
 from gwcore_providers.openai.responses import OpenAIResponses
 
-DIALECTS = {dialect.name: dialect for dialect in gwcore_dialects()}
+DIALECTS = {dialect.name: dialect for dialect in gwcore_dialects() if dialect.routes}
 
 
 def every_error():

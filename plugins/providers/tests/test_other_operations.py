@@ -7,7 +7,8 @@ import pytest
 from gwcore.usage import Usage
 from gwcore_providers import gwcore_dialects
 
-CHAT, RESPONSES, _, GEMINI = gwcore_dialects()
+DIALECTS = {dialect.name: dialect for dialect in gwcore_dialects()}
+CHAT, RESPONSES, GEMINI = (DIALECTS[name] for name in ("openai.chat", "openai.responses", "gemini.generate"))
 
 
 def read(operation, reply, request=None, dialect=CHAT):

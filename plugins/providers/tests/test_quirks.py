@@ -1,13 +1,11 @@
 """What a row says is what a translated request looks like; the vendors' own specifications are the oracle where there is one."""
 
-import gzip
-import importlib.util
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
+from recorded import NAMES, recorded, specification
 
 from gwcore.codec import Crossing
 from gwcore.errors import Untranslatable
@@ -16,7 +14,6 @@ from gwcore_providers import gwcore_dialects, gwcore_providers, quirks
 from gwcore_providers.compatible import ROWS
 
 SOURCE = Path(quirks.__file__).parent
-RECORDINGS = Path(os.environ.get("GWCORE_RECORDINGS") or "/nonexistent")
 CODECS = {dialect.name: dialect.chat for dialect in gwcore_dialects() if dialect.chat}
 PROVIDERS = {provider.name: provider for provider in gwcore_providers()}
 
@@ -202,30 +199,12 @@ def test_clouds_take_bytes_alone_and_vertex_no_ids():
         assert ('"id"' in json.dumps(body["contents"])) is ids
 
 
-# ── the vendors' specifications ──────────────────────────────────────────────────────────────────────────────────────
-
-NAMES = {
-    "openai-chat": "openai.chat", "openai-responses": "openai.responses", "anthropic-messages": "anthropic.messages",
-    "gemini-generate": "gemini.generate",
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def spec():
-    if not (RECORDINGS / "speccheck.py").is_file():
-        pytest.skip("GWCORE_RECORDINGS is unset: the vendors' specifications were NOT consulted")
-    loader = importlib.util.spec_from_file_location("speccheck", RECORDINGS / "speccheck.py")
-    module = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(module)
-    return module.Spec()
+    return specification()
 
 
-def recorded():
-    with gzip.open(RECORDINGS / "dev.jsonl.gz", "rt") as lines:
-        records = [json.loads(line) for line in lines]
-    return [
-        r for r in records if r["dialect"] in NAMES and r["response"]["status"] < 400 and "body" in (r["request"] or {})
-    ]
+# ── the vendors' specifications ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.timeout(120)

@@ -4,10 +4,15 @@ from gwcore.dialect import Dialect
 from gwcore.hookspecs import hookimpl
 from gwcore.provider import Provider
 from gwcore_providers.anthropic.messages import AnthropicMessages
+from gwcore_providers.bedrock.converse import BedrockConverse
 from gwcore_providers.bedrock.provider import Bedrock, Mantle
+from gwcore_providers.cohere.chat import CohereChat
+from gwcore_providers.cohere.provider import Cohere
 from gwcore_providers.compatible import ROWS, provider_of
 from gwcore_providers.demo.provider import Demo
 from gwcore_providers.gemini.generate import GeminiGenerate
+from gwcore_providers.ollama.chat import OllamaChat
+from gwcore_providers.ollama.provider import Ollama
 from gwcore_providers.openai.chat import OpenAIChat
 from gwcore_providers.openai.responses import OpenAIResponses
 from gwcore_providers.prices import gwcore_price
@@ -19,12 +24,23 @@ __all__ = ["gwcore_dialects", "gwcore_price", "gwcore_providers"]
 
 @hookimpl
 def gwcore_dialects() -> list[Dialect]:
-    """The four client dialects."""
-    return [OpenAIChat(), OpenAIResponses(), AnthropicMessages(), GeminiGenerate()]
+    """The four that clients speak, too, and those of upstreams alone. A translation prefers the first that is served."""
+    return [
+        OllamaChat(),
+        CohereChat(),
+        OpenAIChat(),
+        OpenAIResponses(),
+        AnthropicMessages(),
+        GeminiGenerate(),
+        BedrockConverse(),
+    ]
 
 
 @hookimpl
 def gwcore_providers() -> list[Provider]:
     """Vendors with an API of their own, clouds, the table, and the offline demo."""
-    own: list[Provider] = [Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo()]
-    return own + [provider_of(name) for name in ROWS]
+    own: list[Provider] = [
+        Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo(), Ollama(), Cohere()
+    ]  # fmt: skip
+    known = {provider.name for provider in own}
+    return own + [provider_of(name) for name in ROWS if name not in known]

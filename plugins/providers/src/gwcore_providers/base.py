@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from gwcore.codec import ChatCodec
-from gwcore.dialect import Document, InBandError, Meter, Opening, Route
+from gwcore.codec import UpstreamCodec
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.knobs import Knobs
 from gwcore.wire.sse import scan
@@ -56,7 +56,7 @@ class BaseDialect:
     unique: frozenset[str] = frozenset({"model", "stream", "max_tokens", "n"})
     forward: tuple[str, ...] = ()
     keepalive = b": ping\n\n"
-    chat: ChatCodec | None = None
+    chat: UpstreamCodec | None = None
     end_mark: re.Pattern[bytes]
     last_mark: re.Pattern[bytes]
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
@@ -127,3 +127,17 @@ class BaseDialect:
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """Each dialect's own shape."""
         raise NotImplementedError
+
+
+class UpstreamDialect(BaseDialect):
+    """One that no client speaks: without routes; errors are told in the client's own."""
+
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:
+        """Plain, should anybody ask."""
+        return orjson.dumps({"message": error.message, "request_id": request_id})
+
+    def models_body(
+        self, _models: Sequence[ModelInfo], _wanted: str | None, _operation: str = "models"
+    ) -> bytes | None:
+        """No list."""
+        return None

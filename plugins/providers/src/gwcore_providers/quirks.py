@@ -45,6 +45,8 @@ WORDS = {
 PREFIXES = {
     "no:": "the knob of that canonical name is left out, by name",
     "effort:": "a word that reasoning_effort takes",
+    "num_ctx:": "tokens of the context window to ask for",
+    "keep_alive:": "how long the model stays loaded",
 }
 _KNOWN = re.compile("|".join([*map(re.escape, WORDS), *(f"{prefix}.+" for prefix in PREFIXES)]))
 

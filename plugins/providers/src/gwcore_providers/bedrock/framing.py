@@ -21,7 +21,7 @@ from gwcore_providers.clouds import renamed
 CONTENT_TYPE = b"application/vnd.amazon.eventstream"
 
 # exceptions of a ResponseStream → the status that says the same of an API which can still send one
-_STATUS = {
+STATUS = {
     "internalServerException": 500,
     "modelStreamErrorException": 502,
     "modelTimeoutException": 504,
@@ -63,7 +63,7 @@ class Unframed:
         name = message.text(":exception-type") or message.text(":error-code")
         said = message_of(message.payload) or message.text(":error-message") or name
         if self._chunks:
-            return encode(error_body(_STATUS.get(name, 500), said, ""), "error")
+            return encode(error_body(STATUS.get(name, 500), said, ""), "error")
         return encode(orjson.dumps({"message": said}), _name(name))
 
 

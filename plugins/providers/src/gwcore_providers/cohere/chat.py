@@ -1,0 +1,29 @@
+"""``cohere.chat``: Cohere's own ``/v2/chat``, as an upstream speaks it."""
+
+from __future__ import annotations
+
+import re
+
+from gwcore.codec import StreamReader
+from gwcore_providers.base import UpstreamDialect
+from gwcore_providers.cohere import reply, write
+
+
+class CohereCodec:
+    """See :class:`gwcore.codec.UpstreamCodec`."""
+
+    write_request = staticmethod(write.write_request)
+    read_reply = staticmethod(reply.read_reply)
+    read_error = staticmethod(reply.read_error)
+
+    def reader(self) -> StreamReader:
+        """One per attempt."""
+        return reply.CohereReader()
+
+
+class CohereChat(UpstreamDialect):
+    """Server-sent events; ``message-end`` is the last with a meaning."""
+
+    name = write.DIALECT
+    chat = CohereCodec()
+    end_mark = re.compile(rb"message-end|\[DONE\]")

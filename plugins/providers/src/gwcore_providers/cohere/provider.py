@@ -1,0 +1,36 @@
+"""``provider: cohere``: its compatibility API for clients of OpenAI's, its own for all others.
+
+Source: https://docs.cohere.com/reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gwcore.provider import Upstream
+from gwcore_providers.cohere.write import DIALECT
+from gwcore_providers.compatible import ROWS, Particular
+from gwcore_providers.vendors import Address
+
+
+class Cohere(Particular):
+    """The row, with ``/v2`` beside it."""
+
+    def __init__(self) -> None:
+        super().__init__("cohere", ROWS["cohere"])
+
+    def address(
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,
+    ) -> Address:
+        """Version 2 stands at the origin, whatever ``base_url`` an OpenAI SDK was given."""
+        root = upstream.base_path.removesuffix("/compatibility/v1")
+        if (dialect, operation) == (DIALECT, "chat"):
+            return f"{root}/v2/chat", True
+        return super().address(upstream, dialect, operation, model, params, stream=stream)

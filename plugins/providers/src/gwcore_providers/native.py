@@ -1,0 +1,140 @@
+"""What the codecs of dialects that only upstreams speak share: parts of a stream, tools, what none of them can say."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from gwcore.chat import ChatRequest, Media, Part, Reasoning, Text, Tool, ToolCall
+from gwcore.codec import Crossing
+from gwcore.errors import Malformed
+from gwcore.events import Event, PartEnded, ReasoningDelta, TextDelta, ToolCallStarted
+from gwcore.wire.sse import Frame
+
+_FREE_TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def new_id(prefix: str) -> str:
+    """An id for what the vendor gives none."""
+    return f"{prefix}{uuid4().hex}"
+
+
+def document_of(frame: Frame) -> dict[str, Any] | None:
+    """The object in a frame; ``None`` for a comment and for an end mark. Raises ``Malformed``."""
+    if frame.comment or not frame.data or frame.data == b"[DONE]":
+        return None
+    try:
+        document = orjson.loads(frame.data)
+    except orjson.JSONDecodeError:
+        raise Malformed("an event of the upstream's stream is not JSON") from None
+    if not isinstance(document, dict):
+        raise Malformed("an event of the upstream's stream is no object")
+    return document
+
+
+class Parts:
+    """Numbers the parts of an answer that is being read. Words and thoughts follow one another; a call is a part of its own."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._open: tuple[str, int] | None = None
+
+    def new(self, events: list[Event]) -> int:
+        """The number of a part that begins now; what was open has ended."""
+        self.close(events)
+        self._count += 1
+        return self._count - 1
+
+    def begin(self, events: list[Event]) -> int:
+        """A part that :meth:`close` will end, neither words nor thoughts."""
+        at = self.new(events)
+        self._open = ("other", at)
+        return at
+
+    def _at(self, kind: str, events: list[Event]) -> int:
+        if self._open is None or self._open[0] != kind:
+            self._open = (kind, self.new(events))
+        return self._open[1]
+
+    def text(self, text: str, events: list[Event], logprobs: Any = None) -> int:
+        """More words; the number of their part."""
+        at = self._at("text", events)
+        events.append(TextDelta(at, text, logprobs=logprobs))
+        return at
+
+    def thought(self, text: str, events: list[Event], sealed: Reasoning | None = None) -> None:
+        """More of a thought."""
+        events.append(ReasoningDelta(self._at("thought", events), text, sealed=sealed))
+
+    def call(self, call: ToolCall, events: list[Event]) -> None:
+        """A call that comes in one piece."""
+        at = self.new(events)
+        events += [ToolCallStarted(at, call), PartEnded(at)]
+
+    def close(self, events: list[Event]) -> None:
+        """The open part has ended."""
+        if self._open is not None:
+            events.append(PartEnded(self._open[1]))
+            self._open = None
+
+
+def one_answer_in_words(request: ChatRequest, crossing: Crossing) -> None:
+    """Refuse what none of these dialects has."""
+    if (request.n or 1) > 1:
+        raise crossing.refuse("n", "one request has one answer")
+    if {name.lower() for name in request.modalities or ["text"]} != {"text"}:
+        raise crossing.refuse("modalities", "it answers in words")
+
+
+def functions(request: ChatRequest, crossing: Crossing, *, strict: bool = False) -> list[dict[str, Any]]:
+    """The tools: name, description and a schema. One of free text is a function of one string.
+
+    ``strict`` says that the dialect has a word for it.
+    """
+    made = []
+    for tool in request.tools:
+        if tool.server:
+            raise crossing.refuse(f"the server tool {tool.name}", f"it runs at vendors of {tool.dialect}")
+        if tool.cache:
+            crossing.drop("cache_control")
+        if tool.strict and not strict:
+            crossing.drop("tools.strict")
+        described = {"description": tool.description} if tool.description is not None else {}
+        made.append({"name": tool.name, **described, "parameters": schema_of(tool, crossing)})
+    return made
+
+
+def schema_of(tool: Tool, crossing: Crossing) -> dict[str, Any]:
+    """What a tool takes."""
+    if not tool.custom:
+        return tool.schema if isinstance(tool.schema, dict) else _NO_PARAMETERS
+    if isinstance(tool.grammar, dict) and tool.grammar.get("type") not in {None, "text"}:
+        crossing.drop("tools.custom.format")
+    return _FREE_TEXT
+
+
+def arguments_of(call: ToolCall, crossing: Crossing) -> str:
+    """A call's arguments as JSON text. Raises ``Untranslatable`` for one that the vendor itself ran."""
+    if call.server:
+        raise crossing.refuse(f"the server tool {call.name}")
+    return orjson.dumps({"input": call.arguments}).decode() if call.custom else call.arguments or "{}"
+
+
+def said(parts: list[Part], crossing: Crossing, between: str = "\n") -> str:
+    """The words of parts that may hold nothing else. Media must have been taken out; plain documents are words."""
+    out = []
+    for part in parts:
+        if isinstance(part, Text):
+            if part.cache:
+                crossing.drop("cache_control")
+            out.append(part.text)
+        elif isinstance(part, Media) and part.plain and part.data is not None:
+            out.append(f"{part.name}\n\n{part.data}" if part.name else part.data)
+        elif isinstance(part, Media):
+            raise crossing.refuse("document" if part.kind == "file" else part.kind, "this API does not take it")
+        else:
+            raise crossing.refuse(getattr(part, "kind", type(part).__name__))
+    return between.join(out)

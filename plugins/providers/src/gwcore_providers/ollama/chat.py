@@ -1,0 +1,29 @@
+"""``ollama.chat``: Ollama's own ``/api/chat``, as an upstream speaks it."""
+
+from __future__ import annotations
+
+import re
+
+from gwcore.codec import StreamReader
+from gwcore_providers.base import UpstreamDialect
+from gwcore_providers.ollama import reply, write
+
+
+class OllamaCodec:
+    """See :class:`gwcore.codec.UpstreamCodec`."""
+
+    write_request = staticmethod(write.write_request)
+    read_reply = staticmethod(reply.read_reply)
+    read_error = staticmethod(reply.read_error)
+
+    def reader(self) -> StreamReader:
+        """One per attempt."""
+        return reply.OllamaReader()
+
+
+class OllamaChat(UpstreamDialect):
+    """JSON lines; the last one says ``done``."""
+
+    name = write.DIALECT
+    chat = OllamaCodec()
+    end_mark = re.compile(rb'"done"\s*:\s*true|"error"\s*:')

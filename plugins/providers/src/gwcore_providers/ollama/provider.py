@@ -1,0 +1,67 @@
+"""``provider: ollama``: OpenAI's and Anthropic's APIs as Ollama offers them, and its own where those cannot say it.
+
+Source: https://docs.ollama.com/api. The compatible APIs ignore ``num_ctx``, ``keep_alive`` and ``think``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gwcore.provider import Upstream, options_of
+from gwcore_providers.compatible import ROWS, Compatible
+from gwcore_providers.ollama.write import DIALECT
+from gwcore_providers.vendors import Address
+
+
+class OllamaOptions(BaseModel):
+    """Further keys of an ``ollama`` upstream. With any of them every chat goes through Ollama's own API."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_ctx: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of the context window; without it Ollama takes its own default, and cuts what is longer off",
+    )
+    keep_alive: str | None = Field(
+        default=None,
+        pattern=r"^(?:-1|0|[0-9]+(?:ms|s|m|h))$",
+        description="how long a model stays loaded after a call, such as 30m; -1 is for ever",
+    )
+
+
+class Ollama(Compatible):
+    """The row, with ``/api/chat`` beside it."""
+
+    Options = OllamaOptions
+
+    def __init__(self) -> None:
+        super().__init__("ollama", ROWS["ollama"])
+
+    def address(
+        self,
+        upstream: Upstream,
+        dialect: str,
+        operation: str,
+        model: str,
+        params: Mapping[str, str],
+        *,
+        stream: bool,
+    ) -> Address:
+        """Its own API for what is translated, and for all chats where the options say what no other API can."""
+        if operation == "chat":
+            if dialect == DIALECT:
+                return f"{upstream.base_path}/api/chat", True
+            options = options_of(upstream, OllamaOptions)
+            if options.num_ctx is not None or options.keep_alive is not None:
+                return None
+        return super().address(upstream, dialect, operation, model, params, stream=stream)
+
+    def quirks(self, upstream: Upstream, model: str) -> frozenset[str]:
+        """The row's, and the options."""
+        options = options_of(upstream, OllamaOptions)
+        words = [f"num_ctx:{options.num_ctx}"] if options.num_ctx is not None else []
+        words += [f"keep_alive:{options.keep_alive}"] if options.keep_alive is not None else []
+        return super().quirks(upstream, model).union(words)
