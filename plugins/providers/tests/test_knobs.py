@@ -13,7 +13,7 @@ BODIES = {
     "gemini.generate": {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]},
 }
 VALUES = {"stop": ["x"], "user": "u-1", "service_tier": "auto", "verbosity": "low"}
-CHAT = [dialect for dialect in gwcore_dialects() if dialect.chat is not None]
+CHAT = [dialect for dialect in gwcore_dialects() if dialect.chat is not None and dialect.routes]
 CASES = [(dialect, knob) for dialect in CHAT for knob in dialect.knobs("chat", {}, "m")]
 
 
