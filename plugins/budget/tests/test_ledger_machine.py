@@ -206,8 +206,9 @@ class LedgerMachine(RuleBasedStateMachine):
         final = {POSTED: amount, VOIDED: 0, REAPED: held}[state]
         model.holds[hold] = [state, held, final, tuple(names)]
         for name in names:
-            part = min(final, model.grants[worker, name])
-            model.grants[worker, name] -= part
+            had = model.grants.get((worker, name), 0)
+            part = min(final, had)
+            model.grants[worker, name] = had - part
             model.move([name], -part, final, max(0, final - held))
         assert self.do(op).amount == final
 
