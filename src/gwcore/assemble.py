@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ from gwcore.ingress import Ingress
 from gwcore.listing import Listing
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup
-from gwcore.ports import Authority
+from gwcore.ports import Authority, Sample
 from gwcore.prices import Prices
 from gwcore.provider import Preparing, Upstream
+from gwcore.redact import secrets_of
 from gwcore.resources import Lease, Resources
 from gwcore.service import Layer, Service, compose, wrap
 from gwcore.stack import Placed, Stack
 from gwcore.stackfile import load
-from gwcore.taps import Tap, Taps
+from gwcore.taps import Tap, Taps, faults
 from gwcore.when import Condition, only_when, tap_when
 from gwcore.wire.transport import Origin
 from gwcore.workers import Workers
@@ -149,24 +151,25 @@ def _place(
     policies = {kind.name: kind.Policy for kind in kinds if kind.Policy is not None}
     placed: list[Placed] = []
     workers = Workers.here()
+    setup_of = partial(
+        Setup,
+        lease=lease,
+        ports=ports,
+        prices=prices,
+        models=models,
+        workers=workers,
+        policies=policies,
+        secrets=secrets_of(config),
+        readings=partial(_readings, placed),
+        dialects=dialects,
+        detached=detached,
+    )
     for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
         kind = catalog.plugin(entry.name)
         missing = [port.__name__ for port in kind.requires if port not in ports]
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
-        named = dict(config.stores)
-        setup = Setup(
-            entry.name,
-            lease,
-            named,
-            ports,
-            prices=prices,
-            models=models,
-            workers=workers,
-            policies=policies,
-            dialects=dialects,
-            detached=detached,
-        )
+        setup = setup_of(entry.name, stores=dict(config.stores))
         plugin = kind(entry.config, setup)
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, _condition(entry), watching))
@@ -175,6 +178,14 @@ def _place(
         if p.watching and p.rings:
             raise OrderViolation(f"{p.name} stands in the pipeline: it belongs under stack, not under watch")
     return tuple(placed), ports
+
+
+def _readings(placed: list[Placed]) -> Iterator[Sample]:
+    for p in placed:
+        try:
+            yield from p.plugin.metrics()
+        except Exception:  # one plugin's fault must not hide what the others show
+            faults[p.name] += 1
 
 
 def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | None:

@@ -125,6 +125,7 @@ class Call:
         headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
         targets: what ``model`` may mean, in order.
         started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
+        overhead: seconds from ingress to the commit that were not spent waiting for upstreams; ``None`` before it.
         cache: what a cache did for the call; ``None`` where none stands in its way.
         served: the attempt that answers, or the latest one.
         left: the client has gone, or the call is over: nobody reads any more.
@@ -150,6 +151,7 @@ class Call:
         "method",
         "model",
         "operation",
+        "overhead",
         "params",
         "path",
         "principal",
@@ -207,6 +209,7 @@ class Call:
         self.tags: frozenset[str] = frozenset()
         self.started = time.perf_counter()
         self.waited = 0.0
+        self.overhead: float | None = None
         self.cache: CacheUse | None = None
         self.deadline: float | None = None
         self.left = False
@@ -273,6 +276,8 @@ class Attempt:
     Attributes:
         id: ``call.id:n``, n from 1.
         first_byte_at: ``time.perf_counter()`` when its answer's head came; of a stream, its first content.
+        ended: ``time.perf_counter()`` when it was over; ``None`` while it runs.
+        headers: of its answer, as they came; ``None`` before. They may echo what was sent: none of them is to be logged.
         error: what ended it; a router that ends it itself says why beforehand.
         meter: has the usage read so far, while the attempt runs.
         usage: what the upstream reported, once the attempt is over, however it ended; ``None`` if nothing was.
@@ -283,9 +288,11 @@ class Attempt:
     __slots__ = (
         "call",
         "cost",
+        "ended",
         "error",
         "fields",
         "first_byte_at",
+        "headers",
         "id",
         "meter",
         "number",
@@ -302,6 +309,8 @@ class Attempt:
         self.id = f"{call.id}:{self.number}"
         self.started = time.perf_counter()
         self.first_byte_at: float | None = None
+        self.ended: float | None = None
+        self.headers: Headers | None = None
         self.status: int | None = None
         self.error: GatewayError | None = None
         self.meter: Meter | None = None

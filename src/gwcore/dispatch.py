@@ -208,8 +208,11 @@ class Dispatch:
         if taps.attempt_started:
             tell(taps.attempt_started, attempt)
         try:
-            return await self._exchange(attempt)
+            outcome = await self._exchange(attempt)
+            attempt.ended = time.perf_counter()
+            return outcome
         except BaseException as error:
+            attempt.ended = time.perf_counter()
             if attempt.error is None:
                 attempt.error = error if isinstance(error, GatewayError) else PluginFault()
             tell(taps.attempt_failed, attempt)
@@ -226,6 +229,7 @@ class Dispatch:
             call.waited += now - began
         attempt.first_byte_at = now
         attempt.status = response.status
+        attempt.headers = response.headers
         try:
             if response.status >= 400:
                 raise await self._refusal(attempt, response, translation)

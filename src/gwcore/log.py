@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import orjson
 import structlog
 
+from gwcore.redact import PATTERN, REDACTED
+
+
 # The second line of defence: nothing should pass a secret to the log; what looks like one does not leave.
-_SECRET = re.compile(r"(?:sk-|Bearer\s+|AIza|gsk_|xai-|hf_)[A-Za-z0-9_\-.]{8,}")
-
-
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str) and _SECRET.search(value):
-            event[key] = _SECRET.sub("[redacted]", value)
+        if isinstance(value, str) and PATTERN.search(value):
+            event[key] = PATTERN.sub(REDACTED, value)
     return event
 
 

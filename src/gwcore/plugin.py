@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
@@ -14,16 +14,22 @@ from gwcore.detached import Detached
 from gwcore.dialect import Dialect
 from gwcore.errors import BadConfig, MissingPort
 from gwcore.models import Models
-from gwcore.ports import AdminRoute
+from gwcore.ports import AdminRoute, Sample
 from gwcore.prices import Prices
 from gwcore.resources import Lease, Store
 from gwcore.service import Service
+from gwcore.wire.transport import Tls, Transport
 from gwcore.workers import Workers
 
 T = TypeVar("T")
 
 
 NO_MODELS = Models({}, {})
+SYSTEM_TLS = Tls()
+
+
+def _no_readings() -> Iterable[Sample]:
+    return ()
 
 
 class Demand(IntEnum):
@@ -50,6 +56,8 @@ class Setup:
         policies: the ``Policy`` model of every plugin of the stack that has one, by name.
         dialects: what is spoken here, by name.
         detached: runs what no client waits for.
+        secrets: every secret value of the stack file, to be kept out of whatever is written down.
+        readings: what all plugins of the stack show as numbers now; to be asked once the stack has started.
     """
 
     def __init__(
@@ -65,6 +73,8 @@ class Setup:
         policies: Mapping[str, type[BaseModel]] | None = None,
         dialects: Mapping[str, Dialect] | None = None,
         detached: Detached | None = None,
+        secrets: frozenset[str] = frozenset(),
+        readings: Callable[[], Iterable[Sample]] = _no_readings,
     ) -> None:
         self.plugin = plugin
         self.models = models
@@ -72,6 +82,8 @@ class Setup:
         self.policies = policies or {}
         self.dialects = dialects or {}
         self.detached = detached or Detached()
+        self.secrets = secrets
+        self.readings = readings
         self._lease = lease
         self._stores = stores
         self._ports = ports
@@ -83,6 +95,18 @@ class Setup:
         if url is None:
             raise BadConfig(f"no store named {name!r}; stores has: {', '.join(self._stores) or 'nothing'}")
         return self._lease.store(url)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()`` the first time, the same object after a reload that asks for the same ``key``.
+
+        For what must go on counting or must not be open twice. It has ``aclose()``, awaited when no stack of this gateway
+        uses it any more. Plugins share no keys.
+        """
+        return self._lease.once((self.plugin, key), make)
+
+    def transport(self, tls: Tls = SYSTEM_TLS, proxy: str | None = None) -> Transport:
+        """What a plugin's own requests go through; shared with all who ask for the same, closed by the gateway."""
+        return self._lease.transport(tls, proxy)
 
     def key(self, name: str, kind: type[T]) -> Key[T]:
         """A private, typed place on every call."""
@@ -158,6 +182,10 @@ class Plugin:
         A router puts ``call.targets`` into the order in which it would try them.
         """
         return None
+
+    def metrics(self) -> Iterable[Sample]:
+        """What ``/metrics`` shows of this plugin beside what calls tell: depths, states, what is left. Cheap; no secrets."""
+        return ()
 
     def health(self) -> dict[str, Any] | None:
         """What ``GET /health`` shows of this plugin; no secrets."""

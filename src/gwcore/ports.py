@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -123,6 +123,25 @@ class Directory(Protocol):
         ``scope``: key, user, team, organisation or end_user.
         """
         ...
+
+
+@dataclass(slots=True, frozen=True)
+class Sample:
+    """One number that a plugin shows, as ``Plugin.metrics`` gives it; read when somebody looks.
+
+    Attributes:
+        name: in Prometheus' spelling and base units, ``gwcore_`` in front; a counter's without ``_total``.
+        value: now. A counter's only ever grows while the process lives.
+        labels: from settings, never from requests: every value makes a series.
+        merge: what several workers' values become: their ``sum``, their ``max``, or the one told last (``recent``).
+    """
+
+    name: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    help: str = ""
+    kind: Literal["gauge", "counter"] = "gauge"
+    merge: Literal["sum", "max", "recent"] = "sum"
 
 
 class Spending(Protocol):

@@ -45,6 +45,29 @@ class Tee(Protocol):
         ...
 
 
+class Copy:
+    """The first bytes of what leaves, kept for those who watch. ``size`` counts all of them."""
+
+    __slots__ = ("left", "parts", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether something is missing at the end."""
+        return self.left < 0
+
+    def add(self, chunk: bytes) -> None:
+        """A piece of the body."""
+        self.size += len(chunk)
+        if self.left > 0:
+            self.parts.append(chunk if len(chunk) <= self.left else chunk[: self.left])
+        self.left -= len(chunk)
+
+
 class Held:
     """What a layer kept back: status, headers and body so far. :meth:`release` lets it go, unchanged or replaced."""
 
@@ -81,11 +104,12 @@ class Reply:
         before_commit: called with the headers just before they leave, so that the gateway can add its own.
         gate: a router's, or ``None``.
         waiting: the head left with a keep-alive comment, and nothing else has.
+        copy: keeps what leaves; ``None`` unless a watcher asked for it, see :meth:`keep`.
     """
 
     __slots__ = (
-        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "gate", "head", "last", "sent", "state", "status",
-        "waiting",
+        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "copy", "gate", "head", "last", "sent", "state",
+        "status", "waiting",
     )  # fmt: skip
 
     def __init__(self, send: Send) -> None:
@@ -101,6 +125,7 @@ class Reply:
         self.last = b""
         self.before_commit: Callable[[int, Headers], None] | None = None
         self.gate: Gate | None = None
+        self.copy: Copy | None = None
         self.waiting = False
 
     @property
@@ -112,6 +137,13 @@ class Reply:
     def committed(self) -> bool:
         """Whether an answer has begun to leave: no retry, no fallback after that."""
         return self.state != IDLE and not self.waiting
+
+    def keep(self, limit: int) -> None:
+        """From here on keep a copy of what leaves, of ``limit`` bytes at most; of several limits the largest counts."""
+        if self.copy is None:
+            self.copy = Copy(limit)
+        else:
+            self.copy.left = max(self.copy.left, limit - self.copy.size)
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """A response header of a plugin's own, whoever writes the response; ``name`` in lower case.
@@ -177,6 +209,8 @@ class Reply:
             self.head = chunk
         self.sent += len(chunk)
         self.last = chunk
+        if self.copy is not None:
+            self.copy.add(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self, chunk: bytes = b"") -> None:
@@ -196,6 +230,8 @@ class Reply:
             raise ReplyMisuse(f"end of a reply that is {self.state}")
         self.state = ENDED
         self.sent += len(chunk)
+        if self.copy is not None:
+            self.copy.add(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def comment(self, frame: bytes, headers: Headers) -> None:

@@ -76,6 +76,10 @@ class Lease:
             raise BadConfig(f"a store's URL begins with one of: {', '.join(SCHEMES)}")
         return self._take(("store", url), lambda: Store(url, scheme))
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """An object with ``aclose()`` that the next stack may go on with."""
+        return self._take(("once", key), make)
+
     def transport(self, tls: Tls, proxy: str | None = None, *, http2: bool = False) -> Transport:
         """A transport with these settings; its pool serves every upstream that has the same."""
 

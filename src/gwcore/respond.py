@@ -26,7 +26,8 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
 
     ``x-gwcore-overhead-ms`` is the time from ingress to here less the time spent waiting for upstreams.
     """
-    overhead = (time.perf_counter() - call.started - call.waited) * 1000
+    call.overhead = time.perf_counter() - call.started - call.waited
+    overhead = call.overhead * 1000
     headers.append((b"x-gwcore-request-id", call.id.encode()))
     attempts = call.attempts
     served = call.served

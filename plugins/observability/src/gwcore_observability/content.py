@@ -1,0 +1,191 @@
+"""What was asked and answered, for the sinks that may know: off by default, media as a size note, never a secret.
+
+Whether a sink gets content is settled per call: what its settings say, or what the policies of the caller say for this
+sink's name; the narrowest scope that says anything wins (``off`` for one key where the sink says ``full``, or the reverse).
+Taking it while serving costs references, no copies; the work is done off the request path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from gwcore.call import Call, Principal
+from gwcore.chat import ChatReply
+from gwcore.codec import Crossing
+from gwcore.dialect import Dialect, Document
+from gwcore.errors import GatewayError
+from gwcore.events import gather
+from gwcore.redact import Redactor
+from gwcore.reply import Copy
+from gwcore.wire.sse import scan
+
+Level = Literal["off", "redacted", "full"]
+SCOPES = ("key", "end_user", "member", "user", "team", "organisation")
+"""Of ``Principal.policies``, from narrow to wide."""
+
+# what is replaced in "redacted"; the order is that of replacing
+PII = {
+    "email": r"[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9.\-]{1,190}\.[A-Za-z]{2,24}",
+    "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
+    "card": r"\b(?:\d[ \-]?){12,18}\d\b",
+    "ssn": r"\b\d{3}-\d{2}-\d{4}\b",
+    "ip": r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b",
+    "phone": r"(?<![\w.])\+?\d{1,3}[ .\-]?(?:\(\d{1,4}\)[ .\-]?)?\d{2,4}(?:[ .\-]\d{2,4}){2,4}(?!\w)",
+}
+_DATA_URL = re.compile(r"data:([\w.+\-]+/[\w.+\-]+)?(?:;[\w=.\-]+)*;base64,[A-Za-z0-9+/=_\-\s]*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-]{256,}={0,2}")
+_NUMBERS = 32
+"""Numbers in a row beyond which they are a vector, not content."""
+
+
+@dataclass(slots=True, frozen=True)
+class Content:
+    """What one call asked and received, in the client's dialect.
+
+    Attributes:
+        request: the document; of what is no JSON, a note of its size.
+        response: the document, of a stream the one that it amounts to; text where it cannot be read; ``None`` for nothing.
+        truncated: something is left out for its size.
+    """
+
+    request: Any
+    response: Any
+    truncated: bool
+
+
+@dataclass(slots=True, frozen=True)
+class Captured:
+    """References to what a call left behind, taken when it ended."""
+
+    level: Level
+    document: Document | None
+    raw: int
+    copy: Copy | None
+    stream: bool
+    model: str
+    operation: str
+    dialect: Dialect
+
+    @property
+    def size(self) -> int:
+        """Bytes that it keeps in memory, about: a parsed document takes more than its text."""
+        return 4 * self.raw + (sum(map(len, self.copy.parts)) if self.copy is not None else 0)
+
+
+def level_for(principal: Principal | None, sink: str, default: Level) -> Level:
+    """What the sink may have of this caller's calls."""
+    scopes = principal.policies.get(sink) if principal is not None else None
+    if scopes:
+        for scope in SCOPES:
+            policy = scopes.get(scope)
+            if policy is not None and policy.content is not None:
+                level: Level = policy.content
+                return level
+    return default
+
+
+def capture(call: Call, level: Level) -> Captured | None:
+    """What to hand on of a call that has ended; ``None`` for ``off``."""
+    if level == "off":
+        return None
+    return Captured(
+        level,
+        call.document,
+        len(call.raw),
+        call.reply.copy,
+        call.stream,
+        call.model or "",
+        call.operation,
+        call.dialect,
+    )
+
+
+class Reader:
+    """Makes :class:`Content` of what was captured. ``patterns`` are further ones to replace in ``redacted``."""
+
+    def __init__(self, redactor: Redactor, patterns: Sequence[str] = (), limit: int = 1 << 20) -> None:
+        self._redactor = redactor
+        named = [f"(?P<{name}>{pattern})" for name, pattern in PII.items()]
+        self._pii = re.compile("|".join([*named, *(f"(?:{pattern})" for pattern in patterns)]))
+        self._limit = limit
+
+    def read(self, captured: Captured) -> Content:
+        """The content, redacted. Slow for large bodies: about 50 ns per character."""
+        walk = _Walk(self, captured.level == "redacted")
+        if captured.document is not None:
+            request = walk(captured.document)
+        else:
+            request = f"[{captured.raw} bytes]" if captured.raw else None
+        copy = captured.copy
+        response = walk(_response(captured, b"".join(copy.parts))) if copy is not None and copy.parts else None
+        return Content(request, response, walk.cut or (copy is not None and copy.truncated))
+
+    def clean(self, text: str, *, pii: bool) -> str:
+        """The text without secrets, and without what looks personal."""
+        text = self._redactor.text(text)
+        return self._pii.sub(lambda match: f"[{match.lastgroup or 'pii'}]", text) if pii else text
+
+    @property
+    def limit(self) -> int:
+        """Characters of one call that are kept."""
+        return self._limit
+
+
+class _Walk:
+    """One pass over a request and its response, with a common allowance of characters."""
+
+    def __init__(self, reader: Reader, pii: bool) -> None:
+        self._reader = reader
+        self._pii = pii
+        self._left = reader.limit
+        self.cut = False
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        if depth > 100:
+            self.cut = True
+            return None
+        if isinstance(value, dict):
+            return {self._text(key): self(one, depth + 1) for key, one in value.items()}
+        if isinstance(value, list):
+            if len(value) > _NUMBERS and all(isinstance(one, int | float) for one in value):
+                return f"[{len(value)} numbers]"
+            return [self(one, depth + 1) for one in value]
+        return value
+
+    def _text(self, text: str) -> str:
+        if len(text) > 256 or "base64," in text:
+            text = _DATA_URL.sub(lambda m: f"[{m[1] or 'media'}, {len(m[0])} bytes]", text)
+            text = _BASE64.sub(lambda m: f"[base64, {len(m[0])} bytes]", text)
+        if len(text) > self._left:
+            # a secret or an address cut in two would not be known for one: clean first where it is affordable
+            text = self._reader.clean(text[: 2 * self._left + 1024], pii=self._pii)[: self._left]
+            self.cut = True
+        else:
+            text = self._reader.clean(text, pii=self._pii)
+        self._left -= len(text)
+        return text
+
+
+def _response(captured: Captured, body: bytes) -> Any:
+    if not captured.stream:
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return body.decode("utf-8", "replace") if b"\0" not in body[:1024] else f"[{len(body)} bytes]"
+    codec = captured.dialect.chat
+    if codec is not None and captured.operation == "chat":
+        try:
+            reader = codec.reader()
+            events = [event for frame in scan(body) for event in reader.read(frame)]
+            reply: ChatReply = gather([*events, *reader.close()], captured.dialect.name)
+            return codec.write_reply(reply, Crossing(captured.model, asked=captured.model))
+        except (GatewayError, LookupError, TypeError, ValueError):
+            pass  # cut short, or in words that this codec does not read: then as it came
+    return body.decode("utf-8", "replace")

@@ -1,0 +1,29 @@
+"""Identifiers that are the same however often they are made, so that a repeated delivery is known for one."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import blake2b
+from uuid import UUID, uuid5
+
+NAMESPACE = UUID("5b3c1c5e-0b8a-5d0e-9d0e-6c1f6f0f7a11")
+
+
+@cache
+def _key(kind: str) -> bytes:
+    return f"gwcore {kind}".encode()
+
+
+def event_id(call_id: str, kind: str = "call", attempt: int = 0) -> str:
+    """A UUID for one event of a call; ``attempt`` is 0 for the call itself."""
+    return str(uuid5(NAMESPACE, f"{call_id}|{attempt}|{kind}"))
+
+
+def trace_id(call_id: str) -> str:
+    """32 hex digits: the trace of a call whose client brings none."""
+    return blake2b(call_id.encode(), digest_size=16, key=_key("trace")).hexdigest()
+
+
+def span_id(id_: str) -> str:
+    """16 hex digits for a call's id, or an attempt's (``call.id:n``)."""
+    return blake2b(id_.encode(), digest_size=8, key=_key("span")).hexdigest()

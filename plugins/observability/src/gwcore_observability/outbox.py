@@ -1,0 +1,450 @@
+"""``Outbox``: what stands between calls and one sink. A bounded queue, disk behind it, batches with a breaker.
+
+::
+
+    put(record)      O(1), never waits: appended to a queue bounded by count and bytes; beyond it dropped and counted
+    every tick       the queue is encoded, record by record, the loop getting its turn in between
+      sink is well   → sent in batches from memory
+      else           → disk (:mod:`gwcore_observability.spill`), and from there, oldest first, when the sink is well again
+    a batch that is not settled within ``TICK`` is on disk, too: a killed process loses what came in its last second
+    close()          stops intake, everything to disk, then sends for ``flush`` seconds; what is left is sent by the next start
+
+Delivery is at least once: after a crash some records come twice, under the same ids. Without a folder the disk is missing:
+what a sink does not take waits in memory, and goes with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from gwcore.ports import Sample
+from gwcore_observability.content import Captured, Content, Reader
+from gwcore_observability.record import Record
+from gwcore_observability.settings import OutboxConfig
+from gwcore_observability.sink import Delivery, Sink, Verdict, later
+from gwcore_observability.spill import Item, Spill
+
+TICK = 0.4
+"""Seconds that a record may stay in memory alone."""
+RECORD_SIZE = 4096
+"""Bytes that a record without content counts for."""
+BIG = 16 * 1024
+"""Bytes of content that are read in a thread."""
+OPEN_AFTER = 3
+"""Failures in a row that open the breaker."""
+ADOPT_EVERY = 30.0
+REMEMBERED = 10_000
+DEAD_CAP = 64 << 20
+
+_log = structlog.get_logger("gwcore.observability")
+Pending = tuple[Record, Captured | None]
+
+
+class Outbox:
+    """One sink's queue, disk and sender.
+
+    Attributes:
+        name: of the sink, as metrics and logs say it.
+        sent, rejected, dropped, failed: records taken by the sink, refused for good, lost for want of room, and that the
+            sink could not encode, since the process started.
+    """
+
+    def __init__(self, name: str, sink: Sink, config: OutboxConfig, reader: Reader, folder: Path | None) -> None:
+        self.name = name
+        self.sink = sink
+        self.config = config
+        self.sent = self.rejected = self.dropped = self.failed = 0
+        self.last = Verdict("accepted")
+        self._reader = reader
+        self._spill = Spill(folder, config.disk) if folder is not None else None
+        self._fresh: deque[Pending] = deque()
+        self._fresh_bytes = 0
+        self._ready: deque[tuple[float, Item]] = deque()  # with the second since when it waits
+        self._ready_bytes = 0
+        self._settled: set[str] = set()
+        self._failures = 0
+        self._open_until = 0.0
+        self._users = 0
+        self._wake = asyncio.Event()
+        self._work = asyncio.Event()
+        self._disk = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._told = 0.0
+
+    # ── intake ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, record: Record, captured: Captured | None = None) -> None:
+        """Take a record. Never waits, never raises for want of room: what does not fit is counted as dropped."""
+        size = RECORD_SIZE + (captured.size if captured is not None else 0)
+        if len(self._fresh) >= self.config.queue or self._fresh_bytes + size > self.config.memory or not self._users:
+            self.dropped += 1
+            return
+        if self.config.durable and self._spill is not None:
+            self._put_durably(record, captured)
+            return
+        self._fresh.append((record, captured))
+        self._fresh_bytes += size
+        if len(self._fresh) >= self.config.batch:
+            self._wake.set()
+
+    def _put_durably(self, record: Record, captured: Captured | None) -> None:
+        """Onto the disk before the call is over: a killed process loses nothing, and each call pays for a write."""
+        item = self._encode(record, self._reader.read(captured) if captured is not None else None)
+        if item is not None:
+            assert self._spill is not None
+            try:
+                self._spill.append([item])
+            except OSError as error:
+                self._complain("spill", error)
+                self._wait(item)
+            self._work.set()
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Open the disk and begin to send; a stack that shares the outbox only counts as one more user."""
+        self._users += 1
+        if self._users > 1:
+            return
+        if self._spill is not None:
+            try:
+                await asyncio.to_thread(self._spill.open)
+            except OSError as error:
+                if self.config.durable:
+                    self._users = 0
+                    raise
+                _log.warning("spill cannot be written; what a sink does not take waits in memory", sink=self.name,
+                             error=error.strerror)  # fmt: skip
+                self._spill = None
+        self._tasks = [asyncio.create_task(self._ticking()), asyncio.create_task(self._sending())]
+
+    async def stop(self) -> None:
+        """One user less; after the last, flush: to disk at once, then to the sink for ``flush`` seconds."""
+        self._users -= 1
+        if self._users:
+            return
+        ticking, sending = self._tasks
+        ticking.cancel()
+        await asyncio.wait({ticking})
+        await self._encode_fresh()
+        await self._store(self._take_ready(), under_way=False)
+        self._failures, self._open_until = 0, 0.0
+        self._work.set()
+        deadline = time.monotonic() + self.config.flush
+        while self.waiting and time.monotonic() < deadline and self._failures < OPEN_AFTER:
+            await asyncio.wait({sending}, timeout=0.02)
+        sending.cancel()
+        await asyncio.wait({sending})
+        left = self.waiting
+        if left:
+            _log.warning("sink did not take everything", sink=self.name, left=left, kept=self._spill is not None)
+        if self._spill is not None:
+            async with self._disk:
+                await asyncio.to_thread(self._spill.close)
+
+    async def aclose(self) -> None:
+        """Of :meth:`gwcore.plugin.Setup.once`; :meth:`stop` has done it all."""
+
+    @property
+    def waiting(self) -> int:
+        """Records that the sink does not have yet."""
+        return len(self._fresh) + len(self._ready) + self._under_way + (self._spill.count if self._spill else 0)
+
+    _under_way = 0
+
+    # ── from the queue to items ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _ticking(self) -> None:
+        adopted = time.monotonic()
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), TICK / 2)
+            self._wake.clear()
+            try:
+                await self._encode_fresh()
+                if self._spill is not None:
+                    if self._failures or self._spill.count or self._behind:
+                        await self._store(self._take_ready(), under_way=False)
+                    async with self._disk:
+                        await asyncio.to_thread(self._spill.sync, 1.0)
+                        if time.monotonic() - adopted > ADOPT_EVERY:
+                            adopted = time.monotonic()
+                            await asyncio.to_thread(self._spill.adopt)
+            except Exception as error:  # the next tick tries again
+                self._complain("outbox", error)
+            self._work.set()
+
+    async def _encode_fresh(self) -> None:
+        while self._fresh:
+            record, captured = self._fresh.popleft()
+            content = None
+            if captured is not None:
+                self._fresh_bytes -= captured.size
+                content = await self._content(captured)
+            self._fresh_bytes -= RECORD_SIZE
+            item = self._encode(record, content)
+            if item is not None:
+                self._wait(item)
+            await asyncio.sleep(0)
+
+    async def _content(self, captured: Captured) -> Content | None:
+        try:
+            if captured.size > BIG:
+                return await asyncio.to_thread(self._reader.read, captured)
+            return self._reader.read(captured)
+        except Exception as error:  # content is foreign: the record goes on without it
+            self._complain("content", error)
+            return None
+
+    def _encode(self, record: Record, content: Content | None) -> Item | None:
+        try:
+            return self.sink.encode(record, content)
+        except Exception as error:  # a sink is foreign code
+            self.failed += 1
+            self._complain("encode", error)
+            return None
+
+    def _wait(self, item: Item) -> None:
+        """Into memory, to be sent; beyond its bounds dropped."""
+        if len(self._ready) >= self.config.queue or self._ready_bytes + len(item.body) > self.config.memory:
+            self.dropped += 1
+            return
+        self._ready.append((time.monotonic(), item))
+        self._ready_bytes += len(item.body)
+
+    @property
+    def _behind(self) -> bool:
+        """Whether the sender leaves items in memory for longer than they may stay there alone."""
+        return bool(self._ready) and time.monotonic() - self._ready[0][0] > TICK
+
+    def _take_ready(self) -> list[Item]:
+        items = [item for _, item in self._ready]
+        self._ready.clear()
+        self._ready_bytes = 0
+        return items
+
+    async def _store(self, items: Sequence[Item], *, under_way: bool) -> None:
+        """To disk; where that fails, back into memory up to the bound."""
+        if not items:
+            return
+        if self._spill is None:
+            for item in () if under_way else items:
+                self._wait(item)
+            return
+        try:
+            async with self._disk:
+                await asyncio.to_thread(self._spill.append, items)
+        except OSError as error:
+            self._complain("spill", error)
+            for item in () if under_way else items:
+                self._wait(item)
+
+    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _sending(self) -> None:
+        while True:
+            try:
+                if not await self._turn():
+                    self._work.clear()
+                    await self._work.wait()
+            except Exception as error:  # whatever it was, the next turn tries again
+                self._complain("send", error)
+                await asyncio.sleep(TICK)
+
+    async def _turn(self) -> bool:
+        """One batch; ``False`` where there is nothing to do."""
+        wait = self._open_until - time.monotonic()
+        if wait > 0:
+            self._work.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing(), wait)
+            return True
+        if self._spill is not None and self._spill.count:
+            async with self._disk:
+                items = await asyncio.to_thread(self._spill.read, self.config.batch, self.config.batch_bytes)
+            news = [item for item in items if item.id not in self._settled]
+            if await self._deliver(news, stored=True):
+                self._settled.difference_update(item.id for item in items)
+                async with self._disk:
+                    await asyncio.to_thread(self._spill.ack, items)
+            return True
+        items = self._batch()
+        if not items:
+            return False
+        self._under_way = len(items)
+        try:
+            await self._deliver(items, stored=False)
+        finally:
+            self._under_way = 0
+        return True
+
+    async def _closing(self) -> None:
+        """Until :meth:`stop` wants the breaker tried once more."""
+        while self._open_until > time.monotonic():
+            await self._work.wait()
+            self._work.clear()
+            await asyncio.sleep(0.05)
+
+    def _batch(self) -> list[Item]:
+        items: list[Item] = []
+        size = 0
+        while self._ready and len(items) < self.config.batch and size < self.config.batch_bytes:
+            items.append(self._ready.popleft()[1])
+            size += len(items[-1].body)
+        self._ready_bytes -= size
+        return items
+
+    async def _deliver(self, items: list[Item], *, stored: bool) -> bool:
+        """Send a batch until each of its items is settled, or the sink is not well: then ``False``, and it is on disk."""
+        if not items:
+            return True
+        task = asyncio.create_task(self._send_all(items))
+        try:
+            if not stored:
+                await asyncio.wait({task}, timeout=TICK)
+                if not task.done():
+                    await self._store(items, under_way=True)
+                    stored = self._spill is not None
+            left = await task
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            if not stored:
+                await self._store(items, under_way=False)
+            raise
+        done = {item.id for item in items} - {item.id for item in left}
+        if left and not stored:
+            await self._store(left, under_way=False)
+        elif stored and self._spill is not None and len(self._settled) < REMEMBERED:
+            self._settled |= done
+        return not left
+
+    async def _send_all(self, items: Sequence[Item]) -> list[Item]:
+        """The items that are not settled. Deliveries of one batch go out side by side."""
+        slots = asyncio.Semaphore(self.config.parallel)
+
+        async def one(delivery: Delivery) -> list[Item]:
+            async with slots:
+                return await self._send(delivery)
+
+        results = await asyncio.gather(*(one(delivery) for delivery in self.sink.pack(items)))
+        left = [item for result in results for item in result]
+        if left:
+            self._failures += 1
+            pause = min(self.config.backoff, 0.25 * 2 ** min(self._failures, 20))
+            pause = random.uniform(0, pause)  # noqa: S311 - full jitter, no secret
+            self._open_until = time.monotonic() + max(pause, min(self.last.after or 0, self.config.backoff * 6))
+            if self._failures == OPEN_AFTER:
+                _log.warning("sink is not well; what it misses goes to disk", sink=self.name, reason=self.last.reason)
+        else:
+            if self._failures >= OPEN_AFTER:
+                _log.info("sink is well again", sink=self.name, waiting=self.waiting)
+            self._failures = 0
+        return left
+
+    async def _send(self, delivery: Delivery) -> list[Item]:
+        """One delivery; what of it is not settled."""
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                verdict = await self.sink.send(delivery)
+        except Exception as error:  # a sink is foreign code
+            verdict = later(error) or Verdict("refused", type(error).__name__)
+        self.last = verdict
+        items = delivery.items
+        if verdict.kind == "later":
+            return list(items)
+        if verdict.kind == "accepted":
+            for item in items:
+                if item.id in verdict.refused:
+                    self._bury(item, verdict.refused[item.id])
+            again = [item for item in items if item.id in verdict.again]
+            self.sent += len(items) - len(verdict.refused) - len(again)
+            return again
+        if len(items) == 1:
+            self._bury(items[0], verdict.reason)
+            return []
+        half = len(items) // 2
+        left: list[Item] = []
+        for part in (items[:half], items[half:]):
+            for smaller in self.sink.pack(part):
+                left += await self._send(smaller)
+        return left
+
+    def _bury(self, item: Item, reason: str) -> None:
+        """Into the dead letters: a file of JSON lines beside the spill."""
+        self.rejected += 1
+        self._complain("refused", None, reason=reason)
+        if self._spill is not None:
+            body = item.body.decode("utf-8", "backslashreplace")
+            line = orjson.dumps({"id": item.id, "reason": reason, "at": time.time(), "body": body})
+            with suppress(OSError):
+                self._spill.bury(line + b"\n", DEAD_CAP)
+
+    # ── told to others ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _complain(self, what: str, error: BaseException | None, **fields: Any) -> None:
+        """Once in ten seconds; the counters have the rest."""
+        now = time.monotonic()
+        if now - self._told > 10:
+            self._told = now
+            kind = type(error).__name__ if error is not None else None
+            _log.error("sink trouble", sink=self.name, what=what, error=kind, **fields)
+
+    @property
+    def state(self) -> str:
+        """``closed`` while the sink is well, ``open`` after failures in a row."""
+        return "open" if self._failures >= OPEN_AFTER else "closed"
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the oldest record that waits came; 0 where none waits."""
+        oldest = self._spill.oldest if self._spill is not None else None
+        if oldest is None and self._fresh:
+            oldest = self._fresh[0][0].ended_ns / 1e9
+        return max(0.0, time.time() - oldest) if oldest is not None else 0.0
+
+    def samples(self) -> Iterable[Sample]:
+        """Depths and counts for ``/metrics``."""
+        label = {"sink": self.name}
+        spill = self._spill
+        memory = len(self._fresh) + len(self._ready) + self._under_way
+        yield Sample("gwcore_sink_queue_length", memory, label, "Records in memory.")
+        yield Sample("gwcore_sink_disk_records", spill.count if spill else 0, label, "Records on disk.")
+        yield Sample("gwcore_sink_disk_bytes", spill.size if spill else 0, label, "Bytes on disk.")
+        yield Sample("gwcore_sink_lag_seconds", self.lag, label, "Age of the oldest waiting record.", merge="max")
+        yield Sample("gwcore_sink_open", self.state == "open", label, "1 while the sink is not well.", merge="max")
+        lost = self.dropped + (spill.lost if spill else 0)
+        counts = {
+            "sent": (self.sent, "Records that the sink took."),
+            "spilled": (spill.written if spill else 0, "Records written to disk."),
+            "dropped": (lost, "Records lost for want of room."),
+            "rejected": (self.rejected, "Records that the sink refused for good."),
+            "damaged": (spill.damaged if spill else 0, "Damaged stretches found on disk."),
+            "failed": (self.failed, "Records that could not be encoded."),
+        }
+        for what, (value, help_) in counts.items():
+            yield Sample(f"gwcore_sink_{what}", value, label, help_, kind="counter")
+
+    def health(self) -> dict[str, Any]:
+        """For ``GET /health``."""
+        lost = self.dropped + (self._spill.lost if self._spill else 0)
+        return {
+            "state": self.state,
+            "reason": self.last.reason if self._failures else "",
+            "waiting": self.waiting,
+            "lag": round(self.lag, 1),
+            "sent": self.sent,
+            "dropped": lost,
+            "rejected": self.rejected,
+            "disk": self._spill is not None,
+        }

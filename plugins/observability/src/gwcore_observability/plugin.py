@@ -1,0 +1,100 @@
+"""``SinkPlugin``: the plugin side that every sink shares. A sink's own plugin says only how its sink is made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from gwcore.call import Attempt, Call, Outcome
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import Sample
+from gwcore.redact import Redactor
+from gwcore_observability.content import Reader, capture, level_for
+from gwcore_observability.outbox import Outbox
+from gwcore_observability.record import record_of
+from gwcore_observability.settings import ContentPolicy, SinkConfig
+from gwcore_observability.sink import Sink
+
+
+class SinkPlugin(Plugin):
+    """Feeds one sink with a record of every call. Override :meth:`sink`, and ``Config`` with a :class:`SinkConfig`.
+
+    Attributes:
+        where: what the sink's settings point at (a URL); two entries of one name with different places have separate
+            queues, and what one left on disk is never sent to the other.
+    """
+
+    Config: ClassVar[type[BaseModel]] = SinkConfig
+    Policy: ClassVar[type[BaseModel] | None] = ContentPolicy
+    demand = Demand.USAGE
+    priced: ClassVar[bool] = True
+
+    def __init__(self, config: SinkConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.redactor = Redactor(setup.secrets)
+        self._default = config.content
+        self._limit = config.content_limit
+        digest = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
+        self.outbox = setup.once(("outbox", self.where, digest), self._outbox)
+
+    @property
+    def where(self) -> str:
+        """The place that the settings name."""
+        return ""
+
+    def sink(self) -> Sink:
+        """The sink of these settings. Made without side effects."""
+        raise NotImplementedError
+
+    def _outbox(self) -> Outbox:
+        config: SinkConfig = self.config
+        reader = Reader(self.redactor, config.patterns, config.content_limit)
+        folder = config.outbox.folder
+        return Outbox(self.name, self.sink(), config.outbox, reader, self._folder(folder) if folder else None)
+
+    def _folder(self, folder: Path) -> Path:
+        mark = blake2b(self.where.encode(), digest_size=4).hexdigest()
+        return folder.absolute() / f"{self.name}-{mark}"
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the disk, send; at the end flush."""
+        await self.outbox.start()
+        try:
+            yield
+        finally:
+            await self.outbox.stop()
+
+    @hookimpl
+    def call_started(self, call: Call) -> None:
+        """Where content is wanted of everybody, keep the answer from its first byte on."""
+        if self._default != "off":
+            call.reply.keep(self._limit)
+
+    @hookimpl
+    def attempt_started(self, attempt: Attempt) -> None:
+        """Who calls is known: where its policies want content, keep the answer."""
+        call = attempt.call
+        if call.reply.copy is None and level_for(call.principal, self.name, self._default) != "off":
+            call.reply.keep(self._limit)
+
+    @hookimpl
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
+        """One call, one record."""
+        if not call.route.local:
+            level = level_for(call.principal, self.name, self._default)
+            self.outbox.put(record_of(call, outcome, self.redactor), capture(call, level))
+
+    def metrics(self) -> Iterable[Sample]:
+        """Of the outbox."""
+        return self.outbox.samples()
+
+    def health(self) -> dict[str, Any]:
+        """Of the outbox."""
+        return self.outbox.health()

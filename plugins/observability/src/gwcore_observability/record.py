@@ -1,0 +1,390 @@
+"""``Record``: one finished call with its attempts, as plain data. Made once per call, shared by every sink, never changed.
+
+It holds no content: what was asked and answered is :mod:`gwcore_observability.content`'s, and a sink gets it only where
+its settings or the key's policy say so.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal
+from gwcore.dialect import Document
+from gwcore.errors import ClientError, LimitError
+from gwcore.outcomes import ending
+from gwcore.redact import Redactor
+from gwcore.usage import BUCKETS, Cost, Usage
+from gwcore_observability.ids import event_id, span_id, trace_id
+
+LONGEST = 256
+"""Characters kept of a name that clients write."""
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_CLAUDE_USER = re.compile(r"session_([0-9a-fA-F-]{8,64})")
+# the first that a request has wins; agents and tracing SDKs send them unasked
+SESSION_HEADERS = (
+    b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id", b"conversation_id", b"conversation-id",
+    b"helicone-session-id", b"langfuse-session-id", b"langfuse_session_id", b"x-litellm-session-id",
+)  # fmt: skip
+_AGENT_HEADERS = {
+    b"x-claude-code-session-id", b"x-claude-code-agent-id", b"x-claude-code-parent-agent-id", b"session_id",
+    b"conversation_id", b"x-app", b"originator", b"x-stainless-lang", b"x-stainless-package-version",
+    b"helicone-session-path", b"helicone-session-name",
+}  # fmt: skip
+_UPSTREAM_IDS = (b"x-request-id", b"request-id", b"x-amzn-requestid", b"apim-request-id", b"x-goog-request-id")
+_SESSION_KEYS = ("session_id", "litellm_session_id", "trace_session_id")
+
+REFUSED, OK, FAILED, CANCELLED = "refused", "ok", "failed", "cancelled"
+
+
+@dataclass(slots=True, frozen=True)
+class AttemptRecord:
+    """One try at one upstream.
+
+    Attributes:
+        id: ``call.id:n``. ``span``: its span id.
+        key: which of the upstream's credentials, 1 and up; 0 where it has one.
+        started_ns, first_ns, ended_ns: since the epoch; ``first_ns`` is the answer's head or, of a stream, first content.
+        status: of the upstream's answer; ``None`` where none came.
+        error: code of what ended it; ``reason``: the row of :mod:`gwcore.outcomes` it falls under.
+        upstream_id: the request id that the upstream gave.
+        tokens: by bucket of :mod:`gwcore.usage`, without zeros; ``fees`` likewise.
+        cost_nano: nano-USD; ``None`` where it is not priced.
+    """
+
+    id: str
+    span: str
+    upstream: str
+    provider: str
+    model: str
+    key: int
+    started_ns: int
+    first_ns: int | None
+    ended_ns: int
+    status: int | None
+    error: str | None
+    error_class: str | None
+    reason: str | None
+    upstream_id: str | None
+    tokens: Mapping[str, int]
+    fees: Mapping[str, int]
+    service_tier: str | None
+    cost_nano: int | None
+    cost_source: str | None
+    cost_version: str | None
+    unpriced: tuple[str, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Record:
+    """One finished call.
+
+    Attributes:
+        id: ``x-gwcore-request-id``. ``event``: a UUID made of it: whoever receives a record twice knows it by this.
+        trace, parent, span: W3C ids; the client's trace where it brought one, and its span as ``parent``.
+        sampled: what the client's traceparent says; ``None`` where there is none.
+        route: the path's template, which names nothing of the client's.
+        state: ``ok``, ``refused`` (by the gateway), ``failed``, ``cancelled``.
+        status: what the client received; 0 where it left before.
+        error, error_class, reason: code, type and row of :mod:`gwcore.outcomes` of what ended it; texts are never kept.
+        model: asked for; ``served_model`` with ``upstream``: who answered, or was asked last.
+        started_ns, first_ns, ended_ns: since the epoch. ``first_ns`` is the first content a stream brought, the head of
+            another answer.
+        overhead_s: seconds to the commit that were not spent waiting; ``admission_s``: to the first attempt.
+        waited_s: seconds spent waiting for upstreams up to the commit.
+        tokens, fees: of the attempt that answered; those of others are in ``attempts``.
+        cost_nano: nano-USD of all attempts; ``None`` where none is priced. ``unpriced``: what the sum leaves out.
+        cache: ``hit``, ``miss``, ``bypass`` or ``None``; ``saved_nano`` what a hit would have cost; ``saved_tokens``.
+        key, key_name: id and name of the credential, never the credential.
+        session: of the agent or conversation, from headers or metadata. ``agent``: further headers of agents.
+        received, sent: bytes of the request's and the answer's body.
+    """
+
+    id: str
+    event: str
+    trace: str
+    parent: str | None
+    span: str
+    sampled: bool | None
+    operation: str
+    dialect: str
+    route: str
+    stream: bool
+    state: str
+    status: int
+    error: str | None
+    error_class: str | None
+    reason: str | None
+    model: str | None
+    served_model: str | None
+    upstream: str | None
+    provider: str | None
+    started_ns: int
+    first_ns: int | None
+    ended_ns: int
+    overhead_s: float | None
+    admission_s: float | None
+    waited_s: float
+    tokens: Mapping[str, int]
+    fees: Mapping[str, int]
+    service_tier: str | None
+    cost_nano: int | None
+    cost_source: str | None
+    cost_version: str | None
+    unpriced: tuple[str, ...]
+    cache: str | None
+    saved_nano: int | None
+    saved_tokens: int
+    key: str | None
+    key_name: str | None
+    team: str | None
+    user: str | None
+    organisation: str | None
+    end_user: str | None
+    tags: tuple[str, ...]
+    session: str | None
+    agent: Mapping[str, str]
+    user_agent: str | None
+    client: str | None
+    received: int
+    sent: int
+    attempts: tuple[AttemptRecord, ...] = field(default=())
+
+    @property
+    def total_in(self) -> int:
+        """Input tokens of the attempt that answered, cached ones included."""
+        return sum(count for bucket, count in self.tokens.items() if bucket not in _OUT)
+
+    @property
+    def total_out(self) -> int:
+        """Output tokens of the attempt that answered, reasoning included."""
+        return sum(count for bucket, count in self.tokens.items() if bucket in _OUT)
+
+    @property
+    def seconds(self) -> float:
+        """From ingress to the last byte."""
+        return (self.ended_ns - self.started_ns) / 1e9
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From ingress to the first content of a stream; ``None`` for what is no stream."""
+        return (self.first_ns - self.started_ns) / 1e9 if self.stream and self.first_ns is not None else None
+
+    @property
+    def retries(self) -> int:
+        """Attempts beyond the first."""
+        return max(0, len(self.attempts) - 1)
+
+
+_OUT = frozenset(("output", "reasoning", "audio_out", "image_out"))
+RECORD: Key[Record] = Key("observability.record", Record)
+_NONE: Mapping[str, Any] = {}
+_NOBODY = Principal("")
+_NO_MONEY: dict[str, Any] = {"cost_nano": None, "cost_source": None, "cost_version": None, "unpriced": ()}
+_NO_CACHE: dict[str, Any] = {"cache": None, "saved_nano": None, "saved_tokens": 0}
+
+
+def record_of(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
+    """The record of a call that has ended; whoever asks first makes it."""
+    found = call.get(RECORD)
+    if found is None:
+        found = call[RECORD] = _record(call, outcome, redactor)
+    return found
+
+
+def _record(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
+    now = time.perf_counter()
+    epoch = time.time_ns() - int(now * 1e9)  # of perf_counter's zero: one clock for all times of a call
+    attempts = tuple([_attempt(one, epoch, now) for one in call.attempts])
+    served = attempts[call.served.number - 1] if call.served is not None else None
+    trace, parent, sampled, session, agent, user_agent = _headers(call)
+    session, model, user_agent = _clean(redactor, session or _session(call.document), call.model, user_agent)
+    error = outcome.error
+    started_ns = epoch + int(call.started * 1e9)
+    return Record(
+        id=call.id,
+        event=event_id(call.id),
+        trace=trace or trace_id(call.id),
+        parent=parent,
+        span=span_id(call.id),
+        sampled=sampled,
+        operation=call.operation,
+        dialect=call.dialect.name,
+        route=call.route.path,
+        stream=call.stream,
+        state=_state(outcome),
+        status=call.reply.status or outcome.status,
+        error=error.code if error is not None else None,
+        error_class=type(error).__name__ if error is not None else None,
+        reason=ending(error).kind if error is not None else None,
+        model=model,
+        served_model=served.model if served is not None else None,
+        upstream=served.upstream if served is not None else None,
+        provider=served.provider if served is not None else None,
+        started_ns=started_ns,
+        first_ns=served.first_ns if served is not None else None,
+        ended_ns=epoch + int(now * 1e9),
+        overhead_s=call.overhead,
+        admission_s=call.attempts[0].started - call.started if attempts else None,
+        waited_s=call.waited,
+        tokens=served.tokens if served is not None else _NONE,
+        fees=served.fees if served is not None else _NONE,
+        service_tier=served.service_tier if served is not None else None,
+        **_money(_sum(call.attempts)),
+        **(_NO_CACHE if call.cache is None else _cache(call.cache)),
+        **_caller(call.principal or _NOBODY),
+        tags=tuple(sorted(_short(redactor, tag) for tag in call.tags)),
+        session=session,
+        agent={name: _short(redactor, value) for name, value in agent.items()} if agent else _NONE,
+        user_agent=user_agent,
+        client=call.client,
+        received=len(call.raw),
+        sent=call.reply.sent,
+        attempts=attempts,
+    )
+
+
+def _attempt(attempt: Attempt, epoch: int, now: float) -> AttemptRecord:
+    upstream = attempt.target.upstream
+    error, usage, cost = attempt.error, attempt.usage, attempt.cost
+    first = attempt.first_byte_at
+    return AttemptRecord(
+        id=attempt.id,
+        span=span_id(attempt.id),
+        upstream=upstream.name,
+        provider=upstream.provider.name,
+        model=attempt.target.model[:LONGEST],
+        key=upstream.key,
+        started_ns=epoch + int(attempt.started * 1e9),
+        first_ns=epoch + int(first * 1e9) if first is not None else None,
+        ended_ns=epoch + int((attempt.ended or now) * 1e9),
+        status=attempt.status,
+        error=error.code if error is not None else None,
+        error_class=type(error).__name__ if error is not None else None,
+        reason=ending(error).kind if error is not None else None,
+        upstream_id=_upstream_id(attempt),
+        tokens=_tokens(usage) if usage is not None else _NONE,
+        fees=dict(usage.fees) if usage is not None and usage.fees else _NONE,
+        service_tier=usage.service_tier if usage is not None else None,
+        **_money(cost),
+    )
+
+
+def _money(cost: Cost | None) -> dict[str, Any]:
+    if cost is None:
+        return _NO_MONEY
+    return {
+        "cost_nano": cost.nano,
+        "cost_source": cost.source,
+        "cost_version": cost.version,
+        "unpriced": cost.unpriced,
+    }
+
+
+def _cache(use: CacheUse) -> dict[str, Any]:
+    return {
+        "cache": use.status,
+        "saved_nano": use.saved.nano if use.saved is not None else None,
+        "saved_tokens": use.usage.total if use.usage is not None else 0,
+    }
+
+
+def _caller(who: Principal) -> dict[str, Any]:
+    return {
+        "key": who.id or None,
+        "key_name": who.alias,
+        "team": who.team,
+        "user": who.user,
+        "organisation": who.organisation,
+        "end_user": who.end_user,
+    }
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {bucket: count for bucket in BUCKETS if (count := getattr(usage, bucket))}
+
+
+def _sum(attempts: list[Attempt]) -> Cost | None:
+    """What all attempts came to: a failed one that was billed counts, too."""
+    costs = [attempt.cost for attempt in attempts if attempt.cost is not None]
+    if len(costs) < 2:
+        return costs[0] if costs else None
+    last = costs[-1]
+    unpriced = tuple(dict.fromkeys(name for cost in costs for name in cost.unpriced))
+    return Cost(sum(cost.nano for cost in costs), last.source, last.version, unpriced)
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.cancelled:
+        return CANCELLED
+    if outcome.error is None:
+        return OK
+    return REFUSED if isinstance(outcome.error, ClientError | LimitError) else FAILED
+
+
+def _upstream_id(attempt: Attempt) -> str | None:
+    for name, value in attempt.headers or ():
+        if name in _UPSTREAM_IDS:
+            return value[:LONGEST].decode("latin-1")
+    return None
+
+
+def _headers(
+    call: Call,
+) -> tuple[str | None, str | None, bool | None, str | None, dict[str, str] | None, str | None]:
+    """Trace, parent span, sampled, session, headers of agents, user agent: one walk over the headers."""
+    trace = parent = sampled = user_agent = agent = None
+    sessions: dict[bytes, str] | None = None
+    for name, value in call.headers:
+        if name == b"user-agent":
+            user_agent = value[:LONGEST].decode("latin-1")
+        elif name == b"traceparent":
+            found = _TRACEPARENT.fullmatch(value)
+            if found and found[1] != b"0" * 32 and found[2] != b"0" * 16 and not value.startswith(b"ff"):
+                trace, parent, sampled = found[1].decode(), found[2].decode(), bool(int(found[3], 16) & 1)
+        elif name in SESSION_HEADERS:
+            sessions = sessions or {}
+            sessions[name] = value[:LONGEST].decode("latin-1")
+        if name in _AGENT_HEADERS:
+            agent = agent or {}
+            agent[name.decode()] = value[:LONGEST].decode("latin-1")
+    session = next((sessions[name] for name in SESSION_HEADERS if name in sessions), None) if sessions else None
+    return trace, parent, sampled, session, agent, user_agent
+
+
+def _session(document: Document | None) -> str | None:
+    """A session that the body names: ``metadata.session_id``, Claude Code's ``metadata.user_id``, a prompt cache key."""
+    if document is None:
+        return None
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        for key in _SESSION_KEYS:
+            value = metadata.get(key)
+            if isinstance(value, str) and value:
+                return value[:LONGEST]
+        user = metadata.get("user_id")
+        if isinstance(user, str) and (found := _CLAUDE_USER.search(user[: 4 * LONGEST])):
+            return found[1]
+    value = document.get("prompt_cache_key")
+    return value[:LONGEST] if isinstance(value, str) and value else None
+
+
+def _clean(redactor: Redactor, *names: str | None) -> list[str | None]:
+    """Names that clients write, capped, without secrets."""
+    capped = [name[:LONGEST] if name is not None else None for name in names]
+    if redactor.holds_secret(" ".join([name for name in capped if name])):
+        return [redactor.text(name) if name is not None else None for name in capped]
+    return capped
+
+
+def _short(redactor: Redactor, text: str) -> str:
+    return redactor.text(text[:LONGEST])
+
+
+def error_of(record: Record) -> str:
+    """One word for what went wrong: the row, else the code; empty where nothing did."""
+    return record.reason or record.error or ""

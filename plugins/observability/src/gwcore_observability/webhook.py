@@ -1,0 +1,97 @@
+"""``webhook``: records as signed JSON, to any HTTP endpoint.
+
+One POST per batch, a JSON array of records. ``webhook-id`` is the same whenever the same records are sent again, and so is
+each record's ``event``. The signature is that of the Standard Webhooks specification 1.0::
+
+    webhook-signature: v1,<base64 of HMAC-SHA256(secret, "<webhook-id>.<webhook-timestamp>.<body>")>
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import orjson
+from pydantic import BaseModel, Field, SecretStr
+
+from gwcore.plugin import Setup
+from gwcore.wire.transport import Headers
+from gwcore_observability.content import Content
+from gwcore_observability.ids import event_id
+from gwcore_observability.plugin import SinkPlugin
+from gwcore_observability.record import Record
+from gwcore_observability.settings import SinkConfig
+from gwcore_observability.sink import Delivery, HttpSender, Sink, Verdict
+from gwcore_observability.spill import Item
+
+
+class WebhookConfig(SinkConfig):
+    """Settings of ``webhook``."""
+
+    url: str = Field(description="receives POSTs of JSON arrays of records", pattern="^https?://")
+    secret: SecretStr | None = Field(default=None, description="signs each request; whsec_… or any text", repr=False)
+    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
+
+
+def document(record: Record, content: Content | None) -> dict[str, Any]:
+    """A record as JSON: its fields, and ``content`` where there is some."""
+    said = orjson.loads(orjson.dumps(record))
+    if content is not None:
+        said["content"] = {"request": content.request, "response": content.response, "truncated": content.truncated}
+    return said  # type: ignore[no-any-return]  # a JSON object
+
+
+class WebhookSink(HttpSender):
+    """The sink."""
+
+    def __init__(self, config: WebhookConfig, setup: Setup) -> None:
+        headers: Headers = [(k.lower().encode(), v.get_secret_value().encode()) for k, v in config.headers.items()]
+        super().__init__(setup.transport(), config.url, headers, config.outbox.timeout)
+        self._secret = _secret(config.secret) if config.secret else None
+
+    def encode(self, record: Record, content: Content | None) -> Item:
+        """One JSON object."""
+        if content is None:
+            return Item(record.event, orjson.dumps(record))
+        return Item(record.event, orjson.dumps(document(record, content), default=str))
+
+    def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
+        """One array."""
+        body = b"[" + b",".join([item.body for item in items]) + b"]"
+        id_ = event_id(",".join([item.id for item in items]), "webhook")
+        return [Delivery(items, body, [(b"content-type", b"application/json"), (b"webhook-id", id_.encode())])]
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """One POST, signed now: receivers refuse old timestamps."""
+        headers = [*delivery.headers]
+        if self._secret is not None:
+            id_ = next(value for name, value in headers if name == b"webhook-id")
+            at = b"%d" % time.time()
+            digest = hmac.digest(self._secret, b".".join((id_, at, delivery.body)), "sha256")
+            headers += [(b"webhook-timestamp", at), (b"webhook-signature", b"v1," + base64.b64encode(digest))]
+        return await super().send(Delivery(delivery.items, delivery.body, headers, delivery.target))
+
+
+def _secret(secret: SecretStr) -> bytes:
+    text = secret.get_secret_value()
+    return base64.b64decode(text.removeprefix("whsec_")) if text.startswith("whsec_") else text.encode()
+
+
+class Webhook(SinkPlugin):
+    """Records as signed JSON, to any HTTP endpoint."""
+
+    name = "webhook"
+    Config: ClassVar[type[BaseModel]] = WebhookConfig
+
+    @property
+    def where(self) -> str:
+        """The URL."""
+        url: str = self.config.url
+        return url
+
+    def sink(self) -> Sink:
+        """The sink."""
+        return WebhookSink(self.config, self.setup)

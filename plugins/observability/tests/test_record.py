@@ -1,0 +1,67 @@
+"""One record per call, whatever happens to it."""
+
+import asyncio
+
+from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
+
+from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
+
+
+async def test_a_call_is_one_record(tmp_path):
+    async with FakeUpstream(ok()) as up, Place() as place, gateway(up, webhook(place, tmp_path)) as (url, _):
+        answer = await ask(url, headers={"x-claude-code-session-id": "s-1", "user-agent": "tester/1"})
+        await place.until(1)
+    (record,) = place.records
+    assert record["id"] == answer.headers["x-gwcore-request-id"]
+    assert (record["state"], record["status"], record["model"], record["served_model"]) == ("ok", 200, "fast", "m")
+    assert record["tokens"] == {"input": 7, "cache_read": 4, "output": 7}
+    assert record["cost_nano"] == 7 * 1000 + 4 * 500 + 7 * 2000
+    assert record["cost_source"] == "stack" and record["cost_version"]
+    assert (record["session"], record["user_agent"]) == ("s-1", "tester/1")
+    (attempt,) = record["attempts"]
+    assert (attempt["upstream"], attempt["upstream_id"], attempt["status"]) == ("up", "up-1", 200)
+    assert (
+        record["started_ns"]
+        <= attempt["started_ns"]
+        <= attempt["first_ns"]
+        <= attempt["ended_ns"]
+        <= record["ended_ns"]
+    )
+    assert "content" not in record
+
+
+async def test_every_way_to_end_is_one_record(tmp_path):
+    async with (
+        FakeUpstream(ok(), streamed(), Answer(500, body=b"{}"), Answer(body=chat_stream("a", "b", "c"), gap=30)) as up,
+        Place() as place,
+        gateway(up, webhook(place, tmp_path)) as (url, _),
+    ):
+        await ask(url)
+        await ask(url, stream=True)
+        await ask(url)
+        await ask(url, model=None)
+        left = asyncio.create_task(ask(url, stream=True))
+        await up.received(4)
+        left.cancel()
+        await place.until(5)
+    told = {(r["state"], r["stream"], r["reason"]) for r in place.records}
+    assert told == {
+        ("ok", False, None),
+        ("ok", True, None),
+        ("failed", False, "unavailable"),
+        ("refused", False, "request"),
+        ("cancelled", True, None),
+    }
+    assert len(place.ids) == 5
+
+
+async def test_a_sink_that_is_down_misses_nothing(tmp_path):
+    async with FakeUpstream() as up, Place(*[Answer(503)] * 3) as place:
+        up.default = ok()
+        async with gateway(up, webhook(place, tmp_path)) as (url, made):
+            asked = [(await ask(url)).headers["x-gwcore-request-id"] for _ in range(20)]
+            taken = lambda: {i for seen in place.requests[3:] for i in [r["id"] for r in seen.document]}  # noqa: E731
+            async with asyncio.timeout(10):
+                while taken() != set(asked):
+                    await asyncio.sleep(0.01)
+            assert plugin_of(made).health()["dropped"] == 0
