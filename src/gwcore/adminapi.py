@@ -29,7 +29,7 @@ from gwcore.errors import (
     TooLarge,
     Unauthenticated,
 )
-from gwcore.ports import AdminCall, AdminRoute, Authority, Caller
+from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Page
 from gwcore.reply import Send
 from gwcore.wire.document import parse
 
@@ -128,6 +128,8 @@ class _Endpoint:
         answer = await route.endpoint(call)
         if route.method != "GET":
             _audit(caller, route)
+        if isinstance(answer, Page):
+            return Response(answer.body, headers={"cache-control": "no-store"}, media_type=answer.media_type)
         return _json(200, answer)
 
 

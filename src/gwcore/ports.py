@@ -75,13 +75,21 @@ class AdminCall:
 
 
 @dataclass(slots=True, frozen=True)
+class Page:
+    """What an endpoint returns that is no JSON document."""
+
+    body: bytes
+    media_type: str
+
+
+@dataclass(slots=True, frozen=True)
 class AdminRoute:
     """One address of the admin API, as a plugin offers it from ``Plugin.admin_routes``.
 
     Attributes:
         permission: what :class:`Authority` decides on, as ``noun:verb`` (``key:create``, ``spend:read``). A permission
             that the Authority does not know is the admin's alone.
-        endpoint: returns a JSON document, or raises a ``GatewayError``.
+        endpoint: returns a JSON document or a :class:`Page`, or raises a ``GatewayError``.
         Body: model of the JSON body; ``None`` where there is none.
         query: names of the query parameters it reads, for the API description.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gwcore.call import Attempt, Call, Outcome, Principal
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
 from gwcore.plugin import Plugin, Setup
-from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Directory
+from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Directory, Sample
 from gwcore.service import Service
 from gwcore.sql import migrate
 from gwcore_auth import policy
@@ -322,6 +322,13 @@ class Auth(Plugin):
             if kind == "key" and (not row["models"] or call.model in row["models"])
         ]
         return f"any known key that may use {call.model}" + (f", such as {', '.join(able[:3])}" if able else "")
+
+    def metrics(self) -> Iterator[Sample]:
+        """How fresh the knowledge of keys is."""
+        yield Sample("gwcore_auth_cached", len(self.cache.grants), help="Credentials known by heart.")
+        yield Sample(
+            "gwcore_auth_store_failing", self.feed.failing, help="1 while the store does not answer.", merge="max"
+        )
 
     def health(self) -> dict[str, Any]:
         """How fresh the knowledge of keys is."""

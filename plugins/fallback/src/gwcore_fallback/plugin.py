@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -14,6 +14,7 @@ from gwcore.call import Attempt, Call, Outcome
 from gwcore.errors import BadRequest, GatewayError, Refused, UpstreamError
 from gwcore.outcomes import TABLE, Ending, ending
 from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import Sample
 from gwcore.service import Service
 from gwcore.units import parse_duration
 from gwcore_fallback.checks import Checks
@@ -282,6 +283,20 @@ class Fallback(Plugin):
     def explain(self, call: Call) -> str | None:
         """Candidates, scores, exclusions with reasons, the order and the price of each."""
         return explain(self.chooser, call)
+
+    def metrics(self) -> Iterator[Sample]:
+        """Each deployment of the stack file: its breaker, failures in a row, attempts under way."""
+        now = self.clock()
+        known = self.setup.models.known()
+        members = {m.id: m for name, targets in known.items() for m in self.fleet.group(name, targets).members}
+        for one in members.values():
+            upstream = one.target.upstream
+            labels = {"upstream": upstream.name, "model": one.target.model, "key": str(upstream.key)}
+            state = 2 if one.barred(now, 0) else int(one.breaker.opens > 0)
+            help_ = "0 in use, 1 on probation, 2 left alone: breaker, credential, cool-down or its own limits."
+            yield Sample("gwcore_deployment_state", state, labels, help_, merge="max")
+            yield Sample("gwcore_deployment_failures", one.breaker.fails, labels, "Failures in a row.", merge="max")
+            yield Sample("gwcore_deployment_in_flight", one.inflight, labels, "Attempts under way.")
 
     def health(self) -> dict[str, Any]:
         """Every deployment of the stack file, and whether replicas share what they know."""

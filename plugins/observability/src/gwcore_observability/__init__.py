@@ -2,10 +2,11 @@
 
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin
+from gwcore_observability.prometheus.plugin import Prometheus
 from gwcore_observability.webhook import Webhook
 
 
 @hookimpl
 def gwcore_plugins() -> list[type[Plugin]]:
     """What this distribution offers."""
-    return [Webhook]
+    return [Prometheus, Webhook]

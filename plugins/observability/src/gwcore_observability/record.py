@@ -201,6 +201,7 @@ def _record(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
     epoch = time.time_ns() - int(now * 1e9)  # of perf_counter's zero: one clock for all times of a call
     attempts = tuple([_attempt(one, epoch, now) for one in call.attempts])
     served = attempts[call.served.number - 1] if call.served is not None else None
+    who = call.principal or _NOBODY
     trace, parent, sampled, session, agent, user_agent = _headers(call)
     session, model, user_agent = _clean(redactor, session or _session(call.document), call.model, user_agent)
     error = outcome.error
@@ -236,8 +237,8 @@ def _record(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
         service_tier=served.service_tier if served is not None else None,
         **_money(_sum(call.attempts)),
         **(_NO_CACHE if call.cache is None else _cache(call.cache)),
-        **_caller(call.principal or _NOBODY),
-        tags=tuple(sorted(_short(redactor, tag) for tag in call.tags)),
+        **_caller(who),
+        tags=tuple(sorted(_short(redactor, tag) for tag in call.tags | who.tags)),
         session=session,
         agent={name: _short(redactor, value) for name, value in agent.items()} if agent else _NONE,
         user_agent=user_agent,

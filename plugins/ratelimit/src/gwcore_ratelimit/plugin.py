@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +16,7 @@ from gwcore.errors import BadConfig, LimitError, RateLimited, StoreUnavailable
 from gwcore.estimate import Estimator
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import Sample
 from gwcore.service import Service
 from gwcore.usage import Usage
 from gwcore_ratelimit import headers
@@ -263,6 +264,20 @@ class RateLimit(Plugin):
             cost = f", this call about {self._tokens(limit, key, estimate)}" if limit.kind == TOKENS else ""
             said.append(f"{describe(limit)}{_who(limit, key)}{cost}{' (shadow)' if limit.shadow else ''}")
         return "; ".join(said) or "no rule binds this call"
+
+    def metrics(self) -> Iterator[Sample]:
+        """What is held, waits and was refused here."""
+        limiter = self._limiter
+        degraded = isinstance(limiter, Guard) and limiter.degraded_since is not None
+        held = limiter.held if limiter is not None else 0
+        waiting = self._line.waiting if self._line is not None else 0
+        yield Sample("gwcore_ratelimit_held", held, help="Calls that hold a grant.")
+        yield Sample("gwcore_ratelimit_waiting", waiting, help="Calls that wait for room.")
+        yield Sample("gwcore_ratelimit_degraded", degraded, help="1 while the store is away.", merge="max")
+        yield Sample("gwcore_ratelimit_refused", self.refused, help="Calls refused.", kind="counter")
+        yield Sample(
+            "gwcore_ratelimit_shadow_refused", self.shadowed, help="Calls that would have been.", kind="counter"
+        )
 
     def health(self) -> dict[str, Any]:
         """Counts of this worker; ``degraded`` while the store is away and each worker enforces its share."""

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: names, registry, ``/metrics``, a dashboard and alert rules."""

@@ -1,0 +1,158 @@
+"""What calls are counted and measured as. Names and labels are contract: dashboards and alerts read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from gwcore.units import DOLLAR
+from gwcore_observability.prometheus.bounds import NONE, OTHER, Children, Names
+from gwcore_observability.record import CANCELLED, OK, AttemptRecord, Record
+
+By = Literal["organisation", "team", "user", "key"]
+SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+FIRST: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 60.0)
+OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_inc = attrgetter("inc")
+_observe = attrgetter("observe")
+
+
+@dataclass(slots=True, frozen=True)
+class Labels:
+    """Who may be named.
+
+    Attributes:
+        models: what clients may ask for. ``upstreams``: as configured.
+        by: further labels of counters. ``most``: values of each of them, and of models that settings do not name.
+    """
+
+    models: frozenset[str]
+    upstreams: frozenset[str]
+    by: tuple[By, ...] = ()
+    most_models: int = 100
+    most: int = 1000
+
+    @property
+    def only_by(self) -> Labels:
+        """What decides the shape of metrics, without the names."""
+        return replace(self, models=frozenset(), upstreams=frozenset())
+
+
+class Who:
+    """Values of the labels that ``by`` adds."""
+
+    __slots__ = ("_fields", "_names")
+
+    def __init__(self, by: Iterable[By], most: int) -> None:
+        self._fields = tuple(by)
+        self._names = {field: Names(most=most) for field in self._fields}
+
+    def of(self, record: Record) -> tuple[str, ...]:
+        """Of one call."""
+        return tuple([self._names[field](getattr(record, field)) for field in self._fields])
+
+
+class Meters:
+    """The numbers of calls."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Labels) -> None:
+        self._model = Names(labels.models, labels.most_models)
+        self._upstream = Names(labels.upstreams)
+        self._who = Who(labels.by, labels.most)
+        by = labels.by
+        most = max(10 * labels.most, 10_000)
+
+        def collapsed(count: int) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+            return lambda values: (
+                (*values[: len(values) - count], *[OTHER] * count) if count else (OTHER,) * len(values)
+            )
+
+        def counter(name: str, help_: str, *names: str) -> Children[Callable[[float], None]]:
+            extra = by if name in _BY else ()
+            made = Counter(name, help_, (*names, *extra), registry=registry)
+            return Children(made, _inc, most, collapsed(len(extra)))
+
+        def histogram(
+            name: str, help_: str, buckets: tuple[float, ...], *names: str
+        ) -> Children[Callable[[float], None]]:
+            made = Histogram(name, help_, names, registry=registry, buckets=buckets)
+            return Children(made, _observe, most, collapsed(0))
+
+        pair = ("model", "upstream")
+        self.requests = counter("gwcore_requests", "Calls by what the client received.", *pair, "status")
+        self.errors = counter("gwcore_errors", "Calls that did not end well, by what ended them.", *pair, "reason")
+        self.tokens = counter("gwcore_tokens", "Tokens, each in one type only.", "model", "type")
+        self.cost = counter("gwcore_cost_usd", "Dollars, of all attempts.", *pair)
+        self.unpriced = counter("gwcore_unpriced_requests", "Calls with usage that has no price.", *pair)
+        self.attempts = counter("gwcore_attempts", "Upstream attempts by how they ended.", *pair, "outcome")
+        self.fallbacks = counter("gwcore_fallbacks", "Calls that another than the first attempt answered.", *pair)
+        self.cached = counter("gwcore_cache_requests", "Calls by what the cache did.", "model", "status")
+        self.saved = counter("gwcore_cache_saved_usd", "Dollars that hits did not cost again.", "model")
+        self.saved_tokens = counter("gwcore_cache_saved_tokens", "Tokens that hits did not cost again.", "model")
+        self.seconds = histogram("gwcore_request_duration_seconds", "Ingress to last byte.", SECONDS, *pair)
+        self.first = histogram("gwcore_time_to_first_token_seconds", "Ingress to first content.", FIRST, *pair)
+        self.overhead = histogram(
+            "gwcore_overhead_seconds",
+            "The gateway's own time: total, to the answer's head less waiting; admission, to the first attempt.",
+            OVERHEAD,
+            "phase",
+        )
+        self.upstream_seconds = histogram("gwcore_upstream_duration_seconds", "Of one attempt.", SECONDS, "upstream")
+        self._total, self._admission = self.overhead[("total",)], self.overhead[("admission",)]
+
+    def know(self, labels: Labels) -> None:
+        """A reload names other models and upstreams."""
+        self._model.know(labels.models)
+        self._upstream.know(labels.upstreams)
+
+    def tell(self, record: Record) -> None:
+        """Count a call."""
+        model = self._model(record.model, real=record.state == OK)
+        upstream = NONE if record.upstream is None else self._upstream(record.upstream)
+        who = self._who.of(record)
+        pair = (model, upstream)
+        status = str(record.status or 499) if record.state != CANCELLED else "499"
+        self.requests[(*pair, status, *who)](1)
+        self.seconds[pair](record.seconds)
+        first = record.first_token_s
+        if first is not None:
+            self.first[pair](first)
+        if record.overhead_s is not None:
+            self._total(record.overhead_s)
+        if record.admission_s is not None:
+            self._admission(record.admission_s)
+        if record.state != OK:
+            reason = record.reason or record.error or record.state
+            self.errors[(*pair, reason, *who)](1)
+        for bucket, count in record.tokens.items():
+            self.tokens[(model, bucket, *who)](count)
+        self._money(record, pair, who)
+        attempts = record.attempts
+        for attempt in attempts:
+            self._attempt(attempt, model)
+        if len(attempts) > 1 and record.state == OK and attempts[0].error is not None:
+            self.fallbacks[pair](1)
+
+    def _money(self, record: Record, pair: tuple[str, str], who: tuple[str, ...]) -> None:
+        if record.cost_nano:
+            self.cost[(*pair, *who)](record.cost_nano / DOLLAR)
+        if record.unpriced or (record.cost_nano is None and (record.tokens or record.fees)):
+            self.unpriced[pair](1)
+        if record.cache is not None:
+            self.cached[(pair[0], record.cache)](1)
+            if record.saved_nano:
+                self.saved[(pair[0],)](record.saved_nano / DOLLAR)
+            if record.saved_tokens:
+                self.saved_tokens[(pair[0],)](record.saved_tokens)
+
+    def _attempt(self, attempt: AttemptRecord, model: str) -> None:
+        upstream = self._upstream(attempt.upstream)
+        self.attempts[(model, upstream, attempt.reason or "ok")](1)
+        self.upstream_seconds[(upstream,)]((attempt.ended_ns - attempt.started_ns) / 1e9)
+
+
+_BY = frozenset(("gwcore_requests", "gwcore_errors", "gwcore_tokens", "gwcore_cost_usd"))

@@ -1,0 +1,185 @@
+"""``prometheus``: numbers of every call, and of every plugin, for Prometheus to read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gwcore.call import Call, Outcome
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import AdminCall, AdminRoute, Page, Sample
+from gwcore.redact import Redactor
+from gwcore.taps import faults
+from gwcore_observability.prometheus import registry
+from gwcore_observability.prometheus.litellm import LiteLLM, translated
+from gwcore_observability.prometheus.meters import By, Labels, Meters
+from gwcore_observability.prometheus.registry import Registry
+from gwcore_observability.prometheus.server import Exposition
+from gwcore_observability.record import record_of
+
+EVERY = 1.0
+"""Seconds between two looks at what plugins show, where another worker may be asked for it."""
+
+
+class PrometheusConfig(BaseModel):
+    """Settings of ``prometheus``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int | None = Field(default=None, ge=0, le=65535, description="also serve GET /metrics here, to anybody")
+    host: str = Field(default="127.0.0.1", description="address of that port")
+    by: list[By] = Field(
+        default=[], description="further labels of requests, errors, tokens and cost: organisation, team, user, key"
+    )
+    models: int = Field(
+        default=100, ge=0, description="most models beside those of the stack file that are named; the rest is other"
+    )
+    names: int = Field(default=1000, ge=0, description="most values of each label of by; the rest is other")
+    litellm_names: bool = Field(default=False, description="tell everything under LiteLLM's names, too")
+
+
+class Numbers:
+    """What outlives a reload: the registry and what counts into it."""
+
+    def __init__(self, where: Registry, labels: Labels, *, litellm: bool) -> None:
+        self.registry = where
+        self.meters = Meters(where.here, labels)
+        self.litellm = LiteLLM(where.here, labels) if litellm else None
+
+    def know(self, labels: Labels) -> Self:
+        """A reload names other models and upstreams."""
+        self.meters.know(labels)
+        if self.litellm is not None:
+            self.litellm.know(labels)
+        return self
+
+    def publish(self, samples: Iterable[Sample]) -> None:
+        """What plugins show now."""
+        listed = list(samples)
+        if self.litellm is not None:
+            listed += translated(listed)
+        self.registry.publish(listed)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+class Prometheus(Plugin):
+    """Counts and measures calls; serves ``/metrics``."""
+
+    name = "prometheus"
+    Config: ClassVar[type[BaseModel]] = PrometheusConfig
+    demand = Demand.USAGE
+    priced: ClassVar[bool] = True
+
+    def __init__(self, config: PrometheusConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.redactor = Redactor(setup.secrets)
+        self.numbers: Numbers | None = None
+        self.port: Exposition | None = None
+        self.calls = 0
+        self._under_way = setup.key("under_way", bool)
+
+    def _numbers(self) -> Numbers:
+        config: PrometheusConfig = self.config
+        models = self.setup.models
+        labels = Labels(
+            frozenset(models.known()), frozenset(models.upstreams), tuple(config.by), config.models, config.names
+        )
+        # a changed set of labels is another set of metrics
+        mark = blake2b(repr((labels.only_by, config.litellm_names)).encode(), digest_size=4).hexdigest()
+        folder = registry.folder_of(self.setup.workers, mark)
+        if folder is not None:
+            return _of_process(folder, os.getpid(), labels.only_by, config.litellm_names).know(labels)
+        made = self.setup.once(("numbers", mark), lambda: Numbers(Registry(None), labels, litellm=config.litellm_names))
+        return made.know(labels)
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Begin to count; listen on the port of one's own."""
+        config: PrometheusConfig = self.config
+        self.numbers = self._numbers()
+        several = self.setup.workers.count > 1
+        publishing = asyncio.create_task(self._publishing()) if several else None
+        if config.port is not None:
+            self.port = self.setup.once(
+                ("port", config.host, config.port), lambda: Exposition(config.host, config.port or 0, shared=several)
+            )
+            await self.port.start(self.text)
+        try:
+            yield
+        finally:
+            if publishing is not None:
+                publishing.cancel()
+                await asyncio.wait({publishing})
+            if self.port is not None:
+                await self.port.stop(self.text)
+
+    async def _publishing(self) -> None:
+        """So that whichever worker is asked knows of this one."""
+        while True:
+            await asyncio.sleep(EVERY)
+            self._publish()
+
+    def _publish(self) -> None:
+        assert self.numbers is not None
+        self.numbers.publish(self.setup.readings())
+
+    async def text(self, accept: str) -> tuple[bytes, str]:
+        """What Prometheus reads, and its media type."""
+        self._publish()
+        assert self.numbers is not None
+        return await asyncio.to_thread(self.numbers.registry.text, accept)
+
+    @hookimpl
+    def call_started(self, call: Call) -> None:
+        """One more under way."""
+        call[self._under_way] = True
+        self.calls += 1
+
+    @hookimpl
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
+        """Count it."""
+        if self._under_way in call:  # not so where the request could not be read
+            self.calls -= 1
+        if call.route.local or self.numbers is None:
+            return
+        record = record_of(call, outcome, self.redactor)
+        self.numbers.meters.tell(record)
+        if self.numbers.litellm is not None:
+            self.numbers.litellm.tell(record)
+
+    def admin_routes(self) -> Sequence[AdminRoute]:
+        """``/metrics``, for those whom the stack's authority lets."""
+        return (AdminRoute("GET", "/metrics", "metrics:read", self._page, "Metrics in Prometheus' text format."),)
+
+    async def _page(self, _call: AdminCall) -> Any:
+        body, media_type = await self.text("text/plain")
+        return Page(body, media_type)
+
+    def metrics(self) -> Iterable[Sample]:
+        """Calls under way, and taps that failed."""
+        yield Sample("gwcore_requests_in_flight", self.calls, help="Calls that have begun and not ended.")
+        for name, count in faults.items():
+            yield Sample(
+                "gwcore_tap_faults",
+                count,
+                {"plugin": name},
+                "Exceptions of watching plugins, swallowed.",
+                kind="counter",
+            )
+
+
+@cache
+def _of_process(folder: Path, pid: int, labels: Labels, litellm: bool) -> Numbers:
+    """The numbers of this process on a shared folder: two of them would write over each other's counts."""
+    return Numbers(registry.shared(folder, pid), labels, litellm=litellm)
