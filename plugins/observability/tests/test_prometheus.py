@@ -15,11 +15,11 @@ from gwcore_observability.prometheus.plugin import Prometheus
 AUTH = """stack:
   - auth:
       admin_key: "0f8d2c6e4b1a97532468ace013579bdf"
-      keys: {one: {secret: "sk-key-one-7f3a9c1e5b8d2046af13", team: t1}}
+      keys: {one: {secret: "sk-one-7f3a9c1e5b8d2046af1390bcde57", team: t1}}
       teams: {t1: {}}
 """
 ADMIN = {"authorization": "Bearer 0f8d2c6e4b1a97532468ace013579bdf"}
-ONE = {"authorization": "Bearer sk-key-one-7f3a9c1e5b8d2046af13"}
+ONE = {"authorization": "Bearer sk-one-7f3a9c1e5b8d2046af1390bcde57"}
 
 
 class TestPrometheus(PluginConformance):
