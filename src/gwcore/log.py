@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -12,6 +13,9 @@ import orjson
 import structlog
 
 from gwcore.redact import PATTERN, REDACTED
+
+# What JSON lets through and a terminal or a reader of lines would act on: DEL, C1 controls, line and paragraph separators.
+_ACTIVE = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 
 # The second line of defence: nothing should pass a secret to the log; what looks like one does not leave.
@@ -23,13 +27,23 @@ def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Muta
 
 
 def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
-    return orjson.dumps(event, default=lambda value: type(value).__name__)
+    return line(event)
+
+
+def line(event: MutableMapping[str, Any]) -> bytes:
+    """An event as one line of JSON, without its end; nothing in it ends a line or moves a cursor."""
+    said = orjson.dumps(event, default=lambda value: type(value).__name__)
+    return _ACTIVE.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), said)
+
+
+def threshold(level: str | None = None) -> int:
+    """The least level that is logged: ``GWCORE_LOG_LEVEL``, ``info`` by default."""
+    name = (level or os.environ.get("GWCORE_LOG_LEVEL") or "info").upper()
+    return logging.getLevelNamesMapping().get(name, logging.INFO)
 
 
 def setup(level: str | None = None) -> None:
     """Configure structlog: to stderr, at ``GWCORE_LOG_LEVEL`` (``info`` by default)."""
-    name = (level or os.environ.get("GWCORE_LOG_LEVEL") or "info").upper()
-    number = logging.getLevelNamesMapping().get(name, logging.INFO)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -37,7 +51,7 @@ def setup(level: str | None = None) -> None:
             _redact,
             _render,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(threshold(level)),
         logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )

@@ -69,6 +69,8 @@ TABLE: Final[Mapping[str, frozenset[str]]] = {
     "spend:read": _ALL,
     "spend:report": _READS,
     "spend:calculate": _ALL,
+    "metrics:read": _READS,
+    "logs:read": _ALL,
 }
 """Who may use a permission at all."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal
@@ -192,18 +192,45 @@ def record_of(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
     """The record of a call that has ended; whoever asks first makes it."""
     found = call.get(RECORD)
     if found is None:
-        found = call[RECORD] = _record(call, outcome, redactor)
+        found = _record(call, outcome)
+        if redactor.holds_secret(" ".join(_foreign(found))):
+            found = _scrubbed(found, redactor)
+        call[RECORD] = found
     return found
 
 
-def _record(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
+def _foreign(record: Record) -> Iterator[str]:
+    """What clients and upstreams wrote."""
+    names = (record.model, record.session, record.user_agent, record.end_user, *record.tags, *record.agent.values())
+    yield from (name for name in names if name is not None)
+    for attempt in record.attempts:
+        yield attempt.model
+        if attempt.upstream_id is not None:
+            yield attempt.upstream_id
+
+
+def _scrubbed(record: Record, redactor: Redactor) -> Record:
+    """The record without secrets. Seldom: somebody wrote one where it does not belong."""
+
+    def scrub(value: Any) -> Any:
+        if isinstance(value, str):
+            return redactor.text(value)
+        if isinstance(value, AttemptRecord):
+            return replace(value, **{f.name: scrub(getattr(value, f.name)) for f in fields(value)})
+        if isinstance(value, tuple):
+            return tuple(map(scrub, value))
+        return {key: scrub(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    return replace(record, **{f.name: scrub(getattr(record, f.name)) for f in fields(record)})
+
+
+def _record(call: Call, outcome: Outcome) -> Record:
     now = time.perf_counter()
     epoch = time.time_ns() - int(now * 1e9)  # of perf_counter's zero: one clock for all times of a call
     attempts = tuple([_attempt(one, epoch, now) for one in call.attempts])
     served = attempts[call.served.number - 1] if call.served is not None else None
     who = call.principal or _NOBODY
     trace, parent, sampled, session, agent, user_agent = _headers(call)
-    session, model, user_agent = _clean(redactor, session or _session(call.document), call.model, user_agent)
     error = outcome.error
     started_ns = epoch + int(call.started * 1e9)
     return Record(
@@ -222,7 +249,7 @@ def _record(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
         error=error.code if error is not None else None,
         error_class=type(error).__name__ if error is not None else None,
         reason=ending(error).kind if error is not None else None,
-        model=model,
+        model=call.model[:LONGEST] if call.model is not None else None,
         served_model=served.model if served is not None else None,
         upstream=served.upstream if served is not None else None,
         provider=served.provider if served is not None else None,
@@ -238,9 +265,9 @@ def _record(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
         **_money(_sum(call.attempts)),
         **(_NO_CACHE if call.cache is None else _cache(call.cache)),
         **_caller(who),
-        tags=tuple(sorted(_short(redactor, tag) for tag in call.tags | who.tags)),
-        session=session,
-        agent={name: _short(redactor, value) for name, value in agent.items()} if agent else _NONE,
+        tags=tuple(sorted([tag[:LONGEST] for tag in call.tags | who.tags])),
+        session=session or _session(call.document),
+        agent=agent or _NONE,
         user_agent=user_agent,
         client=call.client,
         received=len(call.raw),
@@ -301,7 +328,7 @@ def _caller(who: Principal) -> dict[str, Any]:
         "team": who.team,
         "user": who.user,
         "organisation": who.organisation,
-        "end_user": who.end_user,
+        "end_user": who.end_user[:LONGEST] if who.end_user is not None else None,
     }
 
 
@@ -372,18 +399,6 @@ def _session(document: Document | None) -> str | None:
             return found[1]
     value = document.get("prompt_cache_key")
     return value[:LONGEST] if isinstance(value, str) and value else None
-
-
-def _clean(redactor: Redactor, *names: str | None) -> list[str | None]:
-    """Names that clients write, capped, without secrets."""
-    capped = [name[:LONGEST] if name is not None else None for name in names]
-    if redactor.holds_secret(" ".join([name for name in capped if name])):
-        return [redactor.text(name) if name is not None else None for name in capped]
-    return capped
-
-
-def _short(redactor: Redactor, text: str) -> str:
-    return redactor.text(text[:LONGEST])
 
 
 def error_of(record: Record) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from gwcore.errors import UpstreamError
+from gwcore.errors import StoreUnavailable, UpstreamError
 from gwcore.wire.transport import Headers, Origin, Request, Timeouts, Transport
 from gwcore_observability.content import Content
 from gwcore_observability.record import Record
@@ -72,7 +72,7 @@ class Sink(Protocol):
         ...
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Send it. An ``UpstreamError``, ``OSError`` or ``TimeoutError`` means ``later``; anything else ``refused``."""
+        """Send it. An ``UpstreamError``, ``StoreUnavailable``, ``OSError`` or ``TimeoutError`` means ``later``; anything else ``refused``."""
         ...
 
 
@@ -136,7 +136,7 @@ class HttpSender:
 
 def later(error: BaseException) -> Verdict | None:
     """The verdict of a failure to send; ``None`` for one that is the sink's own bug."""
-    if isinstance(error, UpstreamError):
+    if isinstance(error, UpstreamError | StoreUnavailable):
         return Verdict("later", error.code)
     if isinstance(error, OSError | TimeoutError):
         return Verdict("later", type(error).__name__)

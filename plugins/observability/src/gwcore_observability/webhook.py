@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import orjson
 from pydantic import BaseModel, Field, SecretStr
 
-from gwcore.plugin import Setup
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Plugin, Setup
 from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
 from gwcore_observability.ids import event_id
@@ -95,3 +96,9 @@ class Webhook(SinkPlugin):
     def sink(self) -> Sink:
         """The sink."""
         return WebhookSink(self.config, self.setup)
+
+
+@hookimpl
+def gwcore_plugins() -> list[type[Plugin]]:
+    """For the stack file."""
+    return [Webhook]

@@ -1,0 +1,171 @@
+"""``access_log``: one JSON line per call, beside the gateway's own log and in its form.
+
+``GWCORE_LOG_LEVEL`` decides which: calls that end well are ``info``, those refused ``warning``, those that failed ``error``.
+Lines are written by a thread: whoever reads them slowly, or not at all, holds up no call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field
+
+from gwcore import log
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Plugin
+from gwcore.units import DOLLAR
+from gwcore_observability.content import Content
+from gwcore_observability.plugin import SinkPlugin
+from gwcore_observability.record import CANCELLED, FAILED, OK, REFUSED, Record
+from gwcore_observability.settings import OutboxConfig, SinkConfig
+from gwcore_observability.sink import ACCEPTED, Delivery, Sink, Verdict
+from gwcore_observability.spill import Item
+
+LEVELS = {OK: "info", CANCELLED: "info", REFUSED: "warning", FAILED: "error"}
+PIPE = 4096
+"""Bytes that reach a pipe in one piece, whoever else writes to it (POSIX: PIPE_BUF)."""
+
+
+class AccessLogConfig(SinkConfig):
+    """Settings of ``access_log``."""
+
+    to: str = Field(default="stdout", description="stdout, stderr, or the path of a file that is appended to")
+    outbox: OutboxConfig = Field(
+        default=OutboxConfig(folder=None), description="how records are queued and kept; in memory only, by default"
+    )
+
+
+class AccessLogSink:
+    """The sink."""
+
+    def __init__(self, to: str) -> None:
+        self._to = to
+        self._threshold = log.threshold()
+
+    def encode(self, record: Record, content: Content | None) -> Item | None:
+        """One line."""
+        level = LEVELS[record.state]
+        if logging.getLevelNamesMapping()[level.upper()] < self._threshold:
+            return None
+        fields = dict(_fields(record))
+        if content is not None:
+            fields["content"] = content
+        ended = datetime.fromtimestamp(record.ended_ns / 1e9, UTC)
+        timestamp = ended.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return Item(record.event, log.line({"event": "call", "level": level, "timestamp": timestamp, **fields}) + b"\n")
+
+    def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
+        """All lines at once."""
+        return [Delivery(items)]
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """Write them, in a thread."""
+        await asyncio.to_thread(self._write, [item.body for item in delivery.items])
+        return ACCEPTED
+
+    def _write(self, lines: list[bytes]) -> None:
+        if self._to in {"stdout", "stderr"}:
+            stream = sys.stdout if self._to == "stdout" else sys.stderr
+            for piece in _pieces(lines):
+                _all(stream.fileno(), piece)
+            return
+        descriptor = os.open(self._to, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
+        try:
+            _all(descriptor, b"".join(lines))
+        finally:
+            os.close(descriptor)  # so that whoever rotates the file need not tell us
+
+
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    """Lines together, as many as a pipe takes in one piece: workers that share it never write into each other's."""
+    piece = b""
+    for one in lines:
+        if piece and len(piece) + len(one) > PIPE:
+            yield piece
+            piece = b""
+        piece += one
+    yield piece
+
+
+def _all(descriptor: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody made it so; we are a thread and can wait
+            time.sleep(0.01)
+
+
+def _fields(record: Record) -> Iterator[tuple[str, Any]]:
+    """What a line says, short: what has no value is left out."""
+    told = {
+        "id": record.id,
+        "state": record.state,
+        "status": record.status,
+        "operation": record.operation,
+        "route": record.route,
+        "stream": record.stream or None,
+        "model": record.model,
+        "served_model": record.served_model,
+        "upstream": record.upstream,
+        "upstream_id": record.attempts[-1].upstream_id if record.attempts else None,
+        "error": record.error,
+        "reason": record.reason,
+        "key": record.key,
+        "key_name": record.key_name,
+        "team": record.team,
+        "user": record.user,
+        "organisation": record.organisation,
+        "end_user": record.end_user,
+        "tags": record.tags or None,
+        "session": record.session,
+        "ms": round(record.seconds * 1000, 1),
+        "first_token_ms": None if record.first_token_s is None else round(record.first_token_s * 1000, 1),
+        "overhead_ms": None if record.overhead_s is None else round(record.overhead_s * 1000, 3),
+        "tokens": record.tokens or None,
+        "cost_usd": None if record.cost_nano is None else dollars(record.cost_nano),
+        "unpriced": record.unpriced or None,
+        "cache": record.cache,
+        "failed": [f"{a.upstream}/{a.model} {a.status or a.reason}" for a in record.attempts if a.error] or None,
+        "received": record.received,
+        "sent": record.sent,
+        "client": record.client,
+        "user_agent": record.user_agent,
+        "trace": record.trace,
+    }
+    return ((name, value) for name, value in told.items() if value is not None)
+
+
+def dollars(nano: int) -> str:
+    """Exact: a float would not be."""
+    return f"{nano // DOLLAR}.{nano % DOLLAR:09d}"
+
+
+class AccessLog(SinkPlugin):
+    """One JSON line per call."""
+
+    name = "access_log"
+    Config: ClassVar[type[BaseModel]] = AccessLogConfig
+
+    @property
+    def where(self) -> str:
+        """Where lines go."""
+        to: str = self.config.to
+        return to if to in {"stdout", "stderr"} else str(Path(to).absolute())
+
+    def sink(self) -> Sink:
+        """The sink."""
+        return AccessLogSink(self.where)
+
+
+@hookimpl
+def gwcore_plugins() -> list[type[Plugin]]:
+    """For the stack file."""
+    return [AccessLog]
