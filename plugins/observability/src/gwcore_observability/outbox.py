@@ -86,7 +86,7 @@ class Outbox:
     def put(self, record: Record, captured: Captured | None = None) -> None:
         """Take a record. Never waits, never raises for want of room: what does not fit is counted as dropped."""
         size = RECORD_SIZE + (captured.size if captured is not None else 0)
-        if len(self._fresh) >= self.config.queue or self._fresh_bytes + size > self.config.memory or not self._users:
+        if not self._room(size) or not self._users:
             self.dropped += 1
             return
         if self.config.durable and self._spill is not None:
@@ -96,6 +96,10 @@ class Outbox:
         self._fresh_bytes += size
         if len(self._fresh) >= self.config.batch:
             self._wake.set()
+
+    def _room(self, size: int) -> bool:
+        memory = self._fresh_bytes + self._ready_bytes + size
+        return len(self._fresh) + len(self._ready) < self.config.queue and memory <= self.config.memory
 
     def _put_durably(self, record: Record, captured: Captured | None) -> None:
         """Onto the disk before the call is over: a killed process loses nothing, and each call pays for a write."""
@@ -195,6 +199,8 @@ class Outbox:
             item = self._encode(record, content)
             if item is not None:
                 self._wait(item)
+            if self._spill is not None and self._half_full:
+                await self._store(self._take_ready(), under_way=False)
             await asyncio.sleep(0)
 
     async def _content(self, captured: Captured) -> Content | None:
@@ -216,11 +222,15 @@ class Outbox:
 
     def _wait(self, item: Item) -> None:
         """Into memory, to be sent; beyond its bounds dropped."""
-        if len(self._ready) >= self.config.queue or self._ready_bytes + len(item.body) > self.config.memory:
+        if not self._room(len(item.body)):
             self.dropped += 1
             return
         self._ready.append((time.monotonic(), item))
         self._ready_bytes += len(item.body)
+
+    @property
+    def _half_full(self) -> bool:
+        return len(self._ready) * 2 >= self.config.queue or self._ready_bytes * 2 >= self.config.memory
 
     @property
     def _behind(self) -> bool:

@@ -12,6 +12,7 @@ Everything here blocks: call it in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -169,8 +170,9 @@ class Spill:
         """Sync and let go. What is there waits for the next start."""
         self._rotate()
         if self._own is not None and not any(self._own.glob("*.*")):
-            (self._own / "lock").unlink(missing_ok=True)
-            self._own.rmdir()
+            with contextlib.suppress(OSError):  # an operator may have taken it away
+                (self._own / "lock").unlink(missing_ok=True)
+                self._own.rmdir()
         if self._lock is not None:
             os.close(self._lock)
         self._own = self._lock = self._read = None
