@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import structlog
 
-from gwcore.redact import PATTERN, REDACTED
+from gwcore.redact import cleaned
 
 # What JSON lets through and a terminal or a reader of lines would act on: DEL, C1 controls, line and paragraph separators.
 _ACTIVE = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
@@ -21,8 +21,8 @@ _ACTIVE = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 # The second line of defence: nothing should pass a secret to the log; what looks like one does not leave.
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str) and PATTERN.search(value):
-            event[key] = PATTERN.sub(REDACTED, value)
+        if isinstance(value, str):
+            event[key] = cleaned(value)
     return event
 
 

@@ -18,9 +18,35 @@ PATTERN = re.compile(
     r"|(?:Bearer|Basic)\s+[A-Za-z0-9_\-.+/=]{8,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
     r"|\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
-"""Keys of vendors, bearer and basic credentials, AWS key ids, JWTs, PEM private keys."""
+"""Keys of vendors, bearer and basic credentials, AWS key ids, JWTs."""
+
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)")
+PIECE = 16 * 1024
+
+_MARKS = (
+    "sk-", "gsk_", "xai-", "hf_", "pk-lf-", "ghp_", "github_pat_", "AIza", "ya29.", "Bearer", "Basic", "AKIA", "ASIA", "eyJ",
+    "PRIVATE KEY",
+)  # fmt: skip
+"""One of them stands in whatever looks like a secret; looking for them is a hundred times faster than for that."""
+
+
+def cleaned(text: str) -> str:
+    """The text without what looks like a secret."""
+    if not any([mark in text for mark in _MARKS]):
+        return text
+    if "PRIVATE KEY" in text:
+        text = _PEM.sub(REDACTED, text)
+    return "".join([PATTERN.sub(REDACTED, piece) for piece in pieces(text)])
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Parts of a long text, cut between lines or words: one search holds up all threads for as long as it runs."""
+    while len(text) > PIECE:
+        at = text.rfind("\n", PIECE // 2, PIECE) + 1 or text.rfind(" ", PIECE // 2, PIECE) + 1 or PIECE
+        yield text[:at]
+        text = text[at:]
+    yield text
 
 
 class Redactor:
@@ -32,14 +58,14 @@ class Redactor:
 
     def holds_secret(self, text: str) -> bool:
         """Whether something would be replaced."""
-        return PATTERN.search(text) is not None or any(one in text for one in self._known)
+        return any([one in text for one in self._known]) or cleaned(text) != text
 
     def text(self, text: str) -> str:
         """The text with ``[redacted]`` for every secret."""
         for one in self._known:
             if one in text:
                 text = text.replace(one, REDACTED)
-        return PATTERN.sub(REDACTED, text)
+        return cleaned(text)
 
 
 def secrets_of(config: Any) -> frozenset[str]:

@@ -294,7 +294,10 @@ async def test_a_folder_that_cannot_be_written_is_said_and_memory_serves(tmp_pat
 async def test_one_sink_in_trouble_does_not_delay_another(tmp_path):
     stuck, well = Scripted(), Scripted()
     stuck.default = hang
-    async with Running(outbox(stuck, tmp_path / "a", timeout=60, flush=0)) as one, Running(outbox(well, tmp_path / "b")) as two:
+    async with (
+        Running(outbox(stuck, tmp_path / "a", timeout=60, flush=0)) as one,
+        Running(outbox(well, tmp_path / "b")) as two,
+    ):
         for n in range(500):
             one.put(record(n))
             two.put(record(n))
@@ -315,7 +318,9 @@ async def test_what_a_killed_process_loses_is_what_came_last(tmp_path):
 
 
 def test_verdicts_of_statuses():
-    said = {status: judge(status, [(b"retry-after", b"7")]) for status in (200, 207, 400, 401, 404, 413, 422, 429, 500, 503)}
+    said = {
+        status: judge(status, [(b"retry-after", b"7")]) for status in (200, 207, 400, 401, 404, 413, 422, 429, 500, 503)
+    }
     assert {s: v.kind for s, v in said.items()} == {
         200: "accepted", 207: "accepted", 400: "refused", 401: "later", 404: "later", 413: "split", 422: "refused",
         429: "later", 500: "later", 503: "later",

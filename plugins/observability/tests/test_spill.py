@@ -78,7 +78,9 @@ def test_a_living_workers_folder_is_left_alone_and_a_dead_ones_is_taken(opened):
 def test_damage_costs_what_it_hits_and_nothing_else(data):
     wanted = [
         Item(f"i{n}", body)
-        for n, body in enumerate(data.draw(st.lists(st.binary(max_size=60) | st.just(MAGIC * 3), min_size=1, max_size=12)))
+        for n, body in enumerate(
+            data.draw(st.lists(st.binary(max_size=60) | st.just(MAGIC * 3), min_size=1, max_size=12))
+        )
     ]
     frames = [framed(item) for item in wanted]
     whole = bytearray(b"".join(frames))

@@ -20,7 +20,7 @@ from gwcore.codec import Crossing
 from gwcore.dialect import Dialect, Document
 from gwcore.errors import GatewayError
 from gwcore.events import gather
-from gwcore.redact import Redactor
+from gwcore.redact import Redactor, pieces
 from gwcore.reply import Copy
 from gwcore.wire.sse import scan
 
@@ -30,12 +30,13 @@ SCOPES = ("key", "end_user", "member", "user", "team", "organisation")
 
 # what is replaced in "redacted"; the order is that of replacing
 PII = {
-    "email": r"[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9.\-]{1,190}\.[A-Za-z]{2,24}",
+    "email": r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9.\-]{1,190}\.[A-Za-z]{2,24}",
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
     "card": r"\b(?:\d[ \-]?){12,18}\d\b",
     "ssn": r"\b\d{3}-\d{2}-\d{4}\b",
     "ip": r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b",
-    "phone": r"(?<![\w.])\+?\d{1,3}[ .\-]?(?:\(\d{1,4}\)[ .\-]?)?\d{2,4}(?:[ .\-]\d{2,4}){2,4}(?!\w)",
+    # international, with the area in brackets, or three, three and four digits: other rows of digits are no numbers to call
+    "phone": r"\+\d(?:[ .\-/()]{0,2}\d){6,14}\b|\(\d{2,5}\)(?:[ .\-/]?\d){5,10}\b|\b\d{3}[ .\-]\d{3}[ .\-]\d{4}\b",
 }
 _DATA_URL = re.compile(r"data:([\w.+\-]+/[\w.+\-]+)?(?:;[\w=.\-]+)*;base64,[A-Za-z0-9+/=_\-\s]*")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-]{256,}={0,2}")
@@ -128,12 +129,16 @@ class Reader:
     def clean(self, text: str, *, pii: bool) -> str:
         """The text without secrets, and without what looks personal."""
         text = self._redactor.text(text)
-        return self._pii.sub(lambda match: f"[{match.lastgroup or 'pii'}]", text) if pii else text
+        return "".join([self._pii.sub(_named, piece) for piece in pieces(text)]) if pii else text
 
     @property
     def limit(self) -> int:
         """Characters of one call that are kept."""
         return self._limit
+
+
+def _named(match: re.Match[str]) -> str:
+    return f"[{match.lastgroup or 'pii'}]"
 
 
 class _Walk:

@@ -1,0 +1,54 @@
+"""Secrets do not get written down."""
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from gwcore.redact import Redactor, cleaned, secrets_of
+
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAB==\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-proj-abcdefgh12345678",
+        "Bearer abc.def-ghi_jkl",
+        "Basic dXNlcjpwYXNzd29yZA==",
+        "AIzaSyA-1234567890",
+        "AKIAIOSFODNN7EXAMPLE",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
+        PEM,
+        PEM[:50],
+        "known-value",
+        "known-value-longer",
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "before {} after", "x" * 20_000 + " {} " + "y " * 20_000])
+def test_what_looks_like_a_secret_or_is_one_goes(secret, around):
+    redactor = Redactor(["known-value", "known-value-longer", "short"])
+    said = redactor.text(around.format(secret))
+    assert secret not in said and "[redacted]" in said
+    assert redactor.holds_secret(around.format(secret))
+    assert said == redactor.text(said)
+
+
+@pytest.mark.parametrize("text", ["", "task-list of the basic kind", "a Bearer of news", "short", "x" * 100_000])
+def test_the_rest_stays(text):
+    redactor = Redactor(["known-value", "short"])
+    assert redactor.text(text) == cleaned(text) == text
+    assert not redactor.holds_secret(text)
+
+
+def test_secrets_of_a_configuration():
+    class Inner(BaseModel):
+        key: SecretStr
+        keys: list[SecretStr] = []
+
+    class Outer(BaseModel):
+        stores: dict[str, str]
+        entries: dict[str, Inner]
+        secret: SecretStr | None = None
+
+    inner = Inner(key=SecretStr("one"), keys=[SecretStr("two")])
+    config = Outer(stores={"a": "postgresql://u:p%40ss@h/db", "b": "memory:"}, entries={"x": inner})
+    assert secrets_of(config) == {"one", "two", "p%40ss", "p@ss"}
