@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from gwcore.call import Call, Outcome
-from gwcore.errors import Untranslatable
+from gwcore.errors import Forbidden, Untranslatable
 from gwcore.models import Models
 from gwcore.service import Layer, Service
 
 TAGS, UPSTREAM = b"x-gwcore-tags", b"x-gwcore-upstream"
 
+Permits = Sequence[Callable[[Call, str], bool]]
+"""``Plugin.visible`` of every plugin that has one: whether whoever calls may use a model. All must say so."""
 
-def aim(models: Models, call: Call) -> None:
-    """Give the call its targets and tags. Raises ``UnknownModel`` and ``Untranslatable``."""
+
+def read_tags(call: Call) -> None:
+    """Give the call the tags that its client names."""
     tags = call.header(TAGS)
     if tags is not None:
         call.tags |= frozenset(tag.strip() for tag in tags.decode("latin-1").split(",")[:32])
+
+
+def aim(models: Models, call: Call, permits: Permits = ()) -> None:
+    """Give the call its targets.
+
+    Raises:
+        UnknownModel, Untranslatable: there is nowhere to go.
+        Forbidden: the call is for another model than its client asked for, which the client may not use.
+    """
     if call.model is not None:
+        if call.model != call.asked and not all(permit(call, call.model) for permit in permits):
+            raise Forbidden(f"this credential may not use {call.model[:200]}")
         call.targets = models.resolve(call.model)
         return
     wanted = call.header(UPSTREAM)
@@ -28,12 +44,12 @@ def aim(models: Models, call: Call) -> None:
     raise Untranslatable(f"no upstream serves {operation} in the dialect {name}; set {UPSTREAM.decode()} to choose one")
 
 
-def aiming(models: Models) -> Layer[Call]:
+def aiming(models: Models, permits: Permits) -> Layer[Call]:
     """The layer that aims every call."""
 
     def layer(inner: Service[Call]) -> Service[Call]:
         async def aimed(call: Call) -> Outcome:
-            aim(models, call)
+            aim(models, call, permits)
             return await inner(call)
 
         return aimed

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pluggy
 from pydantic import SecretStr
 
 from gwcore.adminapi import AdminApp
-from gwcore.aim import aiming
+from gwcore.aim import Permits, aiming
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
@@ -27,7 +28,7 @@ from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
 from gwcore.ingress import Ingress
 from gwcore.listing import Listing
 from gwcore.models import Models
-from gwcore.plugin import Demand, Setup
+from gwcore.plugin import Demand, Setup, overrides
 from gwcore.ports import Authority, Sample
 from gwcore.prices import Prices
 from gwcore.provider import Preparing, Upstream
@@ -68,7 +69,10 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
     prices = Prices(overrides, catalog.price, digest)
     dialects = {dialect.name: dialect for dialect in catalog.dialects()}
     detached = Detached()
-    placed, ports = _place(config, catalog, lease, models, prices, dialects=dialects, detached=detached)
+    permits: list[Callable[[Call, str], bool]] = []
+    placed, ports = _place(
+        config, catalog, lease, models, prices=prices, dialects=dialects, detached=detached, permits=permits
+    )
     detached.taps = taps = _taps(placed)
     priced = config.server.cost != "auto" or any(p.plugin.priced for p in placed)
     demand = max((p.plugin.demand for p in placed), default=Demand.NOTHING)
@@ -79,10 +83,13 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         tell_cost=config.server.cost == "stream",
         dialects=dialects,
     )
+    identify = [p.plugin.call_layer for p in placed if p.plugin.identifies]
+    routes = {p: list(p.plugin.client_routes()) for p in placed}
     return Stack(
-        service=_pipeline(placed, models, dispatch),
-        listing=compose((p.plugin.call_layer for p in placed if p.plugin.identifies), Listing(models, prices, placed)),
-        ingress=Ingress(catalog.dialects()),
+        service=_pipeline(placed, models, dispatch, permits),
+        listing=compose(identify, Listing(models, prices, placed, permits)),
+        answers={route: compose(identify, p.plugin.answer) for p, own in routes.items() for _, route in own},
+        ingress=Ingress(catalog.dialects(), chain.from_iterable(routes.values())),
         models=models,
         upstreams=upstreams,
         placed=placed,
@@ -141,10 +148,11 @@ def _place(
     catalog: Catalog,
     lease: Lease,
     models: Models,
-    prices: Prices,
     *,
+    prices: Prices,
     dialects: Mapping[str, Dialect],
     detached: Detached,
+    permits: list[Callable[[Call, str], bool]],
 ) -> tuple[tuple[Placed, ...], dict[type, object]]:
     ports: dict[type, object] = {}
     kinds = [catalog.plugin(entry.name) for entry in (*config.stack, *config.watch)]
@@ -163,6 +171,7 @@ def _place(
         readings=partial(_readings, placed),
         dialects=dialects,
         detached=detached,
+        permits=permits,
     )
     for entry, watching in [(e, False) for e in config.stack] + [(e, True) for e in config.watch]:
         kind = catalog.plugin(entry.name)
@@ -171,6 +180,8 @@ def _place(
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
         setup = setup_of(entry.name, stores=dict(config.stores))
         plugin = kind(entry.config, setup)
+        if overrides(plugin, "visible"):
+            permits.append(plugin.visible)
         ports.update((port, plugin) for port in kind.offers)
         placed.append(Placed(entry.name, plugin, _condition(entry), watching))
     _check_order([p for p in placed if not p.watching])
@@ -206,14 +217,19 @@ def _check_order(placed: list[Placed]) -> None:
     for at, p in identify:
         if at > 0 or p.when is not None:
             raise OrderViolation(f"{p.name} says who calls: it must be the first of stack, once, and without when")
+    for at, p in enumerate(placed):
+        before = [o.name for o in placed[:at] if "call" in o.rings and not (o.plugin.selects or o.plugin.identifies)]
+        if p.plugin.selects and before:
+            raise OrderViolation(f"{p.name} decides which model a call is for: put it before {before[0]} in stack")
     routers = [p.name for p in placed if "router" in p.rings]
     if len(routers) > 1:
         raise OrderViolation(f"one router at most, here: {', '.join(routers)}")
 
 
-def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch) -> Service[Call]:
+def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch, permits: Permits) -> Service[Call]:
     attempt_layers: list[Layer[Attempt]] = []
-    call_layers: list[Layer[Call]] = [aiming(models)]
+    selecting: list[Layer[Call]] = []
+    call_layers: list[Layer[Call]] = [aiming(models, permits)]
     router = first_target
     for p in placed:
         condition, plugin = p.when, p.plugin
@@ -221,15 +237,15 @@ def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch) ->
             layer = plugin.attempt_layer
             attempt_layers.append(only_when(condition, layer, _call_of) if condition else layer)
         if "call" in p.rings:
-            outer = plugin.call_layer
-            if plugin.identifies:
-                call_layers.insert(0, outer)  # who is not known learns no model's name
+            outer = only_when(condition, plugin.call_layer, _itself) if condition else plugin.call_layer
+            if plugin.identifies or plugin.selects:
+                selecting.append(outer)  # who is not known learns no model's name
             else:
-                call_layers.append(only_when(condition, outer, _itself) if condition else outer)
+                call_layers.append(outer)
         if "router" in p.rings:
             assert plugin.router is not None
             router = plugin.router
-    return compose(call_layers, wrap(router, compose(attempt_layers, dispatch)))
+    return compose([*selecting, *call_layers], wrap(router, compose(attempt_layers, dispatch)))
 
 
 def _call_of(attempt: Attempt) -> Call:

@@ -119,7 +119,8 @@ class Call:
     Attributes:
         id: unique; ``x-gwcore-request-id``.
         route: the ingress address that matched; ``operation`` is its operation.
-        model: asked for, as written; ``None`` where the operation has none.
+        model: what the call is for; ``None`` where the operation has none. ``asked`` is what the client wrote: an alias,
+            or a plugin that selects, may have made another of it.
         raw: the body as received, content-encoding removed. Assign through :meth:`edit` only.
         document: the parsed body of a JSON operation. Read it freely; change it through :meth:`edit`.
         headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
@@ -136,6 +137,7 @@ class Call:
 
     __slots__ = (
         "_state",
+        "asked",
         "attempts",
         "cache",
         "client",
@@ -197,7 +199,7 @@ class Call:
         self.raw = raw
         self.document = document
         self.params = params
-        self.model = model
+        self.model = self.asked = model
         self.stream = stream
         self.credentials = credentials
         self.client = client

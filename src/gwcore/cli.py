@@ -75,6 +75,9 @@ def explain(
     request: Annotated[Path, typer.Option("--request", "-r", help="File with the JSON body of a request.")],
     dialect: Annotated[str, typer.Option(help="Dialect the body is written in.")] = "openai.chat",
     operation: Annotated[str, typer.Option(help="What is asked for.")] = "chat",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help='A header of the client\'s, as "name: value".')
+    ] = None,
 ) -> None:
     """Walk one request through the stack: each step, and the upstream request that would be sent. Nothing is sent."""
     from gwcore.show import walk
@@ -82,7 +85,7 @@ def explain(
     if not request.is_file():
         raise _fail(f"{request}: no such file")
     try:
-        walk(_existing(stack), request.read_bytes(), dialect, operation)
+        walk(_existing(stack), request.read_bytes(), dialect, operation, header or ())
     except GatewayError as error:
         raise _fail(error) from None
 

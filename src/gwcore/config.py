@@ -17,7 +17,6 @@ from gwcore.interpolate import Resolution, interpolate
 from gwcore.optional import without_absent
 from gwcore.stackfile import Explainer, Loc, StackErrors, StackSource, quotes
 from gwcore.stackmodels import (
-    FOLDER,
     STORES_THERE,
     AsgiEntry,
     Entry,
@@ -29,7 +28,7 @@ from gwcore.stackmodels import (
     When,
     is_loopback,
 )
-from gwcore.units import STORES, suggest
+from gwcore.units import FOLDER, STORES, suggest
 
 __all__ = [
     "AsgiEntry",

@@ -115,7 +115,7 @@ def _body(attempt: Attempt, demand: Demand) -> bytes:
     call, model = attempt.call, attempt.target.model
     document = call.document
     if document is None:
-        if call.route.body == "form" and model and model != call.model:
+        if call.route.body == "form" and model and model != call.asked:
             return replace_field(call.raw, call.header(b"content-type") or b"", b"model", model.encode())
         return call.raw
     fields = attempt.fields or {}

@@ -109,8 +109,8 @@ class Estimator:
         read = -int(-text // ratio) + media * self._media
         if call.operation not in _WRITTEN or call.document is None:
             return read, 0
-        ceiling, times = _ceiling(call, call.document)
-        written = answer if ceiling is None else min(answer, ceiling)
+        most, times = ceiling(call, call.document)
+        written = answer if most is None else min(answer, most)
         return read, int(written) * times
 
     def learn(self, model: str | None, key: str | None, size: tuple[int, int], usage: Usage) -> None:
@@ -131,11 +131,11 @@ class Estimator:
         own.learn(0, usage)
 
 
-def _ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:
+def ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:
     """The most tokens an answer may have, and how many answers are asked for."""
     knobs = call.dialect.knobs(call.operation, document, call.model or "")
-    ceiling = max((count for count in counts(document, knobs.get("max_tokens", ())) if count), default=None)
-    return ceiling, min(max(counts(document, knobs.get("n", ())), default=1) or 1, 128)
+    most = max((count for count in counts(document, knobs.get("max_tokens", ())) if count), default=None)
+    return most, min(max(counts(document, knobs.get("n", ())), default=1) or 1, 128)
 
 
 def _blobs(document: Any) -> tuple[int, int]:

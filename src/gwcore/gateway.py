@@ -275,7 +275,7 @@ class Gateway:
 
 async def _run(stack: Stack, call: Call) -> Outcome:
     """Through the pipeline, and to the end of the reply."""
-    service = stack.listing if call.route.local else stack.service
+    service = stack.answers.get(call.route, stack.listing) if call.route.local else stack.service
     if stack.taps.call_started:
         tell(stack.taps.call_started, call)
     keepalive = stack.server.keepalive

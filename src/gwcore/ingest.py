@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from gwcore.aim import read_tags
 from gwcore.call import Call
 from gwcore.credentials import CREDENTIALS, credential
 from gwcore.errors import BadRequest, TooLarge, UnsupportedEncoding
@@ -38,6 +39,7 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
     if b"key=" in call.query:
         credentials.extend(k for k in parse_qs(call.query.decode("latin-1")).get("key", ()) if k not in credentials)
     call.headers = headers
+    read_tags(call)
     call.credentials = tuple(credentials)
     return encoding
 
@@ -97,6 +99,6 @@ async def ingest(call: Call, scope: MutableMapping[str, Any], receive: Receive, 
     if route.body == "form":
         field = read_field(raw, call.header(b"content-type") or b"", b"model")
         document = {} if field is None else {"model": field.decode("utf-8", "replace")}
-        call.model = dialect.model_of(route, document, call.params)
+        call.model = call.asked = dialect.model_of(route, document, call.params)
     else:
-        call.model = dialect.model_of(route, call.document, call.params)
+        call.model = call.asked = dialect.model_of(route, call.document, call.params)

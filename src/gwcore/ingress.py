@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from gwcore.dialect import Dialect, Route
 from gwcore.wire.transport import Headers
@@ -23,19 +24,24 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 class Ingress:
-    """Built once from the routes of all dialects."""
+    """Built once from the routes of all dialects, and those of plugins.
 
-    def __init__(self, dialects: Iterable[Dialect]) -> None:
+    Args:
+        dialects: all that are spoken.
+        more: routes that plugins answer, each with the dialect it is understood in.
+    """
+
+    def __init__(self, dialects: Iterable[Dialect], more: Iterable[tuple[Dialect, Route]] = ()) -> None:
         self._exact: dict[tuple[str, str], list[tuple[Dialect, Route]]] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Dialect, Route]] = []
-        for dialect in dialects:
-            for route in dialect.routes:
-                for prefix in route.prefixes:
-                    path = prefix + route.path
-                    if "{" in path:
-                        self._patterns.append((route.method, _pattern(path), dialect, route))
-                    else:
-                        self._exact.setdefault((route.method, path), []).append((dialect, route))
+        own = ((dialect, route) for dialect in dialects for route in dialect.routes)
+        for dialect, route in chain(own, more):
+            for prefix in route.prefixes:
+                path = prefix + route.path
+                if "{" in path:
+                    self._patterns.append((route.method, _pattern(path), dialect, route))
+                else:
+                    self._exact.setdefault((route.method, path), []).append((dialect, route))
         for found in self._exact.values():
             found.sort(key=lambda pair: pair[1].header is None)  # who asks for a header is asked first
 

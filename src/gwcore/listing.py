@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+
+from gwcore.aim import Permits
 from gwcore.call import Call, Outcome
 from gwcore.models import Models
 from gwcore.plugin import overrides
@@ -11,18 +14,20 @@ from gwcore.stack import Placed
 
 
 class Listing:
-    """Answers lists of models with what the caller may see, limits and prices included."""
+    """Answers lists of models with what the caller may use, limits and prices included."""
 
-    def __init__(self, models: Models, prices: Prices, placed: tuple[Placed, ...]) -> None:
+    def __init__(self, models: Models, prices: Prices, placed: tuple[Placed, ...], permits: Permits) -> None:
         self.models = models
         self.prices = prices
-        self.filters = [p.plugin.visible for p in placed if overrides(p.plugin, "visible")]
+        self.permits = permits
+        self.names = [p.plugin.names for p in placed if overrides(p.plugin, "names")]
 
     async def __call__(self, call: Call) -> Outcome:
         """Write the list, or the one that was asked for, or the 404 of its dialect."""
         if not self.prices.warmed:
             await self.models.look_up(self.prices)  # only the first one to ask waits for a catalogue
-        shown = [m for m in self.models.listing(self.prices) if all(visible(call, m.id) for visible in self.filters)]
+        known = self.models.listing(self.prices, ChainMap(*(dict(names()) for names in self.names)))
+        shown = [model for model in known if all(permit(call, model.id) for permit in self.permits)]
         listed = call.dialect.models_body(shown, call.params.get("model"), call.operation)
         status, body = models_reply(call.dialect, listed)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

@@ -102,8 +102,10 @@ class Models:
         """Load the prices of every target, off the loop; returns those without one, as ``upstream/model``."""
         return await asyncio.to_thread(prices.warm, self.targets(), self.upstreams.values())
 
-    def listing(self, prices: Prices | None = None) -> list[ModelInfo]:
-        """What :meth:`known` names, with what ``prices`` knows of each."""
+    def listing(
+        self, prices: Prices | None = None, more: Mapping[str, tuple[Target, ...]] | None = None
+    ) -> list[ModelInfo]:
+        """What :meth:`known` names, and ``more``, with what ``prices`` knows of each."""
         return [
             ModelInfo(
                 name,
@@ -118,5 +120,5 @@ class Models:
                     for target in targets
                 ),
             )
-            for name, targets in self.known().items()
+            for name, targets in {**self.known(), **(more or {})}.items()
         ]

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from gwcore.call import Attempt, Call, Key
+from gwcore.aim import Permits
+from gwcore.call import Attempt, Call, Key, Outcome, Target
 from gwcore.detached import Detached
-from gwcore.dialect import Dialect
+from gwcore.dialect import Dialect, Route
 from gwcore.errors import BadConfig, MissingPort
 from gwcore.models import Models
 from gwcore.ports import AdminRoute, Sample
@@ -75,6 +76,7 @@ class Setup:
         detached: Detached | None = None,
         secrets: frozenset[str] = frozenset(),
         readings: Callable[[], Iterable[Sample]] = _no_readings,
+        permits: Permits = (),
     ) -> None:
         self.plugin = plugin
         self.models = models
@@ -88,6 +90,7 @@ class Setup:
         self._stores = stores
         self._ports = ports
         self.prices = prices or Prices()
+        self._permits = permits
 
     def store(self, name: str) -> Store:
         """The store of that name; it opens on first use. Raises ``BadConfig`` for a name ``stores`` does not have."""
@@ -107,6 +110,10 @@ class Setup:
     def transport(self, tls: Tls = SYSTEM_TLS, proxy: str | None = None) -> Transport:
         """What a plugin's own requests go through; shared with all who ask for the same, closed by the gateway."""
         return self._lease.transport(tls, proxy)
+
+    def permits(self, call: Call, model: str) -> bool:
+        """Whether whoever calls may use a model: every plugin's :meth:`Plugin.visible` says so."""
+        return all(permit(call, model) for permit in self._permits)
 
     def key(self, name: str, kind: type[T]) -> Key[T]:
         """A private, typed place on every call."""
@@ -135,6 +142,8 @@ class Plugin:
             attempt and sets ``attempt.cost`` and ``outcome.cost``.
         identifies: its call layer sets ``call.principal``. It runs before the model's name is resolved, so that a
             stranger learns no names, and for lists of models too. One per stack, outermost, without ``when``.
+        selects: its call layer may set ``call.model`` to another model. It runs behind what identifies and before the name
+            is resolved; that the client may use the other model too is checked behind it, by :meth:`visible`.
     """
 
     name: ClassVar[str]
@@ -146,6 +155,7 @@ class Plugin:
     demand: Demand = Demand.NOTHING
     priced: ClassVar[bool] = False
     identifies: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:
         """Keep what is needed. No side effects: no task, no socket, no file."""
@@ -172,14 +182,29 @@ class Plugin:
         """Addresses of the admin API that this plugin brings. Asked once, after construction."""
         return ()
 
+    def client_routes(self) -> Iterable[tuple[Dialect, Route]]:
+        """Addresses that this plugin answers to clients itself, with :meth:`answer`. Asked once, after construction.
+
+        The dialect says how the request is understood and how errors are written; the route is ``local``.
+        """
+        return ()
+
+    async def answer(self, call: Call) -> Outcome:
+        """Answer a call that came in by one of :meth:`client_routes`; what identifies has run, and nothing else."""
+        raise NotImplementedError
+
+    def names(self) -> Mapping[str, tuple[Target, ...]]:
+        """Names of models beside those of ``models``, for lists of models: what a plugin that selects understands."""
+        return {}
+
     def visible(self, call: Call, model: str) -> bool:  # noqa: ARG002 - for overriding
-        """Whether a list of models shows this name to whoever asks."""
+        """Whether whoever calls may use a model: lists show it, and a plugin that selects may choose it."""
         return True
 
     def explain(self, call: Call) -> str | None:  # noqa: ARG002 - for overriding
         """For ``gwcore explain``: what this plugin would do with the call, in one line or several. Nothing is sent.
 
-        A router puts ``call.targets`` into the order in which it would try them.
+        A router puts ``call.targets`` into the order in which it would try them; what selects sets ``call.model``.
         """
         return None
 

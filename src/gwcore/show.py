@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gwcore.aim import aim
+from gwcore.aim import aim, read_tags
 from gwcore.assemble import assemble
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
@@ -21,7 +22,7 @@ from gwcore.errors import BadRequest
 from gwcore.prices import MILLION, PriceCard
 from gwcore.reply import Reply
 from gwcore.resources import Resources
-from gwcore.stack import Stack
+from gwcore.stack import Placed, Stack
 from gwcore.units import DOLLAR
 from gwcore.usage import BUCKETS
 from gwcore.wire.document import parse
@@ -63,8 +64,8 @@ def rings(stack: Stack, source: Path) -> None:
         say("[bold]unpriced[/]  " + escape(", ".join(unpriced)) + "  (set upstreams.<name>.prices)")
 
 
-def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
-    """One request, step by step.
+def walk(source: Path, body: bytes, dialect_name: str, operation: str, headers: Sequence[str] = ()) -> None:
+    """One request, step by step. ``headers`` are further ones of the client's, as ``name: value``.
 
     Raises:
         GatewayError: as serving it would.
@@ -78,7 +79,7 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
         dialect=dialect,
         route=route,
         reply=Reply(_nowhere),
-        headers=[(b"content-type", b"application/json")],
+        headers=[(b"content-type", b"application/json"), *map(_header, headers)],
         raw=body,
         document=document,
         model=dialect.model_of(route, document, {}) if route.model == "body" else None,
@@ -89,21 +90,35 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str) -> None:
         f"dialect    {dialect.name}\noperation  {call.operation}\nmodel      {call.model}\nstream     {call.stream}",
         markup=False,
     )
+    read_tags(call)
+    for p in stack.placed:
+        if p.plugin.selects:
+            say(_told(p, call), markup=False)
     aim(stack.models, call)
     say("targets    " + ", then ".join(map(str, call.targets)), markup=False)
     for target in call.targets:
         card = stack.prices.card(target)
         say(f"price      {target}: {_price(card)}", markup=False)
     for p in stack.placed:
-        if p.watching:
-            continue
-        told = (p.plugin.explain(call) or "").replace("\n", "\n" + " " * 13)
-        say(f"{'/'.join(p.rings) or 'none':10} {p.name}" + (f": {told}" if told else ""), markup=False)
+        if not (p.watching or p.plugin.selects):
+            say(_told(p, call), markup=False)
     request, translation = build(Attempt(call, call.targets[0]), stack.dispatch.demand, stack.dispatch.dialects)
     if translation is not None:
         dropped = translation.dropped.decode() or "nothing"
         say(f"translated to {translation.upstream.name}; dropped: {dropped}", markup=False)
     _show_request(request)
+
+
+def _header(line: str) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(":")
+    if not (name.strip() and colon):
+        raise BadRequest(f"{name[:40]!r} is no header: write name: value")
+    return name.strip().lower().encode(), value.strip().encode("latin-1", "replace")
+
+
+def _told(placed: Placed, call: Call) -> str:
+    told = (placed.plugin.explain(call) or "").replace("\n", "\n" + " " * 13)
+    return f"{'/'.join(placed.rings) or 'none':10} {placed.name}" + (f": {told}" if told else "")
 
 
 def _price(card: PriceCard | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from gwcore.adminapi import AdminApp
 from gwcore.call import Call
 from gwcore.config import ServerConfig
 from gwcore.detached import Detached
+from gwcore.dialect import Route
 from gwcore.dispatch import Dispatch
 from gwcore.ingress import Ingress
 from gwcore.models import Models
@@ -48,8 +49,8 @@ class Placed:
 class Stack:
     """Everything one generation of the stack file means.
 
-    ``service`` is the whole pipeline as one callable, ``listing`` what answers lists of models. ``inflight`` counts
-    calls inside them.
+    ``service`` is the whole pipeline as one callable, ``listing`` what answers lists of models, ``answers`` what answers
+    the routes of plugins. ``inflight`` counts calls inside them.
     """
 
     service: Service[Call]
@@ -62,6 +63,7 @@ class Stack:
     server: ServerConfig
     dispatch: Dispatch
     lease: Lease = field(repr=False)
+    answers: Mapping[Route, Service[Call]] = field(default_factory=dict, repr=False)
     prices: Prices = field(default_factory=Prices, repr=False)
     admin: AdminApp | None = None
     detached: Detached = field(default_factory=Detached, repr=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -19,18 +18,14 @@ from pydantic import (
     Field,
     SecretStr,
     SerializeAsAny,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 
 from gwcore.pricemodels import ModelPrices
 from gwcore.resources import SCHEMES
-from gwcore.units import Duration, Size, fault, suggest
+from gwcore.units import Duration, FileRef, Size, fault, suggest
 from gwcore.wire.transport import Origin, Timeouts, Tls
-
-FOLDER: Final = "folder"
-"""Key of the validation context: the folder of the stack file."""
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = {"host", "content-length", "transfer-encoding", "connection"}
@@ -120,17 +115,10 @@ class TimeoutConfig(_Strict):
     )
 
 
-def _readable(path: str, info: ValidationInfo) -> str:
-    file = (info.context or {}).get(FOLDER, Path()) / path
-    if not file.is_file():
-        raise fault("names a file that does not exist", "correct the path; it starts from the stack file's folder")
-    return str(file)
-
-
 class TlsConfig(_Strict):
     """How an https upstream is verified."""
 
-    ca_file: Annotated[str, AfterValidator(_readable)] | None = Field(
+    ca_file: FileRef | None = Field(
         default=None, description="PEM bundle instead of the system's, relative to the stack file"
     )
     verify: bool = Field(default=True, description="false accepts any certificate; loopback upstreams only")

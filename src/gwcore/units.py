@@ -9,6 +9,7 @@ Money      ``$12.50`` ``12.50 USD`` ``12.5``    ``int`` nano-dollars
 Price      ``$2.50/M`` ``$10/k`` ``$0.04/1``    ``int`` nano-dollars per million units
 Size       ``20MB`` (10⁶) ``16MiB`` (2²⁰)       ``int`` bytes
 StoreRef   a name of ``stores``                 ``str``, checked against ``stores``
+FileRef    a path, from the stack file's folder ``str``, of a file that exists
 AdminSecret 32 characters or more, no example   ``SecretStr``
 ========== ==================================== ===================================
 
@@ -23,6 +24,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -38,6 +40,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 STORES: Final = "stores"
 """Key of the validation context under which :data:`StoreRef` finds the names of the stack file's stores."""
+
+FOLDER: Final = "folder"
+"""Key of the validation context: the folder of the stack file."""
 
 DOLLAR: Final = 1_000_000_000
 """Nano-dollars in a dollar."""
@@ -233,6 +238,17 @@ def _known_store_if_any(name: str | None, info: ValidationInfo) -> str | None:
 
 OptionalStoreRef = Annotated[str | None, AfterValidator(_known_store_if_any)]
 """The name of a store, or none."""
+
+
+def _readable(path: str, info: ValidationInfo) -> str:
+    file = (info.context or {}).get(FOLDER, Path()) / path
+    if not file.is_file():
+        raise fault("names a file that does not exist", "correct the path; it starts from the stack file's folder")
+    return str(file)
+
+
+FileRef = Annotated[str, AfterValidator(_readable)]
+"""The path of a file that exists; a relative one starts from the stack file's folder."""
 
 AdminSecret = Annotated[SecretStr, AfterValidator(_strong)]
 """A secret that guards the gateway itself: 32 characters at least, none of the values found in examples."""
