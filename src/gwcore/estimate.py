@@ -26,6 +26,8 @@ _READ: Final = frozenset(
 """Operations whose input is text that costs tokens."""
 _WRITTEN: Final = frozenset({"chat", "completions", "compact", "predict"})
 """Operations whose answer costs tokens."""
+BY_TOKENS: Final = _WRITTEN | {"embeddings", "batch_embeddings"}
+"""Operations whose whole cost is that of tokens, which an estimate of tokens can tell."""
 _MARKS: Final = (b"base64", b'"data"', b"inline_data", b"inlineData", b"image", b"input_audio", b"file")
 _BLOB: Final = re.compile(r"(?:data:[^,]{0,100},)?[A-Za-z0-9+/_=-]{256}")
 _SMALL: Final = 2048

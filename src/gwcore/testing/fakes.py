@@ -14,6 +14,7 @@ from gwcore.call import Attempt, Call, Outcome, Target
 from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.knobs import Knobs
+from gwcore.models import Models
 from gwcore.plugin import Plugin, Setup
 from gwcore.provider import Upstream
 from gwcore.reply import Reply
@@ -223,9 +224,14 @@ class Inner:
 
 
 def build(kind: type[Plugin], config: dict[str, Any] | None = None) -> Plugin:
-    """An instance of a plugin, with in-memory stores named ``hot`` and ``book``."""
+    """An instance of a plugin, with in-memory stores named ``hot`` and ``book``, and models at the fake upstream."""
     setup = Setup(
-        kind.name, Lease(Resources()), {"memory": "memory:", "hot": "memory://hot", "book": "memory://book"}, {}
+        kind.name,
+        Lease(Resources()),
+        {"memory": "memory:", "hot": "memory://hot", "book": "memory://book"},
+        {},
+        models=Models({}, {"fake": upstream()}),
+        dialects=[FakeDialect()],
     )
     return kind(kind.Config.model_validate(config or {}), setup)
 

@@ -1,0 +1,215 @@
+"""Which model a request gets: the rule's, or a cheaper one where the estimate is over the cap. Pure but for what it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gwcore.call import Call
+from gwcore.errors import BadRequest, Forbidden, UnknownModel
+from gwcore.estimate import BY_TOKENS, Estimator, ceiling
+from gwcore.knobs import said
+from gwcore.models import Models
+from gwcore.prices import Prices
+from gwcore.provider import Target
+from gwcore.units import DOLLAR
+from gwcore.usage import Usage
+from gwcore_rules.book import Compiled
+from gwcore_rules.facts import Facts
+
+
+class CostCapExceeded(BadRequest):
+    """400: no model that this request may use is estimated within its cap; nothing was sent."""
+
+    code = "cost_cap_exceeded"
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A model that a request could get.
+
+    Attributes:
+        tokens: in and out, as estimated.
+        nano: nano-USD of them, at the dearest of its targets; ``None`` where one has no price, or nobody asked yet.
+        unpriced: why: a target without a price, or an operation that is not charged by tokens alone.
+        excluded: why it is not the one; empty for the one.
+    """
+
+    model: str
+    targets: tuple[Target, ...]
+    tokens: tuple[int, int] = (0, 0)
+    nano: int | None = None
+    unpriced: str = ""
+    excluded: str = ""
+
+    @property
+    def about(self) -> str:
+        """Its estimate, for a sentence."""
+        return f"unpriced ({self.unpriced})" if self.nano is None else f"about {dollars(self.nano)}"
+
+
+@dataclass(slots=True)
+class Choice:
+    """What was chosen, of what, and why.
+
+    Attributes:
+        rule: that decided; ``None`` where none did.
+        cap: nano-USD that had to be kept, or ``None``.
+    """
+
+    facts: Facts
+    rule: Compiled | None
+    model: str
+    candidates: list[Candidate] = field(default_factory=list)
+    cap: int | None = None
+    reason: str = ""
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The candidate of that model, if candidates were looked at."""
+        return next((one for one in self.candidates if one.model == self.model), None)
+
+
+@dataclass(slots=True)
+class Chooser:
+    """What a choice asks.
+
+    Attributes:
+        permits: whether whoever calls may use a model.
+    """
+
+    models: Models
+    prices: Prices
+    estimator: Estimator
+    permits: Callable[[Call, str], bool]
+
+    def choose(self, rule: Compiled | None, facts: Facts, *, priced: bool = False) -> Choice:
+        """The model for a request.
+
+        Args:
+            rule: that fits, if any.
+            facts: of the request.
+            priced: estimate every candidate, even where no cap asks for it.
+
+        Raises:
+            UnknownModel: the name asks for a choice, and no rule makes it.
+            Forbidden: the caller may use none of the rule's models.
+            CostCapExceeded: none fits, and the rule or the client wants none then.
+        """
+        call = facts.call
+        asked = call.model or ""
+        if rule is None and facts.auto:
+            raise UnknownModel(f"no rule is for {f'the task {facts.task!r}' if facts.task else 'this request'}")
+        names = [asked] if rule is None or not rule.rule.model else rule.rule.model
+        choice = Choice(facts, rule, names[0], cap=_cap(rule, facts))
+        if choice.cap is None and not priced:
+            choice.model = next((name for name in names if name == asked or self.permits(call, name)), "")
+            if not choice.model:
+                raise _forbidden(names)
+            return choice
+        cheaper = rule.rule.cheaper if rule is not None and rule.rule.max_cost is not None else []
+        choice.candidates = [self._candidate(name, choice) for name in dict.fromkeys((*names, *cheaper))]
+        self._within(choice, len(names))
+        return choice
+
+    def _within(self, choice: Choice, preferred: int) -> None:
+        """The first that may be used; over the cap, the first cheaper one that fits."""
+        able = [one for one in choice.candidates[:preferred] if not one.excluded]
+        if not able:
+            raise _forbidden([one.model for one in choice.candidates[:preferred]])
+        first, cap = able[0], choice.cap
+        choice.model = first.model
+        for one in able[1:]:
+            one.excluded = f"{first.model} comes first"
+        others = [one for one in choice.candidates[preferred:] if not one.excluded]
+        chosen = first
+        if cap is not None and not _fits(first, cap):
+            fitting = [one for one in others if _fits(one, cap)]
+            chosen = fitting[0] if fitting else self._none_fits(choice, [first, *others])
+            over = f"{first.about}, over the cap of {dollars(cap)}"
+            choice.reason = f"{first.model} is {over}" + ("" if fitting else ", and so is every other; the cheapest")
+        elif cap is not None:
+            choice.reason = f"{first.about}, within the cap of {dollars(cap)}"
+        choice.model = chosen.model
+        for one in (first, *others):
+            if one is chosen:
+                continue
+            over_cap = cap is not None and not _fits(one, cap)
+            one.excluded = f"over the cap: {one.about}" if over_cap else f"{chosen.model} comes first"
+
+    @staticmethod
+    def _none_fits(choice: Choice, able: list[Candidate]) -> Candidate:
+        """The cheapest of them; where no price is known, the operator's word for what is cheaper. The client's cap is firm."""
+        rule, own = choice.rule, choice.facts.cap
+        first, *others = able
+        found = min(
+            (one for one in able if one.nano is not None),
+            key=lambda one: one.nano or 0,
+            default=first,
+        )
+        if found is first and others and all(one.nano is None for one in others):
+            found = others[0]
+        if rule is None or rule.rule.over == "refuse" or (own is not None and not _fits(found, own)):
+            told = ", ".join(f"{one.model} {one.about}" for one in able)
+            raise CostCapExceeded(f"no model is estimated within {dollars(choice.cap or 0)}: {told}")
+        return found
+
+    def _candidate(self, name: str, choice: Choice) -> Candidate:
+        facts, rule = choice.facts, choice.rule
+        call = facts.call
+        if name != call.model and not self.permits(call, name):
+            return Candidate(name, (), excluded="the caller may not use it")
+        one = Candidate(name, self.models.resolve(name))
+        who = call.principal.id if call.principal is not None else None
+        read, written = self.estimator.estimate(call, who, facts.size, model=name)
+        if written and rule is not None and (limit := rule.sampling.get("max_tokens")) is not None:
+            own, times = ceiling(call, call.document or {})
+            written = min(written, limit * times) if own is None else written
+        one.tokens = (read, written)
+        usage = Usage(input=read, output=written)
+        if call.operation not in BY_TOKENS:
+            one.unpriced = f"{call.operation} is not charged by tokens alone"
+            return one
+        for target in one.targets:
+            card = self.prices.card(target)
+            if card is None or not card.prices or card.unpriced(usage):
+                one.nano, one.unpriced = None, str(target)
+                break
+            one.nano = max(one.nano or 0, card.cost(usage))
+        return one
+
+
+def _fits(one: Candidate, cap: int) -> bool:
+    # what has no price cannot be shown to keep a cap
+    return one.nano is not None and one.nano <= cap
+
+
+def _cap(rule: Compiled | None, facts: Facts) -> int | None:
+    caps = [cap for cap in (facts.cap, rule.rule.max_cost if rule is not None else None) if cap is not None]
+    return min(caps, default=None)
+
+
+def _forbidden(names: list[str]) -> Forbidden:
+    return Forbidden(f"this credential may use none of the models that the rule names: {', '.join(names)}")
+
+
+def dollars(nano: int) -> str:
+    """``$0.004200``: exact to the nano-dollar, without needless zeros behind the sixth place."""
+    whole, rest = divmod(nano, DOLLAR)
+    text = f"{rest:09d}"
+    return f"${whole}.{text[:6]}{text[6:].rstrip('0')}"
+
+
+def sampled(choice: Choice, models: Models) -> dict[str, Any]:
+    """The rule's sampling defaults, as far as the model has a place for them and the client says nothing, by name."""
+    call, rule = choice.facts.call, choice.rule
+    if rule is None or not rule.sampling or call.document is None:
+        return {}
+    target = models.resolve(choice.model)[0]
+    knobs = call.dialect.knobs(call.operation, call.document, target.model)
+    return {name: value for name, value in rule.sampling.items() if name in knobs and _silent(call, knobs[name])}
+
+
+def _silent(call: Call, places: Any) -> bool:
+    return next(said(call.document or {}, places), None) is None

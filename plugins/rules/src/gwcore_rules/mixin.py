@@ -1,0 +1,203 @@
+"""``LLMChoiceMixin``: an agent asks which model to use, in this process or of a gateway that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+
+from gwcore.aim import read_tags
+from gwcore.assemble import assemble
+from gwcore.call import Call
+from gwcore.catalog import Catalog
+from gwcore.dialect import Dialect, Route
+from gwcore.errors import GatewayError
+from gwcore.reply import Reply
+from gwcore.resources import Resources
+from gwcore.stackfile import load
+from gwcore_rules.facts import CAP, TASK
+from gwcore_rules.plugin import Rules
+from gwcore_rules.tell import estimated
+
+_DIALECT = "openai.chat"
+_TIMEOUT = 10.0
+
+
+class NoChoice(LookupError):
+    """No model was chosen: no rule is for the task, none fits the cost, or the key may use none.
+
+    Attributes:
+        code: the gateway's word for it, such as ``cost_cap_exceeded`` or ``unknown_model``.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LLMChoiceMixin:
+    """Gives an agent :meth:`llm_choice`. Set either ``llm_rules`` or ``llm_gateway``, on the class or on the object.
+
+    Attributes:
+        llm_rules: path of a stack file with ``rules``, or of a file of rules whose models are ``provider/model``; asked in
+            this process, with the prices that are installed. Read again when it changes.
+        llm_gateway: base URL of a running gateway, asked instead; what ``llm_key`` may not use is not chosen.
+        llm_key: key for it.
+    """
+
+    llm_rules: str | Path | None = None
+    llm_gateway: str | None = None
+    llm_key: str | None = None
+
+    def llm_choice(
+        self,
+        *,
+        prompt: str | None = None,
+        task_type: str | None = None,
+        max_cost_usd: float | str | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tags: Sequence[str] = (),
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """The model for a request, and the settings to send.
+
+        Args:
+            prompt: text of the user.
+            task_type: what the rules call it; without one, rules decide by what the request is.
+            max_cost_usd: most that the request may be estimated at.
+            messages: instead of a prompt, as for chat completions.
+            tags: as in ``x-gwcore-tags``.
+            fields: further members of the request that rules or estimates look at: ``tools``, ``max_tokens`` …
+
+        Returns:
+            ``model``, ``temperature`` and ``max_tokens`` (``None``: leave them out), ``estimated_cost_usd`` (``None``: no
+            price is known) and ``reason``.
+
+        Raises:
+            NoChoice: there is none.
+        """
+        if (prompt is None) == (messages is None):
+            raise TypeError("llm_choice takes a prompt or messages")
+        said = [{"role": "user", "content": prompt}] if messages is None else [*messages]
+        document = {"model": "auto", **fields, "messages": said}
+        headers = {
+            TASK.decode(): task_type,
+            CAP.decode(): None if max_cost_usd is None else str(max_cost_usd),
+            "x-gwcore-tags": ",".join(tags) or None,
+        }
+        given = {name: value for name, value in headers.items() if value is not None}
+        found = self._asked(document, given) if self.llm_gateway else self._worked_out(document, given)
+        return {name: found[name] for name in _KEYS}
+
+    def _asked(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+        key = {"authorization": f"Bearer {self.llm_key}"} if self.llm_key else {}
+        address = f"{str(self.llm_gateway).rstrip('/').removesuffix('/v1')}/estimate"
+        answer = httpx2.post(address, json=document, headers={**headers, **key}, timeout=_TIMEOUT)
+        body = answer.json()
+        if answer.status_code != httpx2.codes.OK:
+            error = body.get("error") if isinstance(body, dict) else None
+            error = error if isinstance(error, dict) else {}
+            raise NoChoice(
+                str(error.get("message", f"the gateway answered {answer.status_code}")), str(error.get("code"))
+            )
+        found: dict[str, Any] = body
+        return found
+
+    def _worked_out(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+        if self.llm_rules is None:
+            raise TypeError("set llm_rules to a file, or llm_gateway to the URL of a gateway")
+        try:
+            return _advisor(Path(self.llm_rules)).estimate(document, headers)
+        except GatewayError as error:
+            raise NoChoice(error.message, error.code) from None
+
+
+_KEYS = ("model", "temperature", "max_tokens", "estimated_cost_usd", "reason")
+
+
+class _Advisor:
+    """The rules of a file, outside any gateway."""
+
+    def __init__(self, path: Path) -> None:
+        stack = assemble(_stack(path), Catalog(), Resources(), os.environ)
+        found = [placed.plugin for placed in stack.placed if isinstance(placed.plugin, Rules)]
+        if not found:
+            raise NoChoice(f"{path.name} has no rules in its stack")
+        self.plugin = found[0]
+        self.dialect, self.route = next(
+            (dialect, route) for dialect, route in self.plugin.client_routes() if dialect.name == _DIALECT
+        )
+
+    def estimate(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+        """As ``POST /estimate`` answers. Raises ``GatewayError``."""
+        plugin = self.plugin
+        plugin.refresh()
+        call = _call(self.dialect, self.route, document, headers)
+        facts = plugin.facts(call)
+        choice = plugin.chooser.choose(plugin.book.first(facts), facts, priced=True)
+        found: dict[str, Any] = orjson.loads(orjson.dumps(estimated(choice, plugin.setup)))
+        return found
+
+
+_advisors: dict[Path, tuple[int, _Advisor]] = {}
+
+
+def _advisor(path: Path) -> _Advisor:
+    """One per file, made anew when it changes; a bad edit keeps the one before."""
+    try:
+        where, stamp = path.resolve(), path.stat().st_mtime_ns
+    except OSError as error:
+        raise NoChoice(f"{path}: {error.strerror}") from None
+    before, advisor = _advisors.get(where, (None, None))
+    if before != stamp or advisor is None:
+        try:
+            advisor = _Advisor(path)
+        except GatewayError:
+            if advisor is None:
+                raise
+        _advisors[where] = stamp, advisor
+    return advisor
+
+
+def _stack(path: Path) -> str | Path:
+    """A stack file as it is; for a file of rules, the stack in which each provider is an upstream of its own name."""
+    data = load(path).data
+    if isinstance(data, dict) and "gwcore" in data:
+        return path
+    names: list[str] = []
+    rules = data.get("rules") if isinstance(data, dict) else None
+    for rule in rules if isinstance(rules, list) else ():
+        for key in ("model", "cheaper") if isinstance(rule, dict) else ():
+            value = rule.get(key) or []
+            names += [value] if isinstance(value, str) else value
+    providers = {str(name).partition("/")[0] for name in names if "/" in str(name)}
+    stack = {
+        "gwcore": 1,
+        "upstreams": {name: {"provider": name} for name in sorted(providers)},
+        "stack": [{"rules": {"file": str(path.resolve())}}],
+    }
+    return orjson.dumps(stack).decode() + "\n"
+
+
+def _call(dialect: Dialect, route: Route, document: dict[str, Any], headers: dict[str, str]) -> Call:
+    call = Call(
+        id="gw-choice",
+        dialect=dialect,
+        route=route,
+        reply=Reply(_nowhere),
+        headers=[(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
+        raw=orjson.dumps(document),
+        document=document,
+        model=str(document["model"]),
+        stream=bool(document.get("stream")),
+    )
+    read_tags(call)
+    return call
+
+
+async def _nowhere(_message: object) -> None:
+    return None

@@ -1,0 +1,84 @@
+"""A choice in words: for ``gwcore explain``, and as the answer of ``POST /estimate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gwcore.knobs import said
+from gwcore.plugin import Setup
+from gwcore.units import DOLLAR
+from gwcore_rules.choose import Candidate, Choice, sampled
+
+
+def reason(choice: Choice) -> str:
+    """Why this model, in one sentence."""
+    if choice.rule is None:
+        return choice.reason or "as asked: no rule is for this request"
+    named = "as asked" if not choice.rule.rule.model else f"rule {choice.rule.rule.name}"
+    return f"{named}: {choice.reason}" if choice.reason else f"{named}"
+
+
+def lines(choice: Choice) -> list[str]:
+    """For people."""
+    told = [f"  {choice.model}: {reason(choice)}"]
+    for one in choice.candidates:
+        what = "chosen" if one.model == choice.model else f"not chosen: {one.excluded}"
+        told.append(f"  {one.model}  {one.about}  {what}" if one.targets else f"  {one.model}  {what}")
+    return told
+
+
+def _usd(nano: int | None) -> Any:
+    """A JSON number that is exact."""
+    if nano is None:
+        return None
+    whole, rest = divmod(nano, DOLLAR)
+    return orjson.Fragment(f"{whole}.{rest:09d}".encode())
+
+
+def estimated(choice: Choice, setup: Setup) -> dict[str, Any]:
+    """For programs: the answer of ``POST /estimate``."""
+    chosen = choice.chosen
+    assert chosen is not None
+    call = choice.facts.call
+    defaults = sampled(choice, setup.models)
+    knobs = call.dialect.knobs(call.operation, call.document or {}, chosen.targets[0].model)
+
+    def effective(name: str) -> Any:
+        return next(said(call.document or {}, knobs.get(name, ())), defaults.get(name))
+
+    return {
+        "model": choice.model,
+        "temperature": effective("temperature"),
+        "max_tokens": effective("max_tokens"),
+        "estimated_cost_usd": _usd(chosen.nano),
+        "reason": reason(choice),
+        "rule": choice.rule.rule.name if choice.rule is not None else None,
+        "task": choice.facts.task or None,
+        "input_tokens": chosen.tokens[0],
+        "output_tokens": chosen.tokens[1],
+        "max_cost_usd": _usd(choice.cap),
+        "sampling": defaults,
+        "candidates": [_candidate(one, choice, setup) for one in choice.candidates],
+    }
+
+
+def _candidate(one: Candidate, choice: Choice, setup: Setup) -> dict[str, Any]:
+    if not one.targets:
+        return {"model": one.model, "chosen": False, "excluded": one.excluded}
+    cards = [setup.prices.card(target) for target in one.targets]
+    windows = [card.context_window for card in cards if card is not None and card.context_window is not None]
+    able = [card.capabilities for card in cards if card is not None]
+    return {
+        "model": one.model,
+        "chosen": one.model == choice.model,
+        "excluded": None if one.model == choice.model else one.excluded,
+        "estimated_cost_usd": _usd(one.nano),
+        "unpriced": one.unpriced or None,
+        "input_tokens": one.tokens[0],
+        "output_tokens": one.tokens[1],
+        "context_window": min(windows, default=None),
+        "capabilities": sorted(frozenset.intersection(*able)) if able else [],
+        "targets": [str(target) for target in one.targets],
+    }
