@@ -243,6 +243,7 @@ class Call:
             credentials=self.credentials,
             client=self.client,
         )
+        made.asked = self.asked
         made.edited, made.principal, made.targets, made.tags = self.edited, self.principal, self.targets, self.tags
         made._state = None if self._state is None else dict(self._state)
         return made

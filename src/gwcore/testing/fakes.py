@@ -231,7 +231,7 @@ def build(kind: type[Plugin], config: dict[str, Any] | None = None) -> Plugin:
         {"memory": "memory:", "hot": "memory://hot", "book": "memory://book"},
         {},
         models=Models({}, {"fake": upstream()}),
-        dialects=[FakeDialect()],
+        dialects={FakeDialect.name: FakeDialect()},
     )
     return kind(kind.Config.model_validate(config or {}), setup)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from gwcore.dialect import Dialect
 from gwcore.errors import BadConfig, UnknownModel
 from gwcore.models import Models
-from gwcore.stackfile import Explainer, Loc, Problem, StackErrors, load
+from gwcore.stackfile import Explainer, Loc, StackErrors, load
 from gwcore.units import suggest
 from gwcore_rules.conditions import Check, compiled, hold
 from gwcore_rules.config import Rule, RuleFile
@@ -72,7 +72,7 @@ def bound(rules: RuleFile, digest: str = "") -> Book:
     return Book(made, digest, named)
 
 
-def read(path: str, models: Models, dialects: Sequence[Dialect]) -> Book:
+def read(path: str, models: Models, dialects: Mapping[str, Dialect]) -> Book:
     """The book of a file.
 
     Raises:
@@ -94,7 +94,7 @@ def read(path: str, models: Models, dialects: Sequence[Dialect]) -> Book:
     return bound(rules, sha256(source.text.encode()).hexdigest()[:12])
 
 
-def inline(rules: RuleFile, models: Models, dialects: Sequence[Dialect]) -> Book:
+def inline(rules: RuleFile, models: Models, dialects: Mapping[str, Dialect]) -> Book:
     """The book of rules in the stack file. Raises ``BadConfig``."""
     found = [f"{'.'.join(map(str, loc))} {message}; {mend}" for loc, message, mend in unknown(rules, models, dialects)]
     if found:
@@ -102,10 +102,12 @@ def inline(rules: RuleFile, models: Models, dialects: Sequence[Dialect]) -> Book
     return bound(rules)
 
 
-def unknown(rules: RuleFile, models: Models, dialects: Sequence[Dialect]) -> list[tuple[Loc, str, str]]:
+def unknown(rules: RuleFile, models: Models, dialects: Mapping[str, Dialect]) -> list[tuple[Loc, str, str]]:
     """Models, dialects and operations that this stack does not have: place, what is wrong, mend."""
-    spoken = [dialect.name for dialect in dialects]
-    operations = sorted({route.operation for dialect in dialects for route in dialect.routes if not route.local})
+    spoken = list(dialects)
+    operations = sorted(
+        {route.operation for dialect in dialects.values() for route in dialect.routes if not route.local}
+    )
     found: list[tuple[Loc, str, str]] = []
     for at, rule in enumerate(rules.rules):
         for key, names in (("model", rule.model), ("cheaper", rule.cheaper)):
@@ -124,8 +126,3 @@ def unknown(rules: RuleFile, models: Models, dialects: Sequence[Dialect]) -> lis
                     mend = suggest(word, known, f"known here: {', '.join(known)}")
                     found.append((("rules", at, "when", key, place), f"{word} is not known", mend))
     return found
-
-
-def told(error: StackErrors | BadConfig) -> list[Problem | str]:
-    """Its problems, one by one."""
-    return list(error.problems) if isinstance(error, StackErrors) else [error.message]

@@ -139,7 +139,7 @@ class Rules(Plugin):
     def client_routes(self) -> Iterable[tuple[Dialect, Route]]:
         """``POST /estimate``, and every address of a chat below ``/estimate``."""
         first = None
-        for dialect in self.setup.dialects:
+        for dialect in self.setup.dialects.values():
             for route in dialect.routes:
                 if route.operation != "chat" or dialect.chat is None:
                     continue
