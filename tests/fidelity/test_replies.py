@@ -4,7 +4,7 @@ import pytest
 
 from gwcore.chat import Reasoning, ToolCall
 from gwcore.events import Finished, PartEnded, Started
-from tests.fidelity.corpus import MISSING, NAMES, SPECS, answers, requests, streamed
+from tests.fidelity.corpus import MISSING, SPECS, answers, requests, streamed
 from tests.fidelity.oracle import UNREADABLE, differs, events_of, of_reply, reply_of
 
 pytestmark = pytest.mark.skipif(not requests(), reason=MISSING)

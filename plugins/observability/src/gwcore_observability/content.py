@@ -190,7 +190,7 @@ def _response(captured: Captured, body: bytes) -> Any:
             reader = codec.reader()
             events = [event for frame in scan(body) for event in reader.read(frame)]
             reply: ChatReply = gather([*events, *reader.close()], captured.dialect.name)
-            return codec.write_reply(reply, Crossing(captured.model, asked=captured.model))
+            return cast("ChatCodec", codec).write_reply(reply, Crossing(captured.model, asked=captured.model))
         except (GatewayError, LookupError, TypeError, ValueError):
             pass  # cut short, or in words that this codec does not read: then as it came
     return body.decode("utf-8", "replace")
