@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from gwcore.chat import ChatReply, ChatRequest
 from gwcore.errors import Untranslatable
@@ -125,3 +125,8 @@ class ChatCodec(UpstreamCodec, Protocol):
     def writer(self, crossing: Crossing) -> StreamWriter:
         """One per attempt."""
         ...
+
+
+def both_ways(codec: UpstreamCodec | None) -> ChatCodec | None:
+    """The codec of a dialect that clients speak; ``None`` for one that only upstreams do, or that is not translated."""
+    return cast("ChatCodec", codec) if hasattr(codec, "read_request") else None

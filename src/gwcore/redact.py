@@ -33,7 +33,7 @@ _MARKS = (
 
 def cleaned(text: str) -> str:
     """The text without what looks like a secret."""
-    if not any([mark in text for mark in _MARKS]):
+    if not any(mark in text for mark in _MARKS):
         return text
     if "PRIVATE KEY" in text:
         text = _PEM.sub(REDACTED, text)
@@ -58,7 +58,7 @@ class Redactor:
 
     def holds_secret(self, text: str) -> bool:
         """Whether something would be replaced."""
-        return any([one in text for one in self._known]) or cleaned(text) != text
+        return any(one in text for one in self._known) or cleaned(text) != text
 
     def text(self, text: str) -> str:
         """The text with ``[redacted]`` for every secret."""

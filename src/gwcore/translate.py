@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
 from gwcore.call import Call, Target
 from gwcore.chat import ChatReply, ToolCall
-from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec
+from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec, both_ways
 from gwcore.dialect import Dialect
 from gwcore.errors import Malformed
 from gwcore.estimate import Estimator
@@ -222,7 +222,9 @@ def _codec(dialect: Dialect) -> UpstreamCodec:
 
 
 def _both(dialect: Dialect) -> ChatCodec:
-    return cast("ChatCodec", dialect.chat)  # a dialect that a client came in by
+    codec = both_ways(dialect.chat)
+    assert codec is not None, "a dialect that a client came in by"
+    return codec
 
 
 def translate(
@@ -237,7 +239,7 @@ def translate(
         Untranslatable: it holds what the target's dialect cannot say.
     """
     client = call.dialect
-    if call.operation != CHAT or client.chat is None:
+    if call.operation != CHAT or both_ways(client.chat) is None:
         return None
     found = _spoken(call, target, dialects)
     if found is None:

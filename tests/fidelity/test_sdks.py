@@ -164,7 +164,7 @@ async def test_a_broken_stream_is_an_error(source, client, how):
             try:
                 said = await ASK[client](sdk, "up/m", True)
             except Exception as error:
-                assert "identity changed" not in str(error)
+                assert "identity changed" not in str(error)  # noqa: PT017 - any error of theirs will do, but for this one
                 continue
             if said.finish != "failed":
                 complete.append((record["id"], said.finish, said.text[:60]))

@@ -21,12 +21,12 @@ KEYS = """stack:
         shut: {secret: "sk-fou-7f3a9c1e5b8d2046af1390bcde5a", team: t, policies: {webhook: {content: "off"}}}
       teams: {t: {policies: {webhook: {content: redacted}}}}
 """
-SECRETS = dict(
-    plain="sk-one-7f3a9c1e5b8d2046af1390bcde57",
-    open="sk-two-7f3a9c1e5b8d2046af1390bcde58",
-    team="sk-thr-7f3a9c1e5b8d2046af1390bcde59",
-    shut="sk-fou-7f3a9c1e5b8d2046af1390bcde5a",
-)
+SECRETS = {
+    "plain": "sk-one-7f3a9c1e5b8d2046af1390bcde57",
+    "open": "sk-two-7f3a9c1e5b8d2046af1390bcde58",
+    "team": "sk-thr-7f3a9c1e5b8d2046af1390bcde59",
+    "shut": "sk-fou-7f3a9c1e5b8d2046af1390bcde5a",
+}
 
 
 def read(document, level="redacted", limit=1 << 20, **reader):

@@ -16,7 +16,7 @@ import orjson
 
 from gwcore.call import Call, Principal
 from gwcore.chat import ChatReply
-from gwcore.codec import Crossing
+from gwcore.codec import Crossing, both_ways
 from gwcore.dialect import Dialect, Document
 from gwcore.errors import GatewayError
 from gwcore.events import gather
@@ -184,13 +184,13 @@ def _response(captured: Captured, body: bytes) -> Any:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
             return body.decode("utf-8", "replace") if b"\0" not in body[:1024] else f"[{len(body)} bytes]"
-    codec = captured.dialect.chat
+    codec = both_ways(captured.dialect.chat)
     if codec is not None and captured.operation == "chat":
         try:
             reader = codec.reader()
             events = [event for frame in scan(body) for event in reader.read(frame)]
             reply: ChatReply = gather([*events, *reader.close()], captured.dialect.name)
-            return cast("ChatCodec", codec).write_reply(reply, Crossing(captured.model, asked=captured.model))
+            return codec.write_reply(reply, Crossing(captured.model, asked=captured.model))
         except (GatewayError, LookupError, TypeError, ValueError):
             pass  # cut short, or in words that this codec does not read: then as it came
     return body.decode("utf-8", "replace")

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from gwcore.call import Call, Principal
 from gwcore.chat import Media, Part, ToolResult
+from gwcore.codec import both_ways
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.estimate import Estimator
 from gwcore.units import parse_money
@@ -99,10 +100,11 @@ class Facts:
         call = self.call
         if call.document is None or call.operation != "chat" or not any(mark in call.raw for mark in _SHOWN):
             return False
-        if call.dialect.chat is None:
+        codec = both_ways(call.dialect.chat)
+        if codec is None:
             return True
         try:
-            request = call.dialect.chat.read_request(call.document, call.model or "", stream=call.stream)
+            request = codec.read_request(call.document, call.model or "", stream=call.stream)
         except GatewayError:
             return True  # not for us to judge; the name of an image stands in it
         return any(isinstance(part, Media) and part.kind == "image" for m in request.messages for part in _all(m.parts))
