@@ -147,7 +147,7 @@ class RequestLog(SinkPlugin):
             .limit(min(limit, 1000) + 1)
         )
         async with reading(self.store, WITHIN) as sql:
-            rows = [dict(row) for row in (await sql.execute(wanted)).mappings()]
+            rows = [{str(name): value for name, value in row.items()} for row in (await sql.execute(wanted)).mappings()]
         more = len(rows) > min(limit, 1000)
         rows = rows[: min(limit, 1000)]
         last = f"{rows[-1]['ended']},{rows[-1]['event']}" if more else None
