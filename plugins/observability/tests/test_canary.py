@@ -66,7 +66,10 @@ BODY = {
     "messages": [
         {"role": "system", "content": PROMPT},
         {"role": "user", "content": [{"type": "text", "text": PROMPT}]},
-        {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": PROMPT}}]},
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": PROMPT}}],
+        },
         {"role": "tool", "tool_call_id": "c", "content": PROMPT},
     ],
     "tools": [{"type": "function", "function": {"name": "f", "description": PROMPT, "parameters": {}}}],

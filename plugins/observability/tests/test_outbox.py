@@ -340,4 +340,4 @@ async def test_start_twice_stop_twice(tmp_path):
     await box.stop()
     box.put(record(2))
     assert box.dropped == 1
-    assert not list(os.listdir(tmp_path))
+    assert not os.listdir(tmp_path)

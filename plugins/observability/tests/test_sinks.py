@@ -257,8 +257,12 @@ async def test_every_route_and_ending_is_one_record_with_the_ledgers_cost(tmp_pa
     """Chat, completions, embeddings, messages, responses: whole, streamed, refused, failed: each once."""
     answers = {
         "/v1/chat/completions": ok(),
-        "/v1/completions": Answer(body=b'{"object": "text_completion", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}'),
-        "/v1/embeddings": Answer(body=b'{"object": "list", "data": [], "usage": {"prompt_tokens": 5, "total_tokens": 5}}'),
+        "/v1/completions": Answer(
+            body=b'{"object": "text_completion", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}'
+        ),
+        "/v1/embeddings": Answer(
+            body=b'{"object": "list", "data": [], "usage": {"prompt_tokens": 5, "total_tokens": 5}}'
+        ),
     }
     async with FakeUpstream() as up, Place() as place:
         up.default = lambda seen: answers.get(seen.target, Answer(404, body=b"{}"))
@@ -268,7 +272,11 @@ async def test_every_route_and_ending_is_one_record_with_the_ledgers_cost(tmp_pa
                     await client.post(url + path, json=body)
             await client.get(f"{url}/v1/models")  # a list is no call
             await place.until(6)
-        assert [r["route"] for r in place.records if r["state"] == "ok"] == ["/chat/completions", "/completions", "/embeddings"]
+        assert [r["route"] for r in place.records if r["state"] == "ok"] == [
+            "/chat/completions",
+            "/completions",
+            "/embeddings",
+        ]
         costs = {r["route"]: r["cost_nano"] for r in place.records if r["state"] == "ok"}
         assert costs == {"/chat/completions": 23000, "/completions": 3000 + 2000, "/embeddings": 5000}
         assert len(place.ids) == len(set(place.ids)) == 6

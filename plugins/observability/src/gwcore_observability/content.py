@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 
 from gwcore.call import Call, Principal
 from gwcore.chat import ChatReply
-from gwcore.codec import Crossing, both_ways
+from gwcore.codec import ChatCodec, Crossing
 from gwcore.dialect import Dialect, Document
 from gwcore.errors import GatewayError
 from gwcore.events import gather
@@ -184,7 +184,7 @@ def _response(captured: Captured, body: bytes) -> Any:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
             return body.decode("utf-8", "replace") if b"\0" not in body[:1024] else f"[{len(body)} bytes]"
-    codec = both_ways(captured.dialect.chat)
+    codec = cast("ChatCodec | None", captured.dialect.chat)  # a dialect that clients speak has both ways
     if codec is not None and captured.operation == "chat":
         try:
             reader = codec.reader()

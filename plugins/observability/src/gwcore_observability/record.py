@@ -91,7 +91,8 @@ class Record:
         state: ``ok``, ``refused`` (by the gateway), ``failed``, ``cancelled``.
         status: what the client received; 0 where it left before.
         error, error_class, reason: code, type and row of :mod:`gwcore.outcomes` of what ended it; texts are never kept.
-        model: asked for; ``served_model`` with ``upstream``: who answered, or was asked last.
+        model: as the client asked for it; ``chosen``: what an alias, or a plugin that selects, made of it, if anything;
+            ``served_model`` with ``upstream``: who answered, or was asked last.
         started_ns, first_ns, ended_ns: since the epoch. ``first_ns`` is the first content a stream brought, the head of
             another answer.
         overhead_s: seconds to the commit that were not spent waiting; ``admission_s``: to the first attempt.
@@ -120,6 +121,7 @@ class Record:
     error_class: str | None
     reason: str | None
     model: str | None
+    chosen: str | None
     served_model: str | None
     upstream: str | None
     provider: str | None
@@ -201,7 +203,15 @@ def record_of(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
 
 def _foreign(record: Record) -> Iterator[str]:
     """What clients and upstreams wrote."""
-    names = (record.model, record.session, record.user_agent, record.end_user, *record.tags, *record.agent.values())
+    names = (
+        record.model,
+        record.chosen,
+        record.session,
+        record.user_agent,
+        record.end_user,
+        *record.tags,
+        *record.agent.values(),
+    )
     yield from (name for name in names if name is not None)
     for attempt in record.attempts:
         yield attempt.model
@@ -229,7 +239,7 @@ def _record(call: Call, outcome: Outcome) -> Record:
     epoch = time.time_ns() - int(now * 1e9)  # of perf_counter's zero: one clock for all times of a call
     attempts = tuple([_attempt(one, epoch, now) for one in call.attempts])
     served = attempts[call.served.number - 1] if call.served is not None else None
-    who = call.principal or _NOBODY
+    who, asked = call.principal or _NOBODY, call.asked or call.model
     trace, parent, sampled, session, agent, user_agent = _headers(call)
     error = outcome.error
     started_ns = epoch + int(call.started * 1e9)
@@ -249,7 +259,8 @@ def _record(call: Call, outcome: Outcome) -> Record:
         error=error.code if error is not None else None,
         error_class=type(error).__name__ if error is not None else None,
         reason=ending(error).kind if error is not None else None,
-        model=call.model[:LONGEST] if call.model is not None else None,
+        model=asked[:LONGEST] if asked is not None else None,
+        chosen=call.model[:LONGEST] if call.model is not None and call.model != asked else None,
         served_model=served.model if served is not None else None,
         upstream=served.upstream if served is not None else None,
         provider=served.provider if served is not None else None,
