@@ -286,9 +286,11 @@ class Attempt:
         usage: what the upstream reported, once the attempt is over, however it ended; ``None`` if nothing was.
         cost: of that usage; see :attr:`Outcome.cost`.
         fields: top-level members of the document that this attempt sends otherwise; the call's own stays as it is.
+        added: further request headers, of plugins.
     """
 
     __slots__ = (
+        "added",
         "call",
         "cost",
         "ended",
@@ -320,5 +322,12 @@ class Attempt:
         self.usage: Usage | None = None
         self.cost: Cost | None = None
         self.fields: dict[str, Any] | None = None
+        self.added: Headers | None = None
         call.attempts.append(self)
         call.served = self
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Send the upstream a further header, ``name`` in lower case; before the attempt asks it."""
+        if self.added is None:
+            self.added = []
+        self.added.append((name, value))

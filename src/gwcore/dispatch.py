@@ -93,6 +93,8 @@ def build(
         _body(attempt, demand) if names_model or call.edited or attempt.fields or demand else call.raw,
         upstream.timeouts,
     )
+    if attempt.added:
+        request.headers += attempt.added
     if upstream.prepare is not None:
         upstream.prepare(upstream, request, call.dialect.name, call.operation, stream=call.stream)
     return request, None
@@ -104,6 +106,7 @@ def _translated(attempt: Attempt, translation: Translation) -> Request:
     headers.append((b"content-type", b"application/json"))
     headers.append((b"accept-encoding", b"identity"))
     headers += translation.crossing.headers
+    headers += attempt.added or ()
     headers += upstream.headers
     request = Request("POST", upstream.origin, translation.address, headers, translation.body, upstream.timeouts)
     if upstream.prepare is not None:

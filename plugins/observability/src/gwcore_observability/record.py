@@ -382,9 +382,7 @@ def _headers(
         if name == b"user-agent":
             user_agent = value[:LONGEST].decode("latin-1")
         elif name == b"traceparent":
-            found = _TRACEPARENT.fullmatch(value)
-            if found and found[1] != b"0" * 32 and found[2] != b"0" * 16 and not value.startswith(b"ff"):
-                trace, parent, sampled = found[1].decode(), found[2].decode(), bool(int(found[3], 16) & 1)
+            trace, parent, sampled = traceparent(value)
         elif name in SESSION_HEADERS:
             sessions = sessions or {}
             sessions[name] = value[:LONGEST].decode("latin-1")
@@ -393,6 +391,14 @@ def _headers(
             agent[name.decode()] = value[:LONGEST].decode("latin-1")
     session = next((sessions[name] for name in SESSION_HEADERS if name in sessions), None) if sessions else None
     return trace, parent, sampled, session, agent, user_agent
+
+
+def traceparent(value: bytes) -> tuple[str | None, str | None, bool | None]:
+    """Trace, span and the sampled flag of a ``traceparent`` header (W3C Trace Context); nothing of one that is invalid."""
+    found = _TRACEPARENT.fullmatch(value)
+    if not found or found[1] == b"0" * 32 or found[2] == b"0" * 16 or value.startswith(b"ff"):
+        return None, None, None
+    return found[1].decode(), found[2].decode(), bool(int(found[3], 16) & 1)
 
 
 def _session(document: Document | None) -> str | None:

@@ -1,0 +1,268 @@
+"""``otel``: traces and metrics by OpenTelemetry's conventions for generative AI, over OTLP/HTTP.
+
+A call is a server span, each attempt a client span below it: under the client's ``traceparent`` where it sends one. The upstream
+receives a ``traceparent`` of its own attempt's span. Names: semantic conventions for GenAI 1.42 (all still in development),
+https://github.com/open-telemetry/semantic-conventions-genai; what they have no name for begins with ``gwcore.``.
+"""
+
+from __future__ import annotations
+
+import gzip
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import orjson
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+from pydantic import BaseModel, Field, SecretStr
+
+from gwcore.call import Attempt
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Plugin, Setup
+from gwcore.wire.transport import Headers
+from gwcore_observability.content import Content
+from gwcore_observability.ids import span_id, trace_id
+from gwcore_observability.otlp import CLIENT, SCOPE, SERVER, OtlpSender, attributes, item, span
+from gwcore_observability.plugin import SinkPlugin
+from gwcore_observability.record import AttemptRecord, Record, error_of, traceparent
+from gwcore_observability.settings import SinkConfig
+from gwcore_observability.sink import Delivery, Sink, Verdict
+from gwcore_observability.spill import Item
+
+_OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_PROVIDERS: Final = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai", "bedrock": "aws.bedrock",
+                     "azure": "azure.ai.openai", "mistral": "mistral_ai", "xai": "x_ai"}  # fmt: skip
+_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_TOKENS: Final = tuple(float(4**n) for n in range(14))
+_DURATION = "gen_ai.client.operation.duration"
+_FIRST = "gen_ai.client.operation.time_to_first_chunk"
+_USAGE = "gen_ai.client.token.usage"
+_METRICS: Final = {
+    _DURATION: ("s", _SECONDS, "Time from the request to the end of the answer."),
+    _FIRST: ("s", _SECONDS, "Time from the request to the first content of a stream."),
+    _USAGE: ("{token}", _TOKENS, "Tokens read and written."),
+}
+_LABELS: Final = (
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+    "server.address",
+    "error.type",
+)
+
+
+class OtelConfig(SinkConfig):
+    """Settings of ``otel``."""
+
+    endpoint: str = Field(
+        default="http://127.0.0.1:4318",
+        description="OTLP/HTTP base; /v1/traces and /v1/metrics follow",
+        pattern="^https?://",
+    )
+    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
+    service: str = Field(default="gwcore", description="service.name")
+    resource: dict[str, str] = Field(
+        default={}, description="further resource attributes, e.g. deployment.environment.name"
+    )
+    metrics: bool = Field(default=True, description="send metrics, too; their sums are deltas")
+    propagate: bool = Field(default=True, description="tell upstreams the trace: a traceparent header on every attempt")
+
+
+def call_attributes(record: Record) -> dict[str, Any]:
+    """Attributes of a call's span."""
+    return {
+        "gen_ai.operation.name": _OPERATIONS.get(record.operation, record.operation),
+        "gen_ai.request.model": record.model,
+        "gen_ai.conversation.id": record.session,
+        "http.request.method": "POST",
+        "http.route": record.route,
+        "http.response.status_code": record.status or None,
+        "error.type": record.error,
+        "enduser.id": record.end_user or record.user,
+        "user_agent.original": record.user_agent,
+        "gwcore.request.id": record.id,
+        "gwcore.dialect": record.dialect,
+        "gwcore.state": record.state,
+        "gwcore.stream": record.stream,
+        "gwcore.key.id": record.key,
+        "gwcore.key.name": record.key_name,
+        "gwcore.team": record.team,
+        "gwcore.user": record.user,
+        "gwcore.organisation": record.organisation,
+        "gwcore.tags": record.tags,
+        "gwcore.cache": record.cache,
+        "gwcore.cost.nano_usd": record.cost_nano,
+        "gwcore.saved.nano_usd": record.saved_nano,
+        "gwcore.overhead": record.overhead_s,
+        "gwcore.retries": record.retries,
+    }
+
+
+def attempt_attributes(record: Record, attempt: AttemptRecord) -> dict[str, Any]:
+    """Attributes of an attempt's span. Input and output tokens are totals there, as the conventions want them."""
+    tokens = attempt.tokens
+    out = sum(tokens.get(bucket, 0) for bucket in ("output", "reasoning", "audio_out", "image_out"))
+    return {
+        "gen_ai.operation.name": _OPERATIONS.get(record.operation, record.operation),
+        "gen_ai.provider.name": _PROVIDERS.get(attempt.provider, attempt.provider),
+        "gen_ai.request.model": attempt.model,
+        "gen_ai.usage.input_tokens": sum(tokens.values()) - out if tokens else None,
+        "gen_ai.usage.output_tokens": out if tokens else None,
+        "gen_ai.usage.cache_read.input_tokens": tokens.get("cache_read"),
+        "gen_ai.usage.cache_creation.input_tokens": tokens.get("cache_write_5m", 0) + tokens.get("cache_write_1h", 0)
+        or None,
+        "gen_ai.usage.reasoning.output_tokens": tokens.get("reasoning"),
+        "gen_ai.response.time_to_first_chunk": _first(record, attempt),
+        "server.address": attempt.upstream,
+        "http.response.status_code": attempt.status,
+        "error.type": attempt.error,
+        "gwcore.reason": attempt.reason,
+        "gwcore.upstream.request_id": attempt.upstream_id,
+        "gwcore.upstream.key": attempt.key or None,
+        "gwcore.cost.nano_usd": attempt.cost_nano,
+        "gwcore.cost.source": attempt.cost_source,
+        "gwcore.cost.version": attempt.cost_version,
+    }
+
+
+def _first(record: Record, attempt: AttemptRecord) -> float | None:
+    if not record.stream or attempt.first_ns is None:
+        return None
+    return (attempt.first_ns - attempt.started_ns) / 1e9
+
+
+def _attempt(record: Record, attempt: AttemptRecord) -> Span:
+    said = attempt_attributes(record, attempt)
+    name = f"{said['gen_ai.operation.name']} {attempt.model}"
+    times = (attempt.started_ns, attempt.ended_ns)
+    return span(
+        record, (attempt.span, record.span), name, CLIENT, times, of=said, error=attempt.reason or attempt.error
+    )
+
+
+class OtelSink(OtlpSender):
+    """The sink."""
+
+    def __init__(self, config: OtelConfig, setup: Setup) -> None:
+        headers: Headers = [(k.lower().encode(), v.get_secret_value().encode()) for k, v in config.headers.items()]
+        super().__init__(setup.transport(), config.endpoint.rstrip("/") + "/v1/traces", headers, config.outbox.timeout)
+        self.resource = Resource(attributes=attributes({"service.name": config.service, **config.resource}))
+        self._metrics = self._path.removesuffix("/v1/traces") + "/v1/metrics" if config.metrics else ""
+
+    def encode(self, record: Record, content: Content | None) -> Item:
+        """The call's span and one below it for each attempt."""
+        said = call_attributes(record)
+        if content is not None:
+            said["gwcore.request"] = orjson.dumps(content.request, default=str).decode()
+            said["gwcore.response"] = orjson.dumps(content.response, default=str).decode()
+        name = f"{said['gen_ai.operation.name']} {record.served_model or ''}".rstrip()
+        times = (record.started_ns, record.ended_ns)
+        failed = error_of(record) or None
+        spans = [span(record, (record.span, record.parent), name, SERVER, times, of=said, error=failed)]
+        spans += [_attempt(record, attempt) for attempt in record.attempts]
+        return item(record, spans)
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """Spans first: those of a batch that is sent again are the same spans; what is measured is told once they are taken."""
+        verdict = await super().send(delivery)
+        if verdict.kind != "accepted" or not self._metrics:
+            return verdict
+        spans = ScopeSpans.FromString(b"".join([one.body for one in delivery.items])).spans
+        body = gzip.compress(_measured(self.resource, spans).SerializeToString(), 1)
+        measured = await super().send(Delivery((), body, delivery.headers, self._metrics))
+        return measured if measured.kind == "later" else verdict
+
+
+def _measured(resource: Resource, spans: Sequence[Span]) -> ExportMetricsServiceRequest:
+    """Histograms of the attempts among ``spans``, as deltas over their time."""
+    points: dict[str, dict[tuple[tuple[str, str], ...], list[float]]] = {name: defaultdict(list) for name in _METRICS}
+    attempts = [one for one in spans if one.kind == CLIENT]
+    for one in attempts:
+        said = {a.key: a.value for a in one.attributes}
+        labels = tuple((key, said[key].string_value) for key in _LABELS if key in said)
+        points[_DURATION][labels].append((one.end_time_unix_nano - one.start_time_unix_nano) / 1e9)
+        if "gen_ai.response.time_to_first_chunk" in said:
+            points[_FIRST][labels].append(said["gen_ai.response.time_to_first_chunk"].double_value)
+        for kind in ("input", "output"):
+            if (tokens := said.get(f"gen_ai.usage.{kind}_tokens")) is not None:
+                points[_USAGE][(*labels, ("gen_ai.token.type", kind))].append(float(tokens.int_value))
+    times = [one.start_time_unix_nano for one in attempts], [one.end_time_unix_nano for one in attempts]
+    span_of_time = (min(times[0], default=0), max(times[1], default=0))
+    metrics = [_metric(name, series, span_of_time) for name, series in points.items() if series]
+    scope = ScopeMetrics(scope=SCOPE, metrics=metrics)
+    return ExportMetricsServiceRequest(resource_metrics=[ResourceMetrics(resource=resource, scope_metrics=[scope])])
+
+
+def _metric(name: str, series: Mapping[tuple[tuple[str, str], ...], list[float]], times: tuple[int, int]) -> Metric:
+    unit, bounds, description = _METRICS[name]
+    points = []
+    for labels, values in series.items():
+        counts = [0] * (len(bounds) + 1)
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        points.append(
+            HistogramDataPoint(
+                attributes=attributes(dict(labels)),
+                start_time_unix_nano=times[0],
+                time_unix_nano=times[1],
+                count=len(values),
+                sum=sum(values),
+                min=min(values),
+                max=max(values),
+                explicit_bounds=bounds,
+                bucket_counts=counts,
+            )
+        )
+    delta = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+    return Metric(
+        name=name,
+        unit=unit,
+        description=description,
+        histogram=Histogram(data_points=points, aggregation_temporality=delta),
+    )
+
+
+class Otel(SinkPlugin):
+    """Traces and metrics over OTLP/HTTP."""
+
+    name = "otel"
+    Config: ClassVar[type[BaseModel]] = OtelConfig
+
+    @property
+    def where(self) -> str:
+        """The collector's address."""
+        endpoint: str = self.config.endpoint
+        return endpoint
+
+    def sink(self) -> Sink:
+        """The sink."""
+        return OtelSink(self.config, self.setup)
+
+    @hookimpl
+    def attempt_started(self, attempt: Attempt) -> None:
+        """Keep content where it is wanted, and give the attempt its traceparent."""
+        super().attempt_started(attempt)
+        if not self.config.propagate:
+            return
+        call = attempt.call
+        given = call.header(b"traceparent")
+        trace, _, sampled = traceparent(given) if given else (None, None, None)
+        sent = f"00-{trace or trace_id(call.id)}-{span_id(attempt.id)}-{'00' if sampled is False else '01'}"
+        attempt.add_header(b"traceparent", sent.encode())
+
+
+@hookimpl
+def gwcore_plugins() -> list[type[Plugin]]:
+    """For the stack file."""
+    return [Otel]

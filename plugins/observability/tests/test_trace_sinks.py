@@ -1,0 +1,339 @@
+"""otel, langfuse, helicone: what their endpoints receive, decoded and compared with what was served."""
+
+import asyncio
+import base64
+import gzip
+import math
+
+import httpx2
+import orjson
+import pytest
+from obs_world import ask, gateway, ok, streamed
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from gwcore.testing.conformance import PluginConformance
+from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_observability.helicone import Helicone
+from gwcore_observability.langfuse import Langfuse, dollars
+from gwcore_observability.otel import Otel
+
+PAIR = {"public_key": "pk-lf-1", "secret_key": "sk-lf-secret"}
+NOWHERE = "http://127.0.0.1:9"
+
+
+class TestOtel(PluginConformance):
+    kind = Otel
+    config = {"endpoint": NOWHERE, "outbox": {"flush": 0}}
+
+
+class TestLangfuse(PluginConformance):
+    kind = Langfuse
+    config = {**PAIR, "base_url": NOWHERE, "outbox": {"flush": 0}}
+
+
+class TestHelicone(PluginConformance):
+    kind = Helicone
+    config = {"api_key": "sk-helicone-1", "base_url": NOWHERE, "outbox": {"flush": 0}}
+
+
+def plain(value):
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [plain(one) for one in value.array_value.values]
+    return getattr(value, kind)
+
+
+class Collector(FakeUpstream):
+    """An OTLP/HTTP endpoint that decodes what it is sent, as the specification says."""
+
+    def bodies(self, path, kind):
+        for seen in self.requests:
+            if seen.target == path:
+                assert seen.header("content-type") == "application/x-protobuf"
+                yield kind.FromString(gzip.decompress(seen.body))
+
+    @property
+    def spans(self):
+        return {
+            span.span_id.hex(): (span, {a.key: plain(a.value) for a in span.attributes})
+            for path in ("/v1/traces", "/api/public/otel/v1/traces")
+            for body in self.bodies(path, ExportTraceServiceRequest)
+            for resource in body.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        }
+
+    async def until(self, count, within=10.0):
+        async with asyncio.timeout(within):
+            while len(self.spans) < count:
+                await asyncio.sleep(0.01)
+
+
+def sink(name, folder, **settings):
+    outbox = {"folder": str(folder) if folder else None, "backoff": "200ms"}
+    return f"  - {name}: " + orjson.dumps({"outbox": outbox, **settings}).decode()
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_a_call_and_its_attempt_are_spans_of_the_clients_trace(tmp_path):
+    async with FakeUpstream(ok()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url)) as (url, _):
+            answer = await ask(url, headers={"traceparent": TRACEPARENT, "x-session-id": "s-1"})
+            await place.until(2)
+        (server, call), (client, attempt) = sorted(place.spans.values(), key=lambda pair: pair[0].kind)
+    assert server.trace_id.hex() == client.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
+    assert server.parent_span_id.hex() == "b7ad6b7169203331" and client.parent_span_id == server.span_id
+    assert call["gwcore.request.id"] == answer.headers["x-gwcore-request-id"]
+    assert call["gen_ai.conversation.id"] == "s-1" and call["http.response.status_code"] == 200
+    assert attempt["gen_ai.request.model"] == "m" and attempt["server.address"] == "up"
+    assert attempt["gen_ai.usage.input_tokens"] == 11 and attempt["gen_ai.usage.output_tokens"] == 7
+    assert attempt["gen_ai.usage.cache_read.input_tokens"] == 4
+    # 7 at $1, 4 at $0.5, 7 at $2 a million
+    assert attempt["gwcore.cost.nano_usd"] == call["gwcore.cost.nano_usd"] == 7000 + 2000 + 14000
+    assert server.start_time_unix_nano <= client.start_time_unix_nano <= client.end_time_unix_nano
+    assert client.end_time_unix_nano <= server.end_time_unix_nano
+    # W3C out: the upstream was told the attempt's span, not the client's
+    assert up.requests[0].header("traceparent") == f"00-{client.trace_id.hex()}-{client.span_id.hex()}-01"
+
+
+async def test_every_attempt_is_a_span_and_a_traceparent_of_its_own(tmp_path):
+    stack = "stack: [{fallback: {models: {fast: {fallbacks: [up/n]}}, retry: {per_target: 1}}}]"
+    async with FakeUpstream(Answer(503), ok()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url), stack=stack) as (url, _):
+            assert (await ask(url)).status_code == 200
+            await place.until(3)
+        spans = list(place.spans.values())
+    failed, good = sorted((pair for pair in spans if pair[0].kind == 3), key=lambda pair: pair[0].start_time_unix_nano)
+    assert failed[1]["http.response.status_code"] == 503 and failed[0].status.code == 2
+    assert good[1]["gen_ai.request.model"] == "n" and good[0].status.code == 0
+    told = [seen.header("traceparent").split("-")[2] for seen in up.requests]
+    assert told == [failed[0].span_id.hex(), good[0].span_id.hex()]
+
+
+async def test_nothing_is_told_upstream_where_it_shall_not(tmp_path):
+    async with FakeUpstream(ok()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url, propagate=False)) as (url, _):
+            await ask(url, headers={"traceparent": TRACEPARENT})
+            await place.until(2)
+        assert not up.requests[0].header("traceparent")
+
+
+async def test_metrics_are_histograms_of_the_attempts(tmp_path):
+    async with FakeUpstream(ok(), ok(), streamed()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url)) as (url, _):
+            for stream in (False, False, True):
+                await ask(url, stream=stream)
+            await place.until(6)
+        metrics = [
+            metric
+            for body in place.bodies("/v1/metrics", ExportMetricsServiceRequest)
+            for resource in body.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+    points = {}
+    for metric in metrics:
+        assert metric.histogram.aggregation_temporality == 1  # delta
+        for point in metric.histogram.data_points:
+            kind = {a.key: plain(a.value) for a in point.attributes}.get("gen_ai.token.type", "")
+            count, total = points.get((metric.name, kind), (0, 0))
+            points[metric.name, kind] = (count + point.count, total + point.sum)
+            assert sum(point.bucket_counts) == point.count
+    assert points["gen_ai.client.token.usage", "input"] == (3, 33)
+    assert points["gen_ai.client.token.usage", "output"] == (3, 21)
+    assert points["gen_ai.client.operation.duration", ""][0] == 3
+    assert points["gen_ai.client.operation.time_to_first_chunk", ""][0] == 1
+
+
+async def test_a_span_that_the_collector_refuses_is_a_dead_letter_and_the_others_arrive(tmp_path):
+    def collector(seen):
+        if seen.target == "/v1/metrics":
+            return Answer(body=b"")
+        body = ExportTraceServiceRequest.FromString(gzip.decompress(seen.body))
+        spans = [s for r in body.resource_spans for scope in r.scope_spans for s in scope.spans]
+        bad = sum(plain(a.value) == "poison" for s in spans for a in s.attributes if a.key == "gen_ai.request.model")
+        said = ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(rejected_spans=bad))
+        return Answer(body=said.SerializeToString())
+
+    async with FakeUpstream() as up, Collector() as place:
+        up.default, place.default = ok(), collector
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url)) as (url, made):
+            await asyncio.gather(*(ask(url, model="poison" if n == 3 else "fast") for n in range(8)))
+            outbox = made.stack.placed[-1].plugin.outbox
+            async with asyncio.timeout(10):
+                while outbox.sent + outbox.rejected < 8:
+                    await asyncio.sleep(0.01)
+            assert (outbox.sent, outbox.rejected) == (7, 1)
+
+
+# ── langfuse ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def known_names():
+    from langfuse import LangfuseOtelSpanAttributes
+
+    return {value for name, value in vars(LangfuseOtelSpanAttributes).items() if not name.startswith("_")}
+
+
+async def test_a_trace_and_its_generation_as_the_sdk_writes_them(tmp_path):
+    known = known_names()
+    settings = {**PAIR, "base_url": "{}", "environment": "prod", "release": "r7", "content": "full"}
+    async with FakeUpstream(streamed()) as up, Collector() as place:
+        settings["base_url"] = place.url
+        async with gateway(up, sink("langfuse", tmp_path, **settings)) as (url, _):
+            headers = {"x-session-id": "s-1", "x-gwcore-tags": "blue"}
+            await ask(url, "why?", stream=True, headers=headers, temperature=0.5)
+            await place.until(2)
+        seen = place.requests[0]
+        (_, trace), (_, generation) = sorted(place.spans.values(), key=lambda pair: pair[0].kind)
+    assert seen.header("authorization") == "Basic " + base64.b64encode(b"pk-lf-1:sk-lf-secret").decode()
+    assert seen.header("x-langfuse-ingestion-version") == "4"
+    for said in (trace, generation):
+        names = {name for name in said if not name.startswith(("langfuse.trace.metadata.", "langfuse.observation.metadata."))}
+        assert names <= known, names - known
+        assert said["session.id"] == "s-1" and said["langfuse.trace.tags"] == ["blue"]
+        assert said["langfuse.environment"] == "prod" and said["langfuse.release"] == "r7"
+    assert generation["langfuse.observation.type"] == "generation"
+    assert generation["langfuse.observation.model.name"] == "m"
+    assert orjson.loads(generation["langfuse.observation.usage_details"]) == {"input": 11, "output": 7}
+    assert generation["langfuse.observation.cost_details"] == '{"total":0.000025000}'
+    assert orjson.loads(generation["langfuse.observation.completion_start_time"]).endswith("Z")
+    assert orjson.loads(generation["langfuse.observation.model.parameters"]) == {"temperature": 0.5}
+    assert orjson.loads(trace["langfuse.observation.input"])["messages"][0]["content"] == "why?"
+    assert "hello" in trace["langfuse.observation.output"]
+
+
+async def test_buckets_are_disjoint_and_their_names_sum_by_side(tmp_path):
+    async with FakeUpstream(ok()) as up, Collector() as place:
+        async with gateway(up, sink("langfuse", tmp_path, **PAIR, base_url=place.url)) as (url, _):
+            await ask(url)
+            await place.until(2)
+        usage = [said["langfuse.observation.usage_details"] for _, said in place.spans.values() if len(said) and
+                 "langfuse.observation.usage_details" in said]  # fmt: skip
+        assert "langfuse.observation.input" not in {name for _, said in place.spans.values() for name in said}
+    (details,) = map(orjson.loads, usage)
+    assert details == {"input": 7, "input_cache_read": 4, "output": 7}
+    assert sum(count for name, count in details.items() if "input" in name) == 11
+
+
+@pytest.mark.parametrize(("nano", "text"), [(0, "0.000000000"), (1, "0.000000001"), (12_345_678_901, "12.345678901")])
+def test_dollars_are_exact(nano, text):
+    assert dollars(nano) == text and orjson.loads(text) == nano / 1e9
+
+
+async def test_the_sdks_own_generation_has_the_same_shape():
+    """The SDK writes to the same stand-in; what both write under one name is of one form."""
+    from langfuse import Langfuse as Sdk
+    from opentelemetry.sdk.trace import TracerProvider
+
+    async with Collector() as place:
+        provider = TracerProvider()
+        sdk = Sdk(**PAIR, base_url=place.url, tracer_provider=provider, should_export_span=lambda _: True, timeout=5)
+
+        def write():
+            with sdk.start_as_current_observation(as_type="generation", name="g", model="m", input={"a": 1}) as one:
+                one.update(usage_details={"input": 1, "output": 2}, cost_details={"total": 0.5})
+            sdk.flush()
+            sdk.shutdown()
+
+        await asyncio.to_thread(write)
+        await place.until(1)
+        ((_, said),) = place.spans.values()
+        paths = {seen.target for seen in place.requests}
+    assert "/api/public/otel/v1/traces" in paths
+    assert said["langfuse.observation.type"] == "generation"
+    assert orjson.loads(said["langfuse.observation.usage_details"]) == {"input": 1, "output": 2}
+    assert orjson.loads(said["langfuse.observation.cost_details"]) == {"total": 0.5}
+    assert orjson.loads(said["langfuse.observation.input"]) == {"a": 1}
+
+
+# ── helicone ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_log(document):
+    """The documented shape of a custom log."""
+    assert set(document) == {"providerRequest", "providerResponse", "timing"}
+    request, response, timing = document["providerRequest"], document["providerResponse"], document["timing"]
+    assert set(request) == {"url", "json", "meta"} and isinstance(request["json"], dict)
+    assert all(isinstance(value, str) for value in request["meta"].values())
+    assert set(response) <= {"json", "textBody", "status", "headers"} and isinstance(response["status"], int)
+    for end in ("startTime", "endTime"):
+        assert set(timing[end]) == {"seconds", "milliseconds"} and 0 <= timing[end]["milliseconds"] < 1000
+    return request, response, timing
+
+
+async def test_each_call_is_one_log_with_an_id_that_stays(tmp_path):
+    async with FakeUpstream(ok(), streamed()) as up, FakeUpstream(Answer(500), Answer(200)) as place:
+        settings = {"api_key": "sk-helicone-1", "base_url": place.url, "properties": {"site": "eu"}}
+        async with gateway(up, sink("helicone", tmp_path, **settings)) as (url, _):
+            await ask(url, headers={"x-session-id": "s-1", "helicone-session-path": "/a/b"})
+            await place.received(2)
+            await ask(url, stream=True)
+            await place.received(3)
+    first, again, third = place.requests
+    assert {seen.target for seen in place.requests} == {"/custom/v1/log"}
+    assert first.header("authorization") == "Bearer sk-helicone-1"
+    assert first.document == again.document  # sent twice, one id
+    request, response, _ = check_log(first.document)
+    assert request["meta"]["Helicone-Session-Id"] == "s-1" and request["meta"]["Helicone-Session-Path"] == "/a/b"
+    assert request["meta"]["Helicone-Property-site"] == "eu"
+    assert request["meta"]["Helicone-Property-cost_nano_usd"] == "23000"
+    assert response["json"]["usage"]["total_tokens"] == 18 and response["status"] == 200
+    *_, timing = check_log(third.document)
+    assert timing["timeToFirstToken"] >= 0
+    assert third.document["providerRequest"]["meta"]["Helicone-Request-Id"] != request["meta"]["Helicone-Request-Id"]
+
+
+async def test_content_goes_to_helicone_in_the_dialect_it_reads(tmp_path):
+    async with FakeUpstream(ok()) as up, FakeUpstream() as place:
+        settings = {"api_key": "sk-helicone-1", "base_url": place.url, "content": "full"}
+        async with gateway(up, sink("helicone", tmp_path, **settings)) as (url, _):
+            await ask(url, "why?")
+            await place.received(1)
+    assert place.requests[0].target == "/oai/v1/log"
+    request, response, _ = check_log(place.requests[0].document)
+    assert request["json"]["messages"][0]["content"] == "why?"
+    assert response["json"]["choices"][0]["message"]["content"] == "hello"
+
+
+# ── every ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+SINKS = {"otel": {"endpoint": "URL"}, "langfuse": {**PAIR, "base_url": "URL"},
+         "helicone": {"api_key": "sk-helicone-1", "base_url": "URL"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SINKS)
+async def test_one_record_for_each_ending(tmp_path, name):
+    """Answered, streamed, left by the client, failed upstream, refused."""
+    def upstream(seen):
+        if b'"leave"' in seen.body:
+            return Answer(delay_head=math.inf)
+        return Answer(500) if b'"fail"' in seen.body else streamed() if b'"stream":true' in seen.body else ok()
+
+    async with FakeUpstream() as up, Collector() as place:
+        up.default = upstream
+        settings = {key: place.url if one == "URL" else one for key, one in SINKS[name].items()}
+        async with gateway(up, sink(name, tmp_path, **settings)) as (url, made), httpx2.AsyncClient() as client:
+            await ask(url)
+            await ask(url, stream=True)
+            await ask(url, "fail")
+            await client.post(f"{url}/v1/chat/completions", json={"messages": []})
+            with pytest.raises(httpx2.ReadTimeout):
+                await client.post(
+                    f"{url}/v1/chat/completions",
+                    json={"model": "fast", "stream": True, "messages": [{"role": "user", "content": "leave"}]},
+                    timeout=0.5,
+                )
+            outbox = made.stack.placed[-1].plugin.outbox
+            async with asyncio.timeout(10):
+                while outbox.sent < 5:
+                    await asyncio.sleep(0.01)
+            assert (outbox.sent, outbox.rejected, outbox.failed) == (5, 0, 0)
