@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
-.PHONY: install run test check lint types bench docs new-plugin clean crash drill
+.PHONY: install run test check lint types bench docs new-plugin clean crash drill hang
 
 install: $(STAMP)
 
@@ -56,6 +56,10 @@ docs: install
 RUNS ?= 20
 crash: install
 	$(BIN)/python plugins/budget/tests/crash_campaign.py --runs $(RUNS) $(CRASH)
+
+# a sink that hangs at 200 calls a second, and gateways killed meanwhile: what callers notice, what is lost
+hang: install
+	$(BIN)/python plugins/observability/tests/hang_campaign.py $(HANG)
 
 # make new-plugin NAME=stamp
 new-plugin: install

@@ -12,11 +12,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from gwcore import errors
-from gwcore.call import Attempt, Call, Key, Outcome, Principal
+from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal
 from gwcore.catalog import Catalog
 from gwcore.dialect import Dialect
 from gwcore.hookspecs import Registration, Watching
 from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import AdminRoute, Page, Sample
 from gwcore.pricemodels import PriceConfig, PriceTier, ServicePrices
 from gwcore.provider import Provider, Target, Upstream
 from gwcore.reply import Held, Reply
@@ -88,6 +89,10 @@ def objects() -> str:
         Usage,
         Cost,
         Demand,
+        CacheUse,
+        Sample,
+        AdminRoute,
+        Page,
         Target,
         Upstream,
         Provider,

@@ -1,6 +1,7 @@
 """Metrics: what they count, how many series they make, and that they are the gateway's and not one worker's."""
 
 import asyncio
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -25,6 +26,7 @@ ONE = {"authorization": "Bearer sk-one-7f3a9c1e5b8d2046af1390bcde57"}
 class TestPrometheus(PluginConformance):
     kind = Prometheus
     config = {"port": 0, "by": ["team", "key"], "litellm_names": True}
+    readme = Path(__file__).parent.parent / "docs/prometheus.md"
 
 
 def numbers(text):

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import time
+from pathlib import Path
 
 import httpx2
 import orjson
@@ -22,20 +23,25 @@ from gwcore_observability.request_log.plugin import RequestLog
 from gwcore_observability.request_log.table import CALL
 from gwcore_observability.webhook import Webhook
 
+DOCS = Path(__file__).parent.parent / "docs"
+
 
 class TestWebhook(PluginConformance):
     kind = Webhook
     config = {"url": "http://127.0.0.1:9/hook", "secret": "sign-me", "outbox": {"flush": 0}}
+    readme = DOCS / "webhook.md"
 
 
 class TestAccessLog(PluginConformance):
     kind = AccessLog
     config = {"to": "stderr", "content": "redacted"}
+    readme = DOCS / "access_log.md"
 
 
 class TestRequestLog(PluginConformance):
     kind = RequestLog
     config = {"retain": "1d", "outbox": {"flush": "1s"}}
+    readme = DOCS / "request_log.md"
 
 
 # ── webhook ──────────────────────────────────────────────────────────────────────────────────────────────────────────

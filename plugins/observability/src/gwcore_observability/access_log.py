@@ -34,13 +34,19 @@ PIPE = 4096
 """Bytes that reach a pipe in one piece, whoever else writes to it (POSIX: PIPE_BUF)."""
 
 
+class LinesConfig(OutboxConfig):
+    """As of every sink, but in memory only unless it says otherwise."""
+
+    folder: Path | None = Field(
+        default=None, description="where lines wait that could not be written; null: in memory only"
+    )
+
+
 class AccessLogConfig(SinkConfig):
     """Settings of ``access_log``."""
 
     to: str = Field(default="stdout", description="stdout, stderr, or the path of a file that is appended to")
-    outbox: OutboxConfig = Field(
-        default=OutboxConfig(folder=None), description="how records are queued and kept; in memory only, by default"
-    )
+    outbox: LinesConfig = Field(default=LinesConfig(), description="how lines are queued and kept")
 
 
 class AccessLogSink:
