@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +21,7 @@ from gwcore.errors import BadConfig, BudgetExceeded, BudgetReserved, GatewayErro
 from gwcore.knobs import saying
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import Sample
 from gwcore.prices import PriceCard
 from gwcore.service import Service
 from gwcore.sql import migrate
@@ -29,6 +30,7 @@ from gwcore.usage import Usage
 from gwcore_budget.accounts import Accounts, Budgets
 from gwcore_budget.bound import Bound, bound
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
+from gwcore_budget.gauges import Gauges
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
@@ -102,6 +104,7 @@ class BudgetPlugin(Plugin):
         self._factors: dict[str, tuple[int, int]] = {}  # model → numerator, denominator; see _over
         self._draining = 0
         self._lingers = setup.key("lingers", bool)
+        self.gauges = Gauges(self.store)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -130,9 +133,12 @@ class BudgetPlugin(Plugin):
                 f"budget: the folder of journals cannot be written ({error.strerror}); set `journal`"
             ) from None
         self.ledger = ledger
+        looking = asyncio.create_task(self.gauges.looking())
         try:
             yield
         finally:
+            looking.cancel()
+            await asyncio.wait({looking})
             self.ledger = None
             await asyncio.shield(ledger.stop())
 
@@ -338,6 +344,11 @@ class BudgetPlugin(Plugin):
         terms = bound(attempt, self.setup.prices.card(attempt.target), self.config.max_output)
         worst = "unpriced" if terms is None else f"holds up to {dollars(terms.amount)}"
         return f"{worst}; budgets: {', '.join(budget.id for budget in budgets) or 'none'}"
+
+    def metrics(self) -> Iterator[Sample]:
+        """What is left of budgets, and how many holds are open here."""
+        yield Sample("gwcore_budget_holds", len(self.ledger.open) if self.ledger else 0, help="Holds that are open.")
+        yield from self.gauges.samples()
 
     def health(self) -> dict[str, Any] | None:
         """Counters, and how much is open."""

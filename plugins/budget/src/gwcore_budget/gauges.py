@@ -1,0 +1,81 @@
+"""What is left of budgets, for ``/metrics``: looked up now and then, of those that are nearest to their limits.
+
+Rolling windows are not shown: what counts of them changes from slice to slice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from sqlalchemy import and_, func, select
+
+from gwcore.errors import StoreUnavailable
+from gwcore.ports import Sample
+from gwcore.resources import Store
+from gwcore.sql import reading
+from gwcore.units import DOLLAR
+from gwcore_budget.ledger.schema import account, budget
+from gwcore_budget.window import FOREVER, Window
+
+EVERY = 15.0
+"""Seconds between two looks."""
+MOST = 200
+"""Budgets that are shown: the largest share spent first."""
+
+
+class Gauges:
+    """The last look."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._found: list[tuple[dict[str, str], int, int, int]] = []
+
+    async def looking(self) -> None:
+        """Until cancelled. What a store that does not answer would have said stays as it was."""
+        while True:
+            try:
+                await self.look()
+            except StoreUnavailable:
+                pass
+            await asyncio.sleep(EVERY)
+
+    async def look(self) -> None:
+        """Read the running periods."""
+        now = int(time.time() * 1000)
+        other = account.alias()
+        newest = (
+            select(func.max(other.c.start))
+            .where(other.c.budget == account.c.budget, other.c.generation == account.c.generation)
+            .scalar_subquery()
+        )
+        running = (
+            select(budget.c.scope, budget.c.scope_id, budget.c.span, budget.c.zone)
+            .add_columns(account.c.start, account.c.lim, account.c.posted)
+            .join(account, and_(account.c.budget == budget.c.id, account.c.generation == budget.c.generation))
+            .where(account.c.lim > 0, account.c.start == newest)
+            .order_by((account.c.posted / (account.c.lim / 1000 + 1)).desc())
+            .limit(10 * MOST)
+        )
+        async with reading(self._store) as sql:
+            rows = (await sql.execute(running)).all()
+        found = []
+        for scope, id_, span, zone, start, limit, posted in rows:
+            window = Window.parse(span, zone)
+            period = window.period(now)
+            if period.start == start and not window.rolling:  # not one that is over
+                labels = {"scope": scope, "id": id_, "window": span}
+                found.append((labels, int(limit), int(posted), period.end))
+        self._found = found[:MOST]
+
+    def samples(self) -> Iterator[Sample]:
+        """Dollars left and allowed, and when the period ends. Of all workers the same: the last look counts."""
+        now = time.time() * 1000
+        for labels, limit, posted, end in self._found:
+            left = (limit - posted) / DOLLAR
+            yield Sample("gwcore_budget_remaining_usd", left, labels, "Dollars left; below 0: overrun.", merge="recent")
+            yield Sample("gwcore_budget_limit_usd", limit / DOLLAR, labels, "Dollars per period.", merge="recent")
+            if end < FOREVER:
+                seconds = max(0.0, (end - now) / 1000)
+                yield Sample("gwcore_budget_resets_seconds", seconds, labels, "Until the period ends.", merge="recent")
