@@ -129,26 +129,29 @@ class Rule(_Strict):
         return self
 
 
+def _apart(rules: list[Rule]) -> list[Rule]:
+    names = [rule.name for rule in rules]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise fault(f"rules share a name: {', '.join(twice)}", "give each a name of its own")
+    return rules
+
+
+_Rules = Annotated[list[Rule], AfterValidator(_apart)]
+
+
 class RuleFile(_Strict):
     """A file of rules. The first that fits a request decides."""
 
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="of hours and days")
-    rules: list[Rule] = Field(description="in order; the first that fits decides")
-
-    @model_validator(mode="after")
-    def _names(self) -> RuleFile:
-        names = [rule.name for rule in self.rules]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise fault(f"rules share a name: {', '.join(twice)}", "give each a name of its own")
-        return self
+    rules: _Rules = Field(description="in order; the first that fits decides")
 
 
 class RulesConfig(_Strict):
     """Settings of ``rules``."""
 
     file: FileRef | None = Field(default=None, description="file of rules, read again when it changes")
-    rules: list[Rule] = Field(default=[], description="rules written here instead; they change with the stack file")
+    rules: _Rules = Field(default=[], description="rules written here instead; they change with the stack file")
     timezone: Annotated[str, AfterValidator(_zone)] = Field(
         default="UTC", description="of hours and days of rules written here"
     )
