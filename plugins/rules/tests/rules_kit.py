@@ -18,11 +18,13 @@ upstreams:
     prices:
       small: {input: $0.1/M, output: $0.4/M}
       middle: {input: $1/M, output: $5/M}
+      tiny: {input: $0.005/M, output: $0.02/M, context_window: 8000}
       large: {input: $3/M, output: $15/M}
   free: {provider: openai-compatible, base_url: "http://127.0.0.1:1/v1"}
 models:
   small: up/small
   middle: up/middle
+  tiny: up/tiny
   large: up/large
   vision: up/large
   code: up/middle

@@ -210,6 +210,22 @@ def test_the_client_s_own_cap_is_firm():
         chosen(plain, asked(model="large", headers=header))
 
 
+def test_a_model_without_room_for_the_input_is_passed_over():
+    long = asked("word " * 20_000)  # about 28,600 tokens; tiny has a window of 8,000
+    plugin = plugin_of("- {name: r, model: large, max_cost: $0.02, cheaper: [tiny, small]}")
+    assert chosen(plugin, asked("word " * 2000, max_tokens=2000)).model == "tiny"
+    assert chosen(plugin, long).model == "small"
+    assert (
+        "tiny  about $0.00016" in (told := plugin.explain(asked("word " * 20_000))) and "no room in its window" in told
+    )
+    several = plugin_of("- {name: r, model: [tiny, middle]}")
+    assert chosen(several, asked("word " * 20_000)).model == "middle"
+    assert chosen(several, asked()).model == "tiny"
+    # where nothing has room the vendor decides
+    assert chosen(plugin_of("- {name: r, model: tiny}"), asked("word " * 20_000)).model == "tiny"
+    assert chosen(plugin_of("- {name: r, model: [tiny, tiny]}"), asked("word " * 20_000)).model == "tiny"
+
+
 def test_images_and_sounds_are_not_charged_by_tokens_alone():
     with pytest.raises(CostCapExceeded, match="image_generation is not charged by tokens alone"):
         chosen(plugin_of("[]"), asked(model="small", operation="image_generation", metadata={"max_cost_usd": 1}))

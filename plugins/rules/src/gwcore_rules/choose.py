@@ -33,6 +33,7 @@ class Candidate:
         tokens: in and out, as estimated.
         nano: nano-USD of them, at the dearest of its targets; ``None`` where one has no price, or nobody asked yet.
         unpriced: why: a target without a price, or an operation that is not charged by tokens alone.
+        room: whether the input is estimated to fit into the context window of one of its targets.
         excluded: why it is not the one; empty for the one.
     """
 
@@ -41,6 +42,7 @@ class Candidate:
     tokens: tuple[int, int] = (0, 0)
     nano: int | None = None
     unpriced: str = ""
+    room: bool = True
     excluded: str = ""
 
     @property
@@ -103,56 +105,56 @@ class Chooser:
             raise UnknownModel(f"no rule is for {f'the task {facts.task!r}' if facts.task else 'this request'}")
         names = [asked] if rule is None or not rule.rule.model else rule.rule.model
         choice = Choice(facts, rule, names[0], cap=_cap(rule, facts))
-        if choice.cap is None and not priced:
-            choice.model = next((name for name in names if name == asked or self.permits(call, name)), "")
-            if not choice.model:
+        if choice.cap is None and not priced and len(names) == 1:
+            if names[0] != asked and not self.permits(call, names[0]):
                 raise _forbidden(names)
             return choice
         cheaper = rule.rule.cheaper if rule is not None and rule.rule.max_cost is not None else []
         choice.candidates = [self._candidate(name, choice) for name in dict.fromkeys((*names, *cheaper))]
-        self._within(choice, len(names))
+        self._within(choice, len(dict.fromkeys(names)))
         return choice
 
     def _within(self, choice: Choice, preferred: int) -> None:
-        """The first that may be used; over the cap, the first cheaper one that fits."""
-        able = [one for one in choice.candidates[:preferred] if not one.excluded]
-        if not able:
+        """The first that may be used and has room; over the cap, the first cheaper one that fits."""
+        able = [one for one in choice.candidates if one.targets]
+        if not any(one in able for one in choice.candidates[:preferred]):
             raise _forbidden([one.model for one in choice.candidates[:preferred]])
+        # an estimate may be wrong: where none seems to have room, none is left out for it
+        able = [one for one in able if one.room] or able
         first, cap = able[0], choice.cap
-        choice.model = first.model
-        for one in able[1:]:
-            one.excluded = f"{first.model} comes first"
-        others = [one for one in choice.candidates[preferred:] if not one.excluded]
+        cheaper = [one for one in able[1:] if one in choice.candidates[preferred:]]
         chosen = first
-        if cap is not None and not _fits(first, cap):
-            fitting = [one for one in others if _fits(one, cap)]
-            chosen = fitting[0] if fitting else self._none_fits(choice, [first, *others])
-            over = f"{first.about}, over the cap of {dollars(cap)}"
-            choice.reason = f"{first.model} is {over}" + ("" if fitting else ", and so is every other; the cheapest")
-        elif cap is not None:
+        if cap is not None and _fits(first, cap):
             choice.reason = f"{first.about}, within the cap of {dollars(cap)}"
+        elif cap is not None:
+            fitting = next((one for one in cheaper if _fits(one, cap)), None)
+            chosen = fitting or self._none_fits(choice, [first, *cheaper])
+            over = f"{first.model} is {first.about}, over the cap of {dollars(cap)}"
+            choice.reason = over if fitting else f"{over}, and so is every other; this is the cheapest"
         choice.model = chosen.model
-        for one in (first, *others):
-            if one is chosen:
+        for one in choice.candidates:
+            if one is chosen or one.excluded:
                 continue
-            over_cap = cap is not None and not _fits(one, cap)
-            one.excluded = f"over the cap: {one.about}" if over_cap else f"{chosen.model} comes first"
+            if one not in able:
+                one.excluded = f"about {one.tokens[0]} tokens have no room in its window"
+            elif cap is not None and not _fits(one, cap):
+                one.excluded = f"over the cap: {one.about}"
+            else:
+                one.excluded = f"{chosen.model} comes first"
 
     @staticmethod
     def _none_fits(choice: Choice, able: list[Candidate]) -> Candidate:
         """The cheapest of them; where no price is known, the operator's word for what is cheaper. The client's cap is firm."""
         rule, own = choice.rule, choice.facts.cap
         first, *others = able
-        found = min(
-            (one for one in able if one.nano is not None),
-            key=lambda one: one.nano or 0,
-            default=first,
-        )
+        known = [one for one in able if one.nano is not None]
+        found = min(known, key=lambda one: one.nano or 0, default=first)
         if found is first and others and all(one.nano is None for one in others):
             found = others[0]
-        if rule is None or rule.rule.over == "refuse" or (own is not None and not _fits(found, own)):
+        firm = own if rule is None or rule.rule.over == "cheapest" else choice.cap
+        if firm is not None and not _fits(found, firm):
             told = ", ".join(f"{one.model} {one.about}" for one in able)
-            raise CostCapExceeded(f"no model is estimated within {dollars(choice.cap or 0)}: {told}")
+            raise CostCapExceeded(f"no model is estimated within {dollars(firm)}: {told}")
         return found
 
     def _candidate(self, name: str, choice: Choice) -> Candidate:
@@ -167,12 +169,13 @@ class Chooser:
             own, times = ceiling(call, call.document or {})
             written = min(written, limit * times) if own is None else written
         one.tokens = (read, written)
+        cards = [self.prices.card(target) for target in one.targets]
+        one.room = any(card is None or card.context_window is None or read <= card.context_window for card in cards)
         usage = Usage(input=read, output=written)
         if call.operation not in BY_TOKENS:
             one.unpriced = f"{call.operation} is not charged by tokens alone"
             return one
-        for target in one.targets:
-            card = self.prices.card(target)
+        for target, card in zip(one.targets, cards, strict=True):
             if card is None or not card.prices or card.unpriced(usage):
                 one.nano, one.unpriced = None, str(target)
                 break
