@@ -18,7 +18,7 @@ upstreams:
     prices:
       small: {input: $0.1/M, output: $0.4/M}
       middle: {input: $1/M, output: $5/M}
-      tiny: {input: $0.005/M, output: $0.02/M, context_window: 8000}
+      tiny: {input: $0.005/M, output: $0.02/M, context_window: 8000, max_output: 4000}
       large: {input: $3/M, output: $15/M}
   free: {provider: openai-compatible, base_url: "http://127.0.0.1:1/v1"}
 models:

@@ -178,6 +178,12 @@ def test_over_the_cap_the_first_cheaper_model_that_fits():
     assert chosen(plugin, asked()).model == "small"
 
 
+def test_a_default_is_no_longer_than_the_model_can_answer():
+    plugin = plugin_of("- {name: r, model: [tiny, small], sampling: {max_tokens: 5000}}")
+    assert chosen(plugin, asked()).document["max_tokens"] == 4000
+    assert chosen(plugin, asked(max_tokens=6000)).document["max_tokens"] == 6000  # the client's own affair
+
+
 def test_where_none_fits_the_cheapest_or_none():
     assert chosen(capped(cost="$0.0001"), asked()).model == "small"
     with pytest.raises(CostCapExceeded, match=r"large about \$0.012\d+, middle .*, small "):

@@ -15,7 +15,7 @@ from gwcore.errors import BadConfig, UnknownModel
 from gwcore.models import Models
 from gwcore.stackfile import Explainer, Loc, StackErrors, load
 from gwcore.units import suggest
-from gwcore_rules.conditions import Check, compiled, hold
+from gwcore_rules.conditions import Check, compiled
 from gwcore_rules.config import Rule, RuleFile
 from gwcore_rules.facts import Facts
 
@@ -30,7 +30,10 @@ class Compiled:
 
     def fits(self, facts: Facts) -> bool:
         """Whether it is for this request. One that names no model cannot answer a name that asks for one."""
-        return (bool(self.rule.model) or not facts.auto) and hold(self.checks, facts)
+        for check in self.checks:
+            if not check.holds(facts):
+                return False
+        return bool(self.rule.model) or not facts.auto
 
 
 @dataclass(slots=True, frozen=True)

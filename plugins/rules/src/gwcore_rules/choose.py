@@ -8,7 +8,7 @@ from typing import Any
 
 from gwcore.call import Call
 from gwcore.errors import BadRequest, Forbidden, UnknownModel
-from gwcore.estimate import BY_TOKENS, Estimator, ceiling
+from gwcore.estimate import BY_TOKENS, Estimator
 from gwcore.knobs import said
 from gwcore.models import Models
 from gwcore.prices import Prices
@@ -107,18 +107,44 @@ class Chooser:
         choice = Choice(facts, rule, names[0], cap=_cap(rule, facts))
         if choice.cap is None and not priced and len(names) == 1:
             if names[0] != asked and not self.permits(call, names[0]):
-                raise _forbidden(names)
+                raise _forbidden(rule)
             return choice
         cheaper = rule.rule.cheaper if rule is not None and rule.rule.max_cost is not None else []
-        choice.candidates = [self._candidate(name, choice) for name in dict.fromkeys((*names, *cheaper))]
-        self._within(choice, len(dict.fromkeys(names)))
+        names = list(dict.fromkeys(names))
+        choice.candidates = [self._candidate(name, choice) for name in names]
+        if priced or not self._settled(choice):
+            choice.candidates += [self._candidate(name, choice) for name in cheaper if name not in names]
+        self._within(choice, len(names))
         return choice
+
+    @staticmethod
+    def _settled(choice: Choice) -> bool:
+        """Whether the first will do, so that nobody need look at cheaper ones."""
+        first = next((one for one in choice.candidates if one.targets), None)
+        return first is not None and first.room and (choice.cap is None or _fits(first, choice.cap))
+
+    def sampling(self, choice: Choice) -> dict[str, Any]:
+        """The rule's sampling defaults, by name: where the client says nothing, and as far as the model takes them."""
+        call, rule = choice.facts.call, choice.rule
+        if rule is None or not rule.sampling or call.document is None:
+            return {}
+        target = self.models.resolve(choice.model)[0]
+        knobs = call.dialect.knobs(call.operation, call.document, target.model)
+        found = {
+            name: value
+            for name, value in rule.sampling.items()
+            if name in knobs and next(said(call.document, knobs[name]), None) is None
+        }
+        card = self.prices.card(target)
+        if "max_tokens" in found and card is not None and card.max_output is not None:
+            found["max_tokens"] = min(found["max_tokens"], card.max_output)
+        return found
 
     def _within(self, choice: Choice, preferred: int) -> None:
         """The first that may be used and has room; over the cap, the first cheaper one that fits."""
         able = [one for one in choice.candidates if one.targets]
         if not any(one in able for one in choice.candidates[:preferred]):
-            raise _forbidden([one.model for one in choice.candidates[:preferred]])
+            raise _forbidden(choice.rule)
         # an estimate may be wrong: where none seems to have room, none is left out for it
         able = [one for one in able if one.room] or able
         first, cap = able[0], choice.cap
@@ -166,7 +192,7 @@ class Chooser:
         who = call.principal.id if call.principal is not None else None
         read, written = self.estimator.estimate(call, who, facts.size, model=name)
         if written and rule is not None and (limit := rule.sampling.get("max_tokens")) is not None:
-            own, times = ceiling(call, call.document or {})
+            own, times = facts.ceiling
             written = min(written, limit * times) if own is None else written
         one.tokens = (read, written)
         cards = [self.prices.card(target) for target in one.targets]
@@ -176,10 +202,11 @@ class Chooser:
             one.unpriced = f"{call.operation} is not charged by tokens alone"
             return one
         for target, card in zip(one.targets, cards, strict=True):
-            if card is None or not card.prices or card.unpriced(usage):
+            cost = card.charge(usage) if card is not None and card.prices else None
+            if cost is None or cost.unpriced:
                 one.nano, one.unpriced = None, str(target)
                 break
-            one.nano = max(one.nano or 0, card.cost(usage))
+            one.nano = max(one.nano or 0, cost.nano)
         return one
 
 
@@ -193,8 +220,9 @@ def _cap(rule: Compiled | None, facts: Facts) -> int | None:
     return min(caps, default=None)
 
 
-def _forbidden(names: list[str]) -> Forbidden:
-    return Forbidden(f"this credential may use none of the models that the rule names: {', '.join(names)}")
+def _forbidden(rule: Compiled | None) -> Forbidden:
+    # it may not know their names either
+    return Forbidden(f"this credential may use no model of the rule {rule.rule.name if rule is not None else ''}")
 
 
 def dollars(nano: int) -> str:
@@ -202,17 +230,3 @@ def dollars(nano: int) -> str:
     whole, rest = divmod(nano, DOLLAR)
     text = f"{rest:09d}"
     return f"${whole}.{text[:6]}{text[6:].rstrip('0')}"
-
-
-def sampled(choice: Choice, models: Models) -> dict[str, Any]:
-    """The rule's sampling defaults, as far as the model has a place for them and the client says nothing, by name."""
-    call, rule = choice.facts.call, choice.rule
-    if rule is None or not rule.sampling or call.document is None:
-        return {}
-    target = models.resolve(choice.model)[0]
-    knobs = call.dialect.knobs(call.operation, call.document, target.model)
-    return {name: value for name, value in rule.sampling.items() if name in knobs and _silent(call, knobs[name])}
-
-
-def _silent(call: Call, places: Any) -> bool:
-    return next(said(call.document or {}, places), None) is None

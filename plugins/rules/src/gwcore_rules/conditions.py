@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from gwcore_rules.config import DAYS, Conditions, Span
@@ -26,15 +25,15 @@ class Check:
 def compiled(when: Conditions, zone: ZoneInfo) -> tuple[Check, ...]:
     """The conditions that are given, the cheap ones first."""
     checks = [
-        *_words("task", when.task, lambda facts: (facts.task,)),
-        *_words("model", when.models, lambda facts: (facts.call.model or "",)),
-        *_words("operation", when.operations, lambda facts: (facts.call.operation,)),
-        *_words("dialect", when.dialects, lambda facts: (facts.call.dialect.name,)),
-        *_words("key", when.keys, lambda facts: (facts.principal.id, facts.principal.alias or "")),
-        *_words("team", when.teams, lambda facts: (facts.principal.team or "",)),
-        *_words("user", when.users, lambda facts: (facts.principal.user or "",)),
-        *_words("organisation", when.organisations, lambda facts: (facts.principal.organisation or "",)),
-        *_words("tags", when.tags, lambda facts: sorted(facts.call.tags)),
+        *_word("task", when.task, lambda facts: facts.task),
+        *_word("model", when.models, lambda facts: facts.call.model or ""),
+        *_word("operation", when.operations, lambda facts: facts.call.operation),
+        *_word("dialect", when.dialects, lambda facts: facts.call.dialect.name),
+        *_any("key", when.keys, lambda facts: (facts.principal.id, facts.principal.alias or "")),
+        *_word("team", when.teams, lambda facts: facts.principal.team or ""),
+        *_word("user", when.users, lambda facts: facts.principal.user or ""),
+        *_word("organisation", when.organisations, lambda facts: facts.principal.organisation or ""),
+        *_any("tags", when.tags, lambda facts: facts.call.tags),
         *_flag("stream", when.stream, lambda facts: facts.call.stream),
         *_flag("tools", when.tools, lambda facts: facts.tools),
         *_times(when, zone),
@@ -44,22 +43,39 @@ def compiled(when: Conditions, zone: ZoneInfo) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _words(what: str, wanted: list[str], found: Callable[[Facts], Iterable[str]]) -> list[Check]:
+def _word(what: str, wanted: list[str], found: Callable[[Facts], str]) -> list[Check]:
     if not wanted:
         return []
-    exact = frozenset(word for word in wanted if "*" not in word)
-    wild = [translate(word.replace("[", "[[]").replace("?", "[?]")) for word in wanted if "*" in word]
-    pattern = re.compile("|".join(wild)) if wild else None
+    exact, wild = _matching(wanted)
     listed = ", ".join(wanted)
 
     def holds(facts: Facts) -> bool:
-        return any(word in exact or (pattern is not None and word and pattern.match(word)) for word in found(facts))
+        word = found(facts)
+        return word in exact or (wild is not None and wild.match(word) is not None and bool(word))
+
+    return [Check(holds, lambda facts: f"{what} is {found(facts) or 'not said'}, not {listed}")]
+
+
+def _any(what: str, wanted: list[str], found: Callable[[Facts], Iterable[str]]) -> list[Check]:
+    if not wanted:
+        return []
+    exact, wild = _matching(wanted)
+    listed = ", ".join(wanted)
+
+    def holds(facts: Facts) -> bool:
+        words = found(facts)
+        return not exact.isdisjoint(words) or (wild is not None and any(word and wild.match(word) for word in words))
 
     def why(facts: Facts) -> str:
-        told = ", ".join(filter(None, found(facts)))
-        return f"{what} is {told or 'not said'}, not {listed}"
+        return f"{what} is {', '.join(sorted(filter(None, found(facts)))) or 'not said'}, not {listed}"
 
     return [Check(holds, why)]
+
+
+def _matching(wanted: list[str]) -> tuple[frozenset[str], re.Pattern[str] | None]:
+    """Words, and one pattern for those in which ``*`` stands for any text."""
+    wild = [translate(word.replace("[", "[[]").replace("?", "[?]")) for word in wanted if "*" in word]
+    return frozenset(word for word in wanted if "*" not in word), re.compile("|".join(wild)) if wild else None
 
 
 def _flag(what: str, wanted: bool | None, found: Callable[[Facts], bool]) -> list[Check]:
@@ -105,8 +121,3 @@ def _within(span: Span, minute: int, day: int, days: frozenset[int]) -> bool:
 def reasons(checks: Iterable[Check], facts: Facts) -> list[str]:
     """Why a rule is not for this request; empty where it is."""
     return [check.why(facts) for check in checks if not check.holds(facts)]
-
-
-def hold(checks: tuple[Check, ...], facts: Any) -> bool:
-    """Whether all of them hold."""
-    return all(check.holds(facts) for check in checks)

@@ -12,7 +12,7 @@ from gwcore.call import Call, Principal
 from gwcore.chat import Media, Part, ToolResult
 from gwcore.codec import both_ways
 from gwcore.errors import BadRequest, GatewayError
-from gwcore.estimate import Estimator
+from gwcore.estimate import Estimator, ceiling
 from gwcore.units import parse_money
 
 TASK, CAP = b"x-gwcore-task", b"x-gwcore-max-cost-usd"
@@ -87,6 +87,11 @@ class Facts:
     def input_tokens(self) -> int:
         """About how many tokens the request has."""
         return self._estimator.estimate(self.call, size=self.size)[0]
+
+    @cached_property
+    def ceiling(self) -> tuple[int | None, int]:
+        """The most tokens that the request lets an answer have, and how many answers it wants."""
+        return ceiling(self.call, self.call.document or {})
 
     @cached_property
     def tools(self) -> bool:

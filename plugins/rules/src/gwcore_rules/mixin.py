@@ -139,7 +139,7 @@ class _Advisor:
         call = _call(self.dialect, self.route, document, headers)
         facts = plugin.facts(call)
         choice = plugin.chooser.choose(plugin.book.first(facts), facts, priced=True)
-        found: dict[str, Any] = orjson.loads(orjson.dumps(estimated(choice, plugin.setup)))
+        found: dict[str, Any] = orjson.loads(orjson.dumps(estimated(choice, plugin.chooser)))
         return found
 
 

@@ -22,7 +22,7 @@ from gwcore.plugin import Plugin, Setup
 from gwcore.provider import Target
 from gwcore.service import Service
 from gwcore_rules.book import Book, Compiled, inline, read
-from gwcore_rules.choose import Choice, Chooser, sampled
+from gwcore_rules.choose import Choice, Chooser
 from gwcore_rules.conditions import reasons
 from gwcore_rules.config import RuleFile, RulesConfig
 from gwcore_rules.facts import MAX_COST, METADATA, TASK_TYPE, Facts
@@ -115,7 +115,7 @@ class Rules(Plugin):
         if rule is not None or facts.auto or facts.cap is not None:
             choice = self.chooser.choose(rule, facts)
             call.model = choice.model
-            defaults = sampled(choice, self.setup.models)
+            defaults = self.chooser.sampling(choice)
             if defaults:
                 target = self.setup.models.resolve(choice.model)[0]
                 document = call.edit()
@@ -154,7 +154,7 @@ class Rules(Plugin):
         """What the request would be answered by, and what that would cost. Nothing is sent."""
         facts = self.facts(call)
         choice = self.chooser.choose(self.book.first(facts), facts, priced=True)
-        body = orjson.dumps(estimated(choice, self.setup))
+        body = orjson.dumps(estimated(choice, self.chooser))
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await call.reply.commit(200, headers)
         await call.reply.end(body)

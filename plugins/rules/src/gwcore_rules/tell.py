@@ -7,9 +7,8 @@ from typing import Any
 import orjson
 
 from gwcore.knobs import said
-from gwcore.plugin import Setup
 from gwcore.units import DOLLAR
-from gwcore_rules.choose import Candidate, Choice, sampled
+from gwcore_rules.choose import Candidate, Choice, Chooser
 
 
 def reason(choice: Choice) -> str:
@@ -37,12 +36,12 @@ def _usd(nano: int | None) -> Any:
     return orjson.Fragment(f"{whole}.{rest:09d}".encode())
 
 
-def estimated(choice: Choice, setup: Setup) -> dict[str, Any]:
-    """For programs: the answer of ``POST /estimate``."""
+def estimated(choice: Choice, chooser: Chooser) -> dict[str, Any]:
+    """For programs: the answer of ``POST /estimate``. What the caller may not use is not named."""
     chosen = choice.chosen
     assert chosen is not None
     call = choice.facts.call
-    defaults = sampled(choice, setup.models)
+    defaults = chooser.sampling(choice)
     knobs = call.dialect.knobs(call.operation, call.document or {}, chosen.targets[0].model)
 
     def effective(name: str) -> Any:
@@ -60,14 +59,12 @@ def estimated(choice: Choice, setup: Setup) -> dict[str, Any]:
         "output_tokens": chosen.tokens[1],
         "max_cost_usd": _usd(choice.cap),
         "sampling": defaults,
-        "candidates": [_candidate(one, choice, setup) for one in choice.candidates],
+        "candidates": [_candidate(one, choice, chooser) for one in choice.candidates if one.targets],
     }
 
 
-def _candidate(one: Candidate, choice: Choice, setup: Setup) -> dict[str, Any]:
-    if not one.targets:
-        return {"model": one.model, "chosen": False, "excluded": one.excluded}
-    cards = [setup.prices.card(target) for target in one.targets]
+def _candidate(one: Candidate, choice: Choice, chooser: Chooser) -> dict[str, Any]:
+    cards = [chooser.prices.card(target) for target in one.targets]
     windows = [card.context_window for card in cards if card is not None and card.context_window is not None]
     able = [card.capabilities for card in cards if card is not None]
     return {
