@@ -20,10 +20,9 @@ from gwcore.reply import Reply
 from gwcore.resources import Resources
 from gwcore.stackfile import load
 from gwcore_rules.facts import CAP, TASK
-from gwcore_rules.plugin import Rules
+from gwcore_rules.plugin import PLAIN, Rules
 from gwcore_rules.tell import estimated
 
-_DIALECT = "openai.chat"
 _TIMEOUT = 10.0
 
 
@@ -129,7 +128,7 @@ class _Advisor:
             raise NoChoice(f"{path.name} has no rules in its stack")
         self.plugin = found[0]
         self.dialect, self.route = next(
-            (dialect, route) for dialect, route in self.plugin.client_routes() if dialect.name == _DIALECT
+            (dialect, route) for dialect, route in self.plugin.client_routes() if dialect.name == PLAIN
         )
 
     def estimate(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:

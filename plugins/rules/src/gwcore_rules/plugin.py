@@ -30,6 +30,7 @@ from gwcore_rules.tell import estimated, lines
 from gwcore_rules.watch import Watched
 
 RULE = b"x-gwcore-rule"
+PLAIN = "openai.chat"  # the dialect of POST /estimate, and of the mixin
 _OURS = (TASK_TYPE, MAX_COST)
 _log = structlog.get_logger("gwcore.rules")
 
@@ -138,17 +139,14 @@ class Rules(Plugin):
 
     def client_routes(self) -> Iterable[tuple[Dialect, Route]]:
         """``POST /estimate``, and every address of a chat below ``/estimate``."""
-        first = None
         for dialect in self.setup.dialects.values():
             for route in dialect.routes:
                 if route.operation != "chat" or dialect.chat is None:
                     continue
                 below = tuple(f"/estimate{prefix}" for prefix in route.prefixes)
                 yield dialect, replace(route, prefixes=below, local=True)
-                if first is None and route.model == "body":
-                    first = dialect, replace(route, path="/estimate", local=True)
-        if first is not None:
-            yield first
+                if dialect.name == PLAIN and route.model == "body":
+                    yield dialect, replace(route, path="/estimate", local=True)
 
     async def answer(self, call: Call) -> Outcome:
         """What the request would be answered by, and what that would cost. Nothing is sent."""
