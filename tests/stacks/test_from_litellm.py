@@ -1,0 +1,160 @@
+"""The guide for those who come from LiteLLM: its stack file serves what the guide says, with LiteLLM's own words."""
+
+import json
+import re
+import secrets
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
+from tests.stacks.raw import exchange
+
+GUIDE = Path(__file__).parents[2] / "docs/guide/from-litellm.md"
+ADMIN = secrets.token_hex(32)
+CHAT = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+}
+MESSAGE = {
+    "id": "m1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": "hi"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 5, "output_tokens": 2},
+}
+DOWN = Answer(503, body=b'{"error": {"message": "down"}}')
+
+
+def stack_file(ups):
+    """The guide's own, at upstreams of ours and with a store in memory."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    text = re.sub(r'book: "postgresql:[^"]*"', 'book: "memory://book"', text)
+    for name, up in ups.items():
+        root = up.url if name in {"anthropic", "azure"} else f"{up.url}/v1"
+        text, count = re.subn(
+            rf'(?m)^  {name}: +{{(provider: \w+)(, base_url: "[^"]*")?', rf'  {name}: {{\1, base_url: "{root}"', text
+        )
+        text, more = (
+            re.subn(r'base_url: "https://example[^"]*"', f'base_url: "{root}"', text) if name == "azure" else (text, 0)
+        )
+        assert count + more == 1, name
+    return text
+
+
+@asynccontextmanager
+async def served(without=""):
+    names = ("azure", "openai", "anthropic", "vllm", "groq")
+    ups = {name: FakeUpstream() for name in names}
+    for name, up in ups.items():
+        up.default = Answer(body=json.dumps(MESSAGE if name == "anthropic" else CHAT).encode())
+    env = {f"{name.upper()}_API_KEY": f"up-{name}" for name in names} | {"GWCORE_ADMIN_KEY": ADMIN}
+    async with AsyncExitStack() as opened:
+        for up in ups.values():
+            await opened.enter_async_context(up)
+        url = await opened.enter_async_context(
+            running(Gateway(stack_file(ups).replace(without, ""), env=env, serve_admin=True))
+        )
+        yield ups, url
+
+
+async def post(url, path, document, key, header="authorization"):
+    value = f"Bearer {key}" if header == "authorization" else key
+    return await exchange(url, "POST", path, json.dumps(document).encode(), [(header, value)])
+
+
+async def make(url, **body):
+    seen = await post(url, "/key/generate", body, ADMIN)
+    assert seen.status == 200, seen.body
+    return json.loads(seen.body)["key"]
+
+
+async def chat(url, key, model, **more):
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
+    return await post(url, "/v1/chat/completions", body, key, **more)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _there_is_a_guide():
+    assert "```yaml config\nmodel_list:" in GUIDE.read_text()
+
+
+async def test_a_group_an_alias_a_wildcard_and_an_own_model_serve():
+    async with served() as (ups, url):
+        key = await make(url, key_alias="ci", max_budget=10, budget_duration="30d", rpm_limit=60)
+        for model in ("gpt-4o", "gpt-4"):
+            assert (await chat(url, key, model)).headers["x-gwcore-upstream"] in {"azure", "openai"}
+        seen = await chat(url, key, "groq/llama-3.1-8b-instant")
+        assert (seen.status, seen.headers["x-gwcore-model"]) == (200, "llama-3.1-8b-instant")
+        assert (await chat(url, key, "house")).headers["x-gwcore-cost-usd"] == "0.000000000"
+        assert ups["vllm"].requests[0].document["model"] == "house-7b"
+        info = json.loads(
+            (await exchange(url, "GET", f"/key/info?key={key}", b"", [("authorization", f"Bearer {ADMIN}")])).body
+        )
+        assert (info["info"]["max_budget"], info["info"]["rpm_limit"], info["info"]["key_alias"]) == (10, 60, "ci")
+
+
+async def test_defaults_of_a_model_are_those_of_its_rule():
+    async with served() as (ups, url):
+        key = await make(url)
+        assert (await chat(url, key, "claude")).status == 200
+        assert ups["anthropic"].requests[0].document["temperature"] == 0.2
+
+
+async def test_fallbacks_go_where_the_key_may():
+    async with served() as (ups, url):
+        wide, narrow = await make(url), await make(url, models=["gpt-4o"])
+        ups["azure"].default = ups["openai"].default = DOWN
+        seen = await chat(url, wide, "gpt-4o")
+        assert (seen.status, seen.headers["x-gwcore-upstream"]) == (200, "anthropic")
+        assert (
+            json.loads(seen.body)["choices"][0]["message"]["content"] == "hi"
+            and "503" in seen.headers["x-gwcore-failed"]
+        )
+        seen = await chat(url, narrow, "gpt-4o")
+        assert seen.status == 503 and len(ups["anthropic"].requests) == 1
+        assert (await chat(url, narrow, "claude")).status == 403
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key"])
+async def test_keys_stand_where_clients_put_them(header):
+    async with served() as (_, url):
+        key = await make(url)
+        assert (await chat(url, key, "gpt-4o", header=header)).status == 200
+        assert (await chat(url, key + "x", "gpt-4o", header=header)).status == 401
+
+
+async def test_limits_and_budgets_of_keys_are_kept():
+    async with served() as (_, url):
+        limited = await make(url, rpm_limit=1)
+        assert [(await chat(url, limited, "house")).status for _ in range(2)] == [200, 429]
+        poor = await make(url, max_budget=0)
+        assert (await chat(url, poor, "house")).status == 200  # it costs nothing
+        assert (await chat(url, poor, "gpt-4o")).status == 429
+
+
+@pytest.mark.parametrize(
+    ("without", "limit"), [("  - ratelimit\n", "rpm_limit"), ("  - budget: {store: book}\n", "max_budget")]
+)
+async def test_a_limit_that_nobody_would_keep_is_refused(without, limit):
+    async with served(without) as (_, url):
+        seen = await post(url, "/key/generate", {limit: 5}, ADMIN)
+        assert 400 <= seen.status < 500 and without.split()[1].strip(":").encode() in seen.body
+        assert (await post(url, "/key/generate", {}, ADMIN)).status == 200
+
+
+async def test_models_and_their_prices_in_litellms_shape():
+    async with served() as (_, url):
+        key = await make(url, models=["claude", "house"])
+        seen = await exchange(url, "GET", "/model/info", b"", [("authorization", f"Bearer {key}")])
+        listed = {one["model_name"]: one["model_info"] for one in json.loads(seen.body)["data"]}
+        assert set(listed) == {"claude", "house"} and listed["claude"]["input_cost_per_token"] == 0.000003
