@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
 from gwcore.detached import Detached
-from gwcore.dialect import Dialect
+from gwcore.dialect import Dialect, Route
 from gwcore.dispatch import Dispatch, first_target
 from gwcore.errors import BadConfig, MissingPort, OrderViolation
 from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
@@ -84,12 +83,12 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dialects=dialects,
     )
     identify = [p.plugin.call_layer for p in placed if p.plugin.identifies]
-    routes = {p: list(p.plugin.client_routes()) for p in placed}
+    routes, answers = _answers(placed, identify)
     return Stack(
         service=_pipeline(placed, models, dispatch, permits),
         listing=compose(identify, Listing(models, prices, placed, permits)),
-        answers={route: compose(identify, p.plugin.answer) for p, own in routes.items() for _, route in own},
-        ingress=Ingress(catalog.dialects(), chain.from_iterable(routes.values())),
+        answers=answers,
+        ingress=Ingress(catalog.dialects(), routes),
         models=models,
         upstreams=upstreams,
         placed=placed,
@@ -205,6 +204,23 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
     if authority is None:
         return None
     return AdminApp(((p.name, route) for p in placed for route in p.plugin.admin_routes()), authority)  # type: ignore[arg-type]  # the mapping pairs each port with its own implementation
+
+
+def _answers(
+    placed: tuple[Placed, ...], identify: Sequence[Layer[Call]]
+) -> tuple[list[tuple[Dialect, Route]], dict[Route, Service[Call]]]:
+    """The addresses that plugins answer to clients, and what answers each, behind what says who calls."""
+    routes: list[tuple[Dialect, Route]] = []
+    owners: dict[Route, Placed] = {}
+    for p in placed:
+        for dialect, written in p.plugin.client_routes():
+            route = replace(written, local=True)
+            if owners.setdefault(route, p) is not p:
+                raise BadConfig(
+                    f"{route.method} {route.path} is answered by {owners[route].name} and {p.name}: keep one"
+                )
+            routes.append((dialect, route))
+    return routes, {route: compose(identify, p.plugin.answer) for route, p in owners.items()}
 
 
 def _check_order(placed: list[Placed]) -> None:

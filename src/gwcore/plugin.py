@@ -185,7 +185,7 @@ class Plugin:
     def client_routes(self) -> Iterable[tuple[Dialect, Route]]:
         """Addresses that this plugin answers to clients itself, with :meth:`answer`. Asked once, after construction.
 
-        The dialect says how the request is understood and how errors are written; the route is ``local``.
+        The dialect says how the request is understood and how errors are written.
         """
         return ()
 

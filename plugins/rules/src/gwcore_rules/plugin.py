@@ -144,9 +144,9 @@ class Rules(Plugin):
                 if route.operation != "chat" or dialect.chat is None:
                     continue
                 below = tuple(f"/estimate{prefix}" for prefix in route.prefixes)
-                yield dialect, replace(route, prefixes=below, local=True)
+                yield dialect, replace(route, prefixes=below)
                 if dialect.name == PLAIN and route.model == "body":
-                    yield dialect, replace(route, path="/estimate", local=True)
+                    yield dialect, replace(route, path="/estimate")
 
     async def answer(self, call: Call) -> Outcome:
         """What the request would be answered by, and what that would cost. Nothing is sent."""
