@@ -135,23 +135,31 @@ def _served(provider: Provider, dialect: Dialect) -> list[str]:
     up.options = provider.Options(**dict.fromkeys(needed, "x")) if provider.Options else None
     params = {"id": "x", "verb": "x"}
     found: dict[str, None] = {}
-    for route in dialect.routes:
+    asked = {route.operation: route.operation for route in dialect.routes if not route.local}
+    if not dialect.routes:
+        asked = {"chat": "chat"} if dialect.chat is not None else {}
+        asked |= {name: codec.operation for name, codec in dialect.lists.items()}
+    for name, operation in asked.items():
         # some look at the name: of Anthropic's models in two clouds, and of a publisher's
         for model in ("x", "anthropic.x", "claude-x", "publisher/x"):
-            if not route.local and provider.address(up, dialect.name, route.operation, model, params, stream=False):
-                found[route.operation] = None
+            if provider.address(up, dialect.name, operation, model, params, stream=False):
+                found[name] = None
     return list(found)
 
 
 def providers() -> str:
     """Every provider: its address, its keys, what it serves."""
     catalog = Catalog()
-    dialects, names = catalog.dialects(), catalog.provider_names()
+    names = catalog.provider_names()
+    dialects = [dialect for dialect in catalog.dialects() if dialect.routes]
+    others = [dialect for dialect in catalog.dialects() if not dialect.routes]
     out = [
         NOTE
-        + "# Providers\n\nAll operations of a dialect are written as *all*.\n\n| provider | `base_url` | usual variable"
+        + "# Providers\n\nWhat clients ask as the vendor serves it, and, last, what translated calls are said in: the vendor's own API, and"
+        " lists that are cut to its limits. All operations of a dialect are written as *all*.\n\n"
+        "| provider | `base_url` | usual variable"
     ]
-    out += [*(f" | `{d.name}`" for d in dialects), " |\n", "|---" * (3 + len(dialects)), "|\n"]
+    out += [*(f" | `{d.name}`" for d in dialects), " | translated |\n", "|---" * (4 + len(dialects)), "|\n"]
     everything = {d.name: {r.operation for r in d.routes if not r.local} for d in dialects}
     for name in names:
         provider = catalog.provider(name)
@@ -164,6 +172,8 @@ def providers() -> str:
         for dialect in dialects:
             served = _served(provider, dialect)
             cells.append("*all*" if set(served) == everything[dialect.name] else ", ".join(served))
+        own = [(other.name, ", ".join(_served(provider, other))) for other in others]
+        cells.append("; ".join(f"`{other}`: {served}" for other, served in own if served))
         out.append(f"| {' | '.join(cells)} |\n")
     for name in names:
         options = catalog.provider(name).Options

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from gwcore.codec import UpstreamCodec
 from gwcore.errors import GatewayError
 from gwcore.knobs import Knobs
+from gwcore.lists import UpstreamListCodec
 from gwcore.prices import PriceCard
 from gwcore.usage import Usage
 
@@ -141,6 +142,11 @@ class Dialect(Protocol):
     @property
     def chat(self) -> UpstreamCodec | None:
         """How its chat operation is translated: a ``ChatCodec`` where it has routes; ``None`` where it only passes through."""
+        ...
+
+    @property
+    def lists(self) -> Mapping[str, UpstreamListCodec]:
+        """How its operations over lists are translated, by operation: a ``ListCodec`` where it has routes for it."""
         ...
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
+from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
@@ -24,7 +25,7 @@ from gwcore.prices import Prices
 from gwcore.relay import read_on, refused, relay
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
-from gwcore.translate import CHAT, Translation, translate
+from gwcore.translate import CHAT, Translation, Way, translate
 from gwcore.units import DOLLAR
 from gwcore.wire.form import replace_field
 from gwcore.wire.splice import insert_top_level, replace_top_level
@@ -39,6 +40,7 @@ TAIL = 4096
 # cookies, credentials, forwarding and metadata-service headers can reach no upstream because nothing lets them.
 _REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"user-agent", b"idempotency-key", b"accept-language"})
 _PLAIN_HEADERS = frozenset({b"user-agent", b"idempotency-key"})  # of a request that is said in another dialect
+_ALONE = frozenset({b"user-agent"})  # of one that is several: one key for all would make them one
 _NO_DIALECTS: Mapping[str, Dialect] = MappingProxyType({})
 _RESPONSE_HEADERS = frozenset(
     {
@@ -61,8 +63,8 @@ _RESPONSE_PREFIXES = (b"x-ratelimit-",)
 
 def build(
     attempt: Attempt, demand: Demand = Demand.NOTHING, dialects: Mapping[str, Dialect] = _NO_DIALECTS
-) -> tuple[Request, Translation | None]:
-    """The upstream request of an attempt, and its translation where it has one; nothing is sent.
+) -> tuple[Request, Translation | Batches | None]:
+    """The upstream request of an attempt, the first of several, and its translation where it has one; nothing is sent.
 
     Raises:
         Untranslatable: the upstream does not serve this operation, or cannot be told what the request says.
@@ -76,9 +78,9 @@ def build(
             upstream, call.dialect.name, call.operation, target.model, call.params, stream=call.stream
         )
     if found is None and call.document is not None:
-        translation = translate(call, target, call.document, dialects)
-        if translation is not None:
-            return _translated(attempt, translation), translation
+        way = translate(call, target, call.document, dialects) or batched(call, target, call.document, dialects)
+        if way is not None:
+            return _translated(attempt, way, way.body), way
     if found is None:
         raise Untranslatable(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
@@ -100,17 +102,18 @@ def build(
     return request, None
 
 
-def _translated(attempt: Attempt, translation: Translation) -> Request:
+def _translated(attempt: Attempt, way: Translation | Batches, body: bytes) -> Request:
     call, upstream = attempt.call, attempt.target.upstream
-    headers = [(k, v) for k, v in call.headers if k in _PLAIN_HEADERS]
+    several = isinstance(way, Batches) and len(way.bodies) > 1
+    headers = [(k, v) for k, v in call.headers if k in (_ALONE if several else _PLAIN_HEADERS)]
     headers.append((b"content-type", b"application/json"))
     headers.append((b"accept-encoding", b"identity"))
-    headers += translation.crossing.headers
+    headers += way.crossing.headers
     headers += attempt.added or ()
     headers += upstream.headers
-    request = Request("POST", upstream.origin, translation.address, headers, translation.body, upstream.timeouts)
+    request = Request("POST", upstream.origin, way.address, headers, body, upstream.timeouts)
     if upstream.prepare is not None:
-        upstream.prepare(upstream, request, translation.upstream.name, call.operation, stream=call.stream)
+        upstream.prepare(upstream, request, way.upstream.name, call.operation, stream=call.stream)
     return request
 
 
@@ -222,8 +225,22 @@ class Dispatch:
             raise
 
     async def _exchange(self, attempt: Attempt) -> Outcome:
-        call = attempt.call
         request, translation = build(attempt, self.demand, self.dialects)
+        if isinstance(translation, Batches):
+            requests = [request, *(_translated(attempt, translation, body) for body in translation.bodies[1:])]
+            attempt.meter = translation.meter
+            try:
+                await answer(attempt, translation, requests, self._refusal, partial(self._settle, attempt))
+            finally:
+                self._settle(attempt)
+        else:
+            await self._ask(attempt, request, translation)
+        if self.prices is not None and attempt.meter is not None and not (attempt.usage and attempt.usage.billable):
+            self.prices.note_unmetered(attempt.target, attempt.call.operation)
+        return Outcome(attempt.status or 200, attempt.error, usage=attempt.usage, cost=attempt.cost)
+
+    async def _ask(self, attempt: Attempt, request: Request, translation: Translation | None) -> None:
+        call = attempt.call
         began = time.perf_counter()
         try:
             response = await attempt.target.upstream.transport.send(request)
@@ -245,9 +262,6 @@ class Dispatch:
         finally:
             response.close()
             self._settle(attempt)
-        if self.prices is not None and attempt.meter is not None and not (attempt.usage and attempt.usage.billable):
-            self.prices.note_unmetered(attempt.target, call.operation)
-        return Outcome(response.status, attempt.error, usage=attempt.usage, cost=attempt.cost)
 
     async def _pass(self, attempt: Attempt, response: Response) -> None:
         call = attempt.call
@@ -268,7 +282,7 @@ class Dispatch:
             card = self.prices.card(attempt.target)
             attempt.cost = card.charge(attempt.usage) if card is not None else None
 
-    async def _refusal(self, attempt: Attempt, response: Response, translation: Translation | None) -> Refused:
+    async def _refusal(self, attempt: Attempt, response: Response, translation: Way | None) -> Refused:
         parts: list[bytes] = []
         size = 0
         while size < ERROR_BODY_CAP and (chunk := await response.read()):

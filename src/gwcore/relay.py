@@ -11,7 +11,7 @@ from gwcore.call import Attempt
 from gwcore.chat import ChatReply
 from gwcore.dialect import Dialect
 from gwcore.errors import Broken, Refused, UpstreamError
-from gwcore.translate import Stream, Translation
+from gwcore.translate import Stream, Translation, Way
 from gwcore.wire.transport import Headers, Response
 
 _log = structlog.get_logger("gwcore.relay")
@@ -25,9 +25,7 @@ _KEPT = _IDS | {b"retry-after", b"retry-after-ms"}
 _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
 
 
-def refused(
-    attempt: Attempt, status: int, body: bytes, headers: Headers, translation: Translation | None = None
-) -> Refused:
+def refused(attempt: Attempt, status: int, body: bytes, headers: Headers, translation: Way | None = None) -> Refused:
     """The upstream's own error. Its body passes unmodified, but for our credential, should the vendor echo it.
 
     In another dialect its words pass, in the client's envelope.

@@ -56,29 +56,43 @@ class EventMeter:
 
 
 @dataclass(slots=True)
-class Translation:
-    """One attempt's way there and back.
+class Way:
+    """What every attempt has whose target is spoken to in another dialect than the client's, or in several pieces.
 
     Attributes:
         client: the dialect of the call; ``upstream``: the one spoken to the target.
         address: path of the request, with its query.
-        body: of the request.
-        customs: tools of free text that the upstream sees as functions of one string.
+        meter: of the usage as it is read.
     """
 
     client: Dialect
     upstream: Dialect
     address: str
     crossing: Crossing
-    body: bytes
-    customs: frozenset[str] = frozenset()
-    meter: EventMeter = field(default_factory=EventMeter)
+    meter: EventMeter = field(default_factory=EventMeter, kw_only=True)
 
     @property
     def dropped(self) -> bytes:
         """``x-gwcore-dropped``: what was left out, by name; empty if nothing was."""
         names = (name.replace(",", ";") for name in self.crossing.dropped if name.isprintable())
         return ", ".join(names).encode("ascii", "replace")
+
+    def complaint(self, status: int, body: bytes) -> Complaint:
+        """The upstream's error, in words."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Translation(Way):
+    """One chat's way there and back.
+
+    Attributes:
+        body: of the request.
+        customs: tools of free text that the upstream sees as functions of one string.
+    """
+
+    body: bytes
+    customs: frozenset[str] = frozenset()
 
     def complaint(self, status: int, body: bytes) -> Complaint:
         """The upstream's error, in words."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -94,6 +94,23 @@ class Usage:
     def total(self) -> int:
         """The sum of all buckets."""
         return self.total_in + self.total_out
+
+
+def added(parts: Iterable[Usage]) -> Usage:
+    """What several requests of one attempt consumed together."""
+    whole = Usage(reported=0)
+    fees: dict[str, int] = {}
+    for part in parts:
+        for name in BUCKETS:
+            setattr(whole, name, getattr(whole, name) + getattr(part, name))
+        for name, count in part.fees.items():
+            fees[name] = fees.get(name, 0) + count
+        known = whole.reported is not None and part.reported is not None
+        whole.reported = (whole.reported or 0) + (part.reported or 0) if known else None
+        whole.mismatch |= part.mismatch
+        whole.service_tier = part.service_tier
+    whole.fees = fees or NO_FEES
+    return whole
 
 
 @dataclass(slots=True, frozen=True)

@@ -36,6 +36,7 @@ def test_the_row_is_a_row():
         "root",
         "local",
         "quirks",
+        "lists",
         "models",
     }
 

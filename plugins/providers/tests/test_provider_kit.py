@@ -26,6 +26,11 @@ def kit(name):
         for dialect in catalog.dialects()
         for route in dialect.routes
         if not route.local and one.address(there, dialect.name, route.operation, made.model, made.params, stream=False)
+    ] + [
+        (dialect.name, codec.operation)
+        for dialect in catalog.dialects()
+        for codec in dialect.lists.values()
+        if one.address(there, dialect.name, codec.operation, made.model, made.params, stream=False)
     ]
     return made()
 

@@ -43,7 +43,15 @@ def address(name, dialect, operation, model="m", params=None, base_path="", **op
         (address("openai", "openai.chat", "file_content", "", {"id": "f"}, "/v1"), ("/v1/files/f/content", False)),
         (address("groq", "openai.chat", "chat", base_path="/openai/v1"), ("/openai/v1/chat/completions", True)),
         (address("ollama", "openai.chat", "chat"), ("/v1/chat/completions", True)),
-        (address("voyage", "openai.chat", "rerank", base_path="/v1"), ("/v1/rerank", True)),
+        (address("voyage", "openai.chat", "rerank", base_path="/v1"), None),  # its keys are others
+        (address("voyage", "openai.lists", "rerank", base_path="/v1"), ("/v1/rerank", True)),
+        (address("openrouter", "openai.chat", "rerank", base_path="/api/v1"), ("/api/v1/rerank", True)),
+        (address("cohere", "cohere.chat", "rerank", base_path="/compatibility/v1"), ("/v2/rerank", True)),
+        (address("tei", "tei", "rerank"), ("/rerank", False)),
+        (address("tei", "openai.lists", "embeddings"), ("/v1/embeddings", True)),
+        (address("ollama", "openai.chat", "embeddings"), ("/v1/embeddings", True)),
+        (address("ollama", "openai.chat", "embeddings", num_ctx=4096), None),
+        (address("ollama", "ollama.chat", "embeddings", num_ctx=4096), ("/api/embed", True)),
         (address("voyage", "openai.chat", "chat", base_path="/v1"), None),
         (address("cerebras", "openai.responses", "chat", base_path="/v1"), None),
         (address("anthropic", "anthropic.messages", "chat"), ("/v1/messages", True)),
@@ -251,7 +259,9 @@ def test_a_row_names_what_there_is(name):
     row = ROWS[name]
     assert set(row.operations or ()) | set(row.paths) | set(row.messages) <= OPERATIONS
     for operation in row.operations or ():
-        assert address(name, "openai.chat", operation, "m", {"id": "i"}) is not None, operation
+        dialect = "openai.lists" if operation in row.lists else "openai.chat"
+        assert address(name, dialect, operation, "m", {"id": "i"}) is not None, operation
+    assert row.lists <= (row.operations or OPERATIONS) and row.lists <= {"embeddings", "rerank"}
     assert (address(name, "openai.responses", "chat") is not None) == row.responses
     for path in [*row.paths.values(), *row.messages.values(), row.root or "/"]:
         assert path.startswith("/") and (path == "/" or not path.endswith("/"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.knobs import Knobs
 from gwcore.models import Models
+from gwcore.lists import UpstreamListCodec
 from gwcore.plugin import Plugin, Setup
 from gwcore.provider import Upstream
 from gwcore.reply import Reply
@@ -39,6 +41,7 @@ class FakeDialect:
     forward: tuple[str, ...] = ("fake-",)
     keepalive = b": ping\n\n"
     chat = None
+    lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
 
     def model_of(self, _route: Route, document: Document | None, _params: object) -> str | None:
         """The document's ``model``."""

@@ -14,9 +14,13 @@ from gwcore_providers.gemini.generate import GeminiGenerate
 from gwcore_providers.ollama.chat import OllamaChat
 from gwcore_providers.ollama.provider import Ollama
 from gwcore_providers.openai.chat import OpenAIChat
+from gwcore_providers.openai.lists import OpenAILists
 from gwcore_providers.openai.responses import OpenAIResponses
 from gwcore_providers.prices import gwcore_price
+from gwcore_providers.tei.lists import Tei
+from gwcore_providers.tei.provider import TextEmbeddingsInference
 from gwcore_providers.vendors import Anthropic, Azure, Gemini
+from gwcore_providers.vertex.lists import VertexPredict
 from gwcore_providers.vertex.provider import Vertex
 
 __all__ = ["gwcore_dialects", "gwcore_price", "gwcore_providers"]
@@ -28,11 +32,14 @@ def gwcore_dialects() -> list[Dialect]:
     return [
         OllamaChat(),
         CohereChat(),
+        VertexPredict(),
         OpenAIChat(),
         OpenAIResponses(),
         AnthropicMessages(),
         GeminiGenerate(),
         BedrockConverse(),
+        OpenAILists(),
+        Tei(),
     ]
 
 
@@ -40,7 +47,8 @@ def gwcore_dialects() -> list[Dialect]:
 def gwcore_providers() -> list[Provider]:
     """Vendors with an API of their own, clouds, the table, and the offline demo."""
     own: list[Provider] = [
-        Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo(), Ollama(), Cohere()
+        Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo(), Ollama(), Cohere(),
+        TextEmbeddingsInference(),
     ]  # fmt: skip
     known = {provider.name for provider in own}
     return own + [provider_of(name) for name in ROWS if name not in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from gwcore.codec import UpstreamCodec
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.knobs import Knobs
+from gwcore.lists import UpstreamListCodec
 from gwcore.wire.sse import scan
 
 OPENING_CAP = 64 * 1024
@@ -57,6 +59,7 @@ class BaseDialect:
     forward: tuple[str, ...] = ()
     keepalive = b": ping\n\n"
     chat: UpstreamCodec | None = None
+    lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
     end_mark: re.Pattern[bytes]
     last_mark: re.Pattern[bytes]
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)

@@ -21,6 +21,7 @@ BATCHES = frozenset({"batches", "batch_cancel"})
 EVERYTHING = None
 
 _STORED = ("store", "metadata", "user", "service_tier", "verbosity", "cache_key", "cache_retention", "safety_id")
+_LISTS = frozenset({"embeddings", "rerank"})
 _USUAL = efforts("low", "medium", "high")
 _IMAGES = words("no_audio", "no_file")
 _TEXT_ALONE = _IMAGES | {"no_image"}
@@ -42,6 +43,7 @@ class Row:
         without: keys of a streaming request that it refuses. They are taken out; the gateway itself adds some.
         quirks: words of :mod:`gwcore_providers.quirks`, for requests that are translated to ``openai.chat``.
         models: those of models whose name a pattern is found in, every one that is.
+        lists: of embeddings and rerank, those whose limits or keys are not what clients of OpenAI's expect.
         local: a server that its operator runs, so that tokens cost nothing.
     """
 
@@ -55,6 +57,7 @@ class Row:
     without: frozenset[str] = frozenset()
     quirks: frozenset[str] = frozenset()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
     local: bool = False
 
 
@@ -94,13 +97,15 @@ ROWS: dict[str, Row] = {
         ),
         models={r"glm": efforts("none")},
     ),
-    # https://docs.cohere.com/docs/compatibility-api: chat and embeddings; stream_options is refused
+    # https://docs.cohere.com/docs/compatibility-api: stream_options is refused. Embeddings and rerank: see cohere/provider.py
     "cohere": Row(
         "https://api.cohere.ai/compatibility/v1",
         "CO_API_KEY",
-        operations=frozenset({"chat", "embeddings"}),
+        operations=frozenset({"chat"}),
         without=frozenset({"stream_options"}),
-        quirks=words("no_stream_options", "one_answer", _IMAGES, without("logit_bias", "top_logprobs", *_STORED)),
+        quirks=words(
+            "batch:96", "no_stream_options", "one_answer", _IMAGES, without("logit_bias", "top_logprobs", *_STORED)
+        ),
     ),
     # https://docs.databricks.com/machine-learning/foundation-model-apis/api-reference
     "databricks": Row(env_key="DATABRICKS_TOKEN", operations=TEXT, quirks=words("cache_control", _IMAGES)),
@@ -133,6 +138,7 @@ ROWS: dict[str, Row] = {
         "https://api.fireworks.ai/inference/v1",
         "FIREWORKS_API_KEY",
         operations=TEXT | {"rerank"},
+        lists=frozenset({"rerank"}),
         responses=True,
         quirks=words("reasoning_content", _IMAGES, _USUAL, efforts("none")),
     ),
@@ -190,6 +196,9 @@ ROWS: dict[str, Row] = {
             "thinking",
             "document_url",
             "bare_audio",
+            "output_dimension",
+            "no_tokens",
+            "batch_tokens:15000",
             without(
                 "logprobs",
                 "top_logprobs",
@@ -200,9 +209,11 @@ ROWS: dict[str, Row] = {
                 "verbosity",
                 "cache_retention",
                 "safety_id",
+                "truncate",
                 *OWN_SAMPLING,
             ),
         ),
+        lists=frozenset({"embeddings"}),
         models={r"mistral-(?:small|medium)-(?:latest|26\d\d|3[.-]5|4)": efforts("none", "high")},
     ),
     # https://platform.moonshot.ai/docs, …/guide/use-kimi-k2-thinking-model
@@ -250,8 +261,15 @@ ROWS: dict[str, Row] = {
     ),
     # https://docs.sambanova.ai/docs/en/features/openai-compatibility
     "sambanova": Row("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", operations=TEXT, quirks=_IMAGES),
-    # https://huggingface.github.io/text-embeddings-inference: its own /embed and /rerank are not OpenAI's
-    "tei": Row("http://127.0.0.1:8080", root="/v1", operations=frozenset({"embeddings"}), local=True),
+    # https://huggingface.github.io/text-embeddings-inference; its own /embed and /rerank: see tei/provider.py
+    "tei": Row(
+        "http://127.0.0.1:8080",
+        root="/v1",
+        operations=frozenset({"embeddings"}),
+        lists=frozenset({"embeddings"}),
+        quirks=without("user", "truncate"),
+        local=True,
+    ),
     # https://docs.together.ai/docs/inference/openai-compatibility
     "together": Row(
         "https://api.together.ai/v1",
@@ -279,8 +297,24 @@ ROWS: dict[str, Row] = {
         local=True,
         quirks=words("reasoning", "video", "no_file", _USUAL, efforts("none")),
     ),
-    # https://docs.voyageai.com/reference
-    "voyage": Row("https://api.voyageai.com/v1", "VOYAGE_API_KEY", operations=frozenset({"embeddings", "rerank"})),
+    # https://docs.voyageai.com/reference and its OpenAPI document
+    "voyage": Row(
+        "https://api.voyageai.com/v1",
+        "VOYAGE_API_KEY",
+        operations=_LISTS,
+        lists=_LISTS,
+        # its least limits: 128 texts of 120,000 tokens, 1,000 documents of 300,000
+        quirks=words(
+            "batch:128",
+            "batch_tokens:110000",
+            "rerank_batch:1000",
+            "output_dimension",
+            "input_type",
+            "top_k",
+            "no_tokens",
+            without("user"),
+        ),
+    ),
     # https://docs.x.ai/developers/rest-api-reference: edits of images are JSON there; its Anthropic API is deprecated
     "xai": Row(
         "https://api.x.ai/v1",
@@ -338,10 +372,13 @@ class Compatible(Vendor):
         if dialect == "anthropic.messages":
             path = row.messages.get(operation)
             return None if path is None else (upstream.base_path + row.root + path, True)
+        listed = operation in row.lists
+        if dialect == "openai.lists" and listed:
+            dialect, listed = "openai.chat", False
         if dialect == "openai.responses":
             if not row.responses:
                 return None
-        elif row.operations is not None and operation not in row.operations:
+        elif listed or (row.operations is not None and operation not in row.operations):
             return None
         found = openai_path(dialect, operation, params)
         if found is None:

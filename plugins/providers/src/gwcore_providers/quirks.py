@@ -37,6 +37,11 @@ WORDS = {
     "no_image": "refuses images",
     "no_audio": "refuses sounds",
     "no_file": "refuses documents",
+    # embeddings and rerank
+    "output_dimension": "the key of dimensions",
+    "input_type": "takes query and document in that key",
+    "no_tokens": "refuses lists of token ids",
+    "top_k": "the key of top_n",
     # anthropic.messages
     "no_urls": "images and documents come as bytes alone (openai.chat, too)",
     # gemini.generate
@@ -45,6 +50,9 @@ WORDS = {
 PREFIXES = {
     "no:": "the knob of that canonical name is left out, by name",
     "effort:": "a word that reasoning_effort takes",
+    "batch:": "texts of one request for embeddings",
+    "batch_tokens:": "tokens of one request, as estimated",
+    "rerank_batch:": "documents of one request",
     "num_ctx:": "tokens of the context window to ask for",
     "keep_alive:": "how long the model stays loaded",
 }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.provider import Upstream, options_of
 from gwcore.wire.transport import Headers, Transport
-from gwcore_providers.quirks import OPENAI_CHAT, OPENAI_MODELS, found
+from gwcore_providers.quirks import OPENAI_CHAT, OPENAI_MODELS, found, words
 
 Address = tuple[str, bool] | None
 
@@ -104,6 +104,9 @@ def google_verb(operation: str, params: Mapping[str, str], *, stream: bool) -> s
     return params.get("verb") or _GOOGLE_VERBS.get(operation)
 
 
+_GEMINI = words("batch:100")
+
+
 class GeminiOptions(BaseModel):
     """Further keys of a ``gemini`` upstream."""
 
@@ -138,6 +141,10 @@ class Gemini(Vendor):
             return root + _with_id("/cachedContents", params), False
         verb = google_verb(operation, params, stream=stream)
         return None if verb is None else (f"{root}/models/{model_path(model)}:{verb}", False)
+
+    def quirks(self, _upstream: Upstream, _model: str) -> frozenset[str]:
+        """Of embeddings: a hundred texts at once."""
+        return _GEMINI
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
         """A header, never ``?key=``: addresses end up in logs."""

@@ -7,6 +7,7 @@ import re
 from gwcore.codec import StreamReader
 from gwcore_providers.base import UpstreamDialect
 from gwcore_providers.cohere import reply, write
+from gwcore_providers.cohere.lists import LISTS
 
 
 class CohereCodec:
@@ -26,4 +27,5 @@ class CohereChat(UpstreamDialect):
 
     name = write.DIALECT
     chat = CohereCodec()
+    lists = LISTS
     end_mark = re.compile(rb"message-end|\[DONE\]")

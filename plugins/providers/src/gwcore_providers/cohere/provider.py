@@ -12,6 +12,8 @@ from gwcore_providers.cohere.write import DIALECT
 from gwcore_providers.compatible import ROWS, Particular
 from gwcore_providers.vendors import Address
 
+_PATHS = {"chat": "/v2/chat", "embeddings": "/v2/embed", "rerank": "/v2/rerank"}
+
 
 class Cohere(Particular):
     """The row, with ``/v2`` beside it."""
@@ -31,6 +33,7 @@ class Cohere(Particular):
     ) -> Address:
         """Version 2 stands at the origin, whatever ``base_url`` an OpenAI SDK was given."""
         root = upstream.base_path.removesuffix("/compatibility/v1")
-        if (dialect, operation) == (DIALECT, "chat"):
-            return f"{root}/v2/chat", True
+        if dialect == DIALECT:
+            path = _PATHS.get(operation)
+            return None if path is None else (root + path, True)
         return super().address(upstream, dialect, operation, model, params, stream=stream)

@@ -14,6 +14,7 @@ from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.gemini.codec import GeminiCodec
+from gwcore_providers.gemini.lists import LISTS
 from gwcore_providers.listing import limits
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
@@ -81,6 +82,7 @@ class GeminiGenerate(BaseDialect):
 
     name = "gemini.generate"
     chat = GeminiCodec()
+    lists = LISTS
     unique = frozenset({"model", "contents", "generationConfig"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
     end_mark = last_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')

@@ -7,6 +7,7 @@ import re
 from gwcore.codec import StreamReader
 from gwcore_providers.base import UpstreamDialect
 from gwcore_providers.ollama import reply, write
+from gwcore_providers.ollama.lists import LISTS
 
 
 class OllamaCodec:
@@ -26,4 +27,5 @@ class OllamaChat(UpstreamDialect):
 
     name = write.DIALECT
     chat = OllamaCodec()
+    lists = LISTS
     end_mark = re.compile(rb'"done"\s*:\s*true|"error"\s*:')

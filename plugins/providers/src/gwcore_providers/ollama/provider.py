@@ -14,9 +14,11 @@ from gwcore_providers.compatible import ROWS, Compatible
 from gwcore_providers.ollama.write import DIALECT
 from gwcore_providers.vendors import Address
 
+_PATHS = {"chat": "/api/chat", "embeddings": "/api/embed"}
+
 
 class OllamaOptions(BaseModel):
-    """Further keys of an ``ollama`` upstream. With any of them every chat goes through Ollama's own API."""
+    """Further keys of an ``ollama`` upstream. With any of them every chat and embedding goes through Ollama's own API."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,9 +53,9 @@ class Ollama(Compatible):
         stream: bool,
     ) -> Address:
         """Its own API for what is translated, and for all chats where the options say what no other API can."""
-        if operation == "chat":
+        if operation in _PATHS:
             if dialect == DIALECT:
-                return f"{upstream.base_path}/api/chat", True
+                return upstream.base_path + _PATHS[operation], True
             options = options_of(upstream, OllamaOptions)
             if options.num_ctx is not None or options.keep_alive is not None:
                 return None

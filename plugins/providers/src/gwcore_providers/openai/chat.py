@@ -20,6 +20,7 @@ from gwcore_providers.base import BaseDialect
 from gwcore_providers.listing import described, model_info
 from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.openai.chat_codec import ChatCodec
+from gwcore_providers.openai.lists import LISTS
 from gwcore_providers.openai.models import reasons
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
@@ -157,6 +158,7 @@ class OpenAIChat(BaseDialect):
 
     name = "openai.chat"
     chat = ChatCodec()
+    lists = LISTS
     unique = frozenset({"model", "stream", "max_tokens", "max_completion_tokens", "n", "stream_options"})
     forward = ("openai-", "x-stainless-", "http-referer", "x-title")
     end_mark = re.compile(rb'\[DONE\]|"error"\s*:\s*\{|"finish_reason"\s*:\s*"')
@@ -167,7 +169,7 @@ class OpenAIChat(BaseDialect):
         Route("POST", "/completions", "completions", stream="body"),
         Route("POST", "/embeddings", "embeddings"),
         Route("POST", "/moderations", "moderations", model="none"),
-        Route("POST", "/rerank", "rerank"),
+        Route("POST", "/rerank", "rerank", ("", "/v1", "/v2")),
         Route("POST", "/images/generations", "image_generation", stream="body"),
         Route("POST", "/images/edits", "image_edit", body="form"),
         Route("POST", "/images/variations", "image_variation", body="form", model="none"),

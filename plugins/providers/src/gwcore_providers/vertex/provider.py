@@ -21,12 +21,16 @@ from gwcore_providers.clouds import CloudTransport, renamed
 from gwcore_providers.expiring import Expiring
 from gwcore_providers.quirks import OWN_SAMPLING, efforts, without, words
 from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
+from gwcore_providers.vertex.lists import DIALECT as PREDICT
 
 _MODEL = frozenset({"model"})
 _MULTI_REGIONS = ("us", "eu")
 _CLAUDE = "claude"
 _ANTHROPIC = words("no_urls", without("service_tier"))
 _GEMINI = words("no_ids")
+# "Text embeddings API" of the Vertex AI reference: 250 texts and 20,000 tokens; models of Gemini's take one text
+_EMBEDDINGS = words("batch:250", "batch_tokens:18000")
+_ONE_AT_A_TIME = words("batch:1")
 # "OpenAI compatibility" of the Vertex AI guide
 _OPENAI = words(
     "thought_signature", "no_file", "video", efforts("minimal", "low", "medium", "high"), without(*OWN_SAMPLING)
@@ -110,20 +114,25 @@ class Vertex(Vendor):
             verb = None if model.startswith(_CLAUDE) else google_verb(operation, params, stream=stream)
             return None if verb is None else (f"{root}/publishers/google/models/{_model(model)}:{verb}", False)
         root = f"{upstream.base_path}/v1{options.parent}"
-        if dialect == "anthropic.messages" and model.startswith(_CLAUDE):
+        path = None
+        if dialect == PREDICT and operation == "predict" and not model.startswith(_CLAUDE) and "/" not in model:
+            path = f"/publishers/google/models/{_model(model)}:predict", False
+        elif dialect == "anthropic.messages" and model.startswith(_CLAUDE):
             if operation == "chat":
                 verb = "streamRawPredict" if stream else "rawPredict"
-                return f"{root}/publishers/anthropic/models/{_model(model)}:{verb}", False
-            if operation == "count_tokens":
-                return f"{root}/publishers/anthropic/models/count-tokens:rawPredict", True
-        if (dialect, operation) == ("openai.chat", "chat") and "/" in model:
-            return f"{root}/endpoints/openapi/chat/completions", True
-        return None
+                path = f"/publishers/anthropic/models/{_model(model)}:{verb}", False
+            elif operation == "count_tokens":
+                path = "/publishers/anthropic/models/count-tokens:rawPredict", True
+        elif (dialect, operation) == ("openai.chat", "chat") and "/" in model:
+            path = "/endpoints/openapi/chat/completions", True
+        return path and (root + path[0], path[1])
 
     def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
         """Per publisher; ``publisher/model`` is the OpenAI-compatible endpoint."""
         if "/" in model:
             return _OPENAI
+        if "embedding" in model:
+            return _ONE_AT_A_TIME if model.startswith("gemini-") else _EMBEDDINGS
         return _ANTHROPIC if model.startswith(_CLAUDE) else _GEMINI
 
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002

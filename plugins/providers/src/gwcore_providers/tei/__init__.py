@@ -1,0 +1,1 @@
+"""Hugging Face's text-embeddings-inference."""

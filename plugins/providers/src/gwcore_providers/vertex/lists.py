@@ -1,0 +1,47 @@
+"""Text embeddings of Vertex AI: ``predict``. Source: "Text embeddings API" of the Vertex AI reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gwcore.codec import Crossing
+from gwcore.lists import ListReply, ListRequest, UpstreamListCodec
+from gwcore.usage import Usage
+from gwcore_providers.base import UpstreamDialect
+from gwcore_providers.gemini.lists import TASKS
+from gwcore_providers.purposes import Errors, say, vector, words
+from gwcore_providers.usage import number
+
+DIALECT = "vertex.predict"
+
+
+class Predict(Errors):
+    """``instances`` in, ``predictions`` out, each with its own count of tokens."""
+
+    operation = "predict"
+
+    def write_request(self, request: ListRequest, crossing: Crossing) -> dict[str, Any]:
+        """See :meth:`gwcore.lists.UpstreamListCodec.write_request`."""
+        say(request, crossing, "purpose", "dimensions", "truncate")
+        task = {"task_type": TASKS.get(request.purpose, request.purpose)} if request.purpose is not None else {}
+        pairs = {"outputDimensionality": request.dimensions, "autoTruncate": request.truncate}
+        parameters = {key: value for key, value in pairs.items() if value is not None}
+        out: dict[str, Any] = {"instances": [{"content": text, **task} for text in words(request, crossing)]}
+        return out | ({"parameters": parameters} if parameters else {})
+
+    def read_reply(self, document: Any) -> ListReply:
+        """See :meth:`gwcore.lists.UpstreamListCodec.read_reply`."""
+        found = [one["embeddings"] for one in document["predictions"]]
+        tokens = sum(number(one.get("statistics") or {}, "token_count") for one in found)
+        return ListReply([vector(one["values"]) for one in found], usage=Usage(input=tokens) if tokens else None)
+
+
+class VertexPredict(UpstreamDialect):
+    """Embeddings alone; models of Gemini's are spoken to in Gemini's own dialect."""
+
+    name = DIALECT
+    lists: Mapping[str, UpstreamListCodec] = MappingProxyType({"embeddings": Predict()})
+    end_mark = re.compile(rb"\}")

@@ -1,0 +1,171 @@
+"""A call over a list of items, to an upstream that takes fewer at a time or speaks otherwise: many requests, one reply.
+
+Batches are asked in parallel, a bounded number at once. The first that fails fails the call, once; the others are given
+up, and what was billed already is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import orjson
+
+from gwcore.call import Attempt, Call, Target
+from gwcore.codec import Complaint, Crossing
+from gwcore.dialect import Dialect
+from gwcore.errors import GatewayError, Malformed
+from gwcore.lists import ListCodec, ListReply, ListRequest, UpstreamListCodec, cut, merged
+from gwcore.relay import DROPPED, read_whole
+from gwcore.translate import Way
+from gwcore.usage import Usage, added
+from gwcore.wire.transport import Request, Response
+
+PARALLEL: Final = 4
+"""Requests of one call that an upstream is asked at once."""
+
+
+@dataclass(slots=True)
+class Batches(Way):
+    """One attempt's way there and back.
+
+    Attributes:
+        codec: of the upstream's dialect.
+        request: the whole of it. ``parts``: its batches. ``bodies``: theirs.
+    """
+
+    codec: UpstreamListCodec
+    request: ListRequest
+    parts: list[ListRequest]
+    bodies: list[bytes]
+    used: list[Usage] = field(default_factory=list)
+
+    @property
+    def body(self) -> bytes:
+        """Of the first request."""
+        return self.bodies[0]
+
+    def complaint(self, status: int, body: bytes) -> Complaint:
+        """The upstream's error, in words."""
+        return self.codec.read_error(status, body)
+
+    def read(self, at: int, body: bytes) -> ListReply:
+        """The answer to one batch; its usage counts from now on. Raises ``Malformed``."""
+        try:
+            reply = self.codec.read_reply(orjson.loads(body))
+        except orjson.JSONDecodeError:
+            raise Malformed("the upstream's answer is not JSON") from None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
+        if reply.usage is not None:
+            self.used.append(reply.usage)
+            self.meter.usage = added(self.used)
+        wanted = len(self.parts[at].items)
+        if self.request.query is None and len(reply.vectors) != wanted:
+            raise Malformed(f"the upstream answered {wanted} items with {len(reply.vectors)} vectors")
+        if any(not 0 <= index < wanted for index, _ in reply.ranks):
+            raise Malformed("the upstream ranked an item that was not sent")
+        return reply
+
+    def written(self, replies: list[ListReply]) -> bytes:
+        """The whole reply in the client's words."""
+        whole = merged(self.parts, replies, self.request.top)
+        whole.usage = self.meter.usage
+        codec = cast("ListCodec", self.client.lists[self.request.operation])
+        return orjson.dumps(codec.write_reply(whole, self.request, self.crossing))
+
+
+def batched(call: Call, target: Target, document: dict[str, Any], dialects: Mapping[str, Dialect]) -> Batches | None:
+    """The way of a call over a list; ``None`` if there is none.
+
+    Raises:
+        BadRequest: the document cannot be read.
+        Untranslatable: it holds what the target's dialect cannot say.
+    """
+    if call.operation not in call.dialect.lists:
+        return None
+    found = _spoken(call, target, dialects)
+    if found is None:
+        return None
+    upstream, codec, address = found
+    read = cast("ListCodec", call.dialect.lists[call.operation]).read_request
+    request = read(document, call.model or target.model)
+    quirks = target.upstream.provider.quirks(target.upstream, target.model)
+    crossing = Crossing(target.model, call.model or target.model, quirks)
+    prefix = "rerank_batch:" if request.query is not None else "batch:"
+    parts = list(cut(request, _limit(quirks, prefix), _limit(quirks, "batch_tokens:")))
+    bodies = [orjson.dumps(codec.write_request(part, crossing)) for part in parts]
+    return Batches(call.dialect, upstream, address, crossing, codec, request, parts, bodies)
+
+
+def _limit(quirks: frozenset[str], prefix: str) -> int | None:
+    found = [int(word[len(prefix) :]) for word in quirks if word.startswith(prefix)]
+    return min(found) if found else None
+
+
+def _spoken(
+    call: Call, target: Target, dialects: Mapping[str, Dialect]
+) -> tuple[Dialect, UpstreamListCodec, str] | None:
+    upstream = target.upstream
+    named = dialects.get(upstream.dialect) if upstream.dialect is not None else None
+    for dialect in [named] if named is not None and call.operation in named.lists else dialects.values():
+        codec = dialect.lists.get(call.operation)
+        if codec is None:
+            continue
+        found = upstream.provider.address(upstream, dialect.name, codec.operation, target.model, {}, stream=False)
+        if found is not None:
+            return dialect, codec, found[0]
+    return None
+
+
+async def answer(
+    attempt: Attempt,
+    batches: Batches,
+    requests: list[Request],
+    refuse: Callable[[Attempt, Response, Way], Awaitable[GatewayError]],
+    settle: Callable[[], None],
+) -> None:
+    """Ask for every batch and end the reply. Raises :class:`gwcore.errors.UpstreamError`."""
+    gate = asyncio.Semaphore(PARALLEL)
+
+    async def ask(at: int, request: Request) -> ListReply:
+        async with gate:
+            response = await attempt.target.upstream.transport.send(request)
+            attempt.first_byte_at = attempt.first_byte_at or time.perf_counter()
+            try:
+                if response.status >= 400:
+                    attempt.status = response.status
+                    raise await refuse(attempt, response, batches)
+                body = await read_whole(attempt, response)
+            finally:
+                response.close()
+        return batches.read(at, body)
+
+    call, began = attempt.call, time.perf_counter()
+    waited = call.waited
+    try:
+        replies = await _all([ask(at, request) for at, request in enumerate(requests)])
+    finally:
+        call.waited = waited + time.perf_counter() - began
+    attempt.status = 200
+    said = batches.written(replies)
+    settle()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(said))]
+    if dropped := batches.dropped:
+        headers.append((DROPPED, dropped))
+    await call.reply.commit(200, headers)
+    await call.reply.end(said)
+
+
+async def _all(asked: list[Any]) -> list[ListReply]:
+    if len(asked) == 1:
+        return [await asked[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in asked]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
