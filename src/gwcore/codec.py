@@ -19,6 +19,8 @@ from gwcore.events import Event
 from gwcore.wire.sse import Frame
 from gwcore.wire.transport import Headers
 
+EVENTS = b"text/event-stream; charset=utf-8"
+
 
 @dataclass(slots=True)
 class Crossing:
@@ -29,6 +31,8 @@ class Crossing:
         quirks: what the vendor is known to do otherwise than its dialect's owner (see a provider's rows).
         usage_wanted: the client asked for usage in its stream.
         input_tokens: an estimate, for dialects that show one before the answer.
+        query: of the client's address, where it is known.
+        content_type: of the client's stream; a codec's ``writer`` sets another where the client did not ask for events.
         request: the client's document, for replies that repeat parts of it.
         dropped: names of what was left out, for ``x-gwcore-dropped``.
         headers: further request headers of the upstream's dialect.
@@ -45,6 +49,8 @@ class Crossing:
     dropped: list[str] = field(default_factory=list)
     headers: Headers = field(default_factory=list)
     window: int | None = None
+    query: bytes | None = None
+    content_type: bytes = EVENTS
 
     def drop(self, name: str) -> None:
         """Leave a tuning knob out."""

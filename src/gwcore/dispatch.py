@@ -19,7 +19,7 @@ import orjson
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, InBandError
-from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
+from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
 from gwcore.relay import read_on, refused, relay
@@ -41,6 +41,7 @@ TAIL = 4096
 _REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"user-agent", b"idempotency-key", b"accept-language"})
 _PLAIN_HEADERS = frozenset({b"user-agent", b"idempotency-key"})  # of a request that is said in another dialect
 _ALONE = frozenset({b"user-agent"})  # of one that is several: one key for all would make them one
+_COUNTED = "count_tokens"
 _NO_DIALECTS: Mapping[str, Dialect] = MappingProxyType({})
 _RESPONSE_HEADERS = frozenset(
     {
@@ -68,6 +69,7 @@ def build(
 
     Raises:
         Untranslatable: the upstream does not serve this operation, or cannot be told what the request says.
+        NotServed: the upstream counts no tokens.
         BadRequest: the document, the query string or the form cannot be sent on.
     """
     call, target = attempt.call, attempt.target
@@ -82,7 +84,9 @@ def build(
         if way is not None:
             return _translated(attempt, way, way.body), way
     if found is None:
-        raise Untranslatable(
+        # clients that count tokens do so themselves where they hear 404, and stop at anything else
+        missing = NotServed if call.operation == _COUNTED else Untranslatable
+        raise missing(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
             f"{call.operation} in the dialect {call.dialect.name}"
         )

@@ -9,6 +9,7 @@ import structlog
 
 from gwcore.call import Attempt
 from gwcore.chat import ChatReply
+from gwcore.codec import EVENTS
 from gwcore.dialect import Dialect
 from gwcore.errors import Broken, Refused, UpstreamError
 from gwcore.translate import Stream, Translation, Way
@@ -78,12 +79,11 @@ async def relay(
     events = lines or kind.startswith(b"text/event-stream") or (attempt.call.stream and not kind)
     headers = _kept(response.headers)
     if attempt.call.stream:
-        headers += [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-        ]
         stream = translation.stream(lines=lines)
+        told = translation.crossing.content_type
+        headers += [(b"content-type", told), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        if told != EVENTS:
+            ending = bytes  # a comment is for events alone
         if events:
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:

@@ -270,6 +270,7 @@ def translate(
         max(1, _TOKENS.estimate(call)[0]),
         document,
     )
+    crossing.query = call.query
     body = orjson.dumps(_codec(upstream).write_request(request, crossing))
     customs = frozenset(tool.name for tool in request.tools if tool.custom)
     return Translation(client, upstream, address, crossing, body, customs)

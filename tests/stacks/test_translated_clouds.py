@@ -14,6 +14,7 @@ from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.wire.eventstream import encode
+from tests.stacks.raw import exchange
 
 KEY = "cloud-api-key-12345678"
 HOSTILE = [(1,), (3, 1, 7), (1 << 16,)]
@@ -205,3 +206,37 @@ async def test_an_exception_inside_bedrocks_stream_before_content_has_its_status
                 await client.chat.completions.create(
                     model=f"cloud/{CLAUDE_BEDROCK}", messages=[{"role": "user", "content": "hi"}], stream=True
                 )
+
+
+@pytest.mark.parametrize("size", HOSTILE)
+async def test_a_gemini_client_that_did_not_ask_for_events_reads_a_list(size):
+    """``streamGenerateContent`` without ``alt=sse``."""
+    async with FakeUpstream(Answer(body=[SSE], split=size)) as up, running(stack(up, "vertex")) as url:
+        asked = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+        reply = await exchange(
+            url, "POST", f"/v1beta/models/cloud/{CLAUDE_VERTEX}:streamGenerateContent", json.dumps(asked).encode()
+        )
+        check_request(up.requests[0], CLAUDE_VERTEX, stream=True)
+    assert reply.status == 200 and reply.headers["content-type"].startswith("application/json")
+    chunks = json.loads(reply.body)
+    parts = [
+        part
+        for chunk in chunks
+        for one in chunk.get("candidates", ())
+        for part in one.get("content", {}).get("parts", ())
+    ]
+    assert "".join(part.get("text", "") for part in parts) == "Héllo"
+    assert next(part["functionCall"] for part in parts if "functionCall" in part)["args"] == {"a": "ü"}
+    assert chunks[-1]["usageMetadata"]["candidatesTokenCount"] == 9
+
+
+async def test_counting_tokens_of_a_vendor_that_cannot_is_a_404_that_clients_know():
+    """K2: Claude Code then counts by itself."""
+    async with FakeUpstream() as up, running(stack(up, "vertex")) as url:
+        client = anthropic.AsyncAnthropic(base_url=url, api_key="k", max_retries=0)
+        async with client:
+            with pytest.raises(anthropic.NotFoundError, match="count_tokens") as caught:
+                await client.messages.count_tokens(
+                    model="cloud/gemini-2.5-flash", messages=[{"role": "user", "content": "hi"}]
+                )
+        assert caught.value.body["error"]["type"] == "not_found_error" and not up.requests

@@ -9,7 +9,7 @@ from gwcore.codec import Crossing, StreamReader, StreamWriter
 from gwcore.errors import Malformed
 from gwcore.events import gather
 from gwcore_providers.gemini import read, reply, write
-from gwcore_providers.gemini.stream import GeminiReader, GeminiWriter
+from gwcore_providers.gemini.stream import GeminiReader, GeminiWriter, ListWriter
 
 
 class GeminiCodec:
@@ -37,4 +37,7 @@ class GeminiCodec:
 
     def writer(self, crossing: Crossing) -> StreamWriter:
         """One per attempt."""
-        return GeminiWriter(crossing)
+        if crossing.query is None or b"alt=sse" in crossing.query:
+            return GeminiWriter(crossing)
+        crossing.content_type = b"application/json; charset=utf-8"
+        return ListWriter(GeminiWriter(crossing))

@@ -260,3 +260,28 @@ class GeminiWriter:
             candidates.append(one)
         usage = {"usageMetadata": usage_document(self._usage)} if self._usage is not None else {}
         return b"".join(out) + self._chunk(candidates, **usage)
+
+
+class ListWriter:
+    """The same as one JSON list, told piece by piece: what a client reads that did not ask for ``alt=sse``."""
+
+    def __init__(self, events: GeminiWriter) -> None:
+        self._events = events
+        self._before = b"["
+
+    def write(self, events: Iterable[Event]) -> bytes:
+        """Elements of the list."""
+        return self._elements(self._events.write(events))
+
+    def close(self) -> bytes:
+        """The last ones, and the end of the list."""
+        last = self._elements(self._events.close())
+        return last + (b"[]" if self._before == b"[" else b"]")
+
+    def _elements(self, frames: bytes) -> bytes:
+        out = b""
+        for frame in frames.split(b"\r\n\r\n"):
+            if frame:
+                out += self._before + frame.removeprefix(b"data: ")
+                self._before = b",\r\n"
+        return out
