@@ -15,8 +15,8 @@ from gwcore.call import Attempt, Call, Outcome, Target
 from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
 from gwcore.errors import BadRequest, GatewayError
 from gwcore.knobs import Knobs
-from gwcore.models import Models
 from gwcore.lists import UpstreamListCodec
+from gwcore.models import Models
 from gwcore.plugin import Plugin, Setup
 from gwcore.provider import Upstream
 from gwcore.reply import Reply
