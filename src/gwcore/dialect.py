@@ -149,6 +149,13 @@ class Dialect(Protocol):
         """How its operations over lists are translated, by operation: a ``ListCodec`` where it has routes for it."""
         ...
 
+    def shape(self, document: Document) -> str | None:
+        """The dialect whose shape a chat document has that was sent to this one's address; ``None`` where it is its own.
+
+        For clients that are known to mix two up. Such a document is read and written, never forwarded as it is.
+        """
+        ...
+
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
         """The model asked for; ``None`` where the operation has none. Raises ``BadRequest`` when it is missing."""
         ...

@@ -79,8 +79,11 @@ def build(
         found = upstream.provider.address(
             upstream, call.dialect.name, call.operation, target.model, call.params, stream=call.stream
         )
-    if found is None and call.document is not None:
-        way = translate(call, target, call.document, dialects) or batched(call, target, call.document, dialects)
+    document = call.document
+    odd = document is not None and call.operation == CHAT and call.dialect.shape(document) is not None
+    if document is not None and (found is None or odd):
+        said = {**document, **attempt.fields} if attempt.fields else document
+        way = translate(call, target, said, dialects) or (None if odd else batched(call, target, said, dialects))
         if way is not None:
             return _translated(attempt, way, way.body), way
     if found is None:

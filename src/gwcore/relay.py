@@ -58,7 +58,7 @@ def _kept(headers: Headers) -> Headers:
     kept = [(name, value) for name, value in headers if name in _KEPT]
     ids = {name: value for name, value in kept if name in _IDS}
     if len(ids) == 1:
-        kept.append((next(iter(_IDS - ids.keys())), next(iter(ids.values()))))
+        kept += [(name, value) for value in ids.values() for name in _IDS if name not in ids]
     return kept
 
 

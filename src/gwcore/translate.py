@@ -247,6 +247,13 @@ def translate(
     """The way of a chat call to a target that does not serve its dialect; ``None`` if there is none.
 
     The first dialect that the target serves is taken, in the order they are registered, unless the stack file names one.
+    A document in the shape of another dialect than the one it was sent in goes to that one where the target serves it.
+
+    Args:
+        call: the client's.
+        target: of the attempt.
+        document: what the attempt says, its own ``fields`` included.
+        dialects: what can be spoken, by name.
 
     Raises:
         BadRequest: the document cannot be read.
@@ -255,7 +262,7 @@ def translate(
     client = call.dialect
     if call.operation != CHAT or both_ways(client.chat) is None:
         return None
-    found = _spoken(call, target, dialects)
+    found = _spoken(call, target, dialects, client.shape(document))
     if found is None:
         return None
     upstream, address = found
@@ -276,13 +283,15 @@ def translate(
     return Translation(client, upstream, address, crossing, body, customs)
 
 
-def _spoken(call: Call, target: Target, dialects: Mapping[str, Dialect]) -> tuple[Dialect, str] | None:
+def _spoken(
+    call: Call, target: Target, dialects: Mapping[str, Dialect], shape: str | None
+) -> tuple[Dialect, str] | None:
     upstream = target.upstream
     listed: Sequence[Dialect]
     if upstream.dialect is not None:
         listed = [dialects[upstream.dialect]] if upstream.dialect in dialects else []
     else:
-        listed = list(dialects.values())
+        listed = sorted(dialects.values(), key=lambda dialect: dialect.name != shape)
     for dialect in listed:
         if dialect.chat is None:
             continue

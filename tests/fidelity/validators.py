@@ -18,12 +18,12 @@ def frames_of(body):
 
 @dataclass
 class Read:
-    """``said`` by choice; ``usage`` as the dialect spells it; ``calls`` as ids in order; ``sealed``: what must come back."""
+    """What a client got: ``usage`` as the dialect spells it, ``ids`` of calls, ``turn`` as the client sends it back."""
 
     said: Said = field(default_factory=Said)
     usage: dict | None = None
     ids: list = field(default_factory=list)
-    sealed: list = field(default_factory=list)
+    turn: object = None
 
 
 # ── openai.chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -52,7 +52,13 @@ def chat(body, *, usage=True):
     calls = [(call["name"], arguments(call["text"])) for call in first["calls"]]
     out.said = Said(first["text"], first["thought"], calls, first["refusal"], first["finish"])
     out.ids = [call["id"] for call in first["calls"]]
-    out.sealed = first["details"]
+    out.turn = {"role": "assistant", "content": first["text"] or None}
+    if first["thought"]:
+        out.turn["reasoning_content"] = first["thought"]
+    if first["details"]:
+        out.turn["reasoning_details"] = first["details"]
+    if first["calls"]:
+        out.turn["tool_calls"] = [call["shown"] for call in first["calls"]]
     return out
 
 
@@ -75,8 +81,12 @@ def _chat_choice(choice, lanes):
         key = "input" if kind == "custom" else "arguments"
         if item["index"] == len(lane["calls"]):
             assert item["id"] and item["type"] == kind and item[kind]["name"]
-            lane["calls"].append({"id": item["id"], "name": item[kind]["name"], "text": ""})
-        lane["calls"][item["index"]]["text"] += item[kind].get(key) or ""
+            shown = {k: v for k, v in item.items() if k != "index"}
+            shown[kind] = {"name": item[kind]["name"], key: ""}
+            lane["calls"].append({"id": item["id"], "name": item[kind]["name"], "text": "", "shown": shown})
+        call = lane["calls"][item["index"]]
+        call["text"] += item[kind].get(key) or ""
+        call["shown"][kind][key] = call["text"]
     if choice["finish_reason"]:
         assert not delta
         lane["finish"] = choice["finish_reason"]
@@ -119,11 +129,10 @@ def responses_reply(last):
                 said.refusal += piece.get("refusal", "")
         elif item["type"] == "reasoning":
             said.reasoning += "".join(p["text"] for p in [*item["summary"], *item.get("content", ())])
-            out.sealed.append(item)
         elif item["type"] in ("function_call", "custom_tool_call"):
             said.calls.append((item["name"], arguments(item.get("arguments", item.get("input")))))
             out.ids.append(item["call_id"])
-    out.said = said
+    out.said, out.turn = said, last["output"]
     return out
 
 
@@ -235,14 +244,12 @@ def messages_reply(whole):
             said.text += block["text"]
         elif block["type"] == "thinking":
             said.reasoning += block["thinking"]
-            out.sealed.append({k: v for k, v in block.items() if k != "_json"})
-        elif block["type"] == "redacted_thinking":
-            out.sealed.append({k: v for k, v in block.items() if k != "_json"})
         elif block["type"] == "tool_use":
             assert isinstance(block["input"], dict)
             said.calls.append((block["name"], block["input"]))
             out.ids.append(block["id"])
-    out.said = said
+    content = [{k: v for k, v in block.items() if k != "_json"} for block in whole["content"]]
+    out.said, out.turn = said, {"role": "assistant", "content": content}
     return out
 
 
@@ -276,9 +283,7 @@ def generate_reply(whole):
         elif "functionCall" in part:
             said.calls.append((part["functionCall"]["name"], part["functionCall"]["args"]))
             out.ids.append(part["functionCall"]["id"])
-        if "thoughtSignature" in part:
-            out.sealed.append(part)
-    out.said = said
+    out.said, out.turn = said, {"role": "model", "parts": one["content"]["parts"]}
     return out
 
 
@@ -294,7 +299,7 @@ def chat_reply(whole):
         choice["finish_reason"],
     )  # fmt: skip
     ids = [call["id"] for call in message.get("tool_calls") or ()]
-    return Read(said, whole.get("usage"), ids, message.get("reasoning_details") or [])
+    return Read(said, whole.get("usage"), ids, message)
 
 
 STREAMS = {

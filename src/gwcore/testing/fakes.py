@@ -43,6 +43,10 @@ class FakeDialect:
     chat = None
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
 
+    def shape(self, _document: Document) -> str | None:
+        """Its own."""
+        return None
+
     def model_of(self, _route: Route, document: Document | None, _params: object) -> str | None:
         """The document's ``model``."""
         model = (document or {}).get("model")

@@ -64,6 +64,10 @@ class BaseDialect:
     last_mark: re.Pattern[bytes]
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
 
+    def shape(self, _document: Document) -> str | None:
+        """Its own."""
+        return None
+
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
         """The model in the body or the path; raises ``BadRequest`` when it is missing or no text."""
         model = params.get("model") if route.model == "path" else (document or {}).get("model")

@@ -45,7 +45,7 @@ def unseal(token: object) -> Reasoning | None:
         known = orjson.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
         return Reasoning(
             known.get("t", ""), known.get("s"), known.get("e"), known.get("r", False), known.get("u", False),
-            known.get("i"), known["d"], known.get("x", {}),
+            known.get("i"), known.get("d", ""), known.get("x", {}),
         )  # fmt: skip
     except (binascii.Error, orjson.JSONDecodeError, KeyError, AttributeError):
         raise BadRequest("a sealed thought (gw1.…) was changed on its way: send it back as it came") from None
@@ -68,13 +68,34 @@ def with_thought(call: ToolCall) -> str:
 def thought_of(id: str) -> tuple[str, str | None]:  # noqa: A002 - the field's standard name
     """An id and the signature that :func:`with_thought` put behind it."""
     plain, mark, packed = id.partition(_THOUGHT)
+    plain = _unpacked(plain)
     if not mark:
-        return id, None
+        return plain, None
     try:
         raw = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
     except (binascii.Error, ValueError):
-        return id, None
+        return plain, None
     return plain, base64.b64encode(raw[1:]).decode() if raw[:1] == b"b" else raw[1:].decode("utf-8", "replace")
+
+
+_PACKED = "gwid_"
+
+
+def shown_id(id: str, allowed: re.Pattern[str]) -> str:  # noqa: A002
+    """An id in the alphabet of a client's dialect, from which :func:`thought_of` reads the vendor's own again."""
+    if allowed.fullmatch(id):
+        return id
+    return _PACKED + base64.urlsafe_b64encode(id.encode("utf-8", "surrogatepass")).decode().rstrip("=")
+
+
+def _unpacked(id: str) -> str:  # noqa: A002
+    if not id.startswith(_PACKED):
+        return id
+    packed = id[len(_PACKED) :]
+    try:
+        return base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)).decode("utf-8", "surrogatepass")
+    except (binascii.Error, UnicodeDecodeError):
+        return id
 
 
 _ANY_ID = re.compile(r"[\x21-\x7e]+")

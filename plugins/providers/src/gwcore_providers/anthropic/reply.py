@@ -24,7 +24,7 @@ from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore_providers.anthropic.read import DIALECT, content
-from gwcore_providers.crossing import complaint_of, fit_id, parsed, rest, seal, with_thought
+from gwcore_providers.crossing import complaint_of, fit_id, parsed, rest, seal, shown_id, with_thought
 from gwcore_providers.usage import anthropic_usage
 
 _REASONS: Mapping[str, FinishReason] = {
@@ -120,7 +120,7 @@ def message_id(id: str) -> str:  # noqa: A002 - the field's standard name
 
 def call_id(call: ToolCall) -> str:
     """A tool call's id in this API's alphabet, with a thought's signature behind it."""
-    return with_thought(ToolCall(fit_id(call.id or call.name, _ID, 64), call.name, signature=call.signature))
+    return with_thought(ToolCall(shown_id(call.id or call.name, _ID), call.name, signature=call.signature))
 
 
 def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:

@@ -172,11 +172,14 @@ def _think(  # noqa: PLR0917 - one decision, all that bears on it
         out["thinking"] = {"type": "adaptive"}
         out["thinking"]["display"] = "omitted" if thinking.shown == "none" else "summarized"
     elif effort is not None or thinking.budget is not None:
-        budget = max(_LEAST, thinking.budget or budget_of(effort or "medium"))
+        wanted = thinking.budget or budget_of(effort or "medium")
+        # max_tokens bounds thought and words together, here as elsewhere: it stays, and the thought takes half at most
+        budget = min(max(_LEAST, wanted), max(_LEAST, out["max_tokens"] // 2))
         if out["max_tokens"] <= budget:
-            out["max_tokens"] = (
-                budget + out["max_tokens"] if budget + out["max_tokens"] <= traits.max_output else budget + 1
-            )
+            crossing.drop("reasoning")
+            return
+        if budget != wanted:
+            crossing.drop(f"reasoning budget {wanted}")
         out["thinking"] = {"type": "enabled", "budget_tokens": budget}
 
 

@@ -21,7 +21,7 @@ from gwcore.chat import (
 from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
-from gwcore_providers.crossing import complaint_of, fit_id, parsed
+from gwcore_providers.crossing import complaint_of, parsed
 from gwcore_providers.gemini.read import DIALECT, Calls, camel, parts_of
 from gwcore_providers.gemini.thoughts import closed
 from gwcore_providers.usage import gemini_usage
@@ -184,7 +184,7 @@ def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
         return thought(part)
     if isinstance(part, ToolCall):
         given = {"input": part.arguments} if part.custom else parsed(part.arguments)
-        out: dict[str, Any] = {"functionCall": {"id": fit_id(part.id or part.name), "name": part.name, "args": given}}
+        out: dict[str, Any] = {"functionCall": {"id": part.id or part.name, "name": part.name, "args": given}}
         if part.signature is not None:
             out["thoughtSignature"] = part.signature
         return [out]

@@ -20,8 +20,10 @@ from gwcore_providers.base import BaseDialect
 from gwcore_providers.listing import described, model_info
 from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.openai.chat_codec import ChatCodec
+from gwcore_providers.openai.chat_read import is_flat
 from gwcore_providers.openai.lists import LISTS
 from gwcore_providers.openai.models import reasons
+from gwcore_providers.openai.responses_read import DIALECT as RESPONSES
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
 _AZURE = ("",)
@@ -235,6 +237,15 @@ class OpenAIChat(BaseDialect):
         wanted = isinstance(options, dict) and bool(options.get("include_usage"))
         hide = None if wanted or operation not in {"chat", "completions"} else _only_usage
         return StreamMeter(gather, total, b'"usage"', hide, facts)
+
+    def shape(self, document: Document) -> str | None:
+        """Cursor sends the Responses API's ``input`` and flat tools here."""
+        if "messages" not in document and "input" in document:
+            return RESPONSES
+        tools = document.get("tools")
+        if isinstance(tools, list) and any(map(is_flat, tools)):
+            return self.name
+        return None
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """A role with empty content, and usage ahead of time, wait."""

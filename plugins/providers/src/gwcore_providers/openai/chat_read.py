@@ -42,6 +42,7 @@ KNOBS = {
     "prompt_cache_key": "cache_key", "prompt_cache_retention": "cache_retention", "safety_identifier": "safety_id",
 }  # fmt: skip
 """This dialect's key → the canonical knob."""
+_OWN = frozenset({"function", "custom"})
 _NEEDS = ("web_search_options", "audio", "plugins")
 _READ = frozenset({
     "model", "messages", "tools", "functions", "tool_choice", "function_call", "parallel_tool_calls", "max_tokens",
@@ -52,7 +53,6 @@ _READ = frozenset({
 
 def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatRequest:
     """See :meth:`gwcore.codec.ChatCodec.read_request`."""
-    options = document.get("stream_options")
     stop = document.get("stop")
     parallel = document.get("parallel_tool_calls")
     limits = (document.get("max_completion_tokens"), document.get("max_tokens"))
@@ -71,11 +71,22 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
         modalities=document.get("modalities"),
         n=document.get("n"),
         stream=stream,
-        usage_wanted=isinstance(options, dict) and bool(options.get("include_usage")),
+        usage_wanted=wants_usage(document),
         knobs={knob: document[key] for key, knob in KNOBS.items() if document.get(key) is not None},
         needs={key: document[key] for key in _NEEDS if document.get(key) is not None},
         extra={key: value for key, value in document.items() if key not in _READ and value is not None},
     )
+
+
+def wants_usage(document: dict[str, Any]) -> bool:
+    """Whether the client asked for a last chunk with usage."""
+    options = document.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))
+
+
+def is_flat(tool: Any) -> bool:
+    """Whether a tool is written as the Responses API, or Anthropic's, has them."""
+    return isinstance(tool, dict) and "name" in tool and tool.get("type", "function") in _OWN and not tool.keys() & _OWN
 
 
 def _message(item: dict[str, Any], where: str) -> Message:
@@ -273,11 +284,9 @@ def _tools(document: dict[str, Any]) -> list[Tool]:
 
 def _tool(item: dict[str, Any], where: str) -> Tool:
     kind = item.get("type", "function")
-    body = item.get(kind) if kind in {"function", "custom"} else None
-    if kind == "function" and body is None and "name" in item:
-        body = {
-            key: value for key, value in item.items() if key not in {"type", CACHE}
-        }  # the Responses API's flat form
+    body = item.get(kind) if kind in _OWN else None
+    if is_flat(item):
+        return _flat_tool(item, where)
     if not isinstance(body, dict):
         # a vendor's own tool: it runs there
         return Tool(str(item.get("name") or kind), server=True, dialect=DIALECT, doc=item)
@@ -292,6 +301,19 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
         cache=cache_of(item),
         extra={**extra, **rest(body, "name", "description", "parameters", "strict")},
     )
+
+
+def _flat_tool(item: dict[str, Any], where: str) -> Tool:
+    """The Responses API's form, or Anthropic's: everything at the top."""
+    name, known = string(item, "name", where), ("type", "name", "description", CACHE)
+    if item.get("type") == "custom" and "input_schema" not in item:
+        grammar = item.get("format")
+        if isinstance(grammar, dict) and grammar.get("type") == "grammar" and "grammar" not in grammar:
+            grammar = {"type": "grammar", "grammar": {key: one for key, one in grammar.items() if key != "type"}}
+        return Tool(name, item.get("description"), custom=True, grammar=grammar, extra=rest(item, *known, "format"))
+    schema = item.get("parameters", item.get("input_schema"))
+    extra = rest(item, *known, "parameters", "input_schema", "strict")
+    return Tool(name, item.get("description"), schema, item.get("strict"), cache=cache_of(item), extra=extra)
 
 
 def _choice(value: Any, legacy: Any) -> ToolChoice | None:

@@ -32,7 +32,6 @@ _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
 TIERS = {**{tier: tier for tier in ("auto", "default", "flex", "priority", "scale")}, "standard": "default",
          "standard_only": "default"}  # fmt: skip
 """Tiers in any vendor's words → in OpenAI's."""
-_FIT = re.compile(r"[a-zA-Z0-9_.:-]+")
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
 _THOUGHT_KEYS = ("reasoning_content", "reasoning")
 _BY_ADDRESS = {"file_url", "document_url"}
@@ -279,7 +278,10 @@ class _Messages:
     def _id(self, id: str) -> str:  # noqa: A002
         if self.same and "ids9" not in self.crossing.quirks:
             return id
-        return fit_id(id, _NINE, 9) if "ids9" in self.crossing.quirks else fit_id(id, _FIT, 40)
+        if "ids9" in self.crossing.quirks:
+            return fit_id(id, _NINE, 9)
+        # its own models take 40 letters; others issue longer ones themselves, and want them back
+        return fit_id(id, limit=64 if accepted_efforts(self.crossing.model) is None else 40)
 
     def _result(self, result: ToolResult, message: Message) -> dict[str, Any]:
         texts = [part for part in result.parts if isinstance(part, Text)]

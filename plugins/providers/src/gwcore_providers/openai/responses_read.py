@@ -174,6 +174,11 @@ def _piece(item: dict[str, Any], where: str, usual: str) -> Part:
         return Text(string(item, "refusal", where), refusal=True, extra=rest(item, "type", "refusal"))
     if kind in {"input_image", "input_file"}:
         return _media(item, where, "image" if kind == "input_image" else "file")
+    if kind == "image_url":  # of chat completions
+        source = item.get("image_url")
+        source = source if isinstance(source, dict) else {"url": source}
+        item = {"type": "input_image", "image_url": source.get("url"), "detail": source.get("detail")}
+        return _media(item, where, "image")
     if kind == "input_audio" and isinstance(item.get("input_audio"), dict):
         sound = item["input_audio"]
         mime = f"audio/{sound.get('format') or 'wav'}"
@@ -300,6 +305,8 @@ _ITEMS: dict[str, Callable[[dict[str, Any], str], Part]] = {
 
 def _tool(item: dict[str, Any], where: str) -> Tool:
     kind = item.get("type")
+    if isinstance(item.get(str(kind)), dict):  # the form of chat completions, which some clients mix in
+        item = {**{key: value for key, value in item.items() if key != kind}, **item[str(kind)]}
     if kind == "function":
         name = string(item, "name", where)
         extra = rest(item, "type", "name", "description", "parameters", "strict")
