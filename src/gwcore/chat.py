@@ -277,11 +277,14 @@ class Finish:
 
 @dataclass(slots=True)
 class Choice:
-    """One answer."""
+    """One answer.
+
+    ``logprobs``: one object for every token, in order: ``token``, ``logprob``, ``bytes``, ``top_logprobs``.
+    """
 
     parts: list[Part]
     finish: Finish
-    logprobs: Json = None
+    logprobs: list[Json] | None = None
     extra: Extra = field(default_factory=_nothing)
 
 

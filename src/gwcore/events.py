@@ -135,8 +135,19 @@ Event = (
 @dataclass(slots=True)
 class _Gathering:
     parts: dict[int, Part] = field(default_factory=dict)
+    pieces: dict[int, list[str]] = field(default_factory=dict)
+    """Of words, thoughts and arguments: put together once, however long they are."""
     finish: Finish = field(default_factory=lambda: Finish("unknown"))
     logprobs: list[Any] = field(default_factory=list)
+
+    def join(self) -> None:
+        """Every part gets its words."""
+        for at, pieces in self.pieces.items():
+            part = self.parts[at]
+            if isinstance(part, ToolCall):
+                part.arguments = "".join(pieces)
+            elif isinstance(part, Text | Reasoning):
+                part.text = "".join(pieces)
 
 
 def gather(events: Iterable[Event], dialect: str) -> ChatReply:
@@ -156,6 +167,8 @@ def gather(events: Iterable[Event], dialect: str) -> ChatReply:
             _grow(choices.setdefault(event.choice, _Gathering()), event)
     if started is None:
         raise ValueError("a stream without a beginning")
+    for gathered in choices.values():
+        gathered.join()
     made = [
         Choice([g.parts[at] for at in sorted(g.parts)], g.finish, g.logprobs or None)
         for _, g in sorted(choices.items())
@@ -172,15 +185,17 @@ def _grow(
     elif isinstance(event, ReasoningDelta):
         if not isinstance(part, Reasoning):
             part = into.parts[event.part] = Reasoning(summary=event.summary)
-        part.text += event.text
+        into.pieces.setdefault(event.part, []).append(event.text)
         if (sealed := event.sealed) is not None:
             part.signature, part.encrypted, part.redacted = sealed.signature, sealed.encrypted, sealed.redacted
             part.id, part.dialect, part.extra = sealed.id, sealed.dialect, sealed.extra
     elif isinstance(event, ToolCallDelta):
-        assert isinstance(part, ToolCall)
-        part.arguments += event.arguments
+        into.pieces[event.part].append(event.arguments)
+    elif isinstance(event, ToolCallStarted):
+        into.parts[event.part] = event.call
+        into.pieces[event.part] = [event.call.arguments]
     else:
-        into.parts[event.part] = event.call if isinstance(event, ToolCallStarted) else event.value
+        into.parts[event.part] = event.value
 
 
 def _more_text(into: _Gathering, event: TextDelta | Cited, part: Text | None) -> None:
@@ -189,7 +204,7 @@ def _more_text(into: _Gathering, event: TextDelta | Cited, part: Text | None) ->
     if isinstance(event, Cited):
         part.citations.append(event.citation)
         return
-    part.text += event.text
+    into.pieces.setdefault(event.part, []).append(event.text)
     part.refusal = event.refusal
     if event.logprobs:
         into.logprobs.extend(event.logprobs)

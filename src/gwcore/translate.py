@@ -148,7 +148,7 @@ class Stream:
 
     def feed(self, chunk: bytes) -> bytes:
         """What a chunk comes to. Raises ``Malformed``."""
-        out = b""
+        out: list[bytes] = []
         read = self._reader.read
         for frame in self._frames.feed(chunk):
             try:
@@ -156,8 +156,8 @@ class Stream:
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
             if events:
-                out += self._written(events)
-        return out
+                out.append(self._written(events))
+        return b"".join(out)
 
     def _written(self, events: Iterable[Event]) -> bytes:
         listed = list(events) if self._customs is None else self._customs.restore(events)

@@ -11,7 +11,7 @@ from gwcore.usage import Usage
 from tests.fidelity.corpus import CODECS, DIALECTS, MISSING, NAMES, SPECS, answers, recorded_body, requests, streamed
 from tests.fidelity.oracle import UNREADABLE, differs, reply_of
 from tests.fidelity.relayed import relayed, whole
-from tests.fidelity.validators import STREAMS, WHOLES
+from tests.fidelity.validators import STREAMS, WHOLES, frames_of
 
 pytestmark = pytest.mark.skipif(not requests(), reason=MISSING)
 PAIRS = [(a, b) for a in SPECS for b in SPECS if a != b]
@@ -256,3 +256,29 @@ def test_validators_refuse_streams_that_no_vendor_sends(client):
     for bad in broken:
         with pytest.raises((AssertionError, KeyError, IndexError, TypeError, json.JSONDecodeError)):
             STREAMS[client](cut.join(bad) + cut)
+
+
+def tokens_of(client, whole_reply):
+    if client == "openai.chat":
+        return [(t["token"], t["logprob"]) for t in whole_reply["choices"][0]["logprobs"]["content"]]
+    if client == "openai.responses":
+        pieces = [p for i in whole_reply["output"] if i["type"] == "message" for p in i["content"]]
+        return [(t["token"], t["logprob"]) for piece in pieces for t in piece["logprobs"]]
+    chosen = whole_reply["candidates"][0]["logprobsResult"]["chosenCandidates"]
+    return [(t["token"], t["logProbability"]) for t in chosen]
+
+
+@pytest.mark.parametrize("client", ["openai.chat", "openai.responses", "gemini.generate"])
+def test_logprobs_reach_every_client_that_has_a_place_for_them(client):
+    told = [r for r in readable(None) if r["digest"].get("logprobs") and NAMES[r["dialect"]] != client]
+    chosen = [r for r in told if reply_of(r).choices[0].logprobs]
+    thought = [r for r in told if b'"logprobs":{"reasoning_content"' in recorded_body(r)]
+    assert len(chosen) + len(thought) >= len(told) - 1  # no dialect has a place for those of a thought; one says null
+    for record in chosen:
+        tokens = [(t["token"], t["logprob"]) for t in reply_of(record).choices[0].logprobs]
+        assert tokens and tokens_of(client, json.loads(whole(record, client)[0])) == tokens, record["id"]
+        if streamed(record) and client == "gemini.generate":
+            chunks = [json.loads(f.data) for f in frames_of(relayed(record, client)[0])]
+            told = [one["candidates"][0]["logprobsResult"] for one in chunks if "logprobsResult" in one["candidates"][0]]
+            assert sum(len(one["chosenCandidates"]) for one in told) == len(tokens)
+    assert len(chosen) >= 4

@@ -52,6 +52,7 @@ class MessagesReader:
         self._open: dict[int, Any] = {}
         """Block → its part: a call, a thought, a block of the vendor's own, or ``None`` for text."""
         self._inputs: dict[int, list[str]] = {}
+        """Pieces of thoughts, and of the input of blocks of the vendor's own."""
         self._finish = Finish("unknown")
         self._ended = False
 
@@ -84,7 +85,7 @@ class MessagesReader:
             self._inputs.setdefault(at, []).append(more)
         elif kind == "thinking_delta":
             if isinstance(part, Reasoning):
-                part.text += delta["thinking"]
+                self._inputs.setdefault(at, [part.text]).append(delta["thinking"])
             return (ReasoningDelta(at, delta["thinking"]),)
         elif kind == "signature_delta" and isinstance(part, Reasoning):
             part.signature = (part.signature or "") + delta["signature"]
@@ -125,6 +126,8 @@ class MessagesReader:
         at = document["index"]
         part = self._open.pop(at, None)
         events: list[Event] = []
+        if isinstance(part, Reasoning):
+            part.text = "".join(self._inputs.pop(at, (part.text,)))
         if isinstance(part, Reasoning) and (part.signature or part.encrypted):
             part.dialect = part.dialect or DIALECT
             events.append(ReasoningDelta(at, sealed=part))

@@ -22,6 +22,7 @@ from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore_providers.crossing import complaint_of, parsed
+from gwcore_providers.gemini import logprobs
 from gwcore_providers.gemini.read import DIALECT, Calls, camel, parts_of
 from gwcore_providers.gemini.thoughts import closed
 from gwcore_providers.usage import gemini_usage
@@ -125,7 +126,7 @@ def _choice(candidate: dict[str, Any]) -> Choice:
     if said is not None:
         said.citations += citations(candidate)
     called = any(isinstance(part, ToolCall) for part in parts)
-    return Choice(parts, finish_of(candidate.get("finishReason"), calls=called), candidate.get("logprobsResult"))
+    return Choice(parts, finish_of(candidate.get("finishReason"), calls=called), logprobs.read(candidate.get("logprobsResult")) or None)
 
 
 def citations(candidate: Mapping[str, Any]) -> list[Citation]:
@@ -167,6 +168,8 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
             [cited for part in choice.parts if isinstance(part, Text) for cited in part.citations]
         ):
             one["groundingMetadata"] = grounding
+        if choice.logprobs:
+            one["logprobsResult"] = logprobs.written(choice.logprobs)
         if choice.finish.native not in {None, one["finishReason"]}:
             one["finishMessage"] = choice.finish.native
         candidates.append(one)

@@ -28,6 +28,7 @@ from gwcore.usage import Usage
 from gwcore.wire.sse import Frame
 from gwcore_providers.base import status_of
 from gwcore_providers.crossing import complaint
+from gwcore_providers.gemini import logprobs
 from gwcore_providers.gemini.read import Calls, camel, parts_of
 from gwcore_providers.gemini.reply import (
     blocked,
@@ -51,7 +52,7 @@ class _Lane:
         self.part: int | None = None
         self.kind = ""
         self.said: int | None = None
-        self.thought = ""
+        self.thought: list[str] = []
         self.calls = Calls()
         self.cited: list[Citation] = []
         self.reason: Any = None
@@ -104,9 +105,14 @@ class GeminiReader:
         if lane is None:
             lane = self._lanes[number] = _Lane()
         content = candidate.get("content")
+        began = len(events)
         for item in (content.get("parts") if isinstance(content, dict) else None) or ():
             for part in parts_of(camel(item), "parts", lane.calls):
                 self._part(part, number, lane, events)
+        if "logprobsResult" in candidate:
+            said = next((event for event in events[began:] if isinstance(event, TextDelta)), None)
+            if said is not None:
+                said.logprobs = logprobs.read(candidate["logprobsResult"]) or None
         lane.cited += citations(candidate)
         # the last one counts: with code execution a candidate is said to be finished, and goes on
         lane.reason = candidate.get("finishReason") or lane.reason
@@ -131,25 +137,25 @@ class GeminiReader:
 
     def _thought(self, part: Reasoning, number: int, lane: _Lane, events: list[Event]) -> None:
         at = self._into("thought", number, lane, events)
-        lane.thought += part.text
+        lane.thought.append(part.text)
         if part.text:
             events.append(ReasoningDelta(at, part.text, number, part.summary))
         if part.signature or part.encrypted:
-            part.text = lane.thought  # the whole thought that is signed
+            part.text = "".join(lane.thought)  # the whole thought that is signed
             events.append(ReasoningDelta(at, "", number, part.summary, part))
             self._close(number, lane, events)
 
     def _into(self, kind: str, number: int, lane: _Lane, events: list[Event]) -> int:
         if lane.kind != kind:
             self._close(number, lane, events)
-            lane.kind, lane.part, lane.thought = kind, self._next(), ""
+            lane.kind, lane.part, lane.thought = kind, self._next(), []
         assert lane.part is not None
         return lane.part
 
     def _close(self, number: int, lane: _Lane, events: list[Event]) -> None:
         if lane.part is not None:
             events.append(PartEnded(lane.part, number))
-        lane.part, lane.kind, lane.thought = None, "", ""
+        lane.part, lane.kind, lane.thought = None, "", []
 
     def _next(self) -> int:
         self._parts += 1
@@ -182,6 +188,7 @@ class GeminiWriter:
         self._fixed: dict[str, Any] = {}
         self._tail = b""
         self._calls: dict[int, ToolCall] = {}
+        self._arguments: dict[int, list[str]] = {}
         self._cited: dict[int, list[Citation]] = {}
         self._usage: Usage | None = None
         self._finished: list[Finished] = []
@@ -191,7 +198,10 @@ class GeminiWriter:
         out: list[bytes] = []
         for event in events:
             if isinstance(event, TextDelta):
-                if event.text:
+                if event.logprobs:
+                    shown = {"content": {"parts": [{"text": event.text}], "role": "model"}, "index": event.choice}
+                    out.append(self._chunk([{**shown, "logprobsResult": logprobs.written(event.logprobs)}]))
+                elif event.text:
                     out.append(
                         b'data: {"candidates":[{"content":{"parts":[{"text":%s}],"role":"model"},"index":%d}],%s\r\n\r\n'
                         % (orjson.dumps(event.text), event.choice, self._tail)
@@ -214,17 +224,23 @@ class GeminiWriter:
     def _rare(self, event: Event, out: list[bytes]) -> None:
         if isinstance(event, ToolCallStarted):
             self._calls[event.part] = event.call
+            self._arguments[event.part] = [event.call.arguments]
         elif isinstance(event, ToolCallDelta):
-            self._calls[event.part].arguments += event.arguments
+            self._arguments[event.part].append(event.arguments)
         elif isinstance(event, PartEnded):
-            if (call := self._calls.pop(event.part, None)) is not None:
-                self._parts(written(call, self._crossing), event.choice, out)
+            self._call(event.part, event.choice, out)
         elif isinstance(event, ReasoningDelta):
             self._thought(event, out)
         elif isinstance(event, Cited):
             self._cited.setdefault(event.choice, []).append(event.citation)
         elif isinstance(event, Whole):
             self._parts(written(event.value, self._crossing), event.choice, out)
+
+    def _call(self, part: int, choice: int, out: list[bytes]) -> None:
+        call = self._calls.pop(part, None)
+        if call is not None:
+            call.arguments = "".join(self._arguments.pop(part))
+            self._parts(written(call, self._crossing), choice, out)
 
     def _thought(self, event: ReasoningDelta, out: list[bytes]) -> None:
         if event.text:
@@ -246,8 +262,8 @@ class GeminiWriter:
     def close(self) -> bytes:
         """Why it ended, and what it took."""
         out: list[bytes] = []
-        for call in self._calls.values():
-            self._parts(written(call, self._crossing), 0, out)
+        for part in list(self._calls):
+            self._call(part, 0, out)
         candidates = []
         for event in self._finished or [Finished(Finish("unknown"))]:
             word = word_of(event.finish)

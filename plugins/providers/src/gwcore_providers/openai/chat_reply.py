@@ -120,7 +120,8 @@ def _choice(choice: dict[str, Any]) -> Choice:
     finish = finish_of(choice.get("finish_reason"), choice.get("native_finish_reason"), calls=bool(calls))
     # an empty string beside a tool call, or a thought, is this dialect's way to say nothing
     kept = [part for part in parts if not (isinstance(part, Text) and not part.text and not part.citations)]
-    return Choice([*kept, *calls], finish, choice.get("logprobs"))
+    logprobs = choice.get("logprobs")
+    return Choice([*kept, *calls], finish, logprobs.get("content") if isinstance(logprobs, dict) else None)
 
 
 def thoughts(message: Mapping[str, Any]) -> list[Part]:
@@ -215,7 +216,8 @@ def _written(choice: Choice, at: int, crossing: Crossing) -> dict[str, Any]:
     for part in parts:
         if isinstance(part, Opaque) or (isinstance(part, Media) and part.kind != "image"):
             crossing.drop(part.kind)
-    out = {"index": at, "message": message, "logprobs": choice.logprobs, "finish_reason": word_of(choice.finish)}
+    logprobs = {"content": choice.logprobs, "refusal": None} if choice.logprobs else None
+    out = {"index": at, "message": message, "logprobs": logprobs, "finish_reason": word_of(choice.finish)}
     if choice.finish.native not in {None, out["finish_reason"]}:
         out["native_finish_reason"] = choice.finish.native
     return out

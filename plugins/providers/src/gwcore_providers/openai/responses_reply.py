@@ -46,7 +46,7 @@ def read_reply(document: Any) -> ChatReply:
         DIALECT,
         str(document.get("id") or ""),
         str(document.get("model") or ""),
-        [Choice(parts, finish_of(document, calls=calls, refused=refused), {"content": logprobs} if logprobs else None)],
+        [Choice(parts, finish_of(document, calls=calls, refused=refused), logprobs or None)],
         usage_of(document),
         int(created) if isinstance(created, int | float) else None,
         document.get("service_tier"),
@@ -87,7 +87,7 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> Document:
 def _output(choice: Choice, stem: str, crossing: Crossing) -> list[Document]:
     out: list[Document] = []
     words: Document | None = None  # the message that the next words belong to
-    logprobs = choice.logprobs.get("content") if isinstance(choice.logprobs, dict) else choice.logprobs
+    logprobs = choice.logprobs
     for part in choice.parts:
         if isinstance(part, Text):
             known = part.extra.get("item")
