@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 from gwcore.chat import ChatReply, ChatRequest
 from gwcore.errors import Untranslatable
 from gwcore.events import Event
+from gwcore.restore import AnswerTool
 from gwcore.wire.sse import Frame
 from gwcore.wire.transport import Headers
 
@@ -37,6 +38,7 @@ class Crossing:
         dropped: names of what was left out, for ``x-gwcore-dropped``.
         headers: further request headers of the upstream's dialect.
         window: tokens of context that the request asks for, at an upstream that cuts silently what does not fit.
+        answer: the tool whose arguments are the answer, where the writer asked for it so.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Crossing:
     window: int | None = None
     query: bytes | None = None
     content_type: bytes = EVENTS
+    answer: AnswerTool | None = None
 
     def drop(self, name: str) -> None:
         """Leave a tuning knob out."""

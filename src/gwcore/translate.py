@@ -7,28 +7,19 @@ says which one to speak (``upstreams.<name>.dialect``); everything else passes t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from gwcore.call import Call, Target
-from gwcore.chat import ChatReply, ToolCall
+from gwcore.chat import ChatReply
 from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec, both_ways
 from gwcore.dialect import Dialect
-from gwcore.errors import Malformed
+from gwcore.errors import BadRequest, Malformed
 from gwcore.estimate import Estimator
-from gwcore.events import (
-    Event,
-    Failed,
-    Metered,
-    PartEnded,
-    Started,
-    ToolCallDelta,
-    ToolCallStarted,
-    gather,
-    spell,
-)
+from gwcore.events import Event, Failed, Metered, Started, gather, spell
+from gwcore.restore import Restorer
 from gwcore.usage import Usage
 from gwcore.wire.ndjson import NdjsonReader
 from gwcore.wire.sse import SseReader
@@ -112,14 +103,14 @@ class Translation(Way):
     def written(self, reply: ChatReply) -> bytes:
         """A reply in the client's words."""
         self.meter.usage = reply.usage
-        for choice in reply.choices:
-            choice.parts = [self._restored(part) if isinstance(part, ToolCall) else part for part in choice.parts]
+        if (restorer := self.restorer()) is not None:
+            for choice in reply.choices:
+                restorer.choice(choice)
         return orjson.dumps(_both(self.client).write_reply(reply, self.crossing))
 
-    def _restored(self, call: ToolCall) -> ToolCall:
-        if call.name not in self.customs or call.custom:
-            return call
-        return replace(call, custom=True, arguments=free_text(call.arguments))
+    def restorer(self) -> Restorer | None:
+        """Puts back what the upstream was told in another form; ``None`` where nothing was."""
+        return Restorer(self.customs, self.crossing.answer) if self.customs or self.crossing.answer else None
 
     def stream(self, *, lines: bool = False) -> Stream:
         """One per attempt; ``lines`` for a stream of JSON lines in place of server-sent events."""
@@ -140,7 +131,7 @@ class Stream:
         self._writer: StreamWriter = _both(translation.client).writer(translation.crossing)
         self._frames = frames
         self._meter = translation.meter
-        self._customs = _Customs(translation.customs) if translation.customs else None
+        self._restorer = translation.restorer()
         self._dialect = translation.upstream.name
         self.begun = False
         self.content = False
@@ -160,7 +151,7 @@ class Stream:
         return b"".join(out)
 
     def _written(self, events: Iterable[Event]) -> bytes:
-        listed = list(events) if self._customs is None else self._customs.restore(events)
+        listed = list(events) if self._restorer is None else self._restorer.events(events)
         for event in listed:
             if isinstance(event, Metered):
                 self._meter.usage = event.usage
@@ -195,39 +186,6 @@ class Stream:
             return gather(events, self._dialect)
         except ValueError as error:
             raise Malformed(f"the upstream's stream holds no answer: {error}") from None
-
-
-class _Customs:
-    """Puts free text back where the upstream saw a function of one string."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
-        self._held: dict[int, list[str]] = {}
-
-    def restore(self, events: Iterable[Event]) -> list[Event]:
-        out: list[Event] = []
-        for event in events:
-            if isinstance(event, ToolCallStarted) and event.call.name in self._names and not event.call.custom:
-                self._held[event.part] = [event.call.arguments]
-                event.call = replace(event.call, custom=True, arguments="")
-            elif isinstance(event, ToolCallDelta) and event.part in self._held:
-                self._held[event.part].append(event.arguments)
-                continue
-            elif isinstance(event, PartEnded) and event.part in self._held:
-                text = free_text("".join(self._held.pop(event.part)))
-                out.append(ToolCallDelta(event.part, text, event.choice))
-            out.append(event)
-        return out
-
-
-def free_text(arguments: str) -> str:
-    """The one string of a function that stands for a tool of free text."""
-    try:
-        found = orjson.loads(arguments)
-    except orjson.JSONDecodeError:
-        return arguments
-    text = found.get("input") if isinstance(found, dict) else None
-    return text if isinstance(text, str) else arguments
 
 
 def _codec(dialect: Dialect) -> UpstreamCodec:
@@ -267,20 +225,33 @@ def translate(
         return None
     upstream, address = found
     model = target.model
-    request = _both(client).read_request(document, call.model or model, stream=call.stream)
     crossing = Crossing(
         model,
         call.model or model,
         target.upstream.provider.quirks(target.upstream, model),
         call.stream,
-        request.usage_wanted,
-        max(1, _TOKENS.estimate(call)[0]),
-        document,
+        input_tokens=max(1, _TOKENS.estimate(call)[0]),
+        request=document,
     )
     crossing.query = call.query
-    body = orjson.dumps(_codec(upstream).write_request(request, crossing))
-    customs = frozenset(tool.name for tool in request.tools if tool.custom)
+    body, customs = said(_both(client), _codec(upstream), crossing)
     return Translation(client, upstream, address, crossing, body, customs)
+
+
+def said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tuple[bytes, frozenset[str]]:
+    """The crossing's request in the upstream's words, and the names of its tools of free text.
+
+    Raises:
+        BadRequest: the document cannot be read: a value is missing, or of a type that this dialect does not have there.
+        Untranslatable: it holds what the upstream's dialect cannot say.
+    """
+    try:
+        request = client.read_request(crossing.request, crossing.asked, stream=crossing.stream)
+        crossing.usage_wanted = request.usage_wanted
+        body = orjson.dumps(upstream.write_request(request, crossing))
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise BadRequest(f"a value of the request has the wrong type ({type(error).__name__})") from error
+    return body, frozenset(tool.name for tool in request.tools if tool.custom)
 
 
 def _spoken(

@@ -279,6 +279,8 @@ def test_logprobs_reach_every_client_that_has_a_place_for_them(client):
         assert tokens and tokens_of(client, json.loads(whole(record, client)[0])) == tokens, record["id"]
         if streamed(record) and client == "gemini.generate":
             chunks = [json.loads(f.data) for f in frames_of(relayed(record, client)[0])]
-            told = [one["candidates"][0]["logprobsResult"] for one in chunks if "logprobsResult" in one["candidates"][0]]
+            told = [
+                one["candidates"][0]["logprobsResult"] for one in chunks if "logprobsResult" in one["candidates"][0]
+            ]
             assert sum(len(one["chosenCandidates"]) for one in told) == len(tokens)
     assert len(chosen) >= 4

@@ -25,22 +25,22 @@ def next_request(client, got):
     """The client's second request: its first question, the answer as it came, a result for every call."""
     ids = got.ids
     if client == "openai.chat":
-        results = [{"role": "tool", "tool_call_id": id, "content": f"result {at}"} for at, id in enumerate(ids)]
+        results = [{"role": "tool", "tool_call_id": one, "content": f"result {at}"} for at, one in enumerate(ids)]
         return {"model": "m", "messages": [{"role": "user", "content": "hi"}, got.turn, *results]}
     if client == "openai.responses":
         kinds = [i["type"] for i in got.turn if i["type"] in ("function_call", "custom_tool_call")]
         results = [
-            {"type": f"{kinds[at]}_output", "call_id": id, "output": f"result {at}"} for at, id in enumerate(ids)
+            {"type": f"{kinds[at]}_output", "call_id": one, "output": f"result {at}"} for at, one in enumerate(ids)
         ]
         return {"model": "m", "input": [{"role": "user", "content": "hi"}, *got.turn, *results]}
     if client == "anthropic.messages":
-        results = [{"type": "tool_result", "tool_use_id": id, "content": f"result {at}"} for at, id in enumerate(ids)]
+        results = [{"type": "tool_result", "tool_use_id": one, "content": f"result {at}"} for at, one in enumerate(ids)]
         after = [{"role": "user", "content": results or "go on"}]
         return {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}, got.turn, *after]}
     names = [part["functionCall"]["name"] for part in got.turn["parts"] if "functionCall" in part]
     results = [
-        {"functionResponse": {"id": id, "name": name, "response": {"result": f"result {at}"}}}
-        for at, (id, name) in enumerate(zip(ids, names, strict=True))
+        {"functionResponse": {"id": one, "name": name, "response": {"result": f"result {at}"}}}
+        for at, (one, name) in enumerate(zip(ids, names, strict=True))
     ]
     after = {"role": "user", "parts": results or [{"text": "go on"}]}
     return {"contents": [{"role": "user", "parts": [{"text": "hi"}]}, got.turn, after]}
@@ -71,8 +71,7 @@ def returned(record, source, client, *, stream, strip=None):
     request = CODECS[client].read_request(document, "m", stream=False)
     model = MODELS[source]
     written = CODECS[source].write_request(request, Crossing(model, "asked", QUIRKS.get(source, frozenset())))
-    again = CODECS[source].read_request(json.loads(json.dumps(written)), model, stream=False)
-    return again
+    return CODECS[source].read_request(json.loads(json.dumps(written)), model, stream=False)
 
 
 def _chat(body, record):

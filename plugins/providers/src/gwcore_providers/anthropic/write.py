@@ -7,6 +7,7 @@ from typing import Any
 
 from gwcore.chat import (
     ChatRequest,
+    Format,
     Media,
     Message,
     Opaque,
@@ -21,6 +22,7 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore.errors import BadRequest
+from gwcore.restore import AnswerTool
 from gwcore_providers.anthropic.models import Traits, traits_of
 from gwcore_providers.anthropic.read import CACHE, DIALECT, SHOWN
 from gwcore_providers.crossing import fit_id, foreign, parsed, unsayable
@@ -29,7 +31,8 @@ from gwcore_providers.efforts import budget_of, effort_of, nearest
 VERSION = b"2023-06-01"
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _SPOKEN = ("temperature", "top_p", "top_k", "user", "service_tier")
-_EMPTY = {"type": "object", "properties": {}}
+_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
 _DISPLAYS = {shown: word for word, shown in SHOWN.items()}
 _LEAST = 1024  # tokens of a thinking budget
 
@@ -101,9 +104,9 @@ def _configure(
         else:
             _think(request.thinking, out, config, crossing, traits, writer)
     form = request.format
-    if form is not None and form.kind == "schema":
-        if not (same or traits.schema):
-            raise crossing.refuse("response_format", "this model has no structured output")
+    if form is not None and form.kind == "schema" and not (same or traits.schema):
+        _answer_by_tool(request, form, out, crossing)
+    elif form is not None and form.kind == "schema":
         body = {"type": "json_schema", "schema": form.schema if same else closed(form.schema)}
         if same and form.extra.get("older"):
             out["output_format"] = body
@@ -115,6 +118,38 @@ def _configure(
         out["system"] = [*_listed(out.get("system")), hint]
     if config:
         out["output_config"] = config
+
+
+def _answer_by_tool(request: ChatRequest, form: Format, out: dict[str, Any], crossing: Crossing) -> None:
+    """Structured output of a model that has none: a tool that it must call, whose arguments are the answer.
+
+    Where the client offers tools of its own, the model must call one of them or this one. A client that demands a call of
+    its own tools gets that, and no form.
+    """
+    choice = request.tool_choice
+    if choice is not None and choice.mode == "required":
+        crossing.drop("response_format")
+        return
+    name = _NAME.sub("_", form.name or "answer")[:60]
+    while any(tool.name == name for tool in request.tools):
+        name += "_"
+    schema = form.schema if isinstance(form.schema, dict) else _EMPTY
+    wrapped = schema.get("type", "object") != "object" or "$ref" in schema or "anyOf" in schema
+    if wrapped:
+        inner = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
+        outer = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        schema = {"type": "object", "properties": {"value": inner}, "required": ["value"], **outer}
+    crossing.answer = AnswerTool(name, wrapped)
+    described = form.description or "Give your final answer by calling this tool."
+    tool = {"name": name, "description": described, "input_schema": {"type": "object", **schema}}
+    free = request.tools and (choice is None or choice.mode == "auto")
+    out["tools"] = [*out.get("tools", []), tool]
+    forced: dict[str, Any] = {"type": "any"} if free else {"type": "tool", "name": name}
+    if request.parallel is not None:
+        forced["disable_parallel_tool_use"] = not request.parallel
+    out["tool_choice"] = forced
+    if out.pop("thinking", None) is not None:  # this API thinks only where it is not forced
+        crossing.drop("reasoning")
 
 
 def _listed(system: Any) -> list[dict[str, Any]]:

@@ -65,14 +65,23 @@ def read_reply(document: Any) -> ChatReply:
     if cited and words is not None:
         words.citations = cited
     calls = [_call(item) for item in message.get("tool_calls") or ()]
-    logprobs = {"content": document["logprobs"]} if document.get("logprobs") else None
+    logprobs = [token for item in document.get("logprobs") or () for token in _logprobs(item)]
     return ChatReply(
         DIALECT,
         str(document.get("id") or ""),
         "",
-        [Choice([*parts, *calls], _finish(document.get("finish_reason")), logprobs)],
+        [Choice([*parts, *calls], _finish(document.get("finish_reason")), logprobs or None)],
         _usage(document.get("usage")),
     )
+
+
+def _logprobs(item: Any) -> list[dict[str, Any]]:
+    """Cohere gives the probabilities of a piece of text; only a piece of one token says whose they are."""
+    values = item.get("logprobs") if isinstance(item, dict) else None
+    if not values or len(values) != 1:
+        return []
+    text = str(item.get("text") or "")
+    return [{"token": text, "logprob": values[0], "bytes": list(text.encode()), "top_logprobs": []}]
 
 
 def read_error(_status: int, body: bytes) -> Complaint:
@@ -97,7 +106,7 @@ class CohereReader:
         delta = document.get("delta") or {}
         message = delta.get("message") or {}
         if kind == "content-delta":
-            self._said(message["content"], document.get("logprobs"), events)
+            self._said(message["content"], _logprobs(document.get("logprobs")), events)
         elif kind == "tool-plan-delta":
             self._parts.thought(message["tool_plan"], events)
         elif kind == "message-start":

@@ -126,7 +126,11 @@ def _choice(candidate: dict[str, Any]) -> Choice:
     if said is not None:
         said.citations += citations(candidate)
     called = any(isinstance(part, ToolCall) for part in parts)
-    return Choice(parts, finish_of(candidate.get("finishReason"), calls=called), logprobs.read(candidate.get("logprobsResult")) or None)
+    return Choice(
+        parts,
+        finish_of(candidate.get("finishReason"), calls=called),
+        logprobs.read(candidate.get("logprobsResult")) or None,
+    )
 
 
 def citations(candidate: Mapping[str, Any]) -> list[Citation]:

@@ -57,10 +57,8 @@ def read_reply(document: Any) -> ChatReply:
     if message.get("content"):
         parts.append(Text(message["content"]))
     calls = [_call(item) for item in message.get("tool_calls") or ()]
-    logprobs = {"content": document["logprobs"]} if document.get("logprobs") else None
-    choice = Choice(
-        [*parts, *_images(message), *calls], _finish(document.get("done_reason"), calls=bool(calls)), logprobs
-    )
+    finish = _finish(document.get("done_reason"), calls=bool(calls))
+    choice = Choice([*parts, *_images(message), *calls], finish, document.get("logprobs") or None)
     return ChatReply(
         DIALECT,
         native.new_id("ollama-"),

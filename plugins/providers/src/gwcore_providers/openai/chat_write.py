@@ -27,6 +27,7 @@ from gwcore_providers.crossing import data_url, fit_id, foreign, words
 from gwcore_providers.efforts import effort_of
 from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
 from gwcore_providers.openai.fit import fit, think
+from gwcore_providers.openai.models import accepted_efforts
 
 _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
 TIERS = {**{tier: tier for tier in ("auto", "default", "flex", "priority", "scale")}, "standard": "default",

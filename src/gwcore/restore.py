@@ -1,0 +1,126 @@
+"""What the upstream was told in another form, put back: tools of free text, an answer that was asked for as a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import orjson
+
+from gwcore.chat import Choice, Finish, Part, Text, ToolCall
+from gwcore.events import Event, Finished, PartEnded, TextDelta, ToolCallDelta, ToolCallStarted
+
+
+@dataclass(slots=True, frozen=True)
+class AnswerTool:
+    """A tool whose arguments are the answer, for a model without structured output.
+
+    ``wrapped``: the schema is of no object, and stands below ``value``, since arguments are one.
+    """
+
+    name: str
+    wrapped: bool = False
+
+
+def free_text(arguments: str) -> str:
+    """The one string of a function that stands for a tool of free text."""
+    text = _member(arguments, "input")
+    return text if isinstance(text, str) else arguments
+
+
+def unwrapped(arguments: str) -> str:
+    """The JSON text below ``value``; as it is where there is none."""
+    value = _member(arguments, "value")
+    return arguments if value is None else orjson.dumps(value).decode()
+
+
+def _member(arguments: str, key: str) -> object:
+    try:
+        found = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return None
+    return found.get(key) if isinstance(found, dict) else None
+
+
+class Restorer:
+    """One per attempt.
+
+    Args:
+        customs: names of tools of free text that the upstream sees as functions of one string.
+        answer: the tool whose arguments are the answer.
+    """
+
+    def __init__(self, customs: frozenset[str], answer: AnswerTool | None) -> None:
+        self._customs = customs
+        self._answer = answer
+        self._held: dict[int, list[str]] = {}
+        self._answers: set[int] = set()
+        self._called = False
+
+    # ── a whole answer ──
+
+    def choice(self, choice: Choice) -> None:
+        """In place."""
+        choice.parts = [self._part(part) for part in choice.parts]
+        if self._answer is not None and not any(isinstance(part, ToolCall) for part in choice.parts):
+            choice.finish = _ended(choice.finish)
+
+    def _part(self, part: Part) -> Part:
+        if not isinstance(part, ToolCall) or part.custom:
+            return part
+        if self._answer is not None and part.name == self._answer.name:
+            return Text(unwrapped(part.arguments) if self._answer.wrapped else part.arguments or "{}")
+        if part.name in self._customs:
+            return replace(part, custom=True, arguments=free_text(part.arguments))
+        return part
+
+    # ── a stream ──
+
+    def events(self, events: Iterable[Event]) -> list[Event]:
+        """The same in order; free text and wrapped answers come when their part ends."""
+        out: list[Event] = []
+        for event in events:
+            if isinstance(event, ToolCallStarted):
+                self._started(event, out)
+            elif isinstance(event, ToolCallDelta):
+                self._delta(event, out)
+            elif isinstance(event, PartEnded) and event.part in self._held:
+                text = "".join(self._held.pop(event.part))
+                if event.part in self._answers:
+                    out.append(TextDelta(event.part, unwrapped(text), event.choice))
+                else:
+                    out.append(ToolCallDelta(event.part, free_text(text), event.choice))
+                out.append(event)
+            elif isinstance(event, Finished) and self._answers and not self._called:
+                out.append(Finished(_ended(event.finish), event.choice))
+            else:
+                out.append(event)
+        return out
+
+    def _started(self, event: ToolCallStarted, out: list[Event]) -> None:
+        call, answer = event.call, self._answer
+        if answer is not None and call.name == answer.name:
+            self._answers.add(event.part)
+            if answer.wrapped:
+                self._held[event.part] = [call.arguments]
+            else:
+                out.append(TextDelta(event.part, call.arguments, event.choice))
+            return
+        self._called = True
+        if call.name in self._customs and not call.custom:
+            self._held[event.part] = [call.arguments]
+            event.call = replace(call, custom=True, arguments="")
+        out.append(event)
+
+    def _delta(self, event: ToolCallDelta, out: list[Event]) -> None:
+        if event.part in self._held:
+            self._held[event.part].append(event.arguments)
+        elif event.part in self._answers:
+            out.append(TextDelta(event.part, event.arguments, event.choice))
+        else:
+            out.append(event)
+
+
+def _ended(finish: Finish) -> Finish:
+    """A call that is the answer ends it."""
+    return replace(finish, reason="stop") if finish.reason == "tool_calls" else finish
