@@ -12,6 +12,10 @@ from gwcore.chat import ChatRequest, Media, Opaque, Reasoning, Text, ToolCall, T
 from gwcore_providers.efforts import effort_of
 
 CUSTOM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+NOTES = {
+    "instructions", "role", "item", "legacy", "given", "noid", "at", "parameters", "id", "status", "thought", "reasoning",
+    "reasoning_content", "index", "annotations", "logprobs",
+}  # fmt: skip
 LATER = "The result follows in the next message."
 _MARKS = {"$schema", "$id", "$comment", "additionalProperties"}
 
@@ -56,8 +60,11 @@ class _Facts:
         for message in self.request.messages:
             if message.name is not None:
                 self.add("participant's name", message.name)
+            self.keys("messages", message.extra)
             for part in message.parts:
                 self.part(part, message.role)
+                if not isinstance(part, Opaque | Reasoning):
+                    self.keys("messages.content", part.extra)
         self.tools()
         self.settings()
         return self.found
@@ -131,6 +138,15 @@ class _Facts:
                 self.add("grammar of a custom tool", tool.name)
             if tool.cache:
                 self.add("cache mark", tool.cache)
+            self.keys("tools", tool.extra)
+
+    def keys(self, where, extra):
+        """Keys that only one dialect knows; not what a reader notes for its own writer."""
+        for key, value in extra.items():
+            if key == "cache_control":
+                self.add("cache mark", str(value.get("ttl") or "5m"))
+            elif value and key not in NOTES:
+                self.add("key of one vendor", f"{where}.{key}")
 
     def settings(self):
         request = self.request

@@ -82,7 +82,7 @@ def fate(fact, after, dropped):
     feature, value = fact
     if otherwise(feature, value, after):
         return "said otherwise"
-    name = value if feature == "other key" else feature
+    name = value if feature in ("other key", "key of one vendor") else feature
     pattern = _NAMED.get(feature, re.escape(name))
     return "dropped" if any(re.fullmatch(pattern, one) for one in dropped) else "lost"
 

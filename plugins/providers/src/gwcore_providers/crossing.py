@@ -199,6 +199,38 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
         *(knob for knob, value in request.knobs.items() if knob not in said and value is not False),
     ):
         crossing.drop(name)
+    for message in request.messages:
+        _left_out("messages", message.extra, crossing)
+        for part in message.parts:
+            if isinstance(part, Text | Media | ToolCall):
+                _left_out("messages.content", part.extra, crossing)
+            elif isinstance(part, ToolResult):
+                _left_out("messages.content", part.extra, crossing)
+                for inner in part.parts:
+                    if isinstance(inner, Text | Media):
+                        _left_out("messages.content", inner.extra, crossing)
+    for tool in request.tools:
+        if not tool.server:
+            _left_out("tools", tool.extra, crossing)
+    if request.thinking is not None:
+        _left_out("output_config", request.thinking.extra.get("config", {}), crossing)
+        more = {key: value for key, value in request.thinking.extra.items() if key not in _OF_THINKING}
+        _left_out("reasoning", more, crossing)
+
+
+# what readers keep in ``extra`` for their own writers, and what is bookkeeping of an API: ids and states of its items
+_OF_THINKING = frozenset({"config", "encrypted", "reasoning", "budget", "level"})
+_KEPT = frozenset({
+    "instructions", "role", "item", "empty", "legacy", "given", "noid", "at", "parameters", "id", "status", "type", "annotations",
+    "logprobs", "thought", "thoughtSignature", "reasoning", "reasoning_content", "index", "input_schema", "name", "object",
+})  # fmt: skip
+
+
+def _left_out(where: str, extra: Extra, crossing: Crossing) -> None:
+    """Name the keys that only the client's dialect knows; a key that says nothing is none."""
+    for key, value in extra.items():
+        if value and key not in _KEPT:
+            crossing.drop(key if key == "cache_control" else f"{where}.{key}")
 
 
 def cached(parts: Iterable[Part]) -> bool:

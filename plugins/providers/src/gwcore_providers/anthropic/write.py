@@ -303,6 +303,11 @@ class _Messages:
     def _turn(self, message: Message, turns: list[dict[str, Any]]) -> None:
         role = "user" if message.role == "tool" else message.role
         blocks = self._blocks(message.parts)
+        whole = message.extra.get(CACHE)
+        if (
+            blocks and isinstance(whole, dict) and not self.same
+        ):  # on the message, as some clients of OpenAI's API have it
+            blocks[-1][CACHE] = mark(str(whole.get("ttl") or "5m"))
         if self.same:
             plain = len(blocks) == 1 and set(blocks[0]) == {"type", "text"}
             turns.append({"role": role, "content": blocks[0]["text"] if plain else blocks, **message.extra})

@@ -38,7 +38,7 @@ KNOBS = {
     "prompt_cache_key": "cache_key", "prompt_cache_retention": "cache_retention", "safety_identifier": "safety_id",
 }  # fmt: skip
 """This dialect's key → the canonical knob."""
-STATE = ("previous_response_id", "conversation", "prompt", "context_management", "background")
+STATE = ("previous_response_id", "conversation", "prompt", "background")
 """What only a vendor that keeps responses can do."""
 ENCRYPTED = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
