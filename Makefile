@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
-.PHONY: install run test check lint types bench docs new-plugin clean crash drill hang
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang
 
 install: $(STAMP)
 
@@ -43,6 +43,10 @@ clean:
 # nginx (package nginx-light) is measured beside us where it is installed; other gateways with --peer, see benchmarks/bench.py
 bench: install
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+# what translation between dialects costs, pair by pair
+bench-translation: install
+	$(BIN)/python benchmarks/translation.py
 
 # an upstream dies under 100 calls a second: nobody may notice
 drill: install

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -199,23 +199,26 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
         *(knob for knob, value in request.knobs.items() if knob not in said and value is not False),
     ):
         crossing.drop(name)
+    for where, extra in _extras(request):
+        for key, value in extra.items():
+            if value and key not in _KEPT:
+                crossing.drop(key if key == "cache_control" else f"{where}.{key}")
+
+
+def _extras(request: ChatRequest) -> Iterator[tuple[str, Extra]]:
+    """Where keys stand that only the client's dialect knows."""
     for message in request.messages:
-        _left_out("messages", message.extra, crossing)
+        yield "messages", message.extra
         for part in message.parts:
-            if isinstance(part, Text | Media | ToolCall):
-                _left_out("messages.content", part.extra, crossing)
-            elif isinstance(part, ToolResult):
-                _left_out("messages.content", part.extra, crossing)
-                for inner in part.parts:
-                    if isinstance(inner, Text | Media):
-                        _left_out("messages.content", inner.extra, crossing)
-    for tool in request.tools:
-        if not tool.server:
-            _left_out("tools", tool.extra, crossing)
+            if not isinstance(part, Reasoning | Opaque):
+                yield "messages.content", part.extra
+            if isinstance(part, ToolResult):
+                yield from (("messages.content", one.extra) for one in part.parts if isinstance(one, Text | Media))
+    yield from (("tools", tool.extra) for tool in request.tools if not tool.server)
     if request.thinking is not None:
-        _left_out("output_config", request.thinking.extra.get("config", {}), crossing)
-        more = {key: value for key, value in request.thinking.extra.items() if key not in _OF_THINKING}
-        _left_out("reasoning", more, crossing)
+        own = request.thinking.extra
+        yield "output_config", own.get("config", {})
+        yield "reasoning", {key: value for key, value in own.items() if key not in _OF_THINKING}
 
 
 # what readers keep in ``extra`` for their own writers, and what is bookkeeping of an API: ids and states of its items
@@ -224,13 +227,6 @@ _KEPT = frozenset({
     "instructions", "role", "item", "empty", "legacy", "given", "noid", "at", "parameters", "id", "status", "type", "annotations",
     "logprobs", "thought", "thoughtSignature", "reasoning", "reasoning_content", "index", "input_schema", "name", "object",
 })  # fmt: skip
-
-
-def _left_out(where: str, extra: Extra, crossing: Crossing) -> None:
-    """Name the keys that only the client's dialect knows; a key that says nothing is none."""
-    for key, value in extra.items():
-        if value and key not in _KEPT:
-            crossing.drop(key if key == "cache_control" else f"{where}.{key}")
 
 
 def cached(parts: Iterable[Part]) -> bool:

@@ -52,6 +52,8 @@ def camel(document: Any) -> dict[str, Any]:
     """One level of an object, its keys in camelCase."""
     if not isinstance(document, dict):
         return {}
+    if not any("_" in key for key in document):
+        return document
     return {_SNAKE.sub(lambda found: found.group(1).upper(), key): value for key, value in document.items()}
 
 
