@@ -120,12 +120,12 @@ def main():
             crossing = Crossing(MODELS.get(name, "gemini-3-pro"), "m", request=ASKED)
             asked[name] = json.loads(said(DIALECTS[CHAT].chat, dialect.chat, crossing)[0])
     words = WORDS * 40
-    for client in asked:
+    for client, document in asked.items():
         for upstream in asked:
             if client == upstream:
                 continue
             model = MODELS.get(upstream, "gemini-3-pro")
-            here, there, document = DIALECTS[client].chat, DIALECTS[upstream].chat, asked[client]
+            here, there = DIALECTS[client].chat, DIALECTS[upstream].chat
             request = best(partial(ask, here, there, model, document), 400)
             answer = best(partial(tell, way(upstream, client, stream=False, document=document), whole(upstream)), 400)
             frames = spoken(upstream, words)

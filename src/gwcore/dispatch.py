@@ -19,7 +19,7 @@ import orjson
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, InBandError
-from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
+from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
 from gwcore.relay import read_on, refused, relay
@@ -31,6 +31,7 @@ from gwcore.wire.form import replace_field
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore.wire.transport import Headers, Request, Response
 
+COUNT = "count_tokens"
 COST = b"x-gwcore-cost-usd"
 ERROR_BODY_CAP = 1 << 20
 WHOLE_BODY_CAP = 64 << 20
@@ -41,7 +42,6 @@ TAIL = 4096
 _REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"user-agent", b"idempotency-key", b"accept-language"})
 _PLAIN_HEADERS = frozenset({b"user-agent", b"idempotency-key"})  # of a request that is said in another dialect
 _ALONE = frozenset({b"user-agent"})  # of one that is several: one key for all would make them one
-_COUNTED = "count_tokens"
 _NO_DIALECTS: Mapping[str, Dialect] = MappingProxyType({})
 _RESPONSE_HEADERS = frozenset(
     {
@@ -87,12 +87,13 @@ def build(
         if way is not None:
             return _translated(attempt, way, way.body), way
     if found is None:
-        # clients that count tokens do so themselves where they hear 404, and stop at anything else
-        missing = NotServed if call.operation == _COUNTED else Untranslatable
-        raise missing(
+        unserved = Untranslatable(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
             f"{call.operation} in the dialect {call.dialect.name}"
         )
+        if call.operation == COUNT:
+            unserved.status = 404  # by which clients know that they must count for themselves
+        raise unserved
     path, names_model = found
     request = Request(
         call.method,

@@ -1,0 +1,296 @@
+"""Claude Code and Codex against every upstream: what they send is understood, what they get is valid (pains K1-K11)."""
+
+import json
+
+import pytest
+
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
+from tests.fidelity.agents import BETAS, CLAUDE_HEADERS, PDF, PNG, claude_code, codex
+from tests.fidelity.corpus import MISSING, SPECS, requests
+from tests.fidelity.test_attempts import UPSTREAMS
+from tests.fidelity.validators import messages, responses
+from tests.stacks.raw import exchange
+
+MODELS = {
+    "openai.chat": "gpt-5.2",
+    "openai.responses": "gpt-5.2",
+    "anthropic.messages": "claude-opus-4-6",
+    "gemini.generate": "gemini-3-pro-preview",
+}
+
+
+def stack(url, dialect, alias):
+    provider, base, _ = UPSTREAMS[dialect]
+    return (
+        f'gwcore: 1\nupstreams:\n  up: {{provider: {provider}, base_url: "{url}{base}", dialect: {dialect}, api_key: "sk-vendor-key"}}\n'
+        f"models: {{{alias}: [up/{MODELS[dialect]}]}}\nstack: []\n"
+    )
+
+
+def frame(document, named=False):
+    head = f"event: {document['type']}\n" if named else ""
+    return f"{head}data: {json.dumps(document)}\n\n".encode()
+
+
+def chat_stream(*deltas, finish):
+    base = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    for delta in deltas:
+        yield frame({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    yield frame({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    yield frame({**base, "choices": [], "usage": {"prompt_tokens": 90, "completion_tokens": 9, "total_tokens": 99,
+                                                  "prompt_tokens_details": {"cached_tokens": 40}}})  # fmt: skip
+    yield b"data: [DONE]\n\n"
+
+
+def call_of(dialect, name, arguments):
+    """A streamed answer: a few words, then a call."""
+    half = len(arguments) // 2
+    if dialect == "openai.chat":
+        head = {
+            "index": 0,
+            "id": "call_9",
+            "type": "function",
+            "function": {"name": name, "arguments": arguments[:half]},
+        }
+        rest = {"index": 0, "function": {"arguments": arguments[half:]}}
+        words = {"role": "assistant", "content": "Now."}
+        return list(chat_stream(words, {"tool_calls": [head]}, {"tool_calls": [rest]}, finish="tool_calls"))
+    if dialect == "anthropic.messages":
+        usage = {"input_tokens": 50, "cache_read_input_tokens": 40, "output_tokens": 1}
+        start = {"id": "msg_9", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None,
+                 "usage": usage}  # fmt: skip
+        use = {"type": "tool_use", "id": "call_9", "name": name, "input": {}}
+        pieces = [{"type": "input_json_delta", "partial_json": part} for part in (arguments[:half], arguments[half:])]
+        return [
+            frame(one, named=True)
+            for one in (
+                {"type": "message_start", "message": start},
+                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Now."}},
+                {"type": "content_block_stop", "index": 0},
+                {"type": "content_block_start", "index": 1, "content_block": use},
+                *({"type": "content_block_delta", "index": 1, "delta": piece} for piece in pieces),
+                {"type": "content_block_stop", "index": 1},
+                {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+                {"type": "message_stop"},
+            )
+        ]
+    if dialect == "gemini.generate":
+        parts = [{"text": "Now."}, {"functionCall": {"id": "call_9", "name": name, "args": json.loads(arguments)}}]
+        usage = {
+            "promptTokenCount": 90,
+            "cachedContentTokenCount": 40,
+            "candidatesTokenCount": 9,
+            "totalTokenCount": 99,
+        }
+        candidate = {"content": {"role": "model", "parts": parts}, "index": 0, "finishReason": "STOP"}
+        return [frame({"candidates": [candidate], "usageMetadata": usage, "responseId": "r", "modelVersion": "m"})]
+    item = {"type": "function_call", "id": "fc_1", "call_id": "call_9", "name": name, "arguments": arguments}
+    usage = {"input_tokens": 90, "output_tokens": 9, "total_tokens": 99, "input_tokens_details": {"cached_tokens": 40}}
+    words = {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "Now."}],
+    }
+    whole = {"id": "resp_1", "status": "completed", "output": [words, item], "usage": usage, "model": "m"}
+    return [
+        frame(one, named=True)
+        for one in (
+            {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
+            {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Now."},
+            {"type": "response.output_item.added", "output_index": 1, "item": {**item, "arguments": ""}},
+            {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": arguments},
+            {"type": "response.output_item.done", "output_index": 1, "item": item},
+            {"type": "response.completed", "response": whole},
+        )
+    ]
+
+
+async def asked(dialect, path, alias, body, answer, headers=()):
+    async with FakeUpstream() as upstream:
+        upstream.default = answer
+        async with running(Gateway(stack(upstream.url, dialect, alias))) as url:
+            got = await exchange(url, "POST", path, json.dumps(body).encode(), headers)
+    return got, upstream.requests[-1] if upstream.requests else None
+
+
+# ── Claude Code ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+FOREIGN = [dialect for dialect in SPECS if dialect != "anthropic.messages"]
+
+
+async def claude(dialect, body=None, answer=None):
+    answer = answer or Answer(body=call_of(dialect, "Read", '{"file_path":"/d"}'))
+    return await asked(dialect, "/v1/messages?beta=true", "claude-best", body or claude_code(), answer, CLAUDE_HEADERS)
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_claude_code_works_against_every_upstream(dialect):
+    got, seen = await claude(dialect)
+    assert got.status == 200, got.body
+    read = messages(got.body)
+    assert (read.said.text, read.said.calls, read.said.finish) == ("Now.", [("Read", {"file_path": "/d"})], "tool_use")
+    assert read.ids == ["call_9"]
+    assert (read.usage["input_tokens"], read.usage["cache_read_input_tokens"], read.usage["output_tokens"]) == (
+        50,
+        40,
+        9,
+    )
+    assert read.start["input_tokens"] > 100  # its context meter (D14)
+    text = seen.body.decode()
+    for word in (
+        "You are an agent.",
+        "Rules of the house.",
+        "Look at the files",
+        "I look.",
+        "no such file",
+        "PDF read",
+        PNG,
+        PDF,
+    ):
+        assert word in text, word
+    assert "eager_input_streaming" not in text and "ephemeral" not in text and "context_management" not in text
+    dropped = got.headers["x-gwcore-dropped"].split(", ")
+    assert {"context_management", "cache_control", "tools.eager_input_streaming"} <= set(dropped)
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_what_is_anthropics_own_leaves_with_its_header(dialect):
+    _, seen = await claude(dialect)
+    names = {name.lower() for name, _ in seen.headers}
+    assert not {name for name in names if name.startswith(("anthropic-", "x-stainless", "x-claude", "x-app"))}
+    assert "sk-client" not in str(seen.headers)
+    assert "beta=true" not in seen.target
+
+
+async def test_an_anthropic_upstream_gets_every_byte_and_every_header():
+    """Unknown betas and fields included (K1)."""
+    body = claude_code(a_field_of_tomorrow={"x": [1]}, model="claude-best")
+    got, seen = await claude("anthropic.messages", body)
+    headers = dict(seen.headers)
+    assert headers["anthropic-beta"] == BETAS and headers["x-claude-code-session-id"] == "session-7"
+    assert seen.target == "/v1/messages?beta=true"
+    assert seen.document == {**body, "model": MODELS["anthropic.messages"]}
+    assert got.body == b"".join(call_of("anthropic.messages", "Read", '{"file_path":"/d"}'))
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_count_tokens_is_a_404_where_nobody_counts(dialect):
+    body = {"model": "claude-best", "messages": [{"role": "user", "content": "hi"}]}
+    got, seen = await asked(
+        dialect, "/v1/messages/count_tokens?beta=true", "claude-best", body, Answer(), CLAUDE_HEADERS
+    )
+    assert (got.status, json.loads(got.body)["error"]["type"]) == (404, "not_found_error") and seen is None
+
+
+OVERFLOWS = {
+    "openai.chat": {"error": {"message": "This model's maximum context length is 128000 tokens.", "type": "invalid_request_error",
+                              "code": "context_length_exceeded"}},
+    "openai.responses": {"error": {"message": "Your input exceeds the context window of this model.", "type": "invalid_request_error",
+                                   "code": "context_length_exceeded"}},
+    "gemini.generate": {"error": {"code": 400, "status": "INVALID_ARGUMENT",
+        "message": "The input token count (2000000) exceeds the maximum number of tokens allowed (1048575)."}},
+    "anthropic.messages": {"type": "error", "error": {"type": "invalid_request_error",
+        "message": "prompt is too long: 210000 tokens > 200000 maximum"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_an_overflow_is_told_in_the_words_that_make_claude_code_compact(dialect):
+    got, _ = await claude(dialect, answer=Answer(400, body=json.dumps(OVERFLOWS[dialect]).encode()))
+    error = json.loads(got.body)["error"]
+    assert got.status == 400 and error["type"] == "invalid_request_error"
+    assert error["message"].startswith("prompt is too long") and error["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("dialect", ["anthropic.messages", "gemini.generate"])
+async def test_an_overflow_is_told_in_the_words_that_make_codex_compact(dialect):
+    got, _ = await codexes(dialect, answer=Answer(400, body=json.dumps(OVERFLOWS[dialect]).encode()))
+    assert got.status == 400 and json.loads(got.body)["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_what_only_anthropic_runs_is_refused_by_name(dialect):
+    tools = [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}]
+    got, seen = await claude(dialect, claude_code(tools=tools))
+    assert got.status == 422 and "web_search" in json.loads(got.body)["error"]["message"] and seen is None
+
+
+# ── Codex ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PATCH = "*** Begin Patch\n*** End Patch"
+
+
+async def codexes(dialect, body=None, answer=None):
+    custom = json.dumps({"input": PATCH})
+    return await asked(
+        dialect,
+        "/v1/responses",
+        "gpt-best",
+        body or codex(),
+        answer or Answer(body=call_of(dialect, "apply_patch", custom)),
+        [("content-type", "application/json"), ("authorization", "Bearer sk-client"), ("originator", "codex_cli_rs")],
+    )
+
+
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages", "gemini.generate"])
+async def test_codex_works_against_every_upstream(dialect):
+    got, seen = await codexes(dialect)
+    assert got.status == 200, got.body
+    read = responses(got.body)
+    assert (read.said.text, read.said.finish) == ("Now.", "completed")
+    (call,) = [item for item in read.turn if item["type"] == "custom_tool_call"]
+    assert (call["name"], call["input"], call["call_id"]) == ("apply_patch", PATCH, "call_9")
+    assert (read.usage["input_tokens"], read.usage["input_tokens_details"]["cached_tokens"]) == (90, 40)
+    kinds = [line for line in got.body.decode().splitlines() if line.startswith("event: ")]
+    assert "event: response.custom_tool_call_input.done" in kinds
+    text = seen.body.decode()
+    for word in ("You are a coding agent.", "<permissions>", "Fix it", "*** Begin Patch", "+a", "a b"):
+        assert word in text, word
+    assert "store" not in seen.document or seen.document["store"] is False
+
+
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages", "gemini.generate"])
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ({"previous_response_id": "resp_0"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "web_search"),
+        ({"conversation": "conv_1"}, "conversation"),
+    ],
+)
+async def test_what_needs_openais_state_or_tools_is_refused_by_name(dialect, more, name):
+    got, seen = await codexes(dialect, codex(**more))
+    assert got.status == 422 and name in json.loads(got.body)["error"]["message"] and seen is None
+
+
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages", "gemini.generate"])
+async def test_a_stream_that_breaks_ends_in_one_failure(dialect):
+    """Never ``[DONE]``, never a turn that seems complete (K11)."""
+    frames = call_of(dialect, "apply_patch", json.dumps({"input": PATCH}))
+    cut = len(frames[0]) // 2 if dialect == "gemini.generate" else sum(map(len, frames[:-2]))
+    got, _ = await codexes(dialect, answer=Answer(body=frames, cut_after=cut))
+    if got.status != 200:  # before any content: a status says it
+        assert got.status == 502
+        return
+    kinds = [line.removeprefix("event: ") for line in got.body.decode().splitlines() if line.startswith("event: ")]
+    ends = [kind for kind in kinds if kind in ("response.completed", "response.incomplete", "response.failed")]
+    assert ends == ["response.failed"] and kinds[-1] == "response.failed" and b"[DONE]" not in got.body
+
+
+@pytest.mark.skipif(not requests(), reason=MISSING)
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages", "gemini.generate"])
+async def test_recorded_sessions_of_codex_reach_every_upstream(dialect):
+    recorded = [r for r in requests("openai.responses") if "client_metadata" in r["request"]["body"]]
+    assert len(recorded) >= 3
+    for record in recorded:
+        body = {**record["request"]["body"], "model": "gpt-best"}
+        got, seen = await codexes(dialect, body)
+        assert got.status == 200, got.body
+        call = next(item for item in responses(got.body).turn if item["type"] == "custom_tool_call")
+        assert call["input"] == PATCH
+        names = {item["call_id"]: item["name"] for item in body["input"] if item["type"] == "function_call"}
+        assert all(name in seen.body.decode() for name in names.values())
