@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks
 
 install: $(STAMP)
 
@@ -47,6 +47,10 @@ bench: install
 # what translation between dialects costs, pair by pair
 bench-translation: install
 	$(BIN)/python benchmarks/translation.py
+
+# the official Node SDKs, for tests/fidelity/test_node_sdks.py, which skips without them
+node-sdks:
+	npm install --prefix tests/node --no-audit --no-fund
 
 # an upstream dies under 100 calls a second: nobody may notice
 drill: install
