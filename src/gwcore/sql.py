@@ -152,15 +152,27 @@ async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[
     options: dict[str, Any] = (
         {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {_BEGIN: None}
     )
-    async with _answering(within), engine.execution_options(**options).connect() as connection:
+    async with _answering(within), _connection(engine.execution_options(**options)) as connection:
         yield connection
 
 
 @asynccontextmanager
 async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
     """A connection inside one transaction, committed when the block ends well. Raises ``StoreUnavailable``."""
-    async with _answering(within), engine_of(store).begin() as connection:
+    async with _answering(within), _connection(engine_of(store)) as connection, connection.begin():
         yield connection
+
+
+@asynccontextmanager
+async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        connection = await engine.connect()
+    except Exception as error:  # a driver's own, not SQLAlchemy's: another password, no such database, one in recovery
+        raise ConnectionError(type(error).__name__) from error
+    try:
+        yield connection
+    finally:
+        await asyncio.shield(connection.close())
 
 
 @asynccontextmanager
@@ -172,7 +184,7 @@ async def _answering(within: float) -> AsyncIterator[None]:
         raise
     except (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError, TimeoutError) as error:
         # the type alone: the text of a driver's error may quote parameters, and with them a digest or a name
-        cause = getattr(error, "orig", None) or error
+        cause = getattr(error, "orig", None) or error.__cause__ or error
         _log.error("store unavailable", error=type(cause).__name__)
         raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
     except DBAPIError as error:

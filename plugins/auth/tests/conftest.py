@@ -1,7 +1,9 @@
 """A whole gateway with auth on a port, its admin API, beside the plugins whose policies it keeps."""
 
+import asyncio
 import secrets
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import httpx2
 import pytest
@@ -18,14 +20,17 @@ CHAT = b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,
 
 
 class Sees(Plugin):
-    """Remembers the principals that pass."""
+    """Remembers the principals that pass, and holds calls up for as long as a test wants."""
 
     name = "sees"
     seen: list = []
+    open: ClassVar[asyncio.Event | None] = None
 
     def call_layer(self, inner):
         async def sees(call):
             self.seen.append(call.principal)
+            if Sees.open is not None:
+                await Sees.open.wait()
             return await inner(call)
 
         return sees
@@ -132,6 +137,14 @@ async def sqlite_api(serve, sqlite_url):
 @pytest.fixture
 def admin_key():
     return ADMIN
+
+
+@pytest.fixture
+def hold():
+    """Set, and calls that have passed auth go on to the attempt."""
+    Sees.open = asyncio.Event()
+    yield Sees.open
+    Sees.open = None
 
 
 @pytest.fixture
