@@ -26,6 +26,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
     config = read(load(stack), env=os.environ, registry=Catalog())
     server = config.server
     address, number = host or server.host, server.port if port is None else port
+    _refuse_published(stack, config)
     _refuse_open(config, address)
     limits = EdgeLimits(
         header_timeout=server.header_timeout,
@@ -71,6 +72,19 @@ def _refuse_open(config: StackConfig, host: str) -> None:
             f"refusing to listen on {host} without auth: anybody who reaches it could spend your money. "
             "Add `auth` to stack, listen on 127.0.0.1, or set server.open: true if something else guards it."
         )
+
+
+def _refuse_published(stack: Path, config: StackConfig) -> None:
+    """The admin's key in a file that every user of the machine can read is a key of every user's."""
+    guard = next((entry.config for entry in config.stack if entry.name == "auth"), None)
+    secrets = [getattr(guard, name, None) for name in ("admin_key", "pepper")]
+    if stack.stat().st_mode & 0o004:
+        text = stack.read_text(encoding="utf-8")
+        if any(secret is not None and secret.get_secret_value() in text for secret in secrets):
+            raise BadConfig(
+                f"{stack} holds auth's secret, and every user of this machine can read it. "
+                'Write admin_key: "${GWCORE_ADMIN_KEY}", or chmod o-r the file.'
+            )
 
 
 def _announce(stack: Path, config: StackConfig, url: str) -> None:

@@ -130,12 +130,13 @@ async def replica(tmp_path, upstream, stores, auth):
         f"gwcore: 1\nstores: {json.dumps(stores)}\n"
         f"upstreams: {{up: {{provider: openai-compatible, base_url: '{upstream}/v1', prices: {{'*': free}}}}}}\n"
         f"models: {{m: up/m, n: up/n}}\nserver: {{drain: 1}}\n"
-        f"stack: [{{auth: {json.dumps({'admin_key': ADMIN, **auth})}}}]\n"
+        f"stack: [{{auth: {json.dumps({'admin_key': '${GWCORE_ADMIN_KEY}', **auth})}}}]\n"
     )
     process = await asyncio.create_subprocess_exec(
         *(GWCORE, "run", str(file), "--port", "0", "--workers", "2"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "GWCORE_ADMIN_KEY": ADMIN},
     )
     try:
         yield (await process.stdout.readline()).decode().split()[-1]

@@ -31,6 +31,7 @@ from gwcore_auth.tables import MIGRATIONS
 from gwcore_auth.tokens import Tokens, claim, looks_like
 
 _LOOPBACK = networks_of(["127.0.0.0/8", "::1/128"])
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 _END_USER_HEADERS = frozenset({b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id"})
 _MAX_END_USER = 256
 
@@ -192,6 +193,8 @@ class Auth(Plugin):
             raise Unauthenticated("Authentication Error, No api key passed in.")
         if call.client is not None and not within(call.client, _LOOPBACK):
             raise Forbidden("this gateway is open to its own machine alone")
+        if not _FORWARDED.isdisjoint(name for name, _ in call.headers):
+            raise Forbidden("this gateway is open to its own machine alone, and a proxy asks for somebody else")
         if credentials:
             try:
                 return await self._admit(credentials[0], sha256(credentials[0].encode()).digest())
