@@ -175,6 +175,30 @@ async def test_teams(api):
     assert gone["error"]["message"] == "Team not found, passed team id: t."
 
 
+async def test_models_of_a_team(api):
+    await api.post("/team/new", {"team_id": "t", "models": ["m"]})
+    key = await api.key(team_id="t")
+    assert (await api.chat(key, "n")).status_code == 403
+    assert (await api.post("/team/model/add", {"team_id": "t", "models": ["n", "m"]}))["models"] == ["m", "n"]
+    assert (await api.chat(key, "n")).status_code == 200
+    assert (await api.post("/team/model/delete", {"team_id": "t", "models": ["n"]}))["models"] == ["m"]
+    assert (await api.chat(key, "n")).status_code == 403
+    await api.post("/team/model/delete", {"team_id": "t", "models": ["m"]}, status=400)  # would allow everything
+    assert (await api.chat(key, "n")).status_code == 403
+
+
+async def test_several_keys_at_once(api):
+    made = [await api.post("/key/generate", {"key_alias": f"k{n}"}) for n in range(2)]
+    asked = [made[0]["key"], made[1]["token"]]
+    found = await api.post("/v2/key/info", {"keys": asked})
+    assert found["key"] == asked and [row["key_alias"] for row in found["info"]] == ["k0", "k1"]
+    named = await api.post("/v2/key/info", {"key_aliases": ["k1"]})
+    assert [row["key_name"] for row in named["info"]] == [made[1]["key_name"]]
+    await api.post("/v2/key/info", {"keys": [made[0]["key"], mint()]}, status=404)
+    await api.post("/v2/key/info", {"keys": [made[0]["key"]]}, key=made[1]["key"], status=403)
+    assert await api.post("/key/health", key=made[0]["key"]) == {"key": "healthy", "logging_callbacks": None}
+
+
 async def test_users(api):
     new = await api.post(
         "/user/new", {"user_id": "u", "user_email": "u@x.y", "user_role": "internal_user", "max_budget": 3}
@@ -271,7 +295,36 @@ async def test_what_litellm_sends_and_means_nothing_by_is_accepted(sqlite_api):
         "policies": [],
         "object_permission": None,
     }
-    await sqlite_api.post("/key/generate", {**empty, "models": []})
+    made = await sqlite_api.post("/key/generate", {**empty, "models": None})
+    assert made["models"] == []
+    told = await sqlite_api.post("/key/update", {"key": made["key"], "spend": 0}, status=422)
+    assert "reset" in told["error"]["message"]  # means something, and nothing of ours does it
+
+
+async def test_the_words_of_litellm_land_in_the_policies(sqlite_api, seen):
+    """Every limit reaches the plugin whose it is, as its own model, whatever it is set on."""
+    limits = {
+        "max_budget": 10.5, "soft_budget": 8, "budget_duration": "30d", "model_max_budget": {"m": {"max_budget": 1, "budget_duration": "1d"}},
+        "rpm_limit": 60, "tpm_limit": 20000, "tpd_limit": 900000, "max_parallel_requests": 4,
+        "model_rpm_limit": {"m": 30}, "model_tpm_limit": {"m": 9000}, "temp_budget_increase": 2, "temp_budget_expiry": "2999-01-01T00:00:00Z",
+    }  # fmt: skip
+    shown = {
+        "organisation": await sqlite_api.post("/organization/new", {"organization_id": "o", "organization_alias": "O", **limits}),
+        "team": await sqlite_api.post("/team/new", {"team_id": "t", "organization_id": "o", **limits}),
+        "end_user": await sqlite_api.post("/customer/new", {"user_id": "c", **limits}),
+        "key": await sqlite_api.post("/key/generate", {"team_id": "t", **limits}),
+    }  # fmt: skip
+    for row in shown.values():
+        assert {name: row[name] for name in limits} == limits
+    assert shown["end_user"]["litellm_budget_table"]["max_budget"] == 10.5
+    assert (await sqlite_api.chat(shown["key"]["key"], user="c")).status_code == 200
+    policies = seen[-1].policies
+    assert set(policies["budget"]) == set(policies["ratelimit"]) == set(shown)
+    for scope in shown:
+        budget, rate = policies["budget"][scope], policies["ratelimit"][scope]
+        assert (budget.max_budget, budget.soft_budget, budget.budget_duration) == (10_500_000_000, 8 * 10**9, "30d")
+        assert budget.model_max_budget["m"].limit == 10**9 and budget.bonus[0] == 2 * 10**9
+        assert rate.model_dump() == {name: limits[name] for name in type(rate).model_fields}
 
 
 async def test_an_alias_stands_once(api):

@@ -14,9 +14,9 @@ from gwcore_auth.config import Networks
 
 _NOT_HERE = frozenset(
     {
-        "access_group_ids", "admins", "agent_id", "allow_team_guardrail_config", "allowed_cache_controls", "allowed_model_region",
+        "access_group_ids", "admins", "agent_id", "aliases", "allowed_models", "allow_team_guardrail_config", "allowed_cache_controls", "allowed_model_region",
         "allowed_passthrough_routes", "allowed_vector_store_indexes", "auto_rotate", "budget_fallbacks", "budget_reset_at",
-        "default_estimated_output_tokens", "default_estimated_output_tokens_per_model", "default_model",
+        "default_estimated_output_tokens", "default_estimated_output_tokens_per_model", "default_model", "model_max_budget", "temp_budget_expiry", "temp_budget_increase", "team_id",
         "default_team_member_models", "denied_passthrough_routes", "disable_global_guardrails", "enable_prompt_caching",
         "end_user_budget_id", "enforced_batch_output_expires_after", "enforced_file_expires_after", "enforced_params",
         "guardrails", "mcp_rpm_limit", "members", "new_master_key", "object_permission", "password", "permissions",
@@ -43,6 +43,8 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     foreign: ClassVar[frozenset[str]] = _NOT_HERE
+    changes: ClassVar[bool] = False
+    """Whether the body changes something that may have spent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,6 +55,10 @@ class Body(BaseModel):
         told = sorted(name for name in theirs if name not in _HARMLESS and data[name])
         if told:
             raise ValueError(f"{', '.join(told)}: not supported by this gateway; leave it out")
+        if cls.changes and data.get("spend") is not None:
+            raise ValueError(
+                "spend: is what the ledger says and cannot be written; reset it with `gwcore budget reset`"
+            )
         if isinstance(data.get("policies"), list) and not data["policies"]:
             theirs.append("policies")
         return {name: value for name, value in data.items() if name not in theirs}
@@ -83,7 +89,9 @@ class KeyFields(Limits):
 
     key_alias: str | None = Field(default=None, max_length=256, description="name for humans; unique")
     duration: str | None = Field(default=None, description="from now until it expires; null for never")
-    models: list[str] = Field(default=[], description="models it may use; * stands for any text; empty for all")
+    models: list[str] | None = Field(
+        default=None, description="models it may use; * stands for any text; empty for all"
+    )
     user_id: str | None = Field(default=None, description="whose it is")
     team_id: str | None = Field(default=None, description="whose money it spends")
     organization_id: str | None = Field(default=None, description="its organisation; its team's by default")
@@ -107,6 +115,7 @@ class NewKey(KeyFields):
 class UpdateKey(KeyFields):
     """``/key/update``."""
 
+    changes = True
     key: str = Field(description="the key, or its id")
 
 
@@ -125,7 +134,7 @@ class OneKey(Body):
 
 
 class DeleteKeys(Body):
-    """``/key/delete``."""
+    """``/key/delete`` and ``/v2/key/info``."""
 
     keys: list[str] | None = Field(default=None, description="keys, or their ids")
     key_aliases: list[str] | None = Field(default=None, description="or their aliases")
@@ -146,7 +155,7 @@ class TeamFields(Limits):
 
     team_alias: str | None = Field(default=None, max_length=256, description="name for humans")
     organization_id: str | None = Field(default=None, description="its organisation")
-    models: list[str] = Field(default=[], description="models its keys may use; empty for all")
+    models: list[str] | None = Field(default=None, description="models its keys may use; empty for all")
     metadata: dict[str, Any] | None = Field(default=None, description="for reports and routing")
     tags: list[str] | None = Field(default=None, description="tags of every call")
     model_aliases: dict[str, str] | None = Field(default=None, description="names its clients may write for models")
@@ -163,6 +172,7 @@ class NewTeam(TeamFields):
 class UpdateTeam(TeamFields):
     """``/team/update``."""
 
+    changes = True
     team_id: str = Field(description="id")
 
 
@@ -170,6 +180,13 @@ class OneTeam(Body):
     """A team by id."""
 
     team_id: str = Field(description="id")
+
+
+class TeamModels(Body):
+    """``/team/model/add`` and ``/team/model/delete``."""
+
+    team_id: str = Field(description="id")
+    models: list[str] = Field(min_length=1, description="models to allow, or to allow no longer")
 
 
 class Teams(Body):
@@ -221,7 +238,7 @@ class UserFields(Limits):
     user_email: str | None = Field(default=None, max_length=320, description="address")
     user_alias: str | None = Field(default=None, max_length=256, description="name for humans")
     user_role: Role | None = Field(default=None, description="what the user's keys may do in this API")
-    models: list[str] = Field(default=[], description="models the user's own keys may use; empty for all")
+    models: list[str] | None = Field(default=None, description="models the user's own keys may use; empty for all")
     metadata: dict[str, Any] | None = Field(default=None, description="for reports and routing")
     tags: list[str] | None = Field(default=None, description="tags of every call")
     blocked: bool | None = Field(default=None, description="refuse every call")
@@ -241,6 +258,7 @@ class NewUser(UserFields):
 class UpdateUser(UserFields):
     """``/user/update``."""
 
+    changes = True
     user_id: str | None = Field(default=None, description="id")
 
 
@@ -253,7 +271,7 @@ class Users(Body):
 class OrganisationFields(Limits):
     """What an organisation has."""
 
-    models: list[str] = Field(default=[], description="models its teams may use; empty for all")
+    models: list[str] | None = Field(default=None, description="models its teams may use; empty for all")
     metadata: dict[str, Any] | None = Field(default=None, description="for reports and routing")
     tags: list[str] | None = Field(default=None, description="tags of every call")
     blocked: bool | None = Field(default=None, description="refuse every call")
@@ -299,7 +317,9 @@ class CustomerFields(Limits):
     """What a customer (end user) has."""
 
     alias: str | None = Field(default=None, max_length=256, description="name for humans")
-    models: list[str] = Field(default=[], description="models that may be used for the customer; empty for all")
+    models: list[str] | None = Field(
+        default=None, description="models that may be used for the customer; empty for all"
+    )
     metadata: dict[str, Any] | None = Field(default=None, description="for reports")
     blocked: bool | None = Field(default=None, description="refuse every call")
 

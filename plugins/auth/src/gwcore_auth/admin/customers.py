@@ -7,7 +7,7 @@ from typing import Any
 from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, common, new_row, shown, touched
+from gwcore_auth.admin.desk import Desk, budget_table, common, new_row, shown, touched
 from gwcore_auth.book import Conflict, Filter, Row, clean
 
 
@@ -20,6 +20,7 @@ def customer_row(row: Row, spend: Any) -> dict[str, Any]:
         "allowed_model_region": None,
         "default_model": None,
         "budget_id": row["policies"].get("budget", {}).get("budget_id"),
+        "litellm_budget_table": budget_table(row),
     }
 
 

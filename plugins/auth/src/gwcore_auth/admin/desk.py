@@ -230,6 +230,11 @@ def shown(row: Row, spend: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
+def budget_table(row: Row) -> dict[str, Any]:
+    """Where LiteLLM shows the limits of organisations and customers: as a budget of their own."""
+    return {**limits_of(row), "budget_id": row["policies"].get("budget", {}).get("budget_id")}
+
+
 def page_of(call: AdminCall, size: str = "size", default: int = 10, most: int = 100) -> tuple[int, int]:
     """Page (from 1) and its size. Raises ``BadRequest``."""
     try:

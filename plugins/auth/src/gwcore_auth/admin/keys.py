@@ -88,6 +88,8 @@ class Keys:
             AdminRoute("POST", "/key/regenerate", "key:rotate", self.rotate, "A new secret.", bodies.RotateKey),
             AdminRoute("POST", "/key/{key}/regenerate", "key:rotate", self.rotate, "A new secret.", bodies.RotateKey),
             AdminRoute("GET", "/key/info", "key:read", self.info, "One key; the caller's own by default.", query=("key",)),
+            AdminRoute("POST", "/v2/key/info", "key:read", self.infos, "Several keys.", bodies.DeleteKeys),
+            AdminRoute("POST", "/key/health", "key:read", self.health, "Whether the caller's key works."),
             AdminRoute(
                 "GET", "/key/list", "key:list", self.listing, "A page of keys.",
                 query=("page", "size", "user_id", "team_id", "organization_id", "key_hash", "key_alias", "search", "return_full_object"),
@@ -174,11 +176,20 @@ class Keys:
         named = call.query.get("key") or call.caller.key
         if named is None:
             raise BadRequest("name a key: ?key=")
-        row = await self.desk.key(named)
-        policy.reach(policy.reads_key(call.caller, row, await self.book.get("team", row["team_id"])), "key")
-        info = key_row(row, await self.desk.spent("key", [row["id"]]))
-        del info["token"]
-        return {"key": named, "info": {**info, "status": status_of(row)}}
+        return {"key": named, "info": await self._info(call, await self.desk.key(named))}
+
+    async def infos(self, call: AdminCall) -> Any:
+        """As :meth:`info`, for keys or aliases; all or none."""
+        names, aliases = call.body.keys or [], call.body.key_aliases or []
+        rows = [await self.desk.key(name) for name in names]
+        rows += await self.book.keys_by_name([], aliases) if aliases else []
+        if len(rows) < len(names) + len(set(aliases)):
+            raise NotFound("Key not found.")
+        return {"key": names or aliases, "info": [await self._info(call, row) for row in rows]}
+
+    async def health(self, _call: AdminCall) -> Any:
+        """Whoever gets this answer has a key that works."""
+        return {"key": "healthy", "logging_callbacks": None}
 
     async def listing(self, call: AdminCall) -> Any:
         """Ids, or whole rows with ``return_full_object=true``."""
@@ -203,6 +214,12 @@ class Keys:
         }
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _info(self, call: AdminCall, row: Row) -> dict[str, Any]:
+        policy.reach(policy.reads_key(call.caller, row, await self.book.get("team", row["team_id"])), "key")
+        info = key_row(row, await self.desk.spent("key", [row["id"]]))
+        del info["token"]
+        return {**info, "status": status_of(row)}
 
     async def _page(self, call: AdminCall) -> tuple[list[Row], int, int, int]:
         page, size = page_of(call)

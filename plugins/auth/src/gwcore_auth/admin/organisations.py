@@ -11,7 +11,7 @@ from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, NotFound, common, new_row, shown, touched
+from gwcore_auth.admin.desk import Desk, NotFound, budget_table, common, new_row, shown, touched
 from gwcore_auth.admin.teams import team_row
 from gwcore_auth.book import Conflict, Filter, Row, clean
 from gwcore_auth.tables import LEADER, TEAM
@@ -26,6 +26,7 @@ def organisation_row(row: Row, spend: Any) -> dict[str, Any]:
         "organization_id": row["id"],
         "organization_alias": row["alias"],
         "budget_id": row["policies"].get("budget", {}).get("budget_id"),
+        "litellm_budget_table": budget_table(row),
         "users": None,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import delete, insert, update
@@ -79,6 +79,8 @@ class Teams:
             AdminRoute("GET", "/v2/team/list", "team:list", self.pages, "A page of teams.", query=paged),
             AdminRoute("POST", "/team/block", "team:block", self.block, "Block a team.", bodies.OneTeam),
             AdminRoute("POST", "/team/unblock", "team:unblock", self.unblock, "Unblock a team.", bodies.OneTeam),
+            AdminRoute("POST", "/team/model/add", "team:update", self.allow, "Allow models.", bodies.TeamModels),
+            AdminRoute("POST", "/team/model/delete", "team:update", self.disallow, "The opposite.", bodies.TeamModels),
             AdminRoute("POST", "/team/member_add", "team:member", self.add, "Add members.", bodies.MemberAdd),
             AdminRoute(
                 "POST", "/team/member_update", "team:member", self.change, "Change a member.", bodies.MemberUpdate
@@ -174,6 +176,14 @@ class Teams:
     async def unblock(self, call: AdminCall) -> Any:
         """Undo a block."""
         return await self._set_blocked(call, blocked=False)
+
+    async def allow(self, call: AdminCall) -> Any:
+        """To the list there is; an empty list, which allows all, becomes one that allows these."""
+        return await self._set_models(call, lambda before, named: [*before, *(n for n in named if n not in before)])
+
+    async def disallow(self, call: AdminCall) -> Any:
+        """From the list there is. The last one stays: without any, all would be allowed."""
+        return await self._set_models(call, lambda before, named: [one for one in before if one not in named])
 
     async def add(self, call: AdminCall) -> Any:
         """Users who are not known yet are made."""
@@ -292,6 +302,18 @@ class Teams:
             await change.sql.execute(update(MEMBER).where(place).values(**values))
         change.of("member", [f"{team}/{user}"])
         return user
+
+    async def _set_models(self, call: AdminCall, made: Callable[[list[str], list[str]], list[str]]) -> Any:
+        async with self.book.change() as change:
+            row = {**await self._led(call, call.body.team_id), **touched(call)}
+            row["models"] = made(row["models"], call.body.models)
+            if not row["models"]:
+                raise BadRequest(
+                    "models: a team without any would be allowed all; block the team, or name another first"
+                )
+            values = {name: row[name] for name in ("models", "updated_at", "updated_by")}
+            await change.update("team", [row["id"]], values)
+        return await self._shown(row)
 
     async def _set_blocked(self, call: AdminCall, *, blocked: bool) -> Any:
         async with self.book.change() as change:
