@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gwcore.errors import BadRequest, Forbidden, Unauthenticated
 from gwcore.ports import Caller
 from gwcore_auth.book import Book
-from gwcore_auth.grants import MANAGEMENT, READING, Grant, KeyExpired, within
+from gwcore_auth.grants import MANAGEMENT, READING, Grant, within
 from gwcore_auth.resolve import ADMIN, UNKNOWN
 from gwcore_auth.tokens import Tokens, claim, looks_like
 
@@ -80,8 +80,7 @@ class Callers:
 def _usable(grant: Grant, client: str | None, path: str) -> None:
     if grant.refusal is not None:
         raise type(grant.refusal)(grant.refusal.message)
-    if grant.until is not None and time.time() >= grant.until:
-        raise KeyExpired("Authentication Error - Expired Key.")
+    grant.alive(time.time())
     if grant.networks and not within(client, grant.networks):
         raise Forbidden("this key may not be used from this address")
     if grant.routes is not None and not grant.routes.allows(path, MANAGEMENT, READING):

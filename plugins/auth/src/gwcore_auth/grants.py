@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Any
 
@@ -123,14 +124,18 @@ class Grant:
         if self.refusal is not None:
             # a fresh one: an exception that is raised twice collects the traces of both
             raise type(self.refusal)(self.refusal.message)
-        if self.until is not None and now >= self.until:
-            raise KeyExpired("Authentication Error - Expired Key.")
+        self.alive(now)
         if self.networks and not within(client, self.networks):
             raise Forbidden("this key may not be used from this address")
         if self.routes is not None:
             dialect = call.dialect.name.partition(".")[0]
             if not self.routes.allows(call.path, call.route.path, call.operation, INFERENCE, f"{dialect}_routes"):
                 raise Forbidden(f"this key may not call {call.path[:200]}")
+
+    def alive(self, now: float) -> None:
+        """Raises ``KeyExpired`` when its time is over; ``now`` in seconds since the epoch."""
+        if self.until is not None and now >= self.until:
+            raise KeyExpired("Authentication Error - Expired Key.")
 
     def refuse(self, name: str) -> None:
         """Raises ``ModelNotAllowed`` where a rule does not have the name."""
@@ -163,12 +168,17 @@ class Grant:
 
 def within(client: str | None, networks: Sequence[Network]) -> bool:
     """Whether an address is in one of the networks. What is no address is in none."""
+    address = _address(client[:64]) if client else None  # a header may have said it: no long text is kept
+    return address is not None and any(address in network for network in networks)
+
+
+@lru_cache(4096)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address(client or "")
+        address = ip_address(text)
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return any(mapped in network for network in networks)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:

@@ -214,8 +214,10 @@ class Auth(Plugin):
             if admitted is None:
                 raise Unauthenticated(UNKNOWN)
             grant = admitted.grant
-            if admitted.epoch != cache.epoch or grant.until is not None:
+            if admitted.epoch != cache.epoch:
                 grant = await self._still(call)
+            elif grant.until is not None:
+                grant.alive(time.time())
             if grant.rules:
                 asked = models.resolve(call.model) if call.model is not None else ()
                 grant.permit(attempt, asked)
