@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks revocation
 
 install: $(STAMP)
 
@@ -68,6 +68,10 @@ crash: install
 # a sink that hangs at 200 calls a second, and gateways killed meanwhile: what callers notice, what is lost
 hang: install
 	$(BIN)/python plugins/observability/tests/hang_campaign.py $(HANG)
+
+# keys revoked under load on two gateways of two workers: every worker refuses them within a second
+revocation: install
+	GWCORE_REVOCATION_BOUND=1 $(BIN)/python -m pytest -q -s -n 0 plugins/auth/tests/test_auth_revocation.py -k s4
 
 # make new-plugin NAME=stamp
 new-plugin: install

@@ -191,14 +191,15 @@ def _known_store(name: str, info: ValidationInfo) -> str:
     return name
 
 
-def _strong(secret: SecretStr) -> SecretStr:
+def strong(secret: SecretStr, least: int = _MIN_SECRET) -> SecretStr:
+    """The secret, or a fault: it is short, an example, or hardly varies."""
     value = secret.get_secret_value()
     mend = "make one with: openssl rand -hex 32"
     flat = re.sub(r"[-_\s]", "", value.lower())
     if any(example in flat for example in _EXAMPLES):
         raise fault("is an example, not a secret", mend)
-    if len(value) < _MIN_SECRET:
-        raise fault(f"is too short for a secret: at least {_MIN_SECRET} characters", mend)
+    if len(value) < least:
+        raise fault(f"is too short for a secret: at least {least} characters", mend)
     if len(set(value)) < _MIN_DISTINCT:
         raise fault("repeats too few characters to be a secret", mend)
     return secret
@@ -250,5 +251,5 @@ def _readable(path: str, info: ValidationInfo) -> str:
 FileRef = Annotated[str, AfterValidator(_readable)]
 """The path of a file that exists; a relative one starts from the stack file's folder."""
 
-AdminSecret = Annotated[SecretStr, AfterValidator(_strong)]
+AdminSecret = Annotated[SecretStr, AfterValidator(strong)]
 """A secret that guards the gateway itself: 32 characters at least, none of the values found in examples."""

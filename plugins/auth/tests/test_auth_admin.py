@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 import time
 from datetime import datetime
 
@@ -325,6 +326,18 @@ async def test_the_words_of_litellm_land_in_the_policies(sqlite_api, seen):
         assert (budget.max_budget, budget.soft_budget, budget.budget_duration) == (10_500_000_000, 8 * 10**9, "30d")
         assert budget.model_max_budget["m"].limit == 10**9 and budget.bonus[0] == 2 * 10**9
         assert rate.model_dump() == {name: limits[name] for name in type(rate).model_fields}
+
+
+async def test_a_key_of_litellm_s_is_taken_over(api):
+    """Its own shape, and the id under which LiteLLM keeps it."""
+    theirs = f"sk-{secrets.token_urlsafe(16)}"
+    made = await api.post("/key/generate", {"key": theirs, "key_alias": "old"})
+    assert made["token"] == hashlib.sha256(theirs.encode()).hexdigest()
+    assert (await api.chat(theirs)).status_code == 200
+    assert (await api.get(f"/key/info?key={made['token']}"))["info"]["key_alias"] == "old"
+    assert (await api.chat(made["token"])).status_code == 401
+    await api.post("/key/generate", {"key": theirs}, status=409)
+    await api.post("/key/generate", {"key": "sk-" + secrets.token_urlsafe(12)}, status=400)
 
 
 async def test_an_alias_stands_once(api):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from gwcore.units import AdminSecret, Duration, OptionalStoreRef, StoreRef, fault
+from gwcore.units import AdminSecret, Duration, OptionalStoreRef, StoreRef, fault, strong
 from gwcore_auth.grants import networks_of
 
 
@@ -41,10 +41,18 @@ class _Thing(_Strict):
     policies: Policies = {}
 
 
+def _key(secret: SecretStr) -> SecretStr:
+    return strong(secret, 24)
+
+
+KeySecret = Annotated[SecretStr, AfterValidator(_key)]
+"""A virtual key that somebody chose: 24 characters at least, which LiteLLM's own have (128 random bits)."""
+
+
 class DeclaredKey(_Thing):
     """A key whose secret the stack file names."""
 
-    secret: AdminSecret | None = Field(default=None, description="the key itself, best written as ${VAR}")
+    secret: KeySecret | None = Field(default=None, description="the key itself, best written as ${VAR}")
     sha256: str | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="its SHA-256 in hex, instead of secret"
     )

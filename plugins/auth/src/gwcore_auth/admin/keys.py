@@ -10,15 +10,15 @@ from sqlalchemy.exc import IntegrityError
 
 from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute, Caller
-from gwcore.units import AdminSecret
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
 from gwcore_auth.admin.desk import Desk, NotFound, common, expiry, iso, new_row, page_of, pages, shown, touched
 from gwcore_auth.book import Change, Conflict, Filter, Row, now
+from gwcore_auth.config import KeySecret
 from gwcore_auth.keys import hint, mint, presented
 from gwcore_auth.tables import SECRET
 
-_CHOSEN = TypeAdapter[Any](AdminSecret)
+_CHOSEN = TypeAdapter[Any](KeySecret)
 _COLUMNS: tuple[tuple[str, str, Any], ...] = (
     ("user_id", "user_id", None),
     ("team_id", "team_id", None),
