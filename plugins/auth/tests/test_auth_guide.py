@@ -30,7 +30,7 @@ def test_stack_files_of_the_guide_assemble(text, monkeypatch, tmp_path):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     if not text.startswith("gwcore:"):
-        text = f"gwcore: 1\nstores: {{book: 'memory:'}}\nupstreams: {{d: {{provider: demo}}}}\n{text}  - ratelimit\n  - budget\n"
+        text = f"gwcore: 1\nstores: {{book: 'memory:'}}\nupstreams: {{d: {{provider: demo}}}}\n{text}"
     gateway = Gateway(text)
     assert assemble(text, gateway.catalog, gateway.resources, env).admin is not None
 
