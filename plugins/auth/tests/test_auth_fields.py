@@ -26,7 +26,18 @@ GRASP = {
     "user_email": "victim@x.y", "user_alias": "x", "user_role": "proxy_admin", "teams": ["theirs"], "organizations": ["org2"],
     "auto_create_key": True, "user_ids": ["victim"], "organization_alias": "x", "organization_ids": ["org2"], "alias": "x",
 }  # fmt: skip
-CLEAR = ("max_budget", "rpm_limit", "budget_duration", "duration", "models", "allowed_routes", "allowed_networks")
+CLEAR = (
+    "max_budget",
+    "rpm_limit",
+    "budget_duration",
+    "duration",
+    "models",
+    "allowed_routes",
+    "allowed_networks",
+    "user_id",
+    "team_id",
+    "organization_id",
+)
 OWN = {"key": "OWN", "team_id": "ours", "user_id": "ME", "organization_id": "org1", "organization_alias": "x", "member": {"user_id": "friend"},
        "user_ids": ["ME"], "team_ids": ["ours"], "organization_ids": ["org1"]}  # fmt: skip
 """What a body must have, pointing at the caller's own."""
@@ -58,6 +69,12 @@ async def world(api):
     )
     mine = await api.post("/key/generate", {"user_id": "user", "models": ["m"], "key_alias": "restricted"})
     who["restricted"] = {"name": "user", "key": mine["key"], "free": mine["token"], "own": who["user"]["own"]}
+    shared = await api.post("/key/generate", {"team_id": "ours", "user_id": "friend", "models": ["m"], "max_budget": 1})
+    for name in ("lead", "boss"):
+        who[name]["led"] = shared["token"]
+    await api.post("/team/update", {"team_id": "ours", "models": ["m"]})
+    held = await api.post("/key/generate", {"user_id": "boss", "models": ["m"]})
+    who["narrow boss"] = {"name": "boss", "key": held["key"], "free": held["token"], "own": who["boss"]["own"]}
     theirs = await api.post(
         "/key/generate", {"user_id": "victim", "key_alias": "victim", "models": ["m"], "blocked": True}
     )
@@ -87,6 +104,11 @@ def excess(before, after, role, name):
 
 def _may(table, at, old, new, role, name):
     row = new or old
+    if role == "narrow boss":  # a boss, whose credential knows one model
+        widened = new is not None and table in {"auth_key", "auth_team"} and (old or {}).get("models") != new["models"]
+        if widened and not (new["models"] and set(new["models"]) <= {"m"}):
+            return False
+        role = "boss"
     if table == "auth_secret":
         owner = row["key_id"]
         return ("OWNED", owner) in _may.owned or old is None
@@ -122,9 +144,9 @@ def _may_key(old, new, role, name):
             return False
         return leads or (new["user_id"] == name and new["team_id"] is None and new["organisation_id"] is None)
     if old["team_id"] == "ours" and role in {"lead", "boss"}:
-        return new is None or (
-            new["team_id"] in {"ours", None} and new["user_id"] in {old["user_id"], name, "friend", "user", "lead"}
-        )
+        if new is None or (new["team_id"] is None and new["user_id"] == name):  # as if it had made a key of its own
+            return True
+        return new["team_id"] == "ours" and new["user_id"] in {old["user_id"], name, "friend", "user", "lead"}
     if old["user_id"] != name:
         return False
     if new is None:
@@ -184,15 +206,20 @@ def requests(api, me, victim):
                 break
 
 
-async def attack(api, role, who):
-    """Every request; what any of them gained."""
+async def attack(api, role, who, *, first=False):
+    """Every request; what any of them gained, or the ``first`` that did."""
     me, gains, done = who[role], [], 0
     before = await snapshot(api)
     _may.owned = {
         ("OWNED", at[1]) for at, row in before.items() if at[0] == "auth_key" and row["user_id"] == me["name"]
     }
-    for method, path, body in requests(api, me, who["victim"]):
-        if any(part in path for part in ("delete", "unblock")) and me["own"] in str(body):
+    wanted = list(requests(api, me, who["victim"]))
+    if "led" in me:  # a key of the team, beside its own
+        wanted += list(requests(api, {**me, "own": me["led"]}, who["victim"]))
+    for method, path, body in wanted:
+        if any(part in path for part in ("delete", "unblock")) and (
+            me["own"] in str(body) or me.get("led", "-") in str(body)
+        ):
             continue  # what is gone tests nothing any more
         answer = await api.raw(method, path, key=me["key"], json=body)
         assert answer.status_code < 500, (path, body, answer.text)
@@ -206,11 +233,13 @@ async def attack(api, role, who):
             }
             gains += [(method, path, body, gain) for gain in excess(before, after, role, me["name"])]
             before = after
+        if first and gains:
+            break
     return gains, done
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("role", ["user", "restricted", "lead", "boss"])
+@pytest.mark.parametrize("role", ["user", "restricted", "lead", "boss", "narrow boss"])
 async def test_i3_no_field_of_no_body_grants_more_than_the_caller_holds(sqlite_api, role):
     who = await world(sqlite_api)
     gains, done = await attack(sqlite_api, role, who)
@@ -220,11 +249,19 @@ async def test_i3_no_field_of_no_body_grants_more_than_the_caller_holds(sqlite_a
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("mutant", "role"), [("tightened", "user"), ("within_grant", "restricted"), ("reach", "user"), ("FIELDS", "lead")]
+    ("mutant", "role"),
+    [
+        ("tightened", "user"),
+        ("within_grant", "restricted"),
+        ("within_team", "narrow boss"),
+        ("reach", "user"),
+        ("owns_key", "lead"),
+        ("FIELDS", "lead"),
+    ],
 )
 async def test_i3_each_part_of_the_policy_is_needed(sqlite_api, monkeypatch, mutant, role):
     """Negative controls: without one part, the test above finds a gain."""
-    monkeypatch.setattr(policy, mutant, {} if mutant == "FIELDS" else lambda *_: None)
+    monkeypatch.setattr(policy, mutant, {} if mutant == "FIELDS" else lambda *_: True)
     who = await world(sqlite_api)
-    gains, _ = await attack(sqlite_api, role, who)
+    gains, _ = await attack(sqlite_api, role, who, first=True)
     assert gains != []

@@ -13,7 +13,7 @@ from typing import Any, Final
 from gwcore.errors import Forbidden
 from gwcore.ports import AdminCall, Caller
 from gwcore_auth.authority import KnownCaller
-from gwcore_auth.grants import ALL_MODELS, NO_MODELS, TEAM_MODELS, Grant, networks_of
+from gwcore_auth.grants import ALL_MODELS, NO_MODELS, TEAM_MODELS, Grant, ModelRule, networks_of
 
 Row = Mapping[str, Any]
 ADMIN, VIEWER, ORG, TEAM, USER, READER, KEY = "admin", "viewer", "org_admin", "team_admin", "user", "reader", "key"
@@ -180,6 +180,32 @@ def reach(allowed: bool, what: str) -> None:
 # ── grants: nobody gives what it does not hold ───────────────────────────────────────────────────────────────────────
 
 
+def within_team(caller: Caller, row: Row, given: frozenset[str]) -> None:
+    """A team as it would be written, against the credential that writes it. Raises ``Forbidden``.
+
+    What an organisation allows holds for its teams at every call; what the credential itself lacks is looked at here.
+    """
+    if caller.role == ADMIN:
+        return
+    own = _own_rules(_held(caller, limits=bool(given & LIMITS)))
+    if "models" in given:
+        _models(row["models"], own)
+
+
+def _held(caller: Caller, *, limits: bool) -> Grant:
+    """The caller's grant, which must have no limits of its own where some are given."""
+    grant = caller.grant if isinstance(caller, KnownCaller) else None
+    if grant is None:
+        raise Forbidden("this credential holds nothing to give")
+    if limits and any("key" in scopes for scopes in grant.principal.policies.values()):
+        raise Forbidden("a key with limits of its own cannot give any: they would not be shared")
+    return grant
+
+
+def _own_rules(grant: Grant) -> list[ModelRule]:
+    return [rule for rule in grant.rules if rule.whose == "key"]
+
+
 def within_grant(caller: Caller, row: Row) -> None:
     """A key as it would be written, against the credential that writes it. Raises ``Forbidden``.
 
@@ -187,20 +213,15 @@ def within_grant(caller: Caller, row: Row) -> None:
     """
     if caller.role == ADMIN:
         return
-    grant = caller.grant if isinstance(caller, KnownCaller) else None
-    if grant is None:
-        raise Forbidden("this credential holds nothing to give")
-    if any("key" in scopes for scopes in grant.principal.policies.values()):
-        raise Forbidden("a key with limits of its own cannot make or change keys, which would not share them")
-    own = [rule for rule in grant.rules if rule.whose == "key"]
-    _models(row["models"], own)
+    grant = _held(caller, limits=True)
+    _models(row["models"], _own_rules(grant))
     _routes(row["routes"], row["kind"], grant)
     _networks(row["networks"], grant)
     if grant.until is not None and (row["expires"] is None or row["expires"] > grant.until * 1000):
         raise Forbidden("duration: beyond the life of this credential")
 
 
-def _models(names: Sequence[str], rules: Iterable[Any]) -> None:
+def _models(names: Sequence[str], rules: Iterable[ModelRule]) -> None:
     for rule in rules:
         if not names or not ALL_MODELS.isdisjoint(names) or TEAM_MODELS in names:
             raise Forbidden("models: name them; this credential may not use all")

@@ -285,6 +285,8 @@ class Keys:
             if not others:
                 await self._harmless(row["user_id"], team)
             await self.desk.person(change, row["user_id"], None, caller.id)
+        # whoever writes a key answers for it: none is left without the user, team or organisation whose limits hold it
+        policy.reach(policy.owns_key(caller, row, team), "key")
 
     async def _harmless(self, user: str, team: Row | None) -> None:
         """A team's leader hands keys to its members only, and never those of admins."""

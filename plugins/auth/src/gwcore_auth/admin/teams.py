@@ -102,6 +102,7 @@ class Teams:
         row = common(call, row, "team_alias")
         row["policies"] = self.desk.policies(call, {})
         _sane(row)
+        policy.within_team(caller, row, call.given | {"models"})
         if caller.role != "admin" and body.organization_id not in caller.organisations:
             policy.reach(False, "organization")
         async with self.book.change() as change:
@@ -123,6 +124,7 @@ class Teams:
                 row["aliases"] = body.model_aliases or {}
             row["policies"] = self.desk.policies(call, before["policies"])
             _sane(row)
+            policy.within_team(call.caller, row, call.given)
             await self._organisation(row)
             await change.update("team", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return {"team_id": row["id"], "data": await self._shown(row)}
@@ -311,6 +313,7 @@ class Teams:
                 raise BadRequest(
                     "models: a team without any would be allowed all; block the team, or name another first"
                 )
+            policy.within_team(call.caller, row, call.given)
             values = {name: row[name] for name in ("models", "updated_at", "updated_by")}
             await change.update("team", [row["id"]], values)
         return await self._shown(row)
