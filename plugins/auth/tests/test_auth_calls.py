@@ -3,10 +3,14 @@
 import asyncio
 import time
 
+import httpx2
 import pytest
 from sqlalchemy import event
 
+from conftest import stack_text
+from gwcore.gateway import Gateway
 from gwcore.sql import engine_of
+from gwcore.testing.server import running
 from gwcore_auth.keys import mint, presented
 
 
@@ -317,3 +321,44 @@ async def test_unknown_keys_are_remembered_and_forgotten_when_one_is_made(api):
     assert api.auth.cache.unknown
     await api.post("/key/generate", {"key": chosen})
     assert (await api.chat(chosen)).status_code == 200
+
+
+# ── the stack file's own list, and who serves the admin API ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["keys", "teams", "users", "organisations", "end_users"])
+async def test_the_blocked_list_is_stronger_than_the_store(serve, sqlite_url, upstream, kind):
+    """Who stands in the stack file is refused, whatever the store says, on both planes."""
+    async with serve(sqlite_url) as api:
+        await api.post("/organization/new", {"organization_id": "o", "organization_alias": "O"})
+        await api.post("/team/new", {"team_id": "t", "organization_id": "o"})
+        made = await api.post("/key/generate", {"team_id": "t", "user_id": "u"})
+        assert (await api.chat(made["key"], user="e")).status_code == 200  # the control
+    ids = {"keys": made["token"], "teams": "t", "users": "u", "organisations": "o", "end_users": "e"}
+    async with serve(sqlite_url, auth=f"blocked: {{{kind}: ['{ids[kind]}']}}") as api:
+        calls = len(upstream.requests)
+        assert (await api.chat(made["key"], user="e")).status_code == 401
+        await api.post("/key/unblock", {"key": made["token"]})
+        await api.post("/end_user/unblock", {"user_ids": ["e"]})
+        assert (await api.chat(made["key"], user="e")).status_code == 401
+        assert len(upstream.requests) == calls
+        if kind != "end_users":
+            assert (await api.raw("GET", "/key/info", key=made["key"])).status_code == 401
+        assert (await api.chat(await api.key(), user="somebody else")).status_code == 200
+
+
+async def test_a_gateway_that_is_mounted_serves_no_admin_api(upstream, sqlite_url, admin_key):
+    """Langwatch's PR 3705: the admin API is an object of its own, which the host mounts or does not."""
+    gateway = Gateway(stack_text(upstream.url, store=sqlite_url).replace("  - sees\n", ""))
+    bearer = {"authorization": f"Bearer {admin_key}"}
+    await gateway.startup()
+    async with running(gateway) as url, httpx2.AsyncClient(trust_env=False) as http:
+        for method, path in gateway.stack.admin.routes:
+            assert (await http.request(method, url + path, headers=bearer, json={})).status_code == 404, path
+        body = {"model": "m", "messages": []}
+        assert (await http.post(f"{url}/v1/chat/completions", headers=bearer, json=body)).status_code == 200
+        mounted = httpx2.ASGITransport(gateway.admin)
+        async with httpx2.AsyncClient(transport=mounted, base_url="http://admin") as admin:
+            assert (await admin.get("/key/list", headers=bearer)).status_code == 200
+            assert (await admin.get("/key/list")).status_code == 401
+            assert (await admin.post("/v1/chat/completions", headers=bearer, json=body)).status_code == 404
