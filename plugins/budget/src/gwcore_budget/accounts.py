@@ -24,6 +24,10 @@ Key = tuple[str | None, str, str]
 """Of a call's models: as asked for, its upstream, the upstream's name of it."""
 
 
+class UnknownPlan(LookupError):
+    """A policy names a budget of ``/budget/new`` that is not there. Its limit is unknown, so nothing may be spent."""
+
+
 class Accounts:
     """Finds the budgets of an attempt; what depends on the principal alone is found once per principal.
 
@@ -49,7 +53,7 @@ class Accounts:
         self._open.clear()
 
     def of(self, attempt: Attempt) -> Budgets:
-        """The budgets that bind the attempt, each once."""
+        """The budgets that bind the attempt, each once. Raises ``UnknownPlan``."""
         call, target = attempt.call, attempt.target
         principal = call.principal
         cache = self._open if principal is None else self._found.get(principal)
@@ -121,13 +125,16 @@ class Accounts:
             rule.soft,
             on_short=rule.on_short or self._config.on_short,
             unpriced=self._config.unpriced if rule.unpriced is None else rule.unpriced,
+            origin="part" if rule.models else "rule",
         )
 
     def planned(self, policy: BudgetPolicy) -> BudgetPolicy:
         """The policy, with its plan's values where it says nothing itself."""
-        plan = None if policy.budget_id is None else self._plan(policy.budget_id)
-        if plan is None:
+        if policy.budget_id is None:
             return policy
+        plan = self._plan(policy.budget_id)
+        if plan is None:
+            raise UnknownPlan(policy.budget_id)
         said = {name: value for name in BudgetPolicy.model_fields if (value := getattr(policy, name)) is not None}
         return plan.model_copy(update=said)
 
@@ -135,14 +142,14 @@ class Accounts:
         policy = self.planned(policy)
         zone = self._config.zone
 
-        def budget(window: str, limit: int | None, soft: int | None = None) -> Budget:
+        def budget(window: str, limit: int | None, soft: int | None = None, origin: str = "part") -> Budget:
             bonus, until = policy.bonus
             parsed = Window.parse(window, zone)
             return Budget(_id(scope, name, parsed), scope, name, parsed, limit, soft, bonus, until,
-                          self._config.on_short, self._config.unpriced)  # fmt: skip
+                          self._config.on_short, self._config.unpriced, origin)  # fmt: skip
 
         if policy.max_budget is not None or policy.soft_budget is not None:
-            yield budget(policy.budget_duration or "total", policy.max_budget, policy.soft_budget)
+            yield budget(policy.budget_duration or "total", policy.max_budget, policy.soft_budget, "policy")
         for one in policy.budget_limits or ():
             yield budget(one.window, one.limit)
         for wanted, one in (policy.model_max_budget or {}).items():

@@ -6,9 +6,8 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,44 +16,47 @@ import structlog
 
 from gwcore.admin import STATUS_ENV
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, BudgetExceeded, BudgetReserved, GatewayError, StoreUnavailable
+from gwcore.errors import BadConfig, GatewayError, StoreUnavailable
 from gwcore.knobs import saying
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
-from gwcore.ports import Sample
+from gwcore.ports import AdminRoute, Sample, Spending
 from gwcore.prices import PriceCard
 from gwcore.service import Service
 from gwcore.sql import migrate
-from gwcore.units import DOLLAR
 from gwcore.usage import Usage
-from gwcore_budget.accounts import Accounts, Budgets
+from gwcore_budget import reports
+from gwcore_budget.accounts import Accounts, Budgets, UnknownPlan
+from gwcore_budget.admin.activity import Activity
+from gwcore_budget.admin.budgets import Budgets as BudgetRoutes
+from gwcore_budget.admin.desk import Desk
+from gwcore_budget.admin.spend import Spend
+from gwcore_budget.admin.totals import Totals
 from gwcore_budget.bound import Bound, bound
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
+from gwcore_budget.export import Exporter
 from gwcore_budget.gauges import Gauges
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
 from gwcore_budget.ledger.ledger import Ledger, Refused, Ticket
 from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Metered, Short
-from gwcore_budget.window import FOREVER
+from gwcore_budget.plans import Plans
+from gwcore_budget.refusal import (
+    DOWN,
+    BudgetStoreUnavailable,
+    PlanMissing,
+    Unpriced,
+    dollars,
+    exceeded,
+    held_only,
+    reserved,
+)
 
 _log = structlog.get_logger("gwcore.budget")
 _UNLIMITED = 600.0
 _NO_USAGE = Usage()
 _MOST_FACTOR, _MODELS = 64, 4096
-
-
-class BudgetStoreUnavailable(StoreUnavailable):
-    """503: whether there is money left cannot be known; nothing was sent."""
-
-    code = "budget_store_unavailable"
-
-
-class Unpriced(BudgetExceeded):
-    """The model, or a tool of the request, has no price, and a budget binds."""
-
-    code = "model_unpriced"
-    status = 400
 
 
 class Verdict(NamedTuple):
@@ -93,12 +95,15 @@ class BudgetPlugin(Plugin):
     inside = ("auth", "ratelimit", "cache", "fallback")
     demand = Demand.USAGE
     priced = True
+    offers = (Spending,)
 
     def __init__(self, config: BudgetConfig, setup: Setup) -> None:
         super().__init__(config, setup)
         self.store = setup.store(config.store)
-        self.plans: dict[str, BudgetPolicy] = {}
+        self.plans = Plans()
         self.accounts = Accounts(config, self.plans.get)
+        self.plans.changed = self.accounts.forget
+        self.desk = Desk(setup, self.plans, lambda: self.ledger)
         self.ledger: Ledger | None = None
         self.counts: Counter[str] = Counter()
         self._factors: dict[str, tuple[int, int]] = {}  # model → numerator, denominator; see _over
@@ -132,15 +137,46 @@ class BudgetPlugin(Plugin):
             raise BadConfig(
                 f"budget: the folder of journals cannot be written ({error.strerror}); set `journal`"
             ) from None
+        tasks = [asyncio.create_task(self._watch_plans(ledger))]
+        if config.export is not None:
+            tasks.append(asyncio.create_task(Exporter(config.export, ledger.home, ledger.group.now, self.counts).run()))
         self.ledger = ledger
-        looking = asyncio.create_task(self.gauges.looking())
+        tasks.append(asyncio.create_task(self.gauges.looking()))
         try:
             yield
         finally:
-            looking.cancel()
-            await asyncio.wait({looking})
             self.ledger = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.shield(ledger.stop())
+
+    async def _watch_plans(self, ledger: Ledger) -> None:
+        while True:
+            try:
+                await self.plans.refresh(ledger.home)
+            except StoreDown:
+                pass  # what is known stays; holds ask the store themselves
+            await asyncio.sleep(0.5)
+
+    def admin_routes(self) -> Sequence[AdminRoute]:
+        """Budgets and reports, in LiteLLM's shapes."""
+        return [route for part in (BudgetRoutes, Spend, Totals, Activity) for route in part(self.desk).routes()]
+
+    async def spent(self, scope: str, ids: Iterable[str]) -> Mapping[str, int]:
+        """See :class:`gwcore.ports.Spending`."""
+        desk, wanted = self.desk, list(ids)
+        try:
+            running = await reports.running(desk.home, scope, wanted, desk.now())
+            found = {id_: one.posted for id_, one in running.items()}
+            others = [id_ for id_ in wanted if id_ not in found]
+            column = reports.COLUMNS.get(scope)
+            if others and column is not None:
+                lines = await reports.sums(desk.home, (column,), reports.Where().among(column, others))
+                found |= {id_: sums.spend for (id_,), sums in lines}
+        except StoreDown:
+            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
+        return found
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
         """Hold, try, settle."""
@@ -169,7 +205,7 @@ class BudgetPlugin(Plugin):
 
     async def _hold(self, ledger: Ledger, attempt: Attempt, card: PriceCard | None) -> Ticket:
         config: BudgetConfig = self.config
-        budgets = self.accounts.of(attempt)
+        budgets = await self._budgets(ledger, attempt)
         terms = bound(attempt, card, config.max_output)
         amount, least = self._amount(attempt, budgets, terms)
         wait = config.wait if any(budget.on_short == "wait" for budget in budgets) else 0.0
@@ -187,13 +223,27 @@ class BudgetPlugin(Plugin):
             raise self._refusal(refused.short, ledger) from None
         except Unavailable:
             self.counts["store_unavailable"] += 1
-            raise BudgetStoreUnavailable(
-                "the budget's store does not answer", retry_after=1, plugin=self.name
-            ) from None
+            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
         if terms is not None and terms.cap is not None and ticket.amount is not None:
             self._clamp(attempt, terms, ticket.amount)
         ticket.model = attempt.target.model
         return ticket
+
+    async def _budgets(self, ledger: Ledger, attempt: Attempt) -> Budgets:
+        try:
+            return self.accounts.of(attempt)
+        except UnknownPlan:
+            pass
+        try:
+            await self.plans.refresh(ledger.home)  # made a moment ago, on another worker
+            return self.accounts.of(attempt)
+        except UnknownPlan as unknown:
+            self.counts["unknown_plan"] += 1
+            raise PlanMissing(
+                f"the budget {unknown} does not exist, so its limit is not known", plugin=self.name
+            ) from None
+        except StoreDown:
+            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
 
     def _amount(self, attempt: Attempt, budgets: Budgets, terms: Bound | None) -> tuple[int | None, int | None]:
         """What to hold, and what will do. ``None`` holds nothing: the row says that it is unmetered."""
@@ -252,36 +302,11 @@ class BudgetPlugin(Plugin):
         )
 
     def _refusal(self, short: Short, ledger: Ledger) -> GatewayError:
-        budget = short.budget
-        who = (
-            f"the budget of {budget.scope} {budget.scope_id}".rstrip()
-            if budget.scope != "global"
-            else "the global budget"
-        )
-        resets = None if short.resets >= FOREVER else datetime.fromtimestamp(short.resets / 1000, UTC)
-        when = f"; it resets at {resets:%Y-%m-%dT%H:%M:%SZ}" if resets else ""
-        facts = f"limit {dollars(short.limit)} per {budget.window.name}, spent {dollars(short.posted)}"
-        headers = (
-            ("x-gwcore-budget-scope", budget.scope),
-            ("x-gwcore-budget-id", budget.scope_id),
-            ("x-gwcore-budget-window", budget.window.name),
-            ("x-gwcore-budget-limit-usd", dollars(short.limit)[1:]),
-            ("x-gwcore-budget-spent-usd", dollars(short.posted)[1:]),
-            *((("x-gwcore-budget-resets", f"{resets:%Y-%m-%dT%H:%M:%SZ}"),) if resets else ()),
-        )
-        if short.pending and short.posted < short.limit:
+        if held_only(short):
             self.counts["reserved"] += 1
-            return BudgetReserved(
-                f"{who} is held by calls under way: {facts}, held {dollars(short.pending)}{when}",
-                retry_after=min(60.0, max(1.0, ledger.lasting)),
-                plugin=self.name,
-                headers=headers,
-            )
+            return reserved(short, ledger.lasting, self.name)
         self.counts["exceeded"] += 1
-        after = max(1.0, (short.resets - short.now) / 1000) if resets else None
-        error = BudgetExceeded(f"{who} is spent: {facts}{when}", retry_after=after, plugin=self.name, headers=headers)
-        error.status = self.config.status
-        return error
+        return exceeded(short, self.config.status, self.name)
 
     # ── after ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -340,7 +365,10 @@ class BudgetPlugin(Plugin):
             return None
         attempt = Attempt(call, call.targets[0])
         call.attempts.pop()
-        budgets = self.accounts.of(attempt)
+        try:
+            budgets = self.accounts.of(attempt)
+        except UnknownPlan as unknown:
+            return f"refused: the budget {unknown} does not exist"
         terms = bound(attempt, self.setup.prices.card(attempt.target), self.config.max_output)
         worst = "unpriced" if terms is None else f"holds up to {dollars(terms.amount)}"
         return f"{worst}; budgets: {', '.join(budget.id for budget in budgets) or 'none'}"
@@ -362,13 +390,6 @@ class BudgetPlugin(Plugin):
             "store": "down" if ledger.group.down else "up",
             "counts": dict(self.counts),
         }
-
-
-def dollars(nano: int) -> str:
-    """``$1.25``: exact, at least two decimals."""
-    whole, part = divmod(nano, DOLLAR)
-    text = f"{part:09d}".rstrip("0").ljust(2, "0")
-    return f"${whole}.{text}"
 
 
 def _expires(call: Call) -> int:

@@ -34,6 +34,7 @@ class Budget:
         bonus, bonus_until: a temporary increase of the limit, and the millisecond at which it ends.
         on_short: ``clamp``, ``wait`` or ``reject``.
         unpriced: ``deny``, ``allow_unmetered``, or the nano-USD to hold.
+        origin: ``rule``, ``policy`` (the one of ``max_budget``) or ``part`` (of a model, or of fewer calls).
     """
 
     id: str
@@ -46,6 +47,7 @@ class Budget:
     bonus_until: int = 0
     on_short: str = "clamp"
     unpriced: str | int = "deny"
+    origin: str = "rule"
 
     def limit_at(self, now: int) -> int | None:
         """The limit with its temporary increase."""

@@ -116,8 +116,9 @@ class PostgresHome:
             return
         found = [needs.budgets[id_] for id_ in fresh]
         await db.executemany(
-            "INSERT INTO budget_budget (id, scope, scope_id, span, zone) VALUES ($1,$2,$3,$4,$5) ON CONFLICT DO NOTHING",
-            [(b.id, b.scope, b.scope_id, b.window.name, b.window.zone) for b in found if b is not None],
+            "INSERT INTO budget_budget (id, scope, scope_id, span, zone, origin) VALUES ($1,$2,$3,$4,$5,$6) "
+            "ON CONFLICT DO NOTHING",
+            [(b.id, b.scope, b.scope_id, b.window.name, b.window.zone, b.origin) for b in found if b is not None],
         )
         if len(self._known) > 100_000:
             self._known.clear()

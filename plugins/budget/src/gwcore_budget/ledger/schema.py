@@ -38,6 +38,8 @@ budget = Table(
     Column("zone", Text, nullable=False),
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("recall", Integer, nullable=False, server_default="0"),
+    Column("origin", Text, nullable=False, server_default="rule"),
+    Index("budget_budget_scope", "scope", "scope_id"),
     sqlite_strict=True,
 )
 account = Table(
@@ -76,6 +78,18 @@ hold = Table(
     Index("budget_hold_key", "key_id", "created"),
     Index("budget_hold_team", "team", "created"),
     Index("budget_hold_request", "request"),
+    sqlite_strict=True,
+)
+plan = Table(
+    "budget_plan",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("policy", Text, nullable=False),
+    Column("created", _Int, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("updated", _Int, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    Column("stamp", _Int, nullable=False),
     sqlite_strict=True,
 )
 grant = Table(

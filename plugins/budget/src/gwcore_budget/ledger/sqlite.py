@@ -186,8 +186,8 @@ class SqliteHome:
         for id_, budget in needs.budgets.items():
             if id_ not in books.budgets and budget is not None:
                 db.execute(
-                    "INSERT INTO budget_budget (id, scope, scope_id, span, zone) VALUES (?,?,?,?,?)",
-                    (id_, budget.scope, budget.scope_id, budget.window.name, budget.window.zone),
+                    "INSERT INTO budget_budget (id, scope, scope_id, span, zone, origin) VALUES (?,?,?,?,?,?)",
+                    (id_, budget.scope, budget.scope_id, budget.window.name, budget.window.zone, budget.origin),
                 )
                 books.budgets[id_] = BudgetRow(id_)
 

@@ -1,0 +1,1 @@
+"""The plugin's addresses of the admin API, in LiteLLM's shapes."""

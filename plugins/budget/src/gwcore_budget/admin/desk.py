@@ -1,0 +1,143 @@
+"""What the endpoints share: the ledger, names of ids, days, pages, and amounts as LiteLLM's clients read them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeVar
+
+from gwcore.errors import BadRequest, MissingPort, NotServed, StoreUnavailable
+from gwcore.plugin import Setup
+from gwcore.ports import AdminCall, Directory
+from gwcore.units import DOLLAR
+from gwcore_budget.ledger.group import Unavailable
+from gwcore_budget.ledger.home import Home, StoreDown
+from gwcore_budget.ledger.ledger import Ledger
+from gwcore_budget.plans import Plans
+
+T = TypeVar("T")
+
+
+class NotFound(NotServed):
+    """404: no such budget, or nothing was spent by it."""
+
+    code = "not_found_error"
+
+
+class Desk:
+    """One per plugin instance. ``running`` gives the open ledger, or ``None`` outside the plugin's lifespan."""
+
+    def __init__(self, setup: Setup, plans: Plans, running: Callable[[], Ledger | None]) -> None:
+        self.setup = setup
+        self.plans = plans
+        self._running = running
+
+    @property
+    def ledger(self) -> Ledger:
+        """The open ledger. Raises ``StoreUnavailable`` while the gateway starts or stops."""
+        ledger = self._running()
+        if ledger is None:
+            raise StoreUnavailable("the ledger is not open", retry_after=1)
+        return ledger
+
+    @property
+    def home(self) -> Home:
+        """Where to read. Raises ``StoreUnavailable``."""
+        return self.ledger.home
+
+    def now(self) -> int:
+        """The store's clock, in milliseconds."""
+        return self.ledger.group.now()
+
+    def today(self) -> date:
+        """The UTC day by the store's clock."""
+        return datetime.fromtimestamp(self.now() / 1000, UTC).date()
+
+    # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def key_id(self, text: str | None) -> str | None:
+        """The id of a key, from the key itself or from its id; ``None`` stays ``None``."""
+        if text is None:
+            return None
+        try:
+            return self.setup.port(Directory).key_id(text)
+        except MissingPort:
+            return "" if text.startswith("sk-") else text
+
+    async def aliases(self, scope: str, ids: Iterable[str]) -> Mapping[str, str]:
+        """Names for humans by id. Raises ``StoreUnavailable``."""
+        try:
+            directory = self.setup.port(Directory)
+        except MissingPort:
+            return {}
+        return await directory.aliases(scope, ids)
+
+    # ── days ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def days(self, call: AdminCall, *, default: int | None = None) -> tuple[str | None, str | None]:
+        """First and last day asked for, both included; ``default`` is how many days up to today where none is said.
+
+        Raises ``BadRequest``.
+        """
+        first, last = call.query.get("start_date"), call.query.get("end_date")
+        if not first and not last and default is None:
+            return None, None
+        end = day_of(last, "end_date") if last else self.today()
+        begin = day_of(first, "start_date") if first else end - timedelta(days=(default or 30) - 1)
+        if begin > end:
+            raise BadRequest("start_date is after end_date")
+        return begin.isoformat(), end.isoformat()
+
+
+def day_of(text: str, name: str) -> date:
+    """A day, from a date or a time. Raises ``BadRequest``."""
+    try:
+        return date.fromisoformat(text[:10])
+    except ValueError:
+        raise BadRequest(f"{name} is no day; write it as 2026-11-21") from None
+
+
+def began(day: str | None) -> int | None:
+    """The millisecond at which a UTC day begins."""
+    return None if day is None else int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def ended(day: str | None) -> int | None:
+    """The last millisecond of a UTC day."""
+    start = began(day)
+    return None if start is None else start + 86_400_000 - 1
+
+
+def money(nano: int | None) -> float | None:
+    """Dollars, for showing."""
+    return None if nano is None else nano / DOLLAR
+
+
+def iso(at: int | None) -> str | None:
+    """A time as LiteLLM's clients read it."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def page_of(call: AdminCall, default: int, most: int) -> tuple[int, int]:
+    """Page (from 1) and its size. Raises ``BadRequest``."""
+    try:
+        page, size = int(call.query.get("page", "1")), int(call.query.get("page_size", str(default)))
+    except ValueError:
+        raise BadRequest("page and page_size are whole numbers") from None
+    if not 1 <= page <= 1_000_000 or not 1 <= size <= most:
+        raise BadRequest(f"page begins at 1, and page_size is 1 to {most}")
+    return page, size
+
+
+def answering(endpoint: Callable[[AdminCall], Awaitable[T]]) -> Callable[[AdminCall], Awaitable[T]]:
+    """An endpoint whose store may not answer: that is a 503, not a fault."""
+
+    async def answer(call: AdminCall) -> Any:
+        try:
+            return await endpoint(call)
+        except (StoreDown, Unavailable):
+            raise StoreUnavailable("the ledger's store does not answer", retry_after=1) from None
+
+    return answer

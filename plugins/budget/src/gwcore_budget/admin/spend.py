@@ -1,0 +1,236 @@
+"""``/spend/*``: what was spent, as far as the caller may see it (:attr:`gwcore.ports.Caller.reach`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from gwcore.errors import BadRequest
+from gwcore.ports import AdminCall, AdminRoute
+from gwcore_budget import reports
+from gwcore_budget.admin.desk import Desk, answering, began, ended, iso, money, page_of
+from gwcore_budget.admin.price import price_of
+from gwcore_budget.ledger.ops import VOIDED
+from gwcore_budget.reports import Sums, Where
+
+_DAYS = ("start_date", "end_date")
+_MOST_ROWS = 10_000
+
+
+class Calculate(BaseModel):
+    """``/spend/calculate``."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = Field(default=None, description="as a call would name it")
+    messages: list[dict[str, Any]] | None = Field(default=None, description="what would be sent: its input is priced")
+    completion_response: dict[str, Any] | None = Field(default=None, description="an answer: its usage is priced")
+
+
+class Spend:
+    """Endpoints of spend."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def routes(self) -> Sequence[AdminRoute]:
+        """For ``Plugin.admin_routes``."""
+        logs = ("api_key", "user_id", "team_id", "end_user", "model", "request_id", *_DAYS)
+        read = "spend:read"
+        return (
+            AdminRoute("GET", "/spend/logs", read, answering(self.logs), "Attempts, or days where dates are given.", None, (*logs, "summarize", "limit")),
+            AdminRoute("GET", "/spend/logs/v2", read, answering(self.paged), "Attempts, by page.", None, (*logs, "page", "page_size")),
+            AdminRoute("GET", "/spend/keys", read, answering(self.keys), "Spend of one key, or of all.", None, ("key", "limit", *_DAYS)),
+            AdminRoute("GET", "/spend/users", read, answering(self.users), "Spend of one user, or of all.", None, ("user_id", "limit", *_DAYS)),
+            AdminRoute("GET", "/spend/teams", read, answering(self.teams), "Spend of one team, or of all.", None, ("team_id", "limit", *_DAYS)),
+            AdminRoute("GET", "/spend/tags", "spend:report", answering(self.tags), "Spend by tag.", None, _DAYS),
+            AdminRoute("POST", "/spend/calculate", "spend:calculate", self.calculate, "What something costs.", Calculate),
+        )  # fmt: skip
+
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _asked(self, call: AdminCall, first: str | None, last: str | None) -> Where:
+        query = call.query
+        where = Where().within(call.caller.reach).between("created", began(first), ended(last))
+        where.equal("key_id", self.desk.key_id(query.get("api_key"))).equal("user_id", query.get("user_id"))
+        where.equal("team", query.get("team_id")).equal("end_user", query.get("end_user"))
+        return where.equal("model_asked", query.get("model")).equal("request", query.get("request_id"))
+
+    async def logs(self, call: AdminCall) -> Any:
+        """``GET /spend/logs``."""
+        first, last = self.desk.days(call)
+        if first is not None and call.query.get("summarize", "true").lower() != "false":
+            return await self._by_day(call, first, last)
+        rows = await reports.attempts(self.desk.home, self._asked(call, first, last), limit=_limit(call))
+        return [log_row(row) for row in rows]
+
+    async def _by_day(self, call: AdminCall, first: str, last: str | None) -> Any:
+        query = call.query
+        where = Where().within(call.caller.reach).between("day", first, last)
+        where.equal("key_id", self.desk.key_id(query.get("api_key"))).equal("user_id", query.get("user_id"))
+        where.equal("team", query.get("team_id")).equal("end_user", query.get("end_user"))
+        days: dict[str, dict[str, Any]] = {}
+        for (day, key, user, model), sums in await reports.sums(
+            self.desk.home, ("day", "key_id", "user_id", "model_asked"), where
+        ):
+            row = days.setdefault(day, {"startTime": day, "spend": 0, "users": {}, "models": {}})
+            for into, name in ((row, "spend"), (row, key), (row["users"], user), (row["models"], model)):
+                into[name] = into.get(name, 0) + sums.spend
+        return [_in_dollars(row) for row in days.values()]
+
+    async def paged(self, call: AdminCall) -> Any:
+        """``GET /spend/logs/v2``."""
+        page, size = page_of(call, 50, 1000)
+        where = self._asked(call, *self.desk.days(call))
+        total = await reports.count(self.desk.home, where)
+        rows = await reports.attempts(self.desk.home, where, limit=size, offset=(page - 1) * size)
+        return {
+            "data": [log_row(row) for row in rows],
+            "total": total,
+            "page": page,
+            "page_size": size,
+            "total_pages": -(-total // size),
+        }
+
+    # ── sums ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def keys(self, call: AdminCall) -> Any:
+        """``GET /spend/keys``, the largest first."""
+        wanted = self.desk.key_id(call.query.get("key") or call.query.get("api_key"))
+        return await self._by_scope(call, "key", wanted, ("token", "key_alias"))
+
+    async def users(self, call: AdminCall) -> Any:
+        """``GET /spend/users``."""
+        return await self._by_scope(call, "user", call.query.get("user_id"), ("user_id", "user_alias"))
+
+    async def teams(self, call: AdminCall) -> Any:
+        """``GET /spend/teams``."""
+        return await self._by_scope(call, "team", call.query.get("team_id"), ("team_id", "team_alias"))
+
+    async def _by_scope(self, call: AdminCall, scope: str, wanted: str | None, names: tuple[str, str]) -> Any:
+        """``spend`` is that of the running budget period, all time where no budget binds; ``total_spend`` that of the days."""
+        desk, column, reach = self.desk, reports.COLUMNS[scope], call.caller.reach
+        where = Where().within(reach).between("day", *desk.days(call)).equal(column, wanted).present(column)
+        lines = await reports.sums(desk.home, (column,), where, limit=_limit(call), largest=True)
+        found = {id_: sums for (id_,), sums in lines}
+        if wanted and not found and (reach is None or wanted in reach.get(scope, ())):
+            found[wanted] = Sums()
+        # the whole of an id's budget is shown to those who may see the whole id
+        whole = found if reach is None else reach.get(scope, frozenset()) & found.keys()
+        now = await reports.running(desk.home, scope, whole, desk.now())
+        aliases = await desk.aliases(scope, found)
+        return [
+            {
+                names[0]: id_,
+                names[1]: aliases.get(id_),
+                "spend": money(now[id_].posted if id_ in now else sums.spend),
+                "total_spend": money(sums.spend),
+                "max_budget": money(now[id_].limit) if id_ in now else None,
+                "budget_duration": None if id_ not in now or now[id_].window.name == "total" else now[id_].window.name,
+                **_counted(sums),
+            }
+            for id_, sums in found.items()
+        ]
+
+    async def tags(self, call: AdminCall) -> Any:
+        """``GET /spend/tags``. An attempt with two tags counts for both."""
+        lines = await reports.tags(self.desk.home, Where().between("day", *self.desk.days(call)))
+        return [
+            {"individual_request_tag": tag, "log_count": sums.attempts, "total_spend": money(sums.spend)}
+            for (tag,), sums in lines
+        ]
+
+    async def calculate(self, call: AdminCall) -> Any:
+        """``POST /spend/calculate``."""
+        body: Calculate = call.body
+        answer = body.completion_response
+        model = body.model or (str(answer.get("model", "")) if answer else "")
+        if not model:
+            raise BadRequest("name a model")
+        if answer is None and body.messages is None:
+            raise BadRequest("send messages or a completion_response")
+        return {"cost": money(price_of(self.desk.setup, model, body.messages, answer))}
+
+
+def log_row(row: dict[str, Any]) -> dict[str, Any]:
+    """An attempt as LiteLLM shows a call. ``spend`` is null where it was not metered, and the worst case while it runs."""
+    created, first = row["created"], row["first_byte_ms"]
+    # null while it runs
+    of = {
+        name: row[name] or 0
+        for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image_in")
+    }
+    prompt = sum(of.values())
+    completion = sum(row[name] or 0 for name in ("output", "reasoning", "audio_out", "image_out"))
+    failed = row["state"] == VOIDED or (row["status"] or 0) >= 400 or row["error"] is not None
+    return {
+        "request_id": row["request"],
+        "litellm_call_id": row["request"],
+        "attempt": row["attempt"],
+        "call_type": row["operation"],
+        "api_key": row["key_id"] or "",
+        "spend": money(row["settled"] if row["ended"] is not None else row["amount"]),
+        "total_tokens": prompt + completion,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cache_read_input_tokens": of["cache_read"],
+        "cache_creation_input_tokens": of["cache_write_5m"] + of["cache_write_1h"],
+        "startTime": iso(created),
+        "endTime": iso(row["ended"]),
+        "completionStartTime": None if first is None else iso(created + first),
+        "request_duration_ms": row["duration_ms"],
+        "model": row["model"],
+        "model_id": f"{row['upstream']}/{row['model']}",
+        "model_group": row["model_asked"],
+        "custom_llm_provider": row["provider"],
+        "api_base": row["upstream"],
+        "user": row["user_id"] or "",
+        "team_id": row["team"],
+        "organization_id": row["organisation"],
+        "end_user": row["end_user"],
+        "session_id": row["session"],
+        "request_tags": orjson.loads(row["tags"]),
+        "metadata": {"basis": row["basis"], "price_version": row["price_version"], "error": row["error"]},
+        "cache_hit": "False",
+        "cache_key": None,
+        "requester_ip_address": None,
+        "messages": {},
+        "response": {},
+        "proxy_server_request": {},
+        "agent_id": None,
+        "mcp_namespaced_tool_name": None,
+        "status": "pending" if row["ended"] is None else "failure" if failed else "success",
+    }  # fmt: skip
+
+
+def _counted(sums: Sums) -> dict[str, Any]:
+    return {
+        "api_requests": sums.attempts,
+        "failed_requests": sums.failed,
+        "prompt_tokens": sums.prompt,
+        "completion_tokens": sums.output,
+    }
+
+
+def _in_dollars(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: money(value)
+        if isinstance(value, int)
+        else {inner: money(nano) for inner, nano in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in row.items()
+    }
+
+
+def _limit(call: AdminCall) -> int:
+    try:
+        limit = int(call.query.get("limit", str(_MOST_ROWS)))
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= _MOST_ROWS:
+        raise BadRequest(f"limit is 1 to {_MOST_ROWS}; more is read by page from /spend/logs/v2")
+    return limit

@@ -1,0 +1,81 @@
+"""What a client is told: which budget, of whom, how much of it is spent, when it begins anew, and whether to come back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from gwcore.errors import BudgetExceeded, BudgetReserved, GatewayError, StoreUnavailable
+from gwcore.units import DOLLAR
+from gwcore_budget.ledger.ops import Short
+from gwcore_budget.window import FOREVER
+
+DOWN = "the budget's store does not answer"
+
+
+class BudgetStoreUnavailable(StoreUnavailable):
+    """503: whether there is money left cannot be known; nothing was sent."""
+
+    code = "budget_store_unavailable"
+
+
+class Unpriced(BudgetExceeded):
+    """The model, or a tool of the request, has no price, and a budget binds."""
+
+    code = "model_unpriced"
+    status = 400
+
+
+class PlanMissing(BudgetExceeded):
+    """The caller's policies name a budget that is not there."""
+
+    code = "budget_missing"
+    status = 400
+
+
+def held_only(short: Short) -> bool:
+    """Whether only calls under way stand in the way: then it is worth coming back."""
+    return bool(short.pending) and short.posted < short.limit
+
+
+def reserved(short: Short, lasting: float, plugin: str) -> GatewayError:
+    """Money is held by calls under way, which last ``lasting`` seconds."""
+    who, facts, when, headers = _told(short)
+    return BudgetReserved(
+        f"{who} is held by calls under way: {facts}, held {dollars(short.pending)}{when}",
+        retry_after=min(60.0, max(1.0, lasting)),
+        plugin=plugin,
+        headers=headers,
+    )
+
+
+def exceeded(short: Short, status: int, plugin: str) -> GatewayError:
+    """It is spent, or what is left is too little for this request."""
+    who, facts, when, headers = _told(short)
+    after = max(1.0, (short.resets - short.now) / 1000) if short.resets < FOREVER else None
+    error = BudgetExceeded(f"{who} is spent: {facts}{when}", retry_after=after, plugin=plugin, headers=headers)
+    error.status = status
+    return error
+
+
+def _told(short: Short) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
+    budget = short.budget
+    who = "the global budget" if budget.scope == "global" else f"the budget of {budget.scope} {budget.scope_id}"
+    facts = f"limit {dollars(short.limit)} per {budget.window.name}, spent {dollars(short.posted)}"
+    headers = [
+        ("x-gwcore-budget-scope", budget.scope),
+        ("x-gwcore-budget-id", budget.scope_id),
+        ("x-gwcore-budget-window", budget.window.name),
+        ("x-gwcore-budget-limit-usd", dollars(short.limit)[1:]),
+        ("x-gwcore-budget-spent-usd", dollars(short.posted)[1:]),
+    ]
+    if short.resets >= FOREVER:
+        return who, facts, "", tuple(headers)
+    resets = f"{datetime.fromtimestamp(short.resets / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return who, facts, f"; it resets at {resets}", (*headers, ("x-gwcore-budget-resets", resets))
+
+
+def dollars(nano: int) -> str:
+    """``$1.25``: exact, at least two decimals."""
+    whole, part = divmod(nano, DOLLAR)
+    text = f"{part:09d}".rstrip("0").ljust(2, "0")
+    return f"${whole}.{text}"
