@@ -1,19 +1,12 @@
-"""``gwcore keys · teams · users``: the admin API of a running gateway from the command line.
-
-The address is ``--url`` or ``GWCORE_URL``; the credential is ``GWCORE_ADMIN_KEY`` (or a virtual key that may): never an
-argument, which other users of the machine could read.
-"""
+"""``gwcore keys · teams · users``: the admin API of a running gateway from the command line, see ``gwcore.remote``."""
 
 from __future__ import annotations
 
-import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-Url = Annotated[str, typer.Option(envvar="GWCORE_URL", help="Address of the gateway.")]
-HERE = "http://127.0.0.1:4000"
-CREDENTIAL = "GWCORE_ADMIN_KEY"
+from gwcore.remote import HERE, Url, ask, say, table
 
 
 def _verbs(name: str, text: str) -> typer.Typer:
@@ -23,52 +16,6 @@ def _verbs(name: str, text: str) -> typer.Typer:
 keys = _verbs("keys", "Virtual keys of a running gateway.")
 teams = _verbs("teams", "Teams of a running gateway.")
 users = _verbs("users", "Users of a running gateway.")
-
-
-def ask(url: str, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
-    """One request to the admin API; a refusal is a sentence and exit code 1."""
-    import httpx2
-
-    key = os.environ.get(CREDENTIAL)
-    if not key:
-        raise _failed(f"{CREDENTIAL} is not set")
-    wanted = {name: value for name, value in query.items() if value is not None}
-    sent = None if body is None else {name: value for name, value in body.items() if value is not None}
-    try:
-        answer = httpx2.request(
-            method, url.rstrip("/") + path, json=sent, params=wanted, headers={"authorization": f"Bearer {key}"}
-        )
-        document = answer.json()
-    except httpx2.HTTPError as error:
-        raise _failed(f"{url} cannot be reached: {type(error).__name__}") from None
-    except ValueError:
-        raise _failed(f"{url} is no gateway: it answered {answer.status_code} without JSON") from None
-    if answer.status_code >= 400:
-        raise _failed(str(document.get("error", {}).get("message", document)))
-    return document
-
-
-def _failed(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)
-
-
-def _say(document: Any) -> None:
-    import orjson
-
-    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
-
-
-def _table(rows: list[dict[str, Any]], *columns: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*columns, box=None, header_style="bold")
-    for row in rows:
-        values = [row.get(column) for column in columns]
-        table.add_row(*("" if value in (None, [], {}) else escape(str(value)) for value in values))
-    Console(highlight=False, soft_wrap=True).print(table)
 
 
 def _list(text: str | None) -> list[str] | None:
@@ -99,7 +46,7 @@ def create_key(
         "key_alias": alias, "team_id": team, "user_id": user, "models": _list(models), "duration": duration,
         "max_budget": budget, "budget_duration": per,
     }  # fmt: skip
-    _say(ask(url, "POST", "/key/generate", body))
+    say(ask(url, "POST", "/key/generate", body))
 
 
 @keys.command("list")
@@ -111,7 +58,7 @@ def list_keys(
 ) -> None:
     """Keys, newest first."""
     found = ask(url, "GET", "/key/list", page=page, size=100, team_id=team, user_id=user, return_full_object="true")
-    _table(
+    table(
         found["keys"], "token", "key_name", "key_alias", "team_id", "user_id", "models", "expires", "blocked", "spend"
     )
     typer.echo(f"page {found['current_page']} of {max(1, found['total_pages'])}, {found['total_count']} keys")
@@ -120,7 +67,7 @@ def list_keys(
 @keys.command("show")
 def show_key(key: KeyArgument, url: Url = HERE) -> None:
     """One key."""
-    _say(ask(url, "GET", "/key/info", key=key))
+    say(ask(url, "GET", "/key/info", key=key))
 
 
 @keys.command("block")
@@ -142,7 +89,7 @@ def rotate_key(
     url: Url = HERE,
 ) -> None:
     """Make a new secret for a key; it is printed once."""
-    _say(ask(url, "POST", "/key/regenerate", {"key": key, "grace_period": grace}))
+    say(ask(url, "POST", "/key/regenerate", {"key": key, "grace_period": grace}))
 
 
 @keys.command("delete")
@@ -171,13 +118,13 @@ def create_team(
         "team_id": id_, "team_alias": alias, "organization_id": organisation, "models": _list(models),
         "max_budget": budget, "budget_duration": per,
     }  # fmt: skip
-    _say(ask(url, "POST", "/team/new", body))
+    say(ask(url, "POST", "/team/new", body))
 
 
 @teams.command("list")
 def list_teams(url: Url = HERE) -> None:
     """Teams."""
-    _table(
+    table(
         ask(url, "GET", "/team/list"),
         "team_id",
         "team_alias",
@@ -192,7 +139,7 @@ def list_teams(url: Url = HERE) -> None:
 @teams.command("show")
 def show_team(team: TeamArgument, url: Url = HERE) -> None:
     """One team, its keys and members."""
-    _say(ask(url, "GET", "/team/info", team_id=team))
+    say(ask(url, "GET", "/team/info", team_id=team))
 
 
 @teams.command("add")
@@ -254,20 +201,20 @@ def create_user(
 ) -> None:
     """Make a user."""
     body = {"user_id": id_, "user_email": email, "user_role": role, "auto_create_key": key}
-    _say(ask(url, "POST", "/user/new", body))
+    say(ask(url, "POST", "/user/new", body))
 
 
 @users.command("list")
 def list_users(page: Annotated[int, typer.Option(help="Which page.", min=1)] = 1, url: Url = HERE) -> None:
     """Users, newest first."""
     found = ask(url, "GET", "/user/list", page=page, page_size=100)
-    _table(found["users"], "user_id", "user_email", "user_role", "models", "blocked", "spend")
+    table(found["users"], "user_id", "user_email", "user_role", "models", "blocked", "spend")
 
 
 @users.command("show")
 def show_user(user: UserArgument, url: Url = HERE) -> None:
     """One user, its keys and teams."""
-    _say(ask(url, "GET", "/user/info", user_id=user))
+    say(ask(url, "GET", "/user/info", user_id=user))
 
 
 @users.command("delete")

@@ -135,9 +135,9 @@ class Books:
     granted: set[tuple[str, int]] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    turnover: list[tuple[Hold, int, int, int]] = field(default_factory=list)
-    """For the daily sums and the outbox: (hold, its state, change of spend, 1 if the attempt is counted now, 0 for a
-    correction)."""
+    turnover: list[tuple[Hold, int, int, int, Metered]] = field(default_factory=list)
+    """For the daily sums and the outbox: (hold, its state, change of spend, 1 if the attempt is counted now and 0 for a
+    correction, what was metered before)."""
 
     def apply(self, op: Op) -> Result:
         """One operation. Never raises for what the rows say."""
@@ -316,8 +316,9 @@ class Books:
         pending, posted = (0 if correction else -held), final - before
         self._move(hold, pending, posted, over)
         self.entries.append(Entry(op.hold, hold.accounts, _KIND[op.state], pending, posted))
+        metered = hold.metered
         self._end(hold, op, final)
-        self.turnover.append((hold, op.state, posted, 0 if correction else 1))
+        self.turnover.append((hold, op.state, posted, 0 if correction else 1, metered))
         return Done(op.state, final, over if hold.amount is not None else 0)
 
     def _move(self, hold: Hold, pending: int, posted: int, over: int) -> None:
@@ -330,7 +331,9 @@ class Books:
             self._crossed(account)
 
     def _end(self, hold: Hold, op: Settle, final: int) -> None:
-        hold.state, hold.basis, hold.metered, hold.ended = op.state, op.basis, op.metered, self.now
+        hold.state, hold.basis, hold.ended = op.state, op.basis, self.now
+        if op.metered != NOTHING_METERED:  # a bill says what it cost, not what was used
+            hold.metered = op.metered
         hold.settled = None if hold.amount is None and op.basis == "unmetered" else final
         hold.changed = True
 
@@ -395,7 +398,7 @@ class Books:
             self._crossed(account)
             self.entries.append(Entry(op.hold, (id_,), _KIND[settle.state], -part, final))
         self._end(hold, settle, final)
-        self.turnover.append((hold, settle.state, final, 1))
+        self.turnover.append((hold, settle.state, final, 1, NOTHING_METERED))
         return Done(settle.state, final, over if op.held is not None else 0)
 
     def _bury(self, op: Bury) -> Result:
@@ -417,7 +420,7 @@ class Books:
             )  # fmt: skip
             self.holds[name] = hold
             self.entries.append(Entry(name, (id_,), "burn", -part, part))
-            self.turnover.append((hold, REAPED, part, 0))
+            self.turnover.append((hold, REAPED, part, 0, NOTHING_METERED))
         return Done(REAPED if op.burn else VOIDED, lost)
 
     def _returned(self, op: GiveBack) -> Result:

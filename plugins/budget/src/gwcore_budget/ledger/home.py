@@ -164,7 +164,7 @@ def hold_row(hold: Hold) -> tuple[Any, ...]:
 def exported(books: Books) -> list[tuple[str, str, str]]:
     """Rows for the outbox: one per change of a hold's state, and the events. (id, topic, body)."""
     rows = []
-    for hold, state, change, counted in books.turnover:
+    for hold, state, change, counted, _ in books.turnover:
         body = dict(zip(HOLD_COLUMNS, hold_row(hold), strict=True)) | {"state": state, "change": change}
         topic = "ledger.spend" if counted else "ledger.correction"
         rows.append((f"{hold.id}:{state}", topic, orjson.dumps(body).decode()))
@@ -181,7 +181,7 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
     """Additions to the daily sums, in the order of their keys (two batches must lock rows in one order)."""
     days: dict[tuple[str, ...], list[int]] = {}
     tags: dict[tuple[str, ...], list[int]] = {}
-    for hold, state, spend, count in books.turnover:
+    for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
         day = day_of(hold.created)
         key = (
@@ -189,20 +189,22 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
             *((getattr(facts, name) or "") for name in DIMENSIONS[1:]),
         )
         failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
-        sums = (
-            spend,
-            count,
-            failed,
-            metered.input or 0,
-            (metered.output or 0) + (metered.reasoning or 0),
-            metered.cache_read or 0,
-            (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
-        )
+        sums = (spend, count, failed, *(a - b for a, b in zip(_tokens(metered), _tokens(before), strict=True)))
         _add(days, key, sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
                 _add(tags, (day, tag), sums)
     return [(*key, *days[key]) for key in sorted(days)], [(*key, *tags[key]) for key in sorted(tags)]
+
+
+def _tokens(metered: Metered) -> tuple[int, int, int, int]:
+    """Input, output, cache read, cache written; a row of a hold that is not settled has ``None`` for all."""
+    return (
+        metered.input or 0,
+        (metered.output or 0) + (metered.reasoning or 0),
+        metered.cache_read or 0,
+        (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
+    )
 
 
 def _add(into: dict[tuple[str, ...], list[int]], key: tuple[str, ...], sums: tuple[int, ...]) -> None:

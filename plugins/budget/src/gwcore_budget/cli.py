@@ -1,0 +1,189 @@
+"""``gwcore spend · budget``: a running gateway, see ``gwcore.remote``. ``gwcore ledger``: the store itself, by stack file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gwcore.remote import HERE, Url, ask, failed, say, table
+
+
+def _verbs(name: str, text: str) -> typer.Typer:
+    return typer.Typer(name=name, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+spend = _verbs("spend", "What was spent, by a running gateway.")
+budget = _verbs("budget", "Budgets of a running gateway.")
+ledger = _verbs("ledger", "The ledger of a stack file, in its store; the gateway may serve meanwhile.")
+
+From = Annotated[str | None, typer.Option("--from", help="First day: 2026-11-01.")]
+To = Annotated[str | None, typer.Option("--to", help="Last day.")]
+StackFile = Annotated[Path, typer.Argument(help="The stack file.", metavar="STACK")]
+_COUNTS = ("spend", "total_spend", "max_budget", "budget_duration", "api_requests", "failed_requests")
+
+
+# ── spend ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@spend.command("keys")
+def spend_keys(
+    key: Annotated[str | None, typer.Argument(help="Id of one key.")] = None,
+    first: From = None,
+    last: To = None,
+    url: Url = HERE,
+) -> None:
+    """Spend by key, the largest first."""
+    rows = ask(url, "GET", "/spend/keys", key=key, start_date=first, end_date=last)
+    table(rows, "token", "key_alias", *_COUNTS)
+
+
+@spend.command("teams")
+def spend_teams(
+    team: Annotated[str | None, typer.Argument(help="Id of one team.")] = None,
+    first: From = None,
+    last: To = None,
+    url: Url = HERE,
+) -> None:
+    """Spend by team."""
+    rows = ask(url, "GET", "/spend/teams", team_id=team, start_date=first, end_date=last)
+    table(rows, "team_id", "team_alias", *_COUNTS)
+
+
+@spend.command("users")
+def spend_users(
+    user: Annotated[str | None, typer.Argument(help="Id of one user.")] = None,
+    first: From = None,
+    last: To = None,
+    url: Url = HERE,
+) -> None:
+    """Spend by user."""
+    rows = ask(url, "GET", "/spend/users", user_id=user, start_date=first, end_date=last)
+    table(rows, "user_id", "user_alias", *_COUNTS)
+
+
+@spend.command("models")
+def spend_models(first: From = None, last: To = None, url: Url = HERE) -> None:
+    """Spend by model, the last 30 days if no days are named."""
+    table(ask(url, "GET", "/global/spend/models", start_date=first, end_date=last), "model", "total_spend")
+
+
+@spend.command("tags")
+def spend_tags(first: From = None, last: To = None, url: Url = HERE) -> None:
+    """Spend by tag."""
+    rows = ask(url, "GET", "/spend/tags", start_date=first, end_date=last)
+    table(rows, "individual_request_tag", "log_count", "total_spend")
+
+
+@spend.command("days")
+def spend_days(first: From = None, last: To = None, url: Url = HERE) -> None:
+    """Spend by day."""
+    table(ask(url, "GET", "/global/spend/logs", start_date=first, end_date=last), "date", "spend")
+
+
+@spend.command("logs")
+def spend_logs(
+    key: Annotated[str | None, typer.Option(help="Of this key only.")] = None,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 50,
+    url: Url = HERE,
+) -> None:
+    """The latest attempts."""
+    rows = ask(url, "GET", "/spend/logs", api_key=key, limit=limit)
+    table(rows, "startTime", "request_id", "attempt", "api_key", "model_id", "total_tokens", "spend", "status")
+
+
+# ── budget ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@budget.command("list")
+def list_budgets(url: Url = HERE) -> None:
+    """Named budgets, which keys and teams refer to by budget_id."""
+    rows = ask(url, "GET", "/budget/list")
+    table(rows, "budget_id", "max_budget", "soft_budget", "budget_duration", "updated_at", "updated_by")
+
+
+@budget.command("reset")
+def reset_budget(
+    scope: Annotated[str, typer.Argument(help="key, team, user, member, organisation, end_user, global, model, tag …")],
+    id_: Annotated[str, typer.Argument(help="Its id; none for global.", metavar="[ID]")] = "",
+    url: Url = HERE,
+) -> None:
+    """Begin somebody's budgets anew, now. What was spent stays in the book."""
+    say(ask(url, "POST", "/budget/reset", {"scope": scope, "id": id_}))
+
+
+# ── ledger ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@ledger.command("verify")
+def verify_ledger(stack: StackFile) -> None:
+    """Check that entries, accounts, holds and daily sums agree; exit code 1 where they do not."""
+    from gwcore_budget.ledger.verify import verify
+
+    report = _with_home(stack, verify)
+    say(
+        {
+            "accounts": report.accounts,
+            "holds": report.holds,
+            "posted_nano": report.posted,
+            "pending_nano": report.pending,
+            "over_nano": report.over,
+            "problems": report.problems,
+        }
+    )
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@ledger.command("reconcile")
+def reconcile_ledger(
+    stack: StackFile,
+    bills: Annotated[
+        Path, typer.Argument(help="CSV with a header: id (request, or request:attempt) and cost (dollars).")
+    ],
+) -> None:
+    """Correct what was posted at its worst case, once, by what was billed; report the difference by day and model."""
+    from gwcore_budget.ledger.reconcile import BadBill, read_bills, reconcile
+
+    try:
+        found = read_bills(bills.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError, BadBill) as error:
+        raise failed(f"{bills}: {error}") from None
+    say(_with_home(stack, lambda home: reconcile(home, found)).document())
+
+
+def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    """Run with the ledger's home of a stack file."""
+    from gwcore.assemble import assemble
+    from gwcore.catalog import Catalog
+    from gwcore.errors import GatewayError
+    from gwcore.resources import Resources
+    from gwcore_budget.ledger.home import StoreDown
+    from gwcore_budget.ledger.homes import home_of
+    from gwcore_budget.plugin import BudgetPlugin
+
+    if not stack.is_file():
+        raise failed(f"{stack}: no such file")
+
+    async def run() -> Any:
+        made = assemble(stack, Catalog(), Resources(), os.environ)
+        plugin = next((p.plugin for p in made.placed if isinstance(p.plugin, BudgetPlugin)), None)
+        if plugin is None:
+            raise failed(f"{stack}: no budget in its stack")
+        home = home_of(plugin.store, exports=plugin.config.export is not None)
+        try:
+            await home.open()
+            return await work(home)
+        finally:
+            await home.aclose()
+
+    try:
+        return asyncio.run(run())
+    except GatewayError as error:
+        raise failed(error.message) from None
+    except StoreDown as error:
+        raise failed(f"the ledger's store does not answer, or holds no ledger: {error}") from None

@@ -1,0 +1,106 @@
+"""``gwcore ledger reconcile``: what was posted at its worst case is corrected, once, by what the vendor billed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from gwcore.units import DOLLAR, parse_money
+from gwcore_budget.ledger.home import Home, day_of
+from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Settle
+
+_BATCH = 200
+
+
+class BadBill(ValueError):
+    """A line that cannot be read."""
+
+
+@dataclass(slots=True)
+class Deltas:
+    """What a reconciliation did; nano-USD.
+
+    Attributes:
+        corrected: holds that were at their worst case and are at the truth now. ``kept``: had been at the truth before.
+        missing: ids of bills for which there is no hold.
+        by: (day, upstream/model) → posted before, and after.
+    """
+
+    corrected: int = 0
+    kept: int = 0
+    missing: list[str] = field(default_factory=list)
+    by: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """For printing; dollars."""
+        return {
+            "corrected": self.corrected,
+            "kept": self.kept,
+            "missing": self.missing,
+            "days": [
+                {"day": day, "model": model, "before": a / DOLLAR, "after": b / DOLLAR, "change": (b - a) / DOLLAR}
+                for (day, model), (a, b) in sorted(self.by.items())
+            ],
+        }
+
+
+def read_bills(lines: Iterable[str]) -> dict[str, int]:
+    """Id → nano-USD, out of a CSV with the columns ``id`` and ``cost`` (dollars). Raises ``BadBill``."""
+    bills: dict[str, int] = {}
+    reader = csv.DictReader(lines)
+    if not {"id", "cost"} <= set(reader.fieldnames or ()):
+        raise BadBill("the first line names the columns: id,cost")
+    for row in reader:
+        try:
+            nano = parse_money(row["cost"])
+        except PydanticCustomError:
+            raise BadBill(f"line {reader.line_num}: cost is not an amount of dollars") from None
+        if not row["id"] or row["id"] in bills:
+            raise BadBill(f"line {reader.line_num}: " + ("no id" if not row["id"] else "this id was there before"))
+        bills[row["id"]] = nano
+    return bills
+
+
+async def reconcile(home: Home, bills: Mapping[str, int]) -> Deltas:
+    """Post the truth of every REAPED hold that has a bill. May be repeated: a second time changes nothing.
+
+    A bill by request is for the request's one attempt of unknown outcome; with several such it needs the attempt's id.
+
+    Raises ``StoreDown``.
+    """
+    deltas = Deltas()
+    names = list(bills)
+    for at in range(0, len(names), _BATCH):
+        await _some(home, names[at : at + _BATCH], bills, deltas)
+    return deltas
+
+
+async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: Deltas) -> None:
+    places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
+    query = f"SELECT id, request, state, created, upstream, model, settled FROM budget_hold WHERE id IN ({places}) OR request IN ({places})"
+    rows = await home.rows(query, *names)
+    settles: list[tuple[Settle, tuple[str, str], int]] = []
+    for name in names:
+        own = [row for row in rows if name == row[0]] or [row for row in rows if name == row[1]]
+        reaped = [row for row in own if row[2] == REAPED]
+        if not own or len(reaped) > 1:
+            deltas.missing.append(name)
+        elif not reaped:
+            deltas.kept += 1
+        else:
+            id_, _, _, created, upstream, model, settled = reaped[0]
+            key = (day_of(created), f"{upstream}/{model}")
+            settles.append((Settle(id_, POSTED, bills[name], "reconciled"), key, settled or 0))
+    answer = await home.transact([settle for settle, _, _ in settles])
+    for (settle, key, before), result in zip(settles, answer.results, strict=True):
+        if isinstance(result, Done):
+            deltas.corrected += 1
+            sums = deltas.by.setdefault(key, [0, 0])
+            sums[0] += before
+            sums[1] += settle.amount
+        else:
+            deltas.kept += 1

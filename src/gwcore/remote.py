@@ -1,0 +1,63 @@
+"""The admin API of a running gateway, for verbs of the command line: one request, and how answers are printed.
+
+The address is ``--url`` or ``GWCORE_URL``; the credential is ``GWCORE_ADMIN_KEY`` (or a virtual key that may): never an
+argument, which other users of the machine could read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import httpx2
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Url = Annotated[str, typer.Option(envvar="GWCORE_URL", help="Address of the gateway.")]
+HERE = "http://127.0.0.1:4000"
+CREDENTIAL = "GWCORE_ADMIN_KEY"
+
+
+def ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
+    """One request to the admin API; ``None`` is left out. A refusal is a sentence and exit code 1."""
+    key = os.environ.get(CREDENTIAL)
+    if not key:
+        raise failed(f"{CREDENTIAL} is not set")
+    wanted = {name: value for name, value in query.items() if value is not None}
+    sent = None if body is None else {name: value for name, value in body.items() if value is not None}
+    try:
+        answer = httpx2.request(
+            method, url.rstrip("/") + path, json=sent, params=wanted, headers={"authorization": f"Bearer {key}"}
+        )
+        document = answer.json()
+    except httpx2.HTTPError as error:
+        raise failed(f"{url} cannot be reached: {type(error).__name__}") from None
+    except ValueError:
+        raise failed(f"{url} is no gateway: it answered {answer.status_code} without JSON") from None
+    if answer.status_code >= 400:
+        raise failed(str(document.get("error", {}).get("message", document)))
+    return document
+
+
+def failed(message: str) -> typer.Exit:
+    """A sentence on stderr; raise what is returned."""
+    typer.echo(message, err=True)
+    return typer.Exit(1)
+
+
+def say(document: Any) -> None:
+    """Print JSON."""
+    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def table(rows: Iterable[Mapping[str, Any]], *columns: str) -> None:
+    """Print members of rows as a table."""
+    made = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        values = [row.get(column) for column in columns]
+        made.add_row(*("" if value in (None, [], {}) else escape(str(value)) for value in values))
+    Console(highlight=False, soft_wrap=True).print(made)
