@@ -98,9 +98,10 @@ async def test_a_spent_budget_in_the_clients_dialect(client, status):
         if client.startswith("openai"):
             assert (error["code"], error["type"]) == ("budget_exceeded", "budget_exceeded")
         elif client == "anthropic.messages":
-            assert json.loads(text)["type"] == "error" and error["type"] == "rate_limit_error"
+            assert error["type"] == ("rate_limit_error" if status == 429 else "billing_error")
         else:
-            assert error["status"] == "RESOURCE_EXHAUSTED"
+            assert error["code"] == status
+            assert status != 429 or error["status"] == "RESOURCE_EXHAUSTED"
         assert refused.header("x-should-retry") == "false"
         assert refused.header("x-gwcore-budget-window") == "total"
 
