@@ -1,0 +1,169 @@
+"""B18: periods begin by themselves, at the right moment of any time zone, with calls under way across it."""
+
+import asyncio
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from budget_kit import accounts, budget
+
+from gwcore_budget import window
+from gwcore_budget.ledger import postgres
+from gwcore_budget.ledger.ledger import Ledger, Refused
+from gwcore_budget.ledger.ops import POSTED, Facts, Reset
+from gwcore_budget.ledger.sqlite import Clock, SqliteHome
+from gwcore_budget.ledger.verify import verify
+from gwcore_budget.window import Period, Window
+
+STREAMS, WORKERS = 200, 4
+NIGHTS = {
+    "UTC": "2026-03-01",
+    "Europe/Berlin": "2026-03-29",  # the clock goes on at two
+    "America/New_York": "2026-11-01",  # and back
+    "America/Santiago": "2026-09-06",  # midnight is skipped: the day begins at one
+    "America/Havana": "2026-11-01",  # the hour from midnight comes twice
+    "Australia/Lord_Howe": "2026-04-05",  # by half an hour
+    "Asia/Kolkata": "2026-12-01",
+}
+
+
+def begins(zone, day):
+    """The millisecond of the first moment of a local day, found by walking there."""
+    at = int((datetime.fromisoformat(day) - timedelta(days=1)).replace(tzinfo=ZoneInfo("UTC")).timestamp() // 60)
+    while datetime.fromtimestamp(at * 60, ZoneInfo(zone)).date().isoformat() < day:
+        at += 1
+    return at * 60_000
+
+
+class Time:
+    """What the store's clock says."""
+
+    def __init__(self, home, monkeypatch, at):
+        self.apart = 0
+        self.home = home
+        if isinstance(home, SqliteHome):
+            self.at = at
+        else:
+            self.monkeypatch = monkeypatch
+        self.set(at)
+
+    def set(self, at):
+        self.at = at
+        if isinstance(self.home, SqliteHome):
+            return
+        now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+        began = "(extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint"
+        self.monkeypatch.setattr(postgres, "_NOW", f"SELECT {at} + 0 * ({now} - {began})")
+
+    def clock(self):
+        return Clock(wall=lambda: self.at / 1000, boot=lambda: self.at / 1000)
+
+
+@pytest.fixture
+async def at_night(make_home, tmp_path, monkeypatch):
+    """Makes several workers' ledgers whose store's clock the test holds."""
+    made = []
+
+    async def make(at):
+        ledgers, time = [], None
+        for _ in range(WORKERS):
+            home = make_home()
+            time = time or Time(home, monkeypatch, at)
+            if isinstance(home, SqliteHome):
+                home.clock = time.clock()
+            ledger = Ledger(home, tmp_path / "workers", mode="direct", patience=20)
+            await ledger.start()
+            ledgers.append(ledger)
+        made.extend(ledgers)
+        return ledgers, time
+
+    yield make
+    for ledger in made:
+        await ledger.stop()
+
+
+async def many(ledgers, name, budgets, amount=10):
+    """So many streams begin at once; their tickets, and how many were refused."""
+    answers = await asyncio.gather(
+        *(ledgers[n % WORKERS].hold(f"{name}{n}:1", amount, budgets, Facts(f"{name}{n}")) for n in range(STREAMS)),
+        return_exceptions=True,
+    )
+    refused = [one for one in answers if isinstance(one, Refused)]
+    tickets = [(n, one) for n, one in enumerate(answers) if not isinstance(one, BaseException)]
+    assert len(refused) + len(tickets) == STREAMS
+    return tickets, refused
+
+
+async def flushed(ledgers):
+    for ledger in ledgers:
+        async with asyncio.timeout(20):
+            while ledger.group.backlog:
+                await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("zone", NIGHTS)
+async def test_b18_streams_across_midnight(zone, at_night):
+    midnight = begins(zone, NIGHTS[zone])
+    day = budget("key:k", STREAMS * 10, Window.parse("day", zone))
+    ledgers, time = await at_night(midnight - 1_000)
+    before, refused = await many(ledgers, "a", [day])
+    assert len(before) == STREAMS and not refused
+    assert (await many(ledgers, "b", [day]))[1], "this day is full"
+    time.set(midnight - 1)
+    with pytest.raises(Refused):
+        await ledgers[0].hold("c:1", 10, [day], Facts("c"))
+    time.set(midnight)
+    # every worker may spend the new day's money at once, while the old day's calls still run
+    after, refused = await many(ledgers, "d", [day])
+    assert len(after) == STREAMS and not refused
+    for name, tickets, truth in (("a", before, 10), ("d", after, 7)):
+        for n, ticket in tickets:
+            assert ticket.id.startswith(name)
+            ledgers[n % WORKERS].settle(ticket, POSTED, truth, basis="usage")
+    await flushed(ledgers)
+    home = ledgers[0].home
+    rows = await home.rows("SELECT start, posted, pending FROM budget_account ORDER BY start")
+    assert [row[1:] for row in rows] == [(STREAMS * 10, 0), (STREAMS * 7, 0)]
+    assert rows[1][0] == midnight
+    assert (await verify(home)).problems == []
+
+
+async def test_b18_a_manual_reset_is_seen_by_all_workers_at_once(at_night):
+    ledgers, _ = await at_night(begins("UTC", "2026-05-05"))
+    month = budget("team:t", STREAMS * 10, Window.parse("month"))
+    before, _ = await many(ledgers, "a", [month])
+    with pytest.raises(Refused):
+        await ledgers[1].hold("b:1", 10, [month], Facts("b"))
+    await ledgers[0].group.ask(Reset(month.id), 5)
+    after, refused = await many(ledgers, "c", [month])
+    assert not refused
+    for n, ticket in (*before, *after):
+        ledgers[n % WORKERS].settle(ticket, POSTED, 10, basis="usage")
+    await flushed(ledgers)
+    assert (await accounts(ledgers[0].home))[month.id] == (2 * STREAMS * 10, 0, 0)
+
+
+async def test_b18_negative_control_a_period_that_waits_for_a_job(at_night, monkeypatch):
+    """Were yesterday's period left running until somebody resets it, the new day's calls would be refused."""
+    midnight = begins("UTC", "2026-05-05")
+    day = budget("key:k", STREAMS * 10, Window.parse("day"))
+    ledgers, time = await at_night(midnight - 1_000)
+    monkeypatch.setattr(window, "_aligned", lambda *_: Period(midnight - 86_400_000, midnight + 86_400_000, 0))
+    before, _ = await many(ledgers, "a", [day])
+    time.set(midnight)
+    _, refused = await many(ledgers, "d", [day])
+    assert len(before) == len(refused) == STREAMS
+
+
+@pytest.mark.parametrize("zone", NIGHTS)
+@pytest.mark.parametrize("span", ["hour", "day", "week", "month", "year", "6h", "3d", "15m"])
+def test_periods_leave_no_gap_and_do_not_overlap(zone, span):
+    made = Window.parse(span, zone)
+    at = begins(zone, NIGHTS[zone]) - 3 * 86_400_000
+    end = at + 6 * 86_400_000
+    while at < end:
+        period = made.period(at)
+        assert period.start <= at < period.end
+        assert made.period(period.end - 1) == period
+        assert made.period(period.end).start == period.end
+        at = max(period.end, at + 600_000)
