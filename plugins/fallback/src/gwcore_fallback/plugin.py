@@ -166,6 +166,8 @@ class Fallback(Plugin):
         try:
             outcome = await inner(attempt)
         except GatewayError as error:
+            if attempt.error is None:  # a layer's, which sent nothing
+                attempt.error = error
             self._fared(deployment, attempt, error, decides)
             raise
         except asyncio.CancelledError:

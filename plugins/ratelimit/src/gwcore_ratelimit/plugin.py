@@ -12,7 +12,7 @@ import orjson
 import structlog
 
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, LimitError, RateLimited, StoreUnavailable
+from gwcore.errors import BadConfig, ClientError, LimitError, RateLimited, StoreUnavailable
 from gwcore.estimate import Estimator
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
@@ -330,7 +330,9 @@ def counted(limit: Limit, usage: Usage) -> int:
 
 
 def _dispatched(attempt: Attempt) -> bool:
-    return attempt.status is not None or attempt.error is not None
+    if attempt.status is not None:
+        return True
+    return attempt.error is not None and not isinstance(attempt.error, (LimitError, ClientError))
 
 
 def _account(attempt: Attempt, used: list[Usage]) -> bool:
