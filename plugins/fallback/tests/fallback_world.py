@@ -22,6 +22,10 @@ def response(status, **more):
     return {"id": "r1", "object": "response", "created_at": 1, "status": status, "model": "m", "output": [], **more}
 
 
+def event(kind, **more):
+    return kind, {"type": kind, **more}
+
+
 @dataclass(frozen=True)
 class Wire:
     """One dialect: where to ask, what to ask, and how an upstream of it answers."""
@@ -36,6 +40,8 @@ class Wire:
     finish: list
     whole: object
     failure: object
+    tool: list
+    """A call of a function, begun."""
 
     def request(self, stream, **more):
         body = {**self.body, **more, **({"stream": stream} if self.provider != "gemini" else {})}
@@ -67,6 +73,16 @@ WIRES = {
             "usage": USAGE,
         },
         {"error": {"message": "overloaded", "code": 503}},
+        [
+            chunk(
+                {
+                    "tool_calls": [
+                        {"index": 0, "id": "t1", "type": "function", "function": {"name": "f", "arguments": ""}}
+                    ]
+                }
+            ),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"city": "Par'}}]}),
+        ],
     ),
     "openai.responses": Wire(
         "openai-compatible",
@@ -77,8 +93,20 @@ WIRES = {
         [
             ("response.created", {"type": "response.created", "response": response("in_progress")}),
             ("response.in_progress", {"type": "response.in_progress", "response": response("in_progress")}),
+            event(
+                "response.output_item.added",
+                output_index=0,
+                item={"type": "message", "id": "i1", "role": "assistant", "status": "in_progress", "content": []},
+            ),
+            event(
+                "response.content_part.added",
+                item_id="i1",
+                output_index=0,
+                content_index=0,
+                part={"type": "output_text", "text": "", "annotations": []},
+            ),
         ],
-        lambda text: ("response.output_text.delta", {"type": "response.output_text.delta", "delta": text}),
+        lambda text: event("response.output_text.delta", item_id="i1", output_index=0, content_index=0, delta=text),
         [("response.completed", {"type": "response.completed", "response": response("completed")})],
         lambda text: response("completed", output_text=text),
         (
@@ -88,6 +116,14 @@ WIRES = {
                 "response": response("failed", error={"code": "server_error", "message": "overloaded"}),
             },
         ),
+        [
+            event(
+                "response.output_item.added",
+                output_index=1,
+                item={"type": "function_call", "id": "f1", "call_id": "t1", "name": "f", "arguments": ""},
+            ),
+            event("response.function_call_arguments.delta", output_index=1, item_id="f1", delta='{"city": "Par'),
+        ],
     ),
     "anthropic.messages": Wire(
         "anthropic",
@@ -104,12 +140,14 @@ WIRES = {
                 },
             ),
             ("ping", {"type": "ping"}),
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
         ],
         lambda text: (
             "content_block_delta",
             {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
         ),
         [
+            event("content_block_stop", index=0),
             (
                 "message_delta",
                 {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
@@ -125,6 +163,15 @@ WIRES = {
             "usage": {"input_tokens": 7, "output_tokens": 3},
         },
         ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "overloaded"}}),
+        [
+            event("content_block_stop", index=0),
+            event(
+                "content_block_start",
+                index=1,
+                content_block={"type": "tool_use", "id": "t1", "name": "f", "input": {}},
+            ),
+            event("content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": '{"city": "Par'}),
+        ],
     ),
     "gemini.generate": Wire(
         "gemini",
@@ -145,6 +192,13 @@ WIRES = {
             "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10},
         },
         {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}},
+        [
+            {
+                "candidates": [
+                    {"content": {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {"city": "Par"}}}]}}
+                ]
+            }
+        ],
     ),
 }
 

@@ -29,17 +29,8 @@ def text_of(wire, body):
     return found
 
 
-def block(kind, index, **more):
-    return (kind, {"type": kind, "index": index, **more})
-
-
 def frames(wire, *texts, finish=True):
-    """As the vendor sends it: with the blocks around the text that a validator would ask for."""
-    before, after = [], []
-    if wire.provider == "anthropic":
-        before = [block("content_block_start", 0, content_block={"type": "text", "text": ""})]
-        after = [block("content_block_stop", 0)]
-    return sse(*wire.opening, *before, *map(wire.content, texts), *([*after, *wire.finish] if finish else []))
+    return wire.frames(*texts) if finish else sse(*wire.opening, *map(wire.content, texts))
 
 
 def cut(wire, *texts):

@@ -1,72 +1,14 @@
 """Every chat dialect, stream mode and fault: the same decision everywhere (pains F1-F3, F6, F10, D2-D4; acceptance F8, F9)."""
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
+from fallback_faults import ELSEWHERE, ENDS, QUICK, SERVED, TRUNCATED, blames, faults
 from fallback_world import WIRES, world
 
 from gwcore import outcomes
 from gwcore.testing.upstream import Answer, sse
-
-ELSEWHERE, ENDS, TRUNCATED, SERVED = (
-    "another target answers",
-    "the client gets the upstream's error",
-    "the stream ends with an error",
-    "the answer is whole",
-)
-QUICK = ", timeout: {connect: 1s, first_byte: 300ms, idle: 300ms}"
-STATUSES = {
-    **dict.fromkeys((401, 403, 408, 409, 429, 500, 502, 503, 504, 529), ELSEWHERE),
-    **dict.fromkeys((400, 404, 413, 422, 451), ENDS),
-}
-
-
-def size(pieces):
-    return sum(map(len, pieces))
-
-
-def faults(wire, stream):
-    """Name → what the first upstream does, and what must follow. What depends on the mode is there only in that mode."""
-    for status, decision in STATUSES.items():
-        yield f"status {status}", Answer(status, body=b'{"error": {"message": "no"}}'), decision
-    yield "reset before the head", Answer(reset=True), ELSEWHERE
-    yield "nothing but a close", Answer(raw=b""), ELSEWHERE
-    yield "not HTTP", Answer(raw=b"\x00\x01\x02\x03\r\n\r\n"), ELSEWHERE
-    yield "hangs before the head", Answer(delay_head=math.inf), ELSEWHERE
-    if not stream:
-        body = json.dumps(wire.whole("hello")).encode()
-        yield "cut inside the body", Answer(body=body, cut_after=len(body) // 2), ELSEWHERE
-        yield "reset inside the body", Answer(body=body, cut_after=len(body) // 2, reset=True), ELSEWHERE
-        yield "hangs inside the body", Answer(body=body, stall_after=len(body) // 2), ELSEWHERE
-        return
-    opening, content, end = sse(*wire.opening), sse(wire.content("hel")), sse(*wire.finish)
-    whole, begun = [*opening, *content, *end], size(opening) + size(content)
-    yield "cut after the opening", Answer(body=whole, cut_after=size(opening)), ELSEWHERE
-    yield "reset after the opening", Answer(body=whole, cut_after=size(opening), reset=True), ELSEWHERE
-    yield "hangs after the opening", Answer(body=whole, stall_after=size(opening)), ELSEWHERE
-    yield (
-        "ends after the opening",
-        Answer(body=opening or b"", headers=[("content-type", "text/event-stream")]),
-        ELSEWHERE,
-    )
-    yield "error frame before content", Answer(body=[*opening, *sse(wire.failure)]), ELSEWHERE
-    yield "cut after content", Answer(body=whole, cut_after=begun), TRUNCATED
-    yield "reset after content", Answer(body=whole, cut_after=begun, reset=True, gap=0.05), TRUNCATED
-    yield "hangs after content", Answer(body=whole, stall_after=begun), TRUNCATED
-    yield "error frame after content", Answer(body=[*opening, *content, *sse(wire.failure)]), TRUNCATED
-    yield "ends after content", Answer(body=[*opening, *content]), TRUNCATED
-    if len(end) > 1 and wire.provider != "gemini":
-        yield "cut before the last event", Answer(body=whole, cut_after=size(whole) - len(end[-1])), TRUNCATED
-    yield "cut inside the last event", Answer(body=whole, cut_after=size(whole) - len(end[-1]) // 2), TRUNCATED
-    yield "cut behind the last event", Answer(body=whole, cut_after=size(whole)), SERVED
-    yield (
-        "reset behind the last event",
-        Answer(body=[*whole, b": x\n\n"], cut_after=size(whole), reset=True, gap=0.05),
-        SERVED,
-    )
-    yield "hangs behind the last event", Answer(body=whole, stall_after=size(whole)), SERVED
 
 
 async def decide(w, stream, answer):
@@ -91,7 +33,7 @@ async def decide(w, stream, answer):
         return ENDS, blamed
     if calls == (1, 0) and stream and seen.status == 200 and seen.whole and seen.body == b"".join(w.wire.frames("hel")):
         return SERVED, blamed
-    begun = b"".join(sse(*w.wire.opening, w.wire.content("hel")))
+    begun = b"".join(sse(*w.wire.opening, *(w.wire.tool if b"Par" in seen.body else [w.wire.content("hel")])))
     if calls == (1, 0) and seen.status == 200 and seen.body.startswith(begun) and seen.whole:
         rest = seen.body[len(begun) :]
         assert b"error" in rest and b"[DONE]" not in rest and b"from b" not in seen.body and rest.endswith(b"\n\n")
@@ -105,7 +47,7 @@ async def table(dialect, stream, wanted=None):
     async with world(dialect=dialect, upstream=QUICK, fallback="{retry: {per_target: 0}}") as w:
         for name, answer, expected in faults(w.wire, stream):
             if wanted is None or name in wanted:
-                blamed = expected in {ELSEWHERE, TRUNCATED} and name not in {"status 409", "status 429"}
+                blamed = blames(name, expected)
                 decision = await decide(w, stream, answer)
                 if decision != (expected, blamed):
                     wrong[name] = decision

@@ -100,9 +100,9 @@ class AnthropicMessages(BaseDialect):
         return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total)
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """``message_start`` and ``ping`` are no content yet."""
+        """``message_start``, ``ping`` and the start of a block of text are no content yet."""
         kind = document.get("type")
-        if kind in {"message_start", "ping"}:
+        if kind in {"message_start", "ping"} or (kind == "content_block_start" and _bare(document)):
             return "wait"
         if kind == "error":
             error = document.get("error")
@@ -140,3 +140,11 @@ class AnthropicMessages(BaseDialect):
             return next((orjson.dumps(model) for model in shown if model["id"] == wanted), None)
         ends = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None}
         return orjson.dumps({"data": shown, "has_more": False, **ends})
+
+
+def _bare(document: dict[str, Any]) -> bool:
+    """Whether a block of text or of thoughts begins, and says nothing yet."""
+    block = document.get("content_block")
+    if not isinstance(block, dict) or block.get("type") not in {"text", "thinking"}:
+        return False
+    return not (block.get("text") or block.get("thinking"))

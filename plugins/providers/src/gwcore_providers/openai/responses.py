@@ -89,7 +89,7 @@ class OpenAIResponses(BaseDialect):
     def judge(self, document: dict[str, Any]) -> Opening:
         """``response.failed`` before any output is the error it holds."""
         kind = document.get("type")
-        if kind in _LIFECYCLE:
+        if kind in _LIFECYCLE or _bare(document):
             return "wait"
         if kind == "response.failed":
             response = document.get("response")
@@ -133,3 +133,14 @@ class OpenAIResponses(BaseDialect):
     def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:
         """As the other OpenAI dialect."""
         return models_body(models, wanted, operation)
+
+
+def _bare(document: dict[str, Any]) -> bool:
+    """Whether a message or a thought begins, and says nothing yet."""
+    kind = document.get("type")
+    begun = document.get("item") if kind == "response.output_item.added" else document.get("part")
+    if kind not in {"response.output_item.added", "response.content_part.added"} or not isinstance(begun, dict):
+        return False
+    return begun.get("type") in {"message", "reasoning", "output_text"} and not (
+        begun.get("content") or begun.get("summary") or begun.get("encrypted_content") or begun.get("text")
+    )
