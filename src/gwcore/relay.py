@@ -163,21 +163,23 @@ async def _relay_events(
     call, reply = attempt.call, attempt.call.reply
     out, tail, over = await _opening(attempt, response, translation, stream)
     last = stream.close() if over else None
-    if over and not stream.begun:
+    complete = stream.content or translation.upstream.ended(call.operation, tail)
+    if over and not (stream.begun and complete):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before any content")
     attempt.first_byte_at = time.perf_counter()
     if dropped := translation.dropped:
         headers.append((DROPPED, dropped))
     if not reply.committed:
         await reply.commit(200, headers)
-    if out:
-        await reply.write(out)
-    while not over and (chunk := await read_on(response, translation.upstream, call.operation, tail)):
-        tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
-        if out := stream.feed(chunk):
+    while True:
+        if out:
             await reply.write(out)
         if stream.failed is not None:
             raise Broken(stream.failed.message or stream.failed.code)
+        if over or not (chunk := await read_on(response, translation.upstream, call.operation, tail)):
+            break
+        tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
+        out = stream.feed(chunk)
     if not translation.upstream.ended(call.operation, tail):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
     said = stream.close() if last is None else last

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream, sse
+from gwcore.wire.sse import SseReader
 from tests.stacks.raw import exchange
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -201,6 +202,40 @@ WIRES = {
         ],
     ),
 }
+
+
+def documents(body):
+    """The JSON of an event stream."""
+    return [json.loads(frame.data) for frame in SseReader().feed(body) if frame.data not in {b"", b"[DONE]"}]
+
+
+def said(wire, stream, body):
+    """The text that a client reads."""
+    return "".join(_said(document) for document in (documents(body) if stream else [json.loads(body)]))
+
+
+def _said(document):
+    if "choices" in document:
+        return "".join((c.get("delta") or c.get("message") or {}).get("content") or "" for c in document["choices"])
+    if "candidates" in document:
+        return "".join(p.get("text", "") for c in document["candidates"] for p in c.get("content", {}).get("parts", []))
+    if document.get("type") == "message":
+        return "".join(part.get("text", "") for part in document["content"])
+    if document.get("object") == "response":
+        parts = [part for item in document["output"] for part in item.get("content", [])]
+        return document.get("output_text") or "".join(part["text"] for part in parts)
+    if document.get("type") == "response.output_text.delta":
+        return document["delta"]
+    delta = document.get("delta")
+    return delta.get("text", "") if isinstance(delta, dict) else ""
+
+
+def ended_with_error(body):
+    """Whether an event stream has an error event of its dialect."""
+    for document in documents(body) if b"data:" in body else []:
+        if "error" in document or document.get("type") in {"error", "response.failed"}:
+            return True
+    return False
 
 
 @dataclass

@@ -3,30 +3,12 @@
 import json
 
 import pytest
-from fallback_world import WIRES, chunk, world
+from fallback_world import WIRES, chunk, documents, said, world
 
 from gwcore.testing.upstream import Answer, sse
-from gwcore.wire.sse import SseReader
 from gwcore_fallback.continuation import GRAMMARS, REQUEST
 
 ON = "{continuation: true}"
-
-
-def documents(body):
-    return [json.loads(frame.data) for frame in SseReader().feed(body) if frame.data not in {b"", b"[DONE]"}]
-
-
-def text_of(wire, body):
-    """What a client reads."""
-    found = ""
-    for document in documents(body):
-        if wire.provider == "openai-compatible":
-            found += document["choices"][0]["delta"].get("content") or "" if document.get("choices") else ""
-        elif wire.provider == "anthropic":
-            found += document.get("delta", {}).get("text", "")
-        else:
-            found += "".join(p.get("text", "") for c in document["candidates"] for p in c["content"]["parts"])
-    return found
 
 
 def frames(wire, *texts, finish=True):
@@ -47,7 +29,7 @@ async def test_another_target_goes_on(dialect):
         w.ups["b"].default = Answer(body=frames(wire, "three ", "four"))
         seen = await w.ask(True)
         tail = "!" if wire.provider == "gemini" else ""
-        assert seen.whole and text_of(wire, seen.body) == "one two three four" + tail
+        assert seen.whole and said(wire, True, seen.body) == "one two three four" + tail
         assert seen.headers["x-gwcore-continuation"] == "possible"
         assert seen.body.count(b": gwcore-continued by b/m\n\n") == 1 and b"error" not in seen.body
         assert seen.body.endswith(b"".join(sse(wire.finish[-1])))
@@ -80,7 +62,7 @@ async def test_it_may_break_again():
         w.ups["a"].default, w.ups["b"].default = cut(wire, "one "), cut(wire, "two ")
         w.ups["c"].default = Answer(body=frames(wire, "three"))
         seen = await w.ask(True)
-        assert text_of(wire, seen.body) == "one two three" and seen.whole
+        assert said(wire, True, seen.body) == "one two three" and seen.whole
         assert "one two " in json.dumps(w.ups["c"].requests[0].document["messages"][-2])
         assert len(w.ups["c"].requests[0].document["messages"]) == 3
 
@@ -90,7 +72,7 @@ async def test_a_continuation_that_fails_before_its_first_word_gives_way():
     async with world("abc", fallback=ON) as w:
         w.ups["a"].default, w.ups["b"].default = cut(wire, "one "), Answer(503, body=b"{}")
         w.ups["c"].default = Answer(body=frames(wire, "two"))
-        assert text_of(wire, (await w.ask(True)).body) == "one two"
+        assert said(wire, True, (await w.ask(True)).body) == "one two"
 
 
 @pytest.mark.parametrize("dialect", WIRES)
@@ -147,7 +129,7 @@ async def test_what_was_said_to_its_end_is_only_closed(dialect):
     async with world("ab", dialect=dialect, fallback=ON) as w:
         w.ups["a"].default = short
         seen = await w.ask(True)
-        assert seen.whole and text_of(wire, seen.body) == "all of it" and b"error" not in seen.body
+        assert seen.whole and said(wire, True, seen.body) == "all of it" and b"error" not in seen.body
         assert seen.body.endswith(b"".join(sse(wire.finish[-1]))) and w.calls == {"a": 1, "b": 0}
         assert w.breaker("a/m").fails == 1
     async with world("ab", dialect=dialect) as w:  # without the option it is an error, as for any cut
