@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_SYSTEM_CERTS ?= true
 WORKERS ?= 2
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks revocation
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks revocation bench-layers campaign
 
 install: $(STAMP)
 
@@ -51,6 +51,14 @@ bench-translation: install
 # the official Node SDKs, for tests/fidelity/test_node_sdks.py, which skips without them
 node-sdks:
 	npm install --prefix tests/node --no-audit --no-fund
+
+# the router and each home of the limits, alone
+bench-layers: install
+	$(BIN)/python benchmarks/layers.py
+
+# what needs a machine of its own: redis killed for 20 s under four workers (L7), and no call waits for it (L8)
+campaign: install
+	GWCORE_CAMPAIGN=1 $(BIN)/python -m pytest -q -s plugins/ratelimit/tests/test_ratelimit_share.py plugins/ratelimit/tests/test_ratelimit_outage.py
 
 # an upstream dies under 100 calls a second: nobody may notice
 drill: install
