@@ -207,6 +207,11 @@ class Group:
         return self._ejected
 
 
+def _estimated(call: Call) -> Usage:
+    read, written = TOKENS.estimate(call)
+    return Usage(input=read, output=written)
+
+
 class Planner:
     """Orders the members of a group for a call.
 
@@ -240,10 +245,14 @@ class Planner:
 
     def cost(self, deployment: Deployment, call: Call) -> int | None:
         """Nano-USD of the call there, as estimated; ``None`` if it has no price."""
+        return self._cost(deployment, _estimated(call))
+
+    def _cost(self, deployment: Deployment, usage: Usage) -> int | None:
         card = self._prices(deployment.target)
-        read, written = TOKENS.estimate(call)
-        usage = Usage(input=read, output=written)
-        return None if card is None or card.unpriced(usage) else card.cost(usage)
+        if card is None:
+            return None
+        charge = card.charge(usage)
+        return None if charge.unpriced else charge.nano
 
     def ordered(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
         """As listed; of several credentials of one target, one by weight first."""
@@ -278,7 +287,8 @@ class Planner:
 
     def cheapest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
         """By estimated cost; what has no price comes last, since it is not free."""
-        costs = {one.id: self.cost(one, call) for one in members}
+        usage = _estimated(call)
+        costs = {one.id: self._cost(one, usage) for one in members}
 
         def rank(one: Deployment) -> tuple[bool, int]:
             cost = costs[one.id]
