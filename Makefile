@@ -67,6 +67,7 @@ drill: install
 docs: install
 	$(BIN)/python docs/generate.py
 	@if [ -n "$$GWCORE_RECORDINGS" ]; then $(BIN)/python -m tests.fidelity.table; else echo "docs/fidelity.md needs GWCORE_RECORDINGS: left as it is"; fi
+	$(BIN)/python plugins/fallback/tests/fallback_faults.py > docs/reference/faults.md
 
 # make crash RUNS=20: workers killed under load, on SQLite and PostgreSQL; the upstream's own log is the judge
 RUNS ?= 20

@@ -162,8 +162,8 @@ async def _relay_events(
 ) -> None:
     call, reply = attempt.call, attempt.call.reply
     out, tail, over = await _opening(attempt, response, translation, stream)
-    last = stream.close() if over else None
     complete = stream.content or translation.upstream.ended(call.operation, tail)
+    last = stream.close() if over else None
     if over and not (stream.begun and complete):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before any content")
     attempt.first_byte_at = time.perf_counter()

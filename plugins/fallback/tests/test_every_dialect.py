@@ -2,9 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from fallback_faults import ELSEWHERE, ENDS, QUICK, SERVED, TRUNCATED, blames, faults
+from fallback_faults import ELSEWHERE, ENDS, QUICK, SERVED, TRUNCATED, blames, faults, page
 from fallback_world import WIRES, world
 
 from gwcore import outcomes
@@ -82,6 +83,12 @@ async def test_all_fail_before_content(dialect, stream):
         seen = await w.ask(stream)
         assert (seen.status, seen.headers["retry-after"]) == (529, "3")
         assert seen.body == b'{"error": {"message": "busy"}}' and w.calls == {"a": 1, "b": 1}
+
+
+def test_the_page_says_what_the_tests_check():
+    """Of the table in the documentation, every cell is a case above or of ``test_translated``."""
+    written = Path(__file__).parents[3] / "docs/reference/faults.md"
+    assert written.read_text(encoding="utf-8") == page(), "run make docs"
 
 
 # ── negative controls: each mutant must make the table fail ──────────────────────────────────────────────────────────
