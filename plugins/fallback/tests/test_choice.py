@@ -185,6 +185,22 @@ async def test_several_keys_share_the_calls_and_fail_alone():
         assert "sk-key" not in json.dumps(w.plugin.health())
 
 
+async def test_a_key_at_its_rate_limit_leaves_the_calls_to_the_others():
+    async with world("a", upstream=", api_keys: [sk-key-number-one, sk-key-number-two]") as w:
+        used = Counter()
+
+        def answer(seen):
+            key = seen.header("authorization")[-3:]
+            used[key] += 1
+            return LIMITED if key == "one" else ok()
+
+        w.ups["a"].default = answer
+        for _ in range(20):
+            assert (await w.ask()).status == 200
+        assert used == {"one": 1, "two": 20} or used == {"two": 20}
+        assert w.plugin.health()["deployments"]["a/m#2"]["state"] == "closed"
+
+
 # ── chains ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CHAINS = (

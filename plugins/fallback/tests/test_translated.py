@@ -95,6 +95,28 @@ async def test_down_the_whole_chain_and_back_in_the_client_s_words(client, strea
         assert seen.status == 429 and seen.headers["retry-after"] == "7" and b"slow down, please" in seen.body
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_local_first_and_the_cloud_when_it_is_down(stream):
+    """Ollama is not there: the cloud answers, after a refused connection, then without one."""
+    text = """
+gwcore: 1
+upstreams:
+  local: {{provider: ollama, base_url: "http://127.0.0.1:1", timeout: {{connect: 300ms}}}}
+  cloud: {{provider: anthropic, base_url: "{0}"}}
+models: {{m: [local/qwen, cloud/m]}}
+stack: [{{fallback: {{}}}}]
+"""
+    wire = WIRES["openai.chat"]
+    async with FakeUpstream() as cloud:
+        cloud.default = WIRES["anthropic.messages"].answer(stream, "from the cloud")
+        gateway = Gateway(text.format(cloud.url))
+        async with running(gateway) as url:
+            w = World(url, gateway, {"cloud": cloud}, wire)
+            seen = [await w.ask(stream) for _ in range(8)]
+    assert all(said(wire, stream, one.body) == "from the cloud" for one in seen)
+    assert [one.headers["x-gwcore-attempts"] for one in seen] == ["2"] * 5 + ["1"] * 3
+
+
 async def test_control_a_retry_of_every_refusal_is_seen(monkeypatch):
     monkeypatch.setitem(outcomes.TABLE, "request", outcomes.TABLE["unavailable"])
     assert set(await table("openai.chat", False, {"status 400", "status 503"})) == {"status 400"}
