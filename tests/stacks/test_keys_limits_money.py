@@ -11,6 +11,7 @@ import pytest
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_budget.ledger.verify import verify
 from tests.stacks.raw import exchange
 
 ADMIN = secrets.token_hex(32)
@@ -197,3 +198,22 @@ async def test_health_shows_every_deployment_to_an_admin_only(tmp_path):
         key = await w.key()
         seen = await exchange(w.url, "GET", "/health", b"", [("authorization", f"Bearer {key}")])
         assert b"deployments" not in seen.body
+
+
+async def test_a_hedged_call_pays_for_both_and_holds_nothing_afterwards(tmp_path):
+    """B8: each attempt has its own hold; the loser's is settled at its worst case, since it may have been executed."""
+    models = {"m": ["a/m", "b/m"]}
+    async with world(tmp_path, fallback={"hedge": {"delay": "50ms", "share": 0.5}}, models=models) as w:
+        key = await w.key(max_budget=1.0)
+        for _ in range(2):  # hedges are saved up
+            assert (await w.ask(key, max_tokens=50)).headers["x-gwcore-upstream"] == "a"
+        w.ups["a"].default = Answer(body=ok("a").body, delay_head=5)
+        seen = await w.ask(key, max_tokens=50)
+        assert (seen.headers["x-gwcore-upstream"], seen.headers["x-gwcore-attempts"]) == ("b", "2")
+        await w.ups["a"].requests[-1].gone()
+        ledger = next(p.plugin for p in w.gateway.stack.placed if p.name == "budget").ledger
+        async with asyncio.timeout(5):
+            while ledger.open or ledger.group.backlog:
+                await asyncio.sleep(0.01)
+        report = await verify(ledger.home)
+        assert report.problems == []
