@@ -1,0 +1,263 @@
+"""When two calls are the same call.
+
+A key is an HMAC over who may share the answer and everything that can change it: the model and what it resolves to, the
+whole request but for a named list of members, and the request headers and parameters that reach the upstream. What is not
+known is part of it. Chat requests that a dialect's codec reads without loss are keyed by what they say, so that the same
+conversation in another dialect finds the answer; all others by their own document.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from gwcore.call import Call, Principal
+from gwcore.chat import ChatRequest, Reasoning, ToolCall
+from gwcore.codec import Crossing
+from gwcore.errors import GatewayError
+from gwcore.translate import CHAT
+from gwcore_cache.entry import VERSION
+
+OPEN: Final = "open"
+SHARED: Final = "shared"
+STREAM: Final = "stream"
+OPTIONS: Final = "stream_options"
+TAGS: Final = "tags"
+_WIDER: Final = {
+    # who stands for a caller that has no such id: somebody narrower, never somebody wider
+    "organisation": ("organisation", "team", "user"),
+    "team": ("team", "user"),
+    "user": ("user",),
+    "end_user": ("end_user",),
+    "key": (),
+}
+# Of the headers that reach the upstream: what only says which client asks, or how often. All others are part of the key.
+_SKIPPED: Final = (b"x-stainless-", b"x-goog-api-client", b"x-goog-request-params", b"x-server-timeout", b"x-app")
+# What every client of a dialect must say, and what another dialect's cannot.
+_CUSTOMARY: Final = ((b"anthropic-version", b"2023-06-01"),)
+_ASKS: Final = frozenset({"key", "alt"})  # a credential, and how a stream is framed
+_KNOBS: Final = {
+    "prompt_cache_key": "cache_key",
+    "prompt_cache_retention": "cache_retention",
+    "safety_identifier": "safety_id",
+}
+_EXACT: Final = 1 << 53
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', re.DOTALL)
+_SMALL: Final = 4096  # keys remembered
+
+
+def scope_of(principal: Principal | None, scope: str) -> str:
+    """Who shares, as a text that no other scope has. Made of what auth says, and of nothing in the request."""
+    if scope == SHARED:
+        return SHARED
+    if principal is None:
+        return OPEN
+    for name in _WIDER[scope]:
+        found = getattr(principal, name)
+        if found is not None:
+            return f"{name}:{found}" if name != "end_user" else f"end_user:{_tenant(principal)}:{found}"
+    return f"key:{principal.id}"
+
+
+def _tenant(principal: Principal) -> str:
+    """Ids of end users are given by tenants: the same one means another person elsewhere."""
+    return orjson.dumps([principal.organisation, principal.team, principal.user or principal.id]).decode()
+
+
+class Keyer:
+    """Makes keys.
+
+    Args:
+        index: secret of the HMAC.
+        ignore: members at the top of a request that are left out.
+        volatile: text that is left out wherever a request has it.
+    """
+
+    def __init__(self, index: bytes, ignore: tuple[str, ...] = (), volatile: tuple[str, ...] = ()) -> None:
+        self._index = index
+        self._ignore = frozenset({*ignore, STREAM, OPTIONS})
+        self._knobs = {_KNOBS.get(name, name) for name in ignore}
+        self._tags = TAGS not in ignore
+        self._volatile = re.compile("|".join(f"(?:{one})" for one in volatile)) if volatile else None
+        self._known: dict[bytes, bytes] = {}
+
+    def key(self, call: Call, scope: str, namespace: str = "") -> bytes:
+        """32 bytes. ``call.document`` is an object."""
+        about = self._about(call, scope, namespace)
+        raw = orjson.dumps(call.document) if call.edited else call.raw
+        # the same bytes again need not be read again
+        print_ = hmac.digest(self._index, b"%d\0%b%b" % (len(about), about, raw), "sha256")
+        found = self._known.get(print_)
+        if found is None:
+            said = self._said(call, raw)
+            found = hmac.digest(self._index, b"key\0%d\0%b%b" % (len(about), about, said), "sha256")
+            if len(self._known) >= _SMALL:
+                self._known.clear()
+            self._known[print_] = found
+        return found
+
+    def part(self, call: Call, scope: str, namespace: str, member: str, value: Any) -> bytes:
+        """The key of one of several inputs: of the request as if ``member`` held nothing else."""
+        about = self._about(call, scope, namespace)
+        assert call.document is not None
+        document = {**self._canonical({**call.document, member: None}), member: self._plain(value)}
+        said = _dumps([call.dialect.name, "part", document])
+        return hmac.digest(self._index, b"part\0%d\0%b%b" % (len(about), about, said), "sha256")
+
+    def _about(self, call: Call, scope: str, namespace: str) -> bytes:
+        """All but the document."""
+        prefixes = _prefixes(call.dialect.forward)
+        headers = sorted(
+            (header[0].decode("latin-1"), header[1].decode("latin-1"))
+            for header in call.headers
+            if header[0].startswith(prefixes) and not header[0].startswith(_SKIPPED) and header not in _CUSTOMARY
+        )
+        query = call.query and sorted(
+            pair for pair in parse_qsl(call.query.decode("latin-1"), keep_blank_values=True) if pair[0] not in _ASKS
+        )
+        chat = call.operation == CHAT and call.dialect.chat is not None
+        return orjson.dumps(
+            [
+                VERSION,
+                scope,
+                namespace,
+                call.operation,
+                call.model,
+                [str(target) for target in call.targets],
+                sorted(call.tags) if self._tags else (),
+                headers,
+                query or [],
+                # without a codec a stream cannot be told as a document
+                None if chat else (call.stream, _options(call)),
+            ]
+        )
+
+    def _said(self, call: Call, raw: bytes) -> bytes:
+        assert call.document is not None
+        document, doubtful = self._canonical(call.document), is_doubtful(raw, call.document)
+        if not doubtful and (request := self._read(call, document)) is not None:
+            return b"said\0" + _dumps(request)
+        return b"own\0" + _dumps([call.dialect.name, document]) + (raw if doubtful else b"")
+
+    def _canonical(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._plain(value) for name, value in document.items() if name not in self._ignore}
+
+    def _plain(self, value: Any) -> Any:
+        """Equal values as the same bytes (RFC 8785): 1.0 is 1, the order of members is none. Text stays as it is."""
+        kind = type(value)
+        if kind is str:
+            return value if self._volatile is None else self._volatile.sub("\x00", value)
+        if kind is dict:
+            return {name: self._plain(inner) for name, inner in value.items()}
+        if kind is list:
+            return [self._plain(inner) for inner in value]
+        return int(value) if kind is float and value.is_integer() else value
+
+    def _read(self, call: Call, document: dict[str, Any]) -> ChatRequest | None:
+        """What a chat request says, if its codec loses nothing of it: all its values are there when it is written back."""
+        codec = call.dialect.chat
+        if call.operation != CHAT or codec is None:
+            return None
+        try:
+            request = codec.read_request(document, "", stream=False)
+            if request.needs or request.extra:
+                return None
+            written = codec.write_request(request, Crossing(""))
+        except (GatewayError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+            return None
+        asked = {name: value for name, value in document.items() if name != "model"}
+        if Counter(_leaves(asked)) - Counter(_leaves(written)):
+            return None
+        request.dialect, request.usage_wanted = "", False
+        request.knobs = {name: value for name, value in request.knobs.items() if name not in self._knobs}
+        for tool in request.tools:
+            if tool.custom or tool.server:
+                return None
+            tool.dialect = ""
+        for message in request.messages:
+            for part in message.parts:
+                if isinstance(part, ToolCall | Reasoning) and not part.signature:
+                    part.dialect = ""
+        return request
+
+
+@cache
+def _prefixes(forward: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(prefix.encode() for prefix in forward)
+
+
+def shape_of(call: Call) -> str:
+    """What else decides how a stream looks."""
+    return "" if not call.stream else orjson.dumps(_options(call), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _options(call: Call) -> Any:
+    options = (call.document or {}).get(OPTIONS)
+    return options or None
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
+    """Every value, with the name of the member it belongs to."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, key)
+    elif isinstance(value, list) and value:
+        for inner in value:
+            yield from _leaves(inner, name)
+    else:
+        yield name, orjson.dumps(value)
+
+
+def is_doubtful(raw: bytes, document: Any) -> bool:
+    """Whether the document is not all there is to the bytes: a member stands twice, a number has more digits than a double.
+
+    An upstream may read them otherwise than we do.
+    """
+    return _keys(raw) != _count(document) or _vast(document)
+
+
+def _vast(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_vast, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and abs(value) >= _EXACT
+
+
+def _keys(raw: bytes) -> int:
+    """Members of all objects of a JSON text, those that stand twice twice."""
+    return sum(1 for found in _STRING.finditer(raw) if found[1] is not None)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list) else 0
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_other)
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)
+
+
+def is_stateful(document: Mapping[str, Any]) -> bool:
+    """Whether the answer depends on what a vendor keeps and changes, or comes later."""
+    return bool(document.get("background")) or document.get("conversation") is not None
+
+
+def is_fickle(document: Mapping[str, Any]) -> bool:
+    """Whether it asks for several different answers: n above 1 at a temperature above 0 (or the vendor's own)."""
+    settings = document.get("generationConfig")
+    more = settings if isinstance(settings, dict) else document
+    several = document.get("n") or document.get("best_of") or more.get("candidateCount") or 1
+    return several != 1 and more.get("temperature") != 0

@@ -1,0 +1,352 @@
+"""The ``cache`` plugin: once per call, behind who asks and how often, before whatever chooses a target and holds money."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from random import random
+from typing import Any
+
+from gwcore.call import CacheUse, Call, Outcome
+from gwcore.errors import Refused, UpstreamError
+from gwcore.plugin import Demand, Plugin, Setup
+from gwcore.ports import AdminRoute
+from gwcore.reply import Reply
+from gwcore.service import Service
+from gwcore.when import Condition
+from gwcore_cache import admin
+from gwcore_cache.ask import Ask, NotCached, now_ms, usable
+from gwcore_cache.config import CacheConfig, CachePolicy, Mode, Settings, merged
+from gwcore_cache.control import Control, control_of
+from gwcore_cache.entry import Entry
+from gwcore_cache.flight import Flight, Landed, shared
+from gwcore_cache.inputs import Inputs
+from gwcore_cache.key import Keyer, is_fickle, is_stateful, scope_of
+from gwcore_cache.record import HEADER, Record, kept, wanted_form
+from gwcore_cache.replay import tell, told
+from gwcore_cache.seal import Envelope, Plain, Sealed
+from gwcore_cache.shelf import Turn, Turned
+from gwcore_cache.shelf.guard import Guard
+from gwcore_cache.shelf.memory import MemoryShelf
+from gwcore_cache.shelf.redis import RedisShelf
+from gwcore_cache.shelf.sql import SqlShelf
+
+_POLL, _SLOWEST = 0.01, 0.1  # seconds between two looks whether another worker has the answer
+_REFRESHES = 64  # at once
+_STRICT = {"on": 0, "opt-in": 1, "off": 2}
+
+
+class Cache(Plugin):
+    """Answers what was answered before, and lets one of many equal calls ask."""
+
+    name = "cache"
+    Config = CacheConfig
+    Policy = CachePolicy
+    inside = ("auth", "ratelimit")
+    demand = Demand.USAGE
+    priced = True
+
+    def __init__(self, config: CacheConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.store = setup.store(config.store)
+        self.envelope: Envelope = Sealed(config.seal.get_secret_value()) if config.seal is not None else Plain()
+        self.keyer = Keyer(self.envelope.index, config.ignore, config.volatile)
+        self.shelf, self.home = self._shelf(config)
+        self.counts: Counter[str] = Counter()
+        self.flights: dict[bytes, Flight] = {}
+        self._plain = merged(config, None)
+        self._rules = [
+            (Condition(rule.models, rule.operations, rule.dialects, rule.tags), merged(config, rule))
+            for rule in config.rules
+        ]
+        self._operations = frozenset(config.operations)
+        self._refreshing: set[bytes] = set()
+        self._writes: set[asyncio.Task[Any]] = set()
+        self.inputs = Inputs(self)
+
+    def _shelf(self, config: CacheConfig) -> tuple[Any, Any]:
+        """What calls ask, and the home itself."""
+        if self.store.scheme == "memory":
+            workers = self.setup.workers
+            news = workers.folder / "cache-purges" if workers.folder is not None and workers.count > 1 else None
+            home: Any = self.store.once(("cache", config.capacity), lambda: MemoryShelf(config.capacity, news))
+            return home, home
+        if self.store.scheme == "redis":
+            home = RedisShelf(
+                self.store, self.envelope, namespace=config.namespace, timeout=config.timeout, lease=config.lease
+            )
+        else:
+            home = SqlShelf(self.store, self.envelope, capacity=config.capacity, timeout=config.timeout)
+        return Guard(home), home
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the store; what is being kept at the end is kept."""
+        async with self.home.open():
+            try:
+                yield
+            finally:
+                if self._writes:
+                    await asyncio.wait(self._writes, timeout=2.0)
+
+    # ── the call ring ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def call_layer(self, inner: Service[Call]) -> Service[Call]:
+        """From the cache, or onward and into it."""
+
+        async def cache(call: Call) -> Outcome:
+            control = control_of(call)
+            settings = self._settings(call, control)
+            if settings is None:
+                if control.only:
+                    raise NotCached("only-if-cached, and this request is none that is cached", plugin=self.name)
+                return await self._bypass(call, inner)
+            scope = scope_of(call.principal, settings.scope)
+            ask = Ask(call, inner, settings, control, scope, self.keyer.key(call, scope, control.namespace))
+            parts = self.inputs.parts(ask)
+            return await (self._answer(ask) if parts is None else self.inputs.answer(ask, parts))
+
+        return cache
+
+    def _settings(self, call: Call, control: Control) -> Settings | None:
+        """What holds for the call; ``None``: it is not for the cache."""
+        document = call.document
+        if (
+            document is None
+            or call.operation not in self._operations
+            or wanted_form(call) is None
+            or not (control.read or control.write)
+            or is_stateful(document)
+        ):
+            return None
+        settings = next((found for condition, found in self._rules if condition.now(call)), self._plain)
+        mode = self._mode(call, settings)
+        if mode == "off" or (mode == "opt-in" and not control.wanted):
+            return None
+        return None if is_fickle(document) and not settings.several else settings
+
+    @staticmethod
+    def _mode(call: Call, settings: Settings) -> Mode:
+        said = call.principal.policies.get("cache") if call.principal is not None else None
+        if not said:
+            return settings.mode
+        modes: list[Mode] = [policy.mode for policy in said.values() if policy.mode is not None]
+        return max([settings.mode, *modes], key=_STRICT.__getitem__)
+
+    async def _bypass(self, call: Call, inner: Service[Call]) -> Outcome:
+        self.counts["bypass"] += 1
+        call.cache = CacheUse("bypass")
+        call.reply.add_header(HEADER, b"bypass")
+        return await inner(call)
+
+    async def _answer(self, ask: Ask) -> Outcome:
+        """The call's way from the first look to its end."""
+        control = ask.control
+        if not control.read:
+            turned = await self.shelf.turn(ask.key, ask.scope)
+            return await self.lead(ask, None, turned)
+        (entry,) = await self.shelf.get([ask.key], ask.scope)
+        if (outcome := await self._hit(ask, entry)) is not None:
+            return outcome
+        if control.only:
+            raise NotCached("nothing in the cache answers this request", plugin=self.name)
+        return await self._miss(ask)
+
+    # ── hits ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _hit(self, ask: Ask, entry: Entry | None, *, stale_for: float | None = None) -> Outcome | None:
+        """Tell it, if it is good enough and the client's dialect can say it."""
+        now = now_ms()
+        status = usable(ask, entry, now, stale_for=stale_for)
+        if entry is None or status is None:
+            return None
+        answer = told(entry, ask.call, self.setup.dialects)
+        if answer is None:
+            self.counts["unsayable"] += 1
+            return None
+        if stale_for is None and (status == "stale" or self._early(entry, now)):
+            self._refresh(ask, entry)
+        self.counts[status] += 1
+        if entry.cost is not None:
+            self.counts["saved_nano_usd"] += entry.cost.nano
+        use = CacheUse(status, max(0, now - entry.made) / 1000, entry.usage, entry.cost, ask.key.hex())
+        return await tell(ask.call, answer, use)
+
+    def _early(self, entry: Entry, now: int) -> bool:
+        """XFetch (Vattani et al., 2015): the nearer the end and the dearer the answer, the likelier."""
+        beta = self.config.early_refresh
+        return bool(beta) and now - entry.took * beta * math.log(1.0 - random()) >= entry.fresh  # noqa: S311
+
+    def _refresh(self, ask: Ask, entry: Entry) -> None:
+        """Fetch it anew, behind the client's back; once in the fleet."""
+        if ask.key in self._refreshing or ask.key in self.flights or len(self._refreshing) >= _REFRESHES:
+            return
+        self._refreshing.add(ask.key)
+        call = ask.call.twin("gw-" + os.urandom(12).hex(), Reply(_nowhere))
+        self.setup.detached.start(self._refreshed(replace(ask, call=call), entry))
+
+    async def _refreshed(self, ask: Ask, old: Entry) -> None:
+        try:
+            turned = await self.shelf.turn(ask.key, ask.scope)
+            if turned.turn is not Turn.OURS:
+                return
+            if turned.entry is not None and turned.entry.made > old.made:
+                await self.shelf.leave(ask.key, alone=False)
+                return
+            self.counts["refresh"] += 1
+            await self.setup.detached.call(ask.call, lambda _call: self.lead(ask, None, turned))
+        finally:
+            self._refreshing.discard(ask.key)
+
+    # ── misses ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _miss(self, ask: Ask) -> Outcome:
+        """Wait for whoever asks already, or be the one."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.config.wait
+        while True:
+            flight = self.flights.get(ask.key)
+            if flight is None:
+                break
+            landed = await flight.join(until - loop.time())
+            if landed is not None:
+                if landed.error is not None:
+                    raise shared(landed.error) or landed.error
+                if landed.again:
+                    continue
+                if (outcome := await self._hit(ask, landed.entry)) is not None:
+                    self.counts["coalesced"] += 1
+                    return outcome
+            turned = await self.shelf.turn(ask.key, ask.scope)
+            return await self.lead(ask, None, turned)
+        flight = self.flights[ask.key] = Flight()
+        try:
+            turned = await self.turn(ask, until)
+            outcome = await self._hit(ask, turned.entry)
+        except BaseException:
+            self.land(ask, flight, Landed(again=True))
+            raise
+        if outcome is None:
+            return await self.lead(ask, flight, turned)
+        self.land(ask, flight, Landed(turned.entry))
+        if turned.turn is Turn.OURS:
+            self.spawn(self.shelf.leave(ask.key, alone=False))
+        return outcome
+
+    async def turn(self, ask: Ask, until: float) -> Turned:
+        """Ours, or what another worker found, or the end of our patience."""
+        loop, pause = asyncio.get_running_loop(), _POLL
+        while True:
+            turned: Turned = await self.shelf.turn(ask.key, ask.scope)
+            if turned.turn is not Turn.OTHERS or usable(ask, turned.entry, now_ms()) is not None:
+                return turned
+            if loop.time() >= until:
+                return replace(turned, turn=Turn.ALONE)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _SLOWEST)
+
+    def land(self, ask: Ask, flight: Flight | None, landed: Landed) -> None:
+        """The flight is over, and so is its place."""
+        if flight is not None:
+            if self.flights.get(ask.key) is flight:
+                del self.flights[ask.key]
+            flight.land(landed)
+
+    async def lead(self, ask: Ask, flight: Flight | None, turned: Turned) -> Outcome:
+        """Ask the upstream; keep the answer if it may be kept, and say so to all who wait."""
+        call = ask.call
+        record = Record(call, self.config.max_size)
+        call.cache = CacheUse("miss", key=ask.key.hex())
+        self.counts["miss"] += 1
+        ours = turned.turn is Turn.OURS
+        try:
+            with call.reply.record(record):
+                outcome = await ask.inner(call)
+        except BaseException as error:
+            refusal = shared(error)
+            self.land(ask, flight, Landed(error=refusal, again=refusal is None))
+            if ours:
+                self.spawn(self.shelf.leave(ask.key, alone=False))
+            if fails(error) and not call.reply.committed and ask.control.read:
+                stale = await self._hit(ask, turned.entry, stale_for=ask.settings.stale_if_error)
+                if stale is not None:
+                    return stale
+            raise
+        config: CacheConfig = self.config
+        ttl = ask.settings.ttl if ask.control.ttl is None else min(ask.control.ttl, config.max_ttl)
+        entry = None
+        if ask.control.write and ttl > 0:
+            entry = kept(record, outcome, ask.settings, ttl=ttl, jitter=config.jitter, scope=ask.scope)
+        if entry is None:
+            self.counts["not_kept"] += 1
+            self.land(ask, flight, Landed())
+            if ours:
+                self.spawn(self.shelf.leave(ask.key, alone=True))
+            return outcome
+        if flight is not None:
+            flight.land(Landed(entry))
+        self.spawn(self._keep(ask, flight, turned, entry))
+        return outcome
+
+    async def _keep(self, ask: Ask, flight: Flight | None, turned: Turned, entry: Entry) -> None:
+        """Then the flight's place is free: whoever comes now finds the entry."""
+        try:
+            turn = ask.key if turned.turn is Turn.OURS else None
+            done = await self.shelf.put([(ask.key, entry)], turn, turned.epoch)
+            self.counts["kept" if done else "not_kept"] += 1
+        finally:
+            self.land(ask, flight, Landed(entry))
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Behind the client's back; waited for at the end."""
+        task = asyncio.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._wrote)
+
+    def _wrote(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.counts["write_failed"] += 1
+
+    # ── what others see ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def admin_routes(self) -> Sequence[AdminRoute]:
+        """Purges, and whether the store answers."""
+        return admin.routes(self)
+
+    def explain(self, call: Call) -> str | None:
+        """Whether the call would be looked up, and for how long its answer would be kept."""
+        control = Control()
+        settings = self._settings(call, control)
+        if settings is None:
+            return "not for the cache"
+        return (
+            f"shared by {settings.scope}, fresh for {settings.ttl:g} s, in {self.store.scheme} ({self.envelope.name})"
+        )
+
+    def health(self) -> dict[str, Any]:
+        """Counts of this worker, and whether the store is away."""
+        down = isinstance(self.shelf, Guard) and self.shelf.down_since is not None
+        return {
+            "store": self.store.scheme,
+            "degraded": down,
+            "under_way": len(self.flights),
+            **self.home.health(),
+            **self.counts,
+        }
+
+
+def fails(error: BaseException) -> bool:
+    """Whether an older answer is better than this error: the upstream's fault, not the request's or a policy's."""
+    if isinstance(error, Refused):
+        return error.status >= 500 or error.status == 429
+    return isinstance(error, UpstreamError)
+
+
+async def _nowhere(_message: MutableMapping[str, Any]) -> None:
+    return None

@@ -1,0 +1,223 @@
+"""What an answer was, and whether it may be kept: whole, good, of the target that was asked for, and not too large."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import uniform
+from typing import Any, Final
+
+import orjson
+
+from gwcore.call import Attempt, Call, Outcome
+from gwcore.dialect import Dialect
+from gwcore.errors import GatewayError
+from gwcore.events import Event, Finished
+from gwcore.translate import CHAT
+from gwcore.usage import Cost, Usage
+from gwcore.wire.sse import SseReader
+from gwcore.wire.transport import Headers
+from gwcore_cache.config import Settings
+from gwcore_cache.entry import Entry, Form
+from gwcore_cache.key import shape_of
+
+HEADER: Final = b"x-gwcore-cache"
+_GOOD: Final = frozenset({"stop", "tool_calls"})
+# words of the operations that no codec reads
+_DONE: Final = frozenset({"stop", "stop_sequence"})
+_COMMENT: Final = re.compile(rb"(?:\A|(?<=\n\n)):[^\n]*\n\n")
+
+
+@dataclass(slots=True)
+class Record:
+    """Stands beside a reply. See :class:`gwcore.reply.Tee`.
+
+    Attributes:
+        status: told to the client in ``x-gwcore-cache``.
+        by: the attempt that answered when the answer began.
+    """
+
+    call: Call
+    limit: int
+    status: bytes = b"miss"
+    code: int = 0
+    headers: Headers = field(default_factory=list)
+    parts: list[bytes] = field(default_factory=list)
+    size: int = 0
+    ended: bool = False
+    by: Attempt | None = None
+
+    def commit(self, status: int, headers: Headers) -> None:
+        """The answer begins."""
+        self.code = status
+        self.headers = list(headers)
+        self.by = self.call.served
+        headers.append((HEADER, self.status))
+
+    def write(self, chunk: bytes) -> None:
+        """A piece of it."""
+        if not chunk:
+            self.ended = True
+            return
+        self.size += len(chunk)
+        if self.size <= self.limit:
+            self.parts.append(chunk)
+        else:
+            self.parts.clear()
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(self.parts)
+
+    def header(self, name: bytes) -> bytes:
+        """The first of that name, or ``b""``."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+def wanted_form(call: Call) -> Form | None:
+    """How the client wants the answer; ``None`` for a stream that is no event stream."""
+    if not call.stream:
+        return "json"
+    return "sse" if call.route.stream == "body" or b"alt=sse" in call.query else None
+
+
+def kept(
+    record: Record, outcome: Outcome, settings: Settings, *, ttl: float, jitter: float, scope: str
+) -> Entry | None:
+    """The entry, or ``None`` for what may not be kept."""
+    call = record.call
+    form = wanted_form(call)
+    kind = record.header(b"content-type")
+    if (
+        form is None
+        or not is_whole(record, outcome)
+        or not kind.startswith(b"text/event-stream" if form == "sse" else b"application/json")
+        or not is_asked_for(call, record.by, any_target=settings.any_target)
+    ):
+        return None
+    served = record.by
+    assert served is not None
+    body = record.body
+    if form == "sse":
+        body = _COMMENT.sub(b"", body)
+    if not is_good(call.dialect, call.operation, form, body):
+        return None
+    if call.operation == CHAT and (served.usage is None or not served.usage.billable):
+        return None
+    return entry_of(
+        call, served, settings, ttl=ttl, jitter=jitter, scope=scope,
+        form=form, content_type=kind, body=body, usage=served.usage, cost=served.cost,
+    )  # fmt: skip
+
+
+def entry_of(
+    call: Call,
+    served: Attempt,
+    settings: Settings,
+    *,
+    ttl: float,
+    jitter: float,
+    scope: str,
+    form: Form,
+    content_type: bytes,
+    body: bytes,
+    usage: Usage | None,
+    cost: Cost | None,
+) -> Entry:
+    """What is kept of an answer that was made now."""
+    now = time.time_ns() // 1_000_000
+    fresh = now + int(ttl * 1000 * uniform(1 - jitter, 1 + jitter))  # noqa: S311 - spreads load, guards nothing
+    behind = max(settings.stale_while_revalidate, settings.stale_if_error)
+    return Entry(
+        call.dialect.name,
+        call.operation,
+        form,
+        shape_of(call),
+        content_type,
+        body,
+        now,
+        fresh,
+        fresh + int(behind * 1000),
+        max(1, int((time.perf_counter() - served.started) * 1000)),
+        usage,
+        cost,
+        call.model or "",
+        scope,
+        tuple(sorted(call.tags)),
+    )
+
+
+def is_whole(record: Record, outcome: Outcome) -> bool:
+    """Whether it is a complete, undisturbed 200 within the limit."""
+    return (
+        record.ended
+        and record.code == outcome.status == 200
+        and outcome.error is None
+        and not outcome.cancelled
+        and record.size <= record.limit
+        and not record.header(b"content-encoding")
+    )
+
+
+def is_asked_for(call: Call, by: Attempt | None, *, any_target: bool) -> bool:
+    """Whether one attempt at a target of the model's own list gave it all: no fallback's answer, no continued one."""
+    if by is None or by is not call.served or by.error is not None:
+        return False
+    own = [t for t in call.targets if t.model == by.target.model and t.upstream.name == by.target.upstream.name]
+    return bool(own) and (any_target or by.target.model == call.targets[0].model)
+
+
+def is_good(dialect: Dialect, operation: str, form: Form, body: bytes) -> bool:
+    """Whether the answer ended by itself: not cut by a limit or a filter, not an error, not refused, not to be continued."""
+    try:
+        if operation == CHAT and dialect.chat is not None:
+            reasons = _reasons(dialect, form, body)
+            return bool(reasons) and reasons <= _GOOD
+        if form == "sse":
+            return _completed(_frames(body))
+        document = orjson.loads(body)
+        if operation in {"completions", CHAT}:
+            return _completed([document])
+        return isinstance(document, dict) and "error" not in document
+    except (GatewayError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
+
+
+def _reasons(dialect: Dialect, form: Form, body: bytes) -> set[str]:
+    assert dialect.chat is not None
+    if form == "json":
+        return {choice.finish.reason for choice in dialect.chat.read_reply(orjson.loads(body)).choices}
+    return {event.finish.reason for event in events_of(dialect, body) if isinstance(event, Finished)}
+
+
+def events_of(dialect: Dialect, body: bytes) -> list[Event]:
+    """What a stream says. Raises ``Malformed`` and what a codec raises for what it does not know."""
+    assert dialect.chat is not None
+    reader, sse = dialect.chat.reader(), SseReader()
+    events: list[Event] = []
+    for frame in [*sse.feed(body), *sse.close()]:
+        if not frame.comment:
+            events += reader.read(frame)
+    return [*events, *reader.close()]
+
+
+def _frames(body: bytes) -> list[Any]:
+    sse = SseReader()
+    frames = [*sse.feed(body), *sse.close()]
+    return [orjson.loads(frame.data) for frame in frames if frame.data and frame.data != b"[DONE]"]
+
+
+def _completed(documents: list[Any]) -> bool:
+    """Completions: every choice ended with a word of :data:`_DONE`, and nothing says that something went wrong."""
+    ends: dict[Any, Any] = {}
+    for document in documents:
+        if not isinstance(document, Mapping) or document.get("error"):
+            return False
+        if document.get("stop_reason") is not None:
+            ends[0] = document["stop_reason"]
+        for choice in document.get("choices") or ():
+            ends[choice.get("index", 0)] = choice.get("finish_reason") or ends.get(choice.get("index", 0))
+    return bool(ends) and _DONE.issuperset(ends.values())

@@ -1,0 +1,104 @@
+"""A kept answer told again: the same bytes where the client speaks as the first one did, else through the codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from gwcore.call import CacheUse, Call, Outcome
+from gwcore.chat import ChatReply
+from gwcore.codec import Crossing
+from gwcore.dialect import Dialect
+from gwcore.dispatch import COST
+from gwcore.errors import GatewayError
+from gwcore.events import Event, Metered, gather, spell
+from gwcore.usage import Cost
+from gwcore.wire.transport import Headers
+from gwcore_cache.entry import Entry
+from gwcore_cache.key import shape_of
+from gwcore_cache.record import HEADER, events_of, wanted_form
+
+_BYTES_PER_TOKEN = 4
+FREE = Cost(0, "cache", "")
+_STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_NOTHING = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+@dataclass(slots=True, frozen=True)
+class Told:
+    """An answer for this client."""
+
+    content_type: bytes
+    body: bytes
+
+
+def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | None:
+    """The entry in the client's words; ``None`` where they cannot say all of it."""
+    form = wanted_form(call)
+    if entry.dialect == call.dialect.name and entry.form == form and entry.shape == shape_of(call):
+        return Told(entry.content_type, entry.body)
+    source, target = dialects.get(entry.dialect), call.dialect.chat
+    if form is None or source is None or source.chat is None or target is None or call.document is None:
+        return None
+    try:
+        request = target.read_request(call.document, call.model or "", stream=call.stream)
+        crossing = Crossing(
+            call.targets[0].model if call.targets else "",
+            call.model or "",
+            stream=call.stream,
+            usage_wanted=request.usage_wanted,
+            input_tokens=entry.usage.total_in if entry.usage else max(1, len(call.raw) // _BYTES_PER_TOKEN),
+            request=call.document,
+        )
+        if form == "json":
+            body = orjson.dumps(target.write_reply(_reply(entry, source), crossing))
+            kind = b"application/json"
+        else:
+            writer = target.writer(crossing)
+            body = writer.write(_events(entry, source)) + writer.close()
+            kind = b"text/event-stream; charset=utf-8"
+    except (GatewayError, *_NOTHING):
+        return None
+    return None if crossing.dropped else Told(kind, body)
+
+
+def _reply(entry: Entry, source: Dialect) -> ChatReply:
+    assert source.chat is not None
+    if entry.form == "json":
+        reply = source.chat.read_reply(orjson.loads(entry.body))
+    else:
+        reply = gather(events_of(source, entry.body), source.name)
+    if entry.usage is not None:
+        reply.usage = entry.usage
+    return reply
+
+
+def _events(entry: Entry, source: Dialect) -> list[Event]:
+    assert source.chat is not None
+    if entry.form == "json":
+        return spell(_reply(entry, source))
+    events = events_of(source, entry.body)
+    if entry.usage is not None and not any(isinstance(event, Metered) for event in events):
+        events.append(Metered(entry.usage))
+    return events
+
+
+async def tell(call: Call, answer: Told, use: CacheUse) -> Outcome:
+    """Send it. Nothing was asked of an upstream: it costs nothing; what that spared is in ``use``."""
+    headers: Headers = [
+        (b"content-type", answer.content_type),
+        (HEADER, use.status.encode()),
+        (b"age", b"%d" % (use.age or 0)),
+    ]
+    if call.stream:
+        headers += _STREAM
+    else:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    if use.saved is not None:
+        headers.append((COST, b"0.000000000"))
+    call.cache = use
+    await call.reply.commit(200, headers)
+    await call.reply.end(answer.body)
+    return Outcome(200, cost=FREE)
