@@ -158,7 +158,7 @@ class Keyer:
             return {name: self._plain(inner) for name, inner in value.items()}
         if kind is list:
             return [self._plain(inner) for inner in value]
-        return int(value) if kind is float and value.is_integer() else value
+        return int(value) if kind is float and abs(value) < _EXACT and value.is_integer() else value
 
     def _read(self, call: Call, document: dict[str, Any]) -> ChatRequest | None:
         """What a chat request says, if its codec loses nothing of it: all its values are there when it is written back."""

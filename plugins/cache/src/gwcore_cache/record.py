@@ -12,9 +12,10 @@ from typing import Any, Final
 import orjson
 
 from gwcore.call import Attempt, Call, Outcome
+from gwcore.chat import Finish
 from gwcore.dialect import Dialect
 from gwcore.errors import GatewayError
-from gwcore.events import Event, Finished
+from gwcore.events import Event, Failed, Finished, Metered, Started
 from gwcore.translate import CHAT
 from gwcore.usage import Cost, Usage
 from gwcore.wire.sse import SseReader
@@ -187,10 +188,23 @@ def is_good(dialect: Dialect, operation: str, form: Form, body: bytes) -> bool:
 
 
 def _reasons(dialect: Dialect, form: Form, body: bytes) -> set[str]:
+    """Why each choice ended, as far as the vendor said so itself."""
     assert dialect.chat is not None
     if form == "json":
-        return {choice.finish.reason for choice in dialect.chat.read_reply(orjson.loads(body)).choices}
-    return {event.finish.reason for event in events_of(dialect, body) if isinstance(event, Finished)}
+        return {_said(choice.finish) for choice in dialect.chat.read_reply(orjson.loads(body)).choices}
+    ends, begun = {}, set()
+    for event in events_of(dialect, body):
+        if isinstance(event, Finished):
+            ends[event.choice] = _said(event.finish)
+        elif not isinstance(event, Started | Metered | Failed):
+            begun.add(event.choice)
+        elif isinstance(event, Failed):
+            return {"error"}
+    return {*ends.values(), *("unknown" for choice in begun if choice not in ends)}
+
+
+def _said(finish: Finish) -> str:
+    return finish.reason if finish.native else "unknown"
 
 
 def events_of(dialect: Dialect, body: bytes) -> list[Event]:
