@@ -96,8 +96,10 @@ class Pipe:
 
     async def run(self, script: _Script, keys: Sequence[Any], *args: Any) -> Any:
         """One script's answer; a server that has lost it is given it again. Raises ``ShelfDown``."""
+        from redis.exceptions import NoScriptError  # noqa: PLC0415 - an optional driver
+
         answer = await self.ask("EVALSHA", script.sha, len(keys), *keys, *args)
-        if isinstance(answer, Exception) and "NOSCRIPT" in str(answer):
+        if isinstance(answer, NoScriptError):
             answer = await self.ask("EVAL", script.text, len(keys), *keys, *args)
         if isinstance(answer, Exception):
             raise ShelfDown(type(answer).__name__)
