@@ -251,7 +251,7 @@ class World:
         await until(lambda: not self.plugin._writes and not self.plugin.flights)
 
 
-def stack(ups, wire, *, cache=None, models=None, more=(), stores=None, prices=True, watch=(), first="anybody"):
+def stack(ups, wire, *, cache=None, models=None, more=(), stores=None, prices=True, watch=(), first="anybody", upstream=None):
     price = {"*": {"input": "$1/M", "output": "$2/M"}}
     said = {
         "gwcore": 1,
@@ -262,6 +262,7 @@ def stack(ups, wire, *, cache=None, models=None, more=(), stores=None, prices=Tr
                 "base_url": url + wire.suffix,
                 "api_key": "sk-upstream-test-0000000",
                 **({"prices": price} if prices else {}),
+                **(upstream or {}),
             }
             for name, url in ups.items()
         },
