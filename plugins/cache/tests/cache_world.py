@@ -251,7 +251,9 @@ class World:
         await until(lambda: not self.plugin._writes and not self.plugin.flights)
 
 
-def stack(ups, wire, *, cache=None, models=None, more=(), stores=None, prices=True, watch=(), first="anybody", upstream=None):
+def stack(
+    ups, wire, *, cache=None, models=None, more=(), stores=None, prices=True, watch=(), first="anybody", upstream=None
+):
     price = {"*": {"input": "$1/M", "output": "$2/M"}}
     said = {
         "gwcore": 1,

@@ -72,7 +72,13 @@ async def test_the_leader_leaves_and_the_next_one_asks():
 
 
 @pytest.mark.parametrize(
-    "failure", [Answer(500, body=b'{"error":{"message":"leader"}}'), Answer(reset=True), Answer(429, body=b"{}"), Answer(401, body=b"{}")]
+    "failure",
+    [
+        Answer(500, body=b'{"error":{"message":"leader"}}'),
+        Answer(reset=True),
+        Answer(429, body=b"{}"),
+        Answer(401, body=b"{}"),
+    ],
 )
 async def test_nobody_gets_the_leaders_error(failure):
     async with world() as w:
@@ -144,7 +150,11 @@ async def test_a_stale_answer_is_given_while_one_call_fetches_it_anew():
         await until(lambda: w.plugin.counts["kept"] == 2)
         fresh = await w.ask()
         assert (state(fresh), b"new" in fresh.body, w.asked) == ("hit", True, 2)
-        refreshed = [(call, outcome) for call, outcome in w.ended if call.id not in {s.headers["x-gwcore-request-id"] for s in seen}]
+        refreshed = [
+            (call, outcome)
+            for call, outcome in w.ended
+            if call.id not in {s.headers["x-gwcore-request-id"] for s in seen}
+        ]
         assert sum(outcome.cost.nano for _, outcome in refreshed) == 26_000  # the first call and the refresh
 
 

@@ -62,7 +62,9 @@ async def test_a_hit_names_its_share_of_the_tokens_and_of_the_money():
         assert (outcome.cost.nano, call.cache.saved.nano, call.cache.usage.input) == (0, 4000, 4)
 
 
-@pytest.mark.parametrize("more", [{"dimensions": 2}, {"encoding_format": "base64"}, {"input_type": "query"}, {"x_new": 1}])
+@pytest.mark.parametrize(
+    "more", [{"dimensions": 2}, {"encoding_format": "base64"}, {"input_type": "query"}, {"x_new": 1}]
+)
 async def test_what_else_the_request_says_counts(more):
     async with world() as w:
         w.up.default = embedded
@@ -89,7 +91,9 @@ async def test_a_hundred_at_once_ask_once():
             return Answer(body=embedded(seen).body, delay_head=0.1)
 
         w.up.default = slowly
-        seen = await asyncio.gather(*(w.post("/v1/embeddings", {"model": "m", "input": ["a", "b"]}) for _ in range(100)))
+        seen = await asyncio.gather(
+            *(w.post("/v1/embeddings", {"model": "m", "input": ["a", "b"]}) for _ in range(100))
+        )
         assert {(one.status, str(vectors(one))) for one in seen} == {(200, str([vector("a"), vector("b")]))}
         assert w.asked == 1
 
@@ -167,7 +171,12 @@ async def test_gemini_in_batches():
         assert len(w.up.requests[1].document["requests"]) == 1
 
 
-COMPLETION = {"id": "1", "object": "text_completion", "model": "m", "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+COMPLETION = {
+    "id": "1",
+    "object": "text_completion",
+    "model": "m",
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}
 RERANK = {"id": "1", "model": "m", "results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 3}}
 
 

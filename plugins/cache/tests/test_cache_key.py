@@ -27,9 +27,24 @@ async def nowhere(_message):
     pass
 
 
-def made(document, dialect="openai.chat", *, stream=False, headers=(), query=b"", raw=None, model="m", targets=("m",), tags=()):
+def made(
+    document,
+    dialect="openai.chat",
+    *,
+    stream=False,
+    headers=(),
+    query=b"",
+    raw=None,
+    model="m",
+    targets=("m",),
+    tags=(),
+):
     spoken = ALL[dialect]
-    route = next(r for r in spoken.routes if r.operation == "chat" and (r.stream == "always") == (stream and dialect == "gemini.generate"))
+    route = next(
+        r
+        for r in spoken.routes
+        if r.operation == "chat" and (r.stream == "always") == (stream and dialect == "gemini.generate")
+    )
     call = Call(
         id="x", dialect=spoken, route=route, reply=Reply(nowhere), headers=list(headers), query=query,
         raw=raw if raw is not None else json.dumps(document).encode(), document=document, model=model, stream=stream,
@@ -143,7 +158,9 @@ def collisions(count, seed=0, keyer=None):
         dialect = DIALECTS[n % len(DIALECTS)]
         before = FULL[dialect]
         after = change(before, rng)
-        if json.dumps(after) != json.dumps(before) and key(after, dialect, keyer=keyer) == key(before, dialect, keyer=keyer):
+        if json.dumps(after) != json.dumps(before) and key(after, dialect, keyer=keyer) == key(
+            before, dialect, keyer=keyer
+        ):
             found.append((dialect, after))
     return found
 
@@ -163,7 +180,11 @@ def test_control_a_key_without_the_tools_collides():
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False, width=32) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False, width=32)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
@@ -177,11 +198,13 @@ def same(a, b):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(same, a, b))
-    return type(a) in (int, float) and type(b) in (int, float) and a == b or isinstance(a, str) and a == b
+    return (type(a) in (int, float) and type(b) in (int, float) and a == b) or (isinstance(a, str) and a == b)
 
 
 @settings(max_examples=400, deadline=None)
-@given(JSON, JSON, st.text(min_size=1, max_size=8).filter(lambda name: name not in {"stream", "stream_options", *IGNORED}))
+@given(
+    JSON, JSON, st.text(min_size=1, max_size=8).filter(lambda name: name not in {"stream", "stream_options", *IGNORED})
+)
 def test_keys_are_equal_exactly_when_documents_are(one, other, name):
     base = WIRES["openai.chat"].body
     assert (key({**base, name: one}) == key({**base, name: other})) == same(one, other)
@@ -226,7 +249,10 @@ def test_what_parsers_read_otherwise_is_another_call():
 
     def of(text):
         raw = json.dumps(base)[:-1].encode() + b"," + text + b"}"
-        return key({**base, **json.loads(b"{" + text + b"}", parse_int=lambda s: int(s) if abs(int(s)) < 2**64 else float(s))}, raw=raw)
+        return key(
+            {**base, **json.loads(b"{" + text + b"}", parse_int=lambda s: int(s) if abs(int(s)) < 2**64 else float(s))},
+            raw=raw,
+        )
 
     assert of(b'"seed":36893488147419103233') != of(b'"seed":36893488147419103234')
     assert of(b'"temperature":0,"temperature":1') != of(b'"temperature":1')
@@ -297,7 +323,12 @@ def test_scopes_are_told_apart():
             for team in ids:
                 for user in ids:
                     who = Principal("k1", organisation=organisation, team=team, user=user)
-                    fields = {"organisation": (organisation, team, user, "k1"), "team": (team, user, "k1"), "user": (user, "k1"), "key": ("k1",)}[scope]
+                    fields = {
+                        "organisation": (organisation, team, user, "k1"),
+                        "team": (team, user, "k1"),
+                        "user": (user, "k1"),
+                        "key": ("k1",),
+                    }[scope]
                     first = next((n, value) for n, value in enumerate(fields) if value is not None)
                     assert seen.setdefault((scope, scope_of(who, scope)), first) == first
     assert scope_of(None, "organisation") == "open"

@@ -26,10 +26,7 @@ MODES = [(False, False), (False, True), (True, False), (True, True)]
 def read(dialect, stream, body):
     """Parts, why it ended, and usage: what a client can tell of an answer."""
     spoken = CODECS[dialect]
-    if stream:
-        reply = gather(events_of(spoken, body), dialect)
-    else:
-        reply = spoken.chat.read_reply(json.loads(body))
+    reply = gather(events_of(spoken, body), dialect) if stream else spoken.chat.read_reply(json.loads(body))
     return (
         [[(type(part).__name__, *said(part)) for part in choice.parts] for choice in reply.choices],
         [choice.finish.reason for choice in reply.choices],
@@ -213,7 +210,12 @@ async def test_openai_sdk(kept_as):
         whole = await client.chat.completions.create(**body)
         assert whole.choices[0].message.tool_calls[0].function.arguments == '{"city": "Paris"}'
         assert whole.usage.prompt_tokens_details.cached_tokens == 40
-        chunks = [c async for c in await client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})]
+        chunks = [
+            c
+            async for c in await client.chat.completions.create(
+                **body, stream=True, stream_options={"include_usage": True}
+            )
+        ]
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "let me see"
         assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == 12
         assert w.asked == 1
@@ -221,7 +223,10 @@ async def test_openai_sdk(kept_as):
 
 @pytest.mark.timeout(120)
 async def test_openai_sdk_responses_and_the_body_object():
-    async with world(dialect="openai.responses") as w, AsyncOpenAI(base_url=f"{w.url}/v1", api_key="sk-any", max_retries=0) as client:
+    async with (
+        world(dialect="openai.responses") as w,
+        AsyncOpenAI(base_url=f"{w.url}/v1", api_key="sk-any", max_retries=0) as client,
+    ):
         w.up.default = w.wire.answer(False)
         await w.ask(who="sk-any")
         await w.settled()
@@ -239,7 +244,10 @@ async def test_openai_sdk_responses_and_the_body_object():
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kept_as", [False, True])
 async def test_anthropic_sdk(kept_as):
-    async with world(dialect="anthropic.messages") as w, AsyncAnthropic(base_url=w.url, api_key="sk-any", max_retries=0) as client:
+    async with (
+        world(dialect="anthropic.messages") as w,
+        AsyncAnthropic(base_url=w.url, api_key="sk-any", max_retries=0) as client,
+    ):
         w.up.default = answers("anthropic.messages", kept_as, rich=True)
         body = SAME["anthropic.messages"]
         if kept_as:
@@ -253,7 +261,9 @@ async def test_anthropic_sdk(kept_as):
             streamed = await stream.get_final_message()
         assert w.asked == 1
         for answer in (whole, streamed):
-            assert [b.model_dump(exclude_none=True) for b in answer.content] == [b.model_dump(exclude_none=True) for b in live.content]
+            assert [b.model_dump(exclude_none=True) for b in answer.content] == [
+                b.model_dump(exclude_none=True) for b in live.content
+            ]
             assert (answer.stop_reason, answer.usage.cache_read_input_tokens) == ("tool_use", 40)
 
 

@@ -69,7 +69,7 @@ class Home:
                 found = (await sql.execute(select(ENTRY.c.data).where(ENTRY.c.key == key_))).scalar()
                 return None if found is None else bytes(found)
         async with writing(self.store) as sql:
-            await sql.execute(update(ENTRY).where(ENTRY.c.key == key_).values(data=data))
+            return await sql.execute(update(ENTRY).where(ENTRY.c.key == key_).values(data=data))
 
     async def close(self):
         if self.kind == "redis":
@@ -355,7 +355,9 @@ async def strings(home):
         files = [file]
     else:
         files = sorted(home.tmp.glob("cache.db*"))
-    return b"".join(subprocess.run(["strings", file], capture_output=True, check=True).stdout for file in files).decode()
+    return b"".join(
+        subprocess.run(["strings", file], capture_output=True, check=True).stdout for file in files
+    ).decode()
 
 
 @pytest.mark.parametrize("where", ["sqlite", "redis"], indirect=True)

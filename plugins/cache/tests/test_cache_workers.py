@@ -135,7 +135,13 @@ async def quiet(work):
 
 def leader_of(parent, up):
     """The worker whose connection to the upstream is open."""
-    (port,) = {int(connection._writer.get_extra_info("peername")[1]) for connection in up._connections if connection._seen and not any(s.closed_at for s in connection._seen[-1:]) and connection._seen[-1] is up.requests[0]}
+    (port,) = {
+        int(connection._writer.get_extra_info("peername")[1])
+        for connection in up._connections
+        if connection._seen
+        and not any(s.closed_at for s in connection._seen[-1:])
+        and connection._seen[-1] is up.requests[0]
+    }
     inodes = {
         line.split()[9]
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
