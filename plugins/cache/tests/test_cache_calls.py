@@ -291,8 +291,13 @@ async def test_control_a_judge_that_takes_all_is_seen(monkeypatch):
         assert await asked_twice(w, False, w.wire.answer(False, cut=True)) == 1
 
 
-@pytest.mark.parametrize("finish", ["length", "content_filter", "error", None, "surprise"])
-@BOTH
+@pytest.mark.parametrize(
+    ("finish", "stream"),
+    [
+        *((finish, stream) for finish in ("length", "content_filter", "error", "surprise") for stream in (False, True)),
+        (None, False),  # of a stream, the end mark says as much
+    ],
+)
 async def test_only_answers_that_ended_by_themselves(finish, stream):
     async with world() as w:
         whole = w.wire.whole("x", "stop")

@@ -114,6 +114,10 @@ class CacheConfig(Settings):
     volatile: tuple[Pattern, ...] = Field(
         default=(), description="Regular expressions for text inside requests that does not make them other ones."
     )
+    across_dialects: bool = Field(
+        default=True,
+        description="Whether an answer is found by the same conversation in another dialect (up to 16 KiB).",
+    )
     seal: AdminSecret | None = Field(
         default=None,
         description="Secret under which what leaves this process is encrypted; another one empties the cache.",

@@ -2,7 +2,7 @@
 
 A key is an HMAC over who may share the answer and everything that can change it: the model and what it resolves to, the
 whole request but for a named list of members, and the request headers and parameters that reach the upstream. What is not
-known is part of it. Chat requests that a dialect's codec reads without loss are keyed by what they say, so that the same
+known is part of it. Short chat requests that a dialect's codec reads without loss are keyed by what they say, so that the same
 conversation in another dialect finds the answer; all others by their own document.
 """
 
@@ -13,14 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
 import orjson
 
 from gwcore.call import Call, Principal
 from gwcore.chat import ChatRequest, Reasoning, ToolCall
-from gwcore.codec import Crossing
+from gwcore.codec import ChatCodec, Crossing
 from gwcore.errors import GatewayError
 from gwcore.translate import CHAT
 from gwcore_cache.entry import VERSION
@@ -48,6 +48,8 @@ _KNOBS: Final = {
     "prompt_cache_retention": "cache_retention",
     "safety_identifier": "safety_id",
 }
+READ: Final = 16 << 10
+"""Bytes up to which a request is read by its codec: reading costs a long conversation more than it can bring."""
 _EXACT: Final = 1 << 53
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', re.DOTALL)
 _SMALL: Final = 4096  # keys remembered
@@ -78,10 +80,14 @@ class Keyer:
         index: secret of the HMAC.
         ignore: members at the top of a request that are left out.
         volatile: text that is left out wherever a request has it.
+        across: whether chat requests are keyed by what they say.
     """
 
-    def __init__(self, index: bytes, ignore: tuple[str, ...] = (), volatile: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, index: bytes, ignore: tuple[str, ...] = (), volatile: tuple[str, ...] = (), *, across: bool = True
+    ) -> None:
         self._index = index
+        self._longest = READ if across else 0
         self._ignore = frozenset({*ignore, STREAM, OPTIONS})
         self._knobs = {_KNOBS.get(name, name) for name in ignore}
         self._tags = TAGS not in ignore
@@ -142,7 +148,7 @@ class Keyer:
     def _said(self, call: Call, raw: bytes) -> bytes:
         assert call.document is not None
         document, doubtful = self._canonical(call.document), is_doubtful(raw, call.document)
-        if not doubtful and (request := self._read(call, document)) is not None:
+        if not doubtful and len(raw) <= self._longest and (request := self._read(call, document)) is not None:
             return b"said\0" + _dumps(request)
         return b"own\0" + _dumps([call.dialect.name, document]) + (raw if doubtful else b"")
 
@@ -162,9 +168,9 @@ class Keyer:
 
     def _read(self, call: Call, document: dict[str, Any]) -> ChatRequest | None:
         """What a chat request says, if its codec loses nothing of it: all its values are there when it is written back."""
-        codec = call.dialect.chat
-        if call.operation != CHAT or codec is None:
+        if call.operation != CHAT or call.dialect.chat is None:
             return None
+        codec = cast("ChatCodec", call.dialect.chat)  # of a dialect that clients speak
         try:
             request = codec.read_request(document, "", stream=False)
             if request.needs or request.extra:
@@ -220,6 +226,8 @@ def is_doubtful(raw: bytes, document: Any) -> bool:
 
     An upstream may read them otherwise than we do.
     """
+    if orjson.dumps(document) == raw:  # as most clients write it; then nothing is hidden
+        return False
     return _keys(raw) != _count(document) or _vast(document)
 
 

@@ -28,7 +28,7 @@ from gwcore_cache.flight import Flight, Landed, shared
 from gwcore_cache.inputs import Inputs
 from gwcore_cache.key import Keyer, is_fickle, is_stateful, scope_of
 from gwcore_cache.record import HEADER, Record, kept, wanted_form
-from gwcore_cache.replay import tell, told
+from gwcore_cache.replay import STALE, tell, told
 from gwcore_cache.seal import Envelope, Plain, Sealed
 from gwcore_cache.shelf import Turn, Turned
 from gwcore_cache.shelf.guard import Guard
@@ -55,7 +55,7 @@ class Cache(Plugin):
         super().__init__(config, setup)
         self.store = setup.store(config.store)
         self.envelope: Envelope = Sealed(config.seal.get_secret_value()) if config.seal is not None else Plain()
-        self.keyer = Keyer(self.envelope.index, config.ignore, config.volatile)
+        self.keyer = Keyer(self.envelope.index, config.ignore, config.volatile, across=config.across_dialects)
         self.shelf, self.home = self._shelf(config)
         self.counts: Counter[str] = Counter()
         self.flights: dict[bytes, Flight] = {}
@@ -174,7 +174,13 @@ class Cache(Plugin):
         self.counts[status] += 1
         if entry.cost is not None:
             self.counts["saved_nano_usd"] += entry.cost.nano
-        use = CacheUse(status, max(0, now - entry.made) / 1000, entry.usage, entry.cost, ask.key.hex())
+        use = CacheUse(
+            STALE if status == "stale" else status,
+            max(0, now - entry.made) / 1000,
+            entry.usage,
+            entry.cost,
+            ask.key.hex(),
+        )
         return await tell(ask.call, answer, use)
 
     def _early(self, entry: Entry, now: int) -> bool:

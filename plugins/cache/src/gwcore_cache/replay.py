@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import orjson
 
 from gwcore.call import CacheUse, Call, Outcome
 from gwcore.chat import ChatReply
-from gwcore.codec import Crossing
+from gwcore.codec import ChatCodec, Crossing
 from gwcore.dialect import Dialect
 from gwcore.dispatch import COST
 from gwcore.errors import GatewayError
@@ -22,6 +23,7 @@ from gwcore_cache.record import HEADER, events_of, wanted_form
 
 _BYTES_PER_TOKEN = 4
 FREE = Cost(0, "cache", "")
+STALE = "hit/stale"
 _STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _NOTHING = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -39,9 +41,10 @@ def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | No
     form = wanted_form(call)
     if entry.dialect == call.dialect.name and entry.form == form and entry.shape == shape_of(call):
         return Told(entry.content_type, entry.body)
-    source, target = dialects.get(entry.dialect), call.dialect.chat
-    if form is None or source is None or source.chat is None or target is None or call.document is None:
+    source = dialects.get(entry.dialect)
+    if form is None or source is None or source.chat is None or call.dialect.chat is None or call.document is None:
         return None
+    target = cast("ChatCodec", call.dialect.chat)  # of a dialect that clients speak
     try:
         request = target.read_request(call.document, call.model or "", stream=call.stream)
         crossing = Crossing(
@@ -89,7 +92,7 @@ async def tell(call: Call, answer: Told, use: CacheUse) -> Outcome:
     """Send it. Nothing was asked of an upstream: it costs nothing; what that spared is in ``use``."""
     headers: Headers = [
         (b"content-type", answer.content_type),
-        (HEADER, use.status.encode()),
+        (HEADER, b"stale" if use.status == STALE else b"hit"),
         (b"age", b"%d" % (use.age or 0)),
     ]
     if call.stream:
