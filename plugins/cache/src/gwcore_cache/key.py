@@ -13,14 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import orjson
 
 from gwcore.call import Call, Principal
 from gwcore.chat import ChatRequest, Reasoning, ToolCall
-from gwcore.codec import ChatCodec, Crossing
+from gwcore.codec import Crossing, both_ways
 from gwcore.errors import GatewayError
 from gwcore.translate import CHAT
 from gwcore_cache.entry import VERSION
@@ -168,9 +168,9 @@ class Keyer:
 
     def _read(self, call: Call, document: dict[str, Any]) -> ChatRequest | None:
         """What a chat request says, if its codec loses nothing of it: all its values are there when it is written back."""
-        if call.operation != CHAT or call.dialect.chat is None:
+        codec = both_ways(call.dialect.chat)
+        if call.operation != CHAT or codec is None:
             return None
-        codec = cast("ChatCodec", call.dialect.chat)  # of a dialect that clients speak
         try:
             request = codec.read_request(document, "", stream=False)
             if request.needs or request.extra:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import orjson
 
 from gwcore.call import CacheUse, Call, Outcome
 from gwcore.chat import ChatReply
-from gwcore.codec import ChatCodec, Crossing
+from gwcore.codec import Crossing, both_ways
 from gwcore.dialect import Dialect
 from gwcore.dispatch import COST
 from gwcore.errors import GatewayError
@@ -41,10 +40,9 @@ def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | No
     form = wanted_form(call)
     if entry.dialect == call.dialect.name and entry.form == form and entry.shape == shape_of(call):
         return Told(entry.content_type, entry.body)
-    source = dialects.get(entry.dialect)
-    if form is None or source is None or source.chat is None or call.dialect.chat is None or call.document is None:
+    source, target = dialects.get(entry.dialect), both_ways(call.dialect.chat)
+    if form is None or source is None or source.chat is None or target is None or call.document is None:
         return None
-    target = cast("ChatCodec", call.dialect.chat)  # of a dialect that clients speak
     try:
         request = target.read_request(call.document, call.model or "", stream=call.stream)
         crossing = Crossing(
