@@ -1,12 +1,13 @@
 """The plugin kit on every home, and the admin API."""
 
+import asyncio
 import json
 import secrets
 from pathlib import Path
 
 import httpx2
 import pytest
-from cache_world import WIRES, Extra, stack, state
+from cache_world import WIRES, Extra, stack, state, until
 from pydantic import ValidationError
 
 from gwcore.catalog import Catalog
@@ -53,6 +54,21 @@ class Stored(PluginConformance):
             super().run(test)
         finally:
             kit.build = before
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_cancelled_at_every_await_nothing_stays_held(self, stream):
+        """As the kit's, but a store answers when it answers: cancel after some milliseconds, more each time."""
+
+        async def test(plugin):
+            service = self.service(plugin, Inner())
+            for k in range(40):
+                task = asyncio.ensure_future(service(call(stream=stream, seed=k // 8)))
+                await asyncio.sleep(k % 8 * 0.0004)
+                task.cancel()
+                await asyncio.wait({task})
+                await until(lambda: self.held(plugin) == 0)
+
+        self.run(test)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +118,6 @@ def test_explain():
 
 
 def test_nothing_happens_to_what_is_not_cached():
-    import asyncio
-
     async def run():
         plugin, inner = build(Cache), Inner()
         made = call(conversation="c")
@@ -162,8 +176,6 @@ async def fill(api):
     for _ in range(100):
         if not api.plugin._writes:
             break
-        import asyncio
-
         await asyncio.sleep(0.01)
     return keys
 

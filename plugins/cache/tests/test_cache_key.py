@@ -16,7 +16,7 @@ from gwcore.provider import Target
 from gwcore.reply import Reply
 from gwcore.testing.fakes import upstream
 from gwcore_cache import key as module
-from gwcore_cache.config import IGNORED
+from gwcore_cache.config import IGNORED, IGNORED_HEADERS
 from gwcore_cache.key import Keyer, scope_of
 
 ALL = {dialect.name: dialect for dialect in Catalog().dialects()}
@@ -55,7 +55,9 @@ def made(
 
 
 def key(document, dialect="openai.chat", *, keyer=None, scope="s", namespace="", **more):
-    return (keyer or Keyer(b"index", IGNORED)).key(made(document, dialect, **more), scope, namespace)
+    return (keyer or Keyer(b"index", IGNORED, headers=IGNORED_HEADERS)).key(
+        made(document, dialect, **more), scope, namespace
+    )
 
 
 FULL = {

@@ -31,6 +31,10 @@ class Ask:
     scope: str
     key: bytes
 
+    def ttl(self, most: float) -> float:
+        """Seconds that its answer shall be fresh; a request's own wish up to ``most``."""
+        return self.settings.ttl if self.control.ttl is None else min(self.control.ttl, most)
+
 
 def usable(ask: Ask, entry: Entry | None, now: int, *, stale_for: float | None = None) -> str | None:
     """``hit`` or ``stale``, or ``None`` for what this call may not have at ``now`` (milliseconds).

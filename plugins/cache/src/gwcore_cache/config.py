@@ -20,6 +20,13 @@ IGNORED = (
 """Members that name a caller, a trace or a vendor's own cache, and change no answer."""
 
 
+IGNORED_HEADERS = (
+    "x-stainless-", "x-goog-api-client", "x-goog-request-params", "x-server-timeout", "x-app", "x-claude-code-",
+    "session_id", "conversation_id", "originator",
+)  # fmt: skip
+"""Of the headers that reach the upstream: what only says which client asks, for which session, or how often."""
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -110,6 +117,9 @@ class CacheConfig(Settings):
     ignore: tuple[str, ...] = Field(
         default=IGNORED,
         description="Members at the top of a request that do not make it another one; tags also stands for the call's tags.",
+    )
+    ignore_headers: tuple[str, ...] = Field(
+        default=IGNORED_HEADERS, description="Beginnings of names of request headers that do not make it another one."
     )
     volatile: tuple[Pattern, ...] = Field(
         default=(), description="Regular expressions for text inside requests that does not make them other ones."

@@ -33,6 +33,7 @@ class Entry:
         made: when; ``fresh``: until when it is as good as new; ``kept``: until when it may be used at all.
         took: milliseconds that it took to make.
         usage: as the upstream reported; ``cost`` of it, where it is priced.
+        dropped: names of what another dialect could not be told of the request, for ``x-gwcore-dropped``.
         model: as the client wrote it; ``scope`` and ``tags`` of the call: what a purge goes by.
     """
 
@@ -51,6 +52,7 @@ class Entry:
     model: str
     scope: str
     tags: tuple[str, ...] = ()
+    dropped: bytes = b""
 
     @property
     def size(self) -> int:
@@ -72,6 +74,7 @@ class Entry:
             "m": self.model,
             "p": self.scope,
             "g": self.tags,
+            "x": self.dropped.decode("latin-1"),
         }
         head = orjson.dumps(about)
         return _LENGTH.pack(len(head)) + head + self.body
@@ -100,6 +103,7 @@ class Entry:
                 head["m"],
                 head["p"],
                 tuple(head["g"]),
+                head["x"].encode("latin-1"),
             )
         except (KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
             raise ValueError("not an entry") from error

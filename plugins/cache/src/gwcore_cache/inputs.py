@@ -46,6 +46,10 @@ class Home(Protocol):
         """The flight is over."""
         ...
 
+    def give_back(self, ask: Ask, flight: Flight | None, turned: Turned | None, landed: Landed) -> None:
+        """The flight is over, and nothing is kept of it."""
+        ...
+
     async def turn(self, ask: Ask, until: float) -> Turned:
         """Ours, or the end of our patience."""
         ...
@@ -88,8 +92,8 @@ class Inputs:
             values = [values]
         if not isinstance(values, list) or not 0 < len(values) <= _MOST or not isinstance(values[0], str | list | dict):
             return None  # a list of numbers is one input in tokens
-        if is_doubtful(call.raw, orjson.loads(call.raw)):
-            return None
+        if not call.edited and is_doubtful(call.raw, call.document):
+            return None  # edited, it is sent as we read it
         keyer = self._home.keyer
         keys = [keyer.part(call, ask.scope, ask.control.namespace, names[0], value) for value in values]
         return Parts(*names, values, keys, [None] * len(values))
@@ -119,18 +123,17 @@ class Inputs:
     async def _lead(self, ask: Ask, parts: Parts, until: float) -> Outcome:
         home = self._home
         flight = home.flights[ask.key] = Flight()
+        turned = None
         try:
             turned = await home.turn(ask, until)
             # another worker may have kept them since the first look
             parts.entries = await home.shelf.get(parts.keys, ask.scope)
         except BaseException:
-            home.land(ask, flight, Landed(again=True))
+            home.give_back(ask, flight, turned, Landed(again=True))
             raise
         if parts.missing(ask):
             return await self._fetch(ask, parts, flight, turned)
-        home.land(ask, flight, Landed(again=True))
-        if turned.turn is Turn.OURS:
-            home.spawn(home.shelf.leave(ask.key, alone=False))
+        home.give_back(ask, flight, turned, Landed(again=True))
         return await self._tell(ask, parts)
 
     async def _fetch(self, ask: Ask, parts: Parts, flight: Flight | None, turned: Turned) -> Outcome:
@@ -152,9 +155,7 @@ class Inputs:
                 new = self._join(ask, parts, missing, held, outcome)
         except BaseException as error:
             refusal = shared(error)
-            home.land(ask, flight, Landed(error=refusal, again=refusal is None))
-            if turned.turn is Turn.OURS:
-                home.spawn(home.shelf.leave(ask.key, alone=False))
+            home.give_back(ask, flight, turned, Landed(error=refusal, again=refusal is None))
             raise
         finally:
             document[parts.member] = asked
@@ -220,7 +221,7 @@ class Inputs:
         shown = {name: shares(n, weights) for name, n in counted.items()}
         tokens = shares(served.usage.total_in if served.usage is not None else 0, weights)
         nano = shares(served.cost.nano if served.cost is not None else 0, weights)
-        ttl = ask.settings.ttl if ask.control.ttl is None else min(ask.control.ttl, config.max_ttl)
+        ttl = ask.ttl(config.max_ttl)
         made = []
         for n, (at, item) in enumerate(items.items()):
             body = orjson.dumps(

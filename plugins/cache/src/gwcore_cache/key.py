@@ -38,8 +38,6 @@ _WIDER: Final = {
     "end_user": ("end_user",),
     "key": (),
 }
-# Of the headers that reach the upstream: what only says which client asks, or how often. All others are part of the key.
-_SKIPPED: Final = (b"x-stainless-", b"x-goog-api-client", b"x-goog-request-params", b"x-server-timeout", b"x-app")
 # What every client of a dialect must say, and what another dialect's cannot.
 _CUSTOMARY: Final = ((b"anthropic-version", b"2023-06-01"),)
 _ASKS: Final = frozenset({"key", "alt"})  # a credential, and how a stream is framed
@@ -80,13 +78,21 @@ class Keyer:
         index: secret of the HMAC.
         ignore: members at the top of a request that are left out.
         volatile: text that is left out wherever a request has it.
+        headers: beginnings of names of request headers that are left out.
         across: whether chat requests are keyed by what they say.
     """
 
     def __init__(
-        self, index: bytes, ignore: tuple[str, ...] = (), volatile: tuple[str, ...] = (), *, across: bool = True
+        self,
+        index: bytes,
+        ignore: tuple[str, ...] = (),
+        volatile: tuple[str, ...] = (),
+        *,
+        headers: tuple[str, ...] = (),
+        across: bool = True,
     ) -> None:
         self._index = index
+        self._skipped = tuple(name.lower().encode("latin-1") for name in headers)
         self._longest = READ if across else 0
         self._ignore = frozenset({*ignore, STREAM, OPTIONS})
         self._knobs = {_KNOBS.get(name, name) for name in ignore}
@@ -123,7 +129,7 @@ class Keyer:
         headers = sorted(
             (header[0].decode("latin-1"), header[1].decode("latin-1"))
             for header in call.headers
-            if header[0].startswith(prefixes) and not header[0].startswith(_SKIPPED) and header not in _CUSTOMARY
+            if header[0].startswith(prefixes) and not header[0].startswith(self._skipped) and header not in _CUSTOMARY
         )
         query = call.query and sorted(
             pair for pair in parse_qsl(call.query.decode("latin-1"), keep_blank_values=True) if pair[0] not in _ASKS

@@ -12,6 +12,8 @@ from dataclasses import replace
 from random import random
 from typing import Any
 
+import structlog
+
 from gwcore.call import CacheUse, Call, Outcome
 from gwcore.errors import Refused, UpstreamError
 from gwcore.plugin import Demand, Plugin, Setup
@@ -38,6 +40,7 @@ from gwcore_cache.shelf.sql import SqlShelf
 
 _POLL, _SLOWEST = 0.01, 0.1  # seconds between two looks whether another worker has the answer
 _REFRESHES = 64  # at once
+_log = structlog.get_logger("gwcore")
 _STRICT = {"on": 0, "opt-in": 1, "off": 2}
 
 
@@ -55,7 +58,13 @@ class Cache(Plugin):
         super().__init__(config, setup)
         self.store = setup.store(config.store)
         self.envelope: Envelope = Sealed(config.seal.get_secret_value()) if config.seal is not None else Plain()
-        self.keyer = Keyer(self.envelope.index, config.ignore, config.volatile, across=config.across_dialects)
+        self.keyer = Keyer(
+            self.envelope.index,
+            config.ignore,
+            config.volatile,
+            headers=config.ignore_headers,
+            across=config.across_dialects,
+        )
         self.shelf, self.home = self._shelf(config)
         self.counts: Counter[str] = Counter()
         self.flights: dict[bytes, Flight] = {}
@@ -231,17 +240,16 @@ class Cache(Plugin):
             turned = await self.shelf.turn(ask.key, ask.scope)
             return await self.lead(ask, None, turned)
         flight = self.flights[ask.key] = Flight()
+        turned = None
         try:
             turned = await self.turn(ask, until)
             outcome = await self._hit(ask, turned.entry)
         except BaseException:
-            self.land(ask, flight, Landed(again=True))
+            self.give_back(ask, flight, turned, Landed(again=True))
             raise
         if outcome is None:
             return await self.lead(ask, flight, turned)
-        self.land(ask, flight, Landed(turned.entry))
-        if turned.turn is Turn.OURS:
-            self.spawn(self.shelf.leave(ask.key, alone=False))
+        self.give_back(ask, flight, turned, Landed(turned.entry))
         return outcome
 
     async def turn(self, ask: Ask, until: float) -> Turned:
@@ -263,41 +271,53 @@ class Cache(Plugin):
                 del self.flights[ask.key]
             flight.land(landed)
 
+    def give_back(
+        self, ask: Ask, flight: Flight | None, turned: Turned | None, landed: Landed, *, alone: bool = False
+    ) -> None:
+        """The flight is over, and nothing is kept of it: whoever waits elsewhere may go on."""
+        self.land(ask, flight, landed)
+        if turned is not None and turned.turn is Turn.OURS:
+            self.spawn(self.shelf.leave(ask.key, alone=alone))
+
     async def lead(self, ask: Ask, flight: Flight | None, turned: Turned) -> Outcome:
         """Ask the upstream; keep the answer if it may be kept, and say so to all who wait."""
         call = ask.call
         record = Record(call, self.config.max_size)
         call.cache = CacheUse("miss", key=ask.key.hex())
         self.counts["miss"] += 1
-        ours = turned.turn is Turn.OURS
         try:
             with call.reply.record(record):
                 outcome = await ask.inner(call)
         except BaseException as error:
             refusal = shared(error)
-            self.land(ask, flight, Landed(error=refusal, again=refusal is None))
-            if ours:
-                self.spawn(self.shelf.leave(ask.key, alone=False))
+            self.give_back(ask, flight, turned, Landed(error=refusal, again=refusal is None))
             if fails(error) and not call.reply.committed and ask.control.read:
                 stale = await self._hit(ask, turned.entry, stale_for=ask.settings.stale_if_error)
                 if stale is not None:
                     return stale
             raise
-        config: CacheConfig = self.config
-        ttl = ask.settings.ttl if ask.control.ttl is None else min(ask.control.ttl, config.max_ttl)
-        entry = None
-        if ask.control.write and ttl > 0:
-            entry = kept(record, outcome, ask.settings, ttl=ttl, jitter=config.jitter, scope=ask.scope)
+        entry = self._kept(ask, record, outcome)
         if entry is None:
             self.counts["not_kept"] += 1
-            self.land(ask, flight, Landed())
-            if ours:
-                self.spawn(self.shelf.leave(ask.key, alone=True))
+            self.give_back(ask, flight, turned, Landed(), alone=True)
             return outcome
         if flight is not None:
             flight.land(Landed(entry))
         self.spawn(self._keep(ask, flight, turned, entry))
         return outcome
+
+    def _kept(self, ask: Ask, record: Record, outcome: Outcome) -> Entry | None:
+        ttl = ask.ttl(self.config.max_ttl)
+        if not ask.control.write or ttl <= 0:
+            return None
+        try:
+            return kept(record, outcome, ask.settings, ttl=ttl, jitter=self.config.jitter, scope=ask.scope)
+        except (
+            Exception
+        ) as error:  # the client has its answer: what cannot be judged is not kept, and nobody waits for it
+            self.counts["not_judged"] += 1
+            _log.error("an answer cannot be judged", error=type(error).__name__)
+            return None
 
     async def _keep(self, ask: Ask, flight: Flight | None, turned: Turned, entry: Entry) -> None:
         """Then the flight's place is free: whoever comes now finds the entry."""

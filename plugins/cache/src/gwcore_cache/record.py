@@ -16,6 +16,7 @@ from gwcore.chat import Finish
 from gwcore.dialect import Dialect
 from gwcore.errors import GatewayError
 from gwcore.events import Event, Failed, Finished, Metered, Started
+from gwcore.relay import DROPPED
 from gwcore.translate import CHAT
 from gwcore.usage import Cost, Usage
 from gwcore.wire.sse import SseReader
@@ -110,7 +111,7 @@ def kept(
         return None
     return entry_of(
         call, served, settings, ttl=ttl, jitter=jitter, scope=scope,
-        form=form, content_type=kind, body=body, usage=served.usage, cost=served.cost,
+        form=form, content_type=kind, body=body, usage=served.usage, cost=served.cost, dropped=record.header(DROPPED),
     )  # fmt: skip
 
 
@@ -127,6 +128,7 @@ def entry_of(
     body: bytes,
     usage: Usage | None,
     cost: Cost | None,
+    dropped: bytes = b"",
 ) -> Entry:
     """What is kept of an answer that was made now."""
     now = time.time_ns() // 1_000_000
@@ -148,6 +150,7 @@ def entry_of(
         call.model or "",
         scope,
         tuple(sorted(call.tags)),
+        dropped,
     )
 
 

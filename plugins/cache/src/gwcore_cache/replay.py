@@ -14,6 +14,7 @@ from gwcore.dialect import Dialect
 from gwcore.dispatch import COST
 from gwcore.errors import GatewayError
 from gwcore.events import Event, Metered, gather, spell
+from gwcore.relay import DROPPED
 from gwcore.usage import Cost
 from gwcore.wire.transport import Headers
 from gwcore_cache.entry import Entry
@@ -33,13 +34,14 @@ class Told:
 
     content_type: bytes
     body: bytes
+    dropped: bytes = b""
 
 
 def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | None:
     """The entry in the client's words; ``None`` where they cannot say all of it."""
     form = wanted_form(call)
     if entry.dialect == call.dialect.name and entry.form == form and entry.shape == shape_of(call):
-        return Told(entry.content_type, entry.body)
+        return Told(entry.content_type, entry.body, entry.dropped)
     source, target = dialects.get(entry.dialect), both_ways(call.dialect.chat)
     if form is None or source is None or source.chat is None or target is None or call.document is None:
         return None
@@ -62,7 +64,7 @@ def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | No
             kind = b"text/event-stream; charset=utf-8"
     except (GatewayError, *_NOTHING):
         return None
-    return None if crossing.dropped else Told(kind, body)
+    return None if crossing.dropped else Told(kind, body, entry.dropped)
 
 
 def _reply(entry: Entry, source: Dialect) -> ChatReply:
@@ -97,6 +99,8 @@ async def tell(call: Call, answer: Told, use: CacheUse) -> Outcome:
         headers += _STREAM
     else:
         headers.append((b"content-length", b"%d" % len(answer.body)))
+    if answer.dropped:
+        headers.append((DROPPED, answer.dropped))
     if use.saved is not None:
         headers.append((COST, b"0.000000000"))
     call.cache = use

@@ -43,6 +43,7 @@ class MemoryShelf:
         self._clock = clock
         self._news = news
         self._read = 0
+        self._listeners = 0  # a reload has two for a while
 
     async def get(self, keys: Sequence[bytes], scope: str) -> list[Entry | None]:  # noqa: ARG002 - of the contract
         """See :class:`gwcore_cache.shelf.Shelf`."""
@@ -110,11 +111,14 @@ class MemoryShelf:
             yield
             return
         self._news.touch(mode=0o600)
-        self._read = self._news.stat().st_size
+        if not self._listeners:
+            self._read = self._news.stat().st_size
+        self._listeners += 1
         task = asyncio.create_task(self._listen(self._news))
         try:
             yield
         finally:
+            self._listeners -= 1
             task.cancel()
             await asyncio.wait({task})
 

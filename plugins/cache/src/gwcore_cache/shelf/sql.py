@@ -113,6 +113,7 @@ class SqlShelf:
 
     async def put(self, entries: Sequence[tuple[bytes, Entry]], turn: bytes | None, epoch: int) -> bool:  # noqa: ARG002
         """See :class:`gwcore_cache.shelf.Shelf`."""
+        entries = list(dict(entries).items())
         rows = [
             {
                 "key": key,
