@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from gwcore.call import CacheUse, Call, Outcome
-from gwcore.chat import ChatReply
+from gwcore.chat import ChatReply, Media, Part, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing, both_ways
 from gwcore.dialect import Dialect
 from gwcore.dispatch import COST
@@ -57,14 +58,45 @@ def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | No
         )
         if form == "json":
             body = orjson.dumps(target.write_reply(_reply(entry, source), crossing))
+            again = target.read_reply(orjson.loads(body))
             kind = b"application/json"
         else:
             writer = target.writer(crossing)
             body = writer.write(_events(entry, source)) + writer.close()
+            again = gather(events_of(call.dialect, body), call.dialect.name)
             kind = b"text/event-stream; charset=utf-8"
+        whole = not crossing.dropped and _gist(again) == _gist(_reply(entry, source))
     except (GatewayError, *_NOTHING):
         return None
-    return None if crossing.dropped else Told(kind, body, entry.dropped)
+    return Told(kind, body, entry.dropped) if whole else None
+
+
+def _gist(reply: ChatReply) -> list[Any]:
+    """What a client must find in an answer, however it is told: what was said, thought and called, and why it ended."""
+    return [
+        (choice.finish.reason, [(type(part), *_said(part)) for part in choice.parts], bool(choice.logprobs))
+        for choice in reply.choices
+    ]
+
+
+def _said(part: Part) -> tuple[Any, ...]:
+    if isinstance(part, Text):
+        return part.text, part.refusal, [(cited.url, cited.title, cited.quote) for cited in part.citations]
+    if isinstance(part, Reasoning):
+        return part.text, part.id, part.signature, part.encrypted, part.redacted
+    if isinstance(part, ToolCall):
+        return part.id, part.name, _parsed(part.arguments), part.custom, part.server, part.signature
+    if isinstance(part, Media):
+        return part.kind, part.data, part.url, part.file_id
+    return (part,)
+
+
+def _parsed(arguments: str) -> Any:
+    """Equal arguments may be spelled differently."""
+    try:
+        return orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
 
 
 def _reply(entry: Entry, source: Dialect) -> ChatReply:
@@ -79,7 +111,6 @@ def _reply(entry: Entry, source: Dialect) -> ChatReply:
 
 
 def _events(entry: Entry, source: Dialect) -> list[Event]:
-    assert source.chat is not None
     if entry.form == "json":
         return spell(_reply(entry, source))
     events = events_of(source, entry.body)
