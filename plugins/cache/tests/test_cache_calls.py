@@ -44,6 +44,9 @@ async def test_a_hit_costs_nothing_and_what_it_spared_is_known():
         assert (use.status, use.saved.nano, use.usage.total) == ("hit", 13_000, 10)
         assert w.ended[0][0].cache.status == "miss"
         assert w.plugin.health()["saved_nano_usd"] == 13_000
+        shown = {(s.name, *s.labels.values()): s.value for s in w.plugin.metrics()}
+        assert (shown["gwcore_cache_events", "hit"], shown["gwcore_cache_events", "miss"]) == (1, 1)
+        assert shown["gwcore_cache_saved_usd",] == 0.000013
 
 
 async def test_no_key_of_the_cache_leaves():

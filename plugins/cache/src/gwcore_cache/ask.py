@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from dataclasses import dataclass
 
 from gwcore.call import Call
@@ -21,6 +22,20 @@ class NotCached(GatewayError):
 
 
 @dataclass(slots=True)
+class Question:
+    """One text among those it may be compared with; see :mod:`gwcore_cache.semantic`.
+
+    Attributes:
+        partition: key of what is known of them.
+        vector: of length 1; ``None`` while nobody needs it.
+    """
+
+    partition: bytes
+    text: str
+    vector: array[float] | None = None
+
+
+@dataclass(slots=True)
 class Ask:
     """A call on its way."""
 
@@ -30,6 +45,7 @@ class Ask:
     control: Control
     scope: str
     key: bytes
+    question: Question | None = None
 
     def ttl(self, most: float) -> float:
         """Seconds that its answer shall be fresh; a request's own wish up to ``most``."""

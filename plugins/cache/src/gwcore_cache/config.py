@@ -84,6 +84,20 @@ class Rule(_Model):
     several: bool | None = Field(default=None, description="See several.")
 
 
+class Semantic(_Model):
+    """Answers to questions that mean the same."""
+
+    model: str = Field(description="Name of an embedding model, as clients would write it.", min_length=1)
+    similarity: float = Field(
+        default=0.97, ge=0.8, le=1, description="Cosine similarity from which on two questions count as the same."
+    )
+    dimensions: int | None = Field(default=None, ge=32, description="Dimensions to ask the embedding model for.")
+    most: int = Field(
+        default=128, ge=1, le=1024, description="Newest questions that are compared, per system prompt and tools."
+    )
+    timeout: Duration = Field(default=2.0, gt=0, description="Longest that a call waits for an embedding.")
+
+
 class CacheConfig(Settings):
     """Settings of ``cache``."""
 
@@ -131,6 +145,9 @@ class CacheConfig(Settings):
     seal: AdminSecret | None = Field(
         default=None,
         description="Secret under which what leaves this process is encrypted; another one empties the cache.",
+    )
+    semantic: Semantic | None = Field(
+        default=None, description="Also answer what was asked in other words; none by default."
     )
     rules: tuple[Rule, ...] = Field(
         default=(), description="Other settings for some calls; the first that fits counts."

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from gwcore.call import Call, Principal
-from gwcore.chat import ChatRequest, Reasoning, ToolCall
+from gwcore.chat import ChatRequest, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing, both_ways
 from gwcore.errors import GatewayError
 from gwcore.translate import CHAT
@@ -114,6 +114,23 @@ class Keyer:
                 self._known.clear()
             self._known[print_] = found
         return found
+
+    def partition(self, call: Call, scope: str, namespace: str) -> tuple[bytes, str] | None:
+        """A key of all but the text of the last user message, and that text; ``None`` where the two cannot be told apart."""
+        if call.document is None or len(call.raw) > READ or (not call.edited and is_doubtful(call.raw, call.document)):
+            return None
+        request = self._read(call, self._canonical(call.document))
+        last = request.messages[-1] if request is not None and request.messages else None
+        if request is None or last is None or last.role != "user" or not last.parts:
+            return None
+        texts = [part for part in last.parts if isinstance(part, Text)]
+        if len(texts) != len(last.parts):
+            return None
+        text = "\n".join(part.text for part in texts)
+        last.parts = []
+        said = b"near\0" + _dumps(request)
+        about = self._about(call, scope, namespace)
+        return hmac.digest(self._index, b"near\0%d\0%b%b" % (len(about), about, said), "sha256"), text
 
     def part(self, call: Call, scope: str, namespace: str, member: str, value: Any) -> bytes:
         """The key of one of several inputs: of the request as if ``member`` held nothing else."""

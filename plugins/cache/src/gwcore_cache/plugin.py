@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import random
@@ -17,9 +17,10 @@ import structlog
 from gwcore.call import CacheUse, Call, Outcome
 from gwcore.errors import Refused, UpstreamError
 from gwcore.plugin import Demand, Plugin, Setup
-from gwcore.ports import AdminRoute
+from gwcore.ports import AdminRoute, Sample
 from gwcore.reply import Reply
 from gwcore.service import Service
+from gwcore.units import DOLLAR
 from gwcore.when import Condition
 from gwcore_cache import admin
 from gwcore_cache.ask import Ask, NotCached, now_ms, usable
@@ -32,6 +33,7 @@ from gwcore_cache.key import Keyer, is_fickle, is_stateful, scope_of
 from gwcore_cache.record import HEADER, Record, kept, wanted_form
 from gwcore_cache.replay import STALE, tell, told
 from gwcore_cache.seal import Envelope, Plain, Sealed
+from gwcore_cache.semantic import SIMILARITY, Near, Nearest
 from gwcore_cache.shelf import Turn, Turned
 from gwcore_cache.shelf.guard import Guard
 from gwcore_cache.shelf.memory import MemoryShelf
@@ -77,6 +79,8 @@ class Cache(Plugin):
         self._refreshing: set[bytes] = set()
         self._writes: set[asyncio.Task[Any]] = set()
         self.inputs = Inputs(self)
+        self.service: Service[Call] | None = None
+        self.nearest = Nearest(self, config.semantic) if config.semantic is not None else None
 
     def _shelf(self, config: CacheConfig) -> tuple[Any, Any]:
         """What calls ask, and the home itself."""
@@ -120,6 +124,7 @@ class Cache(Plugin):
             parts = self.inputs.parts(ask)
             return await (self._answer(ask) if parts is None else self.inputs.answer(ask, parts))
 
+        self.service = cache
         return cache
 
     def _settings(self, call: Call, control: Control) -> Settings | None:
@@ -164,11 +169,18 @@ class Cache(Plugin):
             return outcome
         if control.only:
             raise NotCached("nothing in the cache answers this request", plugin=self.name)
+        if self.nearest is not None and (question := self.nearest.question(ask)) is not None:
+            ask.question = question
+            near = await self.nearest.find(ask, question)
+            if near is not None and (outcome := await self._hit(ask, near.entry, near=near)) is not None:
+                return outcome
         return await self._miss(ask)
 
     # ── hits ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _hit(self, ask: Ask, entry: Entry | None, *, stale_for: float | None = None) -> Outcome | None:
+    async def _hit(
+        self, ask: Ask, entry: Entry | None, *, stale_for: float | None = None, near: Near | None = None
+    ) -> Outcome | None:
         """Tell it, if it is good enough and the client's dialect can say it."""
         now = now_ms()
         status = usable(ask, entry, now, stale_for=stale_for)
@@ -178,13 +190,15 @@ class Cache(Plugin):
         if answer is None:
             self.counts["unsayable"] += 1
             return None
-        if stale_for is None and (status == "stale" or self._early(entry, now)):
+        if near is not None:
+            ask.call.reply.add_header(SIMILARITY, b"%.4f" % near.similarity)
+        elif stale_for is None and (status == "stale" or self._early(entry, now)):
             self._refresh(ask, entry)
         self.counts[status] += 1
         if entry.cost is not None:
             self.counts["saved_nano_usd"] += entry.cost.nano
         use = CacheUse(
-            STALE if status == "stale" else status,
+            STALE if status == "stale" else status if near is None else "hit/semantic",
             max(0, now - entry.made) / 1000,
             entry.usage,
             entry.cost,
@@ -327,6 +341,8 @@ class Cache(Plugin):
             self.counts["kept" if done else "not_kept"] += 1
         finally:
             self.land(ask, flight, Landed(entry))
+        if done and ask.question is not None and self.nearest is not None:
+            self.setup.detached.start(self.nearest.remember(ask, ask.question, entry, turned.epoch))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Behind the client's back; waited for at the end."""
@@ -354,6 +370,17 @@ class Cache(Plugin):
         return (
             f"shared by {settings.scope}, fresh for {settings.ttl:g} s, in {self.store.scheme} ({self.envelope.name})"
         )
+
+    def metrics(self) -> Iterator[Sample]:
+        """What became of calls, what that spared, and whether the store is away."""
+        for event in ("hit", "stale", "miss", "bypass", "coalesced", "refresh", "kept", "not_kept"):
+            yield Sample(
+                "gwcore_cache_events", self.counts[event], {"event": event}, "What the cache did.", kind="counter"
+            )
+        saved = self.counts["saved_nano_usd"] / DOLLAR  # shown, never reckoned with
+        yield Sample("gwcore_cache_saved_usd", saved, help="What hits would have cost.", kind="counter")
+        down = isinstance(self.shelf, Guard) and self.shelf.down_since is not None
+        yield Sample("gwcore_cache_degraded", int(down), help="1 while the store is away.", merge="max")
 
     def health(self) -> dict[str, Any]:
         """Counts of this worker, and whether the store is away."""
