@@ -196,7 +196,9 @@ async def test_a_trace_and_its_generation_as_the_sdk_writes_them(tmp_path):
     assert seen.header("authorization") == "Basic " + base64.b64encode(b"pk-lf-1:sk-lf-secret").decode()
     assert seen.header("x-langfuse-ingestion-version") == "4"
     for said in (trace, generation):
-        names = {name for name in said if not name.startswith(("langfuse.trace.metadata.", "langfuse.observation.metadata."))}
+        names = {
+            name for name in said if not name.startswith(("langfuse.trace.metadata.", "langfuse.observation.metadata."))
+        }
         assert names <= known, names - known
         assert said["session.id"] == "s-1" and said["langfuse.trace.tags"] == ["blue"]
         assert said["langfuse.environment"] == "prod" and said["langfuse.release"] == "r7"
@@ -313,6 +315,7 @@ SINKS = {"otel": {"endpoint": "URL"}, "langfuse": {**PAIR, "base_url": "URL"},
 @pytest.mark.parametrize("name", SINKS)
 async def test_one_record_for_each_ending(tmp_path, name):
     """Answered, streamed, left by the client, failed upstream, refused."""
+
     def upstream(seen):
         if b'"leave"' in seen.body:
             return Answer(delay_head=math.inf)
