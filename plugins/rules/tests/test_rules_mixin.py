@@ -16,6 +16,7 @@ from gwcore.catalog import Catalog
 from gwcore.gateway import Gateway
 from gwcore.resources import Resources
 from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_rules import LLMChoiceMixin, NoChoice
 from tests.test_cli import Serving
 
@@ -26,7 +27,9 @@ QUESTIONS = [
     {"prompt": "Summarise this. " * 5000, "task_type": "research_paper_summary", "max_cost_usd": 0.05},
     {"prompt": "Is it right?", "task_type": "code_review", "max_tokens": 77},
     {"prompt": "Good or bad?", "task_type": "topic_classification", "temperature": 0.5},
-    {"messages": [{"role": "user", "content": "hi"}]},
+    {"messages": [{"role": "user", "content": "hi"}], "task_type": "code_żółć\n", "tags": ["batch"]},
+    {"messages": [{"role": "user", "content": "hi"}], "metadata": {"task_type": "code_x"}},
+    {"prompt": "hi"},
     {"prompt": "hi", "tools": [{"type": "function", "function": {"name": "f"}}]},
 ]
 
@@ -53,7 +56,16 @@ async def test_a_gateway_and_this_process_say_the_same():
         for base in (url, f"{url}/v1"):
             told = [await asyncio.to_thread(remote(base).llm_choice, **question) for question in QUESTIONS]
             assert told == [Agent().llm_choice(**question) for question in QUESTIONS]
-        assert [one["model"] for one in told] == ["reader", "writer", "coder", "small", "writer", "coder"]
+        assert [one["model"] for one in told] == [
+            "reader",
+            "writer",
+            "coder",
+            "small",
+            "coder",
+            "coder",
+            "writer",
+            "coder",
+        ]
         assert told[2]["max_tokens"] == 77 and told[3]["temperature"] == 0.5
 
 
@@ -64,6 +76,13 @@ async def test_no_choice_is_one_error_wherever_it_is_asked():
             with pytest.raises(NoChoice, match=r"no model is estimated within \$0\.000001") as none:
                 await asyncio.to_thread(agent.llm_choice, **question)
             assert none.value.code == "cost_cap_exceeded"
+    async with FakeUpstream() as other:
+        other.default = Answer(502, body=b"<html>")
+        with pytest.raises(NoChoice, match="/estimate answered 502"):
+            await asyncio.to_thread(remote(other.url).llm_choice, prompt="x")
+        other.default = Answer(body=b'{"hello": 1}')
+        with pytest.raises(NoChoice, match="answered 200, and no estimate"):
+            await asyncio.to_thread(remote(other.url).llm_choice, prompt="x")
     with pytest.raises(TypeError):
         Agent().llm_choice(task_type="x")
     with pytest.raises(TypeError, match="llm_gateway"):

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from gwcore.aim import read_tags
+from gwcore.aim import TAGS, read_tags
 from gwcore.assemble import assemble
 from gwcore.call import Call
 from gwcore.catalog import Catalog
@@ -19,7 +19,7 @@ from gwcore.errors import GatewayError
 from gwcore.reply import Reply
 from gwcore.resources import Resources
 from gwcore.stackfile import load
-from gwcore_rules.facts import CAP, TASK
+from gwcore_rules.facts import MAX_COST, METADATA, TASK_TYPE
 from gwcore_rules.plugin import PLAIN, Rules
 from gwcore_rules.tell import estimated
 
@@ -78,33 +78,34 @@ class LLMChoiceMixin:
 
         Raises:
             NoChoice: there is none.
+            httpx2.HTTPError: the gateway does not answer.
         """
         if (prompt is None) == (messages is None):
             raise TypeError("llm_choice takes a prompt or messages")
         said = [{"role": "user", "content": prompt}] if messages is None else [*messages]
-        document = {"model": "auto", **fields, "messages": said}
-        headers = {
-            TASK.decode(): task_type,
-            CAP.decode(): None if max_cost_usd is None else str(max_cost_usd),
-            "x-gwcore-tags": ",".join(tags) or None,
-        }
-        given = {name: value for name, value in headers.items() if value is not None}
-        found = self._asked(document, given) if self.llm_gateway else self._worked_out(document, given)
+        wanted = {TASK_TYPE: task_type, MAX_COST: None if max_cost_usd is None else str(max_cost_usd)}
+        metadata = {name: value for name, value in wanted.items() if value is not None}
+        document = {"model": "auto", **fields, "messages": said, METADATA: {**(fields.get(METADATA) or {}), **metadata}}
+        headers = {TAGS.decode(): ",".join(tags)} if tags else {}
+        found = self._asked(document, headers) if self.llm_gateway else self._worked_out(document, headers)
         return {name: found[name] for name in _KEYS}
 
     def _asked(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         key = {"authorization": f"Bearer {self.llm_key}"} if self.llm_key else {}
         address = f"{str(self.llm_gateway).rstrip('/').removesuffix('/v1')}/estimate"
         answer = httpx2.post(address, json=document, headers={**headers, **key}, timeout=_TIMEOUT)
-        body = answer.json()
-        if answer.status_code != httpx2.codes.OK:
-            error = body.get("error") if isinstance(body, dict) else None
-            error = error if isinstance(error, dict) else {}
-            raise NoChoice(
-                str(error.get("message", f"the gateway answered {answer.status_code}")), str(error.get("code"))
-            )
-        found: dict[str, Any] = body
-        return found
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if answer.status_code == httpx2.codes.OK and isinstance(body, dict) and body.keys() >= set(_KEYS):
+            return body
+        error = body.get("error") if isinstance(body, dict) else None
+        told = error if isinstance(error, dict) else {}
+        raise NoChoice(
+            str(told.get("message") or f"{address} answered {answer.status_code}, and no estimate"),
+            str(told.get("code") or ""),
+        )
 
     def _worked_out(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         if self.llm_rules is None:
