@@ -46,7 +46,7 @@ async def test_a_hit_costs_nothing_and_what_it_spared_is_known():
         assert w.plugin.health()["saved_nano_usd"] == 13_000
         shown = {(s.name, *s.labels.values()): s.value for s in w.plugin.metrics()}
         assert (shown["gwcore_cache_events", "hit"], shown["gwcore_cache_events", "miss"]) == (1, 1)
-        assert shown["gwcore_cache_saved_usd",] == 0.000013
+        assert shown["gwcore_cache_spared_usd",] == 0.000013
 
 
 async def test_no_key_of_the_cache_leaves():

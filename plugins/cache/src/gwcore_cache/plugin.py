@@ -378,7 +378,7 @@ class Cache(Plugin):
                 "gwcore_cache_events", self.counts[event], {"event": event}, "What the cache did.", kind="counter"
             )
         saved = self.counts["saved_nano_usd"] / DOLLAR  # shown, never reckoned with
-        yield Sample("gwcore_cache_saved_usd", saved, help="What hits would have cost.", kind="counter")
+        yield Sample("gwcore_cache_spared_usd", saved, help="What hits would have cost.", kind="counter")
         down = isinstance(self.shelf, Guard) and self.shelf.down_since is not None
         yield Sample("gwcore_cache_degraded", int(down), help="1 while the store is away.", merge="max")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -20,6 +21,7 @@ from gwcore.errors import BadConfig
 from gwcore.ports import Sample
 from gwcore.workers import Workers
 
+_log = structlog.get_logger("gwcore.observability")
 FOLDER_ENV = "PROMETHEUS_MULTIPROC_DIR"
 _MODES = {"sum": "livesum", "max": "livemax", "recent": "livemostrecent"}
 
@@ -36,6 +38,7 @@ class Registry:
         self._folder = folder
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
+        self._refused: set[str] = set()
         self._told: dict[tuple[str, tuple[str, ...]], float] = {}
         if folder is None:
             ProcessCollector(registry=self.here)
@@ -45,33 +48,41 @@ class Registry:
         """Take what plugins show. Labels of one name are always the same; what is no longer shown goes, in one process."""
         shown: set[str] = set()
         for sample in samples:
-            names, labels = tuple(sample.labels), tuple(sample.labels.values())
-            if sample.kind == "counter":
-                counter = self._counters.get(sample.name)
-                if counter is None:
-                    counter = Counter(sample.name, sample.help or sample.name, names, registry=self.here)
-                    self._counters[sample.name] = counter
-                before = self._told.get((sample.name, labels), 0.0)
-                self._told[sample.name, labels] = sample.value
-                # less than before: it was begun anew, as a counter may
-                (counter.labels(*labels) if labels else counter).inc(
-                    sample.value - before if sample.value >= before else sample.value
-                )
-                continue
-            gauge = self._gauges.get(sample.name)
-            if gauge is None:
-                gauge = self._gauges[sample.name] = Gauge(
-                    sample.name,
-                    sample.help or sample.name,
-                    names,
-                    registry=self.here,
-                    multiprocess_mode=_MODES[sample.merge],  # type: ignore[arg-type]  # one of the library's words
-                )
-            if sample.name not in shown:
-                shown.add(sample.name)
-                if names and self._folder is None:
-                    gauge.clear()
-            (gauge.labels(*labels) if labels else gauge).set(sample.value)
+            try:
+                self._publish(sample, shown)
+            except ValueError:  # a name that stands for something else, or other labels than before
+                if sample.name not in self._refused:
+                    self._refused.add(sample.name)
+                    _log.error("a plugin's metric is left out: its name or its labels clash", metric=sample.name)
+
+    def _publish(self, sample: Sample, shown: set[str]) -> None:
+        names, labels = tuple(sample.labels), tuple(sample.labels.values())
+        if sample.kind == "counter":
+            counter = self._counters.get(sample.name)
+            if counter is None:
+                counter = Counter(sample.name, sample.help or sample.name, names, registry=self.here)
+                self._counters[sample.name] = counter
+            before = self._told.get((sample.name, labels), 0.0)
+            self._told[sample.name, labels] = sample.value
+            # less than before: it was begun anew, as a counter may
+            (counter.labels(*labels) if labels else counter).inc(
+                sample.value - before if sample.value >= before else sample.value
+            )
+            return
+        gauge = self._gauges.get(sample.name)
+        if gauge is None:
+            gauge = self._gauges[sample.name] = Gauge(
+                sample.name,
+                sample.help or sample.name,
+                names,
+                registry=self.here,
+                multiprocess_mode=_MODES[sample.merge],  # type: ignore[arg-type]  # one of the library's words
+            )
+        if sample.name not in shown:
+            shown.add(sample.name)
+            if names and self._folder is None:
+                gauge.clear()
+        (gauge.labels(*labels) if labels else gauge).set(sample.value)
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """The numbers of all workers as Prometheus reads them, and their media type."""
