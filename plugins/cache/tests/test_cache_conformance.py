@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from cache_world import WIRES, Extra, stack, state, until
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from gwcore.catalog import Catalog
 from gwcore.errors import AssemblyError
@@ -19,6 +20,7 @@ from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.fakes import Inner, build, call
 from gwcore.testing.server import running
 from gwcore.testing.upstream import FakeUpstream
+from gwcore_cache.cli import cache
 from gwcore_cache.config import CacheConfig
 from gwcore_cache.plugin import Cache
 
@@ -248,3 +250,20 @@ async def test_only_the_admin_purges(api):
         assert (await api.post(path, {"everything": True}, key="sk-nobody")).status_code == 401
     assert (await api.http.get("/cache/ping", headers={"authorization": f"Bearer {key}"})).status_code == 403
     assert state(await api.chat(key)) == "miss"
+
+
+async def test_the_command_line(api):
+    keys = await fill(api)
+
+    async def run(*said, **more):
+        env = {"GWCORE_ADMIN_KEY": ADMIN, "GWCORE_URL": api.url, **more}
+        done = await asyncio.to_thread(CliRunner().invoke, cache, said, env=env)
+        return done.exit_code, done.output
+
+    code, said = await run("purge", "--model", "m")
+    assert (code, '"purged": 2' in said) == (0, True)  # the gateway logs into the same output
+    assert await found(api, keys) == {"o1-n", "o2-n"}
+    assert '"entries": 2' in (await run("info"))[1]
+    code, said = await run("purge")
+    assert (code, "say what to forget" in said) == (1, True)
+    assert (await run("info", GWCORE_ADMIN_KEY=""))[0] == 1

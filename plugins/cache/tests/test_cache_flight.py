@@ -125,6 +125,17 @@ async def test_patience_ends():
         await asyncio.gather(leader, return_exceptions=True)
 
 
+async def test_a_client_that_says_how_long_it_waits_waits_no_longer_for_another():
+    async with world() as w:
+        w.up.script(Answer(delay_head=3600))
+        w.up.default = w.wire.answer(False)
+        leader = asyncio.create_task(w.ask())
+        await w.up.received()
+        assert (await w.ask(headers=[("x-gwcore-timeout", "100ms")])).status == 200
+        leader.cancel()
+        await asyncio.gather(leader, return_exceptions=True)
+
+
 # ── old answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

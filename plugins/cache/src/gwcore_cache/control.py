@@ -6,6 +6,7 @@ The member is LiteLLM's (``{"ttl": 60, "s-maxage": 60, "no-cache": true, "no-sto
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from gwcore.units import parse_duration
 MEMBER: Final = "cache"
 TTL: Final = b"x-gwcore-cache-ttl"
 _CONTROL: Final = b"cache-control"
+_TIMEOUT: Final = b"x-gwcore-timeout"
 _WORDS: Final = frozenset({"ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache"})
 _LONGEST: Final = 200
 
@@ -29,6 +31,7 @@ class Control:
         wanted: it asks for the cache, where that is needed.
         only: it is to be answered from the cache or not at all.
         max_age: seconds that an answer may be old; ``ttl``: seconds that its own shall be fresh.
+        patience: seconds that its client waits, if it says so.
         namespace: a part of its scope that shares no answers with the rest.
     """
 
@@ -38,6 +41,7 @@ class Control:
     only: bool = False
     max_age: float | None = None
     ttl: float | None = None
+    patience: float = math.inf
     namespace: str = ""
 
 
@@ -48,14 +52,16 @@ def control_of(call: Call) -> Control:
     """Read it, and take the member out of the body. Raises ``BadRequest``."""
     document = call.document
     member = document.get(MEMBER) if document is not None else None
-    header, ttl = call.header(_CONTROL), call.header(TTL)
-    if header is None and ttl is None and not isinstance(member, dict):
+    header, ttl, patience = call.header(_CONTROL), call.header(TTL), call.header(_TIMEOUT)
+    if header is None and ttl is None and patience is None and not isinstance(member, dict):
         return _DEFAULT
     control = Control()
     if header is not None:
         _directives(header.decode("latin-1"), control)
     if ttl is not None:
         control.ttl = _seconds(ttl.decode("latin-1").strip(), TTL.decode())
+    if patience is not None:
+        control.patience = _seconds(patience.decode("latin-1").strip(), _TIMEOUT.decode())
     if isinstance(member, dict):
         _body(member, control)
         del call.edit()[MEMBER]

@@ -102,7 +102,7 @@ class Inputs:
         """From the cache as far as it goes."""
         home, loop = self._home, asyncio.get_running_loop()
         config: CacheConfig = home.config
-        until = loop.time() + config.wait
+        until = loop.time() + min(config.wait, ask.control.patience)
         if not ask.control.read:
             return await self._fetch(ask, parts, None, await home.shelf.turn(ask.key, ask.scope))
         while True:

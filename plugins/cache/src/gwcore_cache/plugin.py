@@ -237,7 +237,7 @@ class Cache(Plugin):
     async def _miss(self, ask: Ask) -> Outcome:
         """Wait for whoever asks already, or be the one."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self.config.wait
+        until = loop.time() + min(self.config.wait, ask.control.patience)
         while True:
             flight = self.flights.get(ask.key)
             if flight is None:

@@ -24,6 +24,7 @@ from gwcore_cache.shelf.sql import opened
 PASS: Final = 1000
 """Milliseconds for which everybody asks for themselves after an answer that may not be kept."""
 WRITE_WITHIN: Final = 2.0
+WARM_WITHIN: Final = 1.0
 _BATCH: Final = 500
 _LARGEST: Final = 1000  # keys that one command deletes
 
@@ -85,6 +86,12 @@ class Pipe:
         self._timeout = timeout
         self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._sending: asyncio.Task[None] | None = None
+
+    async def warm(self) -> None:
+        """Connect before the first call does: it would have to wait for more than an answer."""
+        with contextlib.suppress(Exception):  # as in _send; who asks next is told
+            async with asyncio.timeout(WARM_WITHIN):
+                await self._client.ping()
 
     async def ask(self, *command: Any) -> Any:
         """One command's answer. Raises ``ShelfDown``."""
@@ -256,9 +263,10 @@ class RedisShelf:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Connect on first use; renew the turns of this worker until the end."""
+        """Connect, if that goes fast; renew the turns of this worker until the end."""
         self._reads = Pipe(_connect(self._url, self._timeout), self._timeout)
         self._writes = Pipe(_connect(self._url, WRITE_WITHIN), WRITE_WITHIN)
+        await asyncio.gather(self._reads.warm(), self._writes.warm())
         task = asyncio.create_task(self._renewing())
         try:
             yield
@@ -306,7 +314,7 @@ def _connect(url: str, timeout: float) -> Any:
         url,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=timeout,
-        socket_connect_timeout=timeout,
+        socket_connect_timeout=max(timeout, WARM_WITHIN),
         legacy_responses=False,
         max_connections=2,
     )
