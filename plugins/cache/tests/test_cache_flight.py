@@ -302,6 +302,24 @@ async def test_a_store_that_goes_away_costs_one_wait(how, redis_url):
             assert not w.plugin.health()["degraded"]
 
 
+async def test_a_turn_is_given_back_whatever_happens_behind_it(redis_url, monkeypatch):
+    """Else it would be renewed for ever, and nobody in the fleet could ask for that key again."""
+    async with world(**redis(redis_url, timeout=5)) as w:
+        hit, looks = w.plugin._hit, []
+
+        async def breaks(ask, entry, **more):
+            looks.append(entry)
+            if len(looks) == 2:
+                raise RuntimeError("behind the turn")
+            return await hit(ask, entry, **more)
+
+        monkeypatch.setattr(w.plugin, "_hit", breaks)
+        w.up.default = w.wire.answer(False)
+        assert (await w.ask()).status == 500
+        await until(lambda: not w.plugin.home._turns and not w.plugin.flights)
+        assert state(await asyncio.wait_for(w.ask(), 5)) == "miss"
+
+
 async def test_a_store_that_was_never_there():
     async with world(**redis("redis://127.0.0.1:1/0")) as w:
         w.up.default = w.wire.answer(False)
