@@ -172,6 +172,7 @@ class Load:
             headers = {"authorization": f"Bearer {self.keys[name]}", "connection": "close"}
             answer = await self.http.post(f"{url}/v1/chat/completions", json=body, headers=headers)
             self.answers[name].append((began, answer.status_code))
+            await asyncio.sleep(0.02)
 
     def last_good(self, name):
         """When the last request that was let in began."""
