@@ -25,6 +25,8 @@ GRASP = {
     "max_budget_in_team": 1e6, "allowed_models": ["*"], "role": "admin", "team_alias": "x", "team_ids": ["theirs", "ours"],
     "user_email": "victim@x.y", "user_alias": "x", "user_role": "proxy_admin", "teams": ["theirs"], "organizations": ["org2"],
     "auto_create_key": True, "user_ids": ["victim"], "organization_alias": "x", "organization_ids": ["org2"], "alias": "x",
+    "budget_reset_at": "2999-01-01", "budgets": ["b"], "id": "b", "scope": "team", "reset_to": 0, "api_key": "VICTIM", "first": "2026-01-01",
+    "last": "2026-01-01", "model": "m", "messages": [], "completion_response": {}, "allowed_model_region": "eu",
 }  # fmt: skip
 CLEAR = (
     "max_budget",
@@ -39,7 +41,7 @@ CLEAR = (
     "organization_id",
 )
 OWN = {"key": "OWN", "team_id": "ours", "user_id": "ME", "organization_id": "org1", "organization_alias": "x", "member": {"user_id": "friend"},
-       "user_ids": ["ME"], "team_ids": ["ours"], "organization_ids": ["org1"]}  # fmt: skip
+       "user_ids": ["ME"], "team_ids": ["ours"], "organization_ids": ["org1"], "id": "ours", "scope": "team", "budgets": ["b"]}  # fmt: skip
 """What a body must have, pointing at the caller's own."""
 
 LIMITED = {"models": ["m"], "max_budget": 1, "budget_duration": "30d", "rpm_limit": 1, "duration": "1h", "allowed_networks": ["127.0.0.1"], "allowed_routes": ["/v1/*", "management_routes", "info_routes"]}  # fmt: skip
@@ -171,7 +173,7 @@ def _may_key(old, new, role, name):
 
 
 def requests(api, me, victim):
-    """(method, path, body) for every field of every body, pointed at the caller's own and at others'."""
+    """(method, path, body, permission) for every field of every body, pointed at the caller's own and at others'."""
 
     def put(value):
         text = json.dumps(value)
@@ -192,6 +194,7 @@ def requests(api, me, victim):
         }
         if path == "/key/generate":
             must = {}
+        path = path.replace("{team}", "ours")  # noqa: PLW2901
         for address in (path.replace("{key}", me["own"]), path.replace("{key}", victim["target"])):
             for name in fields:
                 assert name in GRASP, f"{name} is new: say what would raise somebody's rights"
@@ -201,7 +204,7 @@ def requests(api, me, victim):
                     *([[]] if name in CLEAR else []),
                 ]
                 for value in values:
-                    yield method, address, put({**must, name: value})
+                    yield method, address, put({**must, name: value}), route.permission
             if address == path:
                 break
 
@@ -216,7 +219,7 @@ async def attack(api, role, who, *, first=False):
     wanted = list(requests(api, me, who["victim"]))
     if "led" in me:  # a key of the team, beside its own
         wanted += list(requests(api, {**me, "own": me["led"]}, who["victim"]))
-    for method, path, body in wanted:
+    for method, path, body, permission in wanted:
         if any(part in path for part in ("delete", "unblock")) and (
             me["own"] in str(body) or me.get("led", "-") in str(body)
         ):
@@ -225,6 +228,8 @@ async def attack(api, role, who, *, first=False):
         assert answer.status_code < 500, (path, body, answer.text)
         done += 1
         if answer.status_code < 300:
+            if policy.TABLE[permission] == {policy.ADMIN}:  # of which some write tables of others
+                gains.append((method, path, body, "is the admin's alone"))
             after = await snapshot(api)
             _may.owned |= {
                 ("OWNED", at[1])

@@ -68,6 +68,27 @@ MATRIX = {
             ("GET", "list", READS),
         )
     },
+    # the budget plugin's
+    ("POST", "/budget/new"): ADMIN,
+    ("POST", "/budget/update"): ADMIN,
+    ("POST", "/budget/delete"): ADMIN,
+    ("POST", "/budget/reset"): ADMIN,
+    ("POST", "/key/{key}/reset_spend"): ADMIN,
+    ("POST", "/team/{team}/reset_spend"): ADMIN,
+    ("POST", "/budget/info"): READS,
+    ("GET", "/budget/list"): READS,
+    ("GET", "/budget/settings"): READS,
+    ("POST", "/spend/calculate"): ALL,
+    ("GET", "/spend/tags"): READS,
+    ("GET", "/tag/daily/activity"): READS,
+    ("POST", "/global/spend/end_users"): READS,
+    **{("GET", f"/spend/{what}"): ALL for what in ("logs", "logs/v2", "keys", "users", "teams")},
+    **{("GET", f"/{noun}/daily/activity"): ALL for noun in ("key", "user", "team", "organization", "customer")},
+    ("GET", "/global/spend"): READS,
+    **{
+        ("GET", f"/global/spend/{what}"): READS
+        for what in ("logs", "report", "keys", "teams", "models", "provider", "tags", "all_tag_names")
+    },
 }
 NOBODY = (
     "none",
@@ -112,9 +133,7 @@ async def people(api, admin_key):
 
 
 def test_every_route_has_a_row_and_every_row_a_route(tmp_path):
-    stack = (
-        f"gwcore: 1\nupstreams: {{d: {{provider: demo}}}}\nstack: [{{auth: {{admin_key: {secrets.token_hex(32)}}}}}]\n"
-    )
+    stack = f"gwcore: 1\nupstreams: {{d: {{provider: demo}}}}\nstack: [{{auth: {{admin_key: {secrets.token_hex(32)}}}}}, budget]\n"
     gateway = Gateway(stack)
     made = assemble(stack, gateway.catalog, gateway.resources, {})
     assert set(made.admin.routes) == set(MATRIX)
@@ -124,7 +143,7 @@ async def test_s3_every_route_by_every_credential(api, admin_key):
     keys, dead = await people(api, admin_key)
     wrong = []
     for (method, path), route in api.gateway.stack.admin.routes.items():
-        address = path.replace("{key}", "nothing")
+        address = path.replace("{key}", "nothing").replace("{team}", "nothing")
         for letter, key in keys.items():
             answer = await api.raw(method, address, key=key, json={} if route.Body else None)
             denied = answer.status_code == 403 and "may not use" in answer.text
