@@ -1,5 +1,6 @@
 """S3: every route by every credential, generated from the route table. A new route without a row fails here."""
 
+import asyncio
 import secrets
 
 import pytest
@@ -219,3 +220,19 @@ async def test_two_organisations_see_nothing_of_each_other(api, admin_key):
         listed = str(await api.get(path, key=strong["1"]))
         assert "t2" not in listed and "o2" not in listed and theirs["token"] not in listed and "theirs" not in listed
     assert theirs["token"] in str(await api.get("/key/list", key=strong["2"]))  # the control: its own side sees it
+    await _spend_is_apart(api, strong, theirs)
+
+
+async def _spend_is_apart(api, strong, theirs):
+    """The budget plugin's reports, which take what a caller may see from ``Caller.reach``."""
+    assert (await api.chat(theirs["key"])).status_code == 200
+    reports = ("/spend/keys", f"/spend/keys?key={theirs['token']}", "/spend/teams", "/spend/teams?team_id=t2", "/spend/logs?summarize=false",
+               "/key/daily/activity", "/team/daily/activity?team_ids=t2")  # fmt: skip
+    async with asyncio.timeout(20):
+        while theirs["token"] not in (await api.raw("GET", "/spend/keys")).text:  # the ledger writes a little later
+            await asyncio.sleep(0.1)
+    for path in reports:
+        told = await api.raw("GET", path, key=strong["1"])
+        assert theirs["token"] not in told.text and '"t2"' not in told.text, (path, told.text)
+        own = await api.raw("GET", path, key=strong["2"])
+        assert theirs["token"] in own.text or '"t2"' in own.text, (path, own.text)  # the control
