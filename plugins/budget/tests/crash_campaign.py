@@ -142,6 +142,8 @@ async def client(n, url, run, stop):
             finally:
                 writer.close()
         except (OSError, TimeoutError):
+            if stop.is_set():
+                return
             await asyncio.sleep(0.05)
             continue
         status = int(answer[9:12] or b"0") if answer else 0
@@ -203,7 +205,20 @@ async def start(folder, text):
     return process, url
 
 
-async def one_run(seed, store_url, mode, folder, kills=2):
+async def drained(process, run, rng):
+    """B21: SIGTERM in the thick of it, and SIGKILL of a worker while it drains."""
+    began = time.monotonic()
+    process.terminate()
+    await asyncio.sleep(rng.uniform(0, 0.1))
+    for victim in children(process.pid)[:1]:
+        os.kill(victim, signal.SIGKILL)
+        run.kills += 1
+    await asyncio.wait_for(process.wait(), 30)
+    if time.monotonic() - began > 7:
+        run.problems.append(f"the gateway took {time.monotonic() - began:.1f} s to end")
+
+
+async def one_run(seed, store_url, mode, folder, kills=2, *, term=False):
     rng = random.Random(seed)
     run = Run(seed)
     lease = Lease(Resources())
@@ -224,6 +239,11 @@ async def one_run(seed, store_url, mode, folder, kills=2):
                 # connections are not spread evenly: the first victim is the busiest, the second anyone
                 os.kill(max(victims, key=used) if kill == 0 else rng.choice(victims), signal.SIGKILL)
                 run.kills += 1
+        if term:
+            while len(mock.bills) < rng.randint(4, 16):
+                await asyncio.sleep(0.002)
+            await drained(process, run, rng)
+            stop.set()
         _, late = await asyncio.wait(clients, timeout=60)
         stop.set()
         for task in late:
@@ -232,10 +252,13 @@ async def one_run(seed, store_url, mode, folder, kills=2):
         home = home_of(store)
         await home.open()
         began = time.monotonic()
-        while await home.rows("SELECT id FROM budget_hold WHERE state=0") and time.monotonic() - began < 30:
+        while (
+            not term and await home.rows("SELECT id FROM budget_hold WHERE state=0") and time.monotonic() - began < 30
+        ):
             await asyncio.sleep(0.1)
-        process.terminate()
-        await asyncio.wait_for(process.wait(), 30)
+        if process.returncode is None:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), 30)
         # grants of workers that were killed after the others had stopped looking
         await settle_the_dead(store, folder)
         run.settled_after = time.monotonic() - began
@@ -315,12 +338,13 @@ async def databases(home, server):
             yield urlsplit(server)._replace(path=f"/{name}").geturl(), folder
 
 
-async def campaign(home, mode, runs, seed, server, kills):
+async def campaign(home, mode, options, server):
     totals = []
     stores = databases(home, server)
+    runs = options.runs
     for n in range(runs):
         url, folder = await anext(stores)
-        run = await one_run(seed + n, url, mode, folder, kills)
+        run = await one_run(options.seed + n, url, mode, folder, options.kills, term=options.term)
         totals.append(run)
         print(
             f"{home} {mode} seed {run.seed}: upstream {run.upstream / 1e9:.4f} books {run.posted / 1e9:.4f} reaped {run.reaped} "
@@ -353,6 +377,7 @@ def main():
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--term", action="store_true", help="B21: SIGTERM, and SIGKILL while it drains; with --kills 0")
     parser.add_argument("--modes", default="direct,escrow")
     parser.add_argument("--homes", default="sqlite,postgresql")
     options = parser.parse_args()
@@ -363,7 +388,7 @@ def main():
             server = postgres()
         for mode in options.modes.split(","):
             uri = server.get_uri() if server is not None else ""
-            bad += asyncio.run(campaign(home, mode, options.runs, options.seed, uri, options.kills))
+            bad += asyncio.run(campaign(home, mode, options, uri))
     if server is not None:
         server.cleanup()
     sys.exit(1 if bad else 0)

@@ -187,15 +187,17 @@ class BudgetPlugin(Plugin):
             assert ledger is not None, "attempts run inside the lifespan"
             card = self.setup.prices.card(attempt.target)
             ticket = await self._hold(ledger, attempt, card)
+            linger = partial(self._linger, call)
             if drain:
-                call.linger = partial(self._linger, call)
+                call.linger = linger
             try:
                 outcome = await inner(attempt)
             except BaseException as error:
                 self._failed(ledger, ticket, attempt, error)
                 raise
             finally:
-                call.linger = None
+                if call.linger is linger:  # else it is that of a second attempt, beside this one
+                    call.linger = None
             self._ended(ledger, ticket, attempt, card, outcome)
             return outcome
 
