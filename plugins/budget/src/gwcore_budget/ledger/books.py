@@ -389,6 +389,7 @@ class Books:
             op.hold, op.worker, PENDING, op.held, None, op.accounts, op.created, op.created, op.facts, new=True
         )  # fmt: skip
         self.holds[op.hold] = hold
+        parts: dict[int, list[int]] = {}
         for id_ in op.accounts:
             part = self._take_grant(op.worker, id_, final, "")
             account = self.accounts[id_]
@@ -396,7 +397,9 @@ class Books:
             account.over += over
             account.changed = True
             self._crossed(account)
-            self.entries.append(Entry(op.hold, (id_,), _KIND[settle.state], -part, final))
+            parts.setdefault(part, []).append(id_)
+        # one line for all accounts, unless a grant was too small for the truth
+        self.entries += [Entry(op.hold, tuple(ids), _KIND[settle.state], -part, final) for part, ids in parts.items()]
         self._end(hold, settle, final)
         self.turnover.append((hold, settle.state, final, 1, NOTHING_METERED))
         return Done(settle.state, final, over if op.held is not None else 0)
