@@ -6,7 +6,7 @@ import math
 import pytest
 from budget_kit import eventually
 from budget_stack import Anybody, Extra, completion, settled
-from test_dialects import CLIENTS, PRICE
+from test_budget_dialects import CLIENTS, PRICE
 
 from gwcore.catalog import Catalog
 from gwcore.errors import BadRequest

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from budget_stack import ask, completion, holds, serving, sound
-from test_dialects import PRICE
+from test_budget_dialects import PRICE
 
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED
