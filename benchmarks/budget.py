@@ -60,7 +60,9 @@ async def latencies(plugin, count, at_once):
     async def client():
         for n in numbers:
             began = time.perf_counter()
-            ticket = await ledger.hold(f"{ledger.mode}{at_once}-{n}:1", 1000, budgets, Facts(f"{ledger.mode}{at_once}-{n}"))
+            ticket = await ledger.hold(
+                f"{ledger.mode}{at_once}-{n}:1", 1000, budgets, Facts(f"{ledger.mode}{at_once}-{n}")
+            )
             ledger.settle(ticket, POSTED, 500, basis="usage")
             taken.append((time.perf_counter() - began) * 1e6)
 

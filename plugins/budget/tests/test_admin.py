@@ -6,13 +6,15 @@ import secrets
 from contextlib import asynccontextmanager
 
 import httpx2
+import openai
 import pytest
 from budget_stack import completion, settled
 
 from gwcore.catalog import Catalog
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
-from gwcore.testing.upstream import FakeUpstream
+from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_budget.ledger.verify import verify
 
 ADMIN = secrets.token_hex(32)
 
@@ -259,3 +261,36 @@ async def test_what_something_costs(api):
 ])  # fmt: skip
 async def test_mistakes_are_told(api, path, query):
     await api.get(path, status=400, **query)
+
+
+async def test_the_openai_sdk_asks_once_and_not_again(api):
+    made = await api.post("/key/generate", {"max_budget": 0})
+    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=made["key"], max_retries=4) as client:
+        with pytest.raises(openai.RateLimitError, match="is spent"):
+            await client.chat.completions.create(model="up/m", messages=[{"role": "user", "content": "hi"}])
+    assert api.budget.counts["exceeded"] == 1
+
+
+async def test_b26_a_limit_that_changes_and_a_key_that_goes_while_a_call_runs(api, up):
+    made = await api.post("/key/generate", {"max_budget": 10})
+    up.default = Answer(body=completion(1000).body, delay_head=0.5)
+    running = asyncio.ensure_future(api.chat(made["key"]))
+    await up.received(1)
+    await api.post("/key/update", {"key": made["token"], "max_budget": 0.5})
+    refused = await api.raw(
+        "POST", "/v1/chat/completions", {"model": "up/m", "max_tokens": 1000, "messages": []}, key=made["key"]
+    )
+    assert refused.status_code == 429, refused.text
+    assert (await running).status_code == 200
+    (row,) = await api.get("/spend/logs")
+    assert (row["spend"], row["status"]) == (1.00001, "success")
+    assert "spent $1.00001" in (await api.chat(made["key"])).json()["error"]["message"]
+    await api.post("/key/update", {"key": made["token"], "max_budget": 10})
+    running = asyncio.ensure_future(api.chat(made["key"]))
+    await up.received(2)
+    await api.post("/key/delete", {"keys": [made["token"]]})
+    gone = await api.raw("POST", "/v1/chat/completions", {"model": "up/m", "messages": []}, key=made["key"])
+    assert gone.status_code == 401
+    assert (await running).status_code == 200
+    assert [row["spend"] for row in await api.get("/spend/logs")] == [1.00001] * 2
+    assert (await verify(api.budget.ledger.home)).problems == []

@@ -1,4 +1,4 @@
-"""B8: every attempt of a chain has a hold of its own; a fallback that does not fit is refused before it is sent."""
+"""B8: every attempt of a chain has a hold of its own; what does not fit is not sent. And a cached answer costs nothing."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import math
 
 import pytest
 from budget_stack import ask, completion, holds, serving, sound
+from budget_stack import stack as plain
 from test_budget_dialects import PRICE
 
 from gwcore.testing.upstream import Answer, FakeUpstream
@@ -98,3 +99,18 @@ async def test_b8_negative_control_one_hold_for_all_attempts(ups, store_url, mon
         sent = len(a.requests) + len(b.requests) + len(c.requests)
         rows = await holds(plugin)
         assert sent > len(rows)
+
+
+async def test_an_answer_out_of_the_cache_holds_and_costs_nothing(store_url):
+    async with FakeUpstream() as up:
+        up.default = completion(900)
+        rules = [{"per": "key", "limit": "$1", "on_short": "reject"}]
+        text = plain(up.url, store_url, mode="direct", rules=rules, more={"cache": {"store": "memory"}})
+        async with serving(text) as (url, _, plugin):
+            answers = [await ask(url, max_tokens=950, temperature=0) for _ in range(3)]
+            assert [answer.status for answer in answers] == [200] * 3
+            assert [answer.header("x-gwcore-cache") for answer in answers[1:]] == ["hit", "hit"]
+            assert len(await holds(plugin)) == len(up.requests) == 1
+            # what is not in the cache does not fit any more
+            assert (await ask(url, max_tokens=950, temperature=0, seed=1)).status == 429
+            assert (await sound(plugin)).posted == 900_010_000

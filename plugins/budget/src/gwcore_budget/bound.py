@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from gwcore.call import Attempt, Call
 from gwcore.knobs import Places, counts
 from gwcore.prices import MILLION, PriceCard
@@ -40,8 +42,8 @@ _FREE = frozenset(
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
-_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "cachedContent", "container")
-"""Members that stand for input the gateway does not see."""
+_ELSEWHERE = ("previous_response_id", "conversation", "cachedContent", "container")
+"""Members that stand for input the gateway does not see; a ``prompt`` that is an object does, too."""
 _FILES = (b'"file', b'"document"', b'"input_audio"', b'"video', b'"fileData"', b'"inlineData"')
 _PICTURES = (b'"image_url"', b'"input_image"', b'"image"')
 
@@ -109,24 +111,37 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int) -> Bound | Non
         return NOTHING
     if card is None:
         return None
-    tokens = _input_tokens(call, card)
+    raw = sent(call)
+    tokens = _input_tokens(call, raw, card)
     if tokens is None:
         return None
-    fixed = _input_price(call, card, tokens)
-    if operation in _CHAT:
-        fees = _tool_fees(call, card)
+    found = _priced(call, raw, card, tokens, assumed)
+    if found is not None:
+        found.fixed += card.highest("request", tokens) or 0
+    return found
+
+
+def sent(call: Call) -> bytes:
+    """What the upstream reads: the client's bytes, unless a plugin has changed the document."""
+    return orjson.dumps(call.document) if call.edited and call.document is not None else call.raw
+
+
+def _priced(call: Call, raw: bytes, card: PriceCard, tokens: int, assumed: int) -> Bound | None:
+    fixed = _input_price(raw, card, tokens)
+    if call.operation in _CHAT:
+        fees = _tool_fees(call, raw, card)
         return None if fixed is None or fees is None else _answers(call, card, tokens, fixed + fees, assumed)
-    special = _SPECIAL.get(operation)
+    special = _SPECIAL.get(call.operation)
     if special is None:
-        return None if fixed is None or operation not in _INPUT_ONLY else Bound(fixed)
+        return None if fixed is None or call.operation not in _INPUT_ONLY else Bound(fixed)
     found = special(call, card, tokens)
     return None if found is None else Bound(found + (fixed or 0))
 
 
-def _input_tokens(call: Call, card: PriceCard) -> int | None:
-    raw, document = call.raw, call.document or {}
-    window = card.context_window
-    if any(document.get(name) for name in _ELSEWHERE) or any(mark in raw for mark in _FILES):
+def _input_tokens(call: Call, raw: bytes, card: PriceCard) -> int | None:
+    document, window = call.document or {}, card.context_window
+    elsewhere = any(document.get(name) for name in _ELSEWHERE) or isinstance(document.get("prompt"), dict)
+    if elsewhere or any(mark in raw for mark in _FILES):
         return window
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
@@ -137,27 +152,27 @@ def _input_tokens(call: Call, card: PriceCard) -> int | None:
     return tokens if window is None else min(tokens, window)
 
 
-def _input_price(call: Call, card: PriceCard, tokens: int) -> int | None:
+def _input_price(raw: bytes, card: PriceCard, tokens: int) -> int | None:
     plain = card.highest("input", tokens)
     if plain is None:
         return None
     prices = [plain]
-    buckets = ["cache_write_5m", "cache_write_1h"] if b"cach" in call.raw or b"Cach" in call.raw else []
-    if any(mark in call.raw for mark in _PICTURES):
+    buckets = ["cache_write_5m", "cache_write_1h"] if b"cach" in raw or b"Cach" in raw else []
+    if any(mark in raw for mark in _PICTURES):
         buckets.append("image_in")
-    if b"audio" in call.raw:
+    if b"audio" in raw:
         buckets.append("audio_in")
     prices += [price for bucket in buckets if (price := card.highest(bucket, tokens)) is not None]
     return tokens * max(prices)
 
 
-def _tool_fees(call: Call, card: PriceCard) -> int | None:
+def _tool_fees(call: Call, raw: bytes, card: PriceCard) -> int | None:
     document = call.document or {}
     if "tools" not in document and "web_search_options" not in document:
         return 0
     total = 0
     for tool in _TOOLS:
-        if tool.mark not in call.raw:
+        if tool.mark not in raw:
             continue
         uses, price = _uses(document, tool), card.highest(tool.fee, 0)
         if uses == 0:

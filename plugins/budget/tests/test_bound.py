@@ -1,0 +1,116 @@
+"""B12: what is held is at least what any usage that the request allows can cost; and the calls that nothing bounds."""
+
+import random
+
+import pytest
+
+from gwcore.call import Attempt
+from gwcore.prices import PriceCard
+from gwcore.testing import fakes
+from gwcore.usage import Usage
+from gwcore_budget import bound as module
+from gwcore_budget.bound import bound
+
+
+def card(output=(15,), tiers=None, **prices):
+    """Dollars per million tokens; a pair is a step: what a request of more than so many tokens pays."""
+    prices = {"output": output, **prices}
+
+    def steps(value):
+        first, *more = value if isinstance(value, tuple) else (value,)
+        return ((0, round(first * 10**9)), *((above, round(price * 10**9)) for above, price in more))
+
+    made = {name: steps(value) for name, value in prices.items()}
+    return PriceCard(
+        "m", made, {t: {n: steps(v) for n, v in own.items()} for t, own in (tiers or {}).items()},
+        context_window=1_000_000, max_output=64_000,
+    )  # fmt: skip
+
+
+CARDS = {
+    "long context": card(input=(3, (2_000, 6)), output=(15, (2_000, 22.5)), cache_read=(0.3, (2_000, 0.6)), cache_write_5m=(3.75, (2_000, 7.5)), cache_write_1h=(6, (2_000, 12))),
+    "service tiers": card(input=2.5, cache_read=0.25, tiers={"flex": {"input": 1.25, "output": (7.5,)}, "priority": {"input": 5, "output": (30,)}}),
+    "reasoning": card(input=2, output=(8,), reasoning=12),
+    "a fee per request": card(input=1, output=(1,), request=5_000),
+    "voice": card(input=2.5, output=(10,), audio_in=40, audio_out=80),
+    "plain": card(input=0.0375, output=(0.15,)),
+}  # fmt: skip
+
+
+def drawn(rng, prices):
+    """A request, and a usage that it allows."""
+    cached = rng.random() < 0.5
+    text = ("cache_control " if cached else "") + ("audio " if "audio_in" in prices.prices else "")
+    text += "x" * rng.choice([0, 10, 500, 1_900, 2_100, 5_000])
+    length, choices = rng.choice([1, 16, 300, 70_000, None]), rng.choice([1, 1, 4])
+    fields = {"n": choices} if choices > 1 else {}
+    if length is not None:
+        fields["max_tokens"] = length
+    made = fakes.call(text, **fields)
+    left, parts = len(made.raw), {}
+    names = ["input", "cache_read", *(["cache_write_5m", "cache_write_1h"] if cached else [])]
+    for name in [*names, *(["audio_in"] if "audio_in" in prices.prices else [])]:
+        if name in prices.prices:
+            parts[name] = rng.randint(0, left)
+            left -= parts[name]
+    out = rng.randint(0, choices * min(length or 64_000, 64_000))
+    thought = rng.randint(0, out) if "reasoning" in prices.prices else 0
+    usage = Usage(**parts, output=out - thought, reasoning=thought)
+    usage.service_tier = rng.choice([None, *prices.service_tiers])
+    return made, usage
+
+
+def overruns(prices, rounds=1_500):
+    rng, found = random.Random(7), 0
+    for _ in range(rounds):
+        made, usage = drawn(rng, prices)
+        terms = bound(Attempt(made, made.targets[0]), prices, 32_768)
+        found += prices.cost(usage) > terms.amount
+    return found
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_b12_no_reachable_usage_costs_more_than_was_held(name):
+    assert overruns(CARDS[name]) == 0
+
+
+@pytest.mark.parametrize("blind", ["length", "tier", "fee", "choices"])
+def test_b12_negative_controls(blind, monkeypatch):
+    highest = PriceCard.highest
+
+    def careless(self, bucket, tokens, tiers=None):
+        if blind == "fee" and bucket == "request":
+            return None
+        return highest(self, bucket, 0 if blind == "length" else tokens, () if blind == "tier" else tiers)
+
+    monkeypatch.setattr(PriceCard, "highest", careless)
+    if blind == "choices":
+        monkeypatch.setattr(module, "counts", lambda *_: [])
+    assert sum(overruns(prices, 400) for prices in CARDS.values()) > 5
+
+
+def of(**fields):
+    made = fakes.call("hi", **fields)
+    return bound(Attempt(made, made.targets[0]), CARDS["plain"], 1_000)
+
+
+def test_what_a_plugin_adds_to_the_document_is_held_too():
+    made = fakes.call("hi", max_tokens=1)
+    before = bound(Attempt(made, made.targets[0]), CARDS["plain"], 1_000).amount
+    made.document["messages"][0]["content"] = "x" * 10_000
+    made.edited = True
+    after = bound(Attempt(made, made.targets[0]), CARDS["plain"], 1_000).amount
+    assert after - before > 10_000 * 37
+
+
+def test_what_the_gateway_does_not_see_is_a_whole_window():
+    seen = of(max_tokens=1).fixed
+    for fields in ({"previous_response_id": "r"}, {"prompt": {"id": "p"}}, {"conversation": "c"}):
+        assert of(max_tokens=1, **fields).fixed == 1_000_000 * 37_500_000 > seen
+    assert of(max_tokens=1, prompt="a text").fixed < 2 * seen
+
+
+def test_tools_that_may_be_used_without_end_have_no_bound():
+    search = {"type": "web_search"}
+    assert of(tools=[search]) is None
+    assert of(tools=[{"type": "function", "function": {"name": "web_search"}}]) is not None
