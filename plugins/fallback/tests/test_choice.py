@@ -132,8 +132,8 @@ async def test_a_session_keeps_to_its_deployment():
     async with world("abcd", fallback="{strategy: shuffle, affinity: session}") as w:
         answer_all(w)
         homes = {}
-        for session in map(str, range(24)):
-            seen = await served(w, 4, headers=[("x-gwcore-session", session)])
+        for session in map(str, range(12)):
+            seen = await served(w, 3, headers=[("x-gwcore-session", session)])
             assert len(seen) == 1
             homes[session] = next(iter(seen))
         assert len(set(homes.values())) == 4
