@@ -130,6 +130,31 @@ async def test_negative_control_who_trusts_redis_at_once_exceeds_the_limit(serve
     print(world.after(1))
 
 
+@pytest.mark.parametrize("how", ["local", "open", "closed"])
+async def test_while_it_recovers_a_place_is_one_of_the_share_and_comes_back(server, how):
+    places = [
+        Charge(Limit("p", "parallel", 4, 0, 4, scopes=("key",), on_store_error=how), "p", 1),
+        Charge(LIMIT, "k", 1),
+    ]
+    async with World(server, None).open() as world:
+        worker = world.workers[1]
+        worker._failures, worker.degraded_since = guard_.FAILURES, world.now
+        await world.admin.set(world.prefix + "now", world.now)
+        assert not (await worker.admit([Charge(LIMIT, "other", 1)], "look")).local and worker.degraded_since is None
+        first = await worker.admit(places, "first")
+        assert first.refused < 0 and not first.local and worker.held == 1
+        second = await worker.admit(places, "second")
+        assert (second.refused, second.local) == ((0, True) if how == "local" else (1, True))  # a burst of 4 is 1 each
+        assert worker.held == 1
+        for _ in range(2):
+            worker.settle(places, [0, 0], "first", local=first.local)
+            assert worker.held == 0
+            await worker._home.flush()
+            world.now += SECOND // 5
+            await world.admin.set(world.prefix + "now", world.now)
+            assert (await worker.admit(places, "first")).refused < 0 and worker.held == 1
+
+
 @pytest.mark.skipif("GWCORE_CAMPAIGN" not in os.environ, reason="36 seconds of a machine of its own; make campaign")
 @pytest.mark.timeout(180)
 async def test_four_processes_and_a_sigkill():
