@@ -278,7 +278,8 @@ stack: [{{fallback: {{}}}}]
 """
     async with FakeUpstream() as a, FakeUpstream() as b:
         b.default = Answer(body=b'{"object": "list", "data": []}')
-        gateway = Gateway(text.format(a=a.url, b=b.url, models="[a/m, b/m]"))
+        # more of them than a call has attempts: what was not sent is none
+        gateway = Gateway(text.format(a=a.url, b=b.url, models="[a/m, a/n, a/o, a/p, a/q, b/m]"))
         async with running(gateway) as url:
             seen = await exchange(url, "POST", "/v1/embeddings", body)
             assert seen.status == 200 and seen.headers["x-gwcore-upstream"] == "b"

@@ -153,6 +153,8 @@ class Journey:
         self.tried[deployment] = times, ending, self._chooser.clock() + pause
         if self.error is None or ending.kind not in _GIVES_WAY:
             self.error = error
+        if ending.kind in _UNSENT:
+            self._left += 1
         if ending.health == "failure":
             self._struck.add(deployment.target.upstream.name)
         if ending.retry == "no" or self.panicking:
@@ -265,3 +267,5 @@ class Journey:
 # A refusal of ours says less than the upstream's error before it: the client asked for that one's model.
 _LIMITED = frozenset({"cooling", "requests", "tokens"})
 _GIVES_WAY = frozenset({"unserved", "denied"})
+# Refused by the gateway itself: no attempt at an upstream, and never made again at the same one.
+_UNSENT = frozenset({"unserved", "denied", "budget"})
