@@ -19,7 +19,7 @@ import orjson
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, InBandError
-from gwcore.errors import BadRequest, Broken, GatewayError, PluginFault, Refused, Untranslatable
+from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
 from gwcore.relay import read_on, refused, relay
@@ -87,13 +87,12 @@ def build(
         if way is not None:
             return _translated(attempt, way, way.body), way
     if found is None:
-        unserved = Untranslatable(
+        # clients that count tokens do so themselves where they hear 404, and stop at anything else
+        missing = NotServed if call.operation == COUNT else Untranslatable
+        raise missing(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
             f"{call.operation} in the dialect {call.dialect.name}"
         )
-        if call.operation == COUNT:
-            unserved.status = 404  # by which clients know that they must count for themselves
-        raise unserved
     path, names_model = found
     request = Request(
         call.method,

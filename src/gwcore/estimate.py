@@ -147,7 +147,7 @@ def _blobs(document: Any) -> tuple[int, int]:
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            if node.get("type") in {"image_url", "input_image"} and not _inline(node):
+            if node.get("type") in ("image_url", "input_image") and not _inline(node):
                 count += 1
             todo.extend(node.values())
         elif isinstance(node, list):

@@ -186,6 +186,8 @@ REFUSALS = """
 """
 
 if __name__ == "__main__":
+    if not requests():
+        raise SystemExit("GWCORE_RECORDINGS is unset: there is nothing to count")
     if "--check" in sys.argv:
         raise SystemExit(PAGE.read_text(encoding="utf-8") != page())
     PAGE.write_text(page(), encoding="utf-8")

@@ -182,3 +182,16 @@ async def test_where_the_upstream_serves_both_such_a_body_goes_to_responses():
     shown = [tool["function"] for tool in upstream.requests[-1].document["tools"]]
     assert [tool["name"] for tool in shown] == ["read", "find", "write"]
     assert shown[1]["parameters"] == {"type": "object", "properties": {}} and "input_schema" not in shown[1]
+
+
+async def test_a_schema_with_several_types_is_no_fault():
+    """Sizes are estimated over any document: ``type`` may be a list in a tool's schema."""
+    nullable = {"type": "object", "properties": {"x": {"type": ["string", "null"]}}}
+    pixels = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 20_000}}
+    body = {"model": "up/m", "messages": [{"role": "user", "content": [pixels]}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": nullable}}]}  # fmt: skip
+    async with FakeUpstream() as upstream:
+        upstream.default = Answer(body=json.dumps(WHOLE["anthropic.messages"]).encode())
+        async with running(Gateway(stack(upstream.url, "anthropic.messages", ""))) as url:
+            answer = await exchange(url, "POST", "/v1/chat/completions", json.dumps(body).encode())
+    assert answer.status == 200, answer.body
