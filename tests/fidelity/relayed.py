@@ -17,9 +17,9 @@ def translation(source, client, *, stream, usage=True):
     return Translation(DIALECTS[client], DIALECTS[source], "/x", crossing, b"")
 
 
-def relayed(record, client, how="whole"):
+def relayed(record, client, how="whole", *, usage=True):
     """The bytes a streaming client gets, and the translation."""
-    way = translation(NAMES[record["dialect"]], client, stream=True)
+    way = translation(NAMES[record["dialect"]], client, stream=True, usage=usage)
     stream = way.stream()
     if not streamed(record):
         return stream.spelled(way.read(recorded_body(record))), way

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from gwcore.errors import BadRequest, Untranslatable
+from gwcore_providers.quirks import OPENAI_CHAT
 from tests.fidelity.corpus import CODECS, NAMES, SPECS, crossing_for, read, requests
 from tests.fidelity.facts import LATER, facts
 
@@ -27,7 +28,7 @@ MODELS = {
     "anthropic.messages": "claude-opus-4-6",
     "gemini.generate": "gemini-3-pro-preview",
 }
-QUIRKS = {"openai.chat": frozenset({"developer", "max_completion_tokens", "custom_tools"})}
+QUIRKS = {"openai.chat": OPENAI_CHAT | {"custom_tools"}}
 # feature → what its name in x-gwcore-dropped looks like; any other feature is named as it is called
 _NAMED = {
     "cache mark": r"cache_control",

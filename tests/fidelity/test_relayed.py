@@ -82,6 +82,15 @@ def test_a_client_without_a_stream_reads_the_digest(source, client):
     assert not wrong, (len(wrong), str(wrong[:4])[:800])
 
 
+@pytest.mark.parametrize("source", [s for s in SPECS if s != "openai.chat"])
+def test_usage_that_no_client_asked_for_is_no_chunk(source):
+    """Every chunk then has a choice, and usage is known all the same (D9, B5)."""
+    for record in readable(source)[:30]:
+        body, way = relayed(record, "openai.chat", usage=False)
+        STREAMS["openai.chat"](body, usage=False)
+        assert (way.meter.usage is not None) == metered(record)
+
+
 # ── why it ended ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # canonical reason → the word of each client dialect; what is incomplete is never told as complete

@@ -208,8 +208,6 @@ class _Messages:
                 raise self.crossing.refuse("audio by address")
             form = (media.mime or "audio/wav").partition("/")[2].removeprefix("x-")
             form = {"mpeg": "mp3", "wave": "wav"}.get(form, form)
-            if not (self.same or form in {"mp3", "wav"} or "audio_formats" in self.crossing.quirks):
-                raise self.crossing.refuse(f"audio of {media.mime}", "mp3 and wav are taken")
             return {"type": "input_audio", "input_audio": {"data": media.data, "format": form}}
         return self._file(media)
 
