@@ -46,47 +46,44 @@ def chat_stream(*deltas, finish):
 
 def call_of(dialect, name, arguments):
     """A streamed answer: a few words, then a call."""
-    half = len(arguments) // 2
-    if dialect == "openai.chat":
-        head = {
-            "index": 0,
-            "id": "call_9",
-            "type": "function",
-            "function": {"name": name, "arguments": arguments[:half]},
-        }
-        rest = {"index": 0, "function": {"arguments": arguments[half:]}}
-        words = {"role": "assistant", "content": "Now."}
-        return list(chat_stream(words, {"tool_calls": [head]}, {"tool_calls": [rest]}, finish="tool_calls"))
-    if dialect == "anthropic.messages":
-        usage = {"input_tokens": 50, "cache_read_input_tokens": 40, "output_tokens": 1}
-        start = {"id": "msg_9", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None,
-                 "usage": usage}  # fmt: skip
-        use = {"type": "tool_use", "id": "call_9", "name": name, "input": {}}
-        pieces = [{"type": "input_json_delta", "partial_json": part} for part in (arguments[:half], arguments[half:])]
-        return [
-            frame(one, named=True)
-            for one in (
-                {"type": "message_start", "message": start},
-                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Now."}},
-                {"type": "content_block_stop", "index": 0},
-                {"type": "content_block_start", "index": 1, "content_block": use},
-                *({"type": "content_block_delta", "index": 1, "delta": piece} for piece in pieces),
-                {"type": "content_block_stop", "index": 1},
-                {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
-                {"type": "message_stop"},
-            )
-        ]
-    if dialect == "gemini.generate":
-        parts = [{"text": "Now."}, {"functionCall": {"id": "call_9", "name": name, "args": json.loads(arguments)}}]
-        usage = {
-            "promptTokenCount": 90,
-            "cachedContentTokenCount": 40,
-            "candidatesTokenCount": 9,
-            "totalTokenCount": 99,
-        }
-        candidate = {"content": {"role": "model", "parts": parts}, "index": 0, "finishReason": "STOP"}
-        return [frame({"candidates": [candidate], "usageMetadata": usage, "responseId": "r", "modelVersion": "m"})]
+    return _CALLS[dialect](name, arguments, len(arguments) // 2)
+
+
+def _chat_call(name, arguments, half):
+    head = {"index": 0, "id": "call_9", "type": "function", "function": {"name": name, "arguments": arguments[:half]}}
+    rest = {"index": 0, "function": {"arguments": arguments[half:]}}
+    words = {"role": "assistant", "content": "Now."}
+    return list(chat_stream(words, {"tool_calls": [head]}, {"tool_calls": [rest]}, finish="tool_calls"))
+
+
+def _messages_call(name, arguments, half):
+    usage = {"input_tokens": 50, "cache_read_input_tokens": 40, "output_tokens": 1}
+    start = {"id": "msg_9", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None,
+             "usage": usage}  # fmt: skip
+    use = {"type": "tool_use", "id": "call_9", "name": name, "input": {}}
+    pieces = [{"type": "input_json_delta", "partial_json": part} for part in (arguments[:half], arguments[half:])]
+    events = [
+        {"type": "message_start", "message": start},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Now."}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 1, "content_block": use},
+        *({"type": "content_block_delta", "index": 1, "delta": piece} for piece in pieces),
+        {"type": "content_block_stop", "index": 1},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+        {"type": "message_stop"},
+    ]
+    return [frame(event, named=True) for event in events]
+
+
+def _generate_call(name, arguments, _half):
+    parts = [{"text": "Now."}, {"functionCall": {"id": "call_9", "name": name, "args": json.loads(arguments)}}]
+    usage = {"promptTokenCount": 90, "cachedContentTokenCount": 40, "candidatesTokenCount": 9, "totalTokenCount": 99}
+    candidate = {"content": {"role": "model", "parts": parts}, "index": 0, "finishReason": "STOP"}
+    return [frame({"candidates": [candidate], "usageMetadata": usage, "responseId": "r", "modelVersion": "m"})]
+
+
+def _responses_call(name, arguments, _half):
     item = {"type": "function_call", "id": "fc_1", "call_id": "call_9", "name": name, "arguments": arguments}
     usage = {"input_tokens": 90, "output_tokens": 9, "total_tokens": 99, "input_tokens_details": {"cached_tokens": 40}}
     words = {
@@ -96,17 +93,19 @@ def call_of(dialect, name, arguments):
         "content": [{"type": "output_text", "text": "Now."}],
     }
     whole = {"id": "resp_1", "status": "completed", "output": [words, item], "usage": usage, "model": "m"}
-    return [
-        frame(one, named=True)
-        for one in (
-            {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
-            {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Now."},
-            {"type": "response.output_item.added", "output_index": 1, "item": {**item, "arguments": ""}},
-            {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": arguments},
-            {"type": "response.output_item.done", "output_index": 1, "item": item},
-            {"type": "response.completed", "response": whole},
-        )
+    events = [
+        {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Now."},
+        {"type": "response.output_item.added", "output_index": 1, "item": {**item, "arguments": ""}},
+        {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": arguments},
+        {"type": "response.output_item.done", "output_index": 1, "item": item},
+        {"type": "response.completed", "response": whole},
     ]
+    return [frame(event, named=True) for event in events]
+
+
+_CALLS = {"openai.chat": _chat_call, "openai.responses": _responses_call, "anthropic.messages": _messages_call,
+          "gemini.generate": _generate_call}  # fmt: skip
 
 
 async def asked(dialect, path, alias, body, answer, headers=()):
