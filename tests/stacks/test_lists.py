@@ -312,3 +312,50 @@ async def test_a_long_list_is_ranked_in_batches_and_the_best_of_all_is_best():
         body = (await client.post(f"{url}/v2/rerank", json=asked)).json()
         assert len(up.requests) == 4
     assert [one["index"] for one in body["results"]] == [99, 98, 97]
+
+
+async def test_keys_of_a_rerank_that_one_vendor_has_reach_it_and_others_are_told():
+    asked = {"query": "q", "documents": ["say 1"], "max_tokens_per_doc": 500}
+    for provider, named in (("cohere", None), ("tei", "max_tokens_per_doc")):
+        more, model, _ = RANK[provider]
+        async with FakeUpstream() as up, running(stack(up, provider, more)) as url, httpx2.AsyncClient() as client:
+            up.default = ranked(provider)
+            reply = await client.post(f"{url}/v2/rerank", json={**asked, "model": f"up/{model}"})
+            (seen,) = up.requests
+        assert seen.document.get("max_tokens_per_doc") == (None if named else 500)
+        assert reply.headers.get("x-gwcore-dropped") == named
+
+
+async def test_batches_cost_what_all_of_them_used():
+    """Eight batches, 2,000 tokens at 0.06 dollars a million."""
+    _, model, _, _ = EMBED["voyage"]
+    async with FakeUpstream() as up:
+        up.default = embedded("voyage")
+        entry = {
+            "provider": "voyage",
+            "base_url": f"{up.url}/v1",
+            "api_key": "key-12345678",
+            "prices": {model: {"input": "$0.06/M"}},
+        }
+        whole = {
+            "gwcore": 1,
+            "server": {"cost": "stream"},
+            "upstreams": {"up": entry},
+            "models": {"*": "pass"},
+            "stack": [],
+        }
+        async with running(Gateway(json.dumps(whole) + "\n")) as url, client_of(url) as client:
+            raw = await client.embeddings.with_raw_response.create(
+                model=f"up/{model}", input=[f"text {at}" for at in range(1000)]
+            )
+    assert raw.headers["x-gwcore-cost-usd"] == "0.000120000"
+
+
+async def test_an_idempotency_key_is_not_shared_by_batches():
+    more, model, _, _ = EMBED["tei"]
+    for count, sent in ((10, "once"), (100, None)):
+        async with FakeUpstream() as up, running(stack(up, "tei", more)) as url, client_of(url) as client:
+            up.default = embedded("tei")
+            texts = [f"text {at}" for at in range(count)]
+            await client.embeddings.create(model=f"up/{model}", input=texts, extra_headers={"idempotency-key": "once"})
+            assert {one.header("idempotency-key") for one in up.requests} == {sent}

@@ -30,7 +30,8 @@ def say(request: ListRequest, crossing: Crossing, *spoken: str) -> None:
         if getattr(request, name) is not None and name not in spoken:
             crossing.drop({"purpose": "input_type"}.get(name, name))
     for name in request.extra:
-        crossing.drop(name)
+        if name not in spoken:
+            crossing.drop(name)
 
 
 def words(request: ListRequest, crossing: Crossing) -> list[str]:

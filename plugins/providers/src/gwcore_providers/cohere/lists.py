@@ -54,12 +54,9 @@ class Rerank(Errors):
 
     def write_request(self, request: ListRequest, crossing: Crossing) -> dict[str, Any]:
         """See :meth:`gwcore.lists.UpstreamListCodec.write_request`."""
-        extra = (
-            {"max_tokens_per_doc": request.extra.pop("max_tokens_per_doc")}
-            if "max_tokens_per_doc" in request.extra
-            else {}
-        )
-        say(request, crossing)
+        say(request, crossing, "max_tokens_per_doc")
+        most = request.extra.get("max_tokens_per_doc")
+        extra = {"max_tokens_per_doc": most} if most is not None else {}
         top = {"top_n": min(request.top, len(request.items))} if request.top is not None else {}
         return {"model": crossing.model, "query": request.query, "documents": words(request, crossing), **top, **extra}
 
