@@ -22,6 +22,7 @@ EMBED = {
     "cohere": ({"base_url": "/compatibility/v1"}, "embed-v4.0", "/v2/embed", 96),
     "gemini": ({}, "gemini-embedding-001", "/v1beta/models/gemini-embedding-001:batchEmbedContents", 100),
     "vertex": (SERVICE, "text-embedding-005", "/v1/projects/p/locations/us-east5/publishers/google/models/text-embedding-005:predict", 250),
+    "vertex ": (SERVICE, "gemini-embedding-2", "/v1/projects/p/locations/us-east5/publishers/google/models/gemini-embedding-2:embedContent", 1),
     "mistral": ({"base_url": "/v1"}, "mistral-embed", "/v1/embeddings", 1000),
     "openai": ({"base_url": "/v1"}, "text-embedding-3-small", "/v1/embeddings", 1000),
 }  # fmt: skip
@@ -41,6 +42,8 @@ def texts_of(document):
     """What was sent, by any vendor's word."""
     if "requests" in document:
         return [one["content"]["parts"][0]["text"] for one in document["requests"]]
+    if "content" in document:
+        return [document["content"]["parts"][0]["text"]]
     if "instances" in document:
         return [one["content"] for one in document["instances"]]
     found = next(document[key] for key in ("input", "texts", "inputs") if key in document)
@@ -62,6 +65,8 @@ def embedded(provider):
             body = {"model": "m", "embeddings": vectors, "prompt_eval_count": tokens}
         elif provider == "gemini":
             body = {"embeddings": [{"values": v} for v in vectors], "usageMetadata": {"promptTokenCount": tokens}}
+        elif provider == "vertex ":
+            body = {"embedding": {"values": vectors[0]}, "usageMetadata": {"promptTokenCount": tokens}}
         elif provider == "vertex":
             body = {"predictions": [{"embeddings": {"values": v, "statistics": {"token_count": 2}}} for v in vectors]}
         else:
@@ -80,7 +85,7 @@ def embedded(provider):
 
 def stack(up, provider, more, **extra):
     entry = {
-        "provider": provider,
+        "provider": provider.strip(),
         "api_key": "key-12345678",
         **more,
         "base_url": up.url + more.get("base_url", ""),
@@ -98,7 +103,8 @@ def client_of(url):
 async def test_a_thousand_texts_come_back_whole_and_in_order(provider, encoding):
     """``None`` is what the SDK does unasked: base64 on the wire, numbers to its user."""
     more, model, path, most = EMBED[provider]
-    texts = [f"text number {at}" for at in range(1000)]
+    many = 1000 if most > 1 else 60
+    texts = [f"text number {at}" for at in range(many)]
     async with FakeUpstream() as up, running(stack(up, provider, more)) as url, client_of(url) as client:
         up.default = embedded(provider)
         given = {} if encoding is None else {"encoding_format": encoding}
@@ -110,11 +116,11 @@ async def test_a_thousand_texts_come_back_whole_and_in_order(provider, encoding)
     if encoding == "base64":
         vectors = [list(array.array("f", base64.b64decode(one))) for one in vectors]
     assert vectors == [vector(text) for text in texts]
-    assert [one.index for one in reply.data] == list(range(1000))
-    assert (reply.usage.prompt_tokens, reply.usage.total_tokens) == (2000, 2000)
+    assert [one.index for one in reply.data] == list(range(many))
+    assert (reply.usage.prompt_tokens, reply.usage.total_tokens) == (2 * many, 2 * many)
     assert {unquote(one.target) for one in seen} == {path}
     sizes = [len(texts_of(one.document)) for one in seen]
-    assert sum(sizes) == 1000 and max(sizes) == min(most, 1000) and len(sizes) == -(-1000 // most)
+    assert sum(sizes) == many and max(sizes) == min(most, many) and len(sizes) == -(-many // most)
 
 
 @pytest.mark.parametrize(
@@ -359,3 +365,29 @@ async def test_an_idempotency_key_is_not_shared_by_batches():
             texts = [f"text {at}" for at in range(count)]
             await client.embeddings.create(model=f"up/{model}", input=texts, extra_headers={"idempotency-key": "once"})
             assert {one.header("idempotency-key") for one in up.requests} == {sent}
+
+
+async def test_a_router_tries_the_whole_list_elsewhere():
+    """One batch of the first target fails; the second serves all of them, with vectors of one model only."""
+    texts = [f"text {at}" for at in range(300)]
+    good = embedded("voyage")
+
+    def failing(seen):
+        return Answer(503, body=b"{}") if "text 150" in texts_of(seen.document) else good(seen)
+
+    async with FakeUpstream() as first, FakeUpstream() as second:
+        first.default, second.default = failing, embedded("tei")
+        whole = {
+            "gwcore": 1,
+            "upstreams": {
+                "a": {"provider": "voyage", "base_url": f"{first.url}/v1", "api_key": "key-12345678"},
+                "b": {"provider": "tei", "base_url": second.url},
+            },
+            "models": {"search": ["a/voyage-3.5", "b/m"]},
+            "stack": [{"fallback": {}}],
+        }
+        async with running(Gateway(json.dumps(whole) + "\n")) as url, client_of(url) as client:
+            raw = await client.embeddings.with_raw_response.create(model="search", input=texts)
+    assert raw.headers["x-gwcore-upstream"] == "b"
+    assert [one.embedding for one in raw.parse().data] == [vector(text) for text in texts]
+    assert sum(len(texts_of(seen.document)) for seen in second.requests) == 300

@@ -7,7 +7,7 @@ from recorded import NAMES, recorded, specification
 
 from gwcore.chat import Reasoning
 from gwcore.codec import Crossing
-from gwcore.errors import Untranslatable
+from gwcore.errors import BadRequest, Untranslatable
 from gwcore.wire.ndjson import NdjsonReader
 from gwcore_providers import gwcore_dialects
 
@@ -120,6 +120,14 @@ def test_a_conversation_with_everything(to, expected):
 def test_what_none_of_them_has_is_refused_by_name(to, more, named):
     with pytest.raises(Untranslatable, match=named):
         crossed({**CHAT, **more}, to)
+
+
+@pytest.mark.parametrize("to", NATIVE)
+def test_a_result_that_answers_no_call_is_a_bad_request(to):
+    """E11."""
+    orphan = {**CHAT, "messages": [CHAT["messages"][1], CHAT["messages"][3]]}
+    with pytest.raises(BadRequest, match="call_1"):
+        crossed(orphan, to)
 
 
 @pytest.mark.parametrize("to", NATIVE)

@@ -21,6 +21,7 @@ READ = {
     ("tei-other", "rerank"): ("tei", "rerank"),
     ("cohere-embed", "v2/embed"): ("cohere.chat", "embeddings"),
     ("gemini-embed", "batchEmbedContents"): ("gemini.generate", "embeddings"),
+    ("gemini-embed", "embedContent"): ("vertex.predict", "embeddings"),
     ("ollama-embed", "api/embed"): ("ollama.chat", "embeddings"),
     ("rerank", "rerank"): ("openai.lists", "rerank"),
 }

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import orjson
 
-from gwcore.chat import ChatRequest, Media, Part, Reasoning, Text, Tool, ToolCall
+from gwcore.chat import ChatRequest, Media, Part, Reasoning, Text, Tool, ToolCall, ToolResult
 from gwcore.codec import Crossing
-from gwcore.errors import Malformed
+from gwcore.errors import BadRequest, Malformed
 from gwcore.events import Event, PartEnded, ReasoningDelta, TextDelta, ToolCallStarted
 from gwcore.wire.sse import Frame
 
@@ -82,7 +82,18 @@ class Parts:
 
 
 def one_answer_in_words(request: ChatRequest, crossing: Crossing) -> None:
-    """Refuse what none of these dialects has."""
+    """Refuse what none of these dialects has, and results that answer no call.
+
+    Raises:
+        Untranslatable: several answers, or other than words.
+        BadRequest: a tool result whose call is not in the conversation.
+    """
+    known: set[str] = set()
+    for message in request.messages:
+        known.update(part.id for part in message.parts if isinstance(part, ToolCall))
+        for part in message.parts:
+            if isinstance(part, ToolResult) and part.id not in known:
+                raise BadRequest(f"a tool result for {part.id[:80]!r}, which no earlier message calls")
     if (request.n or 1) > 1:
         raise crossing.refuse("n", "one request has one answer")
     if {name.lower() for name in request.modalities or ["text"]} != {"text"}:

@@ -22,6 +22,7 @@ from gwcore_providers.expiring import Expiring
 from gwcore_providers.quirks import OWN_SAMPLING, efforts, without, words
 from gwcore_providers.vendors import Address, Vendor, google_verb, model_path, segment
 from gwcore_providers.vertex.lists import DIALECT as PREDICT
+from gwcore_providers.vertex.lists import by_content
 
 _MODEL = frozenset({"model"})
 _MULTI_REGIONS = ("us", "eu")
@@ -116,7 +117,8 @@ class Vertex(Vendor):
         root = f"{upstream.base_path}/v1{options.parent}"
         path = None
         if dialect == PREDICT and operation == "predict" and not model.startswith(_CLAUDE) and "/" not in model:
-            path = f"/publishers/google/models/{_model(model)}:predict", False
+            verb = "embedContent" if by_content(model) else "predict"
+            path = f"/publishers/google/models/{_model(model)}:{verb}", False
         elif dialect == "anthropic.messages" and model.startswith(_CLAUDE):
             if operation == "chat":
                 verb = "streamRawPredict" if stream else "rawPredict"
