@@ -8,6 +8,7 @@ from collections import Counter
 
 import orjson
 import pytest
+import structlog
 
 from gwcore.call import Outcome
 from gwcore.errors import Unreachable
@@ -59,8 +60,19 @@ async def hang(_delivery):
     await asyncio.Event().wait()
 
 
+class Box(Outbox):
+    """With its sink at hand."""
+
+    def __init__(self, sink, config, folder):
+        super().__init__("it", config, folder)
+        self.its = sink
+
+    async def start(self):
+        await super().start(self.its, Reader(Redactor()))
+
+
 def outbox(sink, folder, **settings):
-    return Outbox("it", sink, OutboxConfig(**{"backoff": 0.05, **settings}), Reader(Redactor()), folder)
+    return Box(sink, OutboxConfig(**{"backoff": 0.05, **settings}), folder)
 
 
 async def until(condition, within=10):
@@ -341,3 +353,39 @@ async def test_start_twice_stop_twice(tmp_path):
     box.put(record(2))
     assert box.dropped == 1
     assert not os.listdir(tmp_path)
+
+
+async def test_a_full_disk_costs_nothing_while_memory_has_room(tmp_path, monkeypatch):
+    sink = Scripted()
+    sink.default = Verdict("later", "http_503")
+    async with Running(outbox(sink, tmp_path)) as box:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(box._spill, "append", full)
+        for n in range(300):
+            box.put(record(n))
+        await until(lambda: box.state == "open")
+        sink.default = ACCEPTED
+        await until(lambda: len(sink.taken) == 300)
+        assert box.dropped == 0
+
+
+async def test_what_was_dropped_is_said(tmp_path, caplog):
+    with structlog.testing.capture_logs() as said:
+        async with Running(outbox(Scripted(), None, queue=1)) as box:
+            box.put(record(0))
+            box.put(record(1))
+            await until(lambda: any(line.get("dropped") == 1 for line in said))
+
+
+async def test_without_a_disk_a_stop_counts_what_it_loses():
+    sink = Scripted()
+    sink.default = Verdict("later", "http_503")
+    box = outbox(sink, None, flush=0)
+    await box.start()
+    for n in range(5):
+        box.put(record(n))
+    await box.stop()
+    assert box.dropped == 5

@@ -1,6 +1,8 @@
 """One record per call, whatever happens to it."""
 
 import asyncio
+import base64
+import hmac
 
 from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
 
@@ -65,3 +67,31 @@ async def test_a_sink_that_is_down_misses_nothing(tmp_path):
                 while taken() != set(asked):
                     await asyncio.sleep(0.01)
             assert plugin_of(made).health()["dropped"] == 0
+
+
+async def test_a_reload_keeps_the_queue_and_takes_the_new_settings(tmp_path):
+    async with FakeUpstream() as up, Place() as place:
+        up.default = ok()
+        watch = webhook(place, tmp_path, secret="first-signing-secret")
+        async with gateway(up, watch) as (url, made):
+            await ask(url)
+            await place.until(1)
+            before = plugin_of(made).outbox
+            made.source = made.source.replace("first-signing-secret", "second-signing-secret")
+            assert await made.reload()
+            while made._drains:  # the old stack has given its transports back
+                await asyncio.sleep(0.01)
+            await ask(url)
+            await place.until(2)
+            assert plugin_of(made).outbox is before
+    first, second = place.requests
+    assert signed(first) == (True, False) and signed(second) == (False, True)
+
+
+def signed(seen):
+    """Whether with the first secret, whether with the second."""
+    told = f"{seen.header('webhook-id')}.{seen.header('webhook-timestamp')}.".encode() + seen.body
+    return tuple(
+        seen.header("webhook-signature") == "v1," + base64.b64encode(hmac.digest(key, told, "sha256")).decode()
+        for key in (b"first-signing-secret", b"second-signing-secret")
+    )

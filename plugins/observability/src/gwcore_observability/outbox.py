@@ -59,13 +59,11 @@ class Outbox:
             sink could not encode, since the process started.
     """
 
-    def __init__(self, name: str, sink: Sink, config: OutboxConfig, reader: Reader, folder: Path | None) -> None:
+    def __init__(self, name: str, config: OutboxConfig, folder: Path | None) -> None:
         self.name = name
-        self.sink = sink
         self.config = config
         self.sent = self.rejected = self.dropped = self.failed = 0
         self.last = Verdict("accepted")
-        self._reader = reader
         self._spill = Spill(folder, config.disk) if folder is not None else None
         self._fresh: deque[Pending] = deque()
         self._fresh_bytes = 0
@@ -115,8 +113,9 @@ class Outbox:
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self) -> None:
-        """Open the disk and begin to send; a stack that shares the outbox only counts as one more user."""
+    async def start(self, sink: Sink, reader: Reader) -> None:
+        """Open the disk and begin to send. After a reload the new stack's sink and reader take over the same outbox."""
+        self._sink, self._reader = sink, reader
         self._users += 1
         if self._users > 1:
             return
@@ -150,6 +149,8 @@ class Outbox:
         sending.cancel()
         await asyncio.wait({sending})
         left = self.waiting
+        if self._spill is None:
+            self.dropped += left
         if left:
             _log.warning("sink did not take everything", sink=self.name, left=left, kept=self._spill is not None)
         if self._spill is not None:
@@ -169,15 +170,18 @@ class Outbox:
     # ── from the queue to items ──────────────────────────────────────────────────────────────────────────────────
 
     async def _ticking(self) -> None:
-        adopted = time.monotonic()
+        adopted, dropped = time.monotonic(), 0
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK / 2)
             self._wake.clear()
             try:
+                if self.dropped > dropped:
+                    dropped = self.dropped
+                    self._complain("dropped", None, dropped=dropped)
                 await self._encode_fresh()
                 if self._spill is not None:
-                    if self._failures or self._spill.count or self._behind:
+                    if self._failures or self._spill.oldest is not None or self._behind:
                         await self._store(self._take_ready(), under_way=False)
                     async with self._disk:
                         await asyncio.to_thread(self._spill.sync, 1.0)
@@ -214,7 +218,7 @@ class Outbox:
 
     def _encode(self, record: Record, content: Content | None) -> Item | None:
         try:
-            return self.sink.encode(record, content)
+            return self._sink.encode(record, content)
         except Exception as error:  # a sink is foreign code
             self.failed += 1
             self._complain("encode", error)
@@ -279,7 +283,7 @@ class Outbox:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing(), wait)
             return True
-        if self._spill is not None and self._spill.count:
+        if self._spill is not None and self._spill.oldest is not None:
             async with self._disk:
                 items = await asyncio.to_thread(self._spill.read, self.config.batch, self.config.batch_bytes)
             news = [item for item in items if item.id not in self._settled]
@@ -347,7 +351,7 @@ class Outbox:
             async with slots:
                 return await self._send(delivery)
 
-        results = await asyncio.gather(*(one(delivery) for delivery in self.sink.pack(items)))
+        results = await asyncio.gather(*(one(delivery) for delivery in self._sink.pack(items)))
         left = [item for result in results for item in result]
         if left:
             self._failures += 1
@@ -366,7 +370,7 @@ class Outbox:
         """One delivery; what of it is not settled."""
         try:
             async with asyncio.timeout(self.config.timeout):
-                verdict = await self.sink.send(delivery)
+                verdict = await self._sink.send(delivery)
         except Exception as error:  # a sink is foreign code
             verdict = later(error) or Verdict("refused", type(error).__name__)
         self.last = verdict
@@ -386,7 +390,7 @@ class Outbox:
         half = len(items) // 2
         left: list[Item] = []
         for part in (items[:half], items[half:]):
-            for smaller in self.sink.pack(part):
+            for smaller in self._sink.pack(part):
                 left += await self._send(smaller)
         return left
 

@@ -40,8 +40,7 @@ class SinkPlugin(Plugin):
         self.redactor = Redactor(setup.secrets)
         self._default = config.content
         self._limit = config.content_limit
-        digest = blake2b(config.model_dump_json().encode(), digest_size=8).hexdigest()
-        self.outbox = setup.once(("outbox", self.where, digest), self._outbox)
+        self.outbox = setup.once(("outbox", self.where, config.outbox), self._outbox)
 
     @property
     def where(self) -> str:
@@ -54,9 +53,8 @@ class SinkPlugin(Plugin):
 
     def _outbox(self) -> Outbox:
         config: SinkConfig = self.config
-        reader = Reader(self.redactor, config.patterns, config.content_limit)
         folder = config.outbox.folder
-        return Outbox(self.name, self.sink(), config.outbox, reader, self._folder(folder) if folder else None)
+        return Outbox(self.name, config.outbox, self._folder(folder) if folder else None)
 
     def _folder(self, folder: Path) -> Path:
         mark = blake2b(self.where.encode(), digest_size=4).hexdigest()
@@ -65,7 +63,9 @@ class SinkPlugin(Plugin):
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Open the disk, send; at the end flush."""
-        await self.outbox.start()
+        config: SinkConfig = self.config
+        reader = Reader(self.redactor, config.patterns, config.content_limit)
+        await self.outbox.start(self.sink(), reader)
         try:
             yield
         finally:

@@ -343,5 +343,6 @@ def _locked(folder: Path) -> int | None:
 
 
 def _count(path: Path) -> int:
-    """About how many records a segment holds."""
-    return path.read_bytes().count(MAGIC)
+    """About how many records of a segment are not acknowledged."""
+    data = path.read_bytes()
+    return data.count(MAGIC, _ACKED.unpack_from(data)[0]) if len(data) >= _ACKED.size else 0
