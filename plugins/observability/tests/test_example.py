@@ -7,9 +7,11 @@ from test_prometheus import numbers
 from test_prometheus_workers import free_port
 
 from examples.observability import watch
+from gwcore_budget import gauges
 
 
-async def test_the_example_shows_what_its_dashboard_asks_for(tmp_path):
+async def test_the_example_shows_what_its_dashboard_asks_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(gauges, "EVERY", 0.5)
     port = free_port()
     running = asyncio.create_task(watch.watch(60, 30, False, tmp_path, port))
     wanted = {

@@ -19,7 +19,7 @@ from gwcore.units import DOLLAR
 from gwcore_budget.ledger.schema import account, budget
 from gwcore_budget.window import FOREVER, Window
 
-EVERY = 15.0
+EVERY = 10.0
 """Seconds between two looks."""
 MOST = 200
 """Budgets that are shown: the largest share spent first."""

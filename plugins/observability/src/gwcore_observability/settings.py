@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from gwcore.units import Duration, Size, fault
+from gwcore.wire.transport import Headers, Tls
 from gwcore_observability.content import Level
 
 
@@ -73,3 +74,22 @@ class SinkConfig(BaseModel):
     patterns: list[Pattern] = Field(default=[], description="further regular expressions that redacted replaces")
     content_limit: Size = Field(default=1 << 20, ge=1024, description="characters of one call's content that are kept")
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="how records are queued, kept and sent")
+
+
+class HttpSinkConfig(SinkConfig):
+    """What every sink behind an HTTP address has."""
+
+    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
+    ca_file: str | None = Field(
+        default=None, description="PEM bundle to verify the address with, instead of the system's"
+    )
+    proxy: str | None = Field(default=None, description="URL of a proxy to send through", pattern="^https?://")
+
+    @property
+    def tls(self) -> Tls:
+        """How the address is verified."""
+        return Tls(ca_file=self.ca_file)
+
+    def fixed_headers(self) -> Headers:
+        """``headers``, as they are sent."""
+        return [(name.lower().encode(), value.get_secret_value().encode()) for name, value in self.headers.items()]

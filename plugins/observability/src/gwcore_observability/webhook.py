@@ -19,22 +19,20 @@ from pydantic import BaseModel, Field, SecretStr
 
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
-from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
 from gwcore_observability.ids import event_id
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import Record
-from gwcore_observability.settings import SinkConfig
+from gwcore_observability.settings import HttpSinkConfig
 from gwcore_observability.sink import Delivery, HttpSender, Sink, Verdict
 from gwcore_observability.spill import Item
 
 
-class WebhookConfig(SinkConfig):
+class WebhookConfig(HttpSinkConfig):
     """Settings of ``webhook``."""
 
     url: str = Field(description="receives POSTs of JSON arrays of records", pattern="^https?://")
     secret: SecretStr | None = Field(default=None, description="signs each request; whsec_… or any text", repr=False)
-    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
 
 
 def document(record: Record, content: Content | None) -> dict[str, Any]:
@@ -49,8 +47,9 @@ class WebhookSink(HttpSender):
     """The sink."""
 
     def __init__(self, config: WebhookConfig, setup: Setup) -> None:
-        headers: Headers = [(k.lower().encode(), v.get_secret_value().encode()) for k, v in config.headers.items()]
-        super().__init__(setup.transport(), config.url, headers, config.outbox.timeout)
+        super().__init__(
+            setup.transport(config.tls, config.proxy), config.url, config.fixed_headers(), config.outbox.timeout
+        )
         self._secret = _secret(config.secret) if config.secret else None
 
     def encode(self, record: Record, content: Content | None) -> Item:
