@@ -1,7 +1,7 @@
 """``make bench``: the gateway beside its peers, in one run, as a table of ratios. It never asserts a time.
 
 One worker pinned to core 0; mock upstream and load on core 1. CPU is the process's own (user + system) from /proc. nginx is
-measured where it is installed; other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which
+measured where it is installed; gwcore with other stacks by ``--stack NAME=FILE``; other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which
 ``{port}`` and ``{upstream}`` are replaced. Every request carries the headers by which Portkey finds its upstream.
 """
 
@@ -103,18 +103,22 @@ def measure(name, command, port, seconds, *, env=None):
             process.wait()
 
 
-def targets(folder, upstream, peers):
+def gwcore(folder, name, stack, upstream):
+    port, file = free_port(), folder / f"{name.replace(' ', '-')}.yaml"
+    file.write_text(stack.replace("{upstream}", str(upstream)))
+    command = [str(Path(sys.executable).with_name("gwcore")), "run", str(file), "--port", str(port)]
+    return name, command, port
+
+
+def targets(folder, upstream, peers, stacks):
     port = free_port()
     if nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
         (folder / "nginx.conf").write_text(NGINX.format(dir=folder, upstream=upstream, port=port))
         yield "nginx proxy_pass", [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], port
-    port = free_port()
-    (folder / "stack.yaml").write_text(STACK.format(upstream=upstream))
-    yield (
-        "gwcore, empty stack",
-        [str(Path(sys.executable).with_name("gwcore")), "run", str(folder / "stack.yaml"), "--port", str(port)],
-        port,
-    )
+    yield gwcore(folder, "gwcore, empty stack", STACK.format(upstream="{upstream}"), upstream)
+    for stack in stacks:
+        name, _, file = stack.partition("=")
+        yield gwcore(folder, name, Path(file).read_text(), upstream)
     for peer in peers:
         name, _, command = peer.partition("=")
         port = free_port()
@@ -141,6 +145,9 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=5)
     arguments.add_argument("--peer", action="append", default=[])
+    arguments.add_argument(
+        "--stack", action="append", default=[], help="NAME=FILE: gwcore with that stack, {upstream} replaced"
+    )
     options = arguments.parse_args()
     upstream = free_port()
     mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
@@ -156,7 +163,7 @@ def main():
             }
         ]
         with tempfile.TemporaryDirectory() as folder:
-            for name, command, port in targets(Path(folder), upstream, options.peer):
+            for name, command, port in targets(Path(folder), upstream, options.peer, options.stack):
                 print(f"measuring {name} …", flush=True)
                 rows.append(measure(name, command, port, options.seconds))
         show(rows)

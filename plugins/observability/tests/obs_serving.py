@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
-
-import httpx2
 
 
 class Serving:
@@ -41,9 +40,9 @@ class Serving:
         end = time.monotonic() + within
         while time.monotonic() < end:
             try:
-                if httpx2.get(f"{self.url}/readyz").status_code == 200:
+                if urllib.request.urlopen(f"{self.url}/readyz", timeout=5).status == 200:
                     return
-            except httpx2.TransportError:
+            except OSError:
                 pass
             time.sleep(0.02)
         raise TimeoutError

@@ -25,7 +25,7 @@ async def test_the_example_shows_what_its_dashboard_asks_for(tmp_path, monkeypat
             while not wanted <= seen:
                 await asyncio.sleep(0.3)
                 try:
-                    async with httpx2.AsyncClient() as client:
+                    async with httpx2.AsyncClient(verify=False) as client:
                         text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
                 except httpx2.TransportError:
                     continue

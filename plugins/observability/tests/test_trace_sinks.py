@@ -324,7 +324,10 @@ async def test_one_record_for_each_ending(tmp_path, name):
     async with FakeUpstream() as up, Collector() as place:
         up.default = upstream
         settings = {key: place.url if one == "URL" else one for key, one in SINKS[name].items()}
-        async with gateway(up, sink(name, tmp_path, **settings)) as (url, made), httpx2.AsyncClient() as client:
+        async with (
+            gateway(up, sink(name, tmp_path, **settings)) as (url, made),
+            httpx2.AsyncClient(verify=False) as client,
+        ):
             await ask(url)
             await ask(url, stream=True)
             await ask(url, "fail")
