@@ -9,11 +9,11 @@ import json
 import time
 from functools import partial
 
-from gwcore.codec import Crossing
+from gwcore.codec import Crossing, both_ways
 from gwcore.translate import Translation, said
 from gwcore_providers import gwcore_dialects
 
-DIALECTS = {d.name: d for d in gwcore_dialects() if d.chat is not None}
+DIALECTS = {d.name: d for d in gwcore_dialects() if both_ways(d.chat) is not None}
 CHAT = "openai.chat"
 MODELS = {CHAT: "gpt-5.2", "openai.responses": "gpt-5.2", "anthropic.messages": "claude-opus-4-6"}
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}, "n": {"type": "integer"}}, "required": ["path"]}
