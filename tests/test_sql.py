@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,26 @@ async def test_replicas_that_start_together_migrate_once(store, url, package):
     ended = [await asyncio.to_thread(replica.communicate) for replica in replicas]
     assert [replica.returncode for replica in replicas] == [0] * 4, ended
     assert await count(store) == 1
+
+
+async def test_a_start_waits_longer_for_another_s_migration_than_a_request_would(tmp_path, package):
+    lease = Lease(Resources())
+    store = lease.store(f"sqlite:///{tmp_path}/book.db")
+    async with reading(store) as sql:
+        await sql.execute(text("SELECT 1"))  # the file is there
+    with closing(sqlite3.connect(tmp_path / "book.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        start = asyncio.create_task(migrate(store, demo(package)))
+        with pytest.raises(StoreUnavailable):  # the control: the lock is held, and for long enough
+            async with writing(store):
+                pass
+        await asyncio.sleep(0.5)
+        other.execute("COMMIT")
+    await start
+    assert await count(store) == 1
+    async with writing(store) as sql:  # on the connection that the migration had
+        assert (await sql.execute(text("PRAGMA busy_timeout"))).scalar() == 2000
+    await lease.release()
 
 
 async def test_a_write_is_whole_or_nothing(store):

@@ -203,15 +203,32 @@ async def migrate(store: Store, migrations: Migrations) -> None:
         AssemblyError: the migration failed, or another replica's took over two minutes. The gateway must not serve.
         StoreUnavailable: the store cannot be reached.
     """
-    async with _alembic, writing(store, MIGRATE_WITHIN) as connection:
-        if connection.dialect.name == "postgresql":
-            lock = {"family": 0x6777, "branch": crc32(migrations.branch.encode()) & 0x7FFFFFFF}
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:family, :branch)"), lock)
+    async with _alembic, _answering(MIGRATE_WITHIN), _connection(engine_of(store)) as connection:
+        await _wait(connection, MIGRATE_WITHIN)
         try:
-            await connection.run_sync(_upgrade, migrations)
-        except Exception as error:  # a revision is foreign code: whatever it raises, the gateway must not serve
-            message = f"the migration of {migrations.branch} failed with {type(error).__name__}; nothing was changed"
-            raise AssemblyError(message) from error
+            async with connection.begin():
+                await _migrate(connection, migrations)
+        finally:
+            await _wait(connection, ANSWER_WITHIN)
+
+
+async def _wait(connection: AsyncConnection, seconds: float) -> None:
+    """How long SQLite waits for another's transaction; beside the connection's own, which would begin one."""
+    if connection.dialect.name == "sqlite":
+        raw = await connection.get_raw_connection()
+        assert raw.driver_connection is not None
+        await raw.driver_connection.execute(f"PRAGMA busy_timeout={round(seconds * 1000)}")
+
+
+async def _migrate(connection: AsyncConnection, migrations: Migrations) -> None:
+    if connection.dialect.name == "postgresql":
+        lock = {"family": 0x6777, "branch": crc32(migrations.branch.encode()) & 0x7FFFFFFF}
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:family, :branch)"), lock)
+    try:
+        await connection.run_sync(_upgrade, migrations)
+    except Exception as error:  # a revision is foreign code: whatever it raises, the gateway must not serve
+        message = f"the migration of {migrations.branch} failed with {type(error).__name__}; nothing was changed"
+        raise AssemblyError(message) from error
 
 
 def _upgrade(connection: Any, migrations: Migrations) -> None:
