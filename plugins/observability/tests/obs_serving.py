@@ -17,6 +17,7 @@ class Serving:
     def __init__(self, stack: str, folder: Path, *args: str) -> None:
         self.file = folder / "stack.yaml"
         self.file.write_text(stack)
+        self.file.chmod(0o600)  # it holds secrets
         self.folder = folder
         self.args = args
 

@@ -47,7 +47,7 @@ class Place(FakeUpstream):
     def ids(self):
         return [record["id"] for record in self.records]
 
-    async def until(self, count, within=10.0):
+    async def until(self, count, within=30.0):
         """Wait until so many different calls were told of."""
         async with asyncio.timeout(within):
             while len(set(self.ids)) < count:

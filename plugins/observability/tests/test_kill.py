@@ -18,6 +18,7 @@ def spilled(folder):
     return sum(path.read_bytes().count(MAGIC) for path in folder.rglob("*.seg"))
 
 
+@pytest.mark.timeout(180)  # processes start slowly on a busy machine
 @pytest.mark.parametrize(("how", "durable", "workers"), [("KILL", False, 1), ("KILL", True, 1), ("TERM", False, 2)])
 async def test_what_a_sink_missed_is_told_by_the_next_start(tmp_path, how, durable, workers):
     async with FakeUpstream() as up, Place() as place:

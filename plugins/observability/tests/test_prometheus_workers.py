@@ -30,6 +30,7 @@ async def total(port):
     return value(found, "gwcore_requests_total", status="200"), found
 
 
+@pytest.mark.timeout(180)  # processes start slowly on a busy machine
 async def test_workers_are_summed_and_a_killed_one_takes_nothing_along(tmp_path):
     port = free_port()
     async with FakeUpstream() as up:

@@ -10,7 +10,10 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any
+
+import orjson
 
 from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal
 from gwcore.dialect import Document
@@ -46,7 +49,7 @@ class AttemptRecord:
     """One try at one upstream.
 
     Attributes:
-        id: ``call.id:n``. ``span``: its span id.
+        id: ``call.id:n``.
         key: which of the upstream's credentials, 1 and up; 0 where it has one.
         started_ns, first_ns, ended_ns: since the epoch; ``first_ns`` is the answer's head or, of a stream, first content.
         status: of the upstream's answer; ``None`` where none came.
@@ -57,7 +60,6 @@ class AttemptRecord:
     """
 
     id: str
-    span: str
     upstream: str
     provider: str
     model: str
@@ -78,15 +80,19 @@ class AttemptRecord:
     cost_version: str | None
     unpriced: tuple[str, ...]
 
+    @property
+    def span(self) -> str:
+        """Its span id."""
+        return span_id(self.id)
+
 
 @dataclass(slots=True, frozen=True)
 class Record:
     """One finished call.
 
     Attributes:
-        id: ``x-gwcore-request-id``. ``event``: a UUID made of it: whoever receives a record twice knows it by this.
-        trace, parent, span: W3C ids; the client's trace where it brought one, and its span as ``parent``.
-        sampled: what the client's traceparent says; ``None`` where there is none.
+        id: ``x-gwcore-request-id``.
+        client_trace, parent: W3C ids of trace and span, where the client brought them; ``sampled``: what it said of them.
         route: the path's template, which names nothing of the client's.
         state: ``ok``, ``refused`` (by the gateway), ``failed``, ``cancelled``.
         status: what the client received; 0 where it left before.
@@ -106,10 +112,8 @@ class Record:
     """
 
     id: str
-    event: str
-    trace: str
+    client_trace: str | None
     parent: str | None
-    span: str
     sampled: bool | None
     operation: str
     dialect: str
@@ -157,6 +161,31 @@ class Record:
     attempts: tuple[AttemptRecord, ...] = field(default=())
 
     @property
+    def event(self) -> str:
+        """A UUID made of the id: whoever receives a record twice knows it by this."""
+        return event_id(self.id)
+
+    @property
+    def trace(self) -> str:
+        """The trace id: the client's, or one of our own."""
+        return self.client_trace or trace_id(self.id)
+
+    @property
+    def span(self) -> str:
+        """The span id of the call."""
+        return span_id(self.id)
+
+    def json(self) -> bytes:
+        """The fields, and the ids that are made of them, as a JSON object."""
+        ids = orjson.dumps({"event": self.event, "trace": self.trace, "span": self.span})
+        return ids[:-1] + b"," + orjson.dumps(self)[1:]
+
+    def document(self) -> dict[str, Any]:
+        """As :meth:`json`, for adding to it."""
+        told: dict[str, Any] = orjson.loads(self.json())
+        return told
+
+    @property
     def total_in(self) -> int:
         """Input tokens of the attempt that answered, cached ones included."""
         return sum(count for bucket, count in self.tokens.items() if bucket not in _OUT)
@@ -185,6 +214,7 @@ class Record:
 _OUT = frozenset(("output", "reasoning", "audio_out", "image_out"))
 RECORD: Key[Record] = Key("observability.record", Record)
 _NONE: Mapping[str, Any] = {}
+_counts = attrgetter(*BUCKETS)
 _NOBODY = Principal("")
 _NO_MONEY: dict[str, Any] = {"cost_nano": None, "cost_source": None, "cost_version": None, "unpriced": ()}
 _NO_CACHE: dict[str, Any] = {"cache": None, "saved_nano": None, "saved_tokens": 0}
@@ -245,10 +275,8 @@ def _record(call: Call, outcome: Outcome) -> Record:
     started_ns = epoch + int(call.started * 1e9)
     return Record(
         id=call.id,
-        event=event_id(call.id),
-        trace=trace or trace_id(call.id),
+        client_trace=trace,
         parent=parent,
-        span=span_id(call.id),
         sampled=sampled,
         operation=call.operation,
         dialect=call.dialect.name,
@@ -293,7 +321,6 @@ def _attempt(attempt: Attempt, epoch: int, now: float) -> AttemptRecord:
     first = attempt.first_byte_at
     return AttemptRecord(
         id=attempt.id,
-        span=span_id(attempt.id),
         upstream=upstream.name,
         provider=upstream.provider.name,
         model=attempt.target.model[:LONGEST],
@@ -344,7 +371,7 @@ def _caller(who: Principal) -> dict[str, Any]:
 
 
 def _tokens(usage: Usage) -> dict[str, int]:
-    return {bucket: count for bucket in BUCKETS if (count := getattr(usage, bucket))}
+    return {bucket: count for bucket, count in zip(BUCKETS, _counts(usage), strict=True) if count}
 
 
 def _sum(attempts: list[Attempt]) -> Cost | None:

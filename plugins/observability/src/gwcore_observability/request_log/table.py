@@ -73,7 +73,7 @@ def row_of(record: Record, content: Content | None) -> dict[str, Any]:
         "tokens_out": record.total_out,
         "cost_nano": record.cost_nano,
         "attempts": len(record.attempts),
-        "record": orjson.dumps(record).decode(),
+        "record": record.json().decode(),
         "content": None if content is None else orjson.dumps(content, default=str).decode(),
     }
 
