@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from obs_world import ask, gateway, ok, plugin_of
+from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
 from test_prometheus import AUTH, ONE, scrape, value
 
 from gwcore.testing.upstream import FakeUpstream
@@ -43,3 +43,28 @@ async def test_budgets_left(store, tmp_path):
     assert value(found, "litellm_remaining_team_budget_metric", team="t1") == pytest.approx(left, abs=1e-9)
     assert value(found, "litellm_api_key_max_budget_metric", hashed_api_key="one") == 2
     assert 0 < value(found, "litellm_team_budget_remaining_hours_metric", team="t1") <= 24
+
+
+async def test_what_records_cost_is_what_the_ledger_posted_and_a_hit_costs_nothing(store, tmp_path):
+    budget = f"  - budget: {{store: rows, mode: direct, journal: {tmp_path}/j, rules: [{{per: team, limit: $1}}]}}\n"
+    stack = AUTH + "  - cache: {store: memory}\n" + budget + f'stores: {{rows: "{store}"}}\n'
+    async with FakeUpstream() as up, Place() as place:
+        up.default = lambda seen: streamed() if seen.document["stream"] else ok()
+        watch = "  - prometheus: {port: 0}\n" + webhook(place, tmp_path / "spill")
+        async with gateway(up, watch, stack=stack) as (url, made):
+            for stream in (False, False, True):
+                await ask(url, headers=ONE, max_tokens=10, temperature=0, stream=stream)
+            await place.until(3)
+            plugin = plugin_of(made, "budget")
+            told = sum(record["cost_nano"] or 0 for record in place.records)
+            async with asyncio.timeout(20):
+                while sum(posted for _, _, posted, _ in plugin.gauges._found) != told:
+                    await plugin.gauges.look()
+                    await asyncio.sleep(0.02)
+            found = await scrape(made)
+    assert told >= 23_000
+    hits = [record for record in place.records if record["cache"].startswith("hit")]
+    assert hits and all(hit["attempts"] == [] and not hit["cost_nano"] and hit["state"] == "ok" for hit in hits)
+    assert hits[0]["saved_nano"] == 23_000 and hits[0]["saved_tokens"] == 18
+    assert value(found, "gwcore_cache_requests_total", model="fast") == 3
+    assert value(found, "gwcore_cache_saved_usd_total", model="fast") > 0
