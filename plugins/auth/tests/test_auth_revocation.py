@@ -199,7 +199,7 @@ async def campaign(tmp_path, stores, auth, until):
         FakeUpstream() as up,
         replica(tmp_path, up.url, stores, auth) as first,
         replica(tmp_path, up.url, stores, auth) as second,
-        httpx2.AsyncClient(timeout=20, trust_env=False) as http,
+        httpx2.AsyncClient(timeout=60, trust_env=False) as http,
     ):
         up.default = Answer(body=CHAT)
         admin = {"authorization": f"Bearer {ADMIN}"}
