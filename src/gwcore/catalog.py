@@ -33,6 +33,7 @@ _KNOWN = {
     "helicone": "gwcore-observability",
     "otel": "gwcore-observability",
     "access_log": "gwcore-observability",
+    "alerts": "gwcore-observability",
 }
 
 

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 
 from gwcore.errors import StoreUnavailable
 from gwcore.ports import Sample
@@ -30,7 +30,7 @@ class Gauges:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._found: list[tuple[dict[str, str], int, int, int]] = []
+        self._found: list[tuple[dict[str, str], int | None, int | None, int, int]] = []
 
     async def looking(self) -> None:
         """Until cancelled. What a store that does not answer would have said stays as it was."""
@@ -52,30 +52,37 @@ class Gauges:
         )
         running = (
             select(budget.c.scope, budget.c.scope_id, budget.c.span, budget.c.zone)
-            .add_columns(account.c.start, account.c.lim, account.c.posted)
+            .add_columns(account.c.start, account.c.lim, account.c.soft, account.c.posted)
             .join(account, and_(account.c.budget == budget.c.id, account.c.generation == budget.c.generation))
-            .where(account.c.lim > 0, account.c.start == newest)
-            .order_by((account.c.posted / (account.c.lim / 1000 + 1)).desc())
+            .where(or_(account.c.lim > 0, account.c.soft >= 0), account.c.start == newest)
+            .order_by((account.c.posted / (func.coalesce(account.c.lim, account.c.soft) / 1000 + 1)).desc())
             .limit(10 * MOST)
         )
         async with reading(self._store) as sql:
             rows = (await sql.execute(running)).all()
         found = []
-        for scope, id_, span, zone, start, limit, posted in rows:
+        for scope, id_, span, zone, start, limit, soft, posted in rows:
             window = Window.parse(span, zone)
             period = window.period(now)
             if period.start == start and not window.rolling:  # not one that is over
                 labels = {"scope": scope, "id": id_, "window": span}
-                found.append((labels, int(limit), int(posted), period.end))
+                found.append((labels, limit or None, soft, int(posted), period.end))
         self._found = found[:MOST]
 
     def samples(self) -> Iterator[Sample]:
         """Dollars left and allowed, and when the period ends. Of all workers the same: the last look counts."""
         now = time.time() * 1000
-        for labels, limit, posted, end in self._found:
-            left = (limit - posted) / DOLLAR
-            yield Sample("gwcore_budget_remaining_usd", left, labels, "Dollars left; below 0: overrun.", merge="recent")
-            yield Sample("gwcore_budget_limit_usd", limit / DOLLAR, labels, "Dollars per period.", merge="recent")
+        for labels, limit, soft, posted, end in self._found:
+            if limit is not None:
+                left = (limit - posted) / DOLLAR
+                yield Sample(
+                    "gwcore_budget_remaining_usd", left, labels, "Dollars left; below 0: overrun.", merge="recent"
+                )
+                yield Sample("gwcore_budget_limit_usd", limit / DOLLAR, labels, "Dollars per period.", merge="recent")
+            if soft is not None:
+                left = (soft - posted) / DOLLAR
+                help_ = "Dollars left of the soft limit; below 0: past it."
+                yield Sample("gwcore_budget_soft_remaining_usd", left, labels, help_, merge="recent")
             if end < FOREVER:
                 seconds = max(0.0, (end - now) / 1000)
                 yield Sample("gwcore_budget_resets_seconds", seconds, labels, "Until the period ends.", merge="recent")

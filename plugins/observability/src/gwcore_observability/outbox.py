@@ -95,6 +95,14 @@ class Outbox:
         if len(self._fresh) >= self.config.batch:
             self._wake.set()
 
+    def put_item(self, item: Item) -> None:
+        """Take what is no call's record and encoded already; bounded and counted like :meth:`put`."""
+        if not self._users:
+            self.dropped += 1
+            return
+        self._wait(item)
+        self._work.set()
+
     def _room(self, size: int) -> bool:
         memory = self._fresh_bytes + self._ready_bytes + size
         return len(self._fresh) + len(self._ready) < self.config.queue and memory <= self.config.memory

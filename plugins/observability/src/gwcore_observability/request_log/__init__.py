@@ -1,5 +1,7 @@
 """Calls as rows of a store, to be searched."""
 
+from typing import Any
+
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin
 from gwcore_observability.request_log.plugin import RequestLog
@@ -9,3 +11,11 @@ from gwcore_observability.request_log.plugin import RequestLog
 def gwcore_plugins() -> list[type[Plugin]]:
     """For the stack file."""
     return [RequestLog]
+
+
+@hookimpl
+def gwcore_commands() -> list[Any]:
+    """``gwcore report``."""
+    from gwcore_observability.report_cli import report  # noqa: PLC0415 - an optional part: a gateway needs no command line
+
+    return [report]

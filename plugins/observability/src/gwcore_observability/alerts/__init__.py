@@ -1,0 +1,11 @@
+"""Tells people: budgets, errors, slow and hanging requests, upstreams that are down, spend reports."""
+
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Plugin
+from gwcore_observability.alerts.plugin import Alerts
+
+
+@hookimpl
+def gwcore_plugins() -> list[type[Plugin]]:
+    """For the stack file."""
+    return [Alerts]

@@ -1,0 +1,145 @@
+"""Who tells: of all workers that see the same thing, one.
+
+A claim is held as long as the thing lasts, and renewed at every look. What cannot be asked, claims: an alert that comes
+twice is better than one that nobody sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import time
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from gwcore.errors import BadConfig
+
+LEASE: Final = 60
+"""Seconds after which what a dead worker held is free."""
+TIMEOUT: Final = 0.5
+PAUSE: Final = 10.0
+"""Seconds for which a store that did not answer is not asked."""
+_log = structlog.get_logger("gwcore.observability")
+
+_TAKE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) and 1 or 0
+"""
+_FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class Claims:
+    """Of one worker that is alone: everything is its own."""
+
+    async def take(self, subject: str) -> bool:  # noqa: ARG002 - for overriding
+        """Whether this worker tells of the subject; again and again while it lasts."""
+        return True
+
+    async def free(self, subject: str) -> None:
+        """It is over."""
+
+    async def aclose(self) -> None:
+        """Give everything back."""
+
+
+class FileClaims(Claims):
+    """Of the workers of one machine: locks on files of a folder, which the kernel frees when a worker is killed."""
+
+    def __init__(self, folder: Path, group: str = "") -> None:
+        self._group = group
+        self._folder = folder
+        self._held: dict[str, int] = {}
+
+    async def take(self, subject: str) -> bool:
+        """Lock the subject's file."""
+        if subject in self._held:
+            return True
+        name = _name(self._group, subject)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._folder / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _log.warning("claims of alerts cannot be written", error=error.strerror)
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return False
+        self._held[subject] = handle
+        return True
+
+    async def free(self, subject: str) -> None:
+        """Unlock it. The file stays: who unlinked it could unlink another's."""
+        handle = self._held.pop(subject, None)
+        if handle is not None:
+            os.close(handle)
+
+    async def aclose(self) -> None:
+        """Unlock all."""
+        for subject in list(self._held):
+            await self.free(subject)
+
+
+class RedisClaims(Claims):
+    """Of all replicas of one Redis: a key per subject, for ``LEASE`` seconds from the last look."""
+
+    def __init__(self, url: str, group: str = "") -> None:
+        self._group = group
+        self._client = _connect(url)
+        self._name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._held: set[str] = set()
+        self._away = 0.0
+
+    async def take(self, subject: str) -> bool:
+        """Set the subject's key, or renew it."""
+        if time.monotonic() < self._away:
+            return True
+        try:
+            mine = bool(await self._client.eval(_TAKE, 1, self._key(subject), self._name, LEASE))
+        except Exception as error:  # whatever it is, somebody must tell
+            self._away = time.monotonic() + PAUSE
+            _log.warning("store of alerts is unreachable; every replica tells", error=type(error).__name__)
+            return True
+        (self._held.add if mine else self._held.discard)(subject)
+        return mine
+
+    async def free(self, subject: str) -> None:
+        """Delete it; a store that does not answer lets it expire."""
+        self._held.discard(subject)
+        with suppress(Exception):
+            await self._client.eval(_FREE, 1, self._key(subject), self._name)
+
+    def _key(self, subject: str) -> str:
+        return f"gwcore:alerts:{_name(self._group, subject)}"
+
+    async def aclose(self) -> None:
+        """Delete all and disconnect."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * TIMEOUT):
+                for subject in list(self._held):
+                    await self.free(subject)
+        await self._client.aclose()
+
+
+def _name(group: str, subject: str) -> str:
+    return blake2b(f"{group}|{subject}".encode(), digest_size=16).hexdigest()
+
+
+def _connect(url: str) -> Any:
+    try:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
+        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+    except ImportError:
+        raise BadConfig("alerts: a redis store needs its driver; pip install 'gwcore[redis]'") from None
+    connect: Any = Redis.from_url  # untyped in the driver
+    return connect(
+        url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, legacy_responses=False
+    )

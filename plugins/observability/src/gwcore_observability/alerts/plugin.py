@@ -1,0 +1,191 @@
+"""``alerts``: looks every few seconds at what is wrong, and tells people once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, ClassVar
+
+import structlog
+from pydantic import BaseModel
+
+from gwcore.call import Call, Outcome
+from gwcore.errors import GatewayError, MissingPort
+from gwcore.hookspecs import hookimpl
+from gwcore.plugin import Plugin, Setup
+from gwcore.ports import Directory, Sample
+from gwcore.redact import Redactor
+from gwcore.sql import migrate
+from gwcore_observability.alerts.board import Board
+from gwcore_observability.alerts.claims import Claims, FileClaims, RedisClaims
+from gwcore_observability.alerts.destinations import sink_of
+from gwcore_observability.alerts.findings import Alert, Fact, Finding
+from gwcore_observability.alerts.mailbox import Mailbox
+from gwcore_observability.alerts.reporting import Calendar, told
+from gwcore_observability.alerts.seen import Seen
+from gwcore_observability.alerts.settings import AlertsConfig, DestinationConfig
+from gwcore_observability.alerts.shown import budgets, upstreams
+from gwcore_observability.content import Reader
+from gwcore_observability.names import plain
+from gwcore_observability.request_log.table import MIGRATIONS
+
+NAMED = frozenset({"key", "user", "team", "organisation", "end_user"})
+_log = structlog.get_logger("gwcore.observability")
+
+
+class Alerts(Plugin):
+    """Budgets, error rates, slow and hanging requests, upstreams down and recovered, spend reports."""
+
+    name = "alerts"
+    Config: ClassVar[type[BaseModel]] = AlertsConfig
+
+    def __init__(self, config: AlertsConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.redactor = Redactor(setup.secrets)
+        self.seen = Seen(config)
+        self._store = setup.store(config.store) if config.store is not None else None
+        self._book = setup.store(config.reports.store) if config.reports is not None else None
+        group = ",".join(sorted(config.to))
+        self.board = setup.once(("board", config.store, group), lambda: Board(self._claims(group)))
+        self.mailboxes = {name: self._mailbox(name, one) for name, one in config.to.items()}
+
+    def _claims(self, group: str) -> Claims:
+        """``group``: another entry of ``watch`` tells others, and tells them all."""
+        if self._store is not None and self._store.scheme == "redis":
+            return RedisClaims(self._store.url, group)
+        workers, folder = self.setup.workers, self.config.outbox.folder
+        if workers.count == 1:
+            return Claims()
+        if workers.folder is not None:
+            return FileClaims(workers.folder / "alerts", group)
+        return FileClaims(folder.absolute() / "alerts.claims", group) if folder is not None else Claims()
+
+    def _mailbox(self, name: str, config: DestinationConfig) -> Mailbox:
+        outbox, url = self.config.outbox, config.slack or config.webhook
+        said = url.get_secret_value() if url is not None else config.model_dump_json(include={"email"})
+        mark = blake2b(said.encode(), digest_size=8).hexdigest()
+        folder = outbox.folder.absolute() / f"alerts-{name}-{mark[:8]}" if outbox.folder else None
+        key = ("to", name, mark, tuple(config.kinds), config.limit, outbox)
+        return self.setup.once(key, lambda: Mailbox(name, config, outbox, folder))
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the outboxes and look, until the end."""
+        config: AlertsConfig = self.config
+        if self._book is not None:
+            await migrate(self._book, MIGRATIONS)
+        reader = Reader(self.redactor)
+        async with AsyncExitStack() as stack:
+            for name, box in self.mailboxes.items():
+                await box.outbox.start(sink_of(config.to[name], config.outbox, self.setup), reader)
+                stack.push_async_callback(box.outbox.stop)
+            looking = asyncio.create_task(self._looking())
+            try:
+                yield
+            finally:
+                looking.cancel()
+                await asyncio.wait({looking})
+
+    # ── taps ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @hookimpl
+    def call_started(self, call: Call) -> None:
+        """In flight from now on."""
+        if not call.route.local:
+            self.seen.started(call)
+
+    @hookimpl
+    def call_ended(self, call: Call, outcome: Outcome) -> None:  # noqa: ARG002 - of the hook
+        """Count its attempts."""
+        if not call.route.local:
+            self.seen.ended(call)
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _looking(self) -> None:
+        calendar = Calendar(self.config.reports, time.time()) if self.config.reports is not None else None
+        while True:
+            try:
+                await self.look(time.time())
+                if calendar is not None:
+                    await self._report(calendar, time.time())
+            except Exception as error:  # readings are other plugins' code, and the next look may fare better
+                _log.error("alerts could not look", error=type(error).__name__)
+            await asyncio.sleep(self.config.every)
+
+    async def look(self, now: float) -> None:
+        """Tell what is new. ``now`` in seconds since the epoch."""
+        config: AlertsConfig = self.config
+        for alert in await self.board.look(self.findings(), now, config.remind, config.settle):
+            await self._tell(alert, now)
+        for box in self.mailboxes.values():
+            box.catch_up(now)
+
+    def findings(self) -> Iterator[Finding]:
+        """All that is wrong now."""
+        config: AlertsConfig = self.config
+        samples = list(self.setup.readings())
+        yield from self.seen.findings()
+        if config.budgets is not None:
+            yield from budgets(samples, config.budgets)
+        if config.upstreams is not None:
+            yield from upstreams(samples, self.seen.fails, config.upstreams)
+
+    async def _report(self, calendar: Calendar, now: float) -> None:
+        assert self._book is not None
+        for span in calendar.due(now):
+            if await self.board.claims.take(calendar.subject(span)):
+                try:
+                    await self._tell(await told(self._book, span, self.config.reports, now), now)
+                except GatewayError as error:
+                    if not calendar.late(span, now):
+                        continue
+                    _log.error("no spend report", span=span, error=error.code)
+            calendar.done(span, now)
+
+    async def _tell(self, alert: Alert, now: float) -> None:
+        alert = self._clean(await self._named(alert))
+        _log.info("alert", kind=alert.kind, state=alert.state, subject=alert.subject)
+        for box in self.mailboxes.values():
+            box.tell(alert, now)
+
+    async def _named(self, alert: Alert) -> Alert:
+        """With the name that humans gave to who a budget is of."""
+        scope, id_ = alert.facts.get("scope"), alert.facts.get("id")
+        if alert.kind != "budget" or scope not in NAMED or not id_:
+            return alert
+        try:
+            names = await self.setup.port(Directory).aliases(str(scope), [str(id_)])
+        except (MissingPort, GatewayError):
+            return alert
+        name = names.get(str(id_))
+        return replace(alert, facts={**alert.facts, "name": plain(name)}) if name else alert
+
+    def _clean(self, alert: Alert) -> Alert:
+        """Without secrets: somebody may have written one for a model's name."""
+        text = self.redactor.text
+        facts: dict[str, Fact] = {k: text(v) if isinstance(v, str) else v for k, v in alert.facts.items()}
+        return replace(alert, subject=text(alert.subject), title=text(alert.title), text=text(alert.text), facts=facts)
+
+    # ── shown ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def metrics(self) -> Iterable[Sample]:
+        """What is wrong by kind, what was told and held back by destination, and the outboxes'."""
+        for kind, count in self.board.active().items():
+            yield Sample("gwcore_alerts_active", count, {"kind": kind}, "Subjects that are wrong now.", merge="max")
+        for name, box in self.mailboxes.items():
+            to = {"destination": name}
+            yield Sample("gwcore_alerts_told", box.told, to, "Alerts handed to a destination.", kind="counter")
+            yield Sample("gwcore_alerts_held", box.held, to, "Alerts beyond a destination's limit.", kind="counter")
+            yield from box.outbox.samples()
+
+    def health(self) -> dict[str, Any]:
+        """What is wrong by kind, and how the destinations fare."""
+        return {
+            "active": self.board.active(),
+            "to": {name: box.outbox.health() for name, box in self.mailboxes.items()},
+        }

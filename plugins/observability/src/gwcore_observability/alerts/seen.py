@@ -1,0 +1,179 @@
+"""What the calls of this worker show: attempts that fail, answers that take long, calls that do not end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from gwcore.call import Attempt, Call
+from gwcore.errors import GatewayError
+from gwcore.outcomes import ending
+from gwcore_observability.alerts.findings import Finding
+from gwcore_observability.alerts.settings import AlertsConfig
+from gwcore_observability.names import plain
+
+SLICES = 10
+MOST = 500
+"""Names counted apart; clients may write them."""
+OTHER = "other"
+
+
+@dataclass(slots=True)
+class _Count:
+    turn: int = 0
+    all: list[int] = field(default_factory=lambda: [0] * SLICES)
+    hit: list[int] = field(default_factory=lambda: [0] * SLICES)
+
+
+class Window:
+    """Counts by name over the last seconds, in ``SLICES`` slices: what leaves goes a slice at a time."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slice = seconds / SLICES
+        self._clock = clock
+        self._counts: dict[str, _Count] = {}
+
+    def add(self, name: str, *, hit: bool) -> None:
+        """One more; ``hit`` is what is looked for."""
+        if name not in self._counts and len(self._counts) >= MOST:
+            name = OTHER
+        count = self._counts.setdefault(name, _Count())
+        self._turn(count)
+        count.all[count.turn % SLICES] += 1
+        count.hit[count.turn % SLICES] += hit
+
+    def sums(self) -> Iterator[tuple[str, int, int]]:
+        """Name, all, hits. What has no more of either is forgotten."""
+        for name, count in list(self._counts.items()):
+            self._turn(count)
+            if not any(count.all):
+                del self._counts[name]
+            else:
+                yield name, sum(count.all), sum(count.hit)
+
+    def _turn(self, count: _Count) -> None:
+        turn = int(self._clock() / self._slice)
+        for stale in range(max(count.turn, turn - SLICES) + 1, turn + 1):
+            count.all[stale % SLICES] = count.hit[stale % SLICES] = 0
+        count.turn = turn
+
+
+def deployment(upstream: str, model: str, key: int) -> str:
+    """Its name in alerts: ``upstream/model``, and which credential where there are several."""
+    return plain(f"{upstream}/{model}" + (f" key {key}" if key else ""))
+
+
+def _of(attempt: Attempt) -> str:
+    upstream = attempt.target.upstream
+    return deployment(upstream.name, attempt.target.model, upstream.key)
+
+
+class Seen:
+    """Fed by taps: some dictionary operations per call. Asked once per look.
+
+    Attributes:
+        fails: failures in a row by deployment, with the kind of the last.
+    """
+
+    def __init__(self, config: AlertsConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._errors = Window(config.errors.window if config.errors else 60.0, clock)
+        self._slow = Window(config.slow.window if config.slow else 60.0, clock)
+        self._flying: dict[str, Call] = {}
+        self.fails: dict[str, tuple[int, str]] = {}
+
+    # ── taps ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def started(self, call: Call) -> None:
+        """A call is under way."""
+        self._flying[call.id] = call
+
+    def ended(self, call: Call) -> None:
+        """It is over."""
+        self._flying.pop(call.id, None)
+        for attempt in call.attempts:
+            self._attempt(attempt)
+        served, slow = call.served, self._config.slow
+        if slow is not None and served is not None:
+            first = served.first_byte_at if call.stream else None
+            took = (first if first is not None else time.perf_counter()) - call.started
+            self._slow.add(_of(served), hit=took >= slow.after)
+
+    def _attempt(self, attempt: Attempt) -> None:
+        name, error = _of(attempt), attempt.error
+        if error is None:
+            if attempt.status is None:
+                return  # the client left before it answered
+            self.fails.pop(name, None)
+        elif not _faulty(error):
+            return  # the client's fault, or ours: says nothing about the upstream
+        elif name in self.fails or len(self.fails) < MOST:
+            self.fails[name] = (self.fails.get(name, (0, ""))[0] + 1, ending(error).kind)
+        if self._config.errors is not None:
+            self._errors.add(name, hit=error is not None)
+
+    # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong by what was seen; upstreams that are down are for :mod:`gwcore_observability.alerts.shown`."""
+        yield from self._failing()
+        yield from self._slowly()
+        yield from self._hanging()
+
+    def _failing(self) -> Iterator[Finding]:
+        config = self._config.errors
+        if config is None:
+            return
+        for name, total, bad in self._errors.sums():
+            if total >= config.least and bad >= config.rate * total:
+                yield Finding(
+                    "errors",
+                    f"errors/{name}",
+                    f"{name}: {bad * 100 // total} % of attempts fail",
+                    {"failed": bad, "attempts": total, "window_s": config.window, "last": self._reason(name)},
+                    over=f"{name}: attempts succeed again",
+                )
+
+    def _reason(self, name: str) -> str:
+        return self.fails.get(name, (0, "none"))[1]
+
+    def _slowly(self) -> Iterator[Finding]:
+        config = self._config.slow
+        if config is None:
+            return
+        for name, total, slow in self._slow.sums():
+            if slow >= config.least:
+                yield Finding(
+                    "slow",
+                    f"slow/{name}",
+                    f"{name}: {slow} of {total} answers took {config.after:g} s or more",
+                    {"slow": slow, "answers": total, "after_s": config.after, "window_s": config.window},
+                    over=f"{name}: answers come in time again",
+                )
+
+    def _hanging(self) -> Iterator[Finding]:
+        config = self._config.hanging
+        if config is None:
+            return
+        oldest: dict[str, tuple[float, str]] = {}
+        counts: dict[str, int] = {}
+        now = time.perf_counter()
+        for call in self._flying.values():  # the oldest first
+            if now - call.started < config.after:
+                break
+            name = _of(call.served) if call.served is not None else "no upstream yet"
+            oldest.setdefault(name, (now - call.started, call.id))
+            counts[name] = counts.get(name, 0) + 1
+        for name, (age, id_) in oldest.items():
+            yield Finding(
+                "hanging",
+                f"hanging/{name}",
+                f"{name}: {counts[name]} requests in flight for more than {config.after:g} s",
+                {"requests": counts[name], "oldest_s": round(age), "oldest_id": id_, "after_s": config.after},
+                over=f"{name}: no request hangs any more",
+            )
+
+
+def _faulty(error: GatewayError) -> bool:
+    return ending(error).health in {"failure", "credential", "cooldown"}

@@ -1,0 +1,80 @@
+"""What plugins of the stack show of themselves: budgets, and deployments as the router judges them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from gwcore.ports import Sample
+from gwcore_observability.alerts.findings import Fact, Finding
+from gwcore_observability.alerts.seen import deployment
+from gwcore_observability.alerts.settings import BudgetsConfig, UpstreamsConfig
+from gwcore_observability.names import plain
+
+_BUDGET = "gwcore_budget_"
+_STATE, _FAILURES = "gwcore_deployment_state", "gwcore_deployment_failures"
+Labels = tuple[tuple[str, str], ...]
+
+
+def budgets(samples: Iterable[Sample], config: BudgetsConfig) -> Iterator[Finding]:
+    """Budgets that have reached a share of their limit, or their soft limit. The end of one is the end of its period."""
+    found: dict[Labels, dict[str, float]] = defaultdict(dict)
+    for sample in samples:
+        if sample.name.startswith(_BUDGET) and "scope" in sample.labels:
+            found[tuple(sorted(sample.labels.items()))][sample.name.removeprefix(_BUDGET)] = sample.value
+    for key, values in found.items():
+        finding = _budget(dict(key), values, config)
+        if finding is not None:
+            yield finding
+
+
+def _budget(labels: Mapping[str, str], values: Mapping[str, float], config: BudgetsConfig) -> Finding | None:
+    limit, left, soft_left = (values.get(f"{word}_usd") for word in ("limit", "remaining", "soft_remaining"))
+    who = " ".join(filter(None, (labels["scope"], plain(labels.get("id", "")))))
+    title = f"Budget of {who} ({labels.get('window', '')})"
+    facts: dict[str, Fact] = {name: plain(value) for name, value in labels.items()}
+    reached: list[str] = []
+    if config.soft and soft_left is not None and soft_left <= 0:
+        reached.append("soft limit reached")
+    if limit is not None and left is not None:
+        spent = limit - left
+        share = spent / limit if limit else 1.0
+        reached += [_share(one) for one in sorted(config.at) if share >= one - 1e-9]
+        facts |= {"limit_usd": round(limit, 9), "spent_usd": round(spent, 9), "share": round(share, 4)}
+    if not reached:
+        return None
+    if "resets_seconds" in values:
+        facts["resets_s"] = round(values["resets_seconds"])
+    subject = "budget/" + "/".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    return Finding("budget", subject, f"{title}: {reached[-1]}", facts, step=len(reached))
+
+
+def _share(share: float) -> str:
+    return "exhausted" if share == 1 else f"{share * 100:g} % spent"
+
+
+def upstreams(
+    samples: Iterable[Sample], fails: Mapping[str, tuple[int, str]], config: UpstreamsConfig
+) -> Iterator[Finding]:
+    """Deployments that are down: left alone by the router after failures; without a router, failing in a row."""
+    judged: dict[str, dict[str, float]] = defaultdict(dict)
+    for sample in samples:
+        if sample.name in {_STATE, _FAILURES}:
+            labels = sample.labels
+            name = deployment(labels["upstream"], labels["model"], int(labels["key"]))
+            judged[name][sample.name] = sample.value
+    for name, values in judged.items():
+        count, reason = fails.get(name, (0, ""))
+        state, count = values.get(_STATE, 0), max(count, int(values.get(_FAILURES, 0)))
+        if state:
+            # on probation, or at its own limits: neither down nor well
+            yield _down(name, count, reason, doubtful=state < 2 or not count)
+    for name, (count, reason) in fails.items():
+        if name not in judged and count >= config.failures:
+            yield _down(name, count, reason)
+
+
+def _down(name: str, fails: int, reason: str, *, doubtful: bool = False) -> Finding:
+    facts: dict[str, Fact] = {"failures": fails, "reason": reason or "told by another replica"}
+    over = f"Upstream {name} has recovered"
+    return Finding("upstream", f"upstream/{name}", f"Upstream {name} is down", facts, over=over, doubtful=doubtful)

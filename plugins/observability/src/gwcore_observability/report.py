@@ -1,0 +1,255 @@
+"""What calls came to in a day or a week, from the table of ``request_log``. Money is whole nano-dollars throughout.
+
+Percentiles are nearest-rank over the calls that ended well: a duration that a call really had, in microseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, Literal
+
+from sqlalchemy import JSON, ColumnElement, Integer, and_, case, cast, func, select, text, type_coerce
+from sqlalchemy.exc import DBAPIError
+
+from gwcore.errors import StoreUnavailable
+from gwcore.resources import Store
+from gwcore.sql import reading
+from gwcore.units import DOLLAR
+from gwcore_observability.names import plain
+from gwcore_observability.request_log.table import CALL
+
+GROUPS: Final[Mapping[str, ColumnElement[Any]]] = {
+    "model": CALL.c.model, "served_model": CALL.c.served_model, "upstream": CALL.c.upstream, "key": CALL.c.key_id,
+    "team": CALL.c.team_id, "user": CALL.c.user_id, "organisation": CALL.c.organisation_id,
+    "end_user": CALL.c.end_user, "operation": CALL.c.operation,
+}  # fmt: skip
+"""What a report may be grouped by. ``model`` is as clients asked, ``served_model`` and ``upstream`` who answered."""
+SHARES: Final = (50, 95, 99)
+WITHIN: Final = 120.0
+Span = Literal["daily", "weekly"]
+
+
+@dataclass(slots=True, frozen=True)
+class Line:
+    """One group.
+
+    Attributes:
+        names: values of the columns it is grouped by; ``None`` where a call had none.
+        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: calls that used tokens and have no price.
+        calls: of these ``failed`` (the gateway or an upstream), ``refused`` (by the gateway: limits, wrong requests),
+            ``cancelled`` (by the client) and ``fallbacks``: answered, or last tried, by another deployment than the first.
+        p50, p95, p99: microseconds of calls that ended well; ``None`` where none did.
+    """
+
+    names: tuple[str | None, ...]
+    calls: int
+    failed: int
+    refused: int
+    cancelled: int
+    fallbacks: int
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    spend_nano: int
+    unpriced: int
+    p50: int | None = None
+    p95: int | None = None
+    p99: int | None = None
+
+    @property
+    def error_rate(self) -> float:
+        """Failed calls as a part of all that were not refused."""
+        return self.failed / max(1, self.calls - self.refused)
+
+    @property
+    def fallback_rate(self) -> float:
+        """Likewise."""
+        return self.fallbacks / max(1, self.calls - self.refused)
+
+
+@dataclass(slots=True, frozen=True)
+class Report:
+    """``first`` and ``last`` are its days, both included, UTC; ``total`` is over all groups."""
+
+    span: Span
+    first: date
+    last: date
+    by: tuple[str, ...]
+    lines: tuple[Line, ...]
+    total: Line
+
+
+def days(span: Span, on: date | None, today: date) -> tuple[date, date]:
+    """First and last day: of the day or week (Monday to Sunday) that holds ``on``, else of the last that is complete."""
+    if span == "daily":
+        day = on or today - timedelta(days=1)
+        return day, day
+    day = on or today - timedelta(days=7)
+    first = day - timedelta(days=day.weekday())
+    return first, first + timedelta(days=6)
+
+
+async def make(
+    store: Store, span: Span, first: date, last: date, by: Sequence[str], *, read_only: bool = False
+) -> Report:
+    """Ask the table. ``read_only`` makes the connection refuse to write.
+
+    Raises:
+        StoreUnavailable: the store does not answer, or has no such table.
+    """
+    groups = [GROUPS[name] for name in by]
+    inside = and_(CALL.c.ended >= _ms(first), CALL.c.ended < _ms(last + timedelta(days=1)))
+    postgres = store.scheme == "postgresql"
+    try:
+        async with reading(store, WITHIN) as sql:
+            if read_only:
+                await sql.execute(
+                    text("SET default_transaction_read_only = on" if postgres else "PRAGMA query_only = ON")
+                )
+            rows = [*(await sql.execute(_sums(groups, inside, postgres=postgres)))]
+            ranks = {row[:-3]: row[-3:] for row in map(tuple, await sql.execute(_ranks(groups, inside)))}
+            whole = (await sql.execute(_sums([], inside, postgres=postgres))).one()
+            total = [*map(tuple, await sql.execute(_ranks([], inside)))]
+    except DBAPIError as error:
+        raise StoreUnavailable("the store has no table of request_log, or another release's") from error
+    width = len(groups)
+    lines = [_line(tuple(row), width, ranks.get(tuple(row)[:width], ())) for row in rows]
+    lines.sort(key=lambda line: (-line.spend_nano, -line.calls, [name or "" for name in line.names]))
+    return Report(span, first, last, tuple(by), tuple(lines), _line(tuple(whole), 0, total[0] if total else ()))
+
+
+def _ms(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+
+
+def _sums(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool], *, postgres: bool) -> Any:
+    c = CALL.c
+    used = and_(c.cost_nano.is_(None), c.tokens_in + c.tokens_out > 0)
+    wanted = (
+        func.count(),
+        _count(c.state == "failed"),
+        _count(c.state == "refused"),
+        _count(c.state == "cancelled"),
+        _count(and_(c.attempts > 1, _moved(postgres=postgres))),
+        _count(c.cache.like("hit%")),
+        func.coalesce(func.sum(c.tokens_in), 0),
+        func.coalesce(func.sum(c.tokens_out), 0),
+        func.coalesce(func.sum(c.cost_nano), 0),
+        _count(used),
+    )
+    return select(*groups, *wanted).where(inside).group_by(*groups)
+
+
+def _moved(*, postgres: bool) -> ColumnElement[bool]:
+    """Whether another deployment than the first was asked last. Read from the record: only where there were several."""
+    record: Any = cast(CALL.c.record, JSON) if postgres else type_coerce(CALL.c.record, JSON)
+    first = record["attempts"][0]
+    return case(
+        (
+            CALL.c.attempts > 1,
+            (first["upstream"].as_string() != CALL.c.upstream) | (first["model"].as_string() != CALL.c.served_model),
+        ),
+        else_=False,
+    )
+
+
+def _ranks(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool]) -> Any:
+    ranked = (
+        select(
+            *groups,
+            CALL.c.micros,
+            func.row_number().over(partition_by=groups or None, order_by=CALL.c.micros).label("rank"),
+            func.count().over(partition_by=groups or None).label("size"),
+        )
+        .where(inside, CALL.c.state == "ok")
+        .subquery()
+    )
+    keys = [*ranked.c][: len(groups)]
+    size = cast(ranked.c.size, Integer)
+    values = [func.max(case((ranked.c.rank == (size * share + 99) // 100, ranked.c.micros))) for share in SHARES]
+    return select(*keys, *values).group_by(*keys)
+
+
+def _line(row: tuple[Any, ...], width: int, ranks: Sequence[Any]) -> Line:
+    numbers = [int(value) for value in row[width:]]  # PostgreSQL sums whole numbers as decimals
+    return Line(tuple(row[:width]), *numbers, *(None if value is None else int(value) for value in ranks))
+
+
+# ── as text ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+COLUMNS: Final = (
+    "calls", "spend_usd", "tokens_in", "tokens_out", "p50_ms", "p95_ms", "p99_ms", "error_rate", "fallback_rate", "failed",
+    "refused", "cancelled", "cached", "unpriced",
+)  # fmt: skip
+
+
+def usd(nano: int) -> str:
+    """Exact dollars: nine decimals."""
+    return f"{nano // DOLLAR}.{nano % DOLLAR:09d}"
+
+
+def row_of(line: Line, by: Sequence[str]) -> dict[str, Any]:
+    """A line by column name. Money as text, exact; rates of 0 to 1."""
+    found: dict[str, Any] = dict(zip(by, line.names, strict=True)) if line.names else {}
+    found |= {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
+    found["spend_usd"] = usd(line.spend_nano)
+    for share in SHARES:
+        micros = getattr(line, f"p{share}")
+        found[f"p{share}_ms"] = None if micros is None else micros / 1000
+    found["error_rate"], found["fallback_rate"] = round(line.error_rate, 6), round(line.fallback_rate, 6)
+    order = [name for name in (*by, *COLUMNS) if name in found]
+    return {name: found[name] for name in order}
+
+
+def document(report: Report) -> dict[str, Any]:
+    """As JSON."""
+    return {
+        "report": report.span,
+        "first_day": report.first.isoformat(),
+        "last_day": report.last.isoformat(),
+        "by": list(report.by),
+        "rows": [row_of(line, report.by) for line in report.lines],
+        "total": row_of(report.total, ()),
+    }
+
+
+def as_csv(report: Report) -> str:
+    """With a header. A name that a spreadsheet would take for a formula is told as text."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*report.by, *COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    for line in report.lines:
+        row = row_of(line, report.by)
+        writer.writerow({name: _cell(value) if name in report.by else value for name, value in row.items()})
+    return out.getvalue()
+
+
+def _cell(value: str | None) -> str:
+    return f"'{value}" if value and value[0] in "=+-@\t\r" else value or ""
+
+
+def brief(report: Report, most: int) -> str:
+    """Some lines for a message."""
+    rows: list[tuple[str, ...]] = [("", "calls", "spend", "errors", "p95")]
+    rows += [_short(plain(" ".join(name or "-" for name in line.names)), line) for line in report.lines[:most]]
+    rows.append(_short("total", report.total))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {'  '.join(f'{cell:>{width}}' for cell, width in zip(row[1:], widths[1:], strict=True))}"
+        for row in rows
+    ]
+    left = len(report.lines) - most
+    return "\n".join(lines) + (f"\n({left} more)" if left > 0 else "")
+
+
+def _short(name: str, line: Line) -> tuple[str, ...]:
+    p95 = "-" if line.p95 is None else f"{line.p95 / 1e6:.2f} s"
+    return name[:40], str(line.calls), f"${line.spend_nano / DOLLAR:,.2f}", f"{line.error_rate:.1%}", p95

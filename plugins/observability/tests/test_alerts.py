@@ -1,0 +1,298 @@
+"""Alerts, from the call that causes one to the message that tells it."""
+
+import asyncio
+import re
+
+import httpx2
+import orjson
+import pytest
+import trustme
+from alerts_world import Mail, Slack, alerts
+from obs_world import Place, ask, gateway, ok, plugin_of, streamed
+from test_prometheus import AUTH, ONE
+
+from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_observability.alerts.plugin import Alerts
+
+BAD = Answer(500, body=b"{}")
+
+
+def slack(place, **settings):
+    return {"chat": {"slack": place.url + "/services/T0/B0/xyzsecrettoken", **settings}}
+
+
+async def test_an_upstream_that_fails_is_told_once_and_its_recovery_too():
+    async with FakeUpstream(*[BAD] * 8) as up, Slack() as chat:
+        up.default = ok()
+        settings = {"upstreams": {"failures": 3}, "errors": None}
+        async with gateway(up, alerts(slack(chat), **settings)) as (url, made):
+            for _ in range(2):
+                await ask(url)
+            await asyncio.sleep(0.2)
+            assert chat.texts == []  # two in a row are not three
+            for _ in range(6):
+                await ask(url)
+            await chat.until("Upstream up/m is down")
+            assert plugin_of(made, "alerts").health()["active"] == {"upstream": 1}
+            await asyncio.sleep(0.3)  # several looks later
+            assert len(chat.texts) == 1
+            await ask(url)
+            texts = await chat.until("Upstream up/m has recovered")
+    assert len(texts) == 2
+    assert "reason: unavailable" in texts[0] and "failures: " in texts[0]
+    assert "🔴" in texts[0] and "🟢" in texts[1]
+
+
+async def test_the_router_says_who_is_down_where_there_is_one():
+    stack = "stack:\n  - fallback: {health: {allowed_fails: 2, cooldown: 300ms}}\n"
+    async with FakeUpstream() as up, Slack() as chat:
+        up.default = BAD
+        async with gateway(up, alerts(slack(chat), upstreams={"failures": 1000}), stack=stack) as (url, _):
+            for _ in range(3):
+                await ask(url)
+            await chat.until("Upstream up/m is down")
+            up.default = ok()
+            async with asyncio.timeout(10):
+                while (await ask(url)).status_code != 200:
+                    await asyncio.sleep(0.1)
+            texts = await chat.until("has recovered")
+    assert len([text for text in texts if "is down" in text]) == 1
+
+
+async def test_error_rates_count_what_upstreams_do_wrong_and_not_what_clients_do():
+    wrong = Answer(400, body=b'{"error": {"message": "no"}}')
+    async with FakeUpstream(*[wrong] * 10, ok(), *[BAD] * 4) as up, Slack() as chat:
+        up.default = ok()
+        settings = {"errors": {"rate": "50%", "least": 5, "window": "10s"}, "upstreams": None}
+        async with gateway(up, alerts(slack(chat), **settings)) as (url, made):
+            for _ in range(10):
+                await ask(url)
+            await ask(url)
+            await asyncio.sleep(0.2)
+            assert list(plugin_of(made, "alerts").findings()) == []
+            for _ in range(4):
+                await ask(url)
+            (text,) = await chat.until("80 % of attempts fail")
+            assert "up/m" in text and "failed: 4" in text and "attempts: 5" in text
+
+
+async def test_slow_answers_and_hanging_ones():
+    slow = Answer(body=ok().body, delay_head=0.3)
+    async with FakeUpstream(slow, slow, Answer(delay_head=30)) as up, Slack() as chat:
+        up.default = streamed()
+        settings = {"slow": {"after": "250ms", "least": 2}, "hanging": {"after": "500ms"}}
+        async with gateway(up, alerts(slack(chat), **settings)) as (url, _):
+            for _ in range(2):
+                await ask(url)
+            await chat.until("2 of 2 answers took 0.25 s or more")
+            hanging = asyncio.create_task(ask(url))
+            texts = await chat.until("1 requests in flight for more than 0.5 s")
+            hanging.cancel()
+            await asyncio.wait({hanging})
+            await chat.until("no request hangs any more")
+    assert re.search(r"oldest_id: \S+", "".join(texts))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_budgets_are_told_at_each_share_and_at_their_soft_limit(kind, request, tmp_path):
+    store = f"sqlite:///{tmp_path}/book.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    rules = '[{per: team, limit: "$0.0001", soft: "$0.00002", window: day}, {per: key, soft: "$0.00004", window: day}]'
+    budget = (
+        f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
+    )
+    stack = AUTH + budget + f'stores: {{rows: "{store}"}}\n'
+    async with FakeUpstream() as up, Slack() as chat:
+        up.default = ok()
+        async with gateway(up, alerts(slack(chat, kinds=["budget"])), stack=stack) as (url, made):
+
+            async def spend():
+                assert (await ask(url, headers=ONE, max_tokens=10)).status_code == 200
+                await asyncio.sleep(0.1)
+                await plugin_of(made, "budget").gauges.look()
+
+            await spend()  # $0.000023
+            await chat.until("Budget of team t1 (day): soft limit reached")
+            await spend()
+            await chat.until("Budget of key one (day): soft limit reached")
+            await spend()
+            await asyncio.sleep(0.2)
+            assert len(chat.texts) == 2
+            await spend()  # $0.000092
+            texts = await chat.until("Budget of team t1 (day): 80 % spent")
+            assert len(texts) == 3 and "limit_usd: 0.0001" in texts[-1] and "spent_usd: 9.2e-05" in texts[-1]
+
+
+async def test_alerts_are_signed_json_where_a_webhook_wants_them():
+    async with FakeUpstream() as up, Place() as place:
+        up.default = BAD
+        to = {
+            "ops": {"webhook": place.url + "/alerts", "secret": "sign-me-please", "headers": {"X-Token": "t0ken-value"}}
+        }
+        async with gateway(up, alerts(to, upstreams={"failures": 2}, errors=None)) as (url, _):
+            for _ in range(3):
+                await ask(url)
+            await place.until(1)
+    (seen,) = place.requests
+    assert seen.header("webhook-signature").startswith("v1,") and seen.header("x-token") == "t0ken-value"
+    (alert,) = seen.document
+    assert (alert["kind"], alert["state"], alert["subject"]) == ("upstream", "firing", "upstream/up/m")
+    assert set(alert) == {"id", "kind", "state", "subject", "title", "at", "since", "facts", "text"}
+
+
+# ── mail ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """A server's context, and the file of who signed it."""
+    authority = trustme.CA()
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context, str(file)
+
+
+def mail_to(port, ca_file=None, **settings):
+    return {
+        "mail": {
+            "email": {
+                "host": "localhost", "port": port, "sender": "gw@example.org", "to": ["ops@example.org"],
+                "ca_file": ca_file, **settings,
+            }
+        }
+    }  # fmt: skip
+
+
+async def failing(up, to, work, **settings):
+    """A gateway whose upstream fails; ``work`` waits for what that causes."""
+    up.default = BAD
+    outbox = {"backoff": "100ms", "timeout": "2s", "flush": "200ms"}
+    watch = alerts(to, upstreams={"failures": 2}, errors=None, outbox=outbox, **settings)
+    async with gateway(up, watch) as (url, made):
+        for _ in range(3):
+            await ask(url, text="prompt-canary-5d1c")
+        await work(made)
+
+
+LOGIN = {"username": "gw", "password": "mail-password-77aa"}
+
+
+async def test_a_mail_is_sent_sealed_after_a_login(tls):
+    context, ca = tls
+    server = Mail(context=context, login=("gw", LOGIN["password"]), replies=["451 4.3.0 later", "250 taken"])
+    async with server.open() as port, FakeUpstream() as up:
+        await failing(up, mail_to(port, ca, **LOGIN), lambda _: server.until(1))
+    (mail,) = server.mails
+    assert server.sealed == [True]
+    assert mail["subject"] == "[gwcore] 🔴 Upstream up/m is down" and mail["to"] == "ops@example.org"
+    assert "reason: unavailable" in mail.get_content() and mail["auto-submitted"] == "auto-generated"
+    assert mail["message-id"].endswith("@example.org>")
+    clear = "".join(line for sealed, line in server.lines if not sealed)
+    assert "AUTH" not in clear and "MAIL" not in clear
+
+
+@pytest.mark.parametrize("fault", ["no starttls", "stranger", "wrong password"])
+async def test_a_server_that_is_not_what_it_should_be_gets_no_mail_and_no_password(tls, fault):
+    context, ca = tls
+    login = ("gw", "another" if fault == "wrong password" else LOGIN["password"])
+    server = Mail(context=context, offer=fault != "no starttls", login=login)
+    reasons = {
+        "no starttls": "SMTPNotSupportedError",
+        "stranger": "SSLCertVerificationError",
+        "wrong password": "smtp_535",
+    }
+
+    async def waits(made):
+        outbox = plugin_of(made, "alerts").mailboxes["mail"].outbox
+        async with asyncio.timeout(10):
+            while outbox.last.reason != reasons[fault]:
+                await asyncio.sleep(0.02)
+        assert outbox.waiting == 1  # until an operator mends it
+
+    async with server.open() as port, FakeUpstream() as up:
+        await failing(up, mail_to(port, None if fault == "stranger" else ca, **LOGIN), waits)
+    assert server.mails == []
+    if fault != "wrong password":
+        assert not [line for _, line in server.lines if line.startswith("AUTH")]
+
+
+async def test_without_starttls_the_same_server_would_have_got_it(tls):
+    """What the case above would look like if the client went on in the clear."""
+    server = Mail(context=tls[0], offer=False)
+    async with server.open() as port, FakeUpstream() as up:
+        await failing(up, mail_to(port, security="none"), lambda _: server.until(1))
+    assert server.sealed == [False]
+
+
+# ── what is never told ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_no_secret_and_no_prompt_is_told_and_no_name_notifies_anybody(tmp_path):
+    nasty = "a<!channel>@all sk-upstream-secret-0001\n`https://evil.example`"
+    async with FakeUpstream() as up, Slack() as chat:
+        up.default = Answer(500, body=b'{"error": {"message": "prompt-canary-5d1c sk-upstream-secret-0001"}}')
+        outbox = {"folder": str(tmp_path / "spill")}
+        settings = {"upstreams": {"failures": 2}, "errors": {"least": 2, "rate": 0.5}, "outbox": outbox}
+        stack = "models: {}\n"
+        watch = alerts(slack(chat), **settings)
+        async with gateway(up, watch) as (url, made):
+            for _ in range(3):
+                body = {"model": f"up/{nasty}", "messages": [{"role": "user", "content": "prompt-canary-5d1c"}]}
+                async with httpx2.AsyncClient() as client:
+                    await client.post(f"{url}/v1/chat/completions", json=body)
+            await chat.until("is down")
+            shown = orjson.dumps(made.stack.readings() if hasattr(made.stack, "readings") else []).decode()
+        assert stack
+    told = "".join(seen.body.decode() for seen in chat.requests)
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "spill").rglob("*") if file.is_file()).decode()
+    for text in (told, kept, shown):
+        assert "sk-upstream-secret" not in text and "prompt-canary" not in text and "xyzsecrettoken" not in text
+    for text in chat.texts:
+        assert "<!" not in text and "@all" not in text and "https://" not in text and "[redacted]" in text
+
+
+def test_the_test_above_can_fail():
+    from gwcore_observability.alerts import destinations
+
+    alert = {"state": "firing", "title": "a<!channel>@all https://x", "facts": {}, "text": "", "at": "t", "since": "t"}
+    assert "<!" not in destinations.chat(alert) and "@all" not in destinations.chat(alert)
+    raw = f"*{alert['title']}*"
+    assert "<!" in raw and "@all" in raw
+
+
+# ── what is beyond the limit, and destinations ───────────────────────────────────────────────────────────────────────
+
+
+async def test_beyond_a_limit_alerts_are_held_back_and_told_together():
+    async with FakeUpstream() as up, Slack() as chat:
+        up.default = BAD
+        to = slack(chat, limit="2/2s")
+        async with gateway(up, alerts(to, upstreams={"failures": 2}, errors=None)) as (url, made):
+            for n in range(5):
+                for _ in range(2):
+                    await ask(url, model=f"up/m{n}")
+            texts = await chat.until("3 alerts were held back")
+            assert "Upstream up/m4 is down" in texts[-1]
+            assert plugin_of(made, "alerts").mailboxes["chat"].held == 3
+
+
+async def test_each_destination_takes_its_kinds_and_a_dead_one_holds_up_nobody():
+    async with FakeUpstream() as up, Slack() as chat, Slack(*[Answer(503)] * 50) as dead:
+        up.default = BAD
+        to = {
+            "chat": {"slack": chat.url + "/x", "kinds": ["upstream"]},
+            "dead": {"slack": dead.url + "/x"},
+            "money": {"slack": dead.url + "/money", "kinds": ["budget", "report"]},
+        }
+        settings = {"upstreams": {"failures": 2}, "errors": {"least": 2}, "outbox": {"flush": 0}}
+        async with gateway(up, alerts(to, **settings)) as (url, made):
+            for _ in range(3):
+                await ask(url)
+            await chat.until("is down")
+            boxes = plugin_of(made, "alerts").mailboxes
+            assert boxes["dead"].told == 2 and boxes["money"].told == 0
+            assert isinstance(plugin_of(made, "alerts"), Alerts)
+        assert len(chat.texts) == 1
