@@ -39,7 +39,8 @@ class Line:
 
     Attributes:
         names: values of the columns it is grouped by; ``None`` where a call had none.
-        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: calls that used tokens and have no price.
+        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: calls that an upstream answered and whose cost is
+            not known, for want of a price or of usage; a ledger has its estimate of them, a record has none.
         calls: of these ``failed`` (the gateway or an upstream), ``refused`` (by the gateway: limits, wrong requests),
             ``cancelled`` (by the client) and ``fallbacks``: answered, or last tried, by another deployment than the first.
         p50, p95, p99: microseconds of calls that ended well; ``None`` where none did.
@@ -132,7 +133,7 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 def _sums(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool], *, postgres: bool) -> Any:
     c = CALL.c
-    used = and_(c.cost_nano.is_(None), c.tokens_in + c.tokens_out > 0)
+    unknown = and_(c.cost_nano.is_(None), c.attempts > 0, c.state.in_(["ok", "cancelled"]))
     wanted = (
         func.count(),
         _count(c.state == "failed"),
@@ -143,14 +144,16 @@ def _sums(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool], *, 
         func.coalesce(func.sum(c.tokens_in), 0),
         func.coalesce(func.sum(c.tokens_out), 0),
         func.coalesce(func.sum(c.cost_nano), 0),
-        _count(used),
+        _count(unknown),
     )
     return select(*groups, *wanted).where(inside).group_by(*groups)
 
 
 def _moved(*, postgres: bool) -> ColumnElement[bool]:
     """Whether another deployment than the first was asked last. Read from the record: only where there were several."""
-    record: Any = cast(CALL.c.record, JSON) if postgres else type_coerce(CALL.c.record, JSON)
+    # PostgreSQL reads no NUL, not even an escaped one: clients write names
+    clean = func.replace(CALL.c.record, r"\u0000", r"\ufffd")
+    record: Any = cast(clean, JSON) if postgres else type_coerce(CALL.c.record, JSON)
     first = record["attempts"][0]
     return case(
         (
