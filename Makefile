@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 # the operating system's trust store, as pip does: company proxies have certificates of their own
 export UV_SYSTEM_CERTS ?= true
-WORKERS ?= 2
+# most tests wait for processes of their own: three at a time keep two cores busy
+WORKERS ?= 3
 
 .PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks revocation bench-layers campaign
 
