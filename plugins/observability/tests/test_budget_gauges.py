@@ -27,7 +27,7 @@ async def test_budgets_left(store, tmp_path):
             assert (await ask(url, headers=ONE, max_tokens=10)).status_code == 200
             plugin = plugin_of(made, "budget")
             async with asyncio.timeout(10):
-                while not any(posted for *_, posted, _ in plugin.gauges._found):
+                while not any(posted for _, _, posted, _ in plugin.gauges._found):
                     await plugin.gauges.look()
                     await asyncio.sleep(0.02)
             found = await scrape(made)

@@ -30,7 +30,7 @@ class Gauges:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._found: list[tuple[dict[str, str], int | None, int | None, int, int]] = []
+        self._found: list[tuple[dict[str, str], tuple[int | None, int | None], int, int]] = []
 
     async def looking(self) -> None:
         """Until cancelled. What a store that does not answer would have said stays as it was."""
@@ -66,13 +66,13 @@ class Gauges:
             period = window.period(now)
             if period.start == start and not window.rolling:  # not one that is over
                 labels = {"scope": scope, "id": id_, "window": span}
-                found.append((labels, limit or None, soft, int(posted), period.end))
+                found.append((labels, (limit or None, soft), int(posted), period.end))
         self._found = found[:MOST]
 
     def samples(self) -> Iterator[Sample]:
         """Dollars left and allowed, and when the period ends. Of all workers the same: the last look counts."""
         now = time.time() * 1000
-        for labels, limit, soft, posted, end in self._found:
+        for labels, (limit, soft), posted, end in self._found:
             if limit is not None:
                 left = (limit - posted) / DOLLAR
                 yield Sample(
