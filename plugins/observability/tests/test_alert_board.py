@@ -20,6 +20,7 @@ from gwcore.ports import Sample
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate, writing
 from gwcore.testing.conformance import PluginConformance
+from gwcore.testing.fakes import call
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_observability.alerts.board import MOST, Board
 from gwcore_observability.alerts.claims import Claims, FileClaims, RedisClaims
@@ -27,7 +28,7 @@ from gwcore_observability.alerts.findings import Finding
 from gwcore_observability.alerts.plugin import Alerts
 from gwcore_observability.alerts.reporting import Calendar, told
 from gwcore_observability.alerts.seen import MOST as NAMES
-from gwcore_observability.alerts.seen import Window
+from gwcore_observability.alerts.seen import STALE, Fails, Seen, Window
 from gwcore_observability.alerts.settings import AlertsConfig, ReportsConfig
 from gwcore_observability.alerts.shown import budgets, upstreams
 from gwcore_observability.request_log.table import CALL, MIGRATIONS
@@ -228,8 +229,44 @@ def test_deployments_by_their_samples():
     assert found(2, 0) == [True]  # at its limits, or told when to come back
     assert found(1, 5) == [True]  # on probation
     assert found(0, 3) == []
-    assert found(0, 0, {"up/m": (99, "timeout")}) == []  # the router knows better
-    assert found(0, 0, {"up/n": (99, "timeout")}) == [False]
+    assert found(0, 0, {"up/m": Fails(99, "timeout")}) == []  # the router knows better
+    assert found(0, 0, {"up/n": Fails(99, "timeout")}) == [False]
+
+
+async def test_what_nobody_asks_any_more_is_forgotten_without_a_word():
+    now = [0.0]
+    config = AlertsConfig(to={"a": {"slack": "http://h/x"}}, upstreams={"failures": 1})
+    seen = Seen(config, lambda: now[0])
+    seen.fails["up/m"] = Fails(3, "timeout", 0.0)
+    board = Board(Claims())
+    said = []
+    for hour in (0.0, 0.9, 1.1, 1.9, 2.1, 2.2):
+        now[0] = hour * STALE
+        said.append(await board.look(upstreams([], seen.failing(), config.upstreams), 1 + now[0], 1e9, 10))
+    assert [states(one) for one in said] == [[("firing", "Upstream up/m is down")], [], [], [], [], []]
+    assert board.active() == {}
+
+
+def test_a_stream_that_goes_on_does_not_hang():
+    made = call(stream=True)
+    seen = Seen(AlertsConfig(to={"a": {"slack": "http://h/x"}}, hanging={"after": 10}))
+    seen.started(made)
+
+    def hangs(sent, last, later):
+        made.reply.sent, made.reply.last = sent, last
+        made.started -= later
+        seen._progress = {id_: (count, at - later) for id_, (count, at) in seen._progress.items()}
+        return [one.kind for one in seen.findings()]
+
+    assert hangs(0, b"", 9) == []
+    assert hangs(0, b"", 2) == ["hanging"]  # not a byte
+    assert hangs(5, b"data", 5) == []
+    assert hangs(9, b"data", 9) == []
+    assert hangs(13, made.dialect.keepalive, 9) == []
+    assert hangs(17, made.dialect.keepalive, 2) == ["hanging"]
+    assert hangs(21, b"data", 1) == []
+    seen.ended(made)
+    assert hangs(21, b"data", 100) == []
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from gwcore.sql import migrate
 from gwcore_observability.alerts.board import Board
 from gwcore_observability.alerts.claims import Claims, FileClaims, RedisClaims
 from gwcore_observability.alerts.destinations import sink_of
-from gwcore_observability.alerts.findings import Alert, Fact, Finding
+from gwcore_observability.alerts.findings import KINDS, Alert, Fact, Finding
 from gwcore_observability.alerts.mailbox import Mailbox
 from gwcore_observability.alerts.reporting import Calendar, told
 from gwcore_observability.alerts.seen import Seen
@@ -46,11 +46,13 @@ class Alerts(Plugin):
     def __init__(self, config: AlertsConfig, setup: Setup) -> None:
         super().__init__(config, setup)
         self.redactor = Redactor(setup.secrets)
-        self.seen = Seen(config)
+        settings = (config.errors, config.slow, config.hanging)
+        self.seen = setup.once(("seen", *settings), lambda: Seen(config))
         self._store = setup.store(config.store) if config.store is not None else None
         self._book = setup.store(config.reports.store) if config.reports is not None else None
         group = ",".join(sorted(config.to))
         self.board = setup.once(("board", config.store, group), lambda: Board(self._claims(group)))
+        self._reported: dict[str, str] = {}
         self.mailboxes = {name: self._mailbox(name, one) for name, one in config.to.items()}
 
     def _claims(self, group: str) -> Claims:
@@ -133,18 +135,23 @@ class Alerts(Plugin):
         if config.budgets is not None:
             yield from budgets(samples, config.budgets)
         if config.upstreams is not None:
-            yield from upstreams(samples, self.seen.fails, config.upstreams)
+            yield from upstreams(samples, self.seen.failing(), config.upstreams)
 
     async def _report(self, calendar: Calendar, now: float) -> None:
         assert self._book is not None
         for span in calendar.due(now):
-            if await self.board.claims.take(calendar.subject(span)):
+            subject = calendar.subject(span)
+            if await self.board.claims.take(subject):
                 try:
                     await self._tell(await told(self._book, span, self.config.reports, now), now)
                 except GatewayError as error:
                     if not calendar.late(span, now):
                         continue
                     _log.error("no spend report", span=span, error=error.code)
+            # kept until the next one: other workers come to this moment a little later
+            before, self._reported[span] = self._reported.get(span), subject
+            if before is not None and before != subject:
+                await self.board.claims.free(before)
             calendar.done(span, now)
 
     async def _tell(self, alert: Alert, now: float) -> None:
@@ -175,8 +182,11 @@ class Alerts(Plugin):
 
     def metrics(self) -> Iterable[Sample]:
         """What is wrong by kind, what was told and held back by destination, and the outboxes'."""
-        for kind, count in self.board.active().items():
-            yield Sample("gwcore_alerts_active", count, {"kind": kind}, "Subjects that are wrong now.", merge="max")
+        active = self.board.active()
+        for kind in KINDS:
+            yield Sample(
+                "gwcore_alerts_active", active.get(kind, 0), {"kind": kind}, "Subjects that are wrong now.", merge="max"
+            )
         for name, box in self.mailboxes.items():
             to = {"destination": name}
             yield Sample("gwcore_alerts_told", box.told, to, "Alerts handed to a destination.", kind="counter")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from gwcore.call import Attempt, Call
 from gwcore.errors import GatewayError
@@ -17,6 +18,23 @@ SLICES = 10
 MOST = 500
 """Names counted apart; clients may write them."""
 OTHER = "other"
+
+
+STALE = 3600.0
+"""Seconds without an attempt after which nobody knows whether a deployment is still down; after twice as long it is let be."""
+
+
+@dataclass(slots=True, frozen=True)
+class Fails:
+    """Failures in a row, the kind of the last (a row of :mod:`gwcore.outcomes`), and when it was, monotonic.
+
+    ``stale``: it was so long ago that nobody knows whether that is still so.
+    """
+
+    count: int = 0
+    reason: str = ""
+    at: float = 0.0
+    stale: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +77,7 @@ class Window:
         count.turn = turn
 
 
+@lru_cache(maxsize=4096)
 def deployment(upstream: str, model: str, key: int) -> str:
     """Its name in alerts: ``upstream/model``, and which credential where there are several."""
     return plain(f"{upstream}/{model}" + (f" key {key}" if key else ""))
@@ -72,8 +91,10 @@ def _of(attempt: Attempt) -> str:
 class Seen:
     """Fed by taps: some dictionary operations per call. Asked once per look.
 
+    It outlives a reload that leaves its settings alone: what was wrong does not end because a file was read.
+
     Attributes:
-        fails: failures in a row by deployment, with the kind of the last.
+        fails: by deployment.
     """
 
     def __init__(self, config: AlertsConfig, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,7 +102,9 @@ class Seen:
         self._errors = Window(config.errors.window if config.errors else 60.0, clock)
         self._slow = Window(config.slow.window if config.slow else 60.0, clock)
         self._flying: dict[str, Call] = {}
-        self.fails: dict[str, tuple[int, str]] = {}
+        self.fails: dict[str, Fails] = {}
+        self._clock = clock
+        self._progress: dict[str, tuple[int, float]] = {}  # of calls that take long: bytes sent, and since when no more
 
     # ── taps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -109,7 +132,7 @@ class Seen:
         elif not _faulty(error):
             return  # the client's fault, or ours: says nothing about the upstream
         elif name in self.fails or len(self.fails) < MOST:
-            self.fails[name] = (self.fails.get(name, (0, ""))[0] + 1, ending(error).kind)
+            self.fails[name] = Fails(self.fails.get(name, Fails()).count + 1, ending(error).kind, self._clock())
         if self._config.errors is not None:
             self._errors.add(name, hit=error is not None)
 
@@ -132,11 +155,11 @@ class Seen:
                     f"errors/{name}",
                     f"{name}: {bad * 100 // total} % of attempts fail",
                     {"failed": bad, "attempts": total, "window_s": config.window, "last": self._reason(name)},
-                    over=f"{name}: attempts succeed again",
+                    over=f"{name}: no more than {config.rate:.0%} of attempts fail",
                 )
 
     def _reason(self, name: str) -> str:
-        return self.fails.get(name, (0, "none"))[1]
+        return self.fails[name].reason if name in self.fails else "answered"
 
     def _slowly(self) -> Iterator[Finding]:
         config = self._config.slow
@@ -149,7 +172,7 @@ class Seen:
                     f"slow/{name}",
                     f"{name}: {slow} of {total} answers took {config.after:g} s or more",
                     {"slow": slow, "answers": total, "after_s": config.after, "window_s": config.window},
-                    over=f"{name}: answers come in time again",
+                    over=f"{name}: no more slow answers",
                 )
 
     def _hanging(self) -> Iterator[Finding]:
@@ -159,20 +182,48 @@ class Seen:
         oldest: dict[str, tuple[float, str]] = {}
         counts: dict[str, int] = {}
         now = time.perf_counter()
+        moving: dict[str, tuple[int, float]] = {}
         for call in self._flying.values():  # the oldest first
             if now - call.started < config.after:
                 break
+            if self._progresses(call, now, config.after, moving):
+                continue
             name = _of(call.served) if call.served is not None else "no upstream yet"
             oldest.setdefault(name, (now - call.started, call.id))
             counts[name] = counts.get(name, 0) + 1
+        self._progress = moving
         for name, (age, id_) in oldest.items():
             yield Finding(
                 "hanging",
                 f"hanging/{name}",
-                f"{name}: {counts[name]} requests in flight for more than {config.after:g} s",
+                f"{name}: {counts[name]} requests in flight, and nothing for {config.after:g} s",
                 {"requests": counts[name], "oldest_s": round(age), "oldest_id": id_, "after_s": config.after},
                 over=f"{name}: no request hangs any more",
             )
+
+    def _progresses(self, call: Call, now: float, after: float, moving: dict[str, tuple[int, float]]) -> bool:
+        """Whether content has left in the last ``after`` seconds: a long stream does not hang. Keep-alives are none."""
+        sent = call.reply.sent
+        if not sent:
+            return False
+        before = self._progress.get(call.id)
+        if before is None or (before[0] != sent and call.reply.last != call.dialect.keepalive):
+            before = (sent, now)
+        moving[call.id] = before
+        return now - before[1] < after
+
+    def failing(self) -> dict[str, Fails]:
+        """:attr:`fails` now; what is asked no more is forgotten in the end."""
+        now = self._clock()
+        for name, one in list(self.fails.items()):
+            if now - one.at > 2 * STALE:
+                del self.fails[name]
+            elif now - one.at > STALE:
+                self.fails[name] = replace(one, stale=True)
+        return self.fails
+
+    async def aclose(self) -> None:
+        """Of :meth:`gwcore.plugin.Setup.once`."""
 
 
 def _faulty(error: GatewayError) -> bool:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 
 from gwcore.stackmodels import is_loopback
 from gwcore.units import Duration, OptionalStoreRef, Rate, StoreRef, fault
+from gwcore.wire.transport import Origin
 from gwcore_observability.alerts.findings import KINDS
 from gwcore_observability.report import GROUPS
 from gwcore_observability.settings import OutboxConfig
@@ -86,8 +87,11 @@ class DestinationConfig(_Strict):
         if self.secret is not None and self.webhook is None:
             raise fault("has a secret that signs nothing", "secret goes with webhook")
         for url in (self.slack, self.webhook):
-            if url is not None and not re.match(r"https?://[^\s/]", url.get_secret_value()):
-                raise fault("is not an http(s) URL", "write https://…")
+            try:
+                if url is not None:
+                    Origin.of(url.get_secret_value())
+            except ValueError:
+                raise fault("is not an http(s) URL", "write https://…, without credentials in it") from None
         return self
 
 
@@ -117,7 +121,7 @@ class SlowConfig(_Strict):
 class HangingConfig(_Strict):
     """Requests that do not end."""
 
-    after: Duration = Field(default=600.0, gt=0, description="in flight for longer than this")
+    after: Duration = Field(default=600.0, gt=0, description="in flight, and nothing sent, for longer than this")
 
 
 class UpstreamsConfig(_Strict):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from gwcore.ports import Sample
 from gwcore_observability.alerts.findings import Fact, Finding
-from gwcore_observability.alerts.seen import deployment
+from gwcore_observability.alerts.seen import Fails, deployment
 from gwcore_observability.alerts.settings import BudgetsConfig, UpstreamsConfig
 from gwcore_observability.names import plain
 
@@ -53,9 +54,7 @@ def _share(share: float) -> str:
     return "exhausted" if share == 1 else f"{share * 100:g} % spent"
 
 
-def upstreams(
-    samples: Iterable[Sample], fails: Mapping[str, tuple[int, str]], config: UpstreamsConfig
-) -> Iterator[Finding]:
+def upstreams(samples: Iterable[Sample], fails: Mapping[str, Fails], config: UpstreamsConfig) -> Iterator[Finding]:
     """Deployments that are down: left alone by the router after failures; without a router, failing in a row."""
     judged: dict[str, dict[str, float]] = defaultdict(dict)
     for sample in samples:
@@ -64,17 +63,17 @@ def upstreams(
             name = deployment(labels["upstream"], labels["model"], int(labels["key"]))
             judged[name][sample.name] = sample.value
     for name, values in judged.items():
-        count, reason = fails.get(name, (0, ""))
-        state, count = values.get(_STATE, 0), max(count, int(values.get(_FAILURES, 0)))
+        own = fails.get(name, Fails())
+        state, count = values.get(_STATE, 0), max(own.count, int(values.get(_FAILURES, 0)))
         if state:
             # on probation, or at its own limits: neither down nor well
-            yield _down(name, count, reason, doubtful=state < 2 or not count)
-    for name, (count, reason) in fails.items():
-        if name not in judged and count >= config.failures:
-            yield _down(name, count, reason)
+            yield _down(name, replace(own, count=count, stale=False), doubtful=state < 2 or not count)
+    for name, own in fails.items():
+        if name not in judged and own.count >= config.failures:
+            yield _down(name, own)
 
 
-def _down(name: str, fails: int, reason: str, *, doubtful: bool = False) -> Finding:
-    facts: dict[str, Fact] = {"failures": fails, "reason": reason or "told by another replica"}
-    over = f"Upstream {name} has recovered"
+def _down(name: str, fails: Fails, *, doubtful: bool = False) -> Finding:
+    facts: dict[str, Fact] = {"failures": fails.count, "reason": fails.reason or "told by another replica"}
+    over = "" if fails.stale else f"Upstream {name} has recovered"
     return Finding("upstream", f"upstream/{name}", f"Upstream {name} is down", facts, over=over, doubtful=doubtful)
