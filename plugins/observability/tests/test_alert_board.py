@@ -16,11 +16,13 @@ from pydantic import ValidationError
 from sqlalchemy import insert
 from test_report import row
 
+from gwcore.call import Attempt
+from gwcore.errors import Refused
 from gwcore.ports import Sample
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate, writing
 from gwcore.testing.conformance import PluginConformance
-from gwcore.testing.fakes import call
+from gwcore.testing.fakes import build, call, release
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_observability.alerts.board import MOST, Board
 from gwcore_observability.alerts.claims import Claims, FileClaims, RedisClaims
@@ -103,7 +105,7 @@ async def test_subjects_are_bounded():
     for n in range(3 * NAMES):
         window.add(f"up/{n}", hit=True)
     sums = list(window.sums())
-    assert len(sums) == NAMES + 1 and sum(hits for *_, hits in sums) == 3 * NAMES
+    assert len(sums) == NAMES + 1 and sum(hits for *_, hits, _ in sums) == 3 * NAMES
 
 
 def test_a_window_forgets():
@@ -112,7 +114,7 @@ def test_a_window_forgets():
     for second in range(20):
         now[0] = float(second)
         window.add("a", hit=second % 2 == 0)
-    assert list(window.sums()) == [("a", 10, 5)]
+    assert list(window.sums()) == [("a", 10, 5, "")]
     now[0] = 100.0
     assert list(window.sums()) == []
 
@@ -247,6 +249,36 @@ async def test_what_nobody_asks_any_more_is_forgotten_without_a_word():
     assert board.active() == {}
 
 
+async def test_calls_that_end_during_a_look_do_not_disturb_it():
+    plugin = build(Alerts, {**TestAlerts.config, "upstreams": {"failures": 1}})
+
+    class Busy(Claims):
+        async def take(self, subject):
+            plugin.seen.fails[f"{subject}-and-another"] = Fails(1, "timeout", plugin.seen._clock())
+            return True
+
+    plugin.board = Board(Busy())
+    plugin.seen.fails["up/m"] = Fails(1, "timeout", plugin.seen._clock())
+    await plugin.look(1.0)
+    assert plugin.board.active() == {"upstream": 1}
+    with pytest.raises(RuntimeError):  # what would happen if it looked while it asks
+        await plugin.board.look(plugin.findings(), 2.0, 1e9, 1e9)
+    await release(plugin)
+
+
+def test_who_is_asked_too_much_is_not_down():
+    seen = Seen(AlertsConfig(to={"a": {"slack": "http://h/x"}}, errors={"least": 3}))
+    for _ in range(5):
+        made = call()
+        attempt = Attempt(made, made.targets[0])
+        attempt.error = Refused("slow down", status=429)
+        seen.started(made)
+        seen.ended(made)
+    assert seen.failing() == {}
+    (found,) = seen.findings()
+    assert (found.kind, found.facts["last"], found.facts["failed"]) == ("errors", "rate_limited", 5)
+
+
 def test_a_stream_that_goes_on_does_not_hang():
     made = call(stream=True)
     seen = Seen(AlertsConfig(to={"a": {"slack": "http://h/x"}}, hanging={"after": 10}))
@@ -325,12 +357,9 @@ async def test_a_report_is_told_as_lines(tmp_path):
 
 
 async def test_reports_come_at_their_moment_and_once(tmp_path, monkeypatch):
-    """The plugin's own loop, with a calendar whose moment is a second away."""
-    import gwcore_observability.alerts.plugin as alerting
-
-    soon = datetime.now(UTC).timestamp() + 0.5
-    monkeypatch.setattr(Calendar, "_next", lambda _self, _span, now: soon if now < soon else now + 86_400)
-    assert alerting
+    """The plugin's own loop, with a calendar whose moment is near."""
+    later = iter((0.2, 86_400, 86_400, 86_400))
+    monkeypatch.setattr(Calendar, "_next", lambda _self, _span, now: now + next(later))
     async with FakeUpstream() as up, Slack() as chat:
         up.default = ok()
         stack = f'stores: {{rows: "sqlite:///{tmp_path}/book.db"}}\n'

@@ -109,9 +109,11 @@ def chat(alert: dict[str, Any]) -> str:
 
 
 def _tame(text: str) -> str:
-    """What Slack says to escape, and an @ that addresses nobody in Mattermost."""
+    """What Slack says to escape; an @ that addresses nobody in Mattermost, and no link."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return text.replace("@", f"@{_ZERO_WIDTH}").replace("://", f":{_ZERO_WIDTH}//")
+    for sign in ("@", ":/", "]("):
+        text = text.replace(sign, f"{sign[0]}{_ZERO_WIDTH}{sign[1:]}")
+    return text
 
 
 def _title(alert: dict[str, Any]) -> str:

@@ -122,7 +122,8 @@ class Alerts(Plugin):
     async def look(self, now: float) -> None:
         """Tell what is new. ``now`` in seconds since the epoch."""
         config: AlertsConfig = self.config
-        for alert in await self.board.look(self.findings(), now, config.remind, config.settle):
+        found = list(self.findings())  # at once: calls go on while the board asks whose turn it is
+        for alert in await self.board.look(found, now, config.remind, config.settle):
             await self._tell(alert, now)
         for box in self.mailboxes.values():
             box.catch_up(now)

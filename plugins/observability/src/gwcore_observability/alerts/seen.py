@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from gwcore.call import Attempt, Call
-from gwcore.errors import GatewayError
 from gwcore.outcomes import ending
 from gwcore_observability.alerts.findings import Finding
 from gwcore_observability.alerts.settings import AlertsConfig
@@ -40,6 +39,7 @@ class Fails:
 @dataclass(slots=True)
 class _Count:
     turn: int = 0
+    why: str = ""
     all: list[int] = field(default_factory=lambda: [0] * SLICES)
     hit: list[int] = field(default_factory=lambda: [0] * SLICES)
 
@@ -52,23 +52,24 @@ class Window:
         self._clock = clock
         self._counts: dict[str, _Count] = {}
 
-    def add(self, name: str, *, hit: bool) -> None:
-        """One more; ``hit`` is what is looked for."""
+    def add(self, name: str, *, hit: bool, why: str = "") -> None:
+        """One more; ``hit`` is what is looked for, and ``why`` it was one."""
         if name not in self._counts and len(self._counts) >= MOST:
             name = OTHER
         count = self._counts.setdefault(name, _Count())
         self._turn(count)
         count.all[count.turn % SLICES] += 1
         count.hit[count.turn % SLICES] += hit
+        count.why = why or count.why
 
-    def sums(self) -> Iterator[tuple[str, int, int]]:
-        """Name, all, hits. What has no more of either is forgotten."""
+    def sums(self) -> Iterator[tuple[str, int, int, str]]:
+        """Name, all, hits, why the last was one. What has no more of either is forgotten."""
         for name, count in list(self._counts.items()):
             self._turn(count)
             if not any(count.all):
-                del self._counts[name]
+                self._counts.pop(name, None)
             else:
-                yield name, sum(count.all), sum(count.hit)
+                yield name, sum(count.all), sum(count.hit), count.why
 
     def _turn(self, count: _Count) -> None:
         turn = int(self._clock() / self._slice)
@@ -129,12 +130,15 @@ class Seen:
             if attempt.status is None:
                 return  # the client left before it answered
             self.fails.pop(name, None)
-        elif not _faulty(error):
+            self._errors.add(name, hit=False)
+            return
+        end = ending(error)
+        if end.health == "none":
             return  # the client's fault, or ours: says nothing about the upstream
-        elif name in self.fails or len(self.fails) < MOST:
-            self.fails[name] = Fails(self.fails.get(name, Fails()).count + 1, ending(error).kind, self._clock())
-        if self._config.errors is not None:
-            self._errors.add(name, hit=error is not None)
+        self._errors.add(name, hit=True, why=end.kind)
+        # one that is asked too much is not down
+        if end.health != "cooldown" and (name in self.fails or len(self.fails) < MOST):
+            self.fails[name] = Fails(self.fails.get(name, Fails()).count + 1, end.kind, self._clock())
 
     # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,24 +152,21 @@ class Seen:
         config = self._config.errors
         if config is None:
             return
-        for name, total, bad in self._errors.sums():
+        for name, total, bad, why in self._errors.sums():
             if total >= config.least and bad >= config.rate * total:
                 yield Finding(
                     "errors",
                     f"errors/{name}",
                     f"{name}: {bad * 100 // total} % of attempts fail",
-                    {"failed": bad, "attempts": total, "window_s": config.window, "last": self._reason(name)},
+                    {"failed": bad, "attempts": total, "window_s": config.window, "last": why},
                     over=f"{name}: no more than {config.rate:.0%} of attempts fail",
                 )
-
-    def _reason(self, name: str) -> str:
-        return self.fails[name].reason if name in self.fails else "answered"
 
     def _slowly(self) -> Iterator[Finding]:
         config = self._config.slow
         if config is None:
             return
-        for name, total, slow in self._slow.sums():
+        for name, total, slow, _ in self._slow.sums():
             if slow >= config.least:
                 yield Finding(
                     "slow",
@@ -224,7 +225,3 @@ class Seen:
 
     async def aclose(self) -> None:
         """Of :meth:`gwcore.plugin.Setup.once`."""
-
-
-def _faulty(error: GatewayError) -> bool:
-    return ending(error).health in {"failure", "credential", "cooldown"}

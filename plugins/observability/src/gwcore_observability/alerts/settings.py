@@ -28,6 +28,9 @@ Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | 
 """A part of a whole: ``80%`` or 0.8."""
 
 
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -159,7 +162,7 @@ class ReportsConfig(_Strict):
 class AlertsConfig(_Strict):
     """Settings of ``alerts``."""
 
-    to: dict[str, DestinationConfig] = Field(description="destinations by name", min_length=1)
+    to: dict[_Name, DestinationConfig] = Field(description="destinations by name", min_length=1)
     budgets: BudgetsConfig | None = Field(default=BudgetsConfig(), description="shares of budgets; null: not told")
     errors: ErrorsConfig | None = Field(default=ErrorsConfig(), description="error rates; null: not told")
     slow: SlowConfig | None = Field(default=SlowConfig(), description="slow requests; null: not told")
