@@ -113,8 +113,8 @@ def test_a_window_forgets():
     window = Window(10, lambda: now[0])
     for second in range(20):
         now[0] = float(second)
-        window.add("a", hit=second % 2 == 0)
-    assert list(window.sums()) == [("a", 10, 5, "")]
+        window.add("a", hit=second % 2 == 0, call=f"call {second}")
+    assert list(window.sums()) == [("a", 10, 5, ("", "call 18"))]
     now[0] = 100.0
     assert list(window.sums()) == []
 

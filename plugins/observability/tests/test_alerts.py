@@ -70,9 +70,9 @@ async def test_error_rates_count_what_upstreams_do_wrong_and_not_what_clients_do
             await ask(url)
             await asyncio.sleep(0.2)
             assert list(plugin_of(made, "alerts").findings()) == []
-            for _ in range(4):
-                await ask(url)
+            ids = [(await ask(url)).headers["x-gwcore-request-id"] for _ in range(4)]
             (text,) = await chat.until("80 % of attempts fail")
+            assert f"last_id: {ids[-1]}" in text  # leads to trace, log and provider
             assert "up/m" in text and "failed: 4" in text and "attempts: 5" in text
 
 

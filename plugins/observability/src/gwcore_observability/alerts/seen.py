@@ -25,7 +25,7 @@ STALE = 3600.0
 
 @dataclass(slots=True, frozen=True)
 class Fails:
-    """Failures in a row, the kind of the last (a row of :mod:`gwcore.outcomes`), and when it was, monotonic.
+    """Failures in a row, the kind of the last (a row of :mod:`gwcore.outcomes`), when it was, monotonic, and in which call.
 
     ``stale``: it was so long ago that nobody knows whether that is still so.
     """
@@ -33,13 +33,14 @@ class Fails:
     count: int = 0
     reason: str = ""
     at: float = 0.0
+    call: str = ""
     stale: bool = False
 
 
 @dataclass(slots=True)
 class _Count:
     turn: int = 0
-    why: str = ""
+    last: tuple[str, str] = ("", "")
     all: list[int] = field(default_factory=lambda: [0] * SLICES)
     hit: list[int] = field(default_factory=lambda: [0] * SLICES)
 
@@ -52,24 +53,25 @@ class Window:
         self._clock = clock
         self._counts: dict[str, _Count] = {}
 
-    def add(self, name: str, *, hit: bool, why: str = "") -> None:
-        """One more; ``hit`` is what is looked for, and ``why`` it was one."""
+    def add(self, name: str, *, hit: bool, why: str = "", call: str = "") -> None:
+        """One more; ``hit`` is what is looked for, ``why`` it was one, and in which call."""
         if name not in self._counts and len(self._counts) >= MOST:
             name = OTHER
         count = self._counts.setdefault(name, _Count())
         self._turn(count)
         count.all[count.turn % SLICES] += 1
         count.hit[count.turn % SLICES] += hit
-        count.why = why or count.why
+        if hit:
+            count.last = (why, call)
 
-    def sums(self) -> Iterator[tuple[str, int, int, str]]:
-        """Name, all, hits, why the last was one. What has no more of either is forgotten."""
+    def sums(self) -> Iterator[tuple[str, int, int, tuple[str, str]]]:
+        """Name, all, hits, why and where the last was. What has no more of either is forgotten."""
         for name, count in list(self._counts.items()):
             self._turn(count)
             if not any(count.all):
                 self._counts.pop(name, None)
             else:
-                yield name, sum(count.all), sum(count.hit), count.why
+                yield name, sum(count.all), sum(count.hit), count.last
 
     def _turn(self, count: _Count) -> None:
         turn = int(self._clock() / self._slice)
@@ -122,7 +124,7 @@ class Seen:
         if slow is not None and served is not None:
             first = served.first_byte_at if call.stream else None
             took = (first if first is not None else time.perf_counter()) - call.started
-            self._slow.add(_of(served), hit=took >= slow.after)
+            self._slow.add(_of(served), hit=took >= slow.after, call=call.id)
 
     def _attempt(self, attempt: Attempt) -> None:
         name, error = _of(attempt), attempt.error
@@ -135,10 +137,11 @@ class Seen:
         end = ending(error)
         if end.health == "none":
             return  # the client's fault, or ours: says nothing about the upstream
-        self._errors.add(name, hit=True, why=end.kind)
+        self._errors.add(name, hit=True, why=end.kind, call=attempt.call.id)
         # one that is asked too much is not down
         if end.health != "cooldown" and (name in self.fails or len(self.fails) < MOST):
-            self.fails[name] = Fails(self.fails.get(name, Fails()).count + 1, end.kind, self._clock())
+            count = self.fails.get(name, Fails()).count + 1
+            self.fails[name] = Fails(count, end.kind, self._clock(), attempt.call.id)
 
     # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,13 +155,13 @@ class Seen:
         config = self._config.errors
         if config is None:
             return
-        for name, total, bad, why in self._errors.sums():
+        for name, total, bad, (why, last) in self._errors.sums():
             if total >= config.least and bad >= config.rate * total:
                 yield Finding(
                     "errors",
                     f"errors/{name}",
                     f"{name}: {bad * 100 // total} % of attempts fail",
-                    {"failed": bad, "attempts": total, "window_s": config.window, "last": why},
+                    {"failed": bad, "attempts": total, "window_s": config.window, "last": why, "last_id": last},
                     over=f"{name}: no more than {config.rate:.0%} of attempts fail",
                 )
 
@@ -166,13 +169,19 @@ class Seen:
         config = self._config.slow
         if config is None:
             return
-        for name, total, slow, _ in self._slow.sums():
+        for name, total, slow, (_, last) in self._slow.sums():
             if slow >= config.least:
                 yield Finding(
                     "slow",
                     f"slow/{name}",
                     f"{name}: {slow} of {total} answers took {config.after:g} s or more",
-                    {"slow": slow, "answers": total, "after_s": config.after, "window_s": config.window},
+                    {
+                        "slow": slow,
+                        "answers": total,
+                        "after_s": config.after,
+                        "window_s": config.window,
+                        "last_id": last,
+                    },
                     over=f"{name}: no more slow answers",
                 )
 

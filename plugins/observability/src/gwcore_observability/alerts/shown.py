@@ -75,5 +75,7 @@ def upstreams(samples: Iterable[Sample], fails: Mapping[str, Fails], config: Ups
 
 def _down(name: str, fails: Fails, *, doubtful: bool = False) -> Finding:
     facts: dict[str, Fact] = {"failures": fails.count, "reason": fails.reason or "told by another replica"}
+    if fails.call:
+        facts["last_id"] = fails.call
     over = "" if fails.stale else f"Upstream {name} has recovered"
     return Finding("upstream", f"upstream/{name}", f"Upstream {name} is down", facts, over=over, doubtful=doubtful)
