@@ -110,8 +110,8 @@ class Mail:
         return self.mails
 
     @asynccontextmanager
-    async def open(self):
-        """Yields the port."""
+    async def open(self, *, sealed=False):
+        """Yields the port; ``sealed`` from the first byte on."""
 
         async def talk(reader, writer):
             try:
@@ -119,7 +119,7 @@ class Mail:
             except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
                 writer.close()
 
-        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=self.context if sealed else None)
         async with server:
             yield server.sockets[0].getsockname()[1]
 

@@ -199,6 +199,22 @@ async def test_a_mail_is_sent_sealed_after_a_login(tls):
     assert "AUTH" not in clear and "MAIL" not in clear
 
 
+async def test_a_mail_over_tls_from_the_first_byte_and_one_that_is_refused_for_good(tls):
+    context, ca = tls
+    server = Mail(context=context, offer=False, replies=["554 5.7.1 no spam here", "250 taken"])
+
+    async def both(made):
+        outbox = plugin_of(made, "alerts").mailboxes["mail"].outbox
+        async with asyncio.timeout(10):
+            while not outbox.rejected:
+                await asyncio.sleep(0.02)
+
+    async with server.open(sealed=True) as port, FakeUpstream() as up:
+        await failing(up, mail_to(port, ca, security="tls"), both)
+        await failing(up, mail_to(port, ca, security="tls"), lambda _: server.until(1))
+    assert server.mails[0]["subject"] == "[gwcore] 🔴 Upstream up/m is down"
+
+
 @pytest.mark.parametrize("fault", ["no starttls", "stranger", "wrong password"])
 async def test_a_server_that_is_not_what_it_should_be_gets_no_mail_and_no_password(tls, fault):
     context, ca = tls

@@ -13,6 +13,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import orjson
+import structlog
 
 from gwcore.plugin import Setup
 from gwcore.wire.transport import Tls
@@ -28,6 +29,7 @@ from gwcore_observability.webhook import WebhookConfig, WebhookSink
 LONGEST = 3500
 """Characters of a chat message: Slack cuts longer ones (4,000 are advised, https://docs.slack.dev/messaging)."""
 SIGNS = {"firing": "🔴", "reminder": "🟠", "over": "🟢", "note": "📊"}
+_log = structlog.get_logger("gwcore.observability")
 _ZERO_WIDTH = "\u200b"
 _REFUSED_FOR_GOOD = frozenset({550, 551, 552, 553, 554})
 
@@ -165,7 +167,9 @@ class EmailSink(_Encoding):
                 server.starttls(context=context)  # raises where it is not offered: never in the clear
             if config.username is not None and config.password is not None:
                 server.login(config.username, config.password.get_secret_value())
-            server.send_message(mail)
+            refused = server.send_message(mail)
+            if refused:  # by this server, while it took the mail for others
+                _log.warning("some recipients of alerts were refused", host=config.host, count=len(refused))
 
     def _mail(self, items: Sequence[Item]) -> EmailMessage:
         alerts = [orjson.loads(item.body) for item in items]
