@@ -1,14 +1,14 @@
 """A call over a list of items, to an upstream that takes fewer at a time or speaks otherwise: many requests, one reply.
 
-Batches are asked in parallel, a bounded number at once. The first that fails fails the call, once; the others are given
-up, and what was billed already is counted.
+Batches are asked in parallel, a bounded number at once. The first that fails fails the call, once. None is asked behind it;
+those that were asked already are read to their ends, since they are billed: what they used is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -17,10 +17,11 @@ import orjson
 from gwcore.call import Attempt, Call, Target
 from gwcore.codec import Complaint, Crossing
 from gwcore.dialect import Dialect
-from gwcore.errors import GatewayError, Malformed
+from gwcore.errors import BadRequest, GatewayError, Malformed
 from gwcore.lists import ListCodec, ListReply, ListRequest, UpstreamListCodec, cut, merged
+from gwcore.outcomes import ending
 from gwcore.relay import DROPPED, read_whole
-from gwcore.translate import Way
+from gwcore.translate import MISSHAPEN, Way
 from gwcore.usage import Usage, added
 from gwcore.wire.transport import Request, Response
 
@@ -58,7 +59,7 @@ class Batches(Way):
             reply = self.codec.read_reply(orjson.loads(body))
         except orjson.JSONDecodeError:
             raise Malformed("the upstream's answer is not JSON") from None
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MISSHAPEN as error:
             raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
         if reply.usage is not None:
             self.used.append(reply.usage)
@@ -82,22 +83,25 @@ def batched(call: Call, target: Target, document: dict[str, Any], dialects: Mapp
     """The way of a call over a list; ``None`` if there is none.
 
     Raises:
-        BadRequest: the document cannot be read.
+        BadRequest: the document cannot be read: a value is missing, or of a type that this dialect does not have there.
         Untranslatable: it holds what the target's dialect cannot say.
     """
-    if call.operation not in call.dialect.lists:
+    client = call.dialect.lists.get(call.operation)
+    if not hasattr(client, "read_request"):  # none, or one that is spoken to upstreams only
         return None
     found = _spoken(call, target, dialects)
     if found is None:
         return None
     upstream, codec, address = found
-    read = cast("ListCodec", call.dialect.lists[call.operation]).read_request
-    request = read(document, call.model or target.model)
     quirks = target.upstream.provider.quirks(target.upstream, target.model)
     crossing = Crossing(target.model, call.model or target.model, quirks)
-    prefix = "rerank_batch:" if request.query is not None else "batch:"
-    parts = list(cut(request, _limit(quirks, prefix), _limit(quirks, "batch_tokens:")))
-    bodies = [orjson.dumps(codec.write_request(part, crossing)) for part in parts]
+    try:
+        request = cast("ListCodec", client).read_request(document, call.model or target.model)
+        prefix = "rerank_batch:" if request.query is not None else "batch:"
+        parts = list(cut(request, _limit(quirks, prefix), _limit(quirks, "batch_tokens:")))
+        bodies = [orjson.dumps(codec.write_request(part, crossing)) for part in parts]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadRequest(f"a value of the request has the wrong type ({type(error).__name__})") from error
     return Batches(call.dialect, upstream, address, crossing, codec, request, parts, bodies)
 
 
@@ -131,17 +135,28 @@ async def answer(
     """Ask for every batch and end the reply. Raises :class:`gwcore.errors.UpstreamError`."""
     gate = asyncio.Semaphore(PARALLEL)
 
-    async def ask(at: int, request: Request) -> ListReply:
+    failures: list[GatewayError] = []
+
+    async def ask(at: int, request: Request) -> ListReply | None:
         async with gate:
-            response = await attempt.target.upstream.transport.send(request)
-            attempt.first_byte_at = attempt.first_byte_at or time.perf_counter()
+            if failures:
+                return None
             try:
-                if response.status >= 400:
-                    attempt.status = response.status
-                    raise await refuse(attempt, response, batches)
-                body = await read_whole(attempt, response)
-            finally:
-                response.close()
+                return await exchange(at, request)
+            except GatewayError as error:
+                failures.append(error)
+                return None
+
+    async def exchange(at: int, request: Request) -> ListReply:
+        response = await attempt.target.upstream.transport.send(request)
+        attempt.first_byte_at = attempt.first_byte_at or time.perf_counter()
+        try:
+            if response.status >= 400:
+                attempt.status = response.status
+                raise await refuse(attempt, response, batches)
+            body = await read_whole(attempt, response)
+        finally:
+            response.close()
         return batches.read(at, body)
 
     call, began = attempt.call, time.perf_counter()
@@ -150,8 +165,11 @@ async def answer(
         replies = await _all([ask(at, request) for at, request in enumerate(requests)])
     finally:
         call.waited = waited + time.perf_counter() - began
+    if failures:
+        # of several, one that leaves open what was billed
+        raise next((error for error in failures if ending(error).money == "reap"), failures[0])
     attempt.status = 200
-    said = batches.written(replies)
+    said = batches.written(cast("list[ListReply]", replies))
     settle()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(said))]
     if dropped := batches.dropped:
@@ -160,7 +178,7 @@ async def answer(
     await call.reply.end(said)
 
 
-async def _all(asked: list[Any]) -> list[ListReply]:
+async def _all(asked: list[Coroutine[Any, Any, ListReply | None]]) -> list[ListReply | None]:
     if len(asked) == 1:
         return [await asked[0]]
     try:
