@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from gwcore.call import Attempt, Principal
+from gwcore.errors import BadRequest
 from gwcore_budget.config import BudgetConfig, BudgetPolicy, Rule
 from gwcore_budget.ledger.ops import Budget
 from gwcore_budget.window import Window
@@ -53,7 +54,7 @@ class Accounts:
         self._open.clear()
 
     def of(self, attempt: Attempt) -> Budgets:
-        """The budgets that bind the attempt, each once. Raises ``UnknownPlan``."""
+        """The budgets that bind the attempt, each once. Raises ``UnknownPlan``, ``BadRequest`` for too many."""
         call, target = attempt.call, attempt.target
         principal = call.principal
         cache = self._open if principal is None else self._found.get(principal)
@@ -76,7 +77,7 @@ class Accounts:
             for name in names[rule.per]
             if (rule.of is None or rule.of == name) and _fits(rule.models, key)
         ]
-        return self._merged([*found, *more])[:MOST_ACCOUNTS] if more else found
+        return self._merged([*found, *more]) if more else found
 
     def session_of(self, attempt: Attempt) -> str | None:
         """What the client named as its session."""
@@ -169,7 +170,9 @@ class Accounts:
                 lower = budget if (budget.limit is not None and budget.limit == min(limits, default=None)) else other
                 budget = replace(lower, soft=min(softs, default=None))  # noqa: PLW2901 - the two are one
             found[budget.id] = budget
-        return tuple(found[id_] for id_ in sorted(found))[:MOST_ACCOUNTS]
+        if len(found) > MOST_ACCOUNTS:  # leaving one out would be a way past it
+            raise BadRequest(f"{len(found)} budgets bind this call, and at most {MOST_ACCOUNTS} can: send fewer tags")
+        return tuple(found[id_] for id_ in sorted(found))
 
 
 def _id(scope: str, name: str, window: Window) -> str:
