@@ -13,7 +13,10 @@ def test_every_place_is_read_and_null_says_nothing():
 
 def test_only_numbers_of_something_count():
     assert counts({"max_tokens": True, "limit": 7}, FLAT) == [7]
-    assert counts({"max_tokens": "5", "limit": -1}, FLAT) == []
+    assert counts({"max_tokens": "many", "limit": -1}, FLAT) == []
+    # who checks loosely reads these as numbers
+    assert counts({"max_tokens": "5", "limit": 6.0}, FLAT) == [5, 6]
+    assert counts({"max_tokens": "inf", "limit": float("nan")}, FLAT) == []
 
 
 def test_it_is_said_wherever_it_is_said_already_else_at_the_first_place():

@@ -29,8 +29,19 @@ def said(document: Mapping[str, Any], places: Places) -> Iterator[Any]:
 
 
 def counts(document: Mapping[str, Any], places: Places) -> list[int]:
-    """What :func:`said` finds, as far as it is a number of something."""
-    return [v for v in said(document, places) if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
+    """What :func:`said` finds, as far as it is a number of something, or may be read as one."""
+    return [count for value in said(document, places) if (count := _count(value)) is not None]
+
+
+def _count(value: Any) -> int | None:
+    """Upstreams that check loosely read ``5.0`` and ``"5"`` as 5: who counts less than they would be deceived."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        count = int(value) if not isinstance(value, str) else int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return count if count >= 0 else None
 
 
 def saying(document: Mapping[str, Any], places: Places, value: Any) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from typing import Any
 import orjson
 
 from gwcore.call import Attempt, Call
+from gwcore.errors import BadRequest
 from gwcore.knobs import Places, counts
 from gwcore.prices import MILLION, PriceCard
+from gwcore.units import DOLLAR
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
 """Tokens that vendors add: per message, for the presence of tools, per request."""
@@ -22,8 +24,12 @@ IMAGE = 50_000
 """Tokens of one picture given by address: the dearest tiling that is documented."""
 IMAGE_OUT = 16_384
 """Tokens of one picture made."""
+CHUNK = 500
+"""Tokens of a document, its query included, that a search counts as one. Source: https://cohere.com/pricing."""
 LEAST_OUTPUT = 256
 """Output below which a clamped answer would be of no use."""
+MOST = 1_000_000 * DOLLAR
+"""Of one attempt; the books' integers end at 2 to the 63."""
 _PLAIN: Places = (("max_tokens",),)
 _FREE = frozenset(
     [
@@ -36,7 +42,6 @@ _FREE = frozenset(
         "responses",
         "response_cancel",
         "response_items",
-        "moderations",
     ]
 )
 _CHAT = frozenset({"chat", "completions", "compact"})
@@ -97,17 +102,18 @@ class Bound:
 NOTHING = Bound(0)
 
 
-def bound(attempt: Attempt, card: PriceCard | None, assumed: int) -> Bound | None:
-    """The worst case of an attempt; ``None`` where nothing bounds it.
+def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bool = False) -> Bound | None:
+    """The worst case of an attempt; ``None`` where nothing bounds it. Raises ``BadRequest`` for one that is absurd.
 
     Args:
         attempt: about to be made.
         card: of its target.
         assumed: tokens of the longest answer where neither the client nor the card says.
+        endless: leave out what tools cost that may be used without end, or have no price: no bound, but most of one.
     """
     call = attempt.call
     operation = call.operation
-    if operation in _FREE or (call.method == "GET"):
+    if operation in _FREE or call.method == "GET" or (operation == "moderations" and card is None):
         return NOTHING
     if card is None:
         return None
@@ -115,9 +121,12 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int) -> Bound | Non
     tokens = _input_tokens(call, raw, card)
     if tokens is None:
         return None
-    found = _priced(call, raw, card, tokens, assumed)
-    if found is not None:
-        found.fixed += card.highest("request", tokens) or 0
+    found = _priced(call, raw, card, tokens, assumed, endless=endless)
+    if found is None:
+        return None
+    found.fixed += card.highest("request", tokens) or 0
+    if found.amount > MOST:
+        raise BadRequest("the request asks for more answers, or longer ones, than anybody could pay")
     return found
 
 
@@ -126,10 +135,10 @@ def sent(call: Call) -> bytes:
     return orjson.dumps(call.document) if call.edited and call.document is not None else call.raw
 
 
-def _priced(call: Call, raw: bytes, card: PriceCard, tokens: int, assumed: int) -> Bound | None:
+def _priced(call: Call, raw: bytes, card: PriceCard, tokens: int, assumed: int, *, endless: bool) -> Bound | None:
     fixed = _input_price(raw, card, tokens)
     if call.operation in _CHAT:
-        fees = _tool_fees(call, raw, card)
+        fees = _tool_fees(call, raw, card, endless=endless)
         return None if fixed is None or fees is None else _answers(call, card, tokens, fixed + fees, assumed)
     special = _SPECIAL.get(call.operation)
     if special is None:
@@ -166,7 +175,7 @@ def _input_price(raw: bytes, card: PriceCard, tokens: int) -> int | None:
     return tokens * max(prices)
 
 
-def _tool_fees(call: Call, raw: bytes, card: PriceCard) -> int | None:
+def _tool_fees(call: Call, raw: bytes, card: PriceCard, *, endless: bool) -> int | None:
     document = call.document or {}
     if "tools" not in document and "web_search_options" not in document:
         return 0
@@ -178,6 +187,8 @@ def _tool_fees(call: Call, raw: bytes, card: PriceCard) -> int | None:
         if uses == 0:
             continue
         if uses is None or price is None:
+            if endless:
+                continue
             return None
         total += uses * price
     return total
@@ -211,7 +222,7 @@ def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int)
     knobs = call.dialect.knobs(call.operation, document, card.model)
     cap = knobs.get("max_tokens", _PLAIN)
     wanted = max(counts(document, cap), default=None)  # of two, the upstream may read either
-    choices = max(counts(document, knobs.get("n", ())), default=1)
+    choices = max(counts(document, knobs.get("n", ())), default=1) * _prompts(call, document)
     most = card.max_output
     if wanted is not None:
         length = wanted if most is None else min(wanted, most)
@@ -221,13 +232,31 @@ def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int)
     return Bound(fixed, choices * max(known), length, cap, said=wanted is not None or most is not None)
 
 
+def _prompts(call: Call, document: Mapping[str, Any]) -> int:
+    """Text completions answer each of a list of prompts; a list of tokens is one."""
+    prompt = document.get("prompt")
+    if call.operation != "completions" or not isinstance(prompt, list):
+        return 1
+    return max(1, sum(not isinstance(one, int) for one in prompt))
+
+
 def _rerank(call: Call, card: PriceCard, tokens: int) -> int | None:
-    """By the token, or by the search: one per hundred documents."""
-    each = card.highest("rerank", tokens)
-    if each is None:
-        return 0 if card.highest("input", tokens) is not None else None
-    documents = (call.document or {}).get("documents")
-    return each * (1 + (len(documents) // 100 if isinstance(documents, list) else 0))
+    """By the token, or by the search: one per hundred documents, in each request that the documents are cut into."""
+    each, read = card.highest("rerank", tokens), card.highest("input", tokens)
+    if each is None and read is None:
+        return None
+    document = call.document or {}
+    documents, query = document.get("documents"), document.get("query")
+    count = len(documents) if isinstance(documents, list) else 1
+    # by the token, the query is read with every document; by the search, a long document counts as several
+    again = count * len(query.encode("utf-8", "surrogatepass")) if isinstance(query, str) else 0
+    searches = 1 + (count + (tokens + again) // CHUNK) // 100
+    return again * (read or 0) + searches * (each or 0)
+
+
+def _moderation(_call: Call, card: PriceCard, tokens: int) -> int:
+    """Free at the vendor who invented it; by the token or by the piece at others."""
+    return card.highest("moderation", tokens) or 0
 
 
 def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
@@ -257,6 +286,7 @@ def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:
 
 _SPECIAL: Mapping[str, Callable[[Call, PriceCard, int], int | None]] = {
     **dict.fromkeys(_IMAGES, _pictures),
+    "moderations": _moderation,
     "rerank": _rerank,
     "speech": _speech,
     "transcription": _transcript,

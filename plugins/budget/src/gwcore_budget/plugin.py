@@ -16,7 +16,7 @@ import structlog
 
 from gwcore.admin import STATUS_ENV
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, GatewayError, StoreUnavailable
+from gwcore.errors import BadConfig, GatewayError, StoreUnavailable, UpstreamError
 from gwcore.knobs import saying
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
@@ -193,7 +193,7 @@ class BudgetPlugin(Plugin):
             try:
                 outcome = await inner(attempt)
             except BaseException as error:
-                self._failed(ledger, ticket, attempt, error)
+                self._failed(ledger, ticket, attempt, card, error)
                 raise
             finally:
                 if call.linger is linger:  # else it is that of a second attempt, beside this one
@@ -209,6 +209,9 @@ class BudgetPlugin(Plugin):
         config: BudgetConfig = self.config
         budgets = await self._budgets(ledger, attempt)
         terms = bound(attempt, card, config.max_output)
+        if terms is None and all(budget.unpriced == "allow_unmetered" for budget in budgets):
+            # a price without a bound: what can be told is held, and the truth is posted
+            terms = bound(attempt, card, config.max_output, endless=True)
         amount, least = self._amount(attempt, budgets, terms)
         wait = config.wait if any(budget.on_short == "wait" for budget in budgets) else 0.0
         try:
@@ -312,12 +315,20 @@ class BudgetPlugin(Plugin):
 
     # ── after ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _failed(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, error: BaseException) -> None:
+    def _failed(
+        self, ledger: Ledger, ticket: Ticket, attempt: Attempt, card: PriceCard | None, error: BaseException
+    ) -> None:
         end = ending(error, committed=attempt.call.reply.committed)
         status = error.status if isinstance(error, GatewayError) else 0
         code = error.code if isinstance(error, GatewayError) else end.kind
         usage = attempt.meter.usage if attempt.meter is not None else None
-        verdict = Verdict(VOIDED if end.money == "void" else REAPED, 0, end.kind)
+        verdict = Verdict(REAPED, 0, end.kind)
+        if end.money == "void" and (attempt.status is None or isinstance(error, UpstreamError)):
+            # of several requests that are one attempt, some may have been answered before one was refused
+            used = usage is not None and usage.billable
+            verdict = (
+                judged(ticket.amount, card, Outcome(status, usage=usage)) if used else Verdict(VOIDED, 0, end.kind)
+            )
         self._settle(ledger, ticket, attempt, verdict, _metered(attempt, usage, status, code))
 
     def _ended(
