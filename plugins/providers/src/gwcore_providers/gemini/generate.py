@@ -60,9 +60,18 @@ def _total(facts: Facts) -> Usage | None:
     return gemini_usage(usage, searches)
 
 
-# the fields of GenerationConfig, in JSON's spelling and in that of the protocol buffers, both of which the API reads
+# the fields of GenerationConfig, in JSON's spelling and in that of the protocol buffers: the API reads either, at each level
 _KNOBS: Knobs = {
-    knob: (("generationConfig", name), ("generation_config", snake))
+    knob: tuple(
+        dict.fromkeys(
+            (
+                ("generationConfig", name),
+                ("generation_config", snake),
+                ("generationConfig", snake),
+                ("generation_config", name),
+            )
+        )
+    )
     for knob, name, snake in (
         ("max_tokens", "maxOutputTokens", "max_output_tokens"),
         ("n", "candidateCount", "candidate_count"),
@@ -83,7 +92,7 @@ class GeminiGenerate(BaseDialect):
     name = "gemini.generate"
     chat = GeminiCodec()
     lists = LISTS
-    unique = frozenset({"model", "contents", "generationConfig"})
+    unique = frozenset({"model", "contents", "generationConfig", "generation_config"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
     end_mark = last_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
     routes = (

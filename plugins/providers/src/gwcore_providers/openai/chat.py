@@ -22,7 +22,7 @@ from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamM
 from gwcore_providers.openai.chat_codec import ChatCodec
 from gwcore_providers.openai.chat_read import is_flat
 from gwcore_providers.openai.lists import LISTS
-from gwcore_providers.openai.models import reasons
+from gwcore_providers.openai.models import reasons, responses_knobs
 from gwcore_providers.openai.responses_read import DIALECT as RESPONSES
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
@@ -200,9 +200,11 @@ class OpenAIChat(BaseDialect):
         Route("POST", "/openai/deployments/{model}/audio/translations", "translation", _AZURE, "path", "form"),
     )
 
-    def knobs(self, operation: str, _document: Document, model: str) -> Knobs:
-        """Flat members."""
+    def knobs(self, operation: str, document: Document, model: str) -> Knobs:
+        """Flat members; of a document in the shape of the Responses API, that one's: what is read there is bounded there."""
         if operation == "chat":
+            if self.shape(document) == RESPONSES:
+                return responses_knobs(model)
             return _KNOBS_REASONING if reasons(model) else _KNOBS
         return _KNOBS_COMPLETIONS if operation == "completions" else {}
 

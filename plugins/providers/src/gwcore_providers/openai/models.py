@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from gwcore.knobs import Knobs
+
 _USUAL = ("low", "medium", "high")
 # words for how hard to think, weakest first; the first family that matches counts
 _EFFORTS = tuple(
@@ -32,3 +34,19 @@ def accepted_efforts(model: str) -> tuple[str, ...] | None:
 def reasons(model: str) -> bool:
     """Whether it is an OpenAI model that reasons, and so takes no sampling knobs."""
     return bool(accepted_efforts(model)) and "gpt-oss" not in model
+
+
+_RESPONSES: Knobs = {
+    "max_tokens": (("max_output_tokens",),),
+    "verbosity": (("text", "verbosity"),),
+    **{name: ((name,),) for name in ("temperature", "top_p", "user", "service_tier")},
+}
+# these models sample as they like
+_RESPONSES_REASONING: Knobs = {
+    name: places for name, places in _RESPONSES.items() if name not in {"temperature", "top_p"}
+}
+
+
+def responses_knobs(model: str) -> Knobs:
+    """Where the Responses API says them: flat members, but for ``text``."""
+    return _RESPONSES_REASONING if reasons(model) else _RESPONSES

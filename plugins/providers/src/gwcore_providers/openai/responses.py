@@ -16,7 +16,7 @@ from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.openai.chat import error_body, models_body
-from gwcore_providers.openai.models import reasons
+from gwcore_providers.openai.models import responses_knobs
 from gwcore_providers.openai.responses_codec import ResponsesCodec
 from gwcore_providers.usage import openai_usage, output_fees
 
@@ -42,13 +42,6 @@ def _total(facts: Facts) -> Usage | None:
     return found
 
 
-_KNOBS: Knobs = {
-    "max_tokens": (("max_output_tokens",),),
-    "verbosity": (("text", "verbosity"),),
-    **{name: ((name,),) for name in ("temperature", "top_p", "user", "service_tier")},
-}
-# these models sample as they like
-_KNOBS_REASONING: Knobs = {name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p"}}
 _ID = re.compile(rb'"id"\s*:\s*"(resp[\w-]*)"')
 
 
@@ -78,7 +71,7 @@ class OpenAIResponses(BaseDialect):
         """Flat members, but for ``text``."""
         if operation not in {"chat", "compact"}:
             return {}
-        return _KNOBS_REASONING if reasons(model) else _KNOBS
+        return responses_knobs(model)
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
         """Usage stands in the response object, which the last event of a stream holds."""
