@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import orjson
 from pydantic import BaseModel
 
+from gwcore.errors import BadRequest
+from gwcore.knobs import Places, said
 from gwcore.provider import Upstream
 from gwcore.wire.splice import remove_top_level
 from gwcore.wire.transport import Request
@@ -41,6 +44,7 @@ class Row:
         paths: operations whose path differs.
         messages: operation of ``anthropic.messages`` → path, where the vendor speaks that dialect, too.
         without: keys of a streaming request that it refuses. They are taken out; the gateway itself adds some.
+        others: members of a request that name further models to try. They are refused: nobody has authorised or priced them.
         quirks: words of :mod:`gwcore_providers.quirks`, for requests that are translated to ``openai.chat``.
         models: those of models whose name a pattern is found in, every one that is.
         lists: of embeddings and rerank, those whose limits or keys are not what clients of OpenAI's expect.
@@ -55,6 +59,7 @@ class Row:
     paths: Mapping[str, str] = field(default_factory=dict)
     messages: Mapping[str, str] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
+    others: Places = ()
     quirks: frozenset[str] = frozenset()
     models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     lists: frozenset[str] = frozenset()
@@ -241,10 +246,11 @@ ROWS: dict[str, Row] = {
         local=True,
         quirks=words("reasoning", "one_answer", "auto_tools", "no_urls", _IMAGES, _USUAL, efforts("none")),
     ),
-    # https://openrouter.ai/docs/api-reference and /docs/use-cases/reasoning-tokens
+    # https://openrouter.ai/docs/api-reference, /docs/features/model-routing and /docs/use-cases/reasoning-tokens
     "openrouter": Row(
         "https://openrouter.ai/api/v1",
         "OPENROUTER_API_KEY",
+        others=(("models",),),
         operations=TEXT | {"rerank"},
         responses=True,
         messages=UNCOUNTED,
@@ -283,6 +289,7 @@ ROWS: dict[str, Row] = {
     "vercel-gateway": Row(
         "https://ai-gateway.vercel.sh/v1",
         "AI_GATEWAY_API_KEY",
+        others=(("models",), ("providerOptions", "gateway", "models")),
         responses=True,
         messages=UNCOUNTED,
         quirks=words("reasoning_object", "reasoning_details", "cache_control"),
@@ -391,15 +398,23 @@ class Compatible(Vendor):
 
 
 class Particular(Compatible):
-    """The provider of a row with keys that the vendor refuses."""
+    """The provider of a row with keys that the vendor refuses, or that we do."""
 
     def prepare(self, _upstream: Upstream, request: Request, _dialect: str, _operation: str, *, stream: bool) -> None:
-        """Take them out."""
-        if stream:
+        """Take them out. Raises ``BadRequest``."""
+        body = request.body
+        # an escape may spell any name
+        if self.row.others and (b"models" in body or b"\\u" in body):
+            for path in self.row.others:
+                if next(said(orjson.loads(body), (path,)), None) is not None:
+                    raise BadRequest(
+                        f"{'.'.join(path)} names further models; name them under `models` of the stack file"
+                    )
+        if stream and self.row.without:
             request.body = remove_top_level(request.body, self.row.without)
 
 
 def provider_of(name: str) -> Compatible:
     """The provider of the row with that name."""
     row = ROWS[name]
-    return Particular(name, row) if row.without else Compatible(name, row)
+    return Particular(name, row) if row.without or row.others else Compatible(name, row)
