@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -22,7 +22,7 @@ from gwcore.events import Event, Failed, Metered, Started, gather, spell
 from gwcore.restore import Restorer
 from gwcore.usage import Usage
 from gwcore.wire.ndjson import NdjsonReader
-from gwcore.wire.sse import SseReader
+from gwcore.wire.sse import Frame, SseReader
 
 CHAT = "chat"
 _TOKENS = Estimator()
@@ -73,6 +73,10 @@ class Way:
         raise NotImplementedError
 
 
+MISSHAPEN: Final = (BadRequest, KeyError, TypeError, AttributeError, IndexError, ValueError)
+"""What reading an answer of another shape comes to: the upstream's fault, whatever the reader says, which reads requests, too."""
+
+
 @dataclass(slots=True)
 class Translation(Way):
     """One chat's way there and back.
@@ -97,16 +101,19 @@ class Translation(Way):
             raise Malformed("the upstream's answer is not JSON") from None
         try:
             return _codec(self.upstream).read_reply(document)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except MISSHAPEN as error:
             raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
 
     def written(self, reply: ChatReply) -> bytes:
-        """A reply in the client's words."""
+        """A reply in the client's words. Raises ``Malformed``."""
         self.meter.usage = reply.usage
-        if (restorer := self.restorer()) is not None:
-            for choice in reply.choices:
-                restorer.choice(choice)
-        return orjson.dumps(_both(self.client).write_reply(reply, self.crossing))
+        try:
+            if (restorer := self.restorer()) is not None:
+                for choice in reply.choices:
+                    restorer.choice(choice)
+            return orjson.dumps(_both(self.client).write_reply(reply, self.crossing))
+        except MISSHAPEN as error:
+            raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
 
     def restorer(self) -> Restorer | None:
         """Puts back what the upstream was told in another form; ``None`` where nothing was."""
@@ -140,15 +147,18 @@ class Stream:
     def feed(self, chunk: bytes) -> bytes:
         """What a chunk comes to. Raises ``Malformed``."""
         out: list[bytes] = []
-        read = self._reader.read
         for frame in self._frames.feed(chunk):
-            try:
-                events = read(frame)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
+            events = self._read(frame)
             if events:
                 out.append(self._written(events))
         return b"".join(out)
+
+    def _read(self, frame: Frame | None) -> Sequence[Event]:
+        """What a frame comes to, or the end of all. Raises ``Malformed``."""
+        try:
+            return self._reader.close() if frame is None else self._reader.read(frame)
+        except MISSHAPEN as error:
+            raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
 
     def _written(self, events: Iterable[Event]) -> bytes:
         listed = list(events) if self._restorer is None else self._restorer.events(events)
@@ -162,29 +172,30 @@ class Stream:
                 self.begun = True
             else:
                 self.content = True
-        return self._writer.write(listed)
+        try:
+            return self._writer.write(listed)
+        except MISSHAPEN as error:
+            raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
 
     def spelled(self, reply: ChatReply) -> bytes:
         """A whole answer as a whole stream, for a client that asked for one."""
         return self._written(spell(reply)) + self._writer.close()
 
     def close(self) -> bytes:
-        """What the end of the stream brings."""
+        """What the end of the stream brings. Raises ``Malformed``."""
         events: list[Event] = []
-        for frame in self._frames.close():
-            events += self._reader.read(frame)
-        events += self._reader.close()
+        for frame in [*self._frames.close(), None]:
+            events += self._read(frame)
         return self._written(events) + self._writer.close()
 
     def gathered(self, body: bytes) -> ChatReply:
-        """A whole stream as one reply, for a client that asked for one."""
+        """A whole stream as one reply, for a client that asked for one. Raises ``Malformed``."""
         events: list[Event] = []
-        for frame in [*self._frames.feed(body), *self._frames.close()]:
-            events += self._reader.read(frame)
-        events += self._reader.close()
+        for frame in [*self._frames.feed(body), *self._frames.close(), None]:
+            events += self._read(frame)
         try:
             return gather(events, self._dialect)
-        except ValueError as error:
+        except MISSHAPEN as error:
             raise Malformed(f"the upstream's stream holds no answer: {error}") from None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from gwcore.call import Attempt, CacheUse, Outcome
+from gwcore.errors import Malformed
 from gwcore.plugin import Setup
 from gwcore.reply import Held
 from gwcore.usage import Cost, Usage
@@ -187,12 +188,15 @@ class Inputs:
         held.headers.append((HEADER, b"miss"))
         if held.status != 200 or outcome.error is not None or served is None:
             return None
-        document = orjson.loads(b"".join(held.body))
+        try:
+            document = orjson.loads(b"".join(held.body))
+        except orjson.JSONDecodeError:
+            document = None
         items = _in_order(document.get(parts.output) if isinstance(document, dict) else None, len(missing))
         if items is None:
             if len(missing) == len(parts.values):
                 return None
-            raise ValueError("the upstream's answer does not hold what was asked for")
+            raise Malformed("the upstream's answer does not hold what was asked for")
         new = self._entries(ask, parts, dict(zip(missing, items, strict=True)), document, served)
         if len(missing) < len(parts.values):
             found = [orjson.loads(entry.body)["item"] if entry else None for entry in parts.entries]

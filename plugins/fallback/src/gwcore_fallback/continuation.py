@@ -148,6 +148,15 @@ class Script:
             document = None
         if not isinstance(document, dict):
             return frame.raw
+        try:
+            return self._said(frame, document)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            if self.resumed:
+                raise Broken("an event of the continuation is none of its dialect") from error
+            self._other = True  # what cannot be read cannot be continued
+            return frame.raw
+
+    def _said(self, frame: Frame, document: Document) -> bytes:
         if self.resumed:
             fitted = self._grammar.fit(document, self._seam)
             if fitted is None:

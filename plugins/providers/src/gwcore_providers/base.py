@@ -98,7 +98,10 @@ class BaseDialect:
                 return "go"
             if not isinstance(document, dict):
                 return "go"
-            verdict = self.judge(document)
+            try:
+                verdict = self.judge(document)
+            except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+                return "go"  # of another shape: not ours to judge
             if verdict != "wait":
                 return verdict
         return "wait"

@@ -55,8 +55,11 @@ class JsonMeter:
 
     @property
     def usage(self) -> Usage | None:
-        """What the reply said so far."""
-        return self._total(self._facts)
+        """What the reply said so far; ``None`` where it cannot be understood: who settles must not fail by it."""
+        try:
+            return self._total(self._facts)
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+            return None
 
     def feed(self, chunk: bytes) -> bytes:
         """A piece of a document that is relayed as it comes (Google's streams without ``alt=sse``); kept until its end."""
@@ -85,7 +88,13 @@ class JsonMeter:
 
     def _one(self, document: Any) -> None:
         if isinstance(document, dict):
+            self._gathered(document)
+
+    def _gathered(self, document: dict[str, Any]) -> None:
+        try:
             self._gather(document, self._facts)
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+            pass  # of another shape: it says nothing, and passes
 
 
 class StreamMeter(JsonMeter):
@@ -139,5 +148,5 @@ class StreamMeter(JsonMeter):
             return False
         if not isinstance(document, dict):
             return False
-        self._gather(document, self._facts)
+        self._gathered(document)
         return self._hide is not None and self._hide(document)

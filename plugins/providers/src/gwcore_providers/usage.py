@@ -21,15 +21,16 @@ _EMPTY: Final[Document] = {}
 _STANDARD = frozenset({"", "default", "auto", "standard", "standard_only", "on_demand", "unspecified"})
 
 
+MOST = 10**9
+"""Tokens, characters, seconds of one answer. A -1 that somebody wrote as an unsigned number is beyond it, and books end there."""
+
+
 def number(document: Document, *names: str) -> int:
-    """The first of these keys that holds a count above 0, rounded up; else 0."""
+    """The first of these keys that holds a count above 0, rounded up; else 0. What nobody can have used is no count."""
     for name in names:
         value: Any = document.get(name)
-        kind = type(value)
-        if kind is int and value > 0:
-            return int(value)
-        if kind is float and value > 0:
-            return math.ceil(value)  # type: ignore[no-any-return]  # of a float
+        if type(value) in (int, float) and 0 < value <= MOST:
+            return math.ceil(value)
     return 0
 
 
