@@ -30,7 +30,8 @@ def number(document: Document, *names: str) -> int:
     for name in names:
         value: Any = document.get(name)
         if type(value) in (int, float) and 0 < value <= MOST:
-            return math.ceil(value)
+            count: int = math.ceil(value)
+            return count
     return 0
 
 
