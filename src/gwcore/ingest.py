@@ -102,3 +102,5 @@ async def ingest(call: Call, scope: MutableMapping[str, Any], receive: Receive, 
         call.model = call.asked = dialect.model_of(route, document, call.params)
     else:
         call.model = call.asked = dialect.model_of(route, call.document, call.params)
+    if call.model is not None and "\0" in call.model:  # no name has it, and PostgreSQL keeps no text with it
+        raise BadRequest("the model's name holds a NUL character")

@@ -1,9 +1,10 @@
 """Where the budget meets what others send: lists in batches, tags, prompts in lists, numbers that are no numbers."""
 
 import json
+from contextlib import suppress
 
 import pytest
-from budget_stack import CHAT, Anybody, ask, completion, holds, serving, sound, stack
+from budget_stack import CHAT, Anybody, ask, completion, holds, serving, settled, sound, stack
 
 from gwcore.call import Attempt, Principal
 from gwcore.prices import PriceCard
@@ -11,6 +12,7 @@ from gwcore.testing import fakes
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget import accounts
 from gwcore_budget.bound import MOST, bound
+from gwcore_providers.openai.chat import OpenAIChat
 from tests.stacks.raw import exchange
 
 CARD = PriceCard("m", {"input": ((0, 1),), "output": ((0, 1_000),)}, {}, max_output=1_000)
@@ -197,3 +199,37 @@ async def test_a_count_that_nobody_can_have_used_is_no_usage(store_url):
             assert (await ask(url, max_tokens=5)).status == 200
             assert len(await holds(plugin, "state")) == 1
             await sound(plugin)
+
+
+# ── text that a store refuses ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def with_nul(store_url):
+    """A model's name with a NUL, of which a wildcard makes one that the upstream knows: answers, and what is posted."""
+    async with FakeUpstream() as up:
+        up.default = completion(100)
+        text = json.loads(stack(up.url, store_url, mode="escrow", rules=[{"per": "key", "limit": "$1000"}]))
+        text["models"] = {"gpt-*": "up/m"}
+        async with serving(json.dumps(text)) as (url, _, plugin):
+            said = [b'{"model": "gpt-%b", "messages": [], "max_tokens": 9}' % name for name in (b"1", b"\\u0000")]
+            seen = [await exchange(url, "POST", CHAT, raw, [("authorization", "Bearer k")]) for raw in said]
+            with suppress(TimeoutError):
+                await settled(plugin, 2.0)
+            posted = sum([row[0] or 0 for row in await plugin.ledger.home.rows("SELECT settled FROM budget_hold")])
+            return [one.status for one in seen], posted // 100_010_000
+
+
+async def test_no_name_keeps_what_was_spent_out_of_the_books(store_url):
+    assert await with_nul(store_url) == ([200, 400], 1)
+
+
+async def test_negative_control_a_name_that_postgresql_refuses(postgres_url, monkeypatch):
+    class Loose(str):
+        __slots__ = ()
+
+        def __contains__(self, _part):
+            return False
+
+    model_of = OpenAIChat.model_of
+    monkeypatch.setattr(OpenAIChat, "model_of", lambda *said: Loose(model_of(*said)))
+    assert await with_nul(postgres_url) == ([200, 200], 1)

@@ -357,4 +357,6 @@ def end_user_of(call: Call) -> str | None:
         return None
     if len(said) > _MAX_END_USER:
         raise BadRequest(f"the end user's id is over {_MAX_END_USER} characters")
+    if "\0" in said:  # PostgreSQL keeps no text with it: neither a customer nor what was spent for one
+        raise BadRequest("the end user's id holds a NUL character")
     return said

@@ -437,12 +437,17 @@ def _session(document: Document | None) -> str | None:
         for key in _SESSION_KEYS:
             value = metadata.get(key)
             if isinstance(value, str) and value:
-                return value[:LONGEST]
+                return _kept(value)
         user = metadata.get("user_id")
         if isinstance(user, str) and (found := _CLAUDE_USER.search(user[: 4 * LONGEST])):
             return found[1]
     value = document.get("prompt_cache_key")
-    return value[:LONGEST] if isinstance(value, str) and value else None
+    return _kept(value) if isinstance(value, str) and value else None
+
+
+def _kept(text: str) -> str:
+    """As long as a record keeps, and of what every store keeps: PostgreSQL refuses the whole batch for a NUL."""
+    return text[:LONGEST].replace("\0", "?")
 
 
 def error_of(record: Record) -> str:

@@ -16,6 +16,7 @@ from gwcore_budget.ledger.ledger import Ledger
 from gwcore_budget.plans import Plans
 
 T = TypeVar("T")
+_FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
 
 
 class NotFound(NotServed):
@@ -92,7 +93,10 @@ class Desk:
 def day_of(text: str, name: str) -> date:
     """A day, from a date or a time. Raises ``BadRequest``."""
     try:
-        return date.fromisoformat(text[:10])
+        day = date.fromisoformat(text[:10])
+        if not _FIRST <= day <= _LAST:
+            raise ValueError
+        return day
     except ValueError:
         raise BadRequest(f"{name} is no day; write it as 2026-11-21") from None
 
