@@ -33,6 +33,7 @@ def test_the_row_is_a_row():
         "paths",
         "messages",
         "without",
+        "others",
         "root",
         "local",
         "quirks",

@@ -16,7 +16,7 @@ import structlog
 
 from gwcore.admin import STATUS_ENV
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, GatewayError, StoreUnavailable, UpstreamError
+from gwcore.errors import BadConfig, ClientError, GatewayError, StoreUnavailable
 from gwcore.knobs import saying
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
@@ -323,7 +323,9 @@ class BudgetPlugin(Plugin):
         code = error.code if isinstance(error, GatewayError) else end.kind
         usage = attempt.meter.usage if attempt.meter is not None else None
         verdict = Verdict(REAPED, 0, end.kind)
-        if end.money == "void" and (attempt.status is None or isinstance(error, UpstreamError)):
+        # an error of ours behind an answer of the upstream's: that was billed
+        answered = attempt.status is not None and isinstance(error, ClientError)
+        if end.money == "void" and not answered:
             # of several requests that are one attempt, some may have been answered before one was refused
             used = usage is not None and usage.billable
             verdict = (
