@@ -27,7 +27,11 @@ VENDORS = re.compile(
     r"\b(openai|anthropic|gemini|azure|mistral|groq|ollama|bedrock|cohere|voyage|claude|gpt)\b", re.IGNORECASE
 )
 # imports inside functions: a verb imports what it needs, and optional drivers are dear
-LAZY = {"cli.py": "a verb imports what it needs", "resources.py": "httpx2 only where a stack asks for it"}
+LAZY = {
+    "assemble.py": "the admin API and its starlette only where somebody decides who may use it",
+    "cli.py": "a verb imports what it needs",
+    "resources.py": "httpx2 only where a stack asks for it",
+}
 
 
 def tree(path):

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 from pydantic import SecretStr
 
-from gwcore.adminapi import AdminApp
 from gwcore.aim import Permits, aiming
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
@@ -40,6 +39,9 @@ from gwcore.taps import Tap, Taps, faults
 from gwcore.when import Condition, only_when, tap_when
 from gwcore.wire.transport import Origin
 from gwcore.workers import Workers
+
+if TYPE_CHECKING:
+    from gwcore.adminapi import AdminApp
 
 
 def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str]) -> Stack:
@@ -203,6 +205,8 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
     authority = ports.get(Authority)
     if authority is None:
         return None
+    from gwcore.adminapi import AdminApp  # noqa: PLC0415 - only where somebody decides who may use it
+
     return AdminApp(((p.name, route) for p in placed for route in p.plugin.admin_routes()), authority)  # type: ignore[arg-type]  # the mapping pairs each port with its own implementation
 
 

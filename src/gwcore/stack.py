@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
-from gwcore.adminapi import AdminApp
 from gwcore.call import Call
 from gwcore.config import ServerConfig
 from gwcore.detached import Detached
@@ -26,6 +25,9 @@ from gwcore.resources import Lease
 from gwcore.service import Service
 from gwcore.taps import Taps
 from gwcore.when import Condition
+
+if TYPE_CHECKING:
+    from gwcore.adminapi import AdminApp
 
 _log = structlog.get_logger("gwcore")
 
