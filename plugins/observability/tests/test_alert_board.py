@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from test_report import row
 
 from gwcore.call import Attempt
-from gwcore.errors import Refused
+from gwcore.errors import BudgetExceeded, BudgetReserved, Refused
 from gwcore.ports import Sample
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate, writing
@@ -32,7 +32,7 @@ from gwcore_observability.alerts.reporting import Calendar, told
 from gwcore_observability.alerts.seen import MOST as NAMES
 from gwcore_observability.alerts.seen import STALE, Fails, Seen, Window
 from gwcore_observability.alerts.settings import AlertsConfig, ReportsConfig
-from gwcore_observability.alerts.shown import budgets, upstreams
+from gwcore_observability.alerts.shown import budgets, exhausted, upstreams
 from gwcore_observability.request_log.table import CALL, MIGRATIONS
 
 DOWN = Finding("upstream", "upstream/a", "a is down", over="a has recovered")
@@ -214,6 +214,23 @@ def test_budgets_by_their_samples():
     assert found(soft) == [("Budget of key one (day): soft limit reached", 1)]
     assert found(*left(2.0), soft) == [("Budget of key one (day): 80 % spent", 2)]
     assert found(shown("gwcore_budget_holds", 3)) == []
+
+
+def test_budgets_by_their_refusals():
+    now = [0.0]
+    seen = Seen(AlertsConfig(to={"a": {"slack": "http://h/x"}}), lambda: now[0])
+    headers = (
+        ("x-gwcore-budget-scope", "team"),
+        ("x-gwcore-budget-id", "t1"),
+        ("x-gwcore-budget-window", "rolling 24h"),
+    )
+    seen.ended(call(), BudgetExceeded("no", headers=headers))
+    seen.ended(call(), BudgetExceeded("no price"))  # of no budget
+    seen.ended(call(), BudgetReserved("wait", headers=headers))  # worth coming back
+    (found,) = exhausted(seen.exhausted())
+    assert (found.subject, found.facts["refused"]) == ("budget/team/t1/rolling 24h", 1)
+    now[0] = 601.0
+    assert list(exhausted(seen.exhausted())) == []
 
 
 def test_deployments_by_their_samples():

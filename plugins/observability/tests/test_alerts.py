@@ -127,6 +127,21 @@ async def test_budgets_are_told_at_each_share_and_at_their_soft_limit(store, tmp
             assert len(texts) == 3 and "limit_usd: 0.001" in texts[-1] and "spent_usd: 0.000115" in texts[-1]
 
 
+async def test_a_budget_that_refuses_is_told_though_it_is_never_spent_to_the_last_cent(store, tmp_path):
+    rules = '[{per: team, limit: "$0.0004", window: day}, {per: key, limit: $5, window: rolling 24h}]'
+    budget = (
+        f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
+    )
+    stack = AUTH + budget + f'stores: {{rows: "{store}"}}\n'
+    async with FakeUpstream() as up, Slack() as chat:
+        up.default = ok()
+        async with gateway(up, alerts(slack(chat), budgets={"at": [1]}), stack=stack) as (url, _):
+            statuses = [(await ask(url, headers=ONE, max_tokens=10)).status_code for _ in range(20)]
+            assert statuses[0] == 200 and statuses[-1] == 429
+            (text,) = await chat.until("Budget of team t1 (day): exhausted, requests are refused")
+    assert "limit_usd: 0.0004" in text and "refused: " in text and "last_id: " in text
+
+
 async def test_alerts_are_signed_json_where_a_webhook_wants_them():
     async with FakeUpstream() as up, Place() as place:
         up.default = BAD

@@ -28,7 +28,7 @@ from gwcore_observability.alerts.mailbox import Mailbox
 from gwcore_observability.alerts.reporting import Calendar, told
 from gwcore_observability.alerts.seen import Seen
 from gwcore_observability.alerts.settings import AlertsConfig, DestinationConfig
-from gwcore_observability.alerts.shown import budgets, upstreams
+from gwcore_observability.alerts.shown import budgets, exhausted, upstreams
 from gwcore_observability.content import Reader
 from gwcore_observability.names import plain
 from gwcore_observability.request_log.table import MIGRATIONS
@@ -101,10 +101,10 @@ class Alerts(Plugin):
             self.seen.started(call)
 
     @hookimpl
-    def call_ended(self, call: Call, outcome: Outcome) -> None:  # noqa: ARG002 - of the hook
+    def call_ended(self, call: Call, outcome: Outcome) -> None:
         """Count its attempts."""
         if not call.route.local:
-            self.seen.ended(call)
+            self.seen.ended(call, outcome.error)
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,6 +135,7 @@ class Alerts(Plugin):
         yield from self.seen.findings()
         if config.budgets is not None:
             yield from budgets(samples, config.budgets)
+            yield from exhausted(self.seen.exhausted())
         if config.upstreams is not None:
             yield from upstreams(samples, self.seen.failing(), config.upstreams)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from gwcore.call import Attempt, Call
+from gwcore.errors import BudgetExceeded, GatewayError
 from gwcore.outcomes import ending
 from gwcore_observability.alerts.findings import Finding
 from gwcore_observability.alerts.settings import AlertsConfig
@@ -19,6 +20,10 @@ MOST = 500
 OTHER = "other"
 
 
+REFUSED = "x-gwcore-budget-"
+"""Begins the names of headers by which a refusal says which budget it is."""
+SPENT_FOR = 600.0
+"""Seconds for which a budget that refused a call counts as exhausted."""
 STALE = 3600.0
 """Seconds without an attempt after which nobody knows whether a deployment is still down; after twice as long it is let be."""
 
@@ -35,6 +40,16 @@ class Fails:
     at: float = 0.0
     call: str = ""
     stale: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Refusals:
+    """Calls that a budget refused: of whom and how it stands, as the refusal's headers say it (without their prefix)."""
+
+    said: Mapping[str, str]
+    count: int
+    at: float
+    call: str
 
 
 @dataclass(slots=True)
@@ -80,6 +95,11 @@ class Window:
         count.turn = turn
 
 
+def budget_subject(scope: str, id_: str, window: str) -> str:
+    """What alerts of a budget are about."""
+    return f"budget/{scope}/{id_}/{window}"
+
+
 @lru_cache(maxsize=4096)
 def deployment(upstream: str, model: str, key: int) -> str:
     """Its name in alerts: ``upstream/model``, and which credential where there are several."""
@@ -97,7 +117,7 @@ class Seen:
     It outlives a reload that leaves its settings alone: what was wrong does not end because a file was read.
 
     Attributes:
-        fails: by deployment.
+        fails: by deployment. ``refused``: by budget.
     """
 
     def __init__(self, config: AlertsConfig, clock: Callable[[], float] = time.monotonic) -> None:
@@ -106,6 +126,7 @@ class Seen:
         self._slow = Window(config.slow.window if config.slow else 60.0, clock)
         self._flying: dict[str, Call] = {}
         self.fails: dict[str, Fails] = {}
+        self.refused: dict[str, Refusals] = {}
         self._clock = clock
         self._progress: dict[str, tuple[int, float]] = {}  # of calls that take long: bytes sent, and since when no more
 
@@ -115,9 +136,11 @@ class Seen:
         """A call is under way."""
         self._flying[call.id] = call
 
-    def ended(self, call: Call) -> None:
+    def ended(self, call: Call, error: GatewayError | None = None) -> None:
         """It is over."""
         self._flying.pop(call.id, None)
+        if isinstance(error, BudgetExceeded):
+            self._refusal(error, call.id)
         for attempt in call.attempts:
             self._attempt(attempt)
         served, slow = call.served, self._config.slow
@@ -125,6 +148,14 @@ class Seen:
             first = served.first_byte_at if call.stream else None
             took = (first if first is not None else time.perf_counter()) - call.started
             self._slow.add(_of(served), hit=took >= slow.after, call=call.id)
+
+    def _refusal(self, error: BudgetExceeded, call: str) -> None:
+        said = {name.removeprefix(REFUSED): value for name, value in error.headers if name.startswith(REFUSED)}
+        if "scope" in said:
+            subject = budget_subject(said["scope"], said.get("id", ""), said.get("window", ""))
+            before = self.refused.get(subject)
+            if before is not None or len(self.refused) < MOST:
+                self.refused[subject] = Refusals(said, before.count + 1 if before else 1, self._clock(), call)
 
     def _attempt(self, attempt: Attempt) -> None:
         name, error = _of(attempt), attempt.error
@@ -221,6 +252,13 @@ class Seen:
             before = (sent, now)
         moving[call.id] = before
         return now - before[1] < after
+
+    def exhausted(self) -> dict[str, Refusals]:
+        """:attr:`refused` of late."""
+        now = self._clock()
+        for subject in [subject for subject, one in self.refused.items() if now - one.at > SPENT_FOR]:
+            del self.refused[subject]
+        return self.refused
 
     def failing(self) -> dict[str, Fails]:
         """:attr:`fails` now; what is asked no more is forgotten in the end."""

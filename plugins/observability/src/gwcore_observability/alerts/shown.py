@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from gwcore.ports import Sample
 from gwcore_observability.alerts.findings import Fact, Finding
-from gwcore_observability.alerts.seen import Fails, deployment
+from gwcore_observability.alerts.seen import Fails, Refusals, budget_subject, deployment
 from gwcore_observability.alerts.settings import BudgetsConfig, UpstreamsConfig
 from gwcore_observability.names import plain
 
 _BUDGET = "gwcore_budget_"
 _STATE, _FAILURES = "gwcore_deployment_state", "gwcore_deployment_failures"
+WORST = 1000
+"""Beyond any number of shares."""
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -46,8 +48,17 @@ def _budget(labels: Mapping[str, str], values: Mapping[str, float], config: Budg
         return None
     if "resets_seconds" in values:
         facts["resets_s"] = round(values["resets_seconds"])
-    subject = "budget/" + "/".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    subject = budget_subject(labels["scope"], labels.get("id", ""), labels.get("window", ""))
     return Finding("budget", subject, f"{title}: {reached[-1]}", facts, step=len(reached))
+
+
+def exhausted(refused: Mapping[str, Refusals]) -> Iterator[Finding]:
+    """Budgets that refuse calls: what is left of them is too little. Those of rolling windows, too."""
+    for subject, one in refused.items():
+        said = {name.replace("-", "_"): plain(value) for name, value in one.said.items()}
+        who = " ".join(filter(None, (said["scope"], said.get("id", ""))))
+        title = f"Budget of {who} ({said.get('window', '')}): exhausted, requests are refused"
+        yield Finding("budget", subject, title, {**said, "refused": one.count, "last_id": one.call}, step=WORST)
 
 
 def _share(share: float) -> str:
