@@ -5,9 +5,9 @@ import time
 
 import httpx2
 import pytest
+from auth_world import ADMIN, stack_text
 from sqlalchemy import event
 
-from conftest import stack_text
 from gwcore.gateway import Gateway
 from gwcore.sql import engine_of
 from gwcore.testing.server import running
@@ -192,7 +192,24 @@ async def test_a_key_of_some_models_cannot_hide_one_in_a_batch(api, upstream):
     batch = {"input_file_id": "f", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     assert (await api.raw("POST", "/v1/batches", key=key, json=batch)).status_code == 403
     assert upstream.requests == []
-    assert (await api.raw("POST", "/v1/batches", key=await api.key(), json=batch)).status_code == 200
+    free = await api.key(allowed_routes=["batches"])
+    assert (await api.raw("POST", "/v1/batches", key=free, json=batch)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/files"), ("GET", "/v1/files/f-1/content"), ("DELETE", "/v1/files/f-1"), ("GET", "/v1/batches"),
+     ("GET", "/v1/responses/resp_1"), ("GET", "/v1beta/cachedContents")],
+)  # fmt: skip
+async def test_what_a_vendor_keeps_is_no_keys_own(api, upstream, method, path):
+    """Another tenant's file is in the same account: a key reaches it only where its routes name that address."""
+    refused = await api.raw(method, path, key=await api.key())
+    assert refused.status_code == 403 and "allowed_routes" in refused.text
+    assert (await api.raw(method, path, key=await api.key(allowed_routes=["llm_api_routes"]))).status_code == 403
+    assert upstream.requests == []
+    named = await api.raw(method, path, key=await api.key(allowed_routes=[path]))
+    assert named.status_code != 403 or "allowed_routes" not in named.text
+    assert (await api.raw(method, path, key=ADMIN)).status_code != 403
 
 
 async def test_networks_of_a_key(api):

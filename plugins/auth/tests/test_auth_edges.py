@@ -6,8 +6,8 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
+from auth_world import CHAT, serving, stack_text
 
-from conftest import CHAT, serving, stack_text
 from gwcore.testing.upstream import Answer, FakeUpstream
 
 # ── I2: addresses ────────────────────────────────────────────────────────────────────────────────────────────────────

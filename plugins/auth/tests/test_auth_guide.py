@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from auth_world import ADMIN, CHAT, serving
 
-from conftest import ADMIN, CHAT, serving
 from gwcore.assemble import assemble
 from gwcore.gateway import Gateway
 from gwcore.testing.upstream import Answer

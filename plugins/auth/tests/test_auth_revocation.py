@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from auth_world import ADMIN, CHAT
 
-from conftest import ADMIN, CHAT
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_auth.cache import GrantCache
 from gwcore_auth.resolve import Resolver

@@ -12,10 +12,10 @@ import traceback
 from pathlib import Path
 
 import pytest
+from auth_world import ADMIN, serving, stack_text
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from conftest import ADMIN, serving, stack_text
 from gwcore.errors import BadConfig
 from gwcore.gateway import Gateway
 from gwcore.serving import serve_stack

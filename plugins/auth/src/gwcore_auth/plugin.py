@@ -36,6 +36,10 @@ _END_USER_HEADERS = frozenset({b"x-gwcore-end-user", b"x-litellm-end-user-id", b
 _MAX_END_USER = 256
 
 
+_KEPT_NOWHERE = frozenset({"moderations", "image_variation"})
+"""Operations that name no model and leave nothing at the vendor."""
+
+
 class Admitted(NamedTuple):
     """A call's grant, and the state of knowledge it is of."""
 
@@ -164,6 +168,11 @@ class Auth(Plugin):
             call.tags |= grant.principal.tags
         model = call.model
         if model is None:
+            if not call.route.local and call.operation not in _KEPT_NOWHERE and not _may_share(grant, call):
+                raise Forbidden(
+                    "what a vendor keeps (files, batches, stored responses, caches) belongs to the account, where every key "
+                    f"could read it; a key whose allowed_routes name {call.route.path} may"
+                )
             if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
                 # its body may name any model, as a batch's does
                 raise Forbidden("this key is limited to some models, and this operation names none")
@@ -338,6 +347,13 @@ class Auth(Plugin):
     def health(self) -> dict[str, Any]:
         """How fresh the knowledge of keys is."""
         return {"cached": len(self.cache.grants), "store": "failing" if self.feed.failing else "ok"}
+
+
+def _may_share(grant: Grant, call: Call) -> bool:
+    """Whether a credential may reach what all keys of an upstream's account share: by an address that its routes name."""
+    if grant.principal is OPEN or grant.principal is ADMIN:
+        return True
+    return grant.routes is not None and grant.routes.allows(call.path, call.route.path, call.operation)
 
 
 def end_user_of(call: Call) -> str | None:

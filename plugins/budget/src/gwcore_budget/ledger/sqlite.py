@@ -126,7 +126,9 @@ class SqliteHome:
     def _query(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         assert self._read is not None
         try:
-            return self._read.execute(_PLACE.sub(r"?\1", query), values).fetchall()
+            return self._read.execute(
+                _PLACE.sub(r":p\1", query), {f"p{at}": v for at, v in enumerate(values, 1)}
+            ).fetchall()
         except sqlite3.Error as error:
             raise StoreDown(type(error).__name__) from error
 
