@@ -154,6 +154,7 @@ class Load:
         self.urls = urls
         self.keys = keys
         self.answers = {name: [] for name in keys}
+        self.warmed = dict.fromkeys(((name, url) for name in keys for url in urls), 0)
         self._tasks = []
 
     async def __aenter__(self):
@@ -172,6 +173,7 @@ class Load:
             headers = {"authorization": f"Bearer {self.keys[name]}", "connection": "close"}
             answer = await self.http.post(f"{url}/v1/chat/completions", json=body, headers=headers)
             self.answers[name].append((began, answer.status_code))
+            self.warmed[name, url] += answer.status_code == 200
             await asyncio.sleep(0.02)
 
     def last_good(self, name):
@@ -179,7 +181,7 @@ class Load:
         return max((began for began, status in self.answers[name] if status == 200), default=0.0)
 
     async def warm(self):
-        while not all(sum(s == 200 for _, s in found) >= 8 * len(self.urls) for found in self.answers.values()):
+        while min(self.warmed.values()) < 8:
             await asyncio.sleep(0.05)
 
 
@@ -260,5 +262,5 @@ async def test_s4_four_workers_refuse_what_one_of_them_revoked(home, tmp_path):
 async def test_s4_without_push_and_with_a_slow_look_it_would_not_hold(tmp_path):
     """Negative control: the same campaign finds workers that go on accepting."""
     stores = {"book": f"sqlite:///{tmp_path}/book.db"}
-    late, _, _ = await campaign(tmp_path, stores, {"refresh": 60}, BOUND + WATCH)
+    late, _, _ = await campaign(tmp_path, stores, {"refresh": 60}, BOUND + 4 * WATCH)
     assert [name for name, seconds in late.items() if seconds > BOUND]

@@ -30,7 +30,9 @@ async def test_what_a_sink_missed_is_told_by_the_next_start(tmp_path, how, durab
         first = Serving(stack, tmp_path, *options)
         await asyncio.to_thread(first.__enter__)
         asked = [(await ask(first.url)).headers["x-gwcore-request-id"] for _ in range(12)]
-        if how == "KILL" and not durable:
+        if durable:
+            await ask(first.url)  # a record is written behind its answer's last byte: this one's may be missing
+        elif how == "KILL":
             async with asyncio.timeout(10):
                 while spilled(tmp_path) < 12:
                     await asyncio.sleep(0.02)
@@ -43,7 +45,8 @@ async def test_what_a_sink_missed_is_told_by_the_next_start(tmp_path, how, durab
         await asyncio.to_thread(second.__enter__)
         try:
             await place.until(12)
-            assert sorted(place.ids) == sorted(asked)  # each once
+            assert sorted(id_ for id_ in place.ids if id_ in asked) == sorted(asked)  # each once
+            assert len(place.ids) <= 12 + durable
         finally:
             await asyncio.to_thread(second.__exit__)
         assert spilled(tmp_path) == 0
