@@ -210,3 +210,24 @@ def test_stores_without_tables_are_refused():
         engine_of(lease.store("redis://127.0.0.1/0"))
     with pytest.raises(BadConfig):
         engine_of(lease.store("sqlite://"))
+
+
+async def test_a_task_that_was_cancelled_leaves_no_connection_behind(store, package):
+    """Whoever stops a plugin's task and closes the store must not meet its connection: at any moment of it."""
+    await migrate(store, demo(package))
+    engine = engine_of(store)
+    before = asyncio.all_tasks()
+    for turns in range(1, 100):
+        task = asyncio.create_task(asking(store))
+        for _ in range(turns):
+            await asyncio.sleep(0.0001)
+        task.cancel()
+        await asyncio.wait({task})
+        assert asyncio.all_tasks() == before
+        assert engine.pool.checkedout() == 0
+
+
+async def asking(store):
+    while True:
+        async with writing(store) as sql:
+            await sql.execute(text("SELECT count(*) FROM demo_thing"))

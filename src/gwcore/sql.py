@@ -21,8 +21,8 @@ import asyncio
 import importlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ from gwcore.resources import Store
 
 ANSWER_WITHIN = 2.0
 """Seconds that a store has to answer a statement of the request path, the wait for a connection included."""
+
+CLOSE_WITHIN = 0.5
+"""Seconds that the transaction and the connection of a task that was cancelled have to end."""
 
 MIGRATE_WITHIN = 120.0
 """Seconds that start-up waits for another replica's migration, and for its own."""
@@ -125,6 +128,12 @@ def _open(store: Store) -> _Open:
         if how:
             connection.exec_driver_sql(how)
 
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def _invalidated(connection: Any, _record: Any, _error: BaseException | None) -> None:
+        # a task cancelled in a statement: closing alone keeps the write lock for as long as its traceback holds the cursor
+        with suppress(Exception):
+            connection.rollback()
+
     return _Open(engine, folder)
 
 
@@ -159,7 +168,7 @@ async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[
 @asynccontextmanager
 async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
     """A connection inside one transaction, committed when the block ends well. Raises ``StoreUnavailable``."""
-    async with _answering(within), _connection(engine_of(store)) as connection, connection.begin():
+    async with _answering(within), _connection(engine_of(store)) as connection, _transaction(connection):
         yield connection
 
 
@@ -172,7 +181,29 @@ async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         yield connection
     finally:
-        await asyncio.shield(connection.close())
+        await _to_the_end(connection.close())
+
+
+@asynccontextmanager
+async def _transaction(connection: AsyncConnection) -> AsyncIterator[None]:
+    """SQLAlchemy's own would go on committing behind a task that is cancelled, while its connection is closed."""
+    transaction = await connection.begin()
+    try:
+        yield
+    except BaseException:
+        await _to_the_end(transaction.rollback())
+        raise
+    await _to_the_end(transaction.commit())
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Whoever cancels meanwhile gets the task when this is done: nothing of it goes on behind its back."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=CLOSE_WITHIN)
+        raise
 
 
 @asynccontextmanager
@@ -206,7 +237,7 @@ async def migrate(store: Store, migrations: Migrations) -> None:
     async with _alembic, _answering(MIGRATE_WITHIN), _connection(engine_of(store)) as connection:
         await _wait(connection, MIGRATE_WITHIN)
         try:
-            async with connection.begin():
+            async with _transaction(connection):
                 await _migrate(connection, migrations)
         finally:
             await _wait(connection, ANSWER_WITHIN)
