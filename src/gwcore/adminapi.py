@@ -6,6 +6,7 @@ LiteLLM's clients read. There is no route without a permission, no CORS, no cook
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
@@ -58,7 +59,8 @@ class AdminApp:
         # literal addresses before those with a {name}
         ordered = sorted(self.routes.values(), key=lambda route: "{" in route.path)
         self._table = [(Route(r.path, _Endpoint(self, r)), r) for r in ordered]
-        self._description = _describe(ordered)
+        self._ordered = ordered
+        self._description: dict[str, Any] | None = None
 
     def serves(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether an address of ours matches, with any method."""
@@ -92,6 +94,8 @@ class AdminApp:
         await _failed(NotServed(f"not an address of the admin API{hint}"))(scope, receive, send)
 
     async def _openapi(self, _call: AdminCall) -> Any:
+        if self._description is None:  # 0.1 s of CPU, which no start and no reload should pay
+            self._description = await asyncio.to_thread(_describe, self._ordered)
         return self._description
 
 
