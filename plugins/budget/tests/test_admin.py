@@ -237,6 +237,23 @@ async def test_reports_of_everything(api, up):
     assert len(failed) == 1 and failed[0]["spend"] == 0
 
 
+async def test_tokens_of_every_kind_are_in_the_sums(api, up):
+    """Audio and what was read from the cache, too: the parts come to the vendor's own total."""
+    usage = {
+        "prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 40, "audio_tokens": 30},
+        "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 10, "audio_tokens": 20},
+        "total_tokens": 150,
+    }  # fmt: skip
+    body = {"id": "c", "object": "chat.completion", "model": "m", "choices": [], "usage": usage}
+    up.default = Answer(body=json.dumps(body).encode())
+    key = await api.post("/key/generate", {})
+    assert (await api.chat(key["key"])).status_code == 200
+    (row,) = await api.get("/spend/logs")
+    assert (row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) == (100, 50, 150)
+    metrics = (await api.get("/user/daily/activity"))["results"][0]["metrics"]
+    assert (metrics["prompt_tokens"], metrics["completion_tokens"], metrics["total_tokens"]) == (100, 50, 150)
+
+
 async def test_what_something_costs(api):
     answer = {
         "id": "c",

@@ -420,7 +420,7 @@ def _metered(attempt: Attempt, usage: Usage | None, status: int, error: str | No
         status,
         error,
         used.input,
-        used.cache_read,
+        used.cached,
         used.cache_write_5m,
         used.cache_write_1h,
         used.output,

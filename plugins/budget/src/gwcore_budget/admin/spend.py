@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
+from gwcore.usage import BUCKETS, IN, OUT
 from gwcore_budget import reports
 from gwcore_budget.admin.desk import Desk, answering, began, ended, iso, money, page_of
 from gwcore_budget.admin.price import price_of
@@ -159,12 +160,9 @@ def log_row(row: dict[str, Any]) -> dict[str, Any]:
     """An attempt as LiteLLM shows a call. ``spend`` is null where it was not metered, and the worst case while it runs."""
     created, first = row["created"], row["first_byte_ms"]
     # null while it runs
-    of = {
-        name: row[name] or 0
-        for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image_in")
-    }
-    prompt = sum(of.values())
-    completion = sum(row[name] or 0 for name in ("output", "reasoning", "audio_out", "image_out"))
+    of = {bucket: row.get(bucket) or 0 for bucket in BUCKETS}
+    prompt = sum(of[bucket] for bucket in IN)
+    completion = sum(of[bucket] for bucket in OUT)
     failed = row["state"] == VOIDED or (row["status"] or 0) >= 400 or row["error"] is not None
     return {
         "request_id": row["request"],

@@ -200,8 +200,8 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
 def _tokens(metered: Metered) -> tuple[int, int, int, int]:
     """Input, output, cache read, cache written; a row of a hold that is not settled has ``None`` for all."""
     return (
-        metered.input or 0,
-        (metered.output or 0) + (metered.reasoning or 0),
+        (metered.input or 0) + (metered.audio_in or 0) + (metered.image_in or 0),
+        (metered.output or 0) + (metered.reasoning or 0) + (metered.audio_out or 0) + (metered.image_out or 0),
         metered.cache_read or 0,
         (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
     )

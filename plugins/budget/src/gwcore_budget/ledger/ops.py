@@ -86,7 +86,10 @@ class Facts(NamedTuple):
 
 
 class Metered(NamedTuple):
-    """What came of it: columns of its row, written when the hold is settled. Tokens by bucket."""
+    """What came of it: columns of its row, written when the hold is settled. Tokens by bucket.
+
+    ``cache_read`` has what was read from the vendor's cache of any kind, audio and images too.
+    """
 
     status: int = 0
     error: str | None = None
