@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 # the operating system's trust store, as pip does: company proxies have certificates of their own
 export UV_SYSTEM_CERTS ?= true
+# the suite starts hundreds of processes: without cached bytecode each of them compiles all it imports, for a second
+export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 

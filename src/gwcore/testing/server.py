@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -13,10 +13,24 @@ from gwcore.server.protocol import EdgeProtocol
 
 
 class _Server(uvicorn.Server):
+    """Stops at once, where uvicorn looks ten times a second: a suite starts and stops thousands."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The test runner keeps its signals."""
         yield
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, until ``ended``."""
+        count = 0
+        while not await self.on_tick(count):
+            count += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), 0.1)
 
 
 @asynccontextmanager
@@ -48,4 +62,5 @@ async def running(
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
+        server.ended.set()
         await task
