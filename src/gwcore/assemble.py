@@ -63,11 +63,11 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
     upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
     models = Models(config.models, upstreams)
     digest = hashlib.sha256(text.text.encode()).hexdigest()[:12]
-    overrides = {
+    own_prices = {
         name: {model: entry.override() for model, entry in upstream.prices.items()}
         for name, upstream in config.upstreams.items()
     }
-    prices = Prices(overrides, catalog.price, digest)
+    prices = Prices(own_prices, catalog.price, digest)
     dialects = {dialect.name: dialect for dialect in catalog.dialects()}
     detached = Detached()
     permits: list[Callable[[Call, str], bool]] = []

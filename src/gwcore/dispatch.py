@@ -22,11 +22,11 @@ from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
-from gwcore.relay import read_on, refused, relay
+from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, read_on, refused, relay
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
 from gwcore.translate import CHAT, Translation, Way, translate
-from gwcore.units import DOLLAR
+from gwcore.units import exact_usd
 from gwcore.wire.form import replace_field
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore.wire.transport import Headers, Request, Response
@@ -34,8 +34,6 @@ from gwcore.wire.transport import Headers, Request, Response
 COUNT = "count_tokens"
 COST = b"x-gwcore-cost-usd"
 ERROR_BODY_CAP = 1 << 20
-WHOLE_BODY_CAP = 64 << 20
-TAIL = 4096
 
 # Request headers every vendor understands; a dialect adds its own prefixes. All else stays here: hop-by-hop headers,
 # cookies, credentials, forwarding and metadata-service headers can reach no upstream because nothing lets them.
@@ -179,14 +177,6 @@ def _request_headers(call: Call, fixed: Headers) -> Headers:
 def _response_headers(call: Call, response: Response) -> Headers:
     prefixes = _prefixes(call.dialect.forward) + _RESPONSE_PREFIXES
     return [(k, v) for k, v in response.headers if k in _RESPONSE_HEADERS or k.startswith(prefixes)]
-
-
-def header(headers: Headers, name: bytes) -> bytes:
-    """The first header of that name, or ``b""``."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return b""
 
 
 class Dispatch:
@@ -395,11 +385,12 @@ class Dispatch:
 
 def cost_of(call: Call) -> bytes | None:
     """Dollars that the call's attempts came to, exact to the nano-dollar; ``None`` unless all of it is priced."""
-    costs = [attempt.cost for attempt in call.attempts if attempt.cost is not None]
-    if call.served is None or call.served.cost is None or any(cost.unpriced for cost in costs):
+    if call.served is None or call.served.cost is None:
         return None
-    whole, nano = divmod(sum(cost.nano for cost in costs), DOLLAR)
-    return b"%d.%09d" % (whole, nano)
+    costs = [attempt.cost for attempt in call.attempts if attempt.cost is not None]
+    if any(cost.unpriced for cost in costs):
+        return None
+    return exact_usd(sum(cost.nano for cost in costs)).encode()
 
 
 def first_target(inner: Service[Attempt]) -> Service[Call]:

@@ -53,6 +53,14 @@ def refused(attempt: Attempt, status: int, body: bytes, headers: Headers, transl
     return error
 
 
+def header(headers: Headers, name: bytes) -> bytes:
+    """The first header of that name, or ``b""``."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
+
+
 def _kept(headers: Headers) -> Headers:
     """Headers that mean the same to a client of another dialect; a request's id under both names that SDKs look for."""
     kept = [(name, value) for name, value in headers if name in _KEPT]
@@ -74,7 +82,7 @@ async def relay(
     ``settle`` fixes usage and cost as far as they are known; ``ending`` is what an event stream closes with, behind its
     last event. Raises :class:`gwcore.errors.UpstreamError`.
     """
-    kind = next((value for name, value in response.headers if name == b"content-type"), b"")
+    kind = header(response.headers, b"content-type")
     lines = kind.startswith((b"application/x-ndjson", b"application/jsonl"))
     events = lines or kind.startswith(b"text/event-stream") or (attempt.call.stream and not kind)
     headers = _kept(response.headers)

@@ -205,6 +205,11 @@ def strong(secret: SecretStr, least: int = _MIN_SECRET) -> SecretStr:
     return secret
 
 
+def exact_usd(nano: int) -> str:
+    """Nano-dollars as dollars, a JSON number with nine decimals: ``0.000000125``. A float would not be exact."""
+    return f"{nano // DOLLAR}.{nano % DOLLAR:09d}"
+
+
 def _as_price(nano: int) -> str:
     return f"{Decimal(nano) / DOLLAR:f} USD/M"
 

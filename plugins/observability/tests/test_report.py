@@ -19,6 +19,7 @@ from gwcore.errors import StoreUnavailable
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate, reading, writing
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.units import exact_usd
 from gwcore_observability import report
 from gwcore_observability.report_cli import report as verbs
 from gwcore_observability.request_log.table import CALL, MIGRATIONS
@@ -176,11 +177,11 @@ async def test_the_report_and_the_ledger_agree_to_the_nano_dollar(url, tmp_path)
         done = await asyncio.to_thread(CliRunner().invoke, verbs, [*words, "--format", "json"])
         assert done.exit_code == 0, done.output
         said = orjson.loads(done.stdout)
-        assert said["total"]["spend_usd"] == report.usd(int(ledger)) and said["rows"][0]["team"] == "t1"
+        assert said["total"]["spend_usd"] == exact_usd(int(ledger)) and said["rows"][0]["team"] == "t1"
         done = await asyncio.to_thread(CliRunner().invoke, verbs, [*words, "--format", "csv"])
         assert done.stdout.startswith("team,model,calls,spend_usd,")
         done = await asyncio.to_thread(CliRunner().invoke, verbs, words, env={"COLUMNS": "200"})
-        assert "total" in done.stdout and report.usd(int(ledger)) in done.stdout
+        assert "total" in done.stdout and exact_usd(int(ledger)) in done.stdout
 
 
 def test_what_cannot_be_reported_is_said_in_a_sentence(tmp_path):

@@ -18,8 +18,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.units import exact_usd
 from gwcore_observability.helicone import Helicone
-from gwcore_observability.langfuse import Langfuse, dollars
+from gwcore_observability.langfuse import Langfuse
 from gwcore_observability.otel import Otel
 
 PAIR = {"public_key": "pk-lf-1", "secret_key": "sk-lf-secret"}
@@ -227,7 +228,7 @@ async def test_buckets_are_disjoint_and_their_names_sum_by_side(tmp_path):
 
 @pytest.mark.parametrize(("nano", "text"), [(0, "0.000000000"), (1, "0.000000001"), (12_345_678_901, "12.345678901")])
 def test_dollars_are_exact(nano, text):
-    assert dollars(nano) == text and orjson.loads(text) == nano / 1e9
+    assert exact_usd(nano) == text and orjson.loads(text) == nano / 1e9
 
 
 async def test_the_sdks_own_generation_has_the_same_shape():

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from gwcore import log
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin
-from gwcore.units import DOLLAR
+from gwcore.units import exact_usd
 from gwcore_observability.content import Content
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import CANCELLED, FAILED, OK, REFUSED, Record
@@ -136,7 +136,7 @@ def _fields(record: Record) -> Iterator[tuple[str, Any]]:
         "first_token_ms": None if record.first_token_s is None else round(record.first_token_s * 1000, 1),
         "overhead_ms": None if record.overhead_s is None else round(record.overhead_s * 1000, 3),
         "tokens": record.tokens or None,
-        "cost_usd": None if record.cost_nano is None else dollars(record.cost_nano),
+        "cost_usd": None if record.cost_nano is None else exact_usd(record.cost_nano),
         "unpriced": record.unpriced or None,
         "cache": record.cache,
         "failed": [f"{a.upstream}/{a.model} {a.status or a.reason}" for a in record.attempts if a.error] or None,
@@ -147,11 +147,6 @@ def _fields(record: Record) -> Iterator[tuple[str, Any]]:
         "trace": record.trace,
     }
     return ((name, value) for name, value in told.items() if value is not None)
-
-
-def dollars(nano: int) -> str:
-    """Exact: a float would not be."""
-    return f"{nano // DOLLAR}.{nano % DOLLAR:09d}"
 
 
 class AccessLog(SinkPlugin):

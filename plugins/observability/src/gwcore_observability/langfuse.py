@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
+from gwcore.units import exact_usd
 from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
 from gwcore_observability.otlp import CLIENT, SERVER, OtlpSender, attributes, item, span
@@ -152,14 +153,9 @@ def _generation(record: Record, attempt: AttemptRecord) -> dict[str, Any]:
         "langfuse.observation.usage_details": orjson.dumps(usage).decode() if usage else None,
         "langfuse.observation.cost_details": None
         if attempt.cost_nano is None
-        else f'{{"total":{dollars(attempt.cost_nano)}}}',
+        else f'{{"total":{exact_usd(attempt.cost_nano)}}}',
         **_metadata("langfuse.observation.metadata", facts),
     }
-
-
-def dollars(nano: int) -> str:
-    """A JSON number, exact to the nano-dollar."""
-    return f"{nano // 10**9}.{nano % 10**9:09d}"
 
 
 def _level(error: str | None) -> str:

@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field, SecretStr
 from gwcore.call import Attempt
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
+from gwcore.usage import OUT
 from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
 from gwcore_observability.ids import span_id, trace_id
@@ -112,7 +113,7 @@ def call_attributes(record: Record) -> dict[str, Any]:
 def attempt_attributes(record: Record, attempt: AttemptRecord) -> dict[str, Any]:
     """Attributes of an attempt's span. Input and output tokens are totals there, as the conventions want them."""
     tokens = attempt.tokens
-    out = sum(tokens.get(bucket, 0) for bucket in ("output", "reasoning", "audio_out", "image_out"))
+    out = sum(tokens.get(bucket, 0) for bucket in OUT)
     return {
         "gen_ai.operation.name": _OPERATIONS.get(record.operation, record.operation),
         "gen_ai.provider.name": _PROVIDERS.get(attempt.provider, attempt.provider),

@@ -20,7 +20,7 @@ from gwcore.dialect import Document
 from gwcore.errors import ClientError, LimitError
 from gwcore.outcomes import ending
 from gwcore.redact import Redactor
-from gwcore.usage import BUCKETS, Cost, Usage
+from gwcore.usage import BUCKETS, OUT, Cost, Usage
 from gwcore_observability.ids import event_id, span_id, trace_id
 
 LONGEST = 256
@@ -188,12 +188,12 @@ class Record:
     @property
     def total_in(self) -> int:
         """Input tokens of the attempt that answered, cached ones included."""
-        return sum(count for bucket, count in self.tokens.items() if bucket not in _OUT)
+        return sum(count for bucket, count in self.tokens.items() if bucket not in OUT)
 
     @property
     def total_out(self) -> int:
         """Output tokens of the attempt that answered, reasoning included."""
-        return sum(count for bucket, count in self.tokens.items() if bucket in _OUT)
+        return sum(count for bucket, count in self.tokens.items() if bucket in OUT)
 
     @property
     def seconds(self) -> float:
@@ -211,7 +211,6 @@ class Record:
         return max(0, len(self.attempts) - 1)
 
 
-_OUT = frozenset(("output", "reasoning", "audio_out", "image_out"))
 RECORD: Key[Record] = Key("observability.record", Record)
 _NONE: Mapping[str, Any] = {}
 _counts = attrgetter(*BUCKETS)

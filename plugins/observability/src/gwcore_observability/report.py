@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from gwcore.errors import StoreUnavailable
 from gwcore.resources import Store
 from gwcore.sql import reading
-from gwcore.units import DOLLAR
+from gwcore.units import DOLLAR, exact_usd
 from gwcore_observability.names import plain
 from gwcore_observability.request_log.table import CALL
 
@@ -194,16 +194,11 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-def usd(nano: int) -> str:
-    """Exact dollars: nine decimals."""
-    return f"{nano // DOLLAR}.{nano % DOLLAR:09d}"
-
-
 def row_of(line: Line, by: Sequence[str]) -> dict[str, Any]:
     """A line by column name. Money as text, exact; rates of 0 to 1."""
     found: dict[str, Any] = dict(zip(by, line.names, strict=True)) if line.names else {}
     found |= {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
-    found["spend_usd"] = usd(line.spend_nano)
+    found["spend_usd"] = exact_usd(line.spend_nano)
     for share in SHARES:
         micros = getattr(line, f"p{share}")
         found[f"p{share}_ms"] = None if micros is None else micros / 1000

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gwcore.knobs import said
-from gwcore.units import DOLLAR
+from gwcore.units import exact_usd
 from gwcore_rules.choose import Candidate, Choice, Chooser
 
 
@@ -32,8 +32,7 @@ def _usd(nano: int | None) -> Any:
     """A JSON number that is exact."""
     if nano is None:
         return None
-    whole, rest = divmod(nano, DOLLAR)
-    return orjson.Fragment(f"{whole}.{rest:09d}".encode())
+    return orjson.Fragment(exact_usd(nano).encode())
 
 
 def estimated(choice: Choice, chooser: Chooser) -> dict[str, Any]:

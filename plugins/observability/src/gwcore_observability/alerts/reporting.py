@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from gwcore.resources import Store
+from gwcore.units import exact_usd
 from gwcore_observability.alerts.findings import Alert, Fact, moment
 from gwcore_observability.alerts.settings import ReportsConfig
-from gwcore_observability.report import Report, Span, brief, days, make, usd
+from gwcore_observability.report import Report, Span, brief, days, make
 
 PATIENCE = 3600.0
 """Seconds for which a report that the store does not give is tried again."""
@@ -62,7 +63,7 @@ def alert_of(report: Report, lines: int, now: float) -> Alert:
     total = report.total
     period = report.first.isoformat() + ("" if report.span == "daily" else f" to {report.last.isoformat()}")
     facts: dict[str, Fact] = {
-        "spend_usd": usd(total.spend_nano),
+        "spend_usd": exact_usd(total.spend_nano),
         "calls": total.calls,
         "tokens": total.tokens_in + total.tokens_out,
         "error_rate": round(total.error_rate, 4),
