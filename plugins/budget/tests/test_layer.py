@@ -225,7 +225,7 @@ async def test_streams_are_held_metered_and_posted(store_url):
 async def test_b7_the_first_burst_of_an_unknown_end_user(store_url):
     """64 at once, a default budget for 3: exactly 3."""
     async with FakeUpstream() as up:
-        up.default = Answer(body=completion(1).body, delay_head=0.4)
+        up.default = Answer(body=completion(1).body, delay_head=2.0)  # all have asked before one is answered
         one = len(body(max_tokens=100)) + 72
         limit = 3 * (one * 1_000 + 100_000_000) + 1_000
         rules = [{"per": "end_user", "limit": f"{limit / DOLLAR:.9f}", "on_short": "reject"}]
