@@ -154,9 +154,11 @@ class PriceCard:
             peaks = self._peaks
         else:
             peaks = _peaks([self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets])
-        steps = next((peaks[kind] for kind in _kinds(bucket) if kind in peaks), None)
+        steps = peaks.get(bucket)
         if steps is None:
-            return None
+            if "/" not in bucket:
+                return None
+            return self.highest(bucket.rpartition("/")[0], input_tokens, service_tiers)
         found = steps[0][1]
         for above, price in steps[1:]:
             if input_tokens > above:

@@ -2,6 +2,7 @@
 
 import random
 
+import orjson
 import pytest
 
 from gwcore.call import Attempt
@@ -101,6 +102,21 @@ def test_what_a_plugin_adds_to_the_document_is_held_too():
     made.edited = True
     after = bound(Attempt(made, made.targets[0]), CARDS["plain"], 1_000).amount
     assert after - before > 10_000 * 37
+
+
+@pytest.mark.parametrize("mark", [b"image_url", b"input_image", b"file", b"web_search"])
+def test_letters_that_are_escaped_are_read_all_the_same(mark):
+    """JSON has two spellings of every letter; the upstream knows both, and so must the worst case."""
+    part = {"type": mark.decode(), mark.decode(): {"url": "https://x.y/z"}}
+    plain = fakes.call("hi", max_tokens=1, messages=[{"role": "user", "content": [part]}], tools=[part])
+    escaped = fakes.call("hi", max_tokens=1)
+    escaped.raw = plain.raw.replace(mark, b"\\u%04x" % mark[0] + mark[1:])
+    escaped.document = plain.document
+    assert orjson.loads(escaped.raw) == plain.document and mark not in escaped.raw
+    prices = CARDS["plain"]
+    found = [bound(Attempt(made, made.targets[0]), prices, 1_000) for made in (plain, escaped)]
+    assert found[0] == found[1]
+    assert found[0] is None or found[0].fixed > 2 * of(max_tokens=1).fixed
 
 
 def test_what_the_gateway_does_not_see_is_a_whole_window():
