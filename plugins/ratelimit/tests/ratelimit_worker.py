@@ -71,7 +71,8 @@ async def main(said):
         await asyncio.sleep(max(0.0, said["pace"] - (time.monotonic() - began)) if said["pace"] else 0)
     left = None
     if isinstance(home, Memory):
-        left = home._read(Charge(counts, "counts", 0), home._now()).remaining
+        now = home._now()
+        left = home._read(counts, home._rates.row("counts", now), now).remaining
     elif isinstance(home, RedisHome):
         left = (await home.admit([Charge(counts, "counts", 0)], "x", {})).readings[0].remaining
     await close()

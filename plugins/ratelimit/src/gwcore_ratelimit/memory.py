@@ -79,19 +79,23 @@ class Memory:
             now = self._now()
             refused, worst = -1, 0
             shadowed: tuple[int, ...] = ()
-            moves: list[tuple[int, int, Charge]] = []
+            rows: list[int] = []
+            moves: list[tuple[int, int, Limit]] = []
             for index, charge in enumerate(charges):
                 at, state, wait = self._look(charge, now)
+                rows.append(at)
                 if wait <= 0:
-                    moves.append((at, state, charge))
+                    moves.append((at, state, charge.limit))
                 elif charge.limit.shadow:
                     shadowed = (*shadowed, index)
                 elif wait > worst:
                     refused, worst = index, wait
             if refused < 0:
-                for at, state, charge in moves:
-                    self._move(at, state, charge.limit, now)
-            readings: list[Reading | None] = [self._read(charge, now) for charge in charges]
+                for at, state, limit in moves:
+                    self._move(at, state, limit, now)
+            readings: list[Reading | None] = [
+                self._read(charge.limit, at, now) for charge, at in zip(charges, rows, strict=True)
+            ]
         return Verdict(refused, worst, readings, shadowed)
 
     def _look(self, charge: Charge, now: int) -> tuple[int, int, int]:
@@ -126,11 +130,10 @@ class Memory:
             cells[at + DATA] = whole
             cells[at + UNTIL] = whole + 1
 
-    def _read(self, charge: Charge, now: int) -> Reading:
-        limit = charge.limit
+    def _read(self, limit: Limit, at: int, now: int) -> Reading:
         if limit.kind == PARALLEL:
-            return Reading(max(0, limit.amount - self._busy(self._slots.row(charge.key, now))), 0)
-        cells, at = self._rates.cells, self._rates.row(charge.key, now)
+            return Reading(max(0, limit.amount - self._busy(at)), 0)
+        cells = self._rates.cells
         if limit.width:
             counts = self._window(at, limit, now)
             bucket = now // limit.width
@@ -207,7 +210,8 @@ class Memory:
     def lead(self, limit: Limit, key: str) -> int:
         """Microseconds until a key of a rate is as if never used."""
         with self._lock:
-            return self._read(Charge(limit, key, 0), self._now()).reset
+            now = self._now()
+            return self._read(limit, self._rates.row(key, now), now).reset
 
     # ── calls under way ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -84,10 +84,11 @@ class Escrow:
             found.append(grant)
         grants = tuple(found)
         self.journal.dispatched(hold, amount, tuple([g.account for g in grants]), now, facts)
+        used = time.monotonic()
         for grant in grants:
             grant.free -= need
             grant.open += 1
-            grant.used = time.monotonic()
+            grant.used = used
         self.open += 1
         return Local(hold, amount, grants, facts, now)
 

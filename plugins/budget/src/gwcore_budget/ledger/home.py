@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Protocol
 
 import orjson
 
 from gwcore_budget.ledger.books import Books, Hold, ids_text
 from gwcore_budget.ledger.ops import (
+    NOTHING_METERED,
     VOIDED,
     Budget,
     Bury,
@@ -29,6 +32,9 @@ from gwcore_budget.ledger.ops import (
     Spent,
 )
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
+
+_DAY = 86_400_000
+_dimensions = attrgetter(*DIMENSIONS[1:])
 
 
 class StoreDown(Exception):
@@ -174,7 +180,12 @@ def exported(books: Books) -> list[tuple[str, str, str]]:
 
 def day_of(milliseconds: int) -> str:
     """The UTC day, ``2026-11-21``."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
+    return _day(milliseconds // _DAY)
+
+
+@lru_cache(maxsize=1000)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * _DAY // 1000, UTC).strftime("%Y-%m-%d")
 
 
 def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
@@ -184,12 +195,12 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
     for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
         day = day_of(hold.created)
-        key = (
-            day,
-            *((getattr(facts, name) or "") for name in DIMENSIONS[1:]),
-        )
+        key = (day, *[value or "" for value in _dimensions(facts)])
         failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
-        sums = (spend, count, failed, *(a - b for a, b in zip(_tokens(metered), _tokens(before), strict=True)))
+        tokens = _tokens(metered)
+        if before is not NOTHING_METERED:
+            tokens = [a - b for a, b in zip(tokens, _tokens(before), strict=True)]
+        sums = (spend, count, failed, *tokens)
         _add(days, key, sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
@@ -197,14 +208,14 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
     return [(*key, *days[key]) for key in sorted(days)], [(*key, *tags[key]) for key in sorted(tags)]
 
 
-def _tokens(metered: Metered) -> tuple[int, int, int, int]:
+def _tokens(metered: Metered) -> list[int]:
     """Input, output, cache read, cache written; a row of a hold that is not settled has ``None`` for all."""
-    return (
+    return [
         (metered.input or 0) + (metered.audio_in or 0) + (metered.image_in or 0),
         (metered.output or 0) + (metered.reasoning or 0) + (metered.audio_out or 0) + (metered.image_out or 0),
         metered.cache_read or 0,
         (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
-    )
+    ]
 
 
 def _add(into: dict[tuple[str, ...], list[int]], key: tuple[str, ...], sums: tuple[int, ...]) -> None:
