@@ -15,6 +15,7 @@ import time
 
 from gwcore.call import Attempt, Outcome
 from gwcore.ports import AdminCall
+from gwcore.server.run import quiet_collector
 from gwcore.testing.fakes import build, call, release
 from gwcore_auth.admin.bodies import NewKey
 from gwcore_auth.plugin import Auth
@@ -74,6 +75,7 @@ async def main():
     calls = arguments.parse_args().calls
     plugin = build(Auth, {"admin_key": ADMIN, "store": "book"})
     async with plugin.lifespan():
+        quiet_collector()  # as the server has it
         admin = await plugin.caller((ADMIN,), None, "/key/generate")
         generate = next(route for route in plugin.admin_routes() if route.path == "/key/generate")
         rows = {}

@@ -18,6 +18,7 @@ from gwcore.call import Attempt, Outcome, Principal
 from gwcore.plugin import Setup
 from gwcore.prices import PriceCard
 from gwcore.resources import Lease, Resources
+from gwcore.server.run import quiet_collector
 from gwcore.testing import fakes
 from gwcore.usage import Usage
 from gwcore_budget.ledger.ops import POSTED, Facts
@@ -83,6 +84,7 @@ async def measure(store, mode, count):
         return Outcome(200, usage=usage)
 
     async with plugin.lifespan():
+        quiet_collector()  # as the server has it
         service = plugin.attempt_layer(inner)
         await whole_layer(service, calls(200), 8)  # grants, statements, caches
         rows = {"cpu": [], "wall": []}

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from gwcore.call import Outcome, Principal
 from gwcore.dispatch import first_target
 from gwcore.gateway import Gateway
+from gwcore.server.run import quiet_collector
 from gwcore.testing.fakes import call
 from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
@@ -63,6 +64,7 @@ async def opened(store, stack):
     head = f"gwcore: 1\nstores: {{hot: '{store}'}}\nupstreams:\n{UPSTREAMS}models: {{m: [a/m, b/m, c/m]}}\nstack:\n"
     gateway = Gateway(f"{head}{stack}\n")
     await gateway.startup()
+    quiet_collector()  # as the server has it
     try:
         yield gateway, gateway.stack.placed[0].plugin
     finally:

@@ -51,7 +51,7 @@ class EdgeServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that we serve once we do."""
         await super().startup(sockets)
-        _quiet_collector()
+        quiet_collector()
         if self.started and self._on_ready is not None:
             self._on_ready()
 
@@ -91,7 +91,7 @@ class EdgeServer(uvicorn.Server):
             self.reload()
 
 
-def _quiet_collector() -> None:
+def quiet_collector() -> None:
     """Take what start-up made out of the cyclic collector's sight, and let it run seldom.
 
     A request leaves no cycles: at the default of 700 allocations the collector was 10 % of a request's CPU.
