@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill hang node-sdks revocation bench-layers campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers campaign
 
 install: $(STAMP)
 
@@ -71,6 +71,10 @@ docs: install
 	$(BIN)/python docs/generate.py
 	@if [ -n "$$GWCORE_RECORDINGS" ]; then $(BIN)/python -m tests.fidelity.table; else echo "docs/fidelity.md needs GWCORE_RECORDINGS: left as it is"; fi
 	$(BIN)/python plugins/fallback/tests/fallback_faults.py > docs/reference/faults.md
+
+# an upstream that is down for 30 s under 200 requests a second, and one of two that always fails for 60 s
+outage: install
+	$(BIN)/python plugins/fallback/tests/outage_campaign.py $(OUTAGE)
 
 # make crash RUNS=20: workers killed under load, on SQLite and PostgreSQL; the upstream's own log is the judge
 RUNS ?= 20
