@@ -8,6 +8,7 @@ measured where it is installed; gwcore with other stacks by ``--stack NAME=FILE`
 import argparse
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -81,8 +82,8 @@ def load(url, connections, seconds, mode):
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure(name, command, port, seconds, *, env=None):
-    process = start(0, command, env=env)
+def measure(name, command, port, seconds, *, folder):
+    process = start(0, command, cwd=folder)
     try:
         wait_port(port, process)
         row = {"name": name, "start_cpu": cpu(process.pid), "rss": rss(process.pid)}
@@ -91,6 +92,7 @@ def measure(name, command, port, seconds, *, env=None):
         for label, connections, mode in (("json", 64, "json"), ("one", 1, "json"), ("sse", 16, "sse")):
             before = cpu(process.pid)
             got = load(url, connections, seconds, mode)
+            time.sleep(1)  # what is written behind belongs to it
             spent = cpu(process.pid) - before
             row[label] = got | {"cpu_us": spent / max(1, got["requests"]) * 1e6}
         return row
@@ -105,7 +107,7 @@ def measure(name, command, port, seconds, *, env=None):
 
 def gwcore(folder, name, stack, upstream):
     port, file = free_port(), folder / f"{name.replace(' ', '-')}.yaml"
-    file.write_text(stack.replace("{upstream}", str(upstream)))
+    file.write_text(stack.replace("{upstream}", str(upstream)).replace("{folder}", str(folder)))
     command = [str(Path(sys.executable).with_name("gwcore")), "run", str(file), "--port", str(port)]
     return name, command, port
 
@@ -146,9 +148,13 @@ def main():
     arguments.add_argument("--seconds", type=float, default=5)
     arguments.add_argument("--peer", action="append", default=[])
     arguments.add_argument(
-        "--stack", action="append", default=[], help="NAME=FILE: gwcore with that stack, {upstream} replaced"
+        "--stack",
+        action="append",
+        default=[],
+        help="NAME=FILE: gwcore with that stack, {upstream} (a port) and {folder} replaced",
     )
     options = arguments.parse_args()
+    os.environ |= {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
     upstream = free_port()
     mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
     try:
@@ -165,7 +171,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             for name, command, port in targets(Path(folder), upstream, options.peer, options.stack):
                 print(f"measuring {name} …", flush=True)
-                rows.append(measure(name, command, port, options.seconds))
+                rows.append(measure(name, command, port, options.seconds, folder=folder))
         show(rows)
     finally:
         mock.terminate()

@@ -71,7 +71,7 @@ async def main():
         }
     ).encode()
     request = (
-        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer sk-bench\r\n"
+        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {os.environ.get('BENCH_KEY', 'sk-bench')}\r\n"
         f"content-type: application/json\r\n{os.environ.get('LOAD_HEADERS', '')}content-length: {len(body)}\r\n\r\n"
     ).encode() + body
     loop = asyncio.get_running_loop()

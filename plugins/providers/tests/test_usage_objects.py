@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 from framings import metered, reframed
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gwcore.prices import PriceCard
 from gwcore.usage import BUCKETS
@@ -238,3 +240,37 @@ def test_a_reader_that_forgets_reasoning_beside_the_output_is_caught(records, mo
         readers, "_openai_totals", lambda *args: (totals(*args)[0], totals(*args)[1] - totals(*args)[2], 0, 0)
     )
     assert len(wrong(records)) > 8
+
+
+_COUNTS = st.none() | st.integers(-1, 300) | st.just(0)
+_PARTS = st.dictionaries(
+    st.sampled_from(["cached_tokens", "reasoning_tokens", "audio_tokens", "image_tokens"]), _COUNTS
+)
+_USAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(
+            ["prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"], _COUNTS
+        ),
+        **dict.fromkeys(
+            ["prompt_tokens_details", "completion_tokens_details", "output_tokens_details"], _PARTS | st.none()
+        ),
+        **dict.fromkeys(
+            ["cost", "citation_tokens", "prompt_audio_seconds", "reasoning_tokens", "num_search_queries"], _COUNTS
+        ),
+    },
+)
+
+
+@given(_USAGES)
+def test_the_short_way_of_plain_usage_is_the_long_one(usage):
+    short = readers.openai_usage(usage, "flex")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(readers, "_plain", lambda _: False)
+        assert readers.openai_usage(usage, "flex") == short
+
+
+def test_most_recorded_usage_goes_the_short_way():
+    """Else the test above would have nothing to compare."""
+    assert readers._plain({"prompt_tokens": 1, "total_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}})
+    assert not readers._plain({"prompt_tokens": 1, "cost": 0})

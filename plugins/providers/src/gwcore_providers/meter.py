@@ -52,14 +52,19 @@ class JsonMeter:
         self._total = total
         self._parts: list[bytes] = []
         self._size = 0
+        self._usage: Usage | None = None
+        self._counted = False
 
     @property
     def usage(self) -> Usage | None:
         """What the reply said so far; ``None`` where it cannot be understood: who settles must not fail by it."""
-        try:
-            return self._total(self._facts)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
-            return None
+        if not self._counted:  # each plugin that counts asks
+            self._counted = True
+            try:
+                self._usage = self._total(self._facts)
+            except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+                self._usage = None
+        return self._usage
 
     def feed(self, chunk: bytes) -> bytes:
         """A piece of a document that is relayed as it comes (Google's streams without ``alt=sse``); kept until its end."""
@@ -91,6 +96,7 @@ class JsonMeter:
             self._gathered(document)
 
     def _gathered(self, document: dict[str, Any]) -> None:
+        self._counted = False
         try:
             self._gather(document, self._facts)
         except (KeyError, TypeError, AttributeError, IndexError, ValueError):

@@ -81,6 +81,12 @@ def _split(total: int, *parts: int) -> list[int]:
 # ── the API most of the field speaks ─────────────────────────────────────────────────────────────────────────────────
 
 
+_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"})
+_DETAILS = frozenset(
+    {"prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details"}
+)
+
+
 def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, int] | None = None) -> Usage:
     """Chat, completions, embeddings, rerank, images, audio and responses, of OpenAI and of who follows it.
 
@@ -92,6 +98,11 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         service_tier: as the reply states it.
         fees: what the caller counted elsewhere in the reply.
     """
+    if not fees and _plain(usage):  # most answers; of every call that is counted
+        total_in, all_out, _, left = _openai_totals(usage, _EMPTY)
+        return Usage(
+            input=total_in, output=all_out, reasoning=max(0, left), service_tier=tier(service_tier), mismatch=left != 0
+        )
     inputs = part(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     outputs = part(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
     total_in, all_out, reasoning, left = _openai_totals(usage, outputs)
@@ -129,6 +140,14 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         reported=reported(usage),
         mismatch=mismatch,
     )
+
+
+def _plain(usage: Document) -> bool:
+    """Whether it holds totals, and details that are all zero."""
+    for name, value in usage.items():
+        if name not in _TOTALS and not (name in _DETAILS and isinstance(value, dict) and not any(value.values())):
+            return False
+    return True
 
 
 def _openai_totals(usage: Document, outputs: Document) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from gwcore.knobs import Knobs
 
@@ -26,6 +27,7 @@ _EFFORTS = tuple(
 )
 
 
+@lru_cache(maxsize=1000)  # asked of every call; names are typed by clients
 def accepted_efforts(model: str) -> tuple[str, ...] | None:
     """What an OpenAI model takes: nothing if it does not reason; ``None`` for a model that nobody knows."""
     return next((words for pattern, words in _EFFORTS if pattern.search(model)), None)
