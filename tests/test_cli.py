@@ -45,6 +45,21 @@ def test_check_tells_of_a_missing_key(tmp_path):
     assert "no key  own" not in done.stdout
 
 
+def test_check_refuses_what_run_would_refuse(tmp_path):
+    file = tmp_path / "stack.yaml"
+    file.write_text(GOOD + "server: {host: 0.0.0.0}\n")
+    done = run("check", file)
+    assert done.returncode == 1 and "refusing to listen on 0.0.0.0 without auth" in done.stderr
+
+
+def test_check_names_what_stands_around_everything(tmp_path):
+    file = tmp_path / "stack.yaml"
+    file.write_text(GOOD + 'asgi: ["starlette.middleware.gzip:GZipMiddleware"]\n')
+    command = [sys.executable, "-m", "gwcore", "check", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0 and "around everything  starlette.middleware.gzip:GZipMiddleware" in done.stdout
+
+
 def test_check_names_every_problem(tmp_path):
     file = tmp_path / "bad.yaml"
     file.write_text("gwcore: 1\nupstreams:\n  demo: {provider: demmo}\nstack: [auht]\nserver: {prot: 1}\n")

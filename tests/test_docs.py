@@ -74,5 +74,17 @@ def test_every_stack_file_is_sound(page, text, stamp, tmp_path):
     assemble(file, Catalog(stamp), Resources(), dict.fromkeys(re.findall(r"\$\{([A-Z_0-9]+)", text), SECRET))
 
 
+async def test_the_guide_s_tests_pass(stamp):
+    """As pasted into what ``gwcore new plugin stamp`` makes; that it is installed is all that is added."""
+    found = {"Catalog": Catalog, "stamp": stamp}
+    for code in blocks(ROOT / "docs/guide/write-a-layer.md", "python"):
+        if "async def test_" in code:
+            exec(code.replace("Gateway(stack)", "Gateway(stack, catalog=Catalog(stamp))"), found)
+    ours = [made for name, made in found.items() if name.startswith("test_")]
+    assert len(ours) == 2
+    for test in ours:
+        await test()
+
+
 def test_there_are_stack_files():
     assert len([page for page, _ in STACKS if page in PAGES]) >= 3

@@ -33,7 +33,7 @@ from gwcore.provider import Preparing, Upstream
 from gwcore.redact import secrets_of
 from gwcore.resources import Lease, Resources
 from gwcore.service import Layer, Service, compose, wrap
-from gwcore.stack import Placed, Stack
+from gwcore.stack import Middleware, Placed, Stack
 from gwcore.stackfile import load
 from gwcore.taps import Tap, Taps, faults
 from gwcore.when import Condition, only_when, tap_when
@@ -302,7 +302,7 @@ def _taps(placed: tuple[Placed, ...]) -> Taps:
     return Taps(**{event: compiled(event) for event in EVENTS})
 
 
-def _middleware(entry: Any) -> Any:
+def _middleware(entry: Any) -> Middleware:
     module, _, name = entry.app.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)
@@ -312,7 +312,7 @@ def _middleware(entry: Any) -> Any:
         inspect.signature(made).bind(None, **entry.options)
     except (TypeError, ValueError) as error:  # not callable, or with other options
         raise BadConfig(f"asgi: {entry.app} is called as app(inner, **options): {error}") from None
-    return lambda app: made(app, **entry.options)
+    return Middleware(entry.app, lambda app: made(app, **entry.options))
 
 
 def package_owners(stack: Stack) -> dict[str, str]:

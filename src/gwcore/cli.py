@@ -60,9 +60,11 @@ def check(stack: StackArg) -> None:
     from gwcore.assemble import assemble
     from gwcore.catalog import Catalog
     from gwcore.resources import Resources
+    from gwcore.serving import servable
     from gwcore.show import rings
 
     try:
+        servable(_existing(stack))
         made = assemble(_existing(stack), Catalog(), Resources(), os.environ)
     except AssemblyError as error:
         raise _fail(error) from None

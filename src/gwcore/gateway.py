@@ -142,8 +142,8 @@ class Gateway:
     def _install(self, stack: Stack) -> None:
         self._owners = package_owners(stack)
         app: ASGIApp = self.serve
-        for wrap in reversed(stack.asgi):
-            app = wrap(app)
+        for middleware in reversed(stack.asgi):
+            app = middleware.wrap(app)
         self.stack, self._app = stack, app
         self.state.generation += 1
         self.state.reload_error = None

@@ -23,11 +23,9 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         AssemblyError: the stack file, or an open gateway on an address others can reach.
     """
     log.setup()
-    config = read(load(stack), env=os.environ, registry=Catalog())
+    config = servable(stack, host)
     server = config.server
     address, number = host or server.host, server.port if port is None else port
-    _refuse_published(stack, config)
-    _refuse_open(config, address)
     limits = EdgeLimits(
         header_timeout=server.header_timeout,
         body_timeout=server.body_timeout,
@@ -46,6 +44,14 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         watch=[stack] if watch or server.watch else [],
         on_ready=announce,
     )
+
+
+def servable(stack: Path, host: str | None = None) -> StackConfig:
+    """What the file says. Raises ``AssemblyError`` for mistakes, and for what would hand the gateway to strangers."""
+    config = read(load(stack), env=os.environ, registry=Catalog())
+    _refuse_published(stack, config)
+    _refuse_open(config, host or config.server.host)
+    return config
 
 
 def _check(stack: Path) -> str | None:

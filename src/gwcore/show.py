@@ -36,6 +36,8 @@ def rings(stack: Stack, source: Path) -> None:
     """Both rings, outermost first, the taps, the upstreams and what each model's name means."""
     say = console.print
     say(f"{escape(str(source))}: sound")
+    if stack.asgi:
+        say("[bold]around everything[/]  " + escape(", ".join(wrap.name for wrap in stack.asgi)))
     say("[bold]once per call[/]")
     layers = [p for p in stack.placed if "call" in p.rings]
     for p in layers:
@@ -56,6 +58,12 @@ def rings(stack: Stack, source: Path) -> None:
         base = f"{upstream.origin.scheme}://{upstream.origin.authority}{upstream.base_path}"
         table.add_row(upstream.name, upstream.provider.name, base)
     say(table)
+    _doubts(stack)
+
+
+def _doubts(stack: Stack) -> None:
+    """What is sound, and may not be meant."""
+    say = console.print
     for upstream in stack.upstreams.values():
         if upstream.provider.env_key and not upstream.headers:
             word = f"${{{upstream.provider.env_key}}}"

@@ -47,6 +47,14 @@ class Placed:
         return ring_of(self.plugin)
 
 
+@dataclass(slots=True, frozen=True)
+class Middleware:
+    """An entry of ``asgi``: its name in the stack file, and what wraps an application."""
+
+    name: str
+    wrap: Callable[[Any], Any]
+
+
 @dataclass(slots=True, eq=False)
 class Stack:
     """Everything one generation of the stack file means.
@@ -69,7 +77,7 @@ class Stack:
     prices: Prices = field(default_factory=Prices, repr=False)
     admin: AdminApp | None = None
     detached: Detached = field(default_factory=Detached, repr=False)
-    asgi: tuple[Callable[[Any], Any], ...] = ()
+    asgi: tuple[Middleware, ...] = ()
     digest: str = ""
     inflight: int = 0
     _idle: asyncio.Event | None = None

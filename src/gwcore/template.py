@@ -26,7 +26,10 @@ dependencies = ["gwcore"]
 $name = "gwcore_$name"
 
 [dependency-groups]
-dev = ["pytest>=9"]
+dev = ["pytest>=9", "pytest-asyncio>=1.3"]
+
+[tool.pytest.ini_options]
+asyncio_mode = "auto"
 
 [build-system]
 requires = ["uv_build>=0.9,<0.14"]

@@ -1,0 +1,5 @@
+"""``python -m gwcore`` is ``gwcore``."""
+
+from gwcore.cli import app
+
+app(prog_name="gwcore")
