@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -47,9 +48,12 @@ def test_check_tells_of_a_missing_key(tmp_path):
 
 def test_check_refuses_what_run_would_refuse(tmp_path):
     file = tmp_path / "stack.yaml"
-    file.write_text(GOOD + "server: {host: 0.0.0.0}\n")
+    file.write_text(GOOD.replace("stack: []", f"stack: [{{auth: {{admin_key: {secrets.token_hex(32)}}}}}]"))
+    file.chmod(0o644)
     done = run("check", file)
-    assert done.returncode == 1 and "refusing to listen on 0.0.0.0 without auth" in done.stderr
+    assert done.returncode == 1 and "every user of this machine can read it" in done.stderr
+    file.chmod(0o600)
+    assert run("check", file).returncode == 0
 
 
 def test_check_names_what_stands_around_everything(tmp_path):
