@@ -69,9 +69,12 @@ watch:
 
 
 @asynccontextmanager
-async def gateway(up, watch, stack="", env=None, admin=False):
+async def gateway(up, watch, stack="", env=None, admin=False, provider="openai"):
     """A running gateway; yields its URL and itself."""
-    made = Gateway(STACK.format(up=up.url, watch=watch, stack=stack), env=env or {}, serve_admin=admin)
+    file = STACK.format(up=up.url, watch=watch, stack=stack)
+    if provider != "openai":
+        file = file.replace(f'openai, base_url: "{up.url}/v1"', f'{provider}, base_url: "{up.url}"')
+    made = Gateway(file, env=env or {}, serve_admin=admin)
     async with running(made) as url:
         yield url, made
 
