@@ -27,15 +27,16 @@ _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
 
 
 def refused(attempt: Attempt, status: int, body: bytes, headers: Headers, translation: Way | None = None) -> Refused:
-    """The upstream's own error. Its body passes unmodified, but for our credential, should the vendor echo it.
+    """The upstream's own error. Body and headers pass unmodified, but for our credential, should the vendor echo it.
 
     In another dialect its words pass, in the client's envelope.
     """
     upstream = attempt.target.upstream
     for _, value in upstream.headers:
         secret = value.removeprefix(b"Bearer ")
-        if len(secret) >= 8 and secret in body:
+        if len(secret) >= 8:
             body = body.replace(secret, b"[redacted]")
+            headers = [(key, said.replace(secret, b"[redacted]")) for key, said in headers]
     if translation is None:
         message = f"upstream {upstream.name!r} answered {status}"
         return Refused(message, status=status, body=body, headers=headers, dialect=attempt.call.dialect.name)

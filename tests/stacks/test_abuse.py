@@ -139,9 +139,11 @@ async def credentials_stay(served):
 
 async def an_echo_is_redacted(served):
     url, upstream, _ = served
-    upstream.default = Answer(status=401, body=b'{"error":"bad key sk-upstream"}')
+    echo = [("x-request-id", "of sk-upstream")]
+    upstream.default = Answer(status=401, headers=echo, body=b'{"error":"bad key sk-upstream"}')
     seen = await exchange(url, "POST", CHAT, body())
     assert seen.status == 401 and b"sk-upstream" not in seen.body and b"[redacted]" in seen.body
+    assert "sk-upstream" not in str(seen.headers) and seen.headers["x-request-id"] == "of [redacted]"
 
 
 async def test_client_credentials_reach_no_upstream(served):

@@ -56,7 +56,7 @@ async def endings(url, way, made):
             await until(lambda: not flights._writes and not flights.flights)
             assert await end("two", "ok", 200, stream=True) == "hit"
         await end("fail", "failed", 500)
-        path, body = way.asked("none")
+        path, _ = way.asked("none")
         broken = await client.post(url + path, content=b'{"model": ')
         assert broken.status_code == 400
         seen[broken.headers["x-gwcore-request-id"]] = "refused"
