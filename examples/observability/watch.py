@@ -48,6 +48,14 @@ def answer(seen):
     return Answer(body=json.dumps({**body, "usage": tokens}).encode(), delay_head=random.uniform(0.02, 0.2))
 
 
+def hear(seen):
+    """The webhooks: records of calls are taken, alerts printed."""
+    if seen.target == "/alerts":
+        for alert in seen.document:
+            print(f"alert ({alert['state']}): {alert['title']}", flush=True)
+    return Answer(204)
+
+
 async def load(url, keys, rate):
     """Calls at about this rate, for ever."""
 
@@ -133,11 +141,14 @@ async def watch(seconds, rate, check, folder, port=9090):
     secret = {name: f"sk-{secrets.token_hex(24)}" for name in KEYS}
     async with FakeUpstream() as first, FakeUpstream() as second, FakeUpstream() as hook:
         first.default = second.default = answer
+        hook.default = hear
         env = {
             "FIRST_UPSTREAM": f"{first.url}/first",
             "SECOND_UPSTREAM": f"{second.url}/second",
             "WEBHOOK": f"{hook.url}/calls",
             "WEBHOOK_SECRET": secrets.token_hex(16),
+            "ALERTS": f"{hook.url}/alerts",
+            "ALERTS_SECRET": secrets.token_hex(16),
             "GWCORE_ADMIN_KEY": secrets.token_hex(32),
             **{f"{name.upper()}_KEY": value for name, value in secret.items()},
         }

@@ -10,7 +10,7 @@ from examples.observability import watch
 from gwcore_budget import gauges
 
 
-async def test_the_example_shows_what_its_dashboard_asks_for(tmp_path, monkeypatch):
+async def test_the_example_shows_what_its_dashboard_asks_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gauges, "EVERY", 0.5)
     port = free_port()
     running = asyncio.create_task(watch.watch(60, 30, False, tmp_path, port))
@@ -21,9 +21,10 @@ async def test_the_example_shows_what_its_dashboard_asks_for(tmp_path, monkeypat
     }  # fmt: skip
     try:
         async with asyncio.timeout(40):
-            seen = set()
-            while not wanted <= seen:
+            seen, printed = set(), ""
+            while not (wanted <= seen and "alert (firing): " in printed):
                 await asyncio.sleep(0.3)
+                printed += capsys.readouterr().out
                 try:
                     async with httpx2.AsyncClient(verify=False) as client:
                         text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
