@@ -65,6 +65,18 @@ def test_the_vendors_own_figure_is_the_bill_where_the_card_says_so():
     assert billed.cost(usage) == BASE.cost(usage)
 
 
+def test_parts_sum_to_the_cost_however_little_each_is():
+    card = PriceCard("m", {name: ((0, 1_300_000),) for name in ("input", "output", "request", "image")})
+    usage = Usage(input=1, cache_read=3, reasoning=1, output=2, fees={"image/hd": 5, "pages": 9})
+    parts = card.parts(usage)
+    assert parts.keys() == {"request", "input", "cache_read", "output", "reasoning", "image/hd"}
+    assert sum(parts.values()) == card.cost(usage) == 17  # 13 * 1.3, rounded up once
+    assert sum(-(-count * 13 // 10) for count in (1, 1, 3, 2, 1, 5)) == 20  # what rounding each would come to
+    long = Usage(input=200_001, output=1, service_tier="flex")
+    assert sum(BASE.parts(long).values()) == BASE.cost(long) and BASE.parts(long)["input"] == 200_001 * 1000
+    assert PriceCard("m", {}).parts(usage) == {}
+
+
 def test_the_highest_of_a_kind_covers_what_it_may_turn_out_to_be():
     card = PriceCard("m", {"image": ((0, 4),), "image/hd": ((0, 8),), "image/hd/big": ((0, 12),)})
     assert [card.highest(fee, 0) for fee in ("image", "image/hd", "image/hd/small", "image/low", "web_search")] == [
@@ -186,6 +198,12 @@ def test_each_target_is_asked_for_once_whether_known_or_not():
         assert prices.card(Target(up, "a")) is BASE
         assert prices.card(Target(up, "b")) is None
     assert catalogue.asked == ["a", "b"]
+
+
+def test_a_card_is_known_once_it_was_asked_for():
+    prices = Prices(source=lambda _upstream, _model: BASE)
+    assert prices.known("fake", "m") is None
+    assert prices.card(Target(upstream(), "m")) is prices.known("fake", "m") is BASE
 
 
 def test_the_stack_file_comes_first_an_exact_name_before_a_wildcard():

@@ -139,6 +139,20 @@ class PriceCard:
             missing.append(f"service_tier:{tier}")
         return -(-total // MILLION), tuple(missing)
 
+    def parts(self, usage: Usage) -> dict[str, int]:
+        """Nano-USD of each bucket and fee that was used and has a price. They sum to :meth:`cost` by these prices.
+
+        A cost is rounded up once; a part is what the rounded sum grows by, so it can differ by one from itself rounded.
+        """
+        prices = self.sheet(usage.total_in, usage.service_tier)
+        found, total = {}, 0
+        for name, count in ((REQUEST, 1), *zip(BUCKETS, _counts(usage), strict=True), *usage.fees.items()):
+            price = next((prices[kind] for kind in _kinds(name) if kind in prices), None)
+            if count and price is not None:
+                before, total = total, total + count * price
+                found[name] = -(-total // MILLION) + before // -MILLION
+        return found
+
     def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
         """The dearest price of a bucket or fee, or of any fee of its kind, that a request of up to so many input tokens can meet.
 
@@ -306,6 +320,10 @@ class Prices:
         if found is not None and found.until is not None and time.time() >= found.until:
             return self._resolve(target, key)
         return found
+
+    def known(self, upstream: str, model: str) -> PriceCard | None:
+        """The card that :meth:`card` gave last for a target of these names; ``None`` if there was none."""
+        return self._cards.get((upstream, model))
 
     def warm(self, targets: Iterable[Target], upstreams: Iterable[Upstream] = ()) -> list[str]:
         """Look every target up, so that serving finds them; may take a second, so not on the serving loop.

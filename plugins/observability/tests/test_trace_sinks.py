@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import gzip
+import json
+from decimal import Decimal
 
 import orjson
 import pytest
@@ -204,7 +206,9 @@ async def test_a_trace_and_its_generation_as_the_sdk_writes_them(tmp_path):
     assert generation["langfuse.observation.type"] == "generation"
     assert generation["langfuse.observation.model.name"] == "m"
     assert orjson.loads(generation["langfuse.observation.usage_details"]) == {"input": 11, "output": 7}
-    assert generation["langfuse.observation.cost_details"] == '{"total":0.000025000}'
+    assert generation["langfuse.observation.cost_details"] == (
+        '{"input":0.000011000,"output":0.000014000,"total":0.000025000}'
+    )
     assert orjson.loads(generation["langfuse.observation.completion_start_time"]).endswith("Z")
     assert orjson.loads(generation["langfuse.observation.model.parameters"]) == {"temperature": 0.5}
     assert orjson.loads(trace["langfuse.observation.input"])["messages"][0]["content"] == "why?"
@@ -222,6 +226,27 @@ async def test_buckets_are_disjoint_and_their_names_sum_by_side(tmp_path):
     (details,) = map(orjson.loads, usage)
     assert details == {"input": 7, "input_cache_read": 4, "output": 7}
     assert sum(count for name, count in details.items() if "input" in name) == 11
+    (costs,) = [said["langfuse.observation.cost_details"] for _, said in place.spans.values() if
+                "langfuse.observation.cost_details" in said]  # fmt: skip
+    nano = {name: int(Decimal(dollars) * 10**9) for name, dollars in json.loads(costs, parse_float=str).items()}
+    assert nano == {"input": 7000, "input_cache_read": 2000, "output": 14000, "total": 23000}
+    assert nano.keys() - {"total"} == details.keys()
+
+
+async def test_the_vendors_own_figure_has_no_parts(tmp_path):
+    """OpenRouter bills by its reply; parts by other prices would not sum to it."""
+    async with (
+        FakeUpstream(ok(usage={"prompt_tokens": 11, "completion_tokens": 7, "cost": 0.5})) as up,
+        Collector() as place,
+    ):
+        async with gateway(up, sink("langfuse", tmp_path, **PAIR, base_url=place.url), provider="openrouter") as (
+            url,
+            _,
+        ):
+            await ask(url, model="up/other")
+            await place.until(2)
+        costs = [said.get("langfuse.observation.cost_details") for _, said in place.spans.values()]
+    assert sorted(map(str, costs)) == ["None", '{"total":0.500000000}']
 
 
 @pytest.mark.parametrize(("nano", "text"), [(0, "0.000000000"), (1, "0.000000001"), (12_345_678_901, "12.345678901")])

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, SecretStr
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
 from gwcore.units import exact_usd
+from gwcore.usage import Usage
 from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
 from gwcore_observability.otlp import CLIENT, SERVER, OtlpSender, attributes, item, span
@@ -66,6 +67,7 @@ class LangfuseSink(OtlpSender):
         ]
         url = config.base_url.rstrip("/") + "/api/public/otel/v1/traces"
         super().__init__(setup.transport(), url, headers, config.outbox.timeout)
+        self._prices = setup.prices
         self._all = {"langfuse.environment": config.environment, "langfuse.release": config.release}
         self.resource = Resource(attributes=attributes({"service.name": "gwcore"}))
 
@@ -89,7 +91,7 @@ class LangfuseSink(OtlpSender):
         for attempt in record.attempts:
             generation = {
                 **trace,
-                **_generation(record, attempt),
+                **_generation(record, attempt, self._costs(attempt)),
                 "langfuse.observation.input": said,
                 "langfuse.observation.output": heard if attempt.error is None else None,
                 "langfuse.observation.model.parameters": _parameters(content),
@@ -98,6 +100,18 @@ class LangfuseSink(OtlpSender):
             name, failed = f"{attempt.upstream}/{attempt.model}", attempt.reason or attempt.error
             spans.append(span(record, (attempt.span, record.span), name, CLIENT, times, of=generation, error=failed))
         return item(record, spans)
+
+    def _costs(self, attempt: AttemptRecord) -> str | None:
+        """Dollars by usage type, and their total; the total alone where it is not by the prices that are known now."""
+        if attempt.cost_nano is None:
+            return None
+        card = self._prices.known(attempt.upstream, attempt.model)
+        used = Usage(**attempt.tokens, fees=attempt.fees, service_tier=attempt.service_tier)
+        parts = card.parts(used) if card is not None and card.version == attempt.cost_version else {}
+        if sum(parts.values()) != attempt.cost_nano:  # the vendor's own figure
+            parts = {}
+        costs = {_USAGE.get(name, name): nano for name, nano in parts.items()} | {"total": attempt.cost_nano}
+        return "{" + ",".join(f"{orjson.dumps(name).decode()}:{exact_usd(nano)}" for name, nano in costs.items()) + "}"
 
 
 def _name(record: Record) -> str:
@@ -135,7 +149,7 @@ def _metadata(prefix: str, facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _generation(record: Record, attempt: AttemptRecord) -> dict[str, Any]:
+def _generation(record: Record, attempt: AttemptRecord, costs: str | None) -> dict[str, Any]:
     kind = {"chat": "generation", "completions": "generation", "embeddings": "embedding"}.get(record.operation, "span")
     facts = {
         "upstream": attempt.upstream, "provider": attempt.provider, "upstream_request_id": attempt.upstream_id,
@@ -151,9 +165,7 @@ def _generation(record: Record, attempt: AttemptRecord) -> dict[str, Any]:
         "langfuse.observation.status_message": attempt.reason or attempt.error,
         "langfuse.observation.completion_start_time": _instant(attempt.first_ns) if record.stream else None,
         "langfuse.observation.usage_details": orjson.dumps(usage).decode() if usage else None,
-        "langfuse.observation.cost_details": None
-        if attempt.cost_nano is None
-        else f'{{"total":{exact_usd(attempt.cost_nano)}}}',
+        "langfuse.observation.cost_details": costs,
         **_metadata("langfuse.observation.metadata", facts),
     }
 
