@@ -66,7 +66,7 @@ def test_the_vendors_own_figure_is_the_bill_where_the_card_says_so():
 
 
 def test_parts_sum_to_the_cost_however_little_each_is():
-    card = PriceCard("m", {name: ((0, 1_300_000),) for name in ("input", "output", "request", "image")})
+    card = PriceCard("m", dict.fromkeys(("input", "output", "request", "image"), ((0, 1300000),)))
     usage = Usage(input=1, cache_read=3, reasoning=1, output=2, fees={"image/hd": 5, "pages": 9})
     parts = card.parts(usage)
     assert parts.keys() == {"request", "input", "cache_read", "output", "reasoning", "image/hd"}

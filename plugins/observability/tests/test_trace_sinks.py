@@ -5,6 +5,7 @@ import base64
 import gzip
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import orjson
 import pytest
@@ -23,6 +24,7 @@ from gwcore_observability.helicone import Helicone
 from gwcore_observability.langfuse import Langfuse
 from gwcore_observability.otel import Otel
 
+DOCS = Path(__file__).parent.parent / "docs"
 PAIR = {"public_key": "pk-lf-1", "secret_key": "sk-lf-secret"}
 NOWHERE = "http://127.0.0.1:9"
 
@@ -30,16 +32,19 @@ NOWHERE = "http://127.0.0.1:9"
 class TestOtel(PluginConformance):
     kind = Otel
     config = {"endpoint": NOWHERE, "outbox": {"flush": 0}}
+    readme = DOCS / "otel.md"
 
 
 class TestLangfuse(PluginConformance):
     kind = Langfuse
     config = {**PAIR, "base_url": NOWHERE, "outbox": {"flush": 0}}
+    readme = DOCS / "langfuse.md"
 
 
 class TestHelicone(PluginConformance):
     kind = Helicone
     config = {"api_key": "sk-helicone-1", "base_url": NOWHERE, "outbox": {"flush": 0}}
+    readme = DOCS / "helicone.md"
 
 
 def plain(value):

@@ -17,6 +17,7 @@ from gwcore.ports import Sample
 from gwcore.redact import Redactor
 from gwcore_observability.content import Reader, capture, level_for
 from gwcore_observability.outbox import Outbox
+from gwcore_observability.pseudonyms import Pseudonyms
 from gwcore_observability.record import record_of
 from gwcore_observability.settings import ContentPolicy, SinkConfig
 from gwcore_observability.sink import Sink
@@ -65,7 +66,10 @@ class SinkPlugin(Plugin):
         """Open the disk, send; at the end flush."""
         config: SinkConfig = self.config
         reader = Reader(self.redactor, config.patterns, config.content_limit)
-        await self.outbox.start(self.sink(), reader)
+        sink = self.sink()
+        if config.hash_users is not None:
+            sink = Pseudonyms(sink, config.hash_users.get_secret_value())
+        await self.outbox.start(sink, reader)
         try:
             yield
         finally:

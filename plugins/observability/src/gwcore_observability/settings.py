@@ -73,6 +73,12 @@ class SinkConfig(BaseModel):
     )
     patterns: list[Pattern] = Field(default=[], description="further regular expressions that redacted replaces")
     content_limit: Size = Field(default=1 << 20, ge=1024, description="characters of one call's content that are kept")
+    hash_users: SecretStr | None = Field(
+        default=None,
+        description="a secret under which ids of users are hashed before they are stored or sent; null: as they are",
+        min_length=16,
+        repr=False,
+    )
     outbox: OutboxConfig = Field(default=OutboxConfig(), description="how records are queued, kept and sent")
 
 

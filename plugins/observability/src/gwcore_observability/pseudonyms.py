@@ -1,0 +1,66 @@
+"""``Pseudonyms``: a sink in front of another one, which so gets no user's id but what a secret makes of it.
+
+The same id under the same secret has the same pseudonym, whichever sink it goes to, so calls of one user stay together. A keyed
+hash, not a bare one: ids are often mail addresses, and whoever has a list of those could try them.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from gwcore_observability.content import Content
+from gwcore_observability.record import Record
+from gwcore_observability.sink import Delivery, Sink, Verdict
+from gwcore_observability.spill import Item
+
+LENGTH: Final = 32
+"""Hex digits of a pseudonym."""
+_MEMBERS: Final = ("user", "safety_identifier")
+"""Members of requests that name a user: OpenAI's; Anthropic's is ``metadata.user_id``."""
+
+
+class Pseudonyms:
+    """Hashes ``user`` and ``end_user`` of records, and the members of a request's content that name a user.
+
+    Args:
+        sink: what gets them.
+        secret: the key of the hash, HMAC-SHA256.
+    """
+
+    def __init__(self, sink: Sink, secret: str) -> None:
+        self._sink = sink
+        self._secret = secret.encode()
+
+    def of(self, id_: str | None) -> str | None:
+        """The pseudonym of an id."""
+        return id_ and hmac.digest(self._secret, id_.encode("utf-8", "surrogatepass"), "sha256").hex()[:LENGTH]
+
+    def encode(self, record: Record, content: Content | None) -> Item | None:
+        """As the sink does, of what names nobody."""
+        if record.user or record.end_user:
+            record = replace(record, user=self.of(record.user), end_user=self.of(record.end_user))
+        if content is not None:
+            content = replace(content, request=self._unnamed(content.request))
+        return self._sink.encode(record, content)
+
+    def _unnamed(self, request: Any) -> Any:
+        if not isinstance(request, dict):
+            return request
+        said = {
+            name: self.of(one) if name in _MEMBERS and isinstance(one, str) else one for name, one in request.items()
+        }
+        metadata = said.get("metadata")
+        if isinstance(metadata, dict) and isinstance(metadata.get("user_id"), str):
+            said["metadata"] = {**metadata, "user_id": self.of(metadata["user_id"])}
+        return said
+
+    def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
+        """As the sink does."""
+        return self._sink.pack(items)
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """As the sink does."""
+        return await self._sink.send(delivery)
