@@ -56,4 +56,5 @@ def test_litellm_names_too():
         names.tell(record)
     assert series(registry) == before
     text = generate_latest(registry)
+    assert b"_created{" not in text
     assert b'end_user="e' not in text and b'user_agent="a' not in text

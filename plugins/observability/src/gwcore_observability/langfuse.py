@@ -106,7 +106,8 @@ class LangfuseSink(OtlpSender):
         if attempt.cost_nano is None:
             return None
         card = self._prices.known(attempt.upstream, attempt.model)
-        used = Usage(**attempt.tokens, fees=attempt.fees, service_tier=attempt.service_tier)
+        counts: dict[str, Any] = {**attempt.tokens}
+        used = Usage(**counts, fees=attempt.fees, service_tier=attempt.service_tier)
         parts = card.parts(used) if card is not None and card.version == attempt.cost_version else {}
         if sum(parts.values()) != attempt.cost_nano:  # the vendor's own figure
             parts = {}

@@ -82,6 +82,8 @@ HISTOGRAMS: Final = {
     "litellm_overhead_latency_metric": (_REST, _MILLISECONDS),
     "litellm_deployment_latency_per_output_token": ((*_KEY, *_ORG, *_REST[:4], "model_id"), FIRST),
 }
+TIMED = 4
+"""A histogram has some fifteen series for each set of labels: so many times fewer sets than a label has values."""
 _READ = ("cache_read", "audio_cache_read", "image_cache_read")
 _WRITTEN = ("cache_write_5m", "cache_write_1h")
 
@@ -93,7 +95,7 @@ class LiteLLM:
         self._model = Names(labels.models, labels.most_models)
         self._upstream = Names(labels.upstreams)
         self._named = {field: Names(most=labels.most) for field in ("key", "key_name", "team", "user", "organisation")}
-        most = max(10 * labels.most, 10_000)
+        most, timed = max(10 * labels.most, 10_000), max(labels.most // TIMED, 100)
         self._counters = {
             name: (names, Children(Counter(name, _HELP, names, registry=registry), _inc, most, _collapsed(names)))
             for name, names in COUNTERS.items()
@@ -102,7 +104,10 @@ class LiteLLM:
             name: (
                 names,
                 Children(
-                    Histogram(name, _HELP, names, registry=registry, buckets=buckets), _observe, most, _collapsed(names)
+                    Histogram(name, _HELP, names, registry=registry, buckets=buckets),
+                    _observe,
+                    timed,
+                    _collapsed(names),
                 ),
             )
             for name, (names, buckets) in HISTOGRAMS.items()

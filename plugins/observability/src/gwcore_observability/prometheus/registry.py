@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector, values
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics import disable_created_metrics
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from gwcore.errors import BadConfig
@@ -24,6 +25,8 @@ from gwcore.workers import Workers
 _log = structlog.get_logger("gwcore.observability")
 FOLDER_ENV = "PROMETHEUS_MULTIPROC_DIR"
 _MODES = {"sum": "livesum", "max": "livemax", "recent": "livemostrecent"}
+
+disable_created_metrics()  # a second series for every counter that nobody reads; several workers have none anyway
 
 
 class Registry:
