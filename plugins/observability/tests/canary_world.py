@@ -28,6 +28,8 @@ def echo(status):
 FAULTS = [
     ok(choices=[{"index": 0, "message": {"role": "assistant", "content": PROMPT}, "finish_reason": "stop"}]),
     streamed(),
+    ok(service_tier=UPSTREAM),
+    ok(service_tier=f"{PROMPT} and more", usage={"prompt_tokens": 3, "completion_tokens": 1, PROMPT: 1}),
     *[echo(status) for status in (400, 401, 403, 404, 413, 422, 429, 500, 503)],
     Answer(body=sse({"error": {"message": PROMPT, "code": 500}})),
     Answer(body=f"<html>{PROMPT} {UPSTREAM}".encode()),

@@ -389,3 +389,22 @@ async def test_without_a_disk_a_stop_counts_what_it_loses():
         box.put(record(n))
     await box.stop()
     assert box.dropped == 5
+
+
+@pytest.mark.parametrize("spill", [True, False])
+async def test_a_record_that_a_sink_keeps_waiting_shows_in_the_lag(tmp_path, spill):
+    sink = Scripted()
+    sink.default = hang
+    box = outbox(sink, tmp_path if spill else None, flush=0)
+    await box.start()
+    try:
+        assert box.lag == 0
+        box.put(record(1))
+        for _ in range(2):  # queued or under way, and still so after a while
+            async with asyncio.timeout(5):
+                before = box.lag
+                while box.lag <= before or not sink.sent:
+                    await asyncio.sleep(0.01)
+            assert box.lag > before
+    finally:
+        await box.stop()

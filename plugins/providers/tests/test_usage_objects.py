@@ -274,3 +274,12 @@ def test_most_recorded_usage_goes_the_short_way():
     """Else the test above would have nothing to compare."""
     assert readers._plain({"prompt_tokens": 1, "total_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}})
     assert not readers._plain({"prompt_tokens": 1, "cost": 0})
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [("flex", "flex"), ("Priority", "priority"), ("default", None), (None, None), (7, None), ("what you asked me", "unknown"), ("x" * 41, "unknown")],
+)  # fmt: skip
+def test_a_service_tier_is_a_name_or_unknown(said, heard):
+    """It is written into ledgers and records, where nothing that an upstream makes up belongs."""
+    assert readers.tier(said) == heard

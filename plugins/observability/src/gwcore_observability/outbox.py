@@ -174,6 +174,7 @@ class Outbox:
         return len(self._fresh) + len(self._ready) + self._under_way + (self._spill.count if self._spill else 0)
 
     _under_way = 0
+    _under_way_since = 0.0
 
     # ── from the queue to items ──────────────────────────────────────────────────────────────────────────────────
 
@@ -300,9 +301,11 @@ class Outbox:
                 async with self._disk:
                     await asyncio.to_thread(self._spill.ack, items)
             return True
+        since = self._ready[0][0] if self._ready else 0.0
         items = self._batch()
         if not items:
             return False
+        self._under_way_since = since
         self._under_way = len(items)
         try:
             await self._deliver(items, stored=False)
@@ -430,10 +433,16 @@ class Outbox:
     @property
     def lag(self) -> float:
         """Seconds since the oldest record that waits came; 0 where none waits."""
-        oldest = self._spill.oldest if self._spill is not None else None
-        if oldest is None and self._fresh:
-            oldest = self._fresh[0][0].ended_ns / 1e9
-        return max(0.0, time.time() - oldest) if oldest is not None else 0.0
+        waits = []
+        if self._spill is not None and self._spill.oldest is not None:
+            waits.append(time.time() - self._spill.oldest)
+        if self._under_way:
+            waits.append(time.monotonic() - self._under_way_since)
+        if self._ready:
+            waits.append(time.monotonic() - self._ready[0][0])
+        if self._fresh:
+            waits.append(time.time() - self._fresh[0][0].ended_ns / 1e9)
+        return max(0.0, *waits) if waits else 0.0
 
     def samples(self) -> Iterable[Sample]:
         """Depths and counts for ``/metrics``."""

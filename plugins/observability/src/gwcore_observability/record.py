@@ -244,6 +244,8 @@ def _foreign(record: Record) -> Iterator[str]:
     yield from (name for name in names if name is not None)
     for attempt in record.attempts:
         yield attempt.model
+        if attempt.service_tier is not None:
+            yield attempt.service_tier
         if attempt.upstream_id is not None:
             yield attempt.upstream_id
 

@@ -7,6 +7,7 @@ decimal numbers; they are read digit by digit, never through binary fractions of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any, Final
@@ -17,6 +18,7 @@ from gwcore.usage import NO_FEES, Usage
 Document = Mapping[str, Any]
 _EMPTY: Final[Document] = {}
 
+_NAME = re.compile(r"[a-z0-9_.\-]{1,40}")
 # how vendors call the tier of a request that asked for none
 _STANDARD = frozenset({"", "default", "auto", "standard", "standard_only", "on_demand", "unspecified"})
 
@@ -45,9 +47,11 @@ def part(document: Document, *names: str) -> Document:
 
 
 def tier(value: Any) -> str | None:
-    """A service tier as a reply states it; ``None`` for the vendor's standard one."""
+    """A service tier as a reply states it; ``None`` for the vendor's standard one, ``unknown`` for what is no name."""
     name = value.lower() if isinstance(value, str) else ""
-    return None if name in _STANDARD else name
+    if name in _STANDARD:
+        return None
+    return name if _NAME.fullmatch(name) else "unknown"
 
 
 def counted(fees: Mapping[str, int]) -> Mapping[str, int]:
