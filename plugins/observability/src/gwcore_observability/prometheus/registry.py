@@ -26,7 +26,8 @@ _log = structlog.get_logger("gwcore.observability")
 FOLDER_ENV = "PROMETHEUS_MULTIPROC_DIR"
 _MODES = {"sum": "livesum", "max": "livemax", "recent": "livemostrecent"}
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter that nobody reads; several workers have none anyway
+# _created: a second series for every counter that nobody reads; several workers have none anyway
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Registry:
