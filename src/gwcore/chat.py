@@ -7,7 +7,7 @@ request or reply tells whose they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -274,6 +274,11 @@ class Finish:
     native: str | None = None
     sequence: str | None = None
 
+    @property
+    def telling(self) -> bool:
+        """Whether it is a reason for saying nothing: a limit, a filter, a stop sequence that is named."""
+        return self.native is not None and (self.reason != "stop" or self.sequence is not None)
+
 
 @dataclass(slots=True)
 class Choice:
@@ -300,3 +305,22 @@ class ChatReply:
     created: int | None = None
     service_tier: str | None = None
     extra: Extra = field(default_factory=_nothing)
+
+    @property
+    def void(self) -> bool:
+        """Whether it is a turn that says nothing, and not why: the upstream's failure, however well-formed (pain K8)."""
+        ends = [choice.finish for choice in self.choices]
+        if any(end.telling for end in ends) or any(map(_says, (part for one in self.choices for part in one.parts))):
+            return False
+        return not silent(ends, self.usage)
+
+
+def silent(ends: Iterable[Finish], usage: Usage | None) -> bool:
+    """Whether a model that said nothing meant to: it stopped by itself, and stopping takes a token."""
+    return usage is not None and usage.total_out > 0 and any(end.reason == "stop" for end in ends)
+
+
+def _says(part: Part) -> bool:
+    if isinstance(part, Text):
+        return bool(part.text or part.citations)
+    return not isinstance(part, Reasoning) or bool(part.text or part.signature or part.encrypted)

@@ -110,6 +110,11 @@ class Meter(Protocol):
         """A complete reply."""
         ...
 
+    @property
+    def void(self) -> bool:
+        """Whether the complete reply is a chat's answer that says nothing, and not why (:attr:`gwcore.chat.ChatReply.void`)."""
+        ...
+
 
 class Dialect(Protocol):
     """One wire format."""

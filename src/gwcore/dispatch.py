@@ -22,10 +22,10 @@ from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
-from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, read_on, refused, relay
+from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, read_on, refused, relay, says_nothing
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
-from gwcore.translate import CHAT, Translation, Way, translate
+from gwcore.translate import CHAT, Translation, Way, translate, void
 from gwcore.units import exact_usd
 from gwcore.wire.form import replace_field
 from gwcore.wire.splice import insert_top_level, replace_top_level
@@ -308,6 +308,8 @@ class Dispatch:
             if attempt.meter is not None and not header(headers, b"content-encoding"):
                 attempt.meter.whole(body)
                 self._settle(attempt)  # the headers name the cost
+                if attempt.meter.void:
+                    raise says_nothing(attempt)
             await reply.commit(response.status, headers)
             await reply.end(body)
             return
@@ -380,6 +382,10 @@ class Dispatch:
             call.waited += time.perf_counter() - began
         if not call.dialect.ended(call.operation, buffer[-TAIL:]):
             raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before any content")
+        if call.operation == CHAT and void(call.dialect, buffer):
+            if attempt.meter is not None:
+                attempt.meter.feed(buffer)
+            raise says_nothing(attempt)
         return buffer
 
 

@@ -97,8 +97,10 @@ async def relay(
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
             body = await read_whole(attempt, response)
-            said = stream.spelled(_answer(translation, body))
+            heard = _answer(translation, body)
+            said = stream.spelled(heard)
             settle()
+            _look_for_words(attempt, heard)
             _look_for_a_cut(attempt, translation)
             await _whole(attempt, translation, said, headers)
         return
@@ -107,6 +109,7 @@ async def relay(
     reply = translation.stream(lines=lines).gathered(body) if events else _answer(translation, body)
     said = translation.written(reply)
     settle()
+    _look_for_words(attempt, reply)
     _look_for_a_cut(attempt, translation)
     headers.append((b"content-length", b"%d" % len(said)))
     await _whole(attempt, translation, said, headers)
@@ -127,6 +130,18 @@ def _answer(translation: Translation, body: bytes) -> ChatReply:
     if body[:256].lstrip().startswith(_EVENTS):
         return translation.stream().gathered(body)
     return translation.read(body)
+
+
+def says_nothing(attempt: Attempt) -> Broken:
+    """The error for an answer without content that does not say why: whole or streamed, passed on or translated."""
+    return Broken(
+        f"upstream {attempt.target.upstream.name!r} answered without any content, and without a reason for that"
+    )
+
+
+def _look_for_words(attempt: Attempt, reply: ChatReply) -> None:
+    if reply.void:
+        raise says_nothing(attempt)
 
 
 def _look_for_a_cut(attempt: Attempt, translation: Translation) -> None:
@@ -171,10 +186,11 @@ async def _relay_events(
 ) -> None:
     call, reply = attempt.call, attempt.call.reply
     out, tail, over = await _opening(attempt, response, translation, stream)
-    complete = stream.content or translation.upstream.ended(call.operation, tail)
     last = stream.close() if over else None
-    if over and not (stream.begun and complete):
+    if over and not (stream.content or translation.upstream.ended(call.operation, tail)):
         raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before any content")
+    if over and stream.void:
+        raise says_nothing(attempt)
     attempt.first_byte_at = time.perf_counter()
     if dropped := translation.dropped:
         headers.append((DROPPED, dropped))

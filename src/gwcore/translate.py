@@ -13,12 +13,12 @@ from typing import Any, Final
 import orjson
 
 from gwcore.call import Call, Target
-from gwcore.chat import ChatReply
+from gwcore.chat import ChatReply, Finish, silent
 from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec, both_ways
 from gwcore.dialect import Dialect
 from gwcore.errors import BadRequest, Malformed
 from gwcore.estimate import Estimator
-from gwcore.events import Event, Failed, Metered, Started, gather, spell
+from gwcore.events import Event, Failed, Finished, Metered, PartEnded, Started, gather, spell
 from gwcore.restore import Restorer
 from gwcore.usage import Usage
 from gwcore.wire.ndjson import NdjsonReader
@@ -30,6 +30,8 @@ _TOKENS = Estimator()
 
 class EventMeter:
     """The usage that a codec read; the meter of a translated attempt."""
+
+    void = False
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -129,7 +131,7 @@ class Stream:
 
     Attributes:
         begun: the upstream began an answer at all.
-        content: the answer has begun: from here on no other target can be tried.
+        content: the answer has begun, or says why it is empty: from here on no other target can be tried.
         failed: the upstream said that it cannot go on.
     """
 
@@ -143,6 +145,12 @@ class Stream:
         self.begun = False
         self.content = False
         self.failed: Failed | None = None
+        self._ends: list[Finish] = []
+
+    @property
+    def void(self) -> bool:
+        """Whether all of it says nothing, and not why (:attr:`gwcore.chat.ChatReply.void`)."""
+        return not (self.begun and (self.content or silent(self._ends, self._meter.usage)))
 
     def feed(self, chunk: bytes) -> bytes:
         """What a chunk comes to. Raises ``Malformed``."""
@@ -170,7 +178,9 @@ class Stream:
             elif isinstance(event, Started):
                 self._meter.usage = event.usage
                 self.begun = True
-            else:
+            elif isinstance(event, Finished) and not event.finish.telling:
+                self._ends.append(event.finish)
+            elif not isinstance(event, PartEnded):
                 self.content = True
         try:
             return self._writer.write(listed)
@@ -197,6 +207,18 @@ class Stream:
             return gather(events, self._dialect)
         except MISSHAPEN as error:
             raise Malformed(f"the upstream's stream holds no answer: {error}") from None
+
+
+def void(dialect: Dialect, body: bytes) -> bool:
+    """Whether a whole event stream of a chat says nothing, and not why; one of another shape is not ours to judge."""
+    if dialect.chat is None:
+        return False
+    reader, frames = dialect.chat.reader(), SseReader()
+    try:
+        events = [event for frame in [*frames.feed(body), *frames.close()] for event in reader.read(frame)]
+        return gather([*events, *reader.close()], dialect.name).void
+    except (Malformed, *MISSHAPEN):
+        return False
 
 
 def _codec(dialect: Dialect) -> UpstreamCodec:

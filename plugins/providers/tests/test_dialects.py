@@ -51,7 +51,8 @@ OPENINGS = [
     ("openai.chat", b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n', "wait"),
     ("openai.chat", b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', "go"),
     ("openai.chat", b'data:{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}\r\n\r\n', "go"),
-    ("openai.chat", b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n', "go"),
+    ("openai.chat", b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n', "wait"),
+    ("openai.chat", b'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\n', "go"),
     ("openai.chat", b": OPENROUTER PROCESSING\n\n", "wait"),
     ("openai.chat", b'data: {"error":{"code":429,"message":"slow"}}\n\n', 429),
     ("openai.chat", b'data: {"error":{"type":"overloaded_error"}}\n\n', 529),
@@ -70,7 +71,8 @@ OPENINGS = [
     ("anthropic.messages", b'data: {"type":"message_start"}\n\ndata: {"type":"ping"}\n\n', "wait"),
     ("anthropic.messages", b'data: {"type":"content_block_start"}\n\n', "go"),
     ("anthropic.messages", b'data: {"type":"error","error":{"type":"overloaded_error"}}\n\n', 529),
-    ("gemini.generate", b'data: {"candidates":[]}\n\n', "go"),
+    ("gemini.generate", b'data: {"candidates":[]}\n\n', "wait"),
+    ("gemini.generate", b'data: {"candidates":[{"finishReason":"SAFETY"}]}\n\n', "go"),
     ("gemini.generate", b'data: {"error":{"code":503,"status":"UNAVAILABLE"}}\n\n', 503),
 ]
 

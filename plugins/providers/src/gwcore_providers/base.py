@@ -11,9 +11,10 @@ import orjson
 
 from gwcore.codec import UpstreamCodec
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
-from gwcore.errors import BadRequest, GatewayError
+from gwcore.errors import BadRequest, GatewayError, Malformed
 from gwcore.knobs import Knobs
 from gwcore.lists import UpstreamListCodec
+from gwcore.translate import MISSHAPEN
 from gwcore.wire.sse import scan
 
 OPENING_CAP = 64 * 1024
@@ -90,7 +91,7 @@ class BaseDialect:
         if len(buffer) > OPENING_CAP:
             return "go"
         for frame in scan(buffer):
-            if frame.comment or not frame.data:
+            if frame.comment or not frame.data or frame.data == b"[DONE]":
                 continue
             try:
                 document = orjson.loads(frame.data)
@@ -112,6 +113,17 @@ class BaseDialect:
         if isinstance(error, dict):
             return InBandError(status_of(error), orjson.dumps({"error": error}))
         return "go"
+
+    def void(self, document: dict[str, Any]) -> bool:
+        """Whether a whole answer of the chat operation says nothing, and not why. It is read only where it looks bare."""
+        try:
+            return self.chat is not None and self.bare(document) and self.chat.read_reply(document).void
+        except (Malformed, *MISSHAPEN):
+            return False  # of another shape: not ours to judge
+
+    def bare(self, _document: dict[str, Any]) -> bool:
+        """Whether the place where an answer's words and calls stand is empty; cheap, and sure only where it says no."""
+        return False
 
     def ended(self, _operation: str, tail: bytes) -> bool:
         """Whether the last bytes say that the answer is complete."""

@@ -15,12 +15,15 @@ WHOLE_CAP = 64 << 20
 Facts = dict[str, Any]
 Gather = Callable[[Mapping[str, Any], Facts], None]
 """A document of the reply → what it says of usage, kept in ``Facts``; the same for a whole reply and for its frames."""
+Judge = Callable[[dict[str, Any]], bool]
 Total = Callable[[Facts], Usage | None]
 """The facts → the usage; called when somebody asks."""
 
 
 class FixedMeter:
     """For operations whose reply says nothing: what is billed is known from the request."""
+
+    void = False
 
     def __init__(self, usage: Usage) -> None:
         self.usage: Usage | None = usage
@@ -44,9 +47,12 @@ class JsonMeter:
         gather: what a document says.
         total: what it comes to.
         facts: known before the reply.
+        judge: whether a document is an answer that says nothing, and not why.
     """
 
-    def __init__(self, gather: Gather, total: Total, facts: Facts | None = None) -> None:
+    def __init__(self, gather: Gather, total: Total, facts: Facts | None = None, judge: Judge | None = None) -> None:
+        self.void = False
+        self._judge = judge
         self._facts: Facts = facts or {}
         self._gather = gather
         self._total = total
@@ -88,8 +94,9 @@ class JsonMeter:
         if isinstance(document, list):
             for one in document:
                 self._one(one)
-        else:
-            self._one(document)
+        elif isinstance(document, dict):
+            self._gathered(document)
+            self.void = self._judge is not None and self._judge(document)
 
     def _one(self, document: Any) -> None:
         if isinstance(document, dict):

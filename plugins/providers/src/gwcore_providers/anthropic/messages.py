@@ -58,6 +58,7 @@ _KNOBS_THINKING: Knobs = {
     name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p", "top_k"}
 }
 _KNOBS_COMPLETIONS: Knobs = {**_KNOBS, "max_tokens": (("max_tokens_to_sample",),)}
+_EMPTY = frozenset({"message_start", "ping", "content_block_stop", "message_stop"})
 _TOO_LONG = "prompt is too long"
 
 
@@ -97,17 +98,23 @@ class AnthropicMessages(BaseDialect):
         """``message_start`` brings the input, ``message_delta`` the rest."""
         if operation != "chat":
             return None
-        return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total)
+        return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total, judge=self.void)
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """``message_start``, ``ping`` and the start of a block of text are no content yet."""
+        """``message_start``, ``ping``, an empty block of text and a plain end are no content."""
         kind = document.get("type")
-        if kind in {"message_start", "ping"} or (kind == "content_block_start" and _bare(document)):
+        if kind in _EMPTY or (kind == "content_block_start" and _bare(document)):
+            return "wait"
+        if kind == "message_delta" and document["delta"].get("stop_reason") in {None, "end_turn"}:
             return "wait"
         if kind == "error":
             error = document.get("error")
             return InBandError(status_of(error if isinstance(error, dict) else {}), orjson.dumps(document))
         return "go"
+
+    def bare(self, document: dict[str, Any]) -> bool:
+        """No block has words; one of another kind says something by being there."""
+        return all(block["type"] == "text" and not block["text"] for block in document["content"])
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """Anthropic's error object."""

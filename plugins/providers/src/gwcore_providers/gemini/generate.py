@@ -119,14 +119,28 @@ class GeminiGenerate(BaseDialect):
         """``usageMetadata`` stands in every chunk; the last one counts."""
         if operation not in {"chat", "embeddings", "batch_embeddings"}:
             return None
-        return StreamMeter(_gather, _total, b'"usageMetadata"') if stream else JsonMeter(_gather, _total)
+        return (
+            StreamMeter(_gather, _total, b'"usageMetadata"')
+            if stream
+            else JsonMeter(_gather, _total, judge=self.void if operation == "chat" else None)
+        )
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """Google's errors keep their envelope."""
         error = document.get("error")
         if isinstance(error, dict):
             return InBandError(status_of(error), orjson.dumps(document))
-        return "go"
+        return "wait" if self.bare(document) else "go"
+
+    def bare(self, document: dict[str, Any]) -> bool:
+        """No candidate has a part that says something, or another end than the plain one."""
+        if "promptFeedback" in document:
+            return False
+        return all(
+            candidate.get("finishReason") in {None, "STOP"}
+            and not any(part != {"text": ""} for part in (candidate.get("content") or {}).get("parts") or ())
+            for candidate in document.get("candidates") or ()
+        )
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """Google's error object."""

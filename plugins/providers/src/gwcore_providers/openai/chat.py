@@ -234,7 +234,7 @@ class OpenAIChat(BaseDialect):
         if operation.startswith("image"):
             facts |= {"quality": asked.get("quality"), "size": asked.get("size")}
         if not stream:
-            return JsonMeter(gather, total, facts)
+            return JsonMeter(gather, total, facts, self.void if operation == "chat" else None)
         options = asked.get("stream_options")
         wanted = isinstance(options, dict) and bool(options.get("include_usage"))
         hide = None if wanted or operation not in {"chat", "completions"} else _only_usage
@@ -250,7 +250,7 @@ class OpenAIChat(BaseDialect):
         return None
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """A role with empty content, and usage ahead of time, wait."""
+        """A role with empty content, usage ahead of time, and a plain end, wait."""
         verdict = super().judge(document)
         if verdict != "go":
             return verdict
@@ -259,11 +259,16 @@ class OpenAIChat(BaseDialect):
             return "go"
         for choice in choices:
             delta = choice.get("delta") if isinstance(choice, dict) else None
-            if not isinstance(delta, dict) or choice.get("finish_reason"):
+            if not isinstance(delta, dict) or choice.get("finish_reason") not in {None, "", "stop"}:
                 return "go"
             if any(value for key, value in delta.items() if key != "role"):
                 return "go"
         return "wait"
+
+    def bare(self, document: dict[str, Any]) -> bool:
+        """No message has anything but its role."""
+        messages = (choice.get("message") or {} for choice in document["choices"])
+        return not any(value for message in messages for key, value in message.items() if key != "role")
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """OpenAI's error object."""

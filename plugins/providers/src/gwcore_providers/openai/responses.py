@@ -77,12 +77,18 @@ class OpenAIResponses(BaseDialect):
         """Usage stands in the response object, which the last event of a stream holds."""
         if operation not in {"chat", "compact"}:
             return None
-        return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total)
+        return (
+            StreamMeter(_gather, _total, b'"usage"')
+            if stream
+            else JsonMeter(_gather, _total, judge=self.void if operation == "chat" else None)
+        )
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """``response.failed`` before any output is the error it holds."""
         kind = document.get("type")
         if kind in _LIFECYCLE or _bare(document):
+            return "wait"
+        if kind == "response.completed" and self.bare(document["response"]):
             return "wait"
         if kind == "response.failed":
             response = document.get("response")
@@ -94,6 +100,10 @@ class OpenAIResponses(BaseDialect):
             assert isinstance(error, dict)
             return InBandError(status_of(error), orjson.dumps({"error": error}))
         return super().judge(document)
+
+    def bare(self, document: dict[str, Any]) -> bool:
+        """No item but messages and thoughts without words."""
+        return all(map(_mute, document["output"]))
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """OpenAI's error object."""
@@ -129,11 +139,19 @@ class OpenAIResponses(BaseDialect):
 
 
 def _bare(document: dict[str, Any]) -> bool:
-    """Whether a message or a thought begins, and says nothing yet."""
+    """Whether a message or a thought begins, or ends, and says nothing yet."""
     kind = document.get("type")
-    begun = document.get("item") if kind == "response.output_item.added" else document.get("part")
-    if kind not in {"response.output_item.added", "response.content_part.added"} or not isinstance(begun, dict):
+    if kind == "response.output_text.done":
+        return not document.get("text")
+    if kind in {"response.output_item.added", "response.output_item.done"}:
+        return _mute(document.get("item"))
+    return kind in {"response.content_part.added", "response.content_part.done"} and _mute(document.get("part"))
+
+
+def _mute(item: Any) -> bool:
+    """Whether an item, or a piece of one, is a message or a thought without words."""
+    if not isinstance(item, dict) or item.get("type") not in {"message", "reasoning", "output_text"}:
         return False
-    return begun.get("type") in {"message", "reasoning", "output_text"} and not (
-        begun.get("content") or begun.get("summary") or begun.get("encrypted_content") or begun.get("text")
-    )
+    if item.get("summary") or item.get("encrypted_content") or item.get("text"):
+        return False
+    return all(map(_mute, item.get("content") or ()))
