@@ -172,7 +172,7 @@ async def answer(
     said = batches.written(cast("list[ListReply]", replies))
     settle()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(said))]
-    if dropped := batches.dropped:
+    if dropped := batches.dropped():
         headers.append((DROPPED, dropped))
     await call.reply.commit(200, headers)
     await call.reply.end(said)

@@ -112,7 +112,7 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str, headers: 
             say(_told(p, call), markup=False)
     request, translation = build(Attempt(call, call.targets[0]), stack.dispatch.demand, stack.dispatch.dialects)
     if translation is not None:
-        dropped = translation.dropped.decode() or "nothing"
+        dropped = translation.dropped().decode() or "nothing"
         say(f"translated to {translation.upstream.name}; dropped: {dropped}", markup=False)
     _show_request(request)
 

@@ -64,10 +64,9 @@ class Way:
     crossing: Crossing
     meter: EventMeter = field(default_factory=EventMeter, kw_only=True)
 
-    @property
-    def dropped(self) -> bytes:
-        """``x-gwcore-dropped``: what was left out, by name; empty if nothing was."""
-        names = (name.replace(",", ";") for name in self.crossing.dropped if name.isprintable())
+    def dropped(self, after: int = 0) -> bytes:
+        """``x-gwcore-dropped``: what was left out, by name; empty if nothing was. ``after``: that many names are told already."""
+        names = (name.replace(",", ";") for name in self.crossing.dropped[after:] if name.isprintable())
         return ", ".join(names).encode("ascii", "replace")
 
     def complaint(self, status: int, body: bytes) -> Complaint:

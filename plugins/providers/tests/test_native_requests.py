@@ -158,6 +158,16 @@ def test_the_form_of_the_answer():
         crossed(schema, "bedrock.converse")
 
 
+def test_converse_takes_a_schema_where_its_guide_names_the_model(monkeypatch):
+    """ "OutputFormat" and "JsonSchemaDefinition" of the API reference: the schema is text."""
+    monkeypatch.setitem(MODELS, "bedrock.converse", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
+    schema = {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
+    form = crossed(schema, "bedrock.converse")[0]["outputConfig"]["textFormat"]
+    said = form["structure"]["jsonSchema"].pop("schema")
+    assert json.loads(said) == {**SCHEMA, "additionalProperties": False}
+    assert form == {"type": "json_schema", "structure": {"jsonSchema": {"name": "a"}}}
+
+
 def test_ollama_takes_the_window_of_the_stack_file_and_of_the_client():
     body, crossing = crossed(CHAT, "ollama.chat", quirks=["num_ctx:8192", "keep_alive:30m"])
     assert (body["options"]["num_ctx"], body["keep_alive"], crossing.window) == (8192, "30m", 8192)

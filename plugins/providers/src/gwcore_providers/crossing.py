@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,13 @@ def from_url(url: str) -> tuple[str | None, str | None, str | None]:
 def rest(document: Mapping[str, Any], *known: str) -> Extra:
     """The keys nobody read; ``null`` says the same as absence."""
     return {key: value for key, value in document.items() if key not in known and value is not None}
+
+
+def unsaid(document: Any, dialect: str, known: AbstractSet[str], where: str = "") -> list[Opaque]:
+    """What an answer says under keys that nobody reads: parts, which a writer of another dialect drops by name."""
+    if not isinstance(document, dict) or document.keys() <= known:
+        return []
+    return [Opaque(dialect, where + key, value) for key, value in document.items() if key not in known and value]
 
 
 def objects(value: object, where: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore_providers.anthropic.read import DIALECT, content
-from gwcore_providers.crossing import complaint_of, fit_id, parsed, rest, seal, shown_id, with_thought
+from gwcore_providers.crossing import complaint_of, fit_id, parsed, rest, seal, shown_id, unsaid, with_thought
 from gwcore_providers.usage import anthropic_usage
 
 _REASONS: Mapping[str, FinishReason] = {
@@ -37,6 +37,7 @@ _WORDS: Mapping[FinishReason, str] = {
     "tool_calls": "tool_use", "content_filter": "refusal", "refusal": "refusal", "pause": "pause_turn",
     "error": "max_tokens", "unknown": "max_tokens",
 }  # fmt: skip
+_READ = frozenset({"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"})
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 
 
@@ -80,11 +81,16 @@ def read_reply(document: Any) -> ChatReply:
         DIALECT,
         str(document.get("id") or ""),
         str(document.get("model") or ""),
-        [Choice(content(document["content"], "content"), finish)],
+        [Choice([*content(document["content"], "content"), *beside(document)], finish)],
         anthropic_usage(usage) if usage else None,
         service_tier=usage.get("service_tier") if usage else None,
         extra=rest(document, "id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"),
     )
+
+
+def beside(document: dict[str, Any]) -> list[Opaque]:
+    """What a message, or its last delta, says that no other dialect has a place for."""
+    return unsaid(document, DIALECT, _READ)
 
 
 def read_error(_status: int, body: bytes) -> Complaint:
@@ -100,6 +106,8 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
     if len(reply.choices) > 1:
         crossing.drop("choices after the first")
     choice = reply.choices[0] if reply.choices else Choice([], Finish("unknown"))
+    if choice.logprobs:
+        crossing.drop("logprobs")
     blocks = [block for part in choice.parts for block in written(part, crossing)]
     return {
         "id": message_id(reply.id),

@@ -31,6 +31,7 @@ from gwcore.usage import Usage
 from gwcore.wire.sse import Frame, encode
 from gwcore_providers.anthropic.read import DIALECT, block, citation
 from gwcore_providers.anthropic.reply import (
+    beside,
     call_id,
     finish_of,
     message_id,
@@ -146,6 +147,7 @@ class MessagesReader:
         delta = document.get("delta") or {}
         self._meter(document.get("usage"))
         events: list[Event] = [Metered(anthropic_usage(self._usage))] if self._usage else []
+        events += [Whole(_BESIDE + at, part) for at, part in enumerate(beside(delta))]
         if delta.get("stop_reason") is not None:
             self._ended = True
             events.append(Finished(finish_of(delta["stop_reason"], delta.get("stop_sequence"))))
@@ -161,6 +163,7 @@ class MessagesReader:
         return () if self._ended else (Finished(Finish("unknown")),)
 
 
+_BESIDE = 1 << 20  # parts that are no blocks: beyond the number of any block
 _KINDS = frozenset({"message_start", "content_block_start", "content_block_stop", "message_delta", "error"})
 
 

@@ -7,9 +7,22 @@ from typing import Any
 
 import orjson
 
-from gwcore.chat import ChatRequest, Media, Message, Opaque, Part, Reasoning, Text, Thinking, ToolCall, ToolResult
+from gwcore.chat import (
+    ChatRequest,
+    Format,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 from gwcore.codec import Crossing
 from gwcore_providers import native
+from gwcore_providers.anthropic.write import closed
 from gwcore_providers.crossing import fit_id, foreign, parsed
 from gwcore_providers.efforts import effort_of, nearest
 
@@ -21,6 +34,7 @@ _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9()\[\] -]+|(?<= ) +")
 # by family, from "Supported models and model features" of the guide
 _FORCED = re.compile(r"anthropic\.|amazon\.nova|mistral\.")
 _MARKED = re.compile(r"anthropic\.|amazon\.nova")
+_SCHEMAS = re.compile(r"anthropic\.claude-(?:(?:haiku|sonnet|opus)-4-5|opus-4-6)")
 _THINKS = re.compile(r"amazon\.nova-(?:2|[3-9])")
 _DEGREES = ("low", "medium", "high")
 _IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
@@ -51,7 +65,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
     if request.stop:
         config["stopSequences"] = request.stop
     if request.format is not None and request.format.kind == "schema":
-        raise crossing.refuse("response_format", "Converse has no structured output for this model")
+        out["outputConfig"] = {"textFormat": _schema(request.format, crossing)}
     if request.format is not None and request.format.kind == "json":
         crossing.drop("response_format")
         turns.system.append({"text": "Answer with one JSON object and nothing else."})
@@ -64,6 +78,15 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
     if tools := _tools(request, crossing):
         out["toolConfig"] = tools
     return out
+
+
+def _schema(form: Format, crossing: Crossing) -> Document:
+    """ "Get validated JSON results from models" of the guide; the schema travels as text."""
+    if not _SCHEMAS.search(crossing.model):
+        raise crossing.refuse("response_format", "Converse has no structured output for this model")
+    described = {"description": form.description} if form.description else {}
+    schema = {"name": form.name or "answer", "schema": orjson.dumps(closed(form.schema)).decode(), **described}
+    return {"type": "json_schema", "structure": {"jsonSchema": schema}}
 
 
 def _think(thinking: Thinking, out: Document, crossing: Crossing) -> None:

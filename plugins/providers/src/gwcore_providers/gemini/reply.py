@@ -21,7 +21,7 @@ from gwcore.chat import (
 from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
-from gwcore_providers.crossing import complaint_of, parsed
+from gwcore_providers.crossing import complaint_of, parsed, unsaid
 from gwcore_providers.gemini import logprobs
 from gwcore_providers.gemini.read import DIALECT, Calls, camel, parts_of
 from gwcore_providers.gemini.thoughts import closed
@@ -127,10 +127,42 @@ def _choice(candidate: dict[str, Any]) -> Choice:
         said.citations += citations(candidate)
     called = any(isinstance(part, ToolCall) for part in parts)
     return Choice(
-        parts,
+        parts + beside(candidate),
         finish_of(candidate.get("finishReason"), calls=called),
         logprobs.read(candidate.get("logprobsResult")) or None,
     )
+
+
+# what is read, and what says nothing of the answer: sizes, ratings below what filters, the query as the widget shows it
+_CANDIDATE = frozenset(
+    [
+        "content",
+        "finishReason",
+        "finishMessage",
+        "index",
+        "groundingMetadata",
+        "logprobsResult",
+        "avgLogprobs",
+        "tokenCount",
+        "safetyRatings",
+    ]
+)
+_GROUNDING = frozenset(
+    [
+        "groundingChunks",
+        "groundingSupports",
+        "searchEntryPoint",
+        "webSearchQueries",
+        "retrievalMetadata",
+        "retrievalQueries",
+    ]
+)
+
+
+def beside(candidate: dict[str, Any]) -> list[Opaque]:
+    """What a candidate says that no other dialect has a place for."""
+    found = unsaid(candidate, DIALECT, _CANDIDATE)
+    return found + unsaid(candidate.get("groundingMetadata"), DIALECT, _GROUNDING, "groundingMetadata.")
 
 
 def citations(candidate: Mapping[str, Any]) -> list[Citation]:

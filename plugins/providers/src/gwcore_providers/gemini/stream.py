@@ -31,6 +31,7 @@ from gwcore_providers.crossing import complaint
 from gwcore_providers.gemini import logprobs
 from gwcore_providers.gemini.read import Calls, camel, parts_of
 from gwcore_providers.gemini.reply import (
+    beside,
     blocked,
     citations,
     finish_of,
@@ -46,7 +47,7 @@ from gwcore_providers.gemini.reply import (
 class _Lane:
     """One candidate of a stream being read."""
 
-    __slots__ = ("calls", "cited", "kind", "part", "reason", "said", "thought")
+    __slots__ = ("beside", "calls", "cited", "kind", "part", "reason", "said", "thought")
 
     def __init__(self) -> None:
         self.part: int | None = None
@@ -55,6 +56,7 @@ class _Lane:
         self.thought: list[str] = []
         self.calls = Calls()
         self.cited: list[Citation] = []
+        self.beside: dict[str, Opaque] = {}
         self.reason: Any = None
 
 
@@ -114,6 +116,8 @@ class GeminiReader:
             if said is not None:
                 said.logprobs = logprobs.read(candidate["logprobsResult"]) or None
         lane.cited += citations(candidate)
+        for one in beside(candidate):
+            lane.beside.setdefault(one.kind, one)
         # the last one counts: with code execution a candidate is said to be finished, and goes on
         lane.reason = candidate.get("finishReason") or lane.reason
 
@@ -168,6 +172,7 @@ class GeminiReader:
         if lane.said is not None:
             events += [Cited(lane.said, one, number) for one in lane.cited]
         self._close(number, lane, events)
+        events += [Whole(self._next(), part, number) for part in lane.beside.values()]
         events.append(Finished(finish_of(lane.reason, calls=number in self._called), number))
 
     def close(self) -> Sequence[Event]:

@@ -22,7 +22,7 @@ from gwcore.chat import (
 from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
-from gwcore_providers.crossing import complaint_of, data_url, from_url, rest, seal, with_thought, words
+from gwcore_providers.crossing import complaint_of, data_url, from_url, rest, seal, unsaid, with_thought, words
 from gwcore_providers.openai.chat_read import DIALECT, call, content, thought
 from gwcore_providers.openai.chat_write import detail
 from gwcore_providers.usage import openai_usage
@@ -81,6 +81,86 @@ def usage_document(usage: Usage) -> dict[str, Any]:
     }
 
 
+# what is read, and what says nothing of the answer: how it was routed and served, how long that took, whose account it was
+_TOP = frozenset(
+    [
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "usage",
+        "service_tier",
+        "x_groq",
+        "system_fingerprint",
+        "provider",
+        "timings",
+        "time_info",
+        "request_id",
+        "copilot_usage",
+        "cost",
+        "generationId",
+        "metadata",
+        "usage_breakdown",
+        "venice_parameters",
+        "prompt_filter_results",
+        "obfuscation",
+        "p",
+        "error",
+        "detail",
+        "nvext",
+    ]
+)
+_CHOICE = frozenset(
+    [
+        "index",
+        "message",
+        "delta",
+        "finish_reason",
+        "native_finish_reason",
+        "logprobs",
+        "content_filter_results",
+        "content_filter_offsets",
+        "stop_reason",
+    ]
+)
+_MESSAGE = frozenset(
+    [
+        "role",
+        "content",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "annotations",
+        "refusal",
+        "images",
+        "audio",
+        "tool_calls",
+        "function_call",
+        "padding",
+        "channel",
+        "provider_metadata",
+    ]
+)
+_LOGPROBS = frozenset({"content"})
+_URL = "url_citation"
+
+
+def beside(document: Mapping[str, Any]) -> list[Opaque]:
+    """What a reply, or a chunk, says beside its choices that no other dialect has a place for."""
+    return unsaid(document, DIALECT, _TOP)
+
+
+def beside_words(choice: Mapping[str, Any], message: Mapping[str, Any]) -> list[Opaque]:
+    """What a choice says beside words, thoughts and calls that no other dialect has a place for."""
+    found = unsaid(choice, DIALECT, _CHOICE) + unsaid(message, DIALECT, _MESSAGE)
+    for item in message.get("annotations") or ():
+        if isinstance(item, dict) and item.get("type", _URL) != _URL:
+            found.append(Opaque(DIALECT, f"annotations.{item['type']}", item))
+    logprobs = choice.get("logprobs")
+    return found + unsaid(logprobs, DIALECT, _LOGPROBS, "logprobs.") if logprobs else found
+
+
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,11 +168,14 @@ def read_reply(document: Any) -> ChatReply:
     """See :meth:`gwcore.codec.ChatCodec.read_reply`."""
     if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
         raise Malformed("the upstream's answer has no choices")
+    choices = [_choice(choice) for choice in document["choices"] if isinstance(choice, dict)]
+    if choices:
+        choices[0].parts += beside(document)
     return ChatReply(
         DIALECT,
         str(document.get("id") or ""),
         str(document.get("model") or ""),
-        [_choice(choice) for choice in document["choices"] if isinstance(choice, dict)],
+        choices,
         usage_of(document),
         document.get("created"),
         document.get("service_tier"),
@@ -121,7 +204,8 @@ def _choice(choice: dict[str, Any]) -> Choice:
     # an empty string beside a tool call, or a thought, is this dialect's way to say nothing
     kept = [part for part in parts if not (isinstance(part, Text) and not part.text and not part.citations)]
     logprobs = choice.get("logprobs")
-    return Choice([*kept, *calls], finish, logprobs.get("content") if isinstance(logprobs, dict) else None)
+    more = beside_words(choice, message)
+    return Choice([*kept, *calls, *more], finish, logprobs.get("content") if isinstance(logprobs, dict) else None)
 
 
 def thoughts(message: Mapping[str, Any]) -> list[Part]:
@@ -142,7 +226,7 @@ def citations(annotations: Any) -> list[Citation]:
         return []
     found = []
     for item in annotations:
-        if isinstance(item, dict):
+        if isinstance(item, dict) and item.get("type", _URL) == _URL:
             inner = item.get("url_citation")
             inner = inner if isinstance(inner, dict) else item
             url, title, quote = (inner.get(key) for key in ("url", "title", "content"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.chat import Finish, Media, Reasoning, ToolCall
+from gwcore.chat import Finish, Media, Opaque, Reasoning, ToolCall
 from gwcore.codec import Crossing
 from gwcore.errors import Malformed
 from gwcore.events import (
@@ -35,6 +35,8 @@ from gwcore_providers.crossing import complaint, words
 from gwcore_providers.openai.chat_read import DIALECT, call, content, thought
 from gwcore_providers.openai.chat_reply import (
     annotation,
+    beside,
+    beside_words,
     citations,
     finish_of,
     image,
@@ -72,6 +74,8 @@ class ChatReader:
         self._started = False
         self._done = False
         self._over: set[int] = set()
+        self._beside: dict[str, Opaque] = {}
+        """What cannot be told in another dialect, once by name; told of at the end, where no part is open."""
 
     def read(self, frame: Frame) -> Sequence[Event]:
         """One chunk."""
@@ -98,6 +102,7 @@ class ChatReader:
             events.append(Started(id, model, document.get("created")))
         for choice in document.get("choices") or ():
             self._choice(choice, events)
+        self._note(beside(document))
         if document.get("usage") or "x_groq" in document:
             usage = usage_of(document)
             if usage is not None:
@@ -112,6 +117,7 @@ class ChatReader:
         delta = choice.get("delta")
         if not isinstance(delta, dict):  # a vendor was recorded that sends whole messages
             delta = choice.get("message") or {}
+        self._note(beside_words(choice, delta))
         text = delta.get("content")
         if len(delta) > 1 or text is None:
             self._rare(delta, number, lane, events)
@@ -121,6 +127,10 @@ class ChatReader:
         if reason and number not in self._over:
             lane.finish, lane.native = reason, choice.get("native_finish_reason")
             self._end(number, lane, events)
+
+    def _note(self, found: Iterable[Opaque]) -> None:
+        for part in found:
+            self._beside.setdefault(part.kind, part)
 
     def _text(self, text: Any, number: int, lane: _Lane, logprobs: Any, events: list[Event]) -> None:
         if not isinstance(text, str):
@@ -241,6 +251,8 @@ class ChatReader:
         if lane.audio is not None and lane.audio["data"]:
             sound = Media("audio", None, "".join(lane.audio["data"]), file_id=lane.audio["id"])
             events.append(Whole(self._next(), sound, number))
+        events += [Whole(self._next(), part, number) for part in self._beside.values()]
+        self._beside.clear()
         events.append(Finished(finish_of(lane.finish, lane.native, calls=bool(lane.calls)), number))
 
     def close(self) -> Sequence[Event]:
