@@ -127,7 +127,7 @@ def _choice(candidate: dict[str, Any]) -> Choice:
         said.citations += citations(candidate)
     called = any(isinstance(part, ToolCall) for part in parts)
     return Choice(
-        parts + beside(candidate),
+        [*parts, *beside(candidate)],
         finish_of(candidate.get("finishReason"), calls=called),
         logprobs.read(candidate.get("logprobsResult")) or None,
     )
