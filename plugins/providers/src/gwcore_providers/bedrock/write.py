@@ -81,7 +81,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
 
 
 def _schema(form: Format, crossing: Crossing) -> Document:
-    """ "Get validated JSON results from models" of the guide; the schema travels as text."""
+    """Of the guide: "Get validated JSON results from models"; the schema travels as text."""
     if not _SCHEMAS.search(crossing.model):
         raise crossing.refuse("response_format", "Converse has no structured output for this model")
     described = {"description": form.description} if form.description else {}
