@@ -145,6 +145,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def comments(self) -> bool:
+        """Whether every client skips a comment in an event stream, as the standard has it."""
+        ...
+
+    @property
     def chat(self) -> UpstreamCodec | None:
         """How its chat operation is translated: a ``ChatCodec`` where it has routes; ``None`` where it only passes through."""
         ...

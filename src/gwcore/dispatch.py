@@ -354,9 +354,9 @@ class Dispatch:
         await reply.end(self._ending(attempt) if events else b"")
 
     def _ending(self, attempt: Attempt) -> bytes:
-        """The cost as the last comment of an event stream: every reader skips it unless it looks for it."""
+        """The cost as the last comment of an event stream: readers skip it unless they look for it."""
         self._settle(attempt)
-        told = cost_of(attempt.call) if self.tell_cost else None
+        told = cost_of(attempt.call) if self.tell_cost and attempt.call.dialect.comments else None
         return b"" if told is None else b": %s %s\n\n" % (COST, told)
 
     async def _opening(self, attempt: Attempt, response: Response, headers: Headers) -> bytes:

@@ -184,6 +184,18 @@ async def test_a_whole_answer_that_nobody_reads_passes_as_it_is(source):
     assert await statuses(source, source, cases, stream=True, read=False) == [502]
 
 
+async def test_who_stops_without_telling_usage_may_have_meant_to():
+    """OpenAI's streams tell it only if asked: the client did not, and no plugin did."""
+    _, events = ANSWERS["openai.chat"]("stop", "", 1)
+    events = [one for one in events if not (isinstance(one, dict) and one.get("usage"))]
+    async with world("openai.chat", read=False) as (up, url):
+        up.default = Answer(body=sse(*events))
+        assert (await ask(url, "openai.chat", stream=True)).status == 200
+        up.default = Answer(body=sse("[DONE]"))
+        seen = await ask(url, "openai.chat", stream=True)
+    assert seen.status == 200  # as recorded: not ours to judge
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("client", ["openai.chat", "anthropic.messages"])
 async def test_the_next_target_is_asked(client, stream):

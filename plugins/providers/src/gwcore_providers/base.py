@@ -59,6 +59,7 @@ class BaseDialect:
     unique: frozenset[str] = frozenset({"model", "stream", "max_tokens", "n"})
     forward: tuple[str, ...] = ()
     keepalive = b": ping\n\n"
+    comments = True
     chat: UpstreamCodec | None = None
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
     end_mark: re.Pattern[bytes]

@@ -94,6 +94,9 @@ class GeminiGenerate(BaseDialect):
     lists = LISTS
     unique = frozenset({"model", "contents", "generationConfig", "generation_config"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
+    # Google's SDK for Python reads a comment as data; empty lines it skips
+    keepalive = b"\r\n\r\n"
+    comments = False
     end_mark = last_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
     routes = (
         Route("POST", "/models/{model}:generateContent", "chat", _V, "path"),
