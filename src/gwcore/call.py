@@ -131,6 +131,7 @@ class Call:
         served: the attempt that answers, or the latest one.
         left: the client has gone, or the call is over: nobody reads any more.
         deadline: monotonic second at which the call ends, or ``None``.
+        facts: what plugins say of the call for its record, each under a name of its own: plain JSON, no content.
         linger: asked when the client leaves: for how many seconds the upstream shall be read on, for what it reports at
             the end; 0 ends the call at once, as ``None`` does.
     """
@@ -146,6 +147,7 @@ class Call:
         "dialect",
         "document",
         "edited",
+        "facts",
         "headers",
         "id",
         "left",
@@ -214,6 +216,7 @@ class Call:
         self.overhead: float | None = None
         self.cache: CacheUse | None = None
         self.deadline: float | None = None
+        self.facts: dict[str, Any] = {}
         self.left = False
         self.linger: Callable[[], float] | None = None
         self._state: dict[Key[Any], Any] | None = None

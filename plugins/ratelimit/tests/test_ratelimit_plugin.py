@@ -16,7 +16,8 @@ from gwcore.testing.fakes import Inner, build, call, upstream
 from gwcore.usage import Usage
 from gwcore.workers import Workers
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
-from gwcore_ratelimit.plugin import RateLimit, counted
+from gwcore_ratelimit.counting import counted
+from gwcore_ratelimit.plugin import RateLimit
 
 MANY = {"per": "key", "requests": "1M/min", "tokens": "1G/min", "parallel": 1000}
 README = Path(__file__).parent.parent / "README.md"

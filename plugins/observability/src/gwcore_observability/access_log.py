@@ -138,6 +138,7 @@ def _fields(record: Record) -> Iterator[tuple[str, Any]]:
         "tokens": record.tokens or None,
         "cost_usd": None if record.cost_nano is None else exact_usd(record.cost_nano),
         "unpriced": record.unpriced or None,
+        "facts": record.facts or None,
         "cache": record.cache,
         "failed": [f"{a.upstream}/{a.model} {a.status or a.reason}" for a in record.attempts if a.error] or None,
         "received": record.received,

@@ -109,6 +109,7 @@ class Record:
         key, key_name: id and name of the credential, never the credential.
         session: of the agent or conversation, from headers or metadata. ``agent``: further headers of agents.
         received, sent: bytes of the request's and the answer's body.
+        facts: what plugins say of the call (``Call.facts``), such as the tokens that were counted against limits.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Record:
     received: int
     sent: int
     attempts: tuple[AttemptRecord, ...] = field(default=())
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def event(self) -> str:
@@ -313,6 +315,7 @@ def _record(call: Call, outcome: Outcome) -> Record:
         received=len(call.raw),
         sent=call.reply.sent,
         attempts=attempts,
+        facts=call.facts or _NONE,
     )
 
 

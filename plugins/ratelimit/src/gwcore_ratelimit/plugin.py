@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -12,14 +13,13 @@ import orjson
 import structlog
 
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, ClientError, LimitError, RateLimited, StoreUnavailable
+from gwcore.errors import BadConfig, LimitError, RateLimited, StoreUnavailable
 from gwcore.estimate import Estimator
-from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import Sample
 from gwcore.service import Service
 from gwcore.usage import Usage
-from gwcore_ratelimit import headers
+from gwcore_ratelimit import counting, headers
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Charge, Limit, Verdict
 from gwcore_ratelimit.guard import Guard
@@ -85,7 +85,7 @@ class RateLimit(Plugin):
                 f"ratelimit: {workers.count} workers with limits in memory would each allow the whole limit; name a redis "
                 "store, start with `gwcore run --workers`, or set GWCORE_WORKERS_DIR to a fresh folder that they share"
             )
-        self._calls, self._attempts = rings(config, setup.plugin)
+        self._calls, self._attempts = rings(config, setup.plugin, setup.models)
         self._estimator = Estimator(output=config.output, media=config.media)
         self.demand = Demand.USAGE
         self._limiter: Limiter | None = None
@@ -137,13 +137,15 @@ class RateLimit(Plugin):
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
         """Once per client request."""
-        rules = self._calls
+        rules, told = self._calls, self.config.headers
 
         async def ratelimit(call: Call) -> Outcome:
             bound = rules.bind(call)
             if not bound:
                 return await inner(call)
             grant = await self._admit(call, bound, call.id)
+            if grant.size is not None and told:
+                call.reply.add_header(counting.HEADER, partial(counting.whole, call, grant.charges))
             error: BaseException | None = None
             try:
                 return await inner(call)
@@ -157,13 +159,14 @@ class RateLimit(Plugin):
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
         """Once per upstream attempt; nothing where no rule depends on the target."""
-        rules = self._attempts
-        if not rules.limits:
-            return inner
+        rules, none = self._attempts, not self._attempts.limits
+        name = self.setup.plugin
 
         async def ratelimit(attempt: Attempt) -> Outcome:
             call = attempt.call
-            bound = rules.bind(call, attempt.target.upstream.name)
+            if none and (call.principal is None or name not in call.principal.policies):
+                return await inner(attempt)
+            bound = rules.bind(call, attempt.target)
             if not bound:
                 return await inner(attempt)
             grant = await self._admit(call, bound, attempt.id)
@@ -224,15 +227,16 @@ class RateLimit(Plugin):
     def _settle(self, call: Call, grant: _Grant, attempts: Sequence[Attempt], error: BaseException | None) -> None:
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
         verdict = grant.verdict
-        void = isinstance(error, LimitError) and not any(map(_dispatched, attempts))
+        void = isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
         used: list[Usage] = []
         known = True
         if grant.size is not None:
             for attempt in attempts:
-                known &= _account(attempt, used)
+                known &= counting.account(attempt, used)
             if known and len(used) == 1 and error is None:
                 who = call.principal.id if call.principal is not None else None
                 self._estimator.learn(call.model, who, grant.size, used[0])
+            _note(call, grant.charges, used, attempts, known=known, void=void)
         changes, stamps = [], []
         for index, (limit, key, cost) in enumerate(grant.charges):
             reading = verdict.readings[index]
@@ -240,8 +244,7 @@ class RateLimit(Plugin):
                 continue
             more = -int(void)
             if limit.kind == TOKENS:
-                more = sum(counted(limit, usage) for usage in used) - cost
-                more = more if known else max(0, more)
+                more = counting.correction(limit, cost, used, known=known)
             if more or limit.kind == PARALLEL:
                 changes.append(Charge(limit, key, more))
                 stamps.append(reading.stamp)
@@ -256,12 +259,14 @@ class RateLimit(Plugin):
 
     def explain(self, call: Call) -> str | None:
         """Which limits would bind the call, and what they would be charged."""
-        target = call.targets[0].upstream.name if call.targets else None
+        target = call.targets[0] if call.targets else None
         bound = (*self._calls.bind(call), *self._attempts.bind(call, target))
         estimate = self._estimator.estimate(call, None, self._estimator.size(call))
         said = []
         for limit, key in bound:
-            cost = f", this call about {self._tokens(limit, key, estimate)}" if limit.kind == TOKENS else ""
+            cost = ""
+            if limit.kind == TOKENS:
+                cost = f", this call about {self._tokens(limit, key, estimate)} until its usage is counted: {counting.manner(limit)}"
             said.append(f"{describe(limit)}{_who(limit, key)}{cost}{' (shadow)' if limit.shadow else ''}")
         return "; ".join(said) or "no rule binds this call"
 
@@ -297,7 +302,22 @@ def describe(limit: Limit) -> str:
     if limit.kind == PARALLEL:
         return f"{limit.amount} parallel requests"
     counted_as = f"{limit.count} " if limit.kind == TOKENS and limit.count != "total" else ""
+    if limit.kind == TOKENS and not limit.count_cached:
+        counted_as = f"uncached {counted_as}"
     return f"{limit.amount} {counted_as}{limit.kind} per {limit.period / SECOND:g} s"
+
+
+def _note(
+    call: Call, charges: Sequence[Charge], used: list[Usage], attempts: Sequence[Attempt], *, known: bool, void: bool
+) -> None:
+    """Leave what was counted with the call, for its record. What the attempt ring counts has the upstream before it."""
+    told = call.facts.setdefault(counting.FACT, {})
+    for limit, _, cost in charges:
+        if limit.kind == TOKENS:
+            name = counting.manner(limit)
+            if attempts is not call.attempts:
+                name = f"{attempts[0].target.upstream.name} {name}"
+            told[name] = 0 if void else cost + counting.correction(limit, cost, used, known=known)
 
 
 def _who(limit: Limit, key: str) -> str:
@@ -319,30 +339,3 @@ def refusal(charge: Charge, wait: int | None) -> RateLimited:
         retry_after=seconds,
         headers=(("retry-after-ms", str(-(-wait // 1000))),),
     )
-
-
-def counted(limit: Limit, usage: Usage) -> int:
-    """How many of the used tokens the limit counts."""
-    read = usage.total_in if limit.count_cached else usage.total_in - usage.cached
-    if limit.count == "input":
-        return read
-    return usage.total_out if limit.count == "output" else read + usage.total_out
-
-
-def _dispatched(attempt: Attempt) -> bool:
-    if attempt.status is not None:
-        return True
-    return attempt.error is not None and not isinstance(attempt.error, (LimitError, ClientError))
-
-
-def _account(attempt: Attempt, used: list[Usage]) -> bool:
-    """Add what the attempt used; whether that is all of it.
-
-    What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it
-    told.
-    """
-    usage = attempt.meter.usage if attempt.meter is not None else None
-    if usage is not None:
-        used.append(usage)
-        return attempt.error is None
-    return ending(attempt.error).money == "void" if attempt.error is not None else not _dispatched(attempt)

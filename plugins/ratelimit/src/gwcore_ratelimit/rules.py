@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import translate
 from hashlib import blake2b
+from re import compile as compile_
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -12,7 +14,9 @@ import orjson
 
 from gwcore.call import Call, Principal
 from gwcore.config import When
-from gwcore.errors import BadConfig
+from gwcore.errors import BadConfig, UnknownModel
+from gwcore.models import Models
+from gwcore.provider import Target
 from gwcore.units import Rate
 from gwcore.when import Condition
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy, Rule, Scope
@@ -50,13 +54,48 @@ class _Line:
     limit: Limit
     rule: Rule
     condition: Condition | None
+    model: ModelName | None = None
+
+
+class ModelName:
+    """The model of a policy's limit, whatever it is called by: its own name, an alias, ``upstream/model``.
+
+    A call is for it where the client asked for it by that name, or where all that its name means is this model. What else comes
+    to one of the model's targets, by a choice among several or a fallback, is for it in that attempt.
+    """
+
+    __slots__ = ("_match", "_means")
+
+    def __init__(self, wanted: str, models: Models) -> None:
+        self._match = compile_(translate(wanted.replace("[", "[[]").replace("?", "[?]"))).match
+        known = [models.known().get(wanted, ())] if "*" not in wanted else [
+            targets for name, targets in models.known().items() if self._match(name)
+        ]  # fmt: skip
+        if "*" not in wanted:
+            try:
+                known.append(models.means(wanted))
+            except UnknownModel:
+                pass  # a name that the policy may have before the stack file does
+        self._means = frozenset(str(target) for targets in known for target in targets)
+
+    def covers(self, target: Target) -> bool:
+        """Whether a target is the model, or one of those it stands for."""
+        here = str(target)
+        return here in self._means or any(map(self._match, (here, target.model)))
+
+    def names(self, call: Call) -> bool:
+        """Whether the call as a whole is for the model."""
+        if any(self._match(name) for name in (call.asked, call.model) if name is not None):
+            return True
+        return bool(call.targets) and all(map(self.covers, call.targets))
 
 
 class Rules:
     """The rules of one ring of one stack; what binds whom is worked out once and remembered."""
 
-    def __init__(self, rules: Iterable[Rule], *, name: str) -> None:
+    def __init__(self, rules: Iterable[Rule], *, name: str, models: Models) -> None:
         self._name = name
+        self._models = models
         self._lines = [line for rule in rules for line in _lines(rule)]
         self._known: WeakKeyDictionary[Principal, dict[Any, Bound]] = WeakKeyDictionary()
         self._anybody: dict[Any, Bound] = {}
@@ -72,30 +111,37 @@ class Rules:
         """Those of the stack file."""
         return [line.limit for line in self._lines]
 
-    def bind(self, call: Call, upstream: str | None = None) -> Bound:
-        """The limits that bind a call, or an attempt of it at ``upstream``."""
+    def bind(self, call: Call, target: Target | None = None) -> Bound:
+        """The limits that bind a call, or an attempt of it at ``target``."""
         principal = call.principal
         known = self._anybody if principal is None else self._known.get(principal)
         if known is None:
             assert principal is not None
             known = self._known[principal] = {}
-        asked = (call.model, call.operation, call.dialect.name, call.tags, upstream)
+        where = None if target is None else (target.upstream.name, target.model)
+        asked = (call.model, call.asked, call.operation, call.dialect.name, call.tags, where)
         bound = known.get(asked)
         if bound is None:
             if len(known) >= _REMEMBERED:  # names are typed by clients
                 known.clear()
-            bound = known[asked] = tuple(self._bind(call, principal, upstream))
+            bound = known[asked] = tuple(self._bind(call, principal, target))
         return bound
 
-    def _bind(self, call: Call, principal: Principal | None, upstream: str | None) -> Iterable[tuple[Limit, str]]:
+    def _bind(self, call: Call, principal: Principal | None, target: Target | None) -> Iterable[tuple[Limit, str]]:
+        upstream = target.upstream.name if target is not None else None
         for line in self._of(principal):
             if line.condition is not None and not line.condition(call):
+                continue
+            if line.model is not None and not self._meant(line.model, call, target):
                 continue
             if line.rule.upstreams and upstream not in line.rule.upstreams:
                 continue
             values = [_value(scope, principal, call, upstream) for scope in line.rule.per]
             if None not in values:
                 yield line.limit, _key(line.limit, values)
+
+    def _meant(self, model: ModelName, call: Call, _target: Target | None) -> bool:
+        return model.names(call)
 
     def _of(self, principal: Principal | None) -> list[_Line]:
         """The lines for a caller: those of the stack file, with what policies put in their place."""
@@ -104,29 +150,36 @@ class Rules:
         for name, policy in policies.items():
             scopes = _SCOPES_OF.get(name)
             if scopes is not None and isinstance(policy, RateLimitPolicy):
-                lines = _with(policy, scopes, lines)
+                lines = _with(policy, scopes, lines, self._models)
         return lines
 
 
 class AttemptRules(Rules):
-    """Rules that depend on the target; policies do not change them."""
+    """Rules that depend on the target, and policies' limits of a model that the call itself is not for."""
 
-    def _of(self, principal: Principal | None) -> list[_Line]:  # noqa: ARG002 - for everybody the same
-        return self._lines
+    def __init__(self, rules: Iterable[Rule], calls: Rules, *, name: str, models: Models) -> None:
+        super().__init__(rules, name=name, models=models)
+        self._calls = calls
+
+    def _meant(self, model: ModelName, call: Call, target: Target | None) -> bool:
+        return target is not None and model.covers(target) and not model.names(call)
+
+    def _of(self, principal: Principal | None) -> list[_Line]:
+        policies = self._calls._of(principal)  # noqa: SLF001 - one class in two rings
+        return [*self._lines, *(line for line in policies if line.model is not None)]
 
 
-def rings(config: RateLimitConfig, name: str) -> tuple[Rules, AttemptRules]:
+def rings(config: RateLimitConfig, name: str, models: Models) -> tuple[Rules, AttemptRules]:
     """The rules of the outer ring, and those of the inner one. Raises ``BadConfig``."""
-    return (
-        Rules([rule for rule in config.rules if not rule.per_attempt], name=name),
-        AttemptRules([rule for rule in config.rules if rule.per_attempt], name=name),
-    )
+    calls = Rules([rule for rule in config.rules if not rule.per_attempt], name=name, models=models)
+    inner = [rule for rule in config.rules if rule.per_attempt]
+    return calls, AttemptRules(inner, calls, name=name, models=models)
 
 
-def _with(policy: RateLimitPolicy, scopes: list[Scope], lines: list[_Line]) -> list[_Line]:
+def _with(policy: RateLimitPolicy, scopes: list[Scope], lines: list[_Line], models: Models) -> list[_Line]:
     """The lines, those that are per ``scopes`` alone replaced by the policy's of their kind."""
-    own = list(_own(policy, scopes))
-    whole = {(line.limit.kind, line.limit.period) for line in own if line.condition is None}
+    own = list(_own(policy, scopes, models))
+    whole = {(line.limit.kind, line.limit.period) for line in own if line.model is None}
     kept = [line for line in lines if line.rule.per != scopes or (line.limit.kind, line.limit.period) not in whole]
     # what else the rule said still holds: how its store's absence is borne, which tokens count
     like = {line.limit.kind: line.limit for line in lines if line.rule.per == scopes}
@@ -143,7 +196,7 @@ def _with(policy: RateLimitPolicy, scopes: list[Scope], lines: list[_Line]) -> l
     return kept
 
 
-def _own(policy: RateLimitPolicy, scopes: list[Scope]) -> Iterable[_Line]:
+def _own(policy: RateLimitPolicy, scopes: list[Scope], models: Models) -> Iterable[_Line]:
     amounts: tuple[tuple[Kind, int | None, int, str | None], ...] = (
         (REQUESTS, policy.rpm_limit, _MINUTE, None),
         (TOKENS, policy.tpm_limit, _MINUTE, None),
@@ -165,7 +218,7 @@ def _own(policy: RateLimitPolicy, scopes: list[Scope]) -> Iterable[_Line]:
             burst=amount,
             scopes=tuple(scopes),
         )
-        yield _Line(limit, rule, Condition(when.models) if when else None)
+        yield _Line(limit, rule, None, ModelName(model, models) if model is not None else None)
 
 
 def _lines(rule: Rule) -> list[_Line]:
