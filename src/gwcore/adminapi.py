@@ -70,8 +70,8 @@ class AdminApp:
         """Whether the request's credential may see everything."""
         client = scope.get("client")
         try:
-            credentials = credentials_of(scope["headers"])
-            caller = await self.authority.caller(credentials, client[0] if client else None, scope["path"])
+            credentials, address = credentials_of(scope["headers"]), client[0] if client else None
+            caller = await self.authority.caller(credentials, address, scope["path"], scope["headers"])
         except GatewayError:
             return False
         return caller.role in {"admin", "viewer"}
@@ -121,7 +121,8 @@ class _Endpoint:
     async def _answer(self, request: Request) -> Response:
         authority, route = self.app.authority, self.route
         client = request.client.host if request.client else None
-        caller = await authority.caller(credentials_of(request.scope["headers"]), client, route.path)
+        headers = request.scope["headers"]
+        caller = await authority.caller(credentials_of(headers), client, route.path, headers)
         call = AdminCall(caller, path=request.path_params, query=dict(request.query_params))
         await authority.permit(route, call)  # the endpoint, before a byte of the body is read; then the fields
         if route.Body is not None:

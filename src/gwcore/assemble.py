@@ -85,7 +85,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dialects=dialects,
     )
     identify = [p.plugin.call_layer for p in placed if p.plugin.identifies]
-    routes, answers = _answers(placed, identify)
+    routes, answers = _answers(placed, [*identify, *_limiting(placed)])
     return Stack(
         service=_pipeline(placed, models, dispatch, permits),
         listing=compose(identify, Listing(models, prices, placed, permits)),
@@ -210,10 +210,16 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
     return AdminApp(((p.name, route) for p in placed for route in p.plugin.admin_routes()), authority)  # type: ignore[arg-type]  # the mapping pairs each port with its own implementation
 
 
+def _limiting(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
+    """The layers of what limits, as they stand in the pipeline."""
+    found = [(p.plugin.call_layer, p.when) for p in placed if p.plugin.limits]
+    return [only_when(condition, layer, _itself) if condition else layer for layer, condition in found]
+
+
 def _answers(
-    placed: tuple[Placed, ...], identify: Sequence[Layer[Call]]
+    placed: tuple[Placed, ...], before: Sequence[Layer[Call]]
 ) -> tuple[list[tuple[Dialect, Route]], dict[Route, Service[Call]]]:
-    """The addresses that plugins answer to clients, and what answers each, behind what says who calls."""
+    """The addresses that plugins answer to clients, and what answers each, behind what says who calls and what limits."""
     routes: list[tuple[Dialect, Route]] = []
     owners: dict[Route, Placed] = {}
     for p in placed:
@@ -224,7 +230,7 @@ def _answers(
                     f"{route.method} {route.path} is answered by {owners[route].name} and {p.name}: keep one"
                 )
             routes.append((dialect, route))
-    return routes, {route: compose(identify, p.plugin.answer) for route, p in owners.items()}
+    return routes, {route: compose(before, p.plugin.answer) for route, p in owners.items()}
 
 
 def _check_order(placed: list[Placed]) -> None:

@@ -106,8 +106,13 @@ class AdminRoute:
 class Authority(Protocol):
     """Decides who may use the admin API: by role, endpoint and field, in one place. Any error denies."""
 
-    async def caller(self, credentials: tuple[str, ...], client: str | None, path: str) -> Caller:
-        """Who presents these credentials from that address, for that path. Raises ``Unauthenticated``, ``Forbidden``."""
+    async def caller(
+        self, credentials: tuple[str, ...], client: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]
+    ) -> Caller:
+        """Who presents these credentials from that address, for that path. Raises ``Unauthenticated``, ``Forbidden``.
+
+        ``headers`` are the request's, names in lower case: where the address is a proxy's, they say whose it asks for.
+        """
         ...
 
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:
@@ -159,5 +164,12 @@ class Spending(Protocol):
         """Nano-dollars in the running budget period (all time where there is none) by id; ids without spend may be absent.
 
         ``scope`` is one of those of ``Principal.policies``.
+        """
+        ...
+
+    def resets(self, policy: Mapping[str, Any]) -> int | None:
+        """When the running period of a budget with these settings ends, in milliseconds since 1970.
+
+        ``None`` where it never does, as the budget counts all time or a rolling window, or sets nothing.
         """
         ...

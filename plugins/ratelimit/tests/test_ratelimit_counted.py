@@ -29,13 +29,25 @@ USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 50},
 }
 WHOLE = {"id": "1", "object": "chat.completion", "choices": [], "usage": USAGE}
-TRUTH = {"total": 1360, "total-uncached": 360, "input": 1110, "input-uncached": 110, "output": 250, "output-uncached": 250}
+TRUTH = {
+    "total": 1360,
+    "total-uncached": 360,
+    "input": 1110,
+    "input-uncached": 110,
+    "output": 250,
+    "output-uncached": 250,
+}
 MANNERS = [(count, cached) for count in ("input", "output", "total") for cached in (True, False)]
 
 
 def streamed():
     frames = chat_stream("a", "b")
-    return [frame.replace(orjson.dumps(dict(orjson.loads(frame[6:])["usage"])), orjson.dumps(USAGE)) if b'"usage":{' in frame else frame for frame in frames]
+    return [
+        frame.replace(orjson.dumps(dict(orjson.loads(frame[6:])["usage"])), orjson.dumps(USAGE))
+        if b'"usage":{' in frame
+        else frame
+        for frame in frames
+    ]
 
 
 class Watch(Plugin):

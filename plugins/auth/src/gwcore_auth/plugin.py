@@ -183,10 +183,12 @@ class Auth(Plugin):
             grant.refuse(model)
 
     def _client(self, call: Call) -> str | None:
+        return self._behind(call.client, call.headers)
+
+    def _behind(self, client: str | None, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
         """The nearest address that is none of our proxies."""
-        client = call.client
         if self._proxies and within(client, self._proxies):
-            said = b",".join(value for name, value in call.headers if name == b"x-forwarded-for").decode("latin-1")
+            said = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
             for hop in reversed([part.strip() for part in said.split(",") if part.strip()]):
                 client = hop
                 if not within(hop, self._proxies):
@@ -312,8 +314,13 @@ class Auth(Plugin):
         """Keys, teams, users, organisations, customers."""
         return self._admin
 
-    async def caller(self, credentials: tuple[str, ...], client: str | None, path: str) -> Caller:
+    async def caller(
+        self, credentials: tuple[str, ...], client: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]
+    ) -> Caller:
         """Who asks the admin API; see :class:`gwcore.ports.Authority`. Nothing is cached here."""
+        client = self._behind(client, headers)
+        if self._barred and within(client, self._barred):
+            raise Forbidden("this address is blocked")
         return await self._callers.caller(credentials, client, path)
 
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:

@@ -256,6 +256,12 @@ def _inside(one: Any, ours: Any) -> bool:
     return bool(one.version == ours.version and one.subnet_of(ours))
 
 
+def keeps_tags(caller: Caller, before: Row, after: Row) -> None:
+    """Tags decide which budgets and rules bind: only an admin takes one away. Raises ``Forbidden``."""
+    if caller.role != ADMIN and not set(before["tags"]) <= set(after["tags"]):
+        raise Forbidden("tags: only more of them; an admin removes one")
+
+
 def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None:
     """A change of a key by its owner, who does not lead its team: it may only lose by it. Raises ``Forbidden``."""
     if caller.role == ADMIN or (before["team_id"] is not None and leads_team(caller, team)):

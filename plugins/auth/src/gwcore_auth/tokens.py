@@ -106,10 +106,20 @@ def _fetch(config: JwtConfig) -> dict[str | None, Any]:
     return {key.key_id: key.key for key in keys.keys if key.public_key_use in {None, "sig"}}
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer like any other that is not 200: whoever can send one chooses no address for us."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Stay)
+
+
 def _get(url: str) -> Any:
     if not url.startswith(("https://", "http://")):  # never a file, whatever a discovery document says
         raise ValueError("no http URL")
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310 - the scheme is checked above
+    with _OPENER.open(url, timeout=_TIMEOUT) as answer:
         text = answer.read(_LARGEST + 1)
     if len(text) > _LARGEST:
         raise ValueError("too long")

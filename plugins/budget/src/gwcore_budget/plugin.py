@@ -52,6 +52,7 @@ from gwcore_budget.refusal import (
     held_only,
     reserved,
 )
+from gwcore_budget.window import FOREVER, Window
 
 _log = structlog.get_logger("gwcore.budget")
 _UNLIMITED = 600.0
@@ -177,6 +178,18 @@ class BudgetPlugin(Plugin):
         except StoreDown:
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
         return found
+
+    def resets(self, policy: Mapping[str, Any]) -> int | None:
+        """See :class:`gwcore.ports.Spending`."""
+        try:
+            text = self.accounts.planned(BudgetPolicy.model_validate(policy)).budget_duration
+        except UnknownPlan:
+            return None
+        if text is None:
+            return None
+        window = Window.parse(text, self.config.zone)
+        end = window.period(self.desk.now()).end
+        return None if window.rolling or end == FOREVER else end
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
         """Hold, try, settle."""

@@ -70,6 +70,7 @@ class RateLimit(Plugin):
     Config = RateLimitConfig
     Policy = RateLimitPolicy
     inside = ("auth",)
+    limits = True
 
     def __init__(self, config: RateLimitConfig, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -190,6 +191,8 @@ class RateLimit(Plugin):
             if not limit.amount:
                 raise refusal(Charge(limit, key, cost), None)
             if limit.kind == TOKENS:
+                if call.route.local:  # what a plugin answers itself uses none
+                    continue
                 if estimate is None:
                     who = call.principal.id if call.principal is not None else None
                     size = self._estimator.size(call)

@@ -7,11 +7,11 @@ from typing import Any
 from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, budget_table, common, new_row, shown, touched
+from gwcore_auth.admin.desk import Desk, Spent, budget_table, common, new_row, shown, touched
 from gwcore_auth.book import Conflict, Filter, Row, clean
 
 
-def customer_row(row: Row, spend: Any) -> dict[str, Any]:
+def customer_row(row: Row, spend: Spent) -> dict[str, Any]:
     """A customer as LiteLLM shows it."""
     return {
         **shown(row, spend),
@@ -57,7 +57,7 @@ class Customers:
         row["policies"] = self.desk.policies(call, {})
         async with self.book.change() as change:
             await change.insert("end_user", row)
-        return customer_row(row, {})
+        return customer_row(row, self.desk.unspent)
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
@@ -117,4 +117,6 @@ class Customers:
                 if id_ not in known:
                     await change.insert("end_user", {**new_row(id_, call.caller.id), "blocked": blocked})
         rows = [await self._one(id_) for id_ in ids]
-        return {"blocked_users" if blocked else "unblocked_users": [customer_row(row, {}) for row in rows]}
+        return {
+            "blocked_users" if blocked else "unblocked_users": [customer_row(row, self.desk.unspent) for row in rows]
+        }

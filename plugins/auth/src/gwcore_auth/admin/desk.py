@@ -5,7 +5,8 @@ from __future__ import annotations
 import calendar
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,14 @@ class NotFound(NotServed):
     """404: no such key, team, user, organisation or customer."""
 
     code = "not_found_error"
+
+
+@dataclass(slots=True, frozen=True)
+class Spent:
+    """Dollars by id, and when the budget of a policy begins anew, in milliseconds since 1970."""
+
+    dollars: Mapping[str, float] = field(default_factory=dict)
+    resets: Callable[[Mapping[str, Any]], int | None] = lambda _policy: None
 
 
 class Desk:
@@ -77,13 +86,26 @@ class Desk:
 
     # ── spend ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def spent(self, scope: str, ids: Iterable[str]) -> Mapping[str, float]:
-        """Dollars by id, for showing; nothing where no plugin keeps accounts."""
+    async def spent(self, scope: str, ids: Iterable[str]) -> Spent:
+        """For showing; nothing where no plugin keeps accounts."""
+        port = self._spending
+        if port is None:
+            return Spent()
+        dollars = {id_: nano / DOLLAR for id_, nano in (await port.spent(scope, ids)).items()}
+        return Spent(dollars, port.resets)
+
+    @property
+    def unspent(self) -> Spent:
+        """Of what is new."""
+        port = self._spending
+        return Spent() if port is None else Spent(resets=port.resets)
+
+    @property
+    def _spending(self) -> Spending | None:
         try:
-            port = self.setup.port(Spending)
+            return self.setup.port(Spending)
         except MissingPort:
-            return {}
-        return {id_: nano / DOLLAR for id_, nano in (await port.spent(scope, ids)).items()}
+            return None
 
     # ── things ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -157,15 +179,15 @@ def common(call: AdminCall, row: Row, alias: str) -> Row:
     """The columns that the body sets, of those that every thing has."""
     body: BaseModel = call.body
     values: Row = {}
-    for field, column, empty in (
+    for name, column, empty in (
         (alias, "alias", None),
         ("models", "models", []),
         ("tags", "tags", []),
         ("metadata", "metadata", {}),
         ("blocked", "blocked", False),
     ):
-        if field in call.given:
-            value = getattr(body, field)
+        if name in call.given:
+            value = getattr(body, name)
             values[column] = empty if value is None else value
     return {**row, **values}
 
@@ -208,18 +230,18 @@ def limits_of(row: Row) -> dict[str, Any]:
     return {name: row["policies"].get(plugin, {}).get(name) for name, plugin in LIMIT_FIELDS.items()}
 
 
-def shown(row: Row, spend: Mapping[str, float]) -> dict[str, Any]:
+def shown(row: Row, spend: Spent) -> dict[str, Any]:
     """What every kind of row shows."""
     others = {p: s for p, s in row["policies"].items() if p not in {"budget", "ratelimit"}}
     return {
         **limits_of(row),
-        "spend": spend.get(row["id"], 0.0),
+        "spend": spend.dollars.get(row["id"], 0.0),
         "models": row["models"],
         "metadata": row["metadata"],
         "tags": row["tags"],
         "blocked": row["blocked"],
         "policies": others,
-        "budget_reset_at": None,
+        "budget_reset_at": iso(spend.resets(row["policies"].get("budget", {}))),
         "litellm_budget_table": None,
         "model_spend": {},
         "object_permission": None,

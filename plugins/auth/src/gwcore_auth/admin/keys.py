@@ -12,7 +12,7 @@ from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute, Caller
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, NotFound, common, expiry, iso, new_row, page_of, pages, shown, touched
+from gwcore_auth.admin.desk import Desk, NotFound, Spent, common, expiry, iso, new_row, page_of, pages, shown, touched
 from gwcore_auth.book import Change, Conflict, Filter, Row, now
 from gwcore_auth.config import KeySecret
 from gwcore_auth.keys import hint, mint, presented
@@ -32,7 +32,7 @@ _COLUMNS: tuple[tuple[str, str, Any], ...] = (
 _SCOPES = {"key": "id", "user": "user_id", "team": "team_id", "organisation": "organisation_id"}
 
 
-def key_row(row: Row, spend: dict[str, float] | Any) -> dict[str, Any]:
+def key_row(row: Row, spend: Spent) -> dict[str, Any]:
     """A key as LiteLLM shows it; never the key."""
     return {
         **shown(row, spend),
@@ -251,6 +251,7 @@ class Keys:
             row["expires"] = expiry(call.body.duration)
         row["policies"] = self.desk.policies(call, before["policies"])
         policy.within_grant(call.caller, row)
+        policy.keeps_tags(call.caller, before, row)
         policy.tightened(call.caller, before, row, await self.book.get("team", before["team_id"]))
         return row
 
@@ -311,9 +312,8 @@ class Keys:
         except IntegrityError:
             raise Conflict("this key exists already") from None
 
-    @staticmethod
-    def _with_secret(row: Row, text: str) -> dict[str, Any]:
-        return {**key_row(row, {}), "key": text, "token_id": row["id"]}
+    def _with_secret(self, row: Row, text: str) -> dict[str, Any]:
+        return {**key_row(row, self.desk.unspent), "key": text, "token_id": row["id"]}
 
 
 def _checked(text: str) -> str:

@@ -11,7 +11,7 @@ from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, NotFound, budget_table, common, new_row, shown, touched
+from gwcore_auth.admin.desk import Desk, NotFound, Spent, budget_table, common, new_row, shown, touched
 from gwcore_auth.admin.teams import team_row
 from gwcore_auth.book import Conflict, Filter, Row, clean
 from gwcore_auth.tables import LEADER, TEAM
@@ -19,7 +19,7 @@ from gwcore_auth.tables import LEADER, TEAM
 _ROLES = {"org_admin", "internal_user", "internal_user_viewer"}
 
 
-def organisation_row(row: Row, spend: Any) -> dict[str, Any]:
+def organisation_row(row: Row, spend: Spent) -> dict[str, Any]:
     """An organisation as LiteLLM shows it."""
     return {
         **shown(row, spend),
@@ -70,7 +70,7 @@ class Organisations:
         row["policies"] = self.desk.policies(call, {})
         async with self.book.change() as change:
             await change.insert("organisation", row)
-        return organisation_row(row, {})
+        return organisation_row(row, self.desk.unspent)
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
@@ -95,7 +95,7 @@ class Organisations:
             if teams:
                 await change.delete("team", teams)
             await change.delete("organisation", ids)
-        return [organisation_row(row, {}) for row in rows]
+        return [organisation_row(row, self.desk.unspent) for row in rows]
 
     async def info(self, call: AdminCall) -> Any:
         """With teams and members."""
@@ -106,7 +106,7 @@ class Organisations:
         policy.reach(policy.reads_all(call.caller) or id_ in call.caller.organisations, "organization")
         teams, _ = await self.book.listed("team", Filter({"organisation_id": id_}), page=1, size=1000)
         members = await self.book.leaders(organisation_id=id_)
-        listed = [team_row(team, [], {}) for team in teams]
+        listed = [team_row(team, [], self.desk.unspent) for team in teams]
         return {**await self._shown(row), "teams": listed, "members": [_member(member) for member in members]}
 
     async def listing(self, call: AdminCall) -> Any:

@@ -12,13 +12,13 @@ from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute, Caller
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, NotFound, common, new_row, page_of, pages, shown, touched
+from gwcore_auth.admin.desk import Desk, NotFound, Spent, common, new_row, page_of, pages, shown, touched
 from gwcore_auth.admin.keys import key_row
 from gwcore_auth.book import Change, Filter, Row, clean
 from gwcore_auth.tables import MEMBER
 
 
-def team_row(row: Row, members: Iterable[Row], spend: Any) -> dict[str, Any]:
+def team_row(row: Row, members: Iterable[Row], spend: Spent) -> dict[str, Any]:
     """A team as LiteLLM shows it."""
     listed = list(members)
     return {
@@ -110,7 +110,7 @@ class Teams:
             await change.insert("team", row)
             for member in body.members_with_roles:
                 await self._join(change, id_, member, by=caller.id)
-        return team_row(row, await self.book.members(team_id=id_), {})
+        return team_row(row, await self.book.members(team_id=id_), self.desk.unspent)
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
@@ -125,6 +125,7 @@ class Teams:
             row["policies"] = self.desk.policies(call, before["policies"])
             _sane(row)
             policy.within_team(call.caller, row, call.given)
+            policy.keeps_tags(call.caller, before, row)
             await self._organisation(row)
             await change.update("team", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return {"team_id": row["id"], "data": await self._shown(row)}

@@ -11,7 +11,7 @@ from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
-from gwcore_auth.admin.desk import Desk, common, new_row, page_of, pages, shown, touched
+from gwcore_auth.admin.desk import Desk, Spent, common, new_row, page_of, pages, shown, touched
 from gwcore_auth.admin.keys import Keys, key_row
 from gwcore_auth.admin.teams import team_row
 from gwcore_auth.book import Conflict, Filter, Row, clean
@@ -27,7 +27,7 @@ ROLES = {
 _THEIRS = {ours: theirs for theirs, ours in ROLES.items()}
 
 
-def user_row(row: Row, teams: list[str], spend: Any) -> dict[str, Any]:
+def user_row(row: Row, teams: list[str], spend: Spent) -> dict[str, Any]:
     """A user as LiteLLM shows it."""
     return {
         **shown(row, spend),
@@ -95,8 +95,8 @@ class Users:
                 wanted = bodies.NewKey(user_id=id_, key_alias=body.key_alias, duration=body.duration)
                 made = AdminCall(call.caller, body=wanted, given=frozenset({"user_id", "key_alias", "duration"}))
                 key, text = await self.keys.create(change, made)
-                answer = {**key_row(key, {}), "key": text}
-        return {**answer, **user_row(row, teams, {})}
+                answer = {**key_row(key, self.desk.unspent), "key": text}
+        return {**answer, **user_row(row, teams, self.desk.unspent)}
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
@@ -141,7 +141,7 @@ class Users:
             "user_id": id_,
             "user_info": await self._shown(row),
             "keys": [key_row(key, spend) for key in keys],
-            "teams": [team_row(team, [], {}) for team in teams if team],
+            "teams": [team_row(team, [], self.desk.unspent) for team in teams if team],
         }
 
     async def listing(self, call: AdminCall) -> Any:

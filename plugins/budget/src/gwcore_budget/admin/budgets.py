@@ -113,6 +113,7 @@ class Budgets:
             AdminRoute("POST", "/budget/reset", "budget:reset", answering(self.reset), reset, ResetBody),
             AdminRoute("POST", "/key/{key}/reset_spend", "budget:reset", answering(self.reset_key), reset, ResetTo),
             AdminRoute("POST", "/team/{team}/reset_spend", "budget:reset", answering(self.reset_team), reset, ResetTo),
+            AdminRoute("POST", "/global/spend/reset", "budget:reset", answering(self.reset_all), f"{reset[:-1]}: of every key and team."),
         )  # fmt: skip
 
     async def new(self, call: AdminCall) -> Any:
@@ -184,6 +185,14 @@ class Budgets:
         """``POST /team/{team}/reset_spend``."""
         id_ = call.path["team"]
         return {**await self._reset("team", id_), "team_id": id_, "spend": 0.0}
+
+    async def reset_all(self, _call: AdminCall) -> Any:
+        """``POST /global/spend/reset``: every budget of every key and team, as LiteLLM does; those of others go on."""
+        ledger = self.desk.ledger
+        rows = await ledger.home.rows("SELECT id FROM budget_budget WHERE scope IN ('key', 'team') ORDER BY id")
+        for (budget,) in rows:
+            await ledger.group.ask(Reset(budget), 5)
+        return {"message": "Spend for all API Keys and Teams reset successfully", "status": "success"}
 
     async def _reset(self, scope: str, id_: str) -> dict[str, Any]:
         ledger = self.desk.ledger
