@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
     config = servable(stack, host)
     server = config.server
     address, number = host or server.host, server.port if port is None else port
+    _refuse_debugging(address)
     limits = EdgeLimits(
         header_timeout=server.header_timeout,
         body_timeout=server.body_timeout,
@@ -91,6 +93,20 @@ def _refuse_published(stack: Path, config: StackConfig) -> None:
                 f"{stack} holds auth's secret, and every user of this machine can read it. "
                 'Write admin_key: "${GWCORE_ADMIN_KEY}", or chmod o-r the file.'
             )
+
+
+def _refuse_debugging(host: str) -> None:
+    """What helps a developer shows arguments of callbacks, which are requests, or the keys of TLS sessions."""
+    if is_loopback(host):
+        return
+    on = [name for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "SSLKEYLOGFILE") if os.environ.get(name)]
+    if sys.flags.dev_mode and "PYTHONDEVMODE" not in on:
+        on.append("-X dev")
+    if on:
+        raise BadConfig(
+            f"refusing to listen on {host} with {', '.join(on)}: it writes down what clients send. "
+            "Unset it, or listen on 127.0.0.1."
+        )
 
 
 def _announce(stack: Path, config: StackConfig, url: str) -> None:

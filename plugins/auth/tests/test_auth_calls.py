@@ -228,6 +228,22 @@ async def test_a_trusted_proxy_says_who_is_behind_it(serve, sqlite_url):
         assert (await api.chat(key, headers={"x-forwarded-for": "203.0.113.9"})).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("said", "status"), [("1.1.1.1, 10.0.0.1", 200), ("10.0.0.1, 1.1.1.1", 403), ("203.0.113.9", 403), (None, 403)]
+)
+async def test_the_admin_api_goes_by_the_same_address(serve, sqlite_url, said, status):
+    """As the data plane: behind a trusted proxy by what it says, else by the connection."""
+    headers = {"x-forwarded-for": said} if said else None
+    async with serve(sqlite_url, auth="trusted_proxies: [127.0.0.1], blocked: {networks: [203.0.113.0/24]}") as api:
+        key = await api.key(allowed_networks=["10.0.0.1"])
+        assert (await api.raw("GET", "/key/info", key=key, headers=headers)).status_code == status
+        assert (await api.chat(key, headers=headers)).status_code == status
+        barred = 403 if said == "203.0.113.9" else 200
+        assert (await api.raw("GET", "/key/list", headers=headers)).status_code == barred
+    async with serve(sqlite_url) as api:  # the control: without a trusted proxy nobody is believed
+        assert (await api.raw("GET", "/key/info", key=key, headers=headers)).status_code == 403
+
+
 async def test_the_principal_says_who_calls(api, seen):
     await api.post("/organization/new", {"organization_id": "o", "organization_alias": "O", "max_budget": 100})
     await api.post(

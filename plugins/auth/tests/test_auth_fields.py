@@ -36,6 +36,7 @@ CLEAR = (
     "models",
     "allowed_routes",
     "allowed_networks",
+    "tags",
     "user_id",
     "team_id",
     "organization_id",
@@ -44,7 +45,7 @@ OWN = {"key": "OWN", "team_id": "ours", "user_id": "ME", "organization_id": "org
        "user_ids": ["ME"], "team_ids": ["ours"], "organization_ids": ["org1"], "id": "ours", "scope": "team", "budgets": ["b"]}  # fmt: skip
 """What a body must have, pointing at the caller's own."""
 
-LIMITED = {"models": ["m"], "max_budget": 1, "budget_duration": "30d", "rpm_limit": 1, "duration": "1h", "allowed_networks": ["127.0.0.1"], "allowed_routes": ["/v1/*", "management_routes", "info_routes"]}  # fmt: skip
+LIMITED = {"models": ["m"], "max_budget": 1, "budget_duration": "30d", "rpm_limit": 1, "duration": "1h", "allowed_networks": ["127.0.0.1"], "allowed_routes": ["/v1/*", "management_routes", "info_routes"], "tags": ["charged"]}  # fmt: skip
 
 
 async def world(api):
@@ -54,7 +55,10 @@ async def world(api):
             "/organization/new",
             {"organization_id": f"org{n}", "organization_alias": n, "max_budget": 100, "models": ["m", "n"]},
         )
-    await api.post("/team/new", {"team_id": "ours", "organization_id": "org1", "max_budget": 10, "models": ["m"]})
+    await api.post(
+        "/team/new",
+        {"team_id": "ours", "organization_id": "org1", "max_budget": 10, "models": ["m"], "tags": ["charged"]},
+    )
     await api.post("/team/new", {"team_id": "theirs", "organization_id": "org2", "max_budget": 10})
     who = {}
     for name in ("user", "lead", "boss", "victim", "friend"):
@@ -71,7 +75,9 @@ async def world(api):
     )
     mine = await api.post("/key/generate", {"user_id": "user", "models": ["m"], "key_alias": "restricted"})
     who["restricted"] = {"name": "user", "key": mine["key"], "free": mine["token"], "own": who["user"]["own"]}
-    shared = await api.post("/key/generate", {"team_id": "ours", "user_id": "friend", "models": ["m"], "max_budget": 1})
+    shared = await api.post(
+        "/key/generate", {"team_id": "ours", "user_id": "friend", "models": ["m"], "max_budget": 1, "tags": ["charged"]}
+    )
     for name in ("lead", "boss"):
         who[name]["led"] = shared["token"]
     await api.post("/team/update", {"team_id": "ours", "models": ["m"]})
@@ -106,6 +112,8 @@ def excess(before, after, role, name):
 
 def _may(table, at, old, new, role, name):
     row = new or old
+    if old is not None and new is not None and not set(old.get("tags", ())) <= set(new.get("tags", ())):
+        return False  # tags decide whose budgets are charged
     if role == "narrow boss":  # a boss, whose credential knows one model
         widened = new is not None and table in {"auth_key", "auth_team"} and (old or {}).get("models") != new["models"]
         if widened and not (new["models"] and set(new["models"]) <= {"m"}):
@@ -262,6 +270,8 @@ async def test_i3_no_field_of_no_body_grants_more_than_the_caller_holds(sqlite_a
         ("reach", "user"),
         ("owns_key", "lead"),
         ("FIELDS", "lead"),
+        ("keeps_tags", "user"),
+        ("keeps_tags", "lead"),
     ],
 )
 async def test_i3_each_part_of_the_policy_is_needed(sqlite_api, monkeypatch, mutant, role):

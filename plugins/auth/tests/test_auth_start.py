@@ -9,8 +9,10 @@ import secrets
 import socket
 import sys
 import traceback
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 from auth_world import ADMIN, serving, stack_text
 from sqlalchemy import select
@@ -55,6 +57,25 @@ async def run(file, **env):
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+@asynccontextmanager
+async def started(file, **env):
+    """The same while it serves: address, process, and a list whose first item will be what was written."""
+    said = []
+    with (file.parent / "said").open("w+b") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(GWCORE, "run", str(file), "--port", "0"), stdout=log, stderr=log, env={**os.environ, **env}
+        )
+        try:
+            while not (found := re.search(rb"on (http://\S+)", Path(log.name).read_bytes())):
+                assert process.returncode is None, Path(log.name).read_text()
+                await asyncio.sleep(0.05)
+            yield found[1].decode(), process, said
+        finally:
+            process.terminate()
+            await process.wait()
+            said.insert(0, Path(log.name).read_text())
 
 
 KEY = "${GWCORE_ADMIN_KEY}"
@@ -103,6 +124,40 @@ async def test_s15_a_published_file_must_not_hold_the_key(refused, tmp_path):
     said = refused({"admin_key": ADMIN}, mode=0o644)
     assert "every user of this machine" in said and ADMIN not in said
     assert (await run(written(tmp_path, {"admin_key": ADMIN}, 0o640)))[0] is not None
+
+
+DEBUGGING = ["PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "SSLKEYLOGFILE"]
+
+
+@pytest.mark.parametrize("switch", DEBUGGING)
+def test_s15_it_does_not_start_with_debugging_on_where_others_reach_it(refused, monkeypatch, switch):
+    for name in DEBUGGING:
+        monkeypatch.delenv(name, raising=False)
+    said = refused({"admin_key": KEY}, host="0.0.0.0", GWCORE_ADMIN_KEY=ADMIN, **{switch: "/dev/null"})
+    assert switch in said and "writes down what clients send" in said and ADMIN not in said
+
+
+async def test_s15_on_this_machine_alone_debugging_starts_and_no_core_is_dumped(tmp_path):
+    """The control; and at the most talkative level neither key nor prompt is written, whatever fails."""
+    file = written(tmp_path, {"admin_key": KEY}, 0o600)
+    file.write_text(
+        file.read_text().replace("provider: demo", "provider: openai-compatible, base_url: 'http://127.0.0.1:9/v1'")
+    )
+    env = {"GWCORE_ADMIN_KEY": ADMIN, "PYTHONASYNCIODEBUG": "1", "GWCORE_LOG_LEVEL": "debug"}
+    async with started(file, **env) as (address, process, said):
+        limits = Path(f"/proc/{process.pid}/limits")
+        if limits.exists():
+            assert re.search(r"^Max core file size +0 +0 ", limits.read_text(), re.MULTILINE)
+        async with httpx2.AsyncClient(base_url=address, trust_env=False) as http:
+            for key in (ADMIN, mint()):
+                headers = {"authorization": f"Bearer {key}"}
+                body = {"model": "m", "messages": [{"role": "user", "content": "prompt-canary-7d1f"}]}
+                refusal = await http.post("/v1/chat/completions", json=body, headers=headers)
+                assert refusal.status_code >= 400 and key not in refusal.text
+                assert (await http.post("/key/generate", json={"key": 3}, headers=headers)).status_code >= 400
+                said.append(key)
+    seen = said.pop(0)
+    assert "on http://" in seen and not [secret for secret in (*said, "prompt-canary") if secret in seen]
 
 
 async def test_i6_open_is_for_this_machine_alone(refused, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+import urllib.request
 from contextlib import asynccontextmanager
 
 import jwt
@@ -199,6 +200,22 @@ async def test_ids_nobody_knows_cost_the_provider_nothing(gateway, idp):
         for n in range(20):
             assert (await api.chat(idp.token(OTHER, kid=f"x{n}"))).status_code == 401
         assert len(idp.up.requests) == asked
+
+
+@pytest.mark.parametrize("what", ["discovery", "keys"])
+@pytest.mark.parametrize("follows", [False, True], ids=["", "control: follows"])
+async def test_a_redirect_of_the_provider_leads_nowhere(gateway, idp, monkeypatch, what, follows):
+    """Whoever can send one would choose an address inside our network, and the keys that are believed."""
+    if follows:
+        monkeypatch.setattr(tokens, "_OPENER", urllib.request.build_opener())
+    plain = idp.answer
+    async with FakeUpstream() as inside:
+        inside.default = plain
+        moved = Answer(302, headers=[("location", f"{inside.url}/jwks" if what == "keys" else inside.url)])
+        idp.up.default = lambda seen: moved if (seen.target == "/jwks") is (what == "keys") else plain(seen)
+        async with gateway() as api:
+            answer = await api.chat(idp.token())
+        assert (answer.status_code, len(inside.requests)) == ((200, 1) if follows else (503, 0))
 
 
 @pytest.mark.parametrize("how", ["is away", "speaks of another issuer", "sends us to a file", "holds no keys"])

@@ -112,7 +112,7 @@ async def counts(url, *, stream):
     for n, (count, cached) in enumerate(MANNERS):
         rule = {"per": "key", "tokens": f"{100 + n}k/h", "count": count, "count_cached": cached}
         answer = Answer(body=streamed()) if stream else Answer(body=orjson.dumps(WHOLE))
-        async with FakeUpstream(answer) as up, gateway(url, up, ratelimit=[rule]) as (made, ask):
+        async with FakeUpstream(answer) as up, gateway(url, up, ratelimit=[rule]) as (_made, ask):
             first = await ask(stream=stream, max_tokens=9)
             assert first.status_code == 200
             for _ in range(100):

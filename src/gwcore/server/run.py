@@ -135,6 +135,7 @@ def serve_on(
     # each client and each upstream is a descriptor; the soft limit of most systems is 1024
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold every key and prompt in memory
     app = make()
     config = uvicorn.Config(
         app,

@@ -142,6 +142,8 @@ class RateLimit(Plugin):
 
         async def ratelimit(call: Call) -> Outcome:
             bound = rules.bind(call)
+            if call.route.local:  # what a plugin answers itself uses no tokens
+                bound = tuple([one for one in bound if one[0].kind != TOKENS])
             if not bound:
                 return await inner(call)
             grant = await self._admit(call, bound, call.id)
@@ -191,8 +193,6 @@ class RateLimit(Plugin):
             if not limit.amount:
                 raise refusal(Charge(limit, key, cost), None)
             if limit.kind == TOKENS:
-                if call.route.local:  # what a plugin answers itself uses none
-                    continue
                 if estimate is None:
                     who = call.principal.id if call.principal is not None else None
                     size = self._estimator.size(call)
