@@ -12,6 +12,7 @@ from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget.ledger.verify import verify
+from gwcore_ratelimit.plugin import RateLimit
 from tests.stacks.raw import exchange
 
 ADMIN = secrets.token_hex(32)
@@ -50,7 +51,7 @@ class World:
         return {name: len(up.requests) for name, up in self.ups.items()}
 
 
-def text(urls, folder, *, ratelimit, fallback, prices, models):
+def text(urls, folder, *, ratelimit, fallback, prices, models, more):
     return json.dumps(
         {
             "gwcore": 1,
@@ -68,6 +69,7 @@ def text(urls, folder, *, ratelimit, fallback, prices, models):
             "models": models,
             "stack": [
                 {"auth": {"admin_key": ADMIN, "store": "book"}},
+                *more,
                 {"ratelimit": ratelimit},
                 {"fallback": fallback},
                 {"budget": {"store": "book", "mode": "direct"}},
@@ -78,7 +80,7 @@ def text(urls, folder, *, ratelimit, fallback, prices, models):
 
 
 @asynccontextmanager
-async def world(folder, *, ratelimit=None, fallback=None, prices=None, models=None):
+async def world(folder, *, ratelimit=None, fallback=None, prices=None, models=None, more=()):
     async with AsyncExitStack() as exits:
         ups = {name: await exits.enter_async_context(FakeUpstream()) for name in "abc"}
         for name, up in ups.items():
@@ -91,10 +93,29 @@ async def world(folder, *, ratelimit=None, fallback=None, prices=None, models=No
             fallback=fallback or {},
             prices=prices or dict.fromkeys("abc", 1),
             models=models or {"m": ["a/m"], "n": ["b/n"], "k": ["c/k"]},
+            more=more,
         )
         gateway = Gateway(said, serve_admin=True)
         await gateway.startup()
         yield World(await exits.enter_async_context(running(gateway)), gateway, ups)
+
+
+# ── what the gateway answers itself ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["", "control: no layer before what plugins answer"])
+async def test_estimates_count_against_requests_and_use_no_tokens(tmp_path, monkeypatch, limited):
+    monkeypatch.setattr(RateLimit, "limits", limited)
+    rules = {"rules": [{"per": "key", "requests": "2/min"}, {"per": "key", "tokens": "100/h"}]}
+    async with world(tmp_path, ratelimit=rules, more=[{"rules": {"rules": []}}]) as w:
+        key = await w.key()
+        body = json.dumps({"model": "m", "max_tokens": 90, "messages": [{"role": "user", "content": "word " * 500}]})
+        headers = [("authorization", f"Bearer {key}")]
+        got = [await exchange(w.url, "POST", "/estimate", body.encode(), headers) for _ in range(4)]
+        assert [seen.status for seen in got] == ([200, 200, 429, 429] if limited else [200] * 4)
+        assert (await exchange(w.url, "POST", "/estimate", body.encode(), [])).status == 401
+        assert (await exchange(w.url, "GET", "/v1/models", b"", headers)).status == 200
+        assert w.calls == {"a": 0, "b": 0, "c": 0}
 
 
 # ── limits in LiteLLM's words ────────────────────────────────────────────────────────────────────────────────────────

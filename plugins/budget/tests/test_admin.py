@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import httpx2
 import openai
@@ -152,6 +153,56 @@ async def test_a_manual_reset_opens_a_new_period_for_all(up, store_url):
         assert (row["spend"], row["total_spend"]) == (0, pytest.approx(2.00002))
         await one.post("/budget/reset", {"scope": "key", "id": "nobody"}, status=404)
         await one.post("/budget/reset", {"scope": "planet", "id": "x"}, status=400)
+
+
+async def test_the_reset_of_all_keys_and_teams_opens_new_periods_and_forgets_nothing(up, store_url):
+    """``/global/spend/reset``: as LiteLLM's, but what was spent stays in the book."""
+    async with served(up, store_url) as one, served(up, store_url) as other:
+        team = (await one.post("/team/new", {"team_alias": "t", "max_budget": 2.1}))["team_id"]
+        await one.post("/user/new", {"user_id": "u", "max_budget": 1.1, "auto_create_key": False})
+        teams, alone, users = [
+            await one.post("/key/generate", body) for body in ({"team_id": team}, {"max_budget": 1.1}, {"user_id": "u"})
+        ]
+        for made, times in ((teams, 2), (alone, 1), (users, 1)):
+            got = [(await one.chat(made["key"])).status_code for _ in range(times + 1)]
+            assert got == [200] * times + [429]
+        before = (await one.get("/global/spend"))["spend"]
+        await one.post("/global/spend/reset", status=403, key=alone["key"])
+        assert (await one.post("/global/spend/reset"))["status"] == "success"
+        assert [(await other.chat(made["key"])).status_code for made in (teams, alone)] == [200, 200]
+        assert (await other.chat(users["key"])).status_code == 429  # a user's is neither a key's nor a team's
+        assert (await one.get("/team/info", team_id=team))["team_info"]["spend"] == pytest.approx(1.00001)
+        assert (await one.get("/global/spend"))["spend"] == pytest.approx(before + 2.00002) and before > 4
+        assert (await verify(one.budget.ledger.home)).problems == []
+
+
+@pytest.mark.parametrize("duration", ["24h", "7d", "30d", "1mo"])
+async def test_rows_say_when_the_budget_begins_anew(api, duration):
+    """What the row says is what a refusal says."""
+    made = await api.post("/key/generate", {"max_budget": 1.1, "budget_duration": duration})
+    team = await api.post("/team/new", {"max_budget": 1.1, "budget_duration": duration})
+    info = (await api.raw("GET", "/key/info", key=made["key"])).json()["info"]
+    told = {made["budget_reset_at"], info["budget_reset_at"], team["budget_reset_at"]}
+    told.add((await api.get("/team/info", team_id=team["team_id"]))["team_info"]["budget_reset_at"])
+    told.add((await api.get("/key/list", return_full_object="true"))["keys"][0]["budget_reset_at"])
+    assert [(await api.chat(made["key"])).status_code for _ in range(2)] == [200, 429]
+    resets = (await api.chat(made["key"])).headers["x-gwcore-budget-resets"]
+    assert {datetime.fromisoformat(at) for at in told} == {datetime.fromisoformat(resets)}
+
+
+async def test_rows_of_budgets_that_never_begin_anew_say_nothing(api):
+    await api.post("/budget/new", {"budget_id": "monthly", "max_budget": 5, "budget_duration": "30d"})
+    for body, resets in (
+        ({}, False),
+        ({"max_budget": 1}, False),
+        ({"max_budget": 1, "budget_duration": "rolling 24h"}, False),
+        ({"budget_id": "monthly"}, True),
+        ({"max_budget": 1, "budget_duration": "15m"}, True),
+    ):
+        made = await api.post("/key/generate", body)
+        assert (made["budget_reset_at"] is not None) is resets, body
+    await api.post("/budget/delete", {"id": "monthly"})
+    assert {row["budget_reset_at"] for row in (await api.get("/key/list", return_full_object="true"))["keys"]} > {None}
 
 
 async def test_who_may_see_what(api):
