@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers bench-refusals campaign
 
 install: $(STAMP)
 
@@ -58,6 +58,10 @@ node-sdks:
 # the router and each home of the limits, alone
 bench-layers: install
 	$(BIN)/python benchmarks/layers.py
+
+# whether the time of a 401 tells an unknown id, a wrong secret and a revoked key apart (S2)
+bench-refusals: install
+	$(BIN)/python benchmarks/refusals.py
 
 # what needs a machine of its own: redis killed for 20 s under four workers (L7), and no call waits for it (L8)
 campaign: install

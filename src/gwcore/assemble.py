@@ -85,7 +85,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         dialects=dialects,
     )
     identify = [p.plugin.call_layer for p in placed if p.plugin.identifies]
-    routes, answers = _answers(placed, [*identify, *_limiting(placed)])
+    routes, answers = _answers(placed, [*identify, *_throttling(placed)])
     return Stack(
         service=_pipeline(placed, models, dispatch, permits),
         listing=compose(identify, Listing(models, prices, placed, permits)),
@@ -210,16 +210,16 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
     return AdminApp(((p.name, route) for p in placed for route in p.plugin.admin_routes()), authority)  # type: ignore[arg-type]  # the mapping pairs each port with its own implementation
 
 
-def _limiting(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
-    """The layers of what limits, as they stand in the pipeline."""
-    found = [(p.plugin.call_layer, p.when) for p in placed if p.plugin.limits]
+def _throttling(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
+    """The layers of what throttles, as they stand in the pipeline."""
+    found = [(p.plugin.call_layer, p.when) for p in placed if p.plugin.throttles]
     return [only_when(condition, layer, _itself) if condition else layer for layer, condition in found]
 
 
 def _answers(
     placed: tuple[Placed, ...], before: Sequence[Layer[Call]]
 ) -> tuple[list[tuple[Dialect, Route]], dict[Route, Service[Call]]]:
-    """The addresses that plugins answer to clients, and what answers each, behind what says who calls and what limits."""
+    """The addresses that plugins answer to clients, and what answers each, behind what says who calls and what throttles."""
     routes: list[tuple[Dialect, Route]] = []
     owners: dict[Route, Placed] = {}
     for p in placed:

@@ -144,7 +144,7 @@ class Plugin:
             stranger learns no names, and for lists of models too. One per stack, outermost, without ``when``.
         selects: its call layer may set ``call.model`` to another model. It runs behind what identifies and before the name
             is resolved; that the client may use the other model too is checked behind it, by :meth:`visible`.
-        limits: its call layer also stands before :meth:`answer` of every plugin, behind what identifies: ``call.targets``
+        throttles: its call layer also stands before :meth:`answer` of every plugin, behind what identifies: ``call.targets``
             is empty there, and nothing is asked of an upstream.
     """
 
@@ -158,7 +158,7 @@ class Plugin:
     priced: ClassVar[bool] = False
     identifies: ClassVar[bool] = False
     selects: ClassVar[bool] = False
-    limits: ClassVar[bool] = False
+    throttles: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:
         """Keep what is needed. No side effects: no task, no socket, no file."""
@@ -193,7 +193,7 @@ class Plugin:
         return ()
 
     async def answer(self, call: Call) -> Outcome:
-        """Answer a call that came in by one of :meth:`client_routes`; what identifies and what limits have run, nothing else."""
+        """Answer a call that came in by one of :meth:`client_routes`; what identifies and what throttles have run, nothing else."""
         raise NotImplementedError
 
     def names(self) -> Mapping[str, tuple[Target, ...]]:

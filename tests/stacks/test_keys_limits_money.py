@@ -105,7 +105,7 @@ async def world(folder, *, ratelimit=None, fallback=None, prices=None, models=No
 
 @pytest.mark.parametrize("limited", [True, False], ids=["", "control: no layer before what plugins answer"])
 async def test_estimates_count_against_requests_and_use_no_tokens(tmp_path, monkeypatch, limited):
-    monkeypatch.setattr(RateLimit, "limits", limited)
+    monkeypatch.setattr(RateLimit, "throttles", limited)
     rules = {"rules": [{"per": "key", "requests": "2/min"}, {"per": "key", "tokens": "100/h"}]}
     async with world(tmp_path, ratelimit=rules, more=[{"rules": {"rules": []}}]) as w:
         key = await w.key()

@@ -70,7 +70,7 @@ class RateLimit(Plugin):
     Config = RateLimitConfig
     Policy = RateLimitPolicy
     inside = ("auth",)
-    limits = True
+    throttles = True
 
     def __init__(self, config: RateLimitConfig, setup: Setup) -> None:
         super().__init__(config, setup)
