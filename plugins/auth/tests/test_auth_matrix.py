@@ -76,6 +76,7 @@ MATRIX = {
     ("POST", "/budget/reset"): ADMIN,
     ("POST", "/key/{key}/reset_spend"): ADMIN,
     ("POST", "/team/{team}/reset_spend"): ADMIN,
+    ("POST", "/global/spend/reset"): ADMIN,
     ("POST", "/budget/info"): READS,
     ("GET", "/budget/list"): READS,
     ("GET", "/budget/settings"): READS,

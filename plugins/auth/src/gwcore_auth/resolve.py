@@ -110,7 +110,7 @@ class Resolver:
         if self.pepper is None or shown.id is None:
             return None
         secret = await self.book.secret(shown.id)
-        if not self.pepper.matches(shown.proof, secret["digest"]):
+        if not self.pepper.matches(shown.proof, secret["digest"] if secret else None) or secret is None:
             return None
         key = await self.book.get("key", secret["key_id"])
         return None if key is None else (key, secret["until"])
