@@ -65,9 +65,11 @@ async def responses(url):
 
 
 async def messages(url):
-    async with AsyncAnthropic(base_url=url, api_key="any") as client:
-        async with client.messages.stream(model="m", max_tokens=9, messages=HI) as stream:
-            return "".join([text async for text in stream.text_stream])
+    async with (
+        AsyncAnthropic(base_url=url, api_key="any") as client,
+        client.messages.stream(model="m", max_tokens=9, messages=HI) as stream,
+    ):
+        return "".join([text async for text in stream.text_stream])
 
 
 async def generate(url):

@@ -40,6 +40,7 @@ class FakeDialect:
     unique = frozenset({"model", "stream"})
     forward: tuple[str, ...] = ("fake-",)
     keepalive = b": ping\n\n"
+    comments = True
     chat = None
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
 
