@@ -19,6 +19,8 @@ from gwcore_budget.ledger.verify import verify
 
 ADMIN = secrets.token_hex(32)
 
+ANSWER = [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]
+
 
 class Api:
     def __init__(self, url, http, gateway):
@@ -295,7 +297,7 @@ async def test_tokens_of_every_kind_are_in_the_sums(api, up):
         "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 10, "audio_tokens": 20},
         "total_tokens": 150,
     }  # fmt: skip
-    body = {"id": "c", "object": "chat.completion", "model": "m", "choices": [], "usage": usage}
+    body = {"id": "c", "object": "chat.completion", "model": "m", "choices": ANSWER, "usage": usage}
     up.default = Answer(body=json.dumps(body).encode())
     key = await api.post("/key/generate", {})
     assert (await api.chat(key["key"])).status_code == 200

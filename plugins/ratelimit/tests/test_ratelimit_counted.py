@@ -28,7 +28,12 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 1000},
     "completion_tokens_details": {"reasoning_tokens": 50},
 }
-WHOLE = {"id": "1", "object": "chat.completion", "choices": [], "usage": USAGE}
+WHOLE = {
+    "id": "1",
+    "object": "chat.completion",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
 TRUTH = {
     "total": 1360,
     "total-uncached": 360,

@@ -98,7 +98,10 @@ async def test_anthropic_s_sdk_in_its_own_words(store):
 
 
 async def test_headers_of_the_upstream_give_way_to_ours():
-    reply = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}
+    reply = {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10},
+    }
     theirs = [("x-ratelimit-limit-requests", "77"), ("x-ratelimit-limit-other", "78")]
     async with (
         FakeUpstream(Answer(headers=theirs, body=orjson.dumps(reply))) as up,
@@ -107,6 +110,15 @@ async def test_headers_of_the_upstream_give_way_to_ours():
         got = await client.chat.completions.with_raw_response.create(model="house", messages=HELLO)
         assert got.headers.get_list("x-ratelimit-limit-requests") == ["4"]
         assert got.headers["x-ratelimit-limit-other"] == "78"
+
+
+@pytest.mark.parametrize(("outer", "inner", "told"), [("100/s", "7/s", "7"), ("7/s", "100/s", "7")])
+async def test_rules_of_both_rings_tell_the_tightest_once(outer, inner, told):
+    rules = [{"per": "key", "requests": outer}, {"per": "upstream", "requests": inner}]
+    async with openai(stack(None, rules)) as client:
+        got = await client.chat.completions.with_raw_response.create(model="house", messages=HELLO)
+        assert got.headers.get_list("x-ratelimit-limit-requests") == [told]
+        assert got.headers.get_list("x-ratelimit-remaining-requests") == ["6"]
 
 
 # ── L6 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────

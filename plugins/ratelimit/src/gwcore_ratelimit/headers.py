@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from gwcore.call import Call
+from gwcore.call import Call, Key
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Charge, Reading, Verdict
 
 _OPENAI: Final = {
@@ -26,9 +26,18 @@ _ANTHROPIC: Final = {
 }
 
 
+_Tightest = dict[str, tuple[int, Reading]]
+_TOLD: Final = Key("ratelimit.told", _Tightest)
+
+
 def tell(call: Call, charges: Sequence[Charge], verdict: Verdict) -> None:
-    """Add the headers: of each kind, those of the limit with the least left."""
-    tightest: dict[str, tuple[int, Reading]] = {}
+    """Add the headers: of each kind, those of the limit with the least left, of all rules of both rings."""
+    if call.reply.committed:  # an attempt that continues an answer
+        return
+    tightest = call.get(_TOLD)
+    if tightest is None:
+        tightest = call[_TOLD] = {}
+    known_before = set(tightest)
     for (limit, _, _), reading in zip(charges, verdict.readings, strict=True):
         kind = limit.kind
         if reading is None or limit.shadow or kind == PARALLEL:
@@ -36,16 +45,18 @@ def tell(call: Call, charges: Sequence[Charge], verdict: Verdict) -> None:
         known = tightest.get(kind)
         if known is None or reading.remaining < known[1].remaining:
             tightest[kind] = (limit.amount, reading)
-    if not tightest:
-        return
+    for kind in tightest.keys() - known_before:
+        _add(call, kind, tightest)
+
+
+def _add(call: Call, kind: str, tightest: _Tightest) -> None:
+    """Asked as the head leaves: until then a later rule may have less left."""
     anthropic = call.dialect.name.startswith("anthropic")
-    names = _ANTHROPIC if anthropic else _OPENAI
+    limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[kind]
     add = call.reply.add_header
-    for told, (amount, reading) in tightest.items():
-        limit_name, remaining, reset = names[told]
-        add(limit_name, b"%d" % amount)
-        add(remaining, b"%d" % reading.remaining)
-        add(reset, instant(reading.reset) if anthropic else duration(reading.reset))
+    add(limit, lambda: b"%d" % tightest[kind][0])
+    add(remaining, lambda: b"%d" % tightest[kind][1].remaining)
+    add(reset, lambda: (instant if anthropic else duration)(tightest[kind][1].reset))
 
 
 def duration(micros: int) -> bytes:
