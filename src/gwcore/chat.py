@@ -316,8 +316,9 @@ class ChatReply:
 
 
 def silent(ends: Iterable[Finish], usage: Usage | None) -> bool:
-    """Whether a model that said nothing meant to: it stopped by itself, and stopping takes a token."""
-    return usage is not None and usage.total_out > 0 and any(end.reason == "stop" for end in ends)
+    """Whether a model that said nothing meant to: it stopped by itself, and stopping takes a token, where tokens are told."""
+    stopped = any(end.reason == "stop" and end.native is not None for end in ends)
+    return stopped and (usage is None or usage.total_out > 0)
 
 
 def _says(part: Part) -> bool:

@@ -209,18 +209,13 @@ class Stream:
 
 
 def void(dialect: Dialect, body: bytes) -> bool:
-    """Whether a whole event stream of a chat says nothing, and not why; one of another shape is not ours to judge.
-
-    A stream need not tell its usage: who stops without it may have meant to.
-    """
+    """Whether a whole event stream of a chat says nothing, and not why; one of another shape is not ours to judge."""
     if dialect.chat is None:
         return False
     reader, frames = dialect.chat.reader(), SseReader()
     try:
         events = [event for frame in [*frames.feed(body), *frames.close()] for event in reader.read(frame)]
-        reply = gather([*events, *reader.close()], dialect.name)
-        stopped = reply.usage is None and any(choice.finish.native is not None for choice in reply.choices)
-        return reply.void and not stopped
+        return gather([*events, *reader.close()], dialect.name).void
     except (Malformed, *MISSHAPEN):
         return False
 
