@@ -399,7 +399,7 @@ async def test_a_record_that_a_sink_keeps_waiting_shows_in_the_lag(tmp_path, spi
     await box.start()
     try:
         assert box.lag == 0
-        box.put(record(1))
+        box.put(dataclasses.replace(record(1), ended_ns=time.time_ns()))
         for _ in range(2):  # queued or under way, and still so after a while
             async with asyncio.timeout(5):
                 before = box.lag

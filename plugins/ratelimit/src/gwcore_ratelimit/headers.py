@@ -45,8 +45,8 @@ def tell(call: Call, charges: Sequence[Charge], verdict: Verdict) -> None:
         known = tightest.get(kind)
         if known is None or reading.remaining < known[1].remaining:
             tightest[kind] = (limit.amount, reading)
-    for kind in tightest.keys() - known_before:
-        _add(call, kind, tightest)
+    for fresh in tightest.keys() - known_before:
+        _add(call, fresh, tightest)
 
 
 def _add(call: Call, kind: str, tightest: _Tightest) -> None:
