@@ -174,14 +174,24 @@ async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[
 
 @asynccontextmanager
 async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    opening = asyncio.create_task(_opened(engine))
     try:
-        connection = await engine.connect()
+        connection = await asyncio.shield(opening)
+    except asyncio.CancelledError:  # a driver's thread may be in the middle of it: what it opens is closed
+        await asyncio.wait({opening}, timeout=CLOSE_WITHIN)
+        if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
+            await _to_the_end(opening.result().close())
+        raise
     except Exception as error:  # a driver's own, not SQLAlchemy's: another password, no such database, one in recovery
         raise ConnectionError(type(error).__name__) from error
     try:
         yield connection
     finally:
         await _to_the_end(connection.close())
+
+
+async def _opened(engine: AsyncEngine) -> AsyncConnection:
+    return await engine.connect()
 
 
 @asynccontextmanager

@@ -174,7 +174,7 @@ class Load:
             answer = await self.http.post(f"{url}/v1/chat/completions", json=body, headers=headers)
             self.answers[name].append((began, answer.status_code))
             self.warmed[name, url] += answer.status_code == 200
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     def last_good(self, name):
         """When the last request that was let in began."""
