@@ -123,7 +123,7 @@ def gateway(seconds):
                 file.write_text(text.format(upstream=mock))
                 command = [str(Path(sys.executable).with_name("gwcore")), "run", str(file), "--port", str(port)]
                 before = cpu(process.pid)
-                rows.append((measure(name, command, port, seconds), cpu(process.pid) - before))
+                rows.append((measure(name, command, port, seconds, folder=folder), cpu(process.pid) - before))
         finally:
             process.kill()
             process.wait()
