@@ -292,7 +292,7 @@ class Dispatch:
         """JSON is relayed whole, so that a cut is a 502 and not half an answer; anything else as it arrives."""
         call, reply = attempt.call, attempt.call.reply
         headers = _response_headers(call, response)
-        whole = b"json" in header(headers, b"content-type")
+        whole = header(headers, b"content-type").find(b"json") >= 0
         began = time.perf_counter()
         parts: list[bytes] = []
         size = 0

@@ -303,7 +303,6 @@ def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[No
     """
     task = asyncio.current_task()
     assert task is not None
-    loop = asyncio.get_running_loop()
 
     def left() -> None:
         if call.left:
@@ -312,7 +311,7 @@ def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[No
         seconds = call.linger() if call.linger is not None else 0.0
         if seconds > 0:
             # what the server is told to send goes nowhere now; the call reads on, and pairs its acts as ever
-            timer = loop.call_later(seconds, task.cancel)
+            timer = task.get_loop().call_later(seconds, task.cancel)
             task.add_done_callback(lambda _task: timer.cancel())
         else:
             task.cancel()

@@ -36,7 +36,7 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
             encoding = pair[1]
         else:
             headers.append(pair)
-    if b"key=" in call.query:
+    if call.query and b"key=" in call.query:
         credentials.extend(k for k in parse_qs(call.query.decode("latin-1")).get("key", ()) if k not in credentials)
     call.headers = headers
     read_tags(call)

@@ -6,6 +6,7 @@ import math
 import re
 import time
 import traceback
+from functools import lru_cache
 
 import orjson
 import structlog
@@ -18,7 +19,7 @@ from gwcore.reply import COMMITTED, IDLE
 from gwcore.wire.transport import Headers
 
 _log = structlog.get_logger("gwcore")
-_VISIBLE, _HIDDEN = re.compile(r"[!-+\--:<-~]+"), re.compile(r"[^!-+\--:<-~]")  # no comma, no semicolon, no blank
+_HIDDEN = re.compile(r"[^!-+\--:<-~]")  # control, blank, comma, semicolon, non-ASCII
 
 
 def stamp(call: Call, _status: int, headers: Headers) -> None:
@@ -27,31 +28,32 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
     ``x-gwcore-overhead-ms`` is the time from ingress to here less the time spent waiting for upstreams.
     """
     call.overhead = time.perf_counter() - call.started - call.waited
-    overhead = call.overhead * 1000
+    overhead = b"%.3f" % (call.overhead * 1000)
     headers.append((b"x-gwcore-request-id", call.id.encode()))
     attempts = call.attempts
     served = call.served
     if served is not None:
         headers.append((b"x-gwcore-upstream", served.target.upstream.name.encode("latin-1", "replace")))
-        headers.append((b"x-gwcore-model", _printable(served.target.model).encode()))
+        headers.append((b"x-gwcore-model", _printable(served.target.model)))
         if len(attempts) > 1:
-            headers.append((b"x-gwcore-failed", ", ".join(_why(a) for a in attempts if a.error).encode("latin-1")))
+            headers.append((b"x-gwcore-failed", b", ".join(_why(a) for a in attempts if a.error)))
         if (cost := cost_of(call)) is not None:
             headers.append((COST, cost))
     headers.append((b"x-gwcore-attempts", b"%d" % len(attempts)))
-    headers.append((b"x-gwcore-overhead-ms", b"%.3f" % overhead))
-    headers.append((b"server-timing", b"gwcore;dur=%.3f, upstream;dur=%.3f" % (overhead, call.waited * 1000)))
+    headers.append((b"x-gwcore-overhead-ms", overhead))
+    headers.append((b"server-timing", b"gwcore;dur=%b, upstream;dur=%.3f" % (overhead, call.waited * 1000)))
 
 
-def _printable(name: str) -> str:
+@lru_cache(1024)
+def _printable(name: str) -> bytes:
     """A model's name comes from clients, and goes into a header."""
-    return name if _VISIBLE.fullmatch(name) else _HIDDEN.sub("?", name)
+    return _HIDDEN.sub("?", name).encode()
 
 
-def _why(attempt: Attempt) -> str:
+def _why(attempt: Attempt) -> bytes:
     error = attempt.error
     reason = str(error.status) if isinstance(error, Refused) else error.code if error is not None else ""
-    return f"{_printable(str(attempt.target))} {reason}"
+    return b"%b %b" % (_printable(str(attempt.target)), reason.encode("latin-1"))
 
 
 def plain_error(error: GatewayError, request_id: str) -> bytes:

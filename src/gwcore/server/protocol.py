@@ -53,7 +53,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.refused = False
-        self.head_bytes = self.body_bytes = self.hosts = 0
+        self.head_bytes = self.header_bytes = self.body_bytes = self.hosts = 0
         self.body_since: float | None = None
         self.idle_since = math.inf
         self.request_since: float | None = self.loop.time()
@@ -114,7 +114,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.head_bytes = self.body_bytes = self.hosts = 0
+        self.head_bytes = self.header_bytes = self.body_bytes = self.hosts = 0
         self.body_since = None
         self.scope["extensions"] = {DISCONNECT: self._register}  # type: ignore[dict-item]
         if self.request_since is None:
@@ -137,6 +137,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.expect_100_continue = True
         headers = self.headers
         headers.append((name, value))
+        self.header_bytes += len(name) + len(value)
         if len(headers) > self.limits.max_headers:
             self.refuse(431, "too many headers")
 
@@ -149,7 +150,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if not self.url.startswith(b"/") and not self._own_target():
             self.refuse(400, "the request target names another host")
             return
-        if sum(len(n) + len(v) for n, v in self.headers) > self.limits.max_header_bytes:
+        if self.header_bytes > self.limits.max_header_bytes:
             self.refuse(431, "the request head is too large")
             return
         self.body_since = self.loop.time()

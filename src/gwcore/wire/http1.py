@@ -17,6 +17,7 @@ import asyncio
 import ipaddress
 import re
 import ssl
+from functools import lru_cache
 from math import inf
 
 from gwcore.errors import BadRequest, Broken, Unreachable, UpstreamTimeout
@@ -186,7 +187,7 @@ def build_head(request: Request) -> bytes:
     line = f"{request.method} {request.target}"
     if not _LINE.fullmatch(line):
         raise BadRequest("the method or target cannot stand on a request line")
-    lines = [f"{line} HTTP/1.1\r\nhost: {_host(request.origin)}".encode("ascii")]
+    lines = [f"{line} HTTP/1.1".encode("ascii"), _host(request.origin)]
     for name, value in request.headers:
         prefix = _names.get(name)
         if prefix is None:
@@ -197,8 +198,8 @@ def build_head(request: Request) -> bytes:
         lines.append(b"content-length: %d" % len(request.body))
     lines.append(b"\r\n")
     head = b"\r\n".join(lines)
-    ends = len(lines) + 1  # joints, the one after the request line, the one of the empty line
-    if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
+    ends = 2 * len(lines)  # the joints and the empty line's
+    if len(head) - len(head.translate(None, b"\r\n\0")) != ends:
         culprit = next((name for name, value in request.headers if re.search(rb"[\r\n\0]", value)), b"?")
         raise BadRequest(f"header {culprit.decode('latin-1')!r} holds CR, LF or NUL")
     return head
@@ -213,7 +214,8 @@ def _name(name: bytes) -> bytes:
     return prefix
 
 
-def _host(origin: Origin) -> str:
+@lru_cache(1024)
+def _host(origin: Origin) -> bytes:
     host = origin.authority
     if not _VISIBLE.fullmatch(host):
         try:
@@ -222,7 +224,7 @@ def _host(origin: Origin) -> str:
             host = ""
         if not _VISIBLE.fullmatch(host):
             raise BadRequest("the upstream's host name cannot stand in a header")
-    return host
+    return b"host: " + host.encode("ascii")
 
 
 def _is_address(host: str) -> bool:

@@ -120,7 +120,7 @@ def _quoted(key: str) -> bytes:
 
 
 def _has_escaped_word(raw: bytes) -> bool:
-    return b"\\" in raw and _ESCAPED_WORD.search(raw) is not None
+    return _BACKSLASH in raw and _ESCAPED_WORD.search(raw) is not None
 
 
 def _find(raw: bytes, quoted: bytes) -> list[Span] | None:

@@ -59,7 +59,7 @@ class SseReader:
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that ``chunk`` completes. Raises :class:`~gwcore.errors.Malformed` for one over the limit."""
-        if not self._cr and b"\r" in chunk:
+        if not self._cr and _CR in chunk:
             self._cr = True
         pending = self._pending
         data: bytes | bytearray = chunk

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True, frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where connections go: the unit of pooling, and what a credential is bound to."""
 
     scheme: str
