@@ -115,7 +115,7 @@ class Reply:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: Held | None = None
-        self._extra: list[tuple[bytes, bytes | Callable[[], bytes | None]]] | None = None
+        self._extra: list[tuple[bytes, bytes] | Callable[[], Headers]] | None = None
         self._tee: Tee | None = None
         self._beneath: Held | None = None
         self.state = IDLE
@@ -145,28 +145,37 @@ class Reply:
         else:
             self.copy.left = max(self.copy.left, limit - self.copy.size)
 
-    def add_header(self, name: bytes, value: bytes | Callable[[], bytes | None]) -> None:
+    def add_header(self, name: bytes, value: bytes) -> None:
         """A response header of a plugin's own, whoever writes the response; ``name`` in lower case.
 
         It takes the place of the upstream's headers of that name. Call it before ``await inner(…)``, or inside
         :meth:`hold`. Where a keep-alive comment took the head along already, the header is lost.
 
-        Args:
-            name: of the header.
-            value: the text, or a function that is asked for it as the head leaves: of a whole answer, the usage is known
-                by then. ``None`` sends no header.
-
         Raises:
-            TypeError: a name that is not bytes, or a value that is neither bytes nor a function.
+            TypeError: a name or a value that is not bytes.
             ReplyMisuse: the answer has begun to leave.
         """
-        if not (isinstance(name, bytes) and (isinstance(value, bytes) or callable(value))):
+        if not (isinstance(name, bytes) and isinstance(value, bytes)):
             raise TypeError(f"add_header takes bytes, here: {type(name).__name__}, {type(value).__name__}")
+        self._add((name, value))
+
+    def add_headers(self, tell: Callable[[], Headers]) -> None:
+        """As :meth:`add_header`, of what ``tell`` says as the head leaves: of a whole answer, the usage is known by then."""
+        self._add(tell)
+
+    def _add(self, extra: tuple[bytes, bytes] | Callable[[], Headers]) -> None:
         if self.committed:
             raise ReplyMisuse("add_header after the answer began to leave: call it before inner, or inside hold()")
         if self._extra is None:
             self._extra = []
-        self._extra.append((name, value))
+        self._extra.append(extra)
+
+    def added(self) -> Headers:
+        """What plugins add, as they say it now."""
+        headers: Headers = []
+        for extra in self._extra or ():
+            headers += (extra,) if isinstance(extra, tuple) else extra()
+        return headers
 
     async def commit(self, status: int, headers: Headers) -> None:
         """Send status and headers. The list is the reply's from here on."""
@@ -189,10 +198,10 @@ class Reply:
         self.state = COMMITTED
         self.status = status
         if self._extra is not None:
-            told = [(n, value if isinstance(value, bytes) else value()) for n, value in self._extra]
+            told = self.added()
             ours = {name for name, _ in told}
             headers = [header for header in headers if header[0] not in ours]
-            headers += [(name, value) for name, value in told if value is not None]
+            headers += told
         if self.before_commit is not None:
             self.before_commit(status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -70,7 +70,7 @@ async def ask(layer, key="k", *, text="hi", **fields):
     try:
         await layer(made)
     except GatewayError as error:
-        added = {name: value() if callable(value) else value for name, value in made.reply._extra or ()}
+        added = dict(made.reply.added())
         return SimpleNamespace(status=error.status, error=error, headers=added, call=made)
     return SimpleNamespace(status=200, error=None, headers=dict(sent(made).headers), call=made)
 

@@ -68,4 +68,4 @@ def chosen(plugin, made):
 
 def rule_of(made):
     """The rule that the answer will name."""
-    return dict(made.reply._extra or ()).get(b"x-gwcore-rule", b"").decode()
+    return dict(made.reply.added()).get(b"x-gwcore-rule", b"").decode()

@@ -13,6 +13,7 @@ from gwcore.call import Attempt, Call
 from gwcore.errors import ClientError, LimitError
 from gwcore.outcomes import ending
 from gwcore.usage import Usage
+from gwcore.wire.transport import Headers
 from gwcore_ratelimit.gcra import TOKENS, Charge, Limit
 
 HEADER: Final = b"x-gwcore-counted-tokens"
@@ -58,10 +59,10 @@ def correction(limit: Limit, cost: int, used: Sequence[Usage], *, known: bool) -
     return more if known else max(0, more)
 
 
-def whole(call: Call, charges: Sequence[Charge]) -> bytes | None:
-    """The header of an answer that is complete as its head leaves; ``None`` for any other."""
+def whole(call: Call, charges: Sequence[Charge]) -> Headers:
+    """The header of an answer that is complete as its head leaves; none of any other."""
     if call.reply.waiting or any(a.usage is None and a.error is None for a in call.attempts):
-        return None
+        return []
     used: list[Usage] = []
     known = True
     for attempt in call.attempts:
@@ -70,4 +71,4 @@ def whole(call: Call, charges: Sequence[Charge]) -> bytes | None:
     for limit, _, cost in charges:
         if limit.kind == TOKENS:
             told[manner(limit)] = cost + correction(limit, cost, used, known=known)
-    return ", ".join(f"{name}={tokens}" for name, tokens in told.items()).encode()
+    return [(HEADER, ", ".join(f"{name}={tokens}" for name, tokens in told.items()).encode())]

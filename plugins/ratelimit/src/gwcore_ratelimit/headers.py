@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from gwcore.call import Call, Key
+from gwcore.wire.transport import Headers
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Charge, Reading, Verdict
 
 _OPENAI: Final = {
@@ -37,7 +38,7 @@ def tell(call: Call, charges: Sequence[Charge], verdict: Verdict) -> None:
     tightest = call.get(_TOLD)
     if tightest is None:
         tightest = call[_TOLD] = {}
-    known_before = set(tightest)
+        call.reply.add_headers(partial(_said, call, tightest))
     for (limit, _, _), reading in zip(charges, verdict.readings, strict=True):
         kind = limit.kind
         if reading is None or limit.shadow or kind == PARALLEL:
@@ -45,18 +46,17 @@ def tell(call: Call, charges: Sequence[Charge], verdict: Verdict) -> None:
         known = tightest.get(kind)
         if known is None or reading.remaining < known[1].remaining:
             tightest[kind] = (limit.amount, reading)
-    for fresh in tightest.keys() - known_before:
-        _add(call, fresh, tightest)
 
 
-def _add(call: Call, kind: str, tightest: _Tightest) -> None:
+def _said(call: Call, tightest: _Tightest) -> Headers:
     """Asked as the head leaves: until then a later rule may have less left."""
     anthropic = call.dialect.name.startswith("anthropic")
-    limit, remaining, reset = (_ANTHROPIC if anthropic else _OPENAI)[kind]
-    add = call.reply.add_header
-    add(limit, lambda: b"%d" % tightest[kind][0])
-    add(remaining, lambda: b"%d" % tightest[kind][1].remaining)
-    add(reset, lambda: (instant if anthropic else duration)(tightest[kind][1].reset))
+    headers: Headers = []
+    for kind, (amount, (remaining, reset, _)) in tightest.items():
+        names = (_ANTHROPIC if anthropic else _OPENAI)[kind]
+        values = b"%d" % amount, b"%d" % remaining, (instant if anthropic else duration)(reset)
+        headers += zip(names, values, strict=True)
+    return headers
 
 
 def duration(micros: int) -> bytes:

@@ -148,7 +148,7 @@ class RateLimit(Plugin):
                 return await inner(call)
             grant = await self._admit(call, bound, call.id)
             if grant.size is not None and told:
-                call.reply.add_header(counting.HEADER, partial(counting.whole, call, grant.charges))
+                call.reply.add_headers(partial(counting.whole, call, grant.charges))
             error: BaseException | None = None
             try:
                 return await inner(call)
