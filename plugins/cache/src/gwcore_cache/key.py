@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
+from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -104,8 +105,8 @@ class Keyer:
         """32 bytes. ``call.document`` is an object."""
         about = self._about(call, scope, namespace)
         raw = orjson.dumps(call.document) if call.edited else call.raw
-        # the same bytes again need not be read again
-        print_ = hmac.digest(self._index, b"%d\0%b%b" % (len(about), about, raw), "sha256")
+        # the same bytes again need not be read again; what they are known by never leaves the process
+        print_ = sha256(b"%d\0%b%b" % (len(about), about, raw)).digest()
         found = self._known.get(print_)
         if found is None:
             said = self._said(call, raw)
@@ -143,11 +144,11 @@ class Keyer:
     def _about(self, call: Call, scope: str, namespace: str) -> bytes:
         """All but the document."""
         prefixes = _prefixes(call.dialect.forward)
-        headers = sorted(
+        headers = [
             (header[0].decode("latin-1"), header[1].decode("latin-1"))
             for header in call.headers
             if header[0].startswith(prefixes) and not header[0].startswith(self._skipped) and header not in _CUSTOMARY
-        )
+        ]
         query = call.query and sorted(
             pair for pair in parse_qsl(call.query.decode("latin-1"), keep_blank_values=True) if pair[0] not in _ASKS
         )
@@ -161,7 +162,7 @@ class Keyer:
                 call.model,
                 [str(target) for target in call.targets],
                 sorted(call.tags) if self._tags else (),
-                headers,
+                sorted(headers),
                 query or [],
                 # without a codec a stream cannot be told as a document
                 None if chat else (call.stream, _options(call)),
