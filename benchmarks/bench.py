@@ -1,8 +1,12 @@
 """``make bench``: the gateway beside its peers, in one run, as a table of ratios. It never asserts a time.
 
-One worker pinned to core 0; mock upstream and load on core 1. CPU is the process's own (user + system) from /proc. nginx is
-measured where it is installed; gwcore with other stacks by ``--stack NAME=FILE``; other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which
-``{port}`` and ``{upstream}`` are replaced. Every request carries the headers by which Portkey finds its upstream.
+One worker pinned to core 0; mock upstream and load on core 1. CPU is the process's own (user + system, all threads) from /proc.
+Everything is measured in short turns, one after the other, round after round: a noisy neighbour meets all of them, and ratios
+and differences are taken within a round. What is shown is the median of the rounds, in brackets the best fifth.
+
+nginx is measured where it is installed; gwcore with an empty stack and with every file of ``stacks/`` (``--stack FILE`` for
+others); other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which ``{port}`` and ``{upstream}``
+are replaced. Every request carries the headers by which Portkey finds its upstream.
 """
 
 import argparse
@@ -13,10 +17,13 @@ import shlex
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -36,6 +43,7 @@ upstreams:
 stack: []
 """
 
+EMPTY = "gwcore, empty"
 PORTKEY = "x-portkey-provider: openai\r\nx-portkey-custom-host: http://127.0.0.1:{upstream}/v1\r\n"
 
 
@@ -82,27 +90,50 @@ def load(url, connections, seconds, mode):
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure(name, command, port, seconds, *, folder):
-    process = start(0, command, cwd=folder)
-    try:
-        wait_port(port, process)
-        row = {"name": name, "start_cpu": cpu(process.pid), "rss": rss(process.pid)}
-        url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        load(url, 16, 1, "json")  # warm-up
-        for label, connections, mode in (("json", 64, "json"), ("one", 1, "json"), ("sse", 16, "sse")):
-            before = cpu(process.pid)
-            got = load(url, connections, seconds, mode)
-            time.sleep(1)  # what is written behind belongs to it
-            spent = cpu(process.pid) - before
-            row[label] = got | {"cpu_us": spent / max(1, got["requests"]) * 1e6}
-        return row
-    finally:
-        process.send_signal(signal.SIGTERM)
+LOADS = (("json", 64, "json"), ("one", 1, "json"), ("sse", 16, "sse"))
+"""Name, connections, kind of answer."""
+
+
+class Served:
+    """One gateway that runs, and what its rounds came to: lists by name of the figure."""
+
+    def __init__(self, name, command, port, folder):
+        self.name = name
+        self.url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        self.process = start(0, command, cwd=folder)
+        wait_port(port, self.process)
+        self.start_cpu, self.rss = cpu(self.process.pid), rss(self.process.pid)
+        self.errors = 0
+        self.seen = defaultdict(list)
+        load(self.url, 16, 1, "json")  # warm-up
+
+    def turn(self, seconds, direct, mock):
+        for label, connections, mode in LOADS:
+            before, upstream = cpu(self.process.pid), cpu(mock.pid)
+            got = load(self.url, connections, seconds, mode)
+            time.sleep(0.5)  # what is written behind belongs to it
+            count = max(1, got["requests"])
+            self.errors += got["errors"]
+            self.seen[label].append((cpu(self.process.pid) - before) / count * 1e6)
+            if label == "json":
+                self.seen["rate"].append(got["requests"] / got["seconds"])
+                self.seen["upstream"].append((cpu(mock.pid) - upstream) / count * 1e6)
+            elif label == "one":
+                self.seen["p50"].append(got["p50"] - direct["p50"])
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self.process.kill()
+            self.process.wait()
+
+
+def told(values, form="{:.0f}"):
+    """Median and best fifth."""
+    best = sorted(values)[: max(1, len(values) // 5)]
+    return f"{form.format(statistics.median(values))} ({form.format(statistics.mean(best))})"
 
 
 def gwcore(folder, name, stack, upstream):
@@ -117,65 +148,81 @@ def targets(folder, upstream, peers, stacks):
     if nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
         (folder / "nginx.conf").write_text(NGINX.format(dir=folder, upstream=upstream, port=port))
         yield "nginx proxy_pass", [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], port
-    yield gwcore(folder, "gwcore, empty stack", STACK.format(upstream="{upstream}"), upstream)
-    for stack in stacks:
-        name, _, file = stack.partition("=")
-        yield gwcore(folder, name, Path(file).read_text(), upstream)
+    yield gwcore(folder, EMPTY, STACK.format(upstream="{upstream}"), upstream)
+    for file in stacks:
+        yield gwcore(folder, f"gwcore, {file.stem}", file.read_text(), upstream)
     for peer in peers:
         name, _, command = peer.partition("=")
         port = free_port()
         yield name, shlex.split(command.format(port=port, upstream=upstream)), port
 
 
-def show(rows):
-    direct, base = rows[0], rows[1]
-    print(
-        f"\n{'':22} {'µs CPU/req':>11} {'× nginx':>8} {'req/s':>8} {'added p50 ms':>13} {'µs/SSE chunk':>13} {'start CPU s':>12} {'RSS MB':>7} errors"
+def show(served):
+    base, empty = served[0].seen["json"], next(s for s in served if s.name == EMPTY).seen["json"]
+    titles = (
+        "µs CPU/request",
+        f"× {served[0].name.split()[0]}",
+        "added to empty",
+        "req/s",
+        "added p50 ms",
+        "µs/SSE chunk",
     )
-    for row in rows[1:]:
-        print(
-            f"{row['name']:22} {row['json']['cpu_us']:11.0f} {row['json']['cpu_us'] / base['json']['cpu_us']:8.1f} "
-            f"{row['json']['requests'] / row['json']['seconds']:8.0f} {row['one']['p50'] - direct['one']['p50']:13.3f} "
-            f"{row['sse']['cpu_us'] / 100:13.2f} {row['start_cpu']:12.2f} {row['rss']:7.0f} {row['json']['errors'] + row['one']['errors']}"
+    print(
+        f"\n{'':18}"
+        + "".join(f"{title:>17}" for title in (*titles, "µs of upstream"))
+        + "  start CPU s, RSS MB, errors"
+    )
+    for one in served:
+        seen = one.seen
+        ratios = [mine / other for mine, other in zip(seen["json"], base, strict=True)]
+        added = [mine - other for mine, other in zip(seen["json"], empty, strict=True)]
+        figures = (
+            told(seen["json"]),
+            told(ratios, "{:.1f}"),
+            f"{statistics.median(added):.0f}" if one.name.startswith("gwcore") and one.name != EMPTY else "",
+            f"{statistics.median(seen['rate']):.0f}",
+            told(seen["p50"], "{:.3f}"),
+            told([micros / 100 for micros in seen["sse"]], "{:.2f}"),
+            f"{statistics.median(seen['upstream']):.0f}",
         )
-    print(
-        f"\nmock upstream alone: {direct['json']['requests'] / direct['json']['seconds']:.0f} req/s; the first row is what × refers to"
-    )
+        row = "".join(f"{figure:>17}" for figure in figures)
+        print(f"{one.name:18}{row}  {one.start_cpu:.2f}, {one.rss:.0f}, {one.errors}")
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=5)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=1, help="of each load of each round")
     arguments.add_argument("--peer", action="append", default=[])
     arguments.add_argument(
         "--stack",
         action="append",
-        default=[],
-        help="NAME=FILE: gwcore with that stack, {upstream} (a port) and {folder} replaced",
+        type=Path,
+        help="a file in place of those in stacks/; {upstream} (a port) and {folder} are replaced; - for none",
     )
     options = arguments.parse_args()
-    os.environ |= {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
+    stacks = sorted((HERE / "stacks").glob("*.yaml")) if options.stack is None else options.stack
+    keys = {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
+    os.environ |= keys | {"GWCORE_LOG_LEVEL": "error"}
     upstream = free_port()
-    mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
-    try:
+    os.environ["LOAD_HEADERS"] = PORTKEY.format(upstream=upstream)
+    with ExitStack() as after:
+        mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
+        after.callback(mock.wait)
+        after.callback(mock.terminate)
         wait_port(upstream, mock)
-        os.environ["LOAD_HEADERS"] = PORTKEY.format(upstream=upstream)
-        url = f"http://127.0.0.1:{upstream}/v1/chat/completions"
-        rows = [
-            {
-                "name": "mock",
-                "json": load(url, 64, options.seconds, "json"),
-                "one": load(url, 1, options.seconds, "json"),
-            }
-        ]
-        with tempfile.TemporaryDirectory() as folder:
-            for name, command, port in targets(Path(folder), upstream, options.peer, options.stack):
-                print(f"measuring {name} …", flush=True)
-                rows.append(measure(name, command, port, options.seconds, folder=folder))
-        show(rows)
-    finally:
-        mock.terminate()
-        mock.wait()
+        folder = Path(after.enter_context(tempfile.TemporaryDirectory()))
+        served = []
+        for name, command, port in targets(folder, upstream, options.peer, [f for f in stacks if str(f) != "-"]):
+            print(f"starting {name} …", flush=True)
+            served.append(Served(name, command, port, folder))
+            after.callback(served[-1].stop)
+        for at in range(options.rounds):
+            print(f"round {at + 1} of {options.rounds} …", flush=True)
+            direct = load(f"http://127.0.0.1:{upstream}/v1/chat/completions", 1, options.seconds, "json")
+            for one in served:
+                one.turn(options.seconds, direct, mock)
+        show(served)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,13 @@
 """What a hit of the cache costs: ``python benchmarks/cache.py``. It never asserts a time.
 
-First the layer alone, in this process: CPU of one hit by the size of the request and of the answer, of a key whose bytes
-were seen before and of one read for the first time. Then whole requests of ``gwcore run`` beside those of an empty stack;
-a hit never reaches the mock upstream, which counts.
+The layer alone, in this process: CPU of one hit by the size of the request and of the answer, of a key whose bytes were seen
+before and of one read for the first time. Whole requests are measured by ``make bench``.
 """
 
 import argparse
 import asyncio
 import json
-import sys
-import tempfile
 import time
-from pathlib import Path
-
-from bench import HERE, STACK, cpu, free_port, measure, start, wait_port
 
 from gwcore.call import Call
 from gwcore.catalog import Catalog
@@ -25,7 +19,6 @@ from gwcore.testing.fakes import upstream
 from gwcore_cache.key import Keyer
 from gwcore_cache.plugin import Cache
 
-CACHED = STACK.replace("stack: []", "stack: [{{cache: {{ttl: 1h}}}}]")
 TARGET = Target(upstream("up"), "m")
 SIZES = ((200, 200), (2_000, 2_000), (20_000, 20_000), (200_000, 2_000))
 
@@ -111,37 +104,10 @@ def layer(count):
         print(f"{asked:9} {answered:9} {asyncio.run(hits(asked, answered, few)):12.1f} {again:10.1f} {anew:10.1f}")
 
 
-def gateway(seconds):
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        mock = free_port()
-        process = start(1, [sys.executable, str(HERE / "mock.py"), str(mock)])
-        try:
-            wait_port(mock, process)
-            for name, text in (("empty stack, upstream asked", STACK), ("cache in memory, hits", CACHED)):
-                file, port = Path(folder) / "stack.yaml", free_port()
-                file.write_text(text.format(upstream=mock))
-                command = [str(Path(sys.executable).with_name("gwcore")), "run", str(file), "--port", str(port)]
-                before = cpu(process.pid)
-                rows.append((measure(name, command, port, seconds, folder=folder), cpu(process.pid) - before))
-        finally:
-            process.kill()
-            process.wait()
-    print(f"\n{'':30} {'µs CPU/req':>11} {'req/s':>8} {'µs CPU/stream':>14} {'CPU s of the upstream':>22}")
-    for row, upstream_cpu in rows:
-        rate = row["json"]["requests"] / row["json"]["seconds"]
-        print(
-            f"{row['name']:30} {row['json']['cpu_us']:11.0f} {rate:8.0f} {row['sse']['cpu_us']:14.0f} {upstream_cpu:22.2f}"
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--count", type=int, default=5000)
-    said = parser.parse_args()
-    layer(said.count)
-    gateway(said.seconds)
+    layer(parser.parse_args().count)
 
 
 if __name__ == "__main__":
