@@ -26,6 +26,8 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
+from gwcore.testing.servers import postgres, redis
+
 HERE = Path(__file__).parent
 TICK = os.sysconf("SC_CLK_TCK")
 NGINX = """
@@ -136,21 +138,27 @@ def told(values, form="{:.0f}"):
     return f"{form.format(statistics.median(values))} ({form.format(statistics.mean(best))})"
 
 
-def gwcore(folder, name, stack, upstream):
+def gwcore(folder, name, stack, upstream, after=None):
+    """A command that serves a stack, and its port; ``{redis}`` and ``{postgres}`` start one, until ``after`` is left."""
     port, file = free_port(), folder / f"{name.replace(' ', '-')}.yaml"
-    file.write_text(stack.replace("{upstream}", str(upstream)).replace("{folder}", str(folder)))
+    places = {"{upstream}": lambda: str(upstream), "{folder}": lambda: str(folder)}
+    places |= {f"{{{kind.__name__}}}": lambda kind=kind: after.enter_context(kind()) for kind in (redis, postgres)}
+    for place, given in places.items():
+        if place in stack:
+            stack = stack.replace(place, given())
+    file.write_text(stack)
     command = [str(Path(sys.executable).with_name("gwcore")), "run", str(file), "--port", str(port)]
     return name, command, port
 
 
-def targets(folder, upstream, peers, stacks):
+def targets(folder, upstream, peers, stacks, after):
     port = free_port()
     if nginx := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
         (folder / "nginx.conf").write_text(NGINX.format(dir=folder, upstream=upstream, port=port))
         yield "nginx proxy_pass", [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], port
     yield gwcore(folder, EMPTY, STACK.format(upstream="{upstream}"), upstream)
     for file in stacks:
-        yield gwcore(folder, f"gwcore, {file.stem}", file.read_text(), upstream)
+        yield gwcore(folder, f"gwcore, {file.stem}", file.read_text(), upstream, after)
     for peer in peers:
         name, _, command = peer.partition("=")
         port = free_port()
@@ -186,7 +194,7 @@ def show(served):
             f"{statistics.median(seen['upstream']):.0f}",
         )
         row = "".join(f"{figure:>17}" for figure in figures)
-        print(f"{one.name:18}{row}  {one.start_cpu:.2f}, {one.rss:.0f}, {one.errors}")
+        print(f"{one.name:22}{row}  {one.start_cpu:.2f}, {one.rss:.0f}, {one.errors}")
 
 
 def main():
@@ -198,12 +206,13 @@ def main():
         "--stack",
         action="append",
         type=Path,
-        help="a file in place of those in stacks/; {upstream} (a port) and {folder} are replaced; - for none",
+        help="a file in place of those in stacks/, - for none; {upstream} (a port), {folder}, {redis}, {postgres} are replaced",
     )
     options = arguments.parse_args()
     stacks = sorted((HERE / "stacks").glob("*.yaml")) if options.stack is None else options.stack
     keys = {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
     os.environ |= keys | {"GWCORE_LOG_LEVEL": "error"}
+    os.sched_setaffinity(0, {1})  # and so all that is started here, but for the gateways
     upstream = free_port()
     os.environ["LOAD_HEADERS"] = PORTKEY.format(upstream=upstream)
     with ExitStack() as after:
@@ -213,7 +222,7 @@ def main():
         wait_port(upstream, mock)
         folder = Path(after.enter_context(tempfile.TemporaryDirectory()))
         served = []
-        for name, command, port in targets(folder, upstream, options.peer, [f for f in stacks if str(f) != "-"]):
+        for name, command, port in targets(folder, upstream, options.peer, [f for f in stacks if str(f) != "-"], after):
             print(f"starting {name} …", flush=True)
             served.append(Served(name, command, port, folder))
             after.callback(served[-1].stop)
