@@ -176,7 +176,7 @@ def show(served):
         "µs/SSE chunk",
     )
     print(
-        f"\n{'':18}"
+        f"\n{'':22}"
         + "".join(f"{title:>17}" for title in (*titles, "µs of upstream"))
         + "  start CPU s, RSS MB, errors"
     )
