@@ -14,7 +14,7 @@ from gwcore.errors import Malformed
 
 _BOM = b"\xef\xbb\xbf"
 _COLON = ord(":")
-_CR = ord("\r")
+_CR, _LF = b"\r\n"  # as numbers, which CPython looks for faster than for bytes
 _TAIL = 3  # the longest beginning of a blank line that may still grow: CR LF CR
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r){2}")  # atomic, else one CR LF would be read as two line ends
 
@@ -56,6 +56,11 @@ class SseReader:
         self._searched = 0  # no blank line begins before this offset of _pending
         self._cr = False  # a CR has been seen: then two LFs in a row are not the only blank line
         self._begun = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has begun that is not complete."""
+        return bool(self._pending)
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that ``chunk`` completes. Raises :class:`~gwcore.errors.Malformed` for one over the limit."""
@@ -133,7 +138,7 @@ class SseReader:
 def scan(data: bytes) -> Iterator[Frame]:
     """The complete frames at the beginning of ``data``, one at a time: for who wants to see only the first."""
     reader = SseReader()
-    reader._cr = b"\r" in data  # noqa: SLF001 - one parser in two forms
+    reader._cr = _CR in data  # noqa: SLF001 - one parser in two forms
     start = 0
     while (end := reader._end(data, start)) > 0:  # noqa: SLF001
         yield reader._frame(data[start:end])  # noqa: SLF001
@@ -150,7 +155,7 @@ def encode(data: bytes, event: str | None = None) -> bytes:
         if "\n" in event or "\r" in event:
             raise ValueError("a line end in an event name")
         head = b"event: " + event.encode() + b"\n"
-    if b"\n" not in data and b"\r" not in data:
+    if _LF not in data and _CR not in data:
         return head + b"data: " + data + b"\n\n"
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return head + b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import orjson
 
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
-from gwcore.wire.sse import SseReader
+from gwcore.wire.sse import Frame, SseReader
 
 WHOLE_CAP = 64 << 20
 Facts = dict[str, Any]
@@ -110,13 +112,19 @@ class JsonMeter:
             pass  # of another shape: it says nothing, and passes
 
 
+@cache
+def _mark(member: str) -> re.Pattern[bytes]:
+    """Also across the lines of a frame, each of which begins with ``data:``."""
+    return re.compile(rb'"%b"(?:[\s:]|data:)*+\{' % member.encode())
+
+
 class StreamMeter(JsonMeter):
-    """For event streams: a frame is parsed only where ``mark`` stands in it.
+    """For event streams: a frame is parsed only where a ``member`` of it is an object.
 
     Args:
         gather: what a frame's document says.
         total: what it comes to.
-        mark: what a frame with usage holds.
+        member: what a frame with usage holds, an identifier. Others may hold it with ``null``.
         hide: whether to keep a frame from the client: its document → hidden; ``None`` hides nothing.
         facts: known before the reply.
     """
@@ -125,12 +133,12 @@ class StreamMeter(JsonMeter):
         self,
         gather: Gather,
         total: Total,
-        mark: bytes,
+        member: str,
         hide: Callable[[dict[str, Any]], bool] | None = None,
         facts: Facts | None = None,
     ) -> None:
         super().__init__(gather, total, facts)
-        self._mark = mark
+        self._mark = _mark(member)
         self._hide = hide
         self._reader = SseReader()
         self._skip = False
@@ -139,20 +147,29 @@ class StreamMeter(JsonMeter):
         """The chunk, less a frame the client did not ask for."""
         if self._skip:
             return chunk
+        plain = 0 if self._reader.pending else self._plain(chunk)
+        if plain == len(chunk):
+            return chunk
         try:
-            frames = self._reader.feed(chunk)
+            frames = self._reader.feed(chunk[plain:])
         except Malformed:
             self._skip = True  # a frame beyond any cap: relay, and count nothing
             return chunk
-        return self._keep(frames, chunk)
+        return self._keep(frames, chunk, plain)
 
     def finish(self) -> bytes:
         """What the reader still holds."""
-        return b"" if self._skip else self._keep(self._reader.close(), b"")
+        return b"" if self._skip else self._keep(self._reader.close(), b"", 0)
 
-    def _keep(self, frames: list[Any], chunk: bytes) -> bytes:
-        kept = [frame.raw for frame in frames if not (self._mark in frame.data and self._hidden(frame.data))]
-        return chunk if self._hide is None else b"".join(kept)
+    def _plain(self, chunk: bytes) -> int:
+        """How many bytes at the beginning are whole frames that cannot hold usage."""
+        found = self._mark.search(chunk)
+        end = chunk.rfind(b"\n\n", 0, found.start() if found else len(chunk))
+        return end + 2 if end >= 0 else 0
+
+    def _keep(self, frames: list[Frame], chunk: bytes, plain: int) -> bytes:
+        kept = [frame.raw for frame in frames if not (self._mark.search(frame.data) and self._hidden(frame.data))]
+        return chunk if self._hide is None else chunk[:plain] + b"".join(kept)
 
     def _hidden(self, data: bytes) -> bool:
         try:

@@ -98,7 +98,7 @@ class AnthropicMessages(BaseDialect):
         """``message_start`` brings the input, ``message_delta`` the rest."""
         if operation != "chat":
             return None
-        return StreamMeter(_gather, _total, b'"usage"') if stream else JsonMeter(_gather, _total, judge=self.void)
+        return StreamMeter(_gather, _total, "usage") if stream else JsonMeter(_gather, _total, judge=self.void)
 
     def judge(self, document: dict[str, Any]) -> Opening:
         """``message_start``, ``ping``, an empty block of text and a plain end are no content."""

@@ -123,7 +123,7 @@ class GeminiGenerate(BaseDialect):
         if operation not in {"chat", "embeddings", "batch_embeddings"}:
             return None
         return (
-            StreamMeter(_gather, _total, b'"usageMetadata"')
+            StreamMeter(_gather, _total, "usageMetadata")
             if stream
             else JsonMeter(_gather, _total, judge=self.void if operation == "chat" else None)
         )

@@ -238,7 +238,7 @@ class OpenAIChat(BaseDialect):
         options = asked.get("stream_options")
         wanted = isinstance(options, dict) and bool(options.get("include_usage"))
         hide = None if wanted or operation not in {"chat", "completions"} else _only_usage
-        return StreamMeter(gather, total, b'"usage"', hide, facts)
+        return StreamMeter(gather, total, "usage", hide, facts)
 
     def shape(self, document: Document) -> str | None:
         """Cursor sends the Responses API's ``input`` and flat tools here."""

@@ -78,7 +78,7 @@ class OpenAIResponses(BaseDialect):
         if operation not in {"chat", "compact"}:
             return None
         return (
-            StreamMeter(_gather, _total, b'"usage"')
+            StreamMeter(_gather, _total, "usage")
             if stream
             else JsonMeter(_gather, _total, judge=self.void if operation == "chat" else None)
         )
