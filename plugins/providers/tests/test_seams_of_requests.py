@@ -55,6 +55,12 @@ def test_a_text_may_speak_of_models():
     assert prepared("openrouter", body) == body
 
 
+def test_a_form_is_not_read():
+    """A recording may hold any bytes, those of an escape among them."""
+    body = b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\nRIFF\\u\x00 models\r\n--b--'
+    assert prepared("vercel-gateway", body) == body
+
+
 def test_what_nobody_can_have_used_is_no_count():
     assert number({"a": 2**64 - 1, "b": 3}, "a", "b") == 3
     assert number({"a": 1e300}, "a") == 0

@@ -405,13 +405,19 @@ class Particular(Compatible):
         body = request.body
         # an escape may spell any name
         if self.row.others and (b"models" in body or b"\\u" in body):
-            for path in self.row.others:
-                if next(said(orjson.loads(body), (path,)), None) is not None:
-                    raise BadRequest(
-                        f"{'.'.join(path)} names further models; name them under `models` of the stack file"
-                    )
+            _refuse(body, self.row.others)
         if stream and self.row.without:
             request.body = remove_top_level(request.body, self.row.without)
+
+
+def _refuse(body: bytes, others: Places) -> None:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return  # a form, or a file
+    for path in others:
+        if list(said(document, (path,))):
+            raise BadRequest(f"{'.'.join(path)} names further models; name them under `models` of the stack file")
 
 
 def provider_of(name: str) -> Compatible:
