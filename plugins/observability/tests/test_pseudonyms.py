@@ -1,18 +1,23 @@
 """Ids of users: pseudonyms in every sink that is asked to, the same in all of them, and nowhere the id."""
 
+import httpx2
+import orjson
 import pytest
-from endings_world import Everywhere, until
+from endings_world import RESPONDED, RESPONSE, Everywhere, named, until
 from obs_world import ask, gateway, ok, plugin_of
 from test_canary_traces import sent
 from test_prometheus import ADMIN, ONE
 from test_trace_sinks import PAIR, sink
 
-from gwcore.testing.upstream import FakeUpstream
+from gwcore.testing.upstream import Answer, FakeUpstream, sse
 from gwcore_observability.pseudonyms import LENGTH, Pseudonyms
 
 OWNER, CUSTOMER = "owner@example.org", "customer-canary@example.org"
 SINKS = ("otel", "langfuse", "helicone", "webhook", "access_log", "request_log")
 SECRET = "0123456789abcdef-of-users"
+NAMED = {"user": CUSTOMER, "safety_identifier": CUSTOMER, "metadata": {"user_id": CUSTOMER}}
+BEGUN = {"type": "response.created", "sequence_number": 0, "response": {**RESPONSE, **NAMED}}
+ODD = {"type": "response.completed", "sequence_number": 1, "response": {**RESPONSE, **NAMED, "output": 7}}
 AUTH = f"""stores: {{{{rows: "sqlite:///{{folder}}/rows.db"}}}}
 stack:
   - auth:
@@ -23,8 +28,10 @@ stack:
 
 
 async def written(folder, **settings):
-    """What every sink sent and wrote of one call, and what they make of the customer's id."""
-    async with FakeUpstream(ok()) as up, Everywhere() as place:
+    """What every sink sent and wrote of a chat, and of responses that repeat whom they were asked for."""
+    repeated = Answer(body=orjson.dumps({**RESPONDED, **NAMED}))
+    broken = Answer(body=sse(*named(BEGUN, {"type": "response.output_text.delta", "delta": "hel"}, ODD)))
+    async with FakeUpstream(ok(), repeated, broken) as up, Everywhere() as place:
         how = {"content": "full", **settings}
         watch = [
             sink("otel", folder, endpoint=place.url, **how),
@@ -35,9 +42,12 @@ async def written(folder, **settings):
             sink("request_log", folder, store="rows", **how),
         ]
         async with gateway(up, "\n".join(watch), stack=AUTH.format(folder=folder)) as (url, made):
-            named = {"user": CUSTOMER, "safety_identifier": CUSTOMER, "metadata": {"user_id": CUSTOMER}}
-            assert (await ask(url, headers=ONE, **named)).status_code == 200
-            await until(lambda: all(plugin_of(made, name).outbox.sent for name in SINKS))
+            assert (await ask(url, headers=ONE, **NAMED)).status_code == 200
+            async with httpx2.AsyncClient(base_url=url, headers=ONE, verify=False) as client:
+                for stream in (False, True):
+                    body = {"model": "fast", "input": "hi", "stream": stream, **NAMED}
+                    assert CUSTOMER in (await client.post("/v1/responses", json=body)).text
+            await until(lambda: all(plugin_of(made, name).outbox.sent == 3 for name in SINKS))
         files = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return {**dict(sent(place)), **files}
 
@@ -57,6 +67,18 @@ async def test_the_search_finds_who_where_nobody_asked_for_pseudonyms(tmp_path):
     found = await written(tmp_path)
     for id_, sinks in ((OWNER, len(SINKS) - 1), (CUSTOMER, len(SINKS))):  # Helicone is told of one user
         assert sum(id_.encode() in text for text in found.values()) >= sinks
+
+
+CUT = 'd " e'
+
+
+def test_what_stays_text_loses_the_same_ids():
+    one = Pseudonyms(None, SECRET)
+    said = 'data: {"user": "a\\u0040b", "input": "user", "metadata":{"user_id":"c"}}\n\ndata: {"safety_identifier":"d \\" e'
+    assert one._unnamed(said) == (
+        f'data: {{"user": "{one.of("a@b")}", "input": "user", "metadata":{{"user_id":"{one.of("c")}"}}}}\n\n'
+        f'data: {{"safety_identifier":"{one.of(CUT)}"'
+    )
 
 
 def test_a_pseudonym_is_of_its_secret():

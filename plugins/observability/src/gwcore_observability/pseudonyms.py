@@ -7,6 +7,8 @@ hash, not a bare one: ids are often mail addresses, and whoever has a list of th
 from __future__ import annotations
 
 import hmac
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -19,11 +21,12 @@ from gwcore_observability.spill import Item
 LENGTH: Final = 32
 """Hex digits of a pseudonym."""
 _MEMBERS: Final = ("user", "safety_identifier")
-"""Members of requests that name a user: OpenAI's; Anthropic's is ``metadata.user_id``."""
+"""Members of requests that name a user: OpenAI's; Anthropic's is ``metadata.user_id``. The Responses API repeats all of them."""
+_WRITTEN = re.compile(r'("(?:user|safety_identifier|user_id)"\s*:\s*)"((?:[^"\\]|\\.)*)(?:"|\Z)')
 
 
 class Pseudonyms:
-    """Hashes ``user`` and ``end_user`` of records, and the members of a request's content that name a user.
+    """Hashes ``user`` and ``end_user`` of records, and the members of content that name a user.
 
     Args:
         sink: what gets them.
@@ -43,19 +46,29 @@ class Pseudonyms:
         if record.user or record.end_user:
             record = replace(record, user=self.of(record.user), end_user=self.of(record.end_user))
         if content is not None:
-            content = replace(content, request=self._unnamed(content.request))
+            request, response = self._unnamed(content.request), self._unnamed(content.response)
+            content = replace(content, request=request, response=response)
         return self._sink.encode(record, content)
 
-    def _unnamed(self, request: Any) -> Any:
-        if not isinstance(request, dict):
-            return request
+    def _unnamed(self, document: Any) -> Any:
+        if isinstance(document, str):  # a stream as it came
+            return _WRITTEN.sub(self._in_text, document)
+        if not isinstance(document, dict):
+            return document
         said = {
-            name: self.of(one) if name in _MEMBERS and isinstance(one, str) else one for name, one in request.items()
+            name: self.of(one) if name in _MEMBERS and isinstance(one, str) else one for name, one in document.items()
         }
         metadata = said.get("metadata")
         if isinstance(metadata, dict) and isinstance(metadata.get("user_id"), str):
             said["metadata"] = {**metadata, "user_id": self.of(metadata["user_id"])}
         return said
+
+    def _in_text(self, match: re.Match[str]) -> str:
+        try:
+            id_ = json.loads(f'"{match[2]}"')
+        except ValueError:  # cut short
+            id_ = match[2]
+        return f'{match[1]}"{self.of(id_)}"'
 
     def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
         """As the sink does."""
