@@ -76,7 +76,7 @@ async def main():
     plugin = build(Auth, {"admin_key": ADMIN, "store": "book"})
     async with plugin.lifespan():
         quiet_collector()  # as the server has it
-        admin = await plugin.caller((ADMIN,), None, "/key/generate")
+        admin = await plugin.caller([(b"authorization", ADMIN.encode())], None, "/key/generate")
         generate = next(route for route in plugin.admin_routes() if route.path == "/key/generate")
         rows = {}
         for name, fields in KEYS.items():

@@ -71,7 +71,7 @@ def welch(a, b):
 async def measure(gateway, samples, *, warm):
     auth = gateway.stack.placed[0].plugin
     routes = {route.path: route for route in auth.admin_routes()}
-    admin = await auth.caller((ADMIN,), None, "/key/generate", [])
+    admin = await auth.caller([(b"authorization", ADMIN.encode())], None, "/key/generate")
     made = [(await routes["/key/generate"].endpoint(AdminCall(admin, body=NewKey())))["key"] for _ in range(200)]
     gone = made[100:]
     await routes["/key/delete"].endpoint(AdminCall(admin, body=DeleteKeys(keys=gone)))

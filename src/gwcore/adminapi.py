@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from gwcore.credentials import credentials_of
 from gwcore.errors import (
     AssemblyError,
     BadRequest,
@@ -70,8 +69,7 @@ class AdminApp:
         """Whether the request's credential may see everything."""
         client = scope.get("client")
         try:
-            credentials, address = credentials_of(scope["headers"]), client[0] if client else None
-            caller = await self.authority.caller(credentials, address, scope["path"], scope["headers"])
+            caller = await self.authority.caller(scope["headers"], client[0] if client else None, scope["path"])
         except GatewayError:
             return False
         return caller.role in {"admin", "viewer"}
@@ -121,8 +119,7 @@ class _Endpoint:
     async def _answer(self, request: Request) -> Response:
         authority, route = self.app.authority, self.route
         client = request.client.host if request.client else None
-        headers = request.scope["headers"]
-        caller = await authority.caller(credentials_of(headers), client, route.path, headers)
+        caller = await authority.caller(request.scope["headers"], client, route.path)
         call = AdminCall(caller, path=request.path_params, query=dict(request.query_params))
         await authority.permit(route, call)  # the endpoint, before a byte of the body is read; then the fields
         if route.Body is not None:

@@ -106,12 +106,11 @@ class AdminRoute:
 class Authority(Protocol):
     """Decides who may use the admin API: by role, endpoint and field, in one place. Any error denies."""
 
-    async def caller(
-        self, credentials: tuple[str, ...], client: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]
-    ) -> Caller:
-        """Who presents these credentials from that address, for that path. Raises ``Unauthenticated``, ``Forbidden``.
+    async def caller(self, headers: Sequence[tuple[bytes, bytes]], client: str | None, path: str) -> Caller:
+        """Who asks, from that address, for that path. Raises ``Unauthenticated``, ``Forbidden``.
 
-        ``headers`` are the request's, names in lower case: where the address is a proxy's, they say whose it asks for.
+        ``headers`` are the request's, names in lower case: they hold the credential, and where the address is a proxy's
+        they say whose it asks for.
         """
         ...
 

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from gwcore.call import Attempt, Call, Outcome, Principal
+from gwcore.credentials import credentials_of
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
 from gwcore.plugin import Plugin, Setup
 from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Directory, Sample
@@ -314,14 +315,12 @@ class Auth(Plugin):
         """Keys, teams, users, organisations, customers."""
         return self._admin
 
-    async def caller(
-        self, credentials: tuple[str, ...], client: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]
-    ) -> Caller:
+    async def caller(self, headers: Sequence[tuple[bytes, bytes]], client: str | None, path: str) -> Caller:
         """Who asks the admin API; see :class:`gwcore.ports.Authority`. Nothing is cached here."""
         client = self._behind(client, headers)
         if self._barred and within(client, self._barred):
             raise Forbidden("this address is blocked")
-        return await self._callers.caller(credentials, client, path)
+        return await self._callers.caller(credentials_of(headers), client, path)
 
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:
         """The table of :mod:`gwcore_auth.policy`."""
