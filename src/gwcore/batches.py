@@ -17,11 +17,11 @@ import orjson
 from gwcore.call import Attempt, Call, Target
 from gwcore.codec import Complaint, Crossing
 from gwcore.dialect import Dialect
-from gwcore.errors import BadRequest, GatewayError, Malformed
+from gwcore.errors import MISSHAPEN, GatewayError, Malformed
 from gwcore.lists import ListCodec, ListReply, ListRequest, UpstreamListCodec, cut, merged
 from gwcore.outcomes import ending
 from gwcore.relay import DROPPED, read_whole
-from gwcore.translate import MISSHAPEN, Way
+from gwcore.translate import UNREADABLE, Way, wrong_type
 from gwcore.usage import Usage, added
 from gwcore.wire.transport import Request, Response
 
@@ -59,7 +59,7 @@ class Batches(Way):
             reply = self.codec.read_reply(orjson.loads(body))
         except orjson.JSONDecodeError:
             raise Malformed("the upstream's answer is not JSON") from None
-        except MISSHAPEN as error:
+        except UNREADABLE as error:
             raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
         if reply.usage is not None:
             self.used.append(reply.usage)
@@ -100,8 +100,8 @@ def batched(call: Call, target: Target, document: dict[str, Any], dialects: Mapp
         prefix = "rerank_batch:" if request.query is not None else "batch:"
         parts = list(cut(request, _limit(quirks, prefix), _limit(quirks, "batch_tokens:")))
         bodies = [orjson.dumps(codec.write_request(part, crossing)) for part in parts]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BadRequest(f"a value of the request has the wrong type ({type(error).__name__})") from error
+    except MISSHAPEN as error:
+        raise wrong_type(error) from error
     return Batches(call.dialect, upstream, address, crossing, codec, request, parts, bodies)
 
 

@@ -28,7 +28,10 @@ Raised, never returned; written in the *client's* dialect by the Gateway alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MISSHAPEN: Final = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+"""What reading a document of another shape comes to."""
 
 
 class GatewayError(Exception):

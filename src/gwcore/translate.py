@@ -16,7 +16,7 @@ from gwcore.call import Call, Target
 from gwcore.chat import ChatReply, Finish, silent
 from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec, both_ways
 from gwcore.dialect import Dialect
-from gwcore.errors import BadRequest, Malformed
+from gwcore.errors import MISSHAPEN, BadRequest, GatewayError, Malformed
 from gwcore.estimate import Estimator
 from gwcore.events import Event, Failed, Finished, Metered, PartEnded, Started, gather, spell
 from gwcore.restore import Restorer
@@ -74,8 +74,13 @@ class Way:
         raise NotImplementedError
 
 
-MISSHAPEN: Final = (BadRequest, KeyError, TypeError, AttributeError, IndexError, ValueError)
+UNREADABLE: Final = (BadRequest, *MISSHAPEN)
 """What reading an answer of another shape comes to: the upstream's fault, whatever the reader says, which reads requests, too."""
+
+
+def wrong_type(error: Exception) -> BadRequest:
+    """The error for a request of another shape than its dialect's."""
+    return BadRequest(f"a value of the request has the wrong type ({type(error).__name__})")
 
 
 @dataclass(slots=True)
@@ -102,7 +107,7 @@ class Translation(Way):
             raise Malformed("the upstream's answer is not JSON") from None
         try:
             return _codec(self.upstream).read_reply(document)
-        except MISSHAPEN as error:
+        except UNREADABLE as error:
             raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
 
     def written(self, reply: ChatReply) -> bytes:
@@ -113,7 +118,7 @@ class Translation(Way):
                 for choice in reply.choices:
                     restorer.choice(choice)
             return orjson.dumps(_both(self.client).write_reply(reply, self.crossing))
-        except MISSHAPEN as error:
+        except UNREADABLE as error:
             raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
 
     def restorer(self) -> Restorer | None:
@@ -164,7 +169,7 @@ class Stream:
         """What a frame comes to, or the end of all. Raises ``Malformed``."""
         try:
             return self._reader.close() if frame is None else self._reader.read(frame)
-        except MISSHAPEN as error:
+        except UNREADABLE as error:
             raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
 
     def _written(self, events: Iterable[Event]) -> bytes:
@@ -183,7 +188,7 @@ class Stream:
                 self.content = True
         try:
             return self._writer.write(listed)
-        except MISSHAPEN as error:
+        except UNREADABLE as error:
             raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
 
     def spelled(self, reply: ChatReply) -> bytes:
@@ -204,7 +209,7 @@ class Stream:
             events += self._read(frame)
         try:
             return gather(events, self._dialect)
-        except MISSHAPEN as error:
+        except UNREADABLE as error:
             raise Malformed(f"the upstream's stream holds no answer: {error}") from None
 
 
@@ -216,7 +221,7 @@ def void(dialect: Dialect, body: bytes) -> bool:
     try:
         events = [event for frame in [*frames.feed(body), *frames.close()] for event in reader.read(frame)]
         return gather([*events, *reader.close()], dialect.name).void
-    except (Malformed, *MISSHAPEN):
+    except (GatewayError, *MISSHAPEN):
         return False
 
 
@@ -281,8 +286,8 @@ def said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tupl
         request = client.read_request(crossing.request, crossing.asked, stream=crossing.stream)
         crossing.usage_wanted = request.usage_wanted
         body = orjson.dumps(upstream.write_request(request, crossing))
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise BadRequest(f"a value of the request has the wrong type ({type(error).__name__})") from error
+    except MISSHAPEN as error:
+        raise wrong_type(error) from error
     return body, frozenset(tool.name for tool in request.tools if tool.custom)
 
 

@@ -22,7 +22,7 @@ import orjson
 from gwcore.call import Call, Principal
 from gwcore.chat import ChatRequest, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing, both_ways
-from gwcore.errors import GatewayError
+from gwcore.errors import MISSHAPEN, GatewayError
 from gwcore.translate import CHAT
 from gwcore_cache.entry import VERSION
 
@@ -200,7 +200,7 @@ class Keyer:
             if request.needs or request.extra:
                 return None
             written = codec.write_request(request, Crossing(""))
-        except (GatewayError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+        except (GatewayError, *MISSHAPEN):
             return None
         asked = {name: value for name, value in document.items() if name != "model"}
         if Counter(_leaves(asked)) - Counter(_leaves(written)):

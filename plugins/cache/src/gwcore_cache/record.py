@@ -14,7 +14,7 @@ import orjson
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.chat import Finish
 from gwcore.dialect import Dialect
-from gwcore.errors import GatewayError
+from gwcore.errors import MISSHAPEN, GatewayError
 from gwcore.events import Event, Failed, Finished, Metered, Started
 from gwcore.relay import DROPPED
 from gwcore.translate import CHAT
@@ -186,7 +186,7 @@ def is_good(dialect: Dialect, operation: str, form: Form, body: bytes) -> bool:
         if operation in {"completions", CHAT}:
             return _completed([document])
         return isinstance(document, dict) and "error" not in document
-    except (GatewayError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (GatewayError, *MISSHAPEN):
         return False
 
 

@@ -13,7 +13,7 @@ from gwcore.chat import ChatReply, Media, Part, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing, both_ways
 from gwcore.dialect import Dialect
 from gwcore.dispatch import COST
-from gwcore.errors import GatewayError
+from gwcore.errors import MISSHAPEN, GatewayError
 from gwcore.events import Event, Metered, gather, spell
 from gwcore.relay import DROPPED
 from gwcore.usage import Cost
@@ -26,7 +26,6 @@ _BYTES_PER_TOKEN = 4
 FREE = Cost(0, "cache", "")
 STALE = "hit/stale"
 _STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-_NOTHING = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 @dataclass(slots=True, frozen=True)
@@ -66,7 +65,7 @@ def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | No
             again = gather(events_of(call.dialect, body), call.dialect.name)
             kind = b"text/event-stream; charset=utf-8"
         whole = not crossing.dropped and _gist(again) == _gist(_reply(entry, source))
-    except (GatewayError, *_NOTHING):
+    except (GatewayError, *MISSHAPEN):
         return None
     return Told(kind, body, entry.dropped) if whole else None
 

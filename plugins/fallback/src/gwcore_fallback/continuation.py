@@ -15,7 +15,7 @@ import orjson
 
 from gwcore.call import Attempt, Call
 from gwcore.dialect import Document
-from gwcore.errors import Broken
+from gwcore.errors import MISSHAPEN, Broken
 from gwcore.wire.sse import Frame, SseReader, encode
 from gwcore_fallback.gate import Alarm
 
@@ -150,7 +150,7 @@ class Script:
             return frame.raw
         try:
             return self._said(frame, document)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except MISSHAPEN as error:
             if self.resumed:
                 raise Broken("an event of the continuation is none of its dialect") from error
             self._other = True  # what cannot be read cannot be continued

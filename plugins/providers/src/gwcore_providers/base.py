@@ -11,10 +11,9 @@ import orjson
 
 from gwcore.codec import UpstreamCodec
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
-from gwcore.errors import BadRequest, GatewayError, Malformed
+from gwcore.errors import MISSHAPEN, BadRequest, GatewayError
 from gwcore.knobs import Knobs
 from gwcore.lists import UpstreamListCodec
-from gwcore.translate import MISSHAPEN
 from gwcore.wire.sse import scan
 
 OPENING_CAP = 64 * 1024
@@ -102,7 +101,7 @@ class BaseDialect:
                 return "go"
             try:
                 verdict = self.judge(document)
-            except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+            except MISSHAPEN:
                 return "go"  # of another shape: not ours to judge
             if verdict != "wait":
                 return verdict
@@ -119,7 +118,7 @@ class BaseDialect:
         """Whether a whole answer of the chat operation says nothing, and not why. It is read only where it looks bare."""
         try:
             return self.chat is not None and self.bare(document) and self.chat.read_reply(document).void
-        except (Malformed, *MISSHAPEN):
+        except (GatewayError, *MISSHAPEN):
             return False  # of another shape: not ours to judge
 
     def bare(self, _document: dict[str, Any]) -> bool:

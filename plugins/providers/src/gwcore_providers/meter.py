@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.errors import Malformed
+from gwcore.errors import MISSHAPEN, Malformed
 from gwcore.usage import Usage
 from gwcore.wire.sse import Frame, SseReader
 
@@ -70,7 +70,7 @@ class JsonMeter:
             self._counted = True
             try:
                 self._usage = self._total(self._facts)
-            except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+            except MISSHAPEN:
                 self._usage = None
         return self._usage
 
@@ -108,7 +108,7 @@ class JsonMeter:
         self._counted = False
         try:
             self._gather(document, self._facts)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+        except MISSHAPEN:
             pass  # of another shape: it says nothing, and passes
 
 
