@@ -134,18 +134,17 @@ async def answer(
 ) -> None:
     """Ask for every batch and end the reply. Raises :class:`gwcore.errors.UpstreamError`."""
     gate = asyncio.Semaphore(PARALLEL)
-
+    replies: dict[int, ListReply] = {}
     failures: list[GatewayError] = []
 
-    async def ask(at: int, request: Request) -> ListReply | None:
+    async def ask(at: int, request: Request) -> None:
         async with gate:
             if failures:
-                return None
+                return
             try:
-                return await exchange(at, request)
+                replies[at] = await exchange(at, request)
             except GatewayError as error:
                 failures.append(error)
-                return None
 
     async def exchange(at: int, request: Request) -> ListReply:
         response = await attempt.target.upstream.transport.send(request)
@@ -162,14 +161,14 @@ async def answer(
     call, began = attempt.call, time.perf_counter()
     waited = call.waited
     try:
-        replies = await _all([ask(at, request) for at, request in enumerate(requests)])
+        await _all([ask(at, request) for at, request in enumerate(requests)])
     finally:
         call.waited = waited + time.perf_counter() - began
     if failures:
         # of several, one that leaves open what was billed
         raise next((error for error in failures if ending(error).money == "reap"), failures[0])
     attempt.status = 200
-    said = batches.written(cast("list[ListReply]", replies))
+    said = batches.written([replies[at] for at in range(len(requests))])
     settle()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(said))]
     if dropped := batches.dropped():
@@ -178,12 +177,12 @@ async def answer(
     await call.reply.end(said)
 
 
-async def _all(asked: list[Coroutine[Any, Any, ListReply | None]]) -> list[ListReply | None]:
+async def _all(asked: list[Coroutine[Any, Any, None]]) -> None:
     if len(asked) == 1:
-        return [await asked[0]]
+        return await asked[0]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in asked]
+            for one in asked:
+                group.create_task(one)
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
