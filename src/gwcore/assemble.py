@@ -212,8 +212,7 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
 
 def _throttling(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
     """The layers of what throttles, as they stand in the pipeline."""
-    found = [(p.plugin.call_layer, p.when) for p in placed if p.plugin.throttles]
-    return [only_when(condition, layer, _itself) if condition else layer for layer, condition in found]
+    return [only_when(p.when, p.plugin.call_layer, _itself) for p in placed if p.plugin.throttles]
 
 
 def _answers(
@@ -258,12 +257,11 @@ def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch, pe
     call_layers: list[Layer[Call]] = [aiming(models, permits)]
     router = first_target
     for p in placed:
-        condition, plugin = p.when, p.plugin
+        plugin = p.plugin
         if "attempt" in p.rings:
-            layer = plugin.attempt_layer
-            attempt_layers.append(only_when(condition, layer, _call_of) if condition else layer)
+            attempt_layers.append(only_when(p.when, plugin.attempt_layer, _call_of))
         if "call" in p.rings:
-            outer = only_when(condition, plugin.call_layer, _itself) if condition else plugin.call_layer
+            outer = only_when(p.when, plugin.call_layer, _itself)
             if plugin.identifies or plugin.selects:
                 selecting.append(outer)  # who is not known learns no model's name
             else:

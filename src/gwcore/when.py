@@ -54,8 +54,10 @@ class Condition:
         )
 
 
-def only_when(condition: Condition, layer: Layer[X], call_of: Callable[[X], Call]) -> Layer[X]:
-    """The layer where the condition holds, and nothing where it does not."""
+def only_when(condition: Condition | None, layer: Layer[X], call_of: Callable[[X], Call]) -> Layer[X]:
+    """The layer where the condition holds, and nothing where it does not; the layer itself without a condition."""
+    if condition is None:
+        return layer
 
     def conditional(inner: Service[X]) -> Service[X]:
         layered = wrap(layer, inner)
