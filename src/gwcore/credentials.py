@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gwcore.wire.transport import Headers
+from collections.abc import Iterable
 
 # How each official SDK, and LiteLLM's clients, send a key.
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"x-litellm-api-key"})
@@ -15,7 +15,7 @@ def credential(value: bytes) -> str:
     return text[7:].strip() if text[:7].lower() == _BEARER else text
 
 
-def credentials_of(headers: Headers) -> tuple[str, ...]:
+def credentials_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:
     """Every different credential that the headers hold."""
     found = (credential(value) for name, value in headers if name in CREDENTIALS)
     return tuple(dict.fromkeys(text for text in found if text))
