@@ -83,6 +83,11 @@ class Report:
     lines: tuple[Line, ...]
     total: Line
 
+    @property
+    def period(self) -> str:
+        """Its days, as ISO 8601 writes them."""
+        return self.first.isoformat() + ("" if self.first == self.last else f" to {self.last.isoformat()}")
+
 
 def days(span: Span, on: date | None, today: date) -> tuple[date, date]:
     """First and last day: of the day or week (Monday to Sunday) that holds ``on``, else of the last that is complete."""
@@ -139,7 +144,7 @@ def _sums(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool], *, 
         _count(c.state == "failed"),
         _count(c.state == "refused"),
         _count(c.state == "cancelled"),
-        _count(and_(c.attempts > 1, _moved(postgres=postgres))),
+        _count(_moved(postgres=postgres)),
         _count(c.cache.like("hit%")),
         func.coalesce(func.sum(c.tokens_in), 0),
         func.coalesce(func.sum(c.tokens_out), 0),
@@ -196,15 +201,16 @@ COLUMNS: Final = (
 
 def row_of(line: Line, by: Sequence[str]) -> dict[str, Any]:
     """A line by column name. Money as text, exact; rates of 0 to 1."""
-    found: dict[str, Any] = dict(zip(by, line.names, strict=True)) if line.names else {}
-    found |= {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
-    found["spend_usd"] = exact_usd(line.spend_nano)
+    worked_out: dict[str, Any] = {
+        "spend_usd": exact_usd(line.spend_nano),
+        "error_rate": round(line.error_rate, 6),
+        "fallback_rate": round(line.fallback_rate, 6),
+    }
     for share in SHARES:
         micros = getattr(line, f"p{share}")
-        found[f"p{share}_ms"] = None if micros is None else micros / 1000
-    found["error_rate"], found["fallback_rate"] = round(line.error_rate, 6), round(line.fallback_rate, 6)
-    order = [name for name in (*by, *COLUMNS) if name in found]
-    return {name: found[name] for name in order}
+        worked_out[f"p{share}_ms"] = None if micros is None else micros / 1000
+    told = {name: worked_out[name] if name in worked_out else getattr(line, name) for name in COLUMNS}
+    return dict(zip(by, line.names, strict=True)) | told
 
 
 def document(report: Report) -> dict[str, Any]:

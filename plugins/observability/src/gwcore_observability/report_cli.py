@@ -7,7 +7,7 @@ import os
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
@@ -103,9 +103,8 @@ def _print(made: Report, form: Format) -> None:
     elif form is Format.csv:
         typer.echo(as_csv(made), nl=False)
     else:
-        period = made.first.isoformat() + ("" if made.first == made.last else f" to {made.last.isoformat()}")
-        typer.echo(f"{made.span} report, {period}, UTC\n")
-        rows: list[dict[str, Any]] = [row_of(line, made.by) for line in made.lines]
+        typer.echo(f"{made.span} report, {made.period}, UTC\n")
+        rows = [row_of(line, made.by) for line in made.lines]
         for row in rows:
             row |= {name: plain(row[name]) if row[name] else "-" for name in made.by}
         rows.append({made.by[0]: "total", **row_of(made.total, ())})

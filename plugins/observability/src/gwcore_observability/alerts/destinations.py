@@ -151,7 +151,7 @@ class EmailSink(_Encoding):
             return Verdict("later", f"smtp_{error.smtp_code}")
         except smtplib.SMTPRecipientsRefused:
             return Verdict("later", "smtp_recipients")
-        except (smtplib.SMTPException, OSError, TimeoutError) as error:
+        except OSError as error:  # smtplib's own are, too
             return Verdict("later", type(error).__name__)
         return ACCEPTED
 

@@ -61,7 +61,6 @@ async def told(store: Store, span: Span, config: ReportsConfig, now: float) -> A
 def alert_of(report: Report, lines: int, now: float) -> Alert:
     """One message."""
     total = report.total
-    period = report.first.isoformat() + ("" if report.span == "daily" else f" to {report.last.isoformat()}")
     facts: dict[str, Fact] = {
         "spend_usd": exact_usd(total.spend_nano),
         "calls": total.calls,
@@ -70,6 +69,6 @@ def alert_of(report: Report, lines: int, now: float) -> Alert:
         "fallback_rate": round(total.fallback_rate, 4),
         "unpriced": total.unpriced,
     }
-    title = f"{report.span.capitalize()} spend report, {period}"
+    title = f"{report.span.capitalize()} spend report, {report.period}"
     at = moment(now)
     return Alert("report", "note", f"report/{report.span}/{report.first}", title, at, at, facts, brief(report, lines))
