@@ -2,9 +2,8 @@
 
 import asyncio
 import re
+import ssl
 
-import httpx2
-import orjson
 import pytest
 import trustme
 from alerts_world import Mail, Slack, alerts
@@ -12,6 +11,7 @@ from obs_world import Place, ask, gateway, ok, plugin_of, streamed
 from test_prometheus import AUTH, ONE
 
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_observability.alerts import destinations
 from gwcore_observability.alerts.plugin import Alerts
 
 BAD = Answer(500, body=b"{}")
@@ -168,8 +168,6 @@ def tls(tmp_path_factory):
     authority = trustme.CA()
     file = tmp_path_factory.mktemp("ca") / "ca.pem"
     authority.cert_pem.write_to_path(str(file))
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     return context, str(file)
@@ -266,37 +264,41 @@ async def test_without_starttls_the_same_server_would_have_got_it(tls):
 # ── what is never told ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_no_secret_and_no_prompt_is_told_and_no_name_notifies_anybody(tmp_path):
-    nasty = "a<!channel>@all sk-upstream-secret-0001\n`https://evil.example`"
+NASTY = "a<!channel>@all sk-upstream-secret-0001\n`https://evil.example`"
+PROMPT = "prompt-canary-5d1c"
+
+
+async def told_of_a_nasty_name(folder):
+    """What a chat is told of a model that a client gave such a name, and whatever else was sent, kept or shown."""
     async with FakeUpstream() as up, Slack() as chat:
-        up.default = Answer(500, body=b'{"error": {"message": "prompt-canary-5d1c sk-upstream-secret-0001"}}')
-        outbox = {"folder": str(tmp_path / "spill")}
+        up.default = Answer(500, body=f'{{"error": {{"message": "{PROMPT} sk-upstream-secret-0001"}}}}'.encode())
+        outbox = {"folder": str(folder / "spill")}
         settings = {"upstreams": {"failures": 2}, "errors": {"least": 2, "rate": 0.5}, "outbox": outbox}
-        stack = "models: {}\n"
-        watch = alerts(slack(chat), **settings)
-        async with gateway(up, watch) as (url, made):
+        async with gateway(up, alerts(slack(chat), **settings)) as (url, made):
             for _ in range(3):
-                body = {"model": f"up/{nasty}", "messages": [{"role": "user", "content": "prompt-canary-5d1c"}]}
-                async with httpx2.AsyncClient() as client:
-                    await client.post(f"{url}/v1/chat/completions", json=body)
+                await ask(url, PROMPT, f"up/{NASTY}")
             await chat.until("is down")
-            shown = orjson.dumps(made.stack.readings() if hasattr(made.stack, "readings") else []).decode()
-        assert stack
+            plugin = plugin_of(made, "alerts")
+            shown = repr([plugin.health(), *plugin.metrics(), *plugin.setup.readings()])
     told = "".join(seen.body.decode() for seen in chat.requests)
-    kept = b"".join(file.read_bytes() for file in (tmp_path / "spill").rglob("*") if file.is_file()).decode()
-    for text in (told, kept, shown):
-        assert "sk-upstream-secret" not in text and "prompt-canary" not in text and "xyzsecrettoken" not in text
-    for text in chat.texts:
+    kept = b"".join(file.read_bytes() for file in (folder / "spill").rglob("*") if file.is_file()).decode()
+    return chat.texts, told + kept + shown
+
+
+async def test_no_secret_and_no_prompt_is_told_and_no_name_notifies_anybody(tmp_path):
+    texts, everything = await told_of_a_nasty_name(tmp_path)
+    assert not [word for word in ("sk-upstream-secret", PROMPT, "xyzsecrettoken") if word in everything]
+    for text in texts:
         assert "<!" not in text and "@all" not in text and "https://" not in text and "[redacted]" in text
 
 
-def test_the_test_above_can_fail():
-    from gwcore_observability.alerts import destinations
-
-    alert = {"state": "firing", "title": "a<!channel>@all https://x", "facts": {}, "text": "", "at": "t", "since": "t"}
-    assert "<!" not in destinations.chat(alert) and "@all" not in destinations.chat(alert)
-    raw = f"*{alert['title']}*"
-    assert "<!" in raw and "@all" in raw
+async def test_alerts_that_are_not_cleaned_are_seen(tmp_path, monkeypatch):
+    """The negative control: names told as they are."""
+    monkeypatch.setattr(Alerts, "_clean", lambda _self, alert: alert)
+    monkeypatch.setattr(destinations, "_tame", str)
+    texts, everything = await told_of_a_nasty_name(tmp_path)
+    assert "sk-upstream-secret" in everything
+    assert all("<!" in text and "@all" in text and "https://" in text for text in texts)
 
 
 # ── what is beyond the limit, and destinations ───────────────────────────────────────────────────────────────────────

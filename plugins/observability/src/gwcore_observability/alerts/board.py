@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gwcore_observability.alerts.claims import Claims
-from gwcore_observability.alerts.findings import Alert, Finding, moment
+from gwcore_observability.alerts.findings import Alert, Finding, State, moment
 
 MOST = 500
 """Subjects that are watched at once; there are more only if something makes them up."""
@@ -64,7 +64,7 @@ class Board:
             return None
         if case.told and not worse and now - case.told < remind:
             return None
-        state = "reminder" if case.told and not worse else "firing"
+        state: State = "reminder" if case.told and not worse else "firing"
         case.told = now
         return self._alert(case, state, now)
 
@@ -83,10 +83,10 @@ class Board:
         del self._cases[subject]
         return None
 
-    def _alert(self, case: _Case, state: str, now: float) -> Alert:
+    def _alert(self, case: _Case, state: State, now: float) -> Alert:
         one = case.finding
         title = one.over if state == "over" else one.title
-        return Alert(one.kind, state, one.subject, title, moment(now), moment(case.since), one.facts)  # type: ignore[arg-type]  # one of its words
+        return Alert(one.kind, state, one.subject, title, moment(now), moment(case.since), one.facts)
 
     def active(self) -> dict[str, int]:
         """How many subjects are wrong now, by kind."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-KINDS: Final = ("budget", "errors", "slow", "hanging", "upstream", "report")
+Kind = Literal["budget", "errors", "slow", "hanging", "upstream", "report"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+State = Literal["firing", "reminder", "over", "note"]
 Fact = str | int | float
 
 
@@ -42,7 +44,7 @@ class Alert:
     """
 
     kind: str
-    state: Literal["firing", "reminder", "over", "note"]
+    state: State
     subject: str
     title: str
     at: str

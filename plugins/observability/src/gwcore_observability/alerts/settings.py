@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from gwcore.stackmodels import is_loopback
 from gwcore.units import Duration, OptionalStoreRef, Rate, StoreRef, fault
 from gwcore.wire.transport import Origin
-from gwcore_observability.alerts.findings import KINDS
+from gwcore_observability.alerts.findings import KINDS, Kind
 from gwcore_observability.report import GROUPS
 from gwcore_observability.settings import OutboxConfig
 
@@ -78,9 +78,7 @@ class DestinationConfig(_Strict):
     headers: dict[str, SecretStr] = Field(default={}, description="sent along to slack or webhook", repr=False)
     ca_file: str | None = Field(default=None, description="PEM bundle to verify slack or webhook with")
     proxy: str | None = Field(default=None, description="URL of a proxy to send through", pattern="^https?://")
-    kinds: list[Literal["budget", "errors", "slow", "hanging", "upstream", "report"]] = Field(
-        default=list(KINDS), description="what is told here", min_length=1
-    )
+    kinds: list[Kind] = Field(default=list(KINDS), description="what is told here", min_length=1)
     limit: Rate = Field(default=Rate(20, 3600), description="most alerts; what is beyond is told together, later")
 
     @model_validator(mode="after")

@@ -33,8 +33,6 @@ def budgets(samples: Iterable[Sample], config: BudgetsConfig) -> Iterator[Findin
 
 def _budget(labels: Mapping[str, str], values: Mapping[str, float], config: BudgetsConfig) -> Finding | None:
     limit, left, soft_left = (values.get(f"{word}_usd") for word in ("limit", "remaining", "soft_remaining"))
-    who = " ".join(filter(None, (labels["scope"], plain(labels.get("id", "")))))
-    title = f"Budget of {who} ({labels.get('window', '')})"
     facts: dict[str, Fact] = {name: plain(value) for name, value in labels.items()}
     reached: list[str] = []
     if config.soft and soft_left is not None and soft_left <= 0:
@@ -49,16 +47,20 @@ def _budget(labels: Mapping[str, str], values: Mapping[str, float], config: Budg
     if "resets_seconds" in values:
         facts["resets_s"] = round(values["resets_seconds"])
     subject = budget_subject(labels["scope"], labels.get("id", ""), labels.get("window", ""))
-    return Finding("budget", subject, f"{title}: {reached[-1]}", facts, step=len(reached))
+    return Finding("budget", subject, f"{_title(labels)}: {reached[-1]}", facts, step=len(reached))
 
 
 def exhausted(refused: Mapping[str, Refusals]) -> Iterator[Finding]:
     """Budgets that refuse calls: what is left of them is too little. Those of rolling windows, too."""
     for subject, one in refused.items():
         said = {name.replace("-", "_"): plain(value) for name, value in one.said.items()}
-        who = " ".join(filter(None, (said["scope"], said.get("id", ""))))
-        title = f"Budget of {who} ({said.get('window', '')}): exhausted, requests are refused"
+        title = f"{_title(said)}: exhausted, requests are refused"
         yield Finding("budget", subject, title, {**said, "refused": one.count, "last_id": one.call}, step=WORST)
+
+
+def _title(labels: Mapping[str, str]) -> str:
+    who = " ".join(filter(None, (labels["scope"], plain(labels.get("id", "")))))
+    return f"Budget of {who} ({labels.get('window', '')})"
 
 
 def _share(share: float) -> str:
