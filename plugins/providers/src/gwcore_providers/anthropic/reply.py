@@ -84,7 +84,7 @@ def read_reply(document: Any) -> ChatReply:
         [Choice([*content(document["content"], "content"), *beside(document)], finish)],
         anthropic_usage(usage) if usage else None,
         service_tier=usage.get("service_tier") if usage else None,
-        extra=rest(document, "id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"),
+        extra=rest(document, *_READ),
     )
 
 

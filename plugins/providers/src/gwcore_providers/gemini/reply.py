@@ -134,29 +134,14 @@ def _choice(candidate: dict[str, Any]) -> Choice:
 
 
 # what is read, and what says nothing of the answer: sizes, ratings below what filters, the query as the widget shows it
-_CANDIDATE = frozenset(
-    [
-        "content",
-        "finishReason",
-        "finishMessage",
-        "index",
-        "groundingMetadata",
-        "logprobsResult",
-        "avgLogprobs",
-        "tokenCount",
-        "safetyRatings",
-    ]
-)
-_GROUNDING = frozenset(
-    [
-        "groundingChunks",
-        "groundingSupports",
-        "searchEntryPoint",
-        "webSearchQueries",
-        "retrievalMetadata",
-        "retrievalQueries",
-    ]
-)
+_CANDIDATE = frozenset({
+    "content", "finishReason", "finishMessage", "index", "groundingMetadata", "logprobsResult", "avgLogprobs",
+    "tokenCount", "safetyRatings",
+})  # fmt: skip
+_GROUNDING = frozenset({
+    "groundingChunks", "groundingSupports", "searchEntryPoint", "webSearchQueries", "retrievalMetadata",
+    "retrievalQueries",
+})  # fmt: skip
 
 
 def beside(candidate: dict[str, Any]) -> list[Opaque]:

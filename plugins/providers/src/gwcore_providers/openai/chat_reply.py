@@ -82,66 +82,19 @@ def usage_document(usage: Usage) -> dict[str, Any]:
 
 
 # what is read, and what says nothing of the answer: how it was routed and served, how long that took, whose account it was
-_TOP = frozenset(
-    [
-        "id",
-        "object",
-        "created",
-        "model",
-        "choices",
-        "usage",
-        "service_tier",
-        "x_groq",
-        "system_fingerprint",
-        "provider",
-        "timings",
-        "time_info",
-        "request_id",
-        "copilot_usage",
-        "cost",
-        "generationId",
-        "metadata",
-        "usage_breakdown",
-        "venice_parameters",
-        "prompt_filter_results",
-        "obfuscation",
-        "p",
-        "error",
-        "detail",
-        "nvext",
-    ]
-)
-_CHOICE = frozenset(
-    [
-        "index",
-        "message",
-        "delta",
-        "finish_reason",
-        "native_finish_reason",
-        "logprobs",
-        "content_filter_results",
-        "content_filter_offsets",
-        "stop_reason",
-    ]
-)
-_MESSAGE = frozenset(
-    [
-        "role",
-        "content",
-        "reasoning",
-        "reasoning_content",
-        "reasoning_details",
-        "annotations",
-        "refusal",
-        "images",
-        "audio",
-        "tool_calls",
-        "function_call",
-        "padding",
-        "channel",
-        "provider_metadata",
-    ]
-)
+_TOP = frozenset({
+    "id", "object", "created", "model", "choices", "usage", "service_tier", "x_groq", "system_fingerprint", "provider",
+    "timings", "time_info", "request_id", "copilot_usage", "cost", "generationId", "metadata", "usage_breakdown",
+    "venice_parameters", "prompt_filter_results", "obfuscation", "p", "error", "detail", "nvext",
+})  # fmt: skip
+_CHOICE = frozenset({
+    "index", "message", "delta", "finish_reason", "native_finish_reason", "logprobs", "content_filter_results",
+    "content_filter_offsets", "stop_reason",
+})  # fmt: skip
+_MESSAGE = frozenset({
+    "role", "content", "reasoning", "reasoning_content", "reasoning_details", "annotations", "refusal", "images",
+    "audio", "tool_calls", "function_call", "padding", "channel", "provider_metadata",
+})  # fmt: skip
 _LOGPROBS = frozenset({"content"})
 _URL = "url_citation"
 
