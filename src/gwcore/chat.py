@@ -148,7 +148,7 @@ class ToolResult:
 
 @dataclass(slots=True)
 class Opaque:
-    """Understood by its own dialect only. ``kind`` names it in a refusal."""
+    """Understood by its own dialect only; without one, by none. ``kind`` names it in a refusal, and where it is dropped."""
 
     dialect: str
     kind: str

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gwcore import errors
+from gwcore.codec import Crossing
 from gwcore.dialect import InBandError
+from gwcore.events import spell
 from gwcore.wire.sse import SseReader
 from gwcore_providers import gwcore_dialects
 from gwcore_providers.anthropic.messages import AnthropicMessages
@@ -169,3 +171,38 @@ def test_anthropic_streams_merge_their_two_usages():
     )
     meter.feed(b'data: {"type":"message_delta","delta":{},"usage":{"output_tokens":12}}\n\n')
     assert (meter.usage.input, meter.usage.cache_read, meter.usage.output) == (9, 4, 12)
+
+
+# ── what stands beside an answer's parts ─────────────────────────────────────────────────────────────────────────────
+
+GROUNDED = {
+    "candidates": [
+        {
+            "content": {"role": "model", "parts": [{"text": "hi"}]},
+            "finishReason": "STOP",
+            "urlContextMetadata": {"urlMetadata": [{"retrievedUrl": "https://a.example"}]},
+        }
+    ]
+}
+CONTAINED = {
+    "id": "m", "type": "message", "role": "assistant", "model": "m", "content": [{"type": "text", "text": "hi"}],
+    "stop_reason": "end_turn", "container": {"id": "c1"}, "usage": {"input_tokens": 1, "output_tokens": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dialect", "document", "name"),
+    [(GeminiGenerate(), GROUNDED, "urlContextMetadata"), (AnthropicMessages(), CONTAINED, "container")],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_no_part_of_an_answer_is_not_written_as_one(dialect, document, name, stream):
+    """Nor in the answer's own dialect, in which kept answers are told again."""
+    crossing = Crossing("m", asked="m", stream=stream)
+    reply = dialect.chat.read_reply(document)
+    if stream:
+        writer = dialect.chat.writer(crossing)
+        said = writer.write(list(spell(reply))) + writer.close()
+    else:
+        said = json.dumps(dialect.chat.write_reply(reply, crossing)).encode()
+    assert b'"hi"' in said and b"c1" not in said and b"a.example" not in said
+    assert crossing.dropped == [name]

@@ -132,11 +132,11 @@ def rest(document: Mapping[str, Any], *known: str) -> Extra:
     return {key: value for key, value in document.items() if key not in known and value is not None}
 
 
-def unsaid(document: Any, dialect: str, known: AbstractSet[str], where: str = "") -> list[Opaque]:
-    """What an answer says under keys that nobody reads: parts, which a writer of another dialect drops by name."""
+def unsaid(document: Any, known: AbstractSet[str], where: str = "") -> list[Opaque]:
+    """What an answer says under keys that nobody reads, as parts: every writer drops them by name, that of its dialect, too."""
     if not isinstance(document, dict) or document.keys() <= known:
         return []
-    return [Opaque(dialect, where + key, value) for key, value in document.items() if key not in known and value]
+    return [Opaque("", where + key, value) for key, value in document.items() if key not in known and value]
 
 
 def objects(value: object, where: str) -> list[dict[str, Any]]:

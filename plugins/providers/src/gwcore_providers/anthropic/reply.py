@@ -90,7 +90,7 @@ def read_reply(document: Any) -> ChatReply:
 
 def beside(document: dict[str, Any]) -> list[Opaque]:
     """What a message, or its last delta, says that no other dialect has a place for."""
-    return unsaid(document, DIALECT, _READ)
+    return unsaid(document, _READ)
 
 
 def read_error(_status: int, body: bytes) -> Complaint:

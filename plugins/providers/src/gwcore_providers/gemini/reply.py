@@ -145,9 +145,9 @@ _GROUNDING = frozenset({
 
 
 def beside(candidate: dict[str, Any]) -> list[Opaque]:
-    """What a candidate says that no other dialect has a place for."""
-    found = unsaid(candidate, DIALECT, _CANDIDATE)
-    return found + unsaid(candidate.get("groundingMetadata"), DIALECT, _GROUNDING, "groundingMetadata.")
+    """What a candidate says beside its parts that no other dialect has a place for."""
+    found = unsaid(candidate, _CANDIDATE)
+    return found + unsaid(candidate.get("groundingMetadata"), _GROUNDING, "groundingMetadata.")
 
 
 def citations(candidate: Mapping[str, Any]) -> list[Citation]:

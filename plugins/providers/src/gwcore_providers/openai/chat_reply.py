@@ -101,17 +101,17 @@ _URL = "url_citation"
 
 def beside(document: Mapping[str, Any]) -> list[Opaque]:
     """What a reply, or a chunk, says beside its choices that no other dialect has a place for."""
-    return unsaid(document, DIALECT, _TOP)
+    return unsaid(document, _TOP)
 
 
 def beside_words(choice: Mapping[str, Any], message: Mapping[str, Any]) -> list[Opaque]:
     """What a choice says beside words, thoughts and calls that no other dialect has a place for."""
-    found = unsaid(choice, DIALECT, _CHOICE) + unsaid(message, DIALECT, _MESSAGE)
+    found = unsaid(choice, _CHOICE) + unsaid(message, _MESSAGE)
     for item in message.get("annotations") or ():
         if isinstance(item, dict) and item.get("type", _URL) != _URL:
-            found.append(Opaque(DIALECT, f"annotations.{item['type']}", item))
+            found.append(Opaque("", f"annotations.{item['type']}", item))
     logprobs = choice.get("logprobs")
-    return found + unsaid(logprobs, DIALECT, _LOGPROBS, "logprobs.") if logprobs else found
+    return found + unsaid(logprobs, _LOGPROBS, "logprobs.") if logprobs else found
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
