@@ -1,4 +1,4 @@
-"""Every field of every recorded answer, through every other dialect: told, named in ``x-gwcore-dropped``, or known to say nothing.
+"""Every field of every recorded whole answer, through every other dialect: told, named in ``x-gwcore-dropped``, or known to say nothing.
 
 A field is told where the client's bytes change with its value. ``SAYS_NOTHING`` holds those that are neither, and why.
 """
@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from gwcore.errors import Malformed
-from gwcore.wire.sse import SseReader
+from gwcore.testing.upstream import sse
 from tests.fidelity.corpus import MISSING, NAMES, SPECS, answers, recorded_body, requests, streamed
 from tests.fidelity.oracle import UNREADABLE
 from tests.fidelity.relayed import translation
@@ -48,16 +48,6 @@ SAYS_NOTHING = {
 CLOCK = re.compile(rb'"(created|created_at|completed_at)":\d+')
 
 
-def frames_of(record):
-    """(event, document) of a recorded stream, or the one document of a whole answer."""
-    body = recorded_body(record)
-    if not streamed(record):
-        return [(None, json.loads(body))]
-    reader = SseReader()
-    frames = [frame for frame in [*reader.feed(body), *reader.close()] if frame.data and not frame.comment]
-    return [(f.event, f.data if f.data == b"[DONE]" else json.loads(f.data)) for f in frames]
-
-
 def leaves(document, path=()):
     if isinstance(document, dict | list):
         for key, value in document.items() if isinstance(document, dict) else enumerate(document):
@@ -84,20 +74,11 @@ def put(document, path, value):
     return copy
 
 
-def said(record, frames, client):
+def said(dialect, document, client):
     """What a client gets, and the names of what it does not."""
-    way = translation(NAMES[record["dialect"]], client, stream=streamed(record))
+    way = translation(dialect, client, stream=False)
     try:
-        if not streamed(record):
-            out = way.written(way.read(json.dumps(frames[0][1]).encode()))
-        else:
-            stream = way.stream()
-            lines = [
-                (b"event: %s\n" % event.encode() if event else b"")
-                + b"data: %s\n\n" % (document if isinstance(document, bytes) else json.dumps(document).encode())
-                for event, document in frames
-            ]
-            out = b"".join([*map(stream.feed, lines), stream.close()])
+        out = way.written(way.read(json.dumps(document).encode()))
     except Malformed as error:
         return str(error).encode(), ()
     return CLOCK.sub(b"", out), tuple(way.crossing.dropped)
@@ -105,18 +86,17 @@ def said(record, frames, client):
 
 @cache
 def samples(dialect):
-    """Path of a field → up to three places where it was recorded: the record, the frame, the way to it and its value."""
+    """Path of a field → up to three places where it was recorded: the record's id, its answer, the way to it and its value."""
     found = defaultdict(list)
     for record in answers(dialect):
         if record["id"] in UNREADABLE or streamed(record):
             continue
-        seen = set()
-        for at, (event, document) in enumerate(frames_of(record)):
-            for path, value in leaves(document) if not isinstance(document, bytes) else ():
-                name = f"{event or ''}:{shown(path)}" if streamed(record) else shown(path)
-                if name not in seen and len(found[name]) < 3:
-                    seen.add(name)
-                    found[name].append((record, at, path, value))
+        document, seen = json.loads(recorded_body(record)), set()
+        for path, value in leaves(document):
+            name = shown(path)
+            if name not in seen and len(found[name]) < 3:
+                seen.add(name)
+                found[name].append((record["id"], document, path, value))
     return found
 
 
@@ -126,18 +106,16 @@ def silent(dialect):
     for name, places in samples(dialect).items():
         if any(re.search(pattern, name) for pattern in SAYS_NOTHING):
             continue
-        for record, at, path, value in places:
-            frames = frames_of(record)
-            event, document = frames[at]
-            changed = [*frames[:at], (event, put(document, path, with_other(value))), *frames[at + 1 :]]
+        for id_, document, path, value in places:
+            changed = put(document, path, with_other(value))
             for client in SPECS:
                 if client == dialect:
                     continue
-                before, dropped = base(record["id"], client)
+                before, dropped = base(id_, client)
                 if named(document, path, dropped):
                     continue
-                if said(record, changed, client) == (before, dropped):
-                    lost.setdefault(name, (record["id"], client, str(value)[:40]))
+                if said(dialect, changed, client) == (before, dropped):
+                    lost.setdefault(name, (id_, client, str(value)[:40]))
     return lost
 
 
@@ -157,7 +135,7 @@ def named(document, path, dropped):
 @cache
 def base(id_, client):
     record = next(r for r in answers(None) if r["id"] == id_)
-    return said(record, frames_of(record), client)
+    return said(NAMES[record["dialect"]], json.loads(recorded_body(record)), client)
 
 
 @pytest.mark.parametrize("dialect", SPECS)
@@ -190,7 +168,8 @@ def test_logprobs_of_thoughts_are_named_in_a_stream_too(client):
         {"delta": {"content": "hello"}, "logprobs": {"content": [DEEPSEEK], "reasoning_content": None}},
         {"delta": {}, "finish_reason": "stop"},
     ]
-    record = {"dialect": "openai-chat", "response": {"body": "data: "}}
-    frames = [(None, {"id": "c", "model": "m", "choices": [{"index": 0, **one}]}) for one in chunks]
-    body, dropped = said(record, [*frames, (None, b"[DONE]")], client)
-    assert "logprobs.reasoning_content" in dropped and b"hello" in body
+    way = translation("openai.chat", client, stream=True)
+    stream = way.stream()
+    frames = sse(*({"id": "c", "model": "m", "choices": [{"index": 0, **one}]} for one in chunks), "[DONE]")
+    body = b"".join(map(stream.feed, frames))
+    assert "logprobs.reasoning_content" in way.crossing.dropped and b"hello" in body + stream.close()

@@ -6,8 +6,7 @@ import asyncio
 import base64
 import email
 import email.policy
-import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 
 import orjson
 
@@ -101,7 +100,6 @@ class Mail:
                     break
                 case _:
                     await say("502 what?")
-        writer.close()
 
     async def until(self, count, within=10.0):
         async with asyncio.timeout(within):
@@ -113,15 +111,21 @@ class Mail:
     async def open(self, *, sealed=False):
         """Yields the port; ``sealed`` from the first byte on."""
 
+        talks = []
+
         async def talk(reader, writer):
-            try:
+            talks.append(asyncio.current_task())
+            with suppress(OSError, asyncio.IncompleteReadError), closing(writer):
                 await self._talk(reader, writer)
-            except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
-                writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
         server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=self.context if sealed else None)
         async with server:
             yield server.sockets[0].getsockname()[1]
+        for one in talks:  # a client's thread may outlive its gateway
+            one.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
 
 
 def alerts(to, **settings):
