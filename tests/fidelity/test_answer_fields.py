@@ -153,6 +153,21 @@ def test_a_field_that_is_lost_without_a_word_is_seen(monkeypatch):
     assert "choices.*.logprobs.reasoning_content.*.token" in lost and "citations.*" in lost
 
 
+@pytest.mark.parametrize("client", ["openai.responses", "anthropic.messages", "gemini.generate"])
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["first", "with the end", "behind the end"])
+def test_what_stands_beside_the_choices_of_any_chunk_is_named(client, at):
+    chunks = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "hello"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}},
+    ]
+    chunks[at]["search_results"] = [{"url": "https://a.example"}]
+    way = translation("openai.chat", client, stream=True)
+    stream = way.stream()
+    body = b"".join(map(stream.feed, sse(*({"id": "c", "model": "m", **one} for one in chunks), "[DONE]")))
+    assert b"hello" in body + stream.close() and way.crossing.dropped == ["search_results"]
+
+
 DEEPSEEK = {
     "token": "hm", "logprob": -0.5, "bytes": [104, 109], "top_logprobs": [],
 }  # fmt: skip

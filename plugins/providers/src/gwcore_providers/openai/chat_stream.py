@@ -100,9 +100,9 @@ class ChatReader:
             self._started = True
             id, model = str(document.get("id") or ""), str(document.get("model") or "")  # noqa: A001
             events.append(Started(id, model, document.get("created")))
+        self._note(beside(document))  # first: the last chunk may end the choices
         for choice in document.get("choices") or ():
             self._choice(choice, events)
-        self._note(beside(document))
         if document.get("usage") or "x_groq" in document:
             usage = usage_of(document)
             if usage is not None:
@@ -251,9 +251,12 @@ class ChatReader:
         if lane.audio is not None and lane.audio["data"]:
             sound = Media("audio", None, "".join(lane.audio["data"]), file_id=lane.audio["id"])
             events.append(Whole(self._next(), sound, number))
+        self._tell(number, events)
+        events.append(Finished(finish_of(lane.finish, lane.native, calls=bool(lane.calls)), number))
+
+    def _tell(self, number: int, events: list[Event]) -> None:
         events += [Whole(self._next(), part, number) for part in self._beside.values()]
         self._beside.clear()
-        events.append(Finished(finish_of(lane.finish, lane.native, calls=bool(lane.calls)), number))
 
     def close(self) -> Sequence[Event]:
         """Choices that never said why they ended: the end mark says that they did."""
@@ -262,6 +265,8 @@ class ChatReader:
             if number not in self._over:
                 lane.finish = "stop" if self._done else None  # gpt-audio never says more than the end mark
                 self._end(number, lane, events)
+        if self._lanes:
+            self._tell(0, events)  # of chunks behind the end
         return events
 
 
