@@ -36,7 +36,8 @@ def refused(attempt: Attempt, status: int, body: bytes, headers: Headers, transl
         secret = value.removeprefix(b"Bearer ")
         if len(secret) >= 8:
             body = body.replace(secret, b"[redacted]")
-            headers = [(key, said.replace(secret, b"[redacted]")) for key, said in headers]
+            # a type is none, though an upstream's configured headers may name the same
+            headers = [(k, v if k == b"content-type" else v.replace(secret, b"[redacted]")) for k, v in headers]
     if translation is None:
         message = f"upstream {upstream.name!r} answered {status}"
         return Refused(message, status=status, body=body, headers=headers, dialect=attempt.call.dialect.name)

@@ -154,6 +154,15 @@ async def test_an_upstream_that_echoes_our_key_is_redacted(served):
     await an_echo_is_redacted(served)
 
 
+async def test_a_header_of_the_stack_file_redacts_no_content_type():
+    async with FakeUpstream() as upstream:
+        text = stack(upstream.url).replace("sk-upstream", "sk-upstream, headers: {accept: application/json}")
+        upstream.default = Answer(status=400, body=b'{"error":{"message":"no"}}')
+        async with running(Gateway(text)) as url:
+            seen = await exchange(url, "POST", CHAT, body())
+    assert seen.status == 400 and seen.headers["content-type"] == "application/json"
+
+
 def everything(call, fixed):
     return [*call.headers, *fixed]
 
