@@ -33,6 +33,8 @@ def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> byte
 def line(event: MutableMapping[str, Any]) -> bytes:
     """An event as one line of JSON, without its end; nothing in it ends a line or moves a cursor."""
     said = orjson.dumps(event, default=lambda value: type(value).__name__)
+    if said.isascii() and said.find(b"\x7f") < 0:
+        return said
     return _ACTIVE.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), said)
 
 

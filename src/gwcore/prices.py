@@ -147,8 +147,8 @@ class PriceCard:
         prices = self.sheet(usage.total_in, usage.service_tier)
         found, total = {}, 0
         for name, count in ((REQUEST, 1), *zip(BUCKETS, _counts(usage), strict=True), *usage.fees.items()):
-            price = next((prices[kind] for kind in _kinds(name) if kind in prices), None)
-            if count and price is not None:
+            price = next((prices[kind] for kind in _kinds(name) if kind in prices), None) if count else None
+            if price is not None:
                 before, total = total, total + count * price
                 found[name] = -(-total // MILLION) + before // -MILLION
         return found

@@ -54,19 +54,19 @@ class AccessLogSink:
 
     def __init__(self, to: str) -> None:
         self._to = to
-        self._threshold = log.threshold()
+        numbers, least = logging.getLevelNamesMapping(), log.threshold()
+        self._levels = {level for level in LEVELS.values() if numbers[level.upper()] >= least}
 
     def encode(self, record: Record, content: Content | None) -> Item | None:
         """One line."""
         level = LEVELS[record.state]
-        if logging.getLevelNamesMapping()[level.upper()] < self._threshold:
+        if level not in self._levels:
             return None
-        fields = dict(_fields(record))
-        if content is not None:
-            fields["content"] = content
         ended = datetime.fromtimestamp(record.ended_ns / 1e9, UTC)
         timestamp = ended.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return Item(record.event, log.line({"event": "call", "level": level, "timestamp": timestamp, **fields}) + b"\n")
+        said = {"event": "call", "level": level, "timestamp": timestamp, **_fields(record), "content": content}
+        # short: what has no value is left out
+        return Item(record.event, log.line({k: v for k, v in said.items() if v is not None}) + b"\n")
 
     def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
         """All lines at once."""
@@ -109,9 +109,9 @@ def _all(descriptor: int, data: bytes) -> None:
             time.sleep(0.01)
 
 
-def _fields(record: Record) -> Iterator[tuple[str, Any]]:
-    """What a line says, short: what has no value is left out."""
-    told = {
+def _fields(record: Record) -> dict[str, Any]:
+    """What a line says."""
+    return {
         "id": record.id,
         "state": record.state,
         "status": record.status,
@@ -147,7 +147,6 @@ def _fields(record: Record) -> Iterator[tuple[str, Any]]:
         "user_agent": record.user_agent,
         "trace": record.trace,
     }
-    return ((name, value) for name, value in told.items() if value is not None)
 
 
 class AccessLog(SinkPlugin):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 import orjson
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from pydantic import BaseModel, Field, SecretStr
 
 from gwcore.hookspecs import hookimpl
@@ -21,7 +21,7 @@ from gwcore.units import exact_usd
 from gwcore.usage import Usage
 from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
-from gwcore_observability.otlp import CLIENT, SERVER, OtlpSender, attributes, item, span
+from gwcore_observability.otlp import CLIENT, SERVER, OtlpSender, add_span, item, resource
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import AttemptRecord, Record, error_of
 from gwcore_observability.settings import SinkConfig
@@ -69,7 +69,7 @@ class LangfuseSink(OtlpSender):
         super().__init__(setup.transport(), url, headers, config.outbox.timeout)
         self._prices = setup.prices
         self._all = {"langfuse.environment": config.environment, "langfuse.release": config.release}
-        self.resource = Resource(attributes=attributes({"service.name": "gwcore"}))
+        self.resource = resource({"service.name": "gwcore"})
 
     def encode(self, record: Record, content: Content | None) -> Item:
         """The trace's own span, and a generation for each attempt."""
@@ -87,7 +87,8 @@ class LangfuseSink(OtlpSender):
         }
         times = (record.started_ns, record.ended_ns)
         failed = error_of(record) or None
-        spans = [span(record, (record.span, record.parent), _name(record), SERVER, times, of=own, error=failed)]
+        spans = ScopeSpans()
+        add_span(spans, record, (record.span, record.parent), _name(record), SERVER, times=times, of=own, error=failed)
         for attempt in record.attempts:
             generation = {
                 **trace,
@@ -98,7 +99,7 @@ class LangfuseSink(OtlpSender):
             }
             times = (attempt.started_ns, attempt.ended_ns)
             name, failed = f"{attempt.upstream}/{attempt.model}", attempt.reason or attempt.error
-            spans.append(span(record, (attempt.span, record.span), name, CLIENT, times, of=generation, error=failed))
+            add_span(spans, record, (attempt.span, record.span), name, CLIENT, times=times, of=generation, error=failed)
         return item(record, spans)
 
     def _costs(self, attempt: AttemptRecord) -> str | None:

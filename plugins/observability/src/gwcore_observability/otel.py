@@ -34,7 +34,7 @@ from gwcore.usage import OUT
 from gwcore.wire.transport import Headers
 from gwcore_observability.content import Content
 from gwcore_observability.ids import span_id, trace_id
-from gwcore_observability.otlp import CLIENT, SCOPE, SERVER, OtlpSender, attributes, item, span
+from gwcore_observability.otlp import CLIENT, SCOPE, SERVER, OtlpSender, add_span, describe, item, resource
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import AttemptRecord, Record, error_of, traceparent
 from gwcore_observability.settings import SinkConfig
@@ -143,13 +143,12 @@ def _first(record: Record, attempt: AttemptRecord) -> float | None:
     return (attempt.first_ns - attempt.started_ns) / 1e9
 
 
-def _attempt(record: Record, attempt: AttemptRecord) -> Span:
+def _add_attempt(spans: ScopeSpans, record: Record, attempt: AttemptRecord) -> None:
     said = attempt_attributes(record, attempt)
     name = f"{said['gen_ai.operation.name']} {attempt.model}"
     times = (attempt.started_ns, attempt.ended_ns)
-    return span(
-        record, (attempt.span, record.span), name, CLIENT, times, of=said, error=attempt.reason or attempt.error
-    )
+    failed = attempt.reason or attempt.error
+    add_span(spans, record, (attempt.span, record.span), name, CLIENT, times=times, of=said, error=failed)
 
 
 class OtelSink(OtlpSender):
@@ -158,7 +157,7 @@ class OtelSink(OtlpSender):
     def __init__(self, config: OtelConfig, setup: Setup) -> None:
         headers: Headers = [(k.lower().encode(), v.get_secret_value().encode()) for k, v in config.headers.items()]
         super().__init__(setup.transport(), config.endpoint.rstrip("/") + "/v1/traces", headers, config.outbox.timeout)
-        self.resource = Resource(attributes=attributes({"service.name": config.service, **config.resource}))
+        self.resource = resource({"service.name": config.service, **config.resource})
         self._metrics = self._path.removesuffix("/v1/traces") + "/v1/metrics" if config.metrics else ""
 
     def encode(self, record: Record, content: Content | None) -> Item:
@@ -170,8 +169,10 @@ class OtelSink(OtlpSender):
         name = f"{said['gen_ai.operation.name']} {record.served_model or ''}".rstrip()
         times = (record.started_ns, record.ended_ns)
         failed = error_of(record) or None
-        spans = [span(record, (record.span, record.parent), name, SERVER, times, of=said, error=failed)]
-        spans += [_attempt(record, attempt) for attempt in record.attempts]
+        spans = ScopeSpans()
+        add_span(spans, record, (record.span, record.parent), name, SERVER, times=times, of=said, error=failed)
+        for attempt in record.attempts:
+            _add_attempt(spans, record, attempt)
         return item(record, spans)
 
     async def send(self, delivery: Delivery) -> Verdict:
@@ -212,19 +213,18 @@ def _metric(name: str, series: Mapping[tuple[tuple[str, str], ...], list[float]]
         counts = [0] * (len(bounds) + 1)
         for value in values:
             counts[bisect_left(bounds, value)] += 1
-        points.append(
-            HistogramDataPoint(
-                attributes=attributes(dict(labels)),
-                start_time_unix_nano=times[0],
-                time_unix_nano=times[1],
-                count=len(values),
-                sum=sum(values),
-                min=min(values),
-                max=max(values),
-                explicit_bounds=bounds,
-                bucket_counts=counts,
-            )
+        point = HistogramDataPoint(
+            start_time_unix_nano=times[0],
+            time_unix_nano=times[1],
+            count=len(values),
+            sum=sum(values),
+            min=min(values),
+            max=max(values),
+            explicit_bounds=bounds,
+            bucket_counts=counts,
         )
+        describe(point, dict(labels))
+        points.append(point)
     delta = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
     return Metric(
         name=name,
