@@ -1,0 +1,163 @@
+"""``make bench-watch``: what the watch list adds to a call, in µs of CPU: on the request path, and off it. It never asserts a time.
+
+Two gateways in this process, one with an empty stack and one with ``stacks/watch.yaml``, take the same calls in turn, round by
+round; told is the median over the rounds, so that noise hits both. The upstream, which is the sinks' collector too, is
+a process of its own.
+
+*On the path* is the CPU time of the call's own task until the last byte of its answer is handed to ``send``: taps, the demand for
+usage and the reading of it, price and cost, added headers. *Off the path* is all other CPU time of this process, threads
+included, until every sink has taken every record: the rest of the task, in which ``call_ended`` is told and the record made,
+then encoding, disk, sending. The clients are in it, and cancel out in what is added.
+"""
+
+import argparse
+import asyncio
+import os
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+import types
+from contextlib import chdir
+from pathlib import Path
+
+import orjson
+import uvloop
+from bench import HERE, STACK, free_port, start, wait_port
+from load import PROMPT
+
+from gwcore.gateway import Gateway
+from gwcore.server.protocol import DISCONNECT
+from gwcore.server.run import quiet_collector
+
+WIDTH = 16
+"""Calls at a time."""
+
+
+class Client:
+    """One call, and the CPU time of its task until the last byte was sent."""
+
+    def __init__(self, body):
+        self.body = body
+        self.on_path = 0.0
+        self.began = 0.0
+        self.answered = False
+
+    async def receive(self):
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
+    async def send(self, message):
+        if message["type"] == "http.response.start":
+            assert message["status"] == 200, message
+        elif not message.get("more_body"):
+            self.on_path += time.thread_time() - self.began
+            self.answered = True
+
+    @types.coroutine
+    def timed(self, call):
+        """Run ``call`` in this task, its steps under the clock."""
+        while True:
+            self.began = time.thread_time()
+            try:
+                waits_for = call.send(None)
+            except StopIteration:
+                return
+            if not self.answered:
+                self.on_path += time.thread_time() - self.began
+            yield waits_for
+
+
+def scope(body):
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "query_string": b"",
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"user-agent", b"bench/1"),
+        ],
+        "client": ("127.0.0.1", 1),
+        "extensions": {DISCONNECT: lambda _left: None},
+    }
+
+
+async def measured(gateway, body, count):
+    """µs per call, on the path and off it."""
+    outboxes = [p.plugin.outbox for p in gateway.stack.placed if hasattr(p.plugin, "outbox")]
+    before, spent = time.process_time(), 0.0
+
+    async def client():
+        nonlocal spent
+        for _ in range(count // WIDTH):
+            one = Client(body)
+            await one.timed(gateway(scope(body), one.receive, one.send))
+            assert one.answered
+            spent += one.on_path
+
+    await asyncio.gather(*(client() for _ in range(WIDTH)))
+    while any(outbox.waiting for outbox in outboxes):
+        await asyncio.sleep(0.05)
+    assert not any(outbox.dropped + outbox.rejected + outbox.failed for outbox in outboxes)
+    whole = time.process_time() - before
+    return spent / count * 1e6, (whole - spent) / count * 1e6
+
+
+async def compared(stacks, body, count, rounds):
+    gateways = [Gateway(stack) for stack in stacks]
+    for gateway in gateways:
+        await gateway.startup()
+    quiet_collector()  # as the server has it
+    try:
+        for gateway in gateways:
+            await measured(gateway, body, count)
+        return [[await measured(gateway, body, count) for gateway in gateways] for _ in range(rounds)]
+    finally:
+        for gateway in gateways:
+            await gateway.shutdown()
+
+
+def show(mode, rounds):
+    print(f"{mode:34} {'on the path':>12} {'off it':>9}")
+    columns = list(zip(*rounds, strict=True))  # by gateway, then by round
+    for name, seen in zip(("empty stack", "watch list"), columns, strict=True):
+        print(f"  {name:32} {statistics.median(s[0] for s in seen):12.1f} {statistics.median(s[1] for s in seen):9.1f}")
+    added = [[theirs - own for own, theirs in zip(*pair, strict=True)] for pair in rounds]
+    print(
+        f"  {'added':32} {statistics.median(a[0] for a in added):12.1f} {statistics.median(a[1] for a in added):9.1f}\n"
+    )
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--calls", type=int, default=1600, help="per round")
+    arguments.add_argument("--rounds", type=int, default=9)
+    arguments.add_argument(
+        "--stack", type=Path, default=HERE / "stacks" / "watch.yaml", help="another one than the full list"
+    )
+    options = arguments.parse_args()
+    os.environ["GWCORE_ADMIN_KEY"] = secrets.token_hex(32)
+    upstream = free_port()
+    mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
+    stacks = [
+        stack.replace("{upstream}", str(upstream))
+        for stack in (STACK.format(upstream="{upstream}"), options.stack.read_text())
+    ]
+    try:
+        wait_port(upstream, mock)
+        os.sched_setaffinity(0, {0})
+        print("µs of CPU per call")
+        for mode in ("json", "sse"):
+            stream = {"stream": True} if mode == "sse" else {}
+            body = orjson.dumps({"model": "up/m", "messages": [{"role": "user", "content": PROMPT}], **stream})
+            with tempfile.TemporaryDirectory() as folder, chdir(folder):
+                show(mode, uvloop.run(compared(stacks, body, options.calls, options.rounds)))
+    finally:
+        mock.terminate()
+        mock.wait()
+
+
+if __name__ == "__main__":
+    main()
