@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Final
 
@@ -124,7 +125,7 @@ class PriceCard:
         tier = service_tier or usage.service_tier
         prices = self.sheet(usage.total_in, tier)
         total, missing = prices.get(REQUEST, 0), []
-        for name, count in (*zip(BUCKETS, _counts(usage), strict=True), *usage.fees.items()):
+        for name, count in chain(zip(BUCKETS, _counts(usage), strict=True), usage.fees.items()):
             if count:
                 price = prices.get(name)
                 kind = name

@@ -3,7 +3,7 @@
 ::
 
     put(record)      O(1), never waits: appended to a queue bounded by count and bytes; beyond it dropped and counted
-    every tick       the queue is encoded, record by record, the loop getting its turn in between
+    every tick       the queue is encoded, record by record, the loop getting its turn every ``SLICE``
       sink is well   → sent in batches from memory
       else           → disk (:mod:`gwcore_observability.spill`), and from there, oldest first, when the sink is well again
     a batch that is not settled within ``TICK`` is on disk, too: a killed process loses what came in its last second
@@ -38,6 +38,8 @@ TICK = 0.4
 """Seconds that a record may stay in memory alone."""
 RECORD_SIZE = 4096
 """Bytes that a record without content counts for."""
+SLICE = 0.0001
+"""Seconds for which records are encoded before the loop gets its turn."""
 BIG = 16 * 1024
 """Bytes of content that are read in a thread."""
 OPEN_AFTER = 3
@@ -202,6 +204,7 @@ class Outbox:
             self._work.set()
 
     async def _encode_fresh(self) -> None:
+        began = time.monotonic()
         while self._fresh:
             record, captured = self._fresh.popleft()
             content = None
@@ -214,7 +217,9 @@ class Outbox:
                 self._wait(item)
             if self._spill is not None and self._half_full:
                 await self._store(self._take_ready(), under_way=False)
-            await asyncio.sleep(0)
+            if time.monotonic() - began > SLICE:
+                await asyncio.sleep(0)
+                began = time.monotonic()
 
     async def _content(self, captured: Captured) -> Content | None:
         try:
