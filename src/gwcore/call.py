@@ -280,6 +280,7 @@ class Attempt:
     """One try at one target.
 
     Attributes:
+        call: what it is for; gone once the call has ended and every tap was told.
         id: ``call.id:n``, n from 1.
         first_byte_at: ``time.perf_counter()`` when its answer's head came; of a stream, its first content.
         ended: ``time.perf_counter()`` when it was over; ``None`` while it runs.

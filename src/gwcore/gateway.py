@@ -255,6 +255,7 @@ class Gateway:
                 watch.cancel()
             if stack.taps.call_ended:
                 tell(stack.taps.call_ended, call, outcome)
+            _part(call)
 
     async def _elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         api = self.stack.admin if self.stack is not None else None
@@ -271,6 +272,13 @@ class Gateway:
             hint = f"; this address takes {', '.join(others)}" if others else ""
             error = NotServed(f"{scope['method']} {path[:200]} is not served{hint}")
             await _answer(send, error.status, plain_error(error, ""))
+
+
+def _part(call: Call) -> None:
+    """Cut the circles of a call that is over: it goes with its last reader, and the cyclic collector has nothing to find."""
+    call.reply.before_commit = None
+    for attempt in call.attempts:
+        del attempt.call
 
 
 async def _run(stack: Stack, call: Call) -> Outcome:
