@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers bench-refusals campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers bench-watch bench-refusals campaign
 
 install: $(STAMP)
 
@@ -59,6 +59,10 @@ node-sdks:
 bench-layers: install
 	$(BIN)/python benchmarks/layers.py
 
+# what the watch list adds to a call, on the request path and off it
+bench-watch: install
+	$(BIN)/python benchmarks/watch.py $(BENCH)
+
 # whether the time of a 401 tells an unknown id, a wrong secret and a revoked key apart (S2)
 bench-refusals: install
 	$(BIN)/python benchmarks/refusals.py
@@ -85,9 +89,10 @@ RUNS ?= 20
 crash: install
 	$(BIN)/python plugins/budget/tests/crash_campaign.py --runs $(RUNS) $(CRASH)
 
-# a sink that hangs at 200 calls a second, and gateways killed meanwhile: what callers notice, what is lost
+# make hang DURATION=60: a sink that hangs for so many seconds at 200 calls a second, and gateways killed meanwhile: what callers notice, what is lost
+DURATION ?= 600
 hang: install
-	$(BIN)/python plugins/observability/tests/hang_campaign.py $(HANG)
+	$(BIN)/python plugins/observability/tests/hang_campaign.py --seconds $(DURATION) $(HANG)
 
 # keys revoked under load on two gateways of two workers: every worker refuses them within a second
 revocation: install
