@@ -276,7 +276,7 @@ class Gateway:
 
 def _part(call: Call) -> None:
     """Cut the circles of a call that is over: it goes with its last reader, and the cyclic collector has nothing to find."""
-    call.reply.before_commit = None
+    call.reply.part()
     for attempt in call.attempts:
         del attempt.call
 

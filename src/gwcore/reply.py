@@ -206,6 +206,10 @@ class Reply:
             self.before_commit(status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
+    def part(self) -> None:
+        """Let go of those who had a say before it left: the exchange is over."""
+        self.before_commit = self.gate = self._extra = None
+
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body; one write of the server, nothing is buffered."""
         if self.gate is not None:

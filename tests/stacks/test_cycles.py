@@ -1,0 +1,62 @@
+"""A call that is over goes with its last reader: the cyclic collector, which stops the world, finds nothing of it."""
+
+import gc
+
+import orjson
+import pytest
+
+from gwcore import gateway as module
+from gwcore.call import Attempt, Call
+from gwcore.gateway import Gateway
+from gwcore.reply import Reply
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
+from tests.stacks.raw import exchange
+
+STACK = """gwcore: 1
+stores: {{hot: 'memory:'}}
+upstreams:
+  up: {{provider: openai-compatible, base_url: '{}/v1', prices: {{m: {{input: $1/M, output: $1/M}}}}}}
+server: {{open: true}}
+stack:
+  - ratelimit: {{store: hot, rules: [{{per: global, requests: 100M/min, tokens: 1000M/min}}]}}
+  - fallback: {{deadline: 60s}}
+watch: [prometheus: {{}}]
+"""
+ANSWERS = {
+    "whole": Answer(
+        body=b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
+    ),
+    "stream": Answer(body=chat_stream("a", "b", usage=(1, 1))),
+    "refused": Answer(503, body=b"{}"),
+}
+
+
+async def circles(answer, stream):
+    """Objects of calls that only the collector can free."""
+    body = orjson.dumps({"model": "up/m", "stream": stream, "messages": [{"role": "user", "content": "x"}]})
+    async with FakeUpstream() as up:
+        up.default = answer
+        async with running(Gateway(STACK.format(up.url), env={})) as url:
+            gc.collect()
+            gc.disable()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                for _ in range(5):
+                    await exchange(url, "POST", "/v1/chat/completions", body)
+                gc.collect()
+                return [one for one in gc.garbage if isinstance(one, Call | Reply | Attempt)]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+async def test_a_call_that_is_over_is_in_no_circle(kind):
+    assert await circles(ANSWERS[kind], kind == "stream") == []
+
+
+async def test_the_circles_of_a_call_that_nobody_cuts_are_found(monkeypatch):
+    monkeypatch.setattr(module, "_part", lambda _call: None)
+    assert await circles(ANSWERS["whole"], stream=False)
