@@ -275,7 +275,10 @@ class Gateway:
 
 
 def _part(call: Call) -> None:
-    """Cut the circles of a call that is over: it goes with its last reader, and the cyclic collector has nothing to find."""
+    """Cut the circles of a call that is over: it goes with its last reader, and the cyclic collector has nothing to find.
+
+    What failed is left to the collector: an error holds the frames that it passed through.
+    """
     call.reply.part()
     for attempt in call.attempts:
         del attempt.call

@@ -1,4 +1,7 @@
-"""A call that is over goes with its last reader: the cyclic collector, which stops the world, finds nothing of it."""
+"""A call that is over goes with its last reader: the cyclic collector, which stops the world, finds nothing of it.
+
+So it is for calls that are answered; an error holds the frames that it passed through, and they hold the call.
+"""
 
 import gc
 
@@ -28,7 +31,6 @@ ANSWERS = {
         body=b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
     ),
     "stream": Answer(body=chat_stream("a", "b", usage=(1, 1))),
-    "refused": Answer(503, body=b"{}"),
 }
 
 
