@@ -50,12 +50,10 @@ class Learned:
         self.answer = answer
         self._mean = 0.0
 
-    def learn(self, size: int, usage: Usage) -> None:
-        """From one call: ``size`` bytes of text, and what they and the answer came to."""
-        read = usage.total_in
+    def learn(self, size: int, read: int, written: int) -> None:
+        """From one call: ``size`` bytes of text, and the tokens that they and the answer came to."""
         if read and size:
             self.ratio += _SLOWLY * (min(max(size / read, 0.5), 20.0) - self.ratio)
-        written = usage.total_out
         if not written:
             return
         if not self._mean:
@@ -86,7 +84,7 @@ class Estimator:
         if call.document is None or call.operation not in _READ:
             return 0, 0
         raw = call.raw
-        if len(raw) < _SMALL or not any(mark in raw for mark in _MARKS):
+        if len(raw) < _SMALL or not any(raw.find(mark) >= 0 for mark in _MARKS):
             return len(raw), 0
         blobs, count = _blobs(call.document)
         return max(0, len(raw) - blobs), count
@@ -119,24 +117,25 @@ class Estimator:
         """What a call really used."""
         text, media = size
         text = 0 if media else text
+        read, written = usage.total_in, usage.total_out
         if (learned := self._models.get(model)) is None:
             if len(self._models) >= _MOST:
                 self._models.clear()
             learned = self._models[model] = Learned(FIRST_RATIO, self._output)
-        learned.learn(text, usage)
+        learned.learn(text, read, written)
         if key is None:
             return
         if (own := self._keys.get((model, key))) is None:
             if len(self._keys) >= _MOST:
                 self._keys.clear()
             own = self._keys[model, key] = Learned(FIRST_RATIO, self._output)
-        own.learn(0, usage)
+        own.learn(0, read, written)
 
 
 def ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:
     """The most tokens an answer may have, and how many answers are asked for."""
     knobs = call.dialect.knobs(call.operation, document, call.model or "")
-    most = max((count for count in counts(document, knobs.get("max_tokens", ())) if count), default=None)
+    most = max(filter(None, counts(document, knobs.get("max_tokens", ()))), default=None)
     return most, min(max(counts(document, knobs.get("n", ())), default=1) or 1, 128)
 
 

@@ -6,7 +6,7 @@ those of :class:`gwcore.chat.ChatRequest`: ``max_tokens``, ``n``, ``stop`` and :
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Path = tuple[str, ...]
@@ -18,14 +18,16 @@ Places = Sequence[Path]
 Knobs = Mapping[str, Places]
 
 
-def said(document: Mapping[str, Any], places: Places) -> Iterator[Any]:
+def said(document: Mapping[str, Any], places: Places) -> list[Any]:
     """Every value that the document has there; ``null`` says nothing."""
+    found = []
     for path in places:
         value: Any = document
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
-            yield value
+            found.append(value)
+    return found
 
 
 def counts(document: Mapping[str, Any], places: Places) -> list[int]:
@@ -49,7 +51,7 @@ def saying(document: Mapping[str, Any], places: Places, value: Any) -> dict[str,
 
     Of places inside other objects, one whose object is there comes first: two spellings of an object are one too many.
     """
-    there = [path for path in places if next(said(document, (path,)), None) is not None]
+    there = [path for path in places if said(document, (path,))]
     if not there:
         there = [path for path in places if len(path) > 1 and isinstance(document.get(path[0]), dict)][:1]
     fields: dict[str, Any] = {}

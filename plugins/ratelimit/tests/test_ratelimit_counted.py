@@ -151,7 +151,7 @@ async def test_c7_what_was_counted_is_told_and_is_the_usage(store, stream):
 
 async def test_c7_negative_control_a_cache_that_is_not_told_apart(monkeypatch):
     """Mutant: everything counts as input and output, whatever the rule says."""
-    monkeypatch.setattr(counting, "counted", lambda _limit, usage: usage.total)
+    monkeypatch.setattr(counting, "counted", lambda _limit, used: used.total_in + used.total_out)
     told, _ = await counts(None, stream=False)
     assert told != TRUTH
 

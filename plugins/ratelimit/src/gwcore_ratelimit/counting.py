@@ -6,7 +6,7 @@ A whole answer says it in ``x-gwcore-counted-tokens``; of a stream, and of every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gwcore.call import Attempt, Call
@@ -25,12 +25,12 @@ def manner(limit: Limit) -> str:
     return limit.count if limit.count_cached else f"{limit.count}-uncached"
 
 
-def counted(limit: Limit, usage: Usage) -> int:
+def counted(limit: Limit, used: Tally | Usage) -> int:
     """How many of the used tokens the limit counts."""
-    read = usage.total_in if limit.count_cached else usage.total_in - usage.cached
-    if limit.count == "input":
-        return read
-    return usage.total_out if limit.count == "output" else read + usage.total_out
+    if limit.count == "output":
+        return used.total_out
+    read = used.total_in if limit.count_cached else used.total_in - used.cached
+    return read if limit.count == "input" else read + used.total_out
 
 
 def dispatched(attempt: Attempt) -> bool:
@@ -40,35 +40,53 @@ def dispatched(attempt: Attempt) -> bool:
     return attempt.error is not None and not isinstance(attempt.error, (LimitError, ClientError))
 
 
-def account(attempt: Attempt, used: list[Usage]) -> bool:
-    """Add what the attempt used; whether that is all of it.
+class Tally:
+    """What attempts have used, so far.
 
-    What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it
-    told.
+    Attributes:
+        total_in, cached, total_out: tokens, as of :class:`gwcore.usage.Usage`.
+        used: what reported it, one per attempt that did.
+        known: that is all of it. What an upstream refused, or was never sent, used nothing; an answer that broke or was left
+            may have used more than it told.
     """
-    usage = attempt.meter.usage if attempt.meter is not None else None
-    if usage is not None:
-        used.append(usage)
-        return attempt.error is None
-    return ending(attempt.error).money == "void" if attempt.error is not None else not dispatched(attempt)
 
+    __slots__ = ("cached", "known", "total_in", "total_out", "used")
 
-def correction(limit: Limit, cost: int, used: Sequence[Usage], *, known: bool) -> int:
-    """What the limit is still to be charged beyond ``cost``; below 0 is given back, which needs all to be known."""
-    more = sum(counted(limit, usage) for usage in used) - cost
-    return more if known else max(0, more)
+    def __init__(self, attempts: Iterable[Attempt]) -> None:
+        self.total_in = self.cached = self.total_out = 0
+        self.used: list[Usage] = []
+        self.known = True
+        for attempt in attempts:
+            usage = attempt.meter.usage if attempt.meter is not None else None
+            error = attempt.error
+            if usage is not None:
+                self.total_in += usage.total_in
+                self.cached += usage.cached
+                self.total_out += usage.total_out
+                self.used.append(usage)
+                self.known &= error is None
+            elif error is not None:
+                self.known &= ending(error).money == "void"
+            else:
+                self.known &= not dispatched(attempt)
+
+    def charged(self, charge: Charge) -> int:
+        """What the limit is charged in the end: less than it was at first only where all that was used is known."""
+        tokens = counted(charge.limit, self)
+        return tokens if self.known else max(tokens, charge.cost)
+
+    def told(self, charges: Iterable[Charge]) -> dict[str, int]:
+        """That, by the limits' manner of counting."""
+        return {manner(c.limit): self.charged(c) for c in charges if c.limit.kind == TOKENS}
 
 
 def whole(call: Call, charges: Sequence[Charge]) -> Headers:
     """The header of an answer that is complete as its head leaves; none of any other."""
-    if call.reply.waiting or any(a.usage is None and a.error is None for a in call.attempts):
+    attempts = call.attempts
+    if call.reply.waiting:
         return []
-    used: list[Usage] = []
-    known = True
-    for attempt in call.attempts:
-        known &= account(attempt, used)
-    told = {}
-    for limit, _, cost in charges:
-        if limit.kind == TOKENS:
-            told[manner(limit)] = cost + correction(limit, cost, used, known=known)
-    return [(HEADER, ", ".join(f"{name}={tokens}" for name, tokens in told.items()).encode())]
+    for attempt in attempts:
+        if attempt.usage is None and attempt.error is None:
+            return []
+    told = Tally(attempts).told(charges)
+    return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in told.items()]).encode())]

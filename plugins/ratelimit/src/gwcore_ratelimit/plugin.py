@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,6 @@ from gwcore.estimate import Estimator
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import Sample
 from gwcore.service import Service
-from gwcore.usage import Usage
 from gwcore_ratelimit import counting, headers
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Charge, Limit, Verdict
@@ -143,20 +142,19 @@ class RateLimit(Plugin):
         async def ratelimit(call: Call) -> Outcome:
             bound = rules.bind(call)
             if call.route.local:  # what a plugin answers itself uses no tokens
-                bound = tuple([one for one in bound if one[0].kind != TOKENS])
+                bound = tuple([one for one in bound if one.limit.kind != TOKENS])
             if not bound:
                 return await inner(call)
             grant = await self._admit(call, bound, call.id)
             if grant.size is not None and told:
                 call.reply.add_headers(partial(counting.whole, call, grant.charges))
-            error: BaseException | None = None
             try:
-                return await inner(call)
-            except BaseException as raised:
-                error = raised
-                raise
-            finally:
+                outcome = await inner(call)
+            except BaseException as error:
                 self._settle(call, grant, call.attempts, error)
+                raise
+            self._settle(call, grant, call.attempts, None)
+            return outcome
 
         return ratelimit
 
@@ -165,40 +163,39 @@ class RateLimit(Plugin):
         rules, none = self._attempts, not self._attempts.limits
         name = self.setup.plugin
 
-        async def ratelimit(attempt: Attempt) -> Outcome:
-            call = attempt.call
-            if none and (call.principal is None or name not in call.principal.policies):
-                return await inner(attempt)
-            bound = rules.bind(call, attempt.target)
-            if not bound:
-                return await inner(attempt)
-            grant = await self._admit(call, bound, attempt.id)
-            error: BaseException | None = None
+        async def limited(attempt: Attempt, bound: Bound) -> Outcome:
+            grant = await self._admit(attempt.call, bound, attempt.id)
             try:
-                return await inner(attempt)
-            except BaseException as raised:
-                error = raised
+                outcome = await inner(attempt)
+            except BaseException as error:
+                self._settle(attempt.call, grant, [attempt], error)
                 raise
-            finally:
-                self._settle(call, grant, [attempt], error)
+            self._settle(attempt.call, grant, [attempt], None)
+            return outcome
+
+        def ratelimit(attempt: Attempt) -> Coroutine[Any, Any, Outcome]:
+            principal = attempt.call.principal
+            if none and (principal is None or name not in principal.policies):
+                return inner(attempt)
+            bound = rules.bind(attempt.call, attempt.target)
+            return limited(attempt, bound) if bound else inner(attempt)
 
         return ratelimit
 
     async def _admit(self, call: Call, bound: Bound, lease: str) -> _Grant:
         """Raises ``RateLimited``, and ``StoreUnavailable`` where limits cannot be checked and may not be skipped."""
         size = estimate = None
-        charges = []
-        for limit, key in bound:
-            cost = 1
+        charges = list(bound)
+        for index, charge in enumerate(bound):
+            limit = charge.limit
             if not limit.amount:
-                raise refusal(Charge(limit, key, cost), None)
+                raise refusal(charge, None)
             if limit.kind == TOKENS:
                 if estimate is None:
                     who = call.principal.id if call.principal is not None else None
                     size = self._estimator.size(call)
                     estimate = self._estimator.estimate(call, who, size)
-                cost = self._tokens(limit, key, estimate)
-            charges.append(Charge(limit, key, cost))
+                charges[index] = Charge(limit, charge.key, self._tokens(limit, charge.key, estimate))
         assert self._enter is not None, "the plugin has not been started"
         try:
             verdict: Verdict = await self._enter(charges, lease)
@@ -231,25 +228,23 @@ class RateLimit(Plugin):
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
         verdict = grant.verdict
         void = isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
-        used: list[Usage] = []
-        known = True
+        tally = None
         if grant.size is not None:
-            for attempt in attempts:
-                known &= counting.account(attempt, used)
-            if known and len(used) == 1 and error is None:
+            tally = counting.Tally(attempts)
+            if error is None and tally.known and len(tally.used) == 1:
                 who = call.principal.id if call.principal is not None else None
-                self._estimator.learn(call.model, who, grant.size, used[0])
-            _note(call, grant.charges, used, attempts, known=known, void=void)
+                self._estimator.learn(call.model, who, grant.size, tally.used[0])
+            _note(call, grant.charges, tally, attempts, void=void)
         changes, stamps = [], []
-        for index, (limit, key, cost) in enumerate(grant.charges):
+        for index, charge in enumerate(grant.charges):
+            limit = charge.limit
+            if limit.kind == TOKENS and tally is not None:
+                more = tally.charged(charge) - charge.cost
+            else:
+                more = -1 if void else 0
             reading = verdict.readings[index]
-            if reading is None or index in verdict.shadowed:
-                continue
-            more = -int(void)
-            if limit.kind == TOKENS:
-                more = counting.correction(limit, cost, used, known=known)
-            if more or limit.kind == PARALLEL:
-                changes.append(Charge(limit, key, more))
+            if (more or limit.kind == PARALLEL) and reading is not None and index not in verdict.shadowed:
+                changes.append(Charge(limit, charge.key, more))
                 stamps.append(reading.stamp)
         if changes:
             assert self._limiter is not None
@@ -266,7 +261,7 @@ class RateLimit(Plugin):
         bound = (*self._calls.bind(call), *self._attempts.bind(call, target))
         estimate = self._estimator.estimate(call, None, self._estimator.size(call))
         said = []
-        for limit, key in bound:
+        for limit, key, _ in bound:
             cost = ""
             if limit.kind == TOKENS:
                 cost = f", this call about {self._tokens(limit, key, estimate)} until its usage is counted: {counting.manner(limit)}"
@@ -311,16 +306,15 @@ def describe(limit: Limit) -> str:
 
 
 def _note(
-    call: Call, charges: Sequence[Charge], used: list[Usage], attempts: Sequence[Attempt], *, known: bool, void: bool
+    call: Call, charges: Sequence[Charge], tally: counting.Tally, attempts: Sequence[Attempt], *, void: bool
 ) -> None:
     """Leave what was counted with the call, for its record. What the attempt ring counts has the upstream before it."""
-    told = call.facts.setdefault(counting.FACT, {})
-    for limit, _, cost in charges:
-        if limit.kind == TOKENS:
-            name = counting.manner(limit)
-            if attempts is not call.attempts:
-                name = f"{attempts[0].target.upstream.name} {name}"
-            told[name] = 0 if void else cost + counting.correction(limit, cost, used, known=known)
+    told = tally.told(charges)
+    if void:
+        told = dict.fromkeys(told, 0)
+    if attempts is not call.attempts:
+        told = {f"{attempts[0].target.upstream.name} {name}": tokens for name, tokens in told.items()}
+    call.facts.setdefault(counting.FACT, {}).update(told)
 
 
 def _who(limit: Limit, key: str) -> str:

@@ -20,7 +20,7 @@ from gwcore.provider import Target
 from gwcore.units import Rate
 from gwcore.when import Condition
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy, Rule, Scope
-from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, REQUESTS, SECOND, TOKENS, Kind, Limit
+from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, REQUESTS, SECOND, TOKENS, Charge, Kind, Limit
 
 ANONYMOUS: Final = "anonymous"
 """Who calls where no plugin says who does: all of them together."""
@@ -40,8 +40,8 @@ _SCOPES_OF: Final[Mapping[str, list[Scope]]] = {
 _REMEMBERED: Final = 1000
 _LONGEST: Final = 120
 
-Bound = tuple[tuple[Limit, str], ...]
-"""Limits and their keys, in the order of the rules."""
+Bound = tuple[Charge, ...]
+"""One unit of each limit that binds a call, in the order of the rules."""
 
 _MINUTE: Final = 60
 _DAY: Final = 86_400
@@ -127,7 +127,7 @@ class Rules:
             bound = known[asked] = tuple(self._bind(call, principal, target))
         return bound
 
-    def _bind(self, call: Call, principal: Principal | None, target: Target | None) -> Iterable[tuple[Limit, str]]:
+    def _bind(self, call: Call, principal: Principal | None, target: Target | None) -> Iterable[Charge]:
         upstream = target.upstream.name if target is not None else None
         for line in self._of(principal):
             if line.condition is not None and not line.condition(call):
@@ -138,7 +138,7 @@ class Rules:
                 continue
             values = [_value(scope, principal, call, upstream) for scope in line.rule.per]
             if None not in values:
-                yield line.limit, _key(line.limit, values)
+                yield Charge(line.limit, _key(line.limit, values), 1)
 
     def _meant(self, model: ModelName, call: Call, _target: Target | None) -> bool:
         return model.names(call)

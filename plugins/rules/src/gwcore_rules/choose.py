@@ -133,7 +133,7 @@ class Chooser:
         found = {
             name: value
             for name, value in rule.sampling.items()
-            if name in knobs and next(said(call.document, knobs[name]), None) is None
+            if name in knobs and not said(call.document, knobs[name])
         }
         card = self.prices.card(target)
         if "max_tokens" in found and card is not None and card.max_output is not None:

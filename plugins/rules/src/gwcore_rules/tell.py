@@ -44,7 +44,7 @@ def estimated(choice: Choice, chooser: Chooser) -> dict[str, Any]:
     knobs = call.dialect.knobs(call.operation, call.document or {}, chosen.targets[0].model)
 
     def effective(name: str) -> Any:
-        return next(said(call.document or {}, knobs.get(name, ())), defaults.get(name))
+        return next(iter(said(call.document or {}, knobs.get(name, ()))), defaults.get(name))
 
     return {
         "model": choice.model,
