@@ -135,8 +135,10 @@ class Estimator:
 def ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:
     """The most tokens an answer may have, and how many answers are asked for."""
     knobs = call.dialect.knobs(call.operation, document, call.model or "")
-    most = max(filter(None, counts(document, knobs.get("max_tokens", ()))), default=None)
-    return most, min(max(counts(document, knobs.get("n", ())), default=1) or 1, 128)
+    lengths = counts(document, knobs.get("max_tokens", ()))
+    answers = counts(document, knobs.get("n", ()))
+    most = max(filter(None, lengths), default=None) if lengths else None
+    return most, min(max(answers) or 1, 128) if answers else 1
 
 
 def _blobs(document: Any) -> tuple[int, int]:

@@ -32,7 +32,8 @@ def said(document: Mapping[str, Any], places: Places) -> list[Any]:
 
 def counts(document: Mapping[str, Any], places: Places) -> list[int]:
     """What :func:`said` finds, as far as it is a number of something, or may be read as one."""
-    return [count for value in said(document, places) if (count := _count(value)) is not None]
+    values = said(document, places)
+    return [count for value in values if (count := _count(value)) is not None] if values else values
 
 
 def _count(value: Any) -> int | None:

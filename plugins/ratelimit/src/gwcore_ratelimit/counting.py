@@ -75,10 +75,6 @@ class Tally:
         tokens = counted(charge.limit, self)
         return tokens if self.known else max(tokens, charge.cost)
 
-    def told(self, charges: Iterable[Charge]) -> dict[str, int]:
-        """That, by the limits' manner of counting."""
-        return {manner(c.limit): self.charged(c) for c in charges if c.limit.kind == TOKENS}
-
 
 def whole(call: Call, charges: Sequence[Charge]) -> Headers:
     """The header of an answer that is complete as its head leaves; none of any other."""
@@ -88,5 +84,6 @@ def whole(call: Call, charges: Sequence[Charge]) -> Headers:
     for attempt in attempts:
         if attempt.usage is None and attempt.error is None:
             return []
-    told = Tally(attempts).told(charges)
+    tally = Tally(attempts)
+    told = {manner(charge.limit): tally.charged(charge) for charge in charges if charge.limit.kind == TOKENS}
     return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in told.items()]).encode())]

@@ -109,10 +109,12 @@ class Verdict(NamedTuple):
     local: bool = False
 
 
-def reading_of(limit: Limit, lead: int, rest: int) -> Reading:
-    """Of a key whose TAT is ``lead`` microseconds and ``rest / amount`` of one away."""
-    left = limit.burst * limit.period - lead * limit.amount - rest
-    return Reading(max(0, left // limit.period), lead + (rest > 0))
+def reading_of(limit: Limit, lead: int) -> Reading:
+    """Of a key whose TAT is ``lead / amount`` microseconds away; below 0 it is as if never used."""
+    if lead <= 0:
+        return Reading(limit.burst, 0)
+    left = limit.burst * limit.period - lead
+    return Reading(left // limit.period if left > 0 else 0, -(-lead // limit.amount))
 
 
 def window_wait(counts: list[int], cost: int, limit: Limit, now: int, bucket: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class Memory:
     ) -> None:
         self._now = clock
         self._folder = folder
-        self._lock = Lock(folder / "lock" if folder else None)
+        self._lock = Lock(folder / "lock") if folder else threading.Lock()
         self._rates = Table(rows, folder / "rates" if folder else None)
         self._slots = Table(rows // 8, folder / "slots" if folder else None)
         self._counts = self._slots.cells.cast("B").cast("H")
@@ -79,44 +80,40 @@ class Memory:
             now = self._now()
             refused, worst = -1, 0
             shadowed: tuple[int, ...] = ()
-            rows: list[int] = []
-            moves: list[tuple[int, int, Limit]] = []
-            for index, charge in enumerate(charges):
-                at, state, wait = self._look(charge, now)
-                rows.append(at)
+            looks = [self._look(charge, now) for charge in charges]
+            for index, (limit, _, _, wait) in enumerate(looks):
                 if wait <= 0:
-                    moves.append((at, state, charge.limit))
-                elif charge.limit.shadow:
+                    continue
+                if limit.shadow:
                     shadowed = (*shadowed, index)
                 elif wait > worst:
                     refused, worst = index, wait
-            if refused < 0:
-                for at, state, limit in moves:
+            readings: list[Reading | None] = []
+            for limit, at, state, wait in looks:
+                if refused < 0 and wait <= 0:
                     self._move(at, state, limit, now)
-            readings: list[Reading | None] = [
-                self._read(charge.limit, at, now) for charge, at in zip(charges, rows, strict=True)
-            ]
+                readings.append(self._read(limit, at, now))
         return Verdict(refused, worst, readings, shadowed)
 
-    def _look(self, charge: Charge, now: int) -> tuple[int, int, int]:
-        """The row, the state after the charge, and how long to wait for it."""
+    def _look(self, charge: Charge, now: int) -> tuple[Limit, int, int, int]:
+        """The limit, its row, the state after the charge, and how long to wait for it."""
         limit, key, cost = charge
         if limit.kind == PARALLEL:
             at = self._slots.row(key, now)
             if self._busy(at) < limit.amount:
-                return at, 1, 0
-            return at, 0, 0 if self._bury(now) and self._busy(at) < limit.amount else RETRY
+                return limit, at, 1, 0
+            return limit, at, 0, 0 if self._bury(now) and self._busy(at) < limit.amount else RETRY
         at = self._rates.row(key, now)
         if limit.width:
             counts = self._window(at, limit, now)
             over = sum(counts) + cost > limit.amount
-            return at, cost, window_wait(counts, cost, limit, now, now // limit.width) if over else 0
+            return limit, at, cost, window_wait(counts, cost, limit, now, now // limit.width) if over else 0
         cells, amount = self._rates.cells, limit.amount
         now *= amount
         tat = cells[at + DATA] * amount + cells[at + DATA + 1]
         tat = max(tat, now) + cost * limit.period
         excess = tat - limit.burst * limit.period - now
-        return at, tat, -(-excess // amount) if excess > 0 and cost else 0
+        return limit, at, tat, -(-excess // amount) if excess > 0 and cost else 0
 
     def _move(self, at: int, state: int, limit: Limit, now: int) -> None:
         cells = self._rates.cells
@@ -140,8 +137,7 @@ class Memory:
             last = max((n for n, count in enumerate(counts) if count), default=-1)
             reset = (bucket + last + 1) * limit.width - now if last >= 0 else 0
             return Reading(max(0, limit.amount - sum(counts)), reset, bucket)
-        lead = cells[at + DATA] - now
-        return reading_of(limit, lead, cells[at + DATA + 1]) if lead >= 0 else Reading(limit.burst, 0)
+        return reading_of(limit, (cells[at + DATA] - now) * limit.amount + cells[at + DATA + 1])
 
     def _window(self, at: int, limit: Limit, now: int) -> list[int]:
         """Counts of the buckets of the window, oldest first, after those that have left are forgotten."""
@@ -280,4 +276,5 @@ class Memory:
         self._counts.release()
         self._rates.close()
         self._slots.close()
-        self._lock.close()
+        if isinstance(self._lock, Lock):
+            self._lock.close()

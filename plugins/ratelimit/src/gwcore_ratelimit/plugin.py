@@ -234,18 +234,21 @@ class RateLimit(Plugin):
             if error is None and tally.known and len(tally.used) == 1:
                 who = call.principal.id if call.principal is not None else None
                 self._estimator.learn(call.model, who, grant.size, tally.used[0])
-            _note(call, grant.charges, tally, attempts, void=void)
+        told: dict[str, int] = {}
         changes, stamps = [], []
         for index, charge in enumerate(grant.charges):
             limit = charge.limit
-            if limit.kind == TOKENS and tally is not None:
-                more = tally.charged(charge) - charge.cost
-            else:
-                more = -1 if void else 0
+            more = -1 if void else 0
+            if tally is not None and limit.kind == TOKENS:
+                tokens = tally.charged(charge)
+                told[counting.manner(limit)] = 0 if void else tokens
+                more = tokens - charge.cost
             reading = verdict.readings[index]
             if (more or limit.kind == PARALLEL) and reading is not None and index not in verdict.shadowed:
                 changes.append(Charge(limit, charge.key, more))
                 stamps.append(reading.stamp)
+        if told:
+            _note(call, attempts, told)
         if changes:
             assert self._limiter is not None
             try:
@@ -305,13 +308,8 @@ def describe(limit: Limit) -> str:
     return f"{limit.amount} {counted_as}{limit.kind} per {limit.period / SECOND:g} s"
 
 
-def _note(
-    call: Call, charges: Sequence[Charge], tally: counting.Tally, attempts: Sequence[Attempt], *, void: bool
-) -> None:
+def _note(call: Call, attempts: Sequence[Attempt], told: dict[str, int]) -> None:
     """Leave what was counted with the call, for its record. What the attempt ring counts has the upstream before it."""
-    told = tally.told(charges)
-    if void:
-        told = dict.fromkeys(told, 0)
     if attempts is not call.attempts:
         told = {f"{attempts[0].target.upstream.name} {name}": tokens for name, tokens in told.items()}
     call.facts.setdefault(counting.FACT, {}).update(told)

@@ -287,5 +287,5 @@ def _verdict(charges: Sequence[Charge], answer: list[int]) -> Verdict:
         elif limit.kind == PARALLEL or limit.width:
             readings.append(Reading(a, b, c))
         else:
-            readings.append(reading_of(limit, a, b))
+            readings.append(reading_of(limit, a * limit.amount + b))
     return Verdict(answer[0], answer[1], readings, shadowed)

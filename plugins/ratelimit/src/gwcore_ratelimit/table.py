@@ -66,15 +66,13 @@ class _Waiter:
 
 
 class Lock:
-    """Exclusion between processes; a no-op where ``file`` is ``None``. Not reentrant, never held over an ``await``."""
+    """Exclusion between processes. Not reentrant, never held over an ``await``."""
 
-    def __init__(self, file: Path | None) -> None:
-        self._file = None if file is None else os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, file: Path) -> None:
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._waiter: _Waiter | None = None
 
     def __enter__(self) -> None:
-        if self._file is None:
-            return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -99,14 +97,11 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        os.close(self._file)
 
 
 class Table:

@@ -267,8 +267,11 @@ class OpenAIChat(BaseDialect):
 
     def bare(self, document: dict[str, Any]) -> bool:
         """No message has anything but its role."""
-        messages = (choice.get("message") or {} for choice in document["choices"])
-        return not any(value for message in messages for key, value in message.items() if key != "role")
+        for choice in document["choices"]:
+            for key, value in (choice.get("message") or {}).items():
+                if value and key != "role":
+                    return False
+        return True
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """OpenAI's error object."""
