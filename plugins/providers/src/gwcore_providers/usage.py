@@ -103,20 +103,10 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         fees: what the caller counted elsewhere in the reply.
     """
     if not fees and _plain(usage):  # most answers; of every call that is counted
-        total_in, total_out = (
-            number(usage, "prompt_tokens", "input_tokens"),
-            number(usage, "completion_tokens", "output_tokens"),
+        total_in, all_out, _, left = _openai_totals(usage, _EMPTY)
+        return Usage(
+            input=total_in, output=all_out, reasoning=max(0, left), service_tier=tier(service_tier), mismatch=left != 0
         )
-        total = number(usage, "total_tokens")
-        if not total_in and not total_out:
-            total_in = total
-        left = total - total_in - total_out if total else 0
-        found = Usage(total_in, output=total_out, mismatch=left != 0)
-        if left > 0:
-            found.reasoning = left
-        if service_tier is not None:
-            found.service_tier = tier(service_tier)
-        return found
     inputs = part(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     outputs = part(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
     total_in, all_out, reasoning, left = _openai_totals(usage, outputs)
