@@ -416,7 +416,7 @@ def _refuse(body: bytes, others: Places) -> None:
     except orjson.JSONDecodeError:
         return  # a form, or a file
     for path in others:
-        if list(said(document, (path,))):
+        if said(document, (path,)):
             raise BadRequest(f"{'.'.join(path)} names further models; name them under `models` of the stack file")
 
 
