@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from gwcore.dialect import Dialect, Document, Meter, Route
 from gwcore.errors import GatewayError
+from gwcore.prices import PriceCard
 from gwcore.provider import Target
 from gwcore.reply import Reply
 from gwcore.usage import Cost, Usage
@@ -288,6 +289,7 @@ class Attempt:
         error: what ended it; a router that ends it itself says why beforehand.
         meter: has the usage read so far, while the attempt runs.
         usage: what the upstream reported, once the attempt is over, however it ended; ``None`` if nothing was.
+        card: what its target costs, as somebody inside has looked it up; its cost is by this one, whatever comes after.
         cost: of that usage; see :attr:`Outcome.cost`.
         fields: top-level members of the document that this attempt sends otherwise; the call's own stays as it is.
         added: further request headers, of plugins.
@@ -296,6 +298,7 @@ class Attempt:
     __slots__ = (
         "added",
         "call",
+        "card",
         "cost",
         "ended",
         "error",
@@ -324,6 +327,7 @@ class Attempt:
         self.error: GatewayError | None = None
         self.meter: Meter | None = None
         self.usage: Usage | None = None
+        self.card: PriceCard | None = None
         self.cost: Cost | None = None
         self.fields: dict[str, Any] | None = None
         self.added: Headers | None = None

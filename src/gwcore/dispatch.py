@@ -276,7 +276,7 @@ class Dispatch:
         if attempt.meter is not None and attempt.usage is None:
             attempt.usage = attempt.meter.usage
         if attempt.usage is not None and attempt.cost is None and self.prices is not None:
-            card = self.prices.card(attempt.target)
+            card = attempt.card or self.prices.card(attempt.target)
             attempt.cost = card.charge(attempt.usage) if card is not None else None
 
     async def _refusal(self, attempt: Attempt, response: Response, translation: Way | None) -> Refused:

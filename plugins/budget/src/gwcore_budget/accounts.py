@@ -89,7 +89,7 @@ class Accounts:
         """The call's and the credential's."""
         principal = attempt.call.principal
         tags = attempt.call.tags | principal.tags if principal is not None else attempt.call.tags
-        return sorted(tag[:_NAME] for tag in tags)
+        return sorted([tag[:_NAME] for tag in tags])
 
     def _of_principal(self, principal: Principal | None, key: Key) -> Iterable[Budget]:
         names: dict[str, str | None] = {"global": "", "model": key[0], "upstream": key[1]}

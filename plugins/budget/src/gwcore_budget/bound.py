@@ -49,21 +49,21 @@ _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
 _ELSEWHERE = frozenset({"previous_response_id", "conversation", "cachedContent", "container", "prompt"})
 """Members that stand for input the gateway does not see; of a ``prompt``, one that is an object."""
-_FILES = (b'"file', b'"document"', b'"input_audio"', b'"video', b'"fileData"', b'"inlineData"')
-_PICTURES = (b'"image_url"', b'"input_image"', b'"image"')
+_FILES = ('"file', '"document"', '"input_audio"', '"video', '"inlineData"')
+_PICTURES = ('"image_url"', '"input_image"', '"image"')
 
 
 @dataclass(slots=True, frozen=True)
 class Tool:
     """A tool that runs at the vendor and is charged by use: how a request names it, and the key of its price."""
 
-    mark: bytes
+    mark: str
     fee: str
 
 
-_TOOLS = (Tool(b"web_search", "web_search"), Tool(b"google_search", "web_search"), Tool(b"googleSearch", "web_search"),
-          Tool(b'"code_', "code_execution"), Tool(b'"codeExecution"', "code_execution"),
-          Tool(b'"file_search"', "file_search"))  # fmt: skip
+_TOOLS = (Tool("web_search", "web_search"), Tool("google_search", "web_search"), Tool("googleSearch", "web_search"),
+          Tool('"code_', "code_execution"), Tool('"codeExecution"', "code_execution"),
+          Tool('"file_search"', "file_search"))  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -117,11 +117,11 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
         return NOTHING
     if card is None:
         return None
-    raw = sent(call)
-    tokens = _input_tokens(call, raw, card)
+    text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
+    tokens = _input_tokens(call, text, card)
     if tokens is None:
         return None
-    found = _priced(call, raw, card, tokens, assumed, endless=endless)
+    found = _priced(call, text, card, tokens, assumed, endless=endless)
     if found is None:
         return None
     found.fixed += card.highest("request", tokens) or 0
@@ -135,14 +135,14 @@ def sent(call: Call) -> bytes:
 
     Without escapes of plain letters: ``"\u0069mage_url"`` is a picture, too.
     """
-    spelled = call.edited or b"\\u00" in call.raw
+    spelled = call.edited or call.raw.find(b"\\u00") >= 0
     return orjson.dumps(call.document) if spelled and call.document is not None else call.raw
 
 
-def _priced(call: Call, raw: bytes, card: PriceCard, tokens: int, assumed: int, *, endless: bool) -> Bound | None:
-    fixed = _input_price(raw, card, tokens)
+def _priced(call: Call, text: str, card: PriceCard, tokens: int, assumed: int, *, endless: bool) -> Bound | None:
+    fixed = _input_price(text, card, tokens)
     if call.operation in _CHAT:
-        fees = _tool_fees(call, raw, card, endless=endless)
+        fees = _tool_fees(call, text, card, endless=endless)
         return None if fixed is None or fees is None else _answers(call, card, tokens, fixed + fees, assumed)
     special = _SPECIAL.get(call.operation)
     if special is None:
@@ -151,17 +151,17 @@ def _priced(call: Call, raw: bytes, card: PriceCard, tokens: int, assumed: int, 
     return None if found is None else Bound(found + (fixed or 0))
 
 
-def _input_tokens(call: Call, raw: bytes, card: PriceCard) -> int | None:
+def _input_tokens(call: Call, text: str, card: PriceCard) -> int | None:
     document, window = call.document or {}, card.context_window
-    if _elsewhere(document) or _names(raw, _FILES):
+    if _elsewhere(document) or _says(text, _FILES):
         return window
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
-    tokens = len(raw) + MESSAGE * count + FRAME
+    tokens = len(text) + MESSAGE * count + FRAME
     if "tools" in document:
         tokens += TOOLS
-    if b"image" in raw:
-        tokens += IMAGE * sum(raw.count(mark) for mark in _PICTURES)
+    if "image" in text:
+        tokens += IMAGE * sum(text.count(mark) for mark in _PICTURES)
     return tokens if window is None else min(tokens, window)
 
 
@@ -171,34 +171,34 @@ def _elsewhere(document: Mapping[str, Any]) -> bool:
     return any(document.get(name) for name in _ELSEWHERE - {"prompt"}) or isinstance(document.get("prompt"), dict)
 
 
-def _names(raw: bytes, marks: Iterable[bytes]) -> bool:
+def _says(text: str, marks: Iterable[str]) -> bool:
     for mark in marks:  # noqa: SIM110 - of every request, and any() takes three times as long
-        if mark in raw:
+        if mark in text:
             return True
     return False
 
 
-def _input_price(raw: bytes, card: PriceCard, tokens: int) -> int | None:
-    plain = card.highest("input", tokens)
-    if plain is None:
+def _input_price(text: str, card: PriceCard, tokens: int) -> int | None:
+    price = card.highest("input", tokens)
+    if price is None:
         return None
-    prices = [plain]
-    buckets = ["cache_write_5m", "cache_write_1h"] if b"cach" in raw or b"Cach" in raw else []
-    if _names(raw, _PICTURES):
+    buckets = ["cache_write_5m", "cache_write_1h"] if "cach" in text or "Cach" in text else []
+    if "image" in text and _says(text, _PICTURES):
         buckets.append("image_in")
-    if b"audio" in raw:
+    if "audio" in text:
         buckets.append("audio_in")
-    prices += [price for bucket in buckets if (price := card.highest(bucket, tokens)) is not None]
-    return tokens * max(prices)
+    for bucket in buckets:
+        price = max(price, card.highest(bucket, tokens) or 0)
+    return tokens * price
 
 
-def _tool_fees(call: Call, raw: bytes, card: PriceCard, *, endless: bool) -> int | None:
+def _tool_fees(call: Call, text: str, card: PriceCard, *, endless: bool) -> int | None:
     document = call.document or {}
     if "tools" not in document and "web_search_options" not in document:
         return 0
     total = 0
     for tool in _TOOLS:
-        if tool.mark not in raw:
+        if tool.mark not in text:
             continue
         uses, price = _uses(document, tool), card.highest(tool.fee, 0)
         if uses == 0:
@@ -213,7 +213,7 @@ def _tool_fees(call: Call, raw: bytes, card: PriceCard, *, endless: bool) -> int
 
 def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
     """How often it may be used; ``None`` without end, 0 where only a text names it."""
-    mark = tool.mark.strip(b'"').decode()
+    mark = tool.mark.strip('"')
     total = 0
     tools = document.get("tools")
     for one in tools if isinstance(tools, list) else ():

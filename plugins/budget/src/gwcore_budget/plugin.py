@@ -69,7 +69,7 @@ class Verdict(NamedTuple):
 
 
 def judged(held: int | None, card: PriceCard | None, outcome: Outcome) -> Verdict:
-    """What an answered attempt costs. ``held``: nano-USD; ``None`` is unmetered."""
+    """What an answered attempt costs, by ``card``. ``held``: nano-USD; ``None`` is unmetered."""
     usage = outcome.usage
     known = usage is not None and usage.billable
     if outcome.error is not None:
@@ -81,7 +81,7 @@ def judged(held: int | None, card: PriceCard | None, outcome: Outcome) -> Verdic
         if held == 0:
             return Verdict(POSTED, 0, "free")
         return Verdict(REAPED, 0, "no price" if card is None else "no usage")
-    cost = card.charge(usage)
+    cost = outcome.cost or card.charge(usage)
     if cost.unpriced:
         return Verdict(POSTED, max(cost.nano, held), "partly unpriced")
     return Verdict(POSTED, cost.nano, "usage")
@@ -198,41 +198,41 @@ class BudgetPlugin(Plugin):
         async def budget(attempt: Attempt) -> Outcome:
             ledger, call = self.ledger, attempt.call
             assert ledger is not None, "attempts run inside the lifespan"
-            card = self.setup.prices.card(attempt.target)
-            ticket = await self._hold(ledger, attempt, card)
+            attempt.card = self.setup.prices.card(attempt.target)
+            ticket = await self._hold(ledger, attempt)
             linger = partial(self._linger, call)
             if drain:
                 call.linger = linger
             try:
                 outcome = await inner(attempt)
             except BaseException as error:
-                self._failed(ledger, ticket, attempt, card, error)
+                self._failed(ledger, ticket, attempt, error)
                 raise
             finally:
                 if call.linger is linger:  # else it is that of a second attempt, beside this one
                     call.linger = None
-            self._ended(ledger, ticket, attempt, card, outcome)
+            self._ended(ledger, ticket, attempt, outcome)
             return outcome
 
         return budget
 
     # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _hold(self, ledger: Ledger, attempt: Attempt, card: PriceCard | None) -> Ticket:
+    async def _hold(self, ledger: Ledger, attempt: Attempt) -> Ticket:
         config: BudgetConfig = self.config
-        budgets = await self._budgets(ledger, attempt)
+        card, budgets = attempt.card, await self._budgets(ledger, attempt)
         terms = bound(attempt, card, config.max_output)
         if terms is None and all(budget.unpriced == "allow_unmetered" for budget in budgets):
             # a price without a bound: what can be told is held, and the truth is posted
             terms = bound(attempt, card, config.max_output, endless=True)
         amount, least = self._amount(attempt, budgets, terms)
-        wait = config.wait if any(budget.on_short == "wait" for budget in budgets) else 0.0
+        wait = config.wait if "wait" in [budget.on_short for budget in budgets] else 0.0
         try:
             ticket = await ledger.hold(
                 attempt.id,
                 amount,
                 budgets,
-                self._facts(attempt, card),
+                self._facts(attempt),
                 least=least,
                 wait=wait,
                 expires=_expires(attempt.call),
@@ -279,7 +279,7 @@ class BudgetPlugin(Plugin):
             return held, None
         factor, of = self._factors.get(attempt.target.model, (1, 1))
         amount = -(-terms.amount * factor // of)
-        if terms.cap is None or any(budget.on_short == "reject" for budget in budgets):
+        if terms.cap is None or "reject" in [budget.on_short for budget in budgets]:
             return amount, None
         return amount, min(amount, -(-terms.least * factor // of))
 
@@ -295,8 +295,8 @@ class BudgetPlugin(Plugin):
         if tokens < terms.tokens:
             self.counts["clamped"] += 1
 
-    def _facts(self, attempt: Attempt, card: PriceCard | None) -> Facts:
-        call, target = attempt.call, attempt.target
+    def _facts(self, attempt: Attempt) -> Facts:
+        call, target, card = attempt.call, attempt.target, attempt.card
         who = call.principal
         tags = self.accounts.tags_of(attempt)
         return Facts(
@@ -328,9 +328,7 @@ class BudgetPlugin(Plugin):
 
     # ── after ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _failed(
-        self, ledger: Ledger, ticket: Ticket, attempt: Attempt, card: PriceCard | None, error: BaseException
-    ) -> None:
+    def _failed(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, error: BaseException) -> None:
         end = ending(error, committed=attempt.call.reply.committed)
         status = error.status if isinstance(error, GatewayError) else 0
         code = error.code if isinstance(error, GatewayError) else end.kind
@@ -341,16 +339,13 @@ class BudgetPlugin(Plugin):
         if end.money == "void" and not answered:
             # of several requests that are one attempt, some may have been answered before one was refused
             used = usage is not None and usage.billable
-            verdict = (
-                judged(ticket.amount, card, Outcome(status, usage=usage)) if used else Verdict(VOIDED, 0, end.kind)
-            )
+            outcome = Outcome(status, usage=usage)
+            verdict = judged(ticket.amount, attempt.card, outcome) if used else Verdict(VOIDED, 0, end.kind)
         self._settle(ledger, ticket, attempt, verdict, _metered(attempt, usage, status, code))
 
-    def _ended(
-        self, ledger: Ledger, ticket: Ticket, attempt: Attempt, card: PriceCard | None, outcome: Outcome
-    ) -> None:
+    def _ended(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, outcome: Outcome) -> None:
         code = outcome.error.code if outcome.error is not None else None
-        verdict = judged(ticket.amount, card, outcome)
+        verdict = judged(ticket.amount, attempt.card, outcome)
         if verdict.basis == "partly unpriced":
             self.counts["partly_unpriced"] += 1
         self._settle(ledger, ticket, attempt, verdict, _metered(attempt, outcome.usage, outcome.status, code))

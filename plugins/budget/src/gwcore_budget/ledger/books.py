@@ -16,6 +16,7 @@ Invariants (``gwcore ledger verify`` checks them in the store)::
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 
@@ -141,18 +142,18 @@ class Books:
 
     def apply(self, op: Op) -> Result:
         """One operation. Never raises for what the rows say."""
+        if isinstance(op, Spent):
+            return self._spent(op)
         if isinstance(op, Reserve):
             return self._reserve(op)
         return self._change(op)
 
-    def _change(self, op: Settle | Shrink | Spent | GiveBack | Bury | Reset | Recall) -> Result:  # noqa: PLR0911 - one per operation
+    def _change(self, op: Settle | Shrink | GiveBack | Bury | Reset | Recall) -> Result:  # noqa: PLR0911 - one per operation
         match op:
             case Settle():
                 return self._settle(op)
             case Shrink():
                 return self._shrink(op)
-            case Spent():
-                return self._spent(op)
             case GiveBack():
                 return self._returned(op)
             case Bury():
@@ -309,7 +310,7 @@ class Books:
                 hold.state, hold.settled, conflict=hold.state != op.state or (op.amount or 0) != (again or 0)
             )
         held = hold.amount or 0
-        final = {POSTED: op.amount, VOIDED: 0, REAPED: held}[op.state]
+        final = op.of(held)
         before = hold.settled or 0 if correction else 0
         # a correction after a reap counts what the reap under-estimated, once
         over = max(0, final - held)
@@ -383,7 +384,7 @@ class Books:
             # admitted in escrow, then corrected: the state machine of a hold applies
             return self._settle(op.settle) if known.state in {PENDING, REAPED} else Already(known.state, known.settled)
         held, settle = op.held or 0, op.settle
-        final = {POSTED: settle.amount, VOIDED: 0, REAPED: held}[settle.state]
+        final = settle.of(held)
         over = max(0, final - held)
         hold = Hold(
             op.hold, op.worker, PENDING, op.held, None, op.accounts, op.created, op.created, op.facts, new=True
@@ -447,6 +448,7 @@ class Books:
         return Done(VOIDED, row.generation)
 
 
+@lru_cache(maxsize=1000)
 def ids_text(ids: tuple[int, ...]) -> str:
     """Accounts as they stand in a row: a JSON array."""
     return orjson.dumps(ids).decode()

@@ -12,18 +12,7 @@ from collections.abc import Sequence
 
 from gwcore_budget.ledger.group import Group
 from gwcore_budget.ledger.journal import Journal
-from gwcore_budget.ledger.ops import (
-    POSTED,
-    REAPED,
-    VOIDED,
-    Budget,
-    Facts,
-    GiveBack,
-    Granted,
-    Result,
-    Settle,
-    Spent,
-)
+from gwcore_budget.ledger.ops import Budget, Facts, GiveBack, Granted, Result, Settle, Spent
 
 IDLE = 2.0
 """Seconds after which an unused grant is handed back."""
@@ -95,7 +84,7 @@ class Escrow:
     def settle(self, local: Local, settle: Settle) -> int:
         """The end of a local hold; returns by how much the truth was above it."""
         held = local.held or 0
-        final = {POSTED: settle.amount, VOIDED: 0, REAPED: held}[settle.state]
+        final = settle.of(held)
         try:
             self.journal.settled(settle)
         except OSError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import attrgetter
+from operator import add, attrgetter
 from typing import Any, Protocol
 
 import orjson
@@ -97,7 +97,11 @@ class Needs:
         """Of these operations."""
         needs = cls()
         for op in ops:
-            if isinstance(op, Reserve):
+            if isinstance(op, Spent):
+                needs.holds.add(op.hold)
+                needs.workers.add(op.worker)
+                needs.accounts.update(op.accounts)
+            elif isinstance(op, Reserve):
                 needs._reserve(op)
             elif isinstance(op, Reset | Recall):
                 for budget in (op.budget,) if isinstance(op, Reset) else op.budgets:
@@ -114,14 +118,12 @@ class Needs:
         if op.chunk:
             self.workers.add(op.worker)
 
-    def _change(self, op: Settle | Shrink | Spent | GiveBack | Bury) -> None:
-        if isinstance(op, Settle | Shrink | Spent):
+    def _change(self, op: Settle | Shrink | GiveBack | Bury) -> None:
+        if isinstance(op, Settle | Shrink):
             self.holds.add(op.hold)
-        if isinstance(op, Spent | GiveBack | Bury):
-            self.workers.add(op.worker)
-        if isinstance(op, Spent):
-            self.accounts.update(op.accounts)
-        elif isinstance(op, GiveBack):
+            return
+        self.workers.add(op.worker)
+        if isinstance(op, GiveBack):
             self.accounts.update(account for account, _ in op.amounts)
 
 
@@ -190,8 +192,8 @@ def _day(number: int) -> str:
 
 def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Additions to the daily sums, in the order of their keys (two batches must lock rows in one order)."""
-    days: dict[tuple[str, ...], list[int]] = {}
-    tags: dict[tuple[str, ...], list[int]] = {}
+    days: dict[tuple[str, ...], tuple[int, ...]] = {}
+    tags: dict[tuple[str, ...], tuple[int, ...]] = {}
     for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
         day = day_of(hold.created)
@@ -218,7 +220,6 @@ def _tokens(metered: Metered) -> list[int]:
     ]
 
 
-def _add(into: dict[tuple[str, ...], list[int]], key: tuple[str, ...], sums: tuple[int, ...]) -> None:
-    row = into.setdefault(key, [0] * len(SUMS))
-    for at, value in enumerate(sums):
-        row[at] += value
+def _add(into: dict[tuple[str, ...], tuple[int, ...]], key: tuple[str, ...], sums: tuple[int, ...]) -> None:
+    row = into.get(key)
+    into[key] = sums if row is None else tuple(map(add, row, sums))

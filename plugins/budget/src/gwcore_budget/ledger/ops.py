@@ -134,7 +134,7 @@ class Reserve:
     abandoned: bool = False
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Settle:
     """End a hold: ``state`` is POSTED (``amount`` is the truth), VOIDED (not billed) or REAPED (unknown: the worst case)."""
 
@@ -145,6 +145,12 @@ class Settle:
     metered: Metered = NOTHING_METERED
     worker: str = ""
 
+    def of(self, held: int) -> int:
+        """What a hold of so much comes to."""
+        if self.state == POSTED:
+            return self.amount
+        return held if self.state == REAPED else 0
+
 
 @dataclass(slots=True, frozen=True)
 class Shrink:
@@ -154,7 +160,7 @@ class Shrink:
     amount: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Spent:
     """Escrow: a hold that was admitted within ``worker``'s grants, with its end. Repeats are told by the hold's id."""
 
