@@ -148,7 +148,7 @@ class Books:
             return self._reserve(op)
         return self._change(op)
 
-    def _change(self, op: Settle | Shrink | GiveBack | Bury | Reset | Recall) -> Result:  # noqa: PLR0911 - one per operation
+    def _change(self, op: Settle | Shrink | GiveBack | Bury | Reset | Recall) -> Result:
         match op:
             case Settle():
                 return self._settle(op)
@@ -390,17 +390,18 @@ class Books:
             op.hold, op.worker, PENDING, op.held, None, op.accounts, op.created, op.created, op.facts, new=True
         )  # fmt: skip
         self.holds[op.hold] = hold
-        parts: dict[int, list[int]] = {}
+        parts = []
         for id_ in op.accounts:
-            part = self._take_grant(op.worker, id_, final, "")
+            parts.append(self._take_grant(op.worker, id_, final, ""))
             account = self.accounts[id_]
             account.posted += final
             account.over += over
             account.changed = True
             self._crossed(account)
-            parts.setdefault(part, []).append(id_)
         # one line for all accounts, unless a grant was too small for the truth
-        self.entries += [Entry(op.hold, tuple(ids), _KIND[settle.state], -part, final) for part, ids in parts.items()]
+        for part in set(parts):
+            ids = tuple([id_ for id_, taken in zip(op.accounts, parts, strict=True) if taken == part])
+            self.entries.append(Entry(op.hold, ids, _KIND[settle.state], -part, final))
         self._end(hold, settle, final)
         self.turnover.append((hold, settle.state, final, 1, NOTHING_METERED))
         return Done(settle.state, final, over if op.held is not None else 0)

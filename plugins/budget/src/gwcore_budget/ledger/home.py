@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import add, attrgetter
+from operator import add, attrgetter, sub
 from typing import Any, Protocol
 
 import orjson
@@ -31,7 +31,7 @@ from gwcore_budget.ledger.ops import (
     Shrink,
     Spent,
 )
-from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS
 
 _DAY = 86_400_000
 _dimensions = attrgetter(*DIMENSIONS[1:])
@@ -192,34 +192,39 @@ def _day(number: int) -> str:
 
 def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Additions to the daily sums, in the order of their keys (two batches must lock rows in one order)."""
-    days: dict[tuple[str, ...], tuple[int, ...]] = {}
-    tags: dict[tuple[str, ...], tuple[int, ...]] = {}
+    days: dict[tuple[str | None, ...], tuple[int, ...]] = {}
+    tags: dict[tuple[str | None, ...], tuple[int, ...]] = {}
     for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
         day = day_of(hold.created)
-        key = (day, *[value or "" for value in _dimensions(facts)])
         failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
         tokens = _tokens(metered)
         if before is not NOTHING_METERED:
-            tokens = [a - b for a, b in zip(tokens, _tokens(before), strict=True)]
+            tokens = map(sub, tokens, _tokens(before))
         sums = (spend, count, failed, *tokens)
-        _add(days, key, sums)
+        _add(days, (day, *_dimensions(facts)), sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
                 _add(tags, (day, tag), sums)
-    return [(*key, *days[key]) for key in sorted(days)], [(*key, *tags[key]) for key in sorted(tags)]
+    return _sorted(days), _sorted(tags)
 
 
-def _tokens(metered: Metered) -> list[int]:
+def _sorted(sums: Mapping[tuple[str | None, ...], tuple[int, ...]]) -> list[tuple[Any, ...]]:
+    return sorted((*[part or "" for part in key], *sums[key]) for key in sums)
+
+
+def _tokens(metered: Metered) -> Iterable[int]:
     """Input, output, cache read, cache written; a row of a hold that is not settled has ``None`` for all."""
-    return [
+    return (
         (metered.input or 0) + (metered.audio_in or 0) + (metered.image_in or 0),
         (metered.output or 0) + (metered.reasoning or 0) + (metered.audio_out or 0) + (metered.image_out or 0),
         metered.cache_read or 0,
         (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
-    ]
+    )
 
 
-def _add(into: dict[tuple[str, ...], tuple[int, ...]], key: tuple[str, ...], sums: tuple[int, ...]) -> None:
+def _add(
+    into: dict[tuple[str | None, ...], tuple[int, ...]], key: tuple[str | None, ...], sums: tuple[int, ...]
+) -> None:
     row = into.get(key)
     into[key] = sums if row is None else tuple(map(add, row, sums))

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,14 +28,47 @@ from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 T = TypeVar("T")
 # a None that nobody adapts is asked for two protocols that it does not know, each time it is bound: two errors made and dropped
-sqlite3.register_adapter(type(None), lambda none: none)
+sqlite3.register_adapter(type(None), {}.get)
 JUMP = 300.0
 """Seconds by which the wall clock may part from the boot clock before it opens no new period."""
 BUSY_MS = 200
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
-_IN = "IN (SELECT value FROM json_each(?))"
+ROWS = 16
+"""Rows that one INSERT takes: its cursors are opened, and the interpreter is let go and asked for again, once for all of them."""
 _PLACE = re.compile(r"\$(\d+)")
+
+
+def _inserting(table: str, names: Sequence[str]) -> tuple[str, str]:
+    """For one row, and for :data:`ROWS`."""
+    head, row = f"INSERT INTO {table} ({', '.join(names)}) VALUES ", f"({','.join('?' * len(names))})"
+    return head + row, head + ",".join([row] * ROWS)
+
+
+def _fold(table: str, keys: Sequence[str]) -> str:
+    names = (*keys, *SUMS)
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
+    )
+
+
+# the list comes first in each join: as the right side of an IN it would become a table of its own, each time
+_LISTED = "FROM (SELECT value FROM json_each(?)) CROSS JOIN"
+_HOLDS = f"SELECT {_HOLD} {_LISTED} budget_hold ON id = value"
+_GRANTS = f"SELECT worker, account, amount {_LISTED} budget_grant ON worker = value"
+_ACCOUNTS = f"SELECT {_ACCOUNT} {_LISTED} budget_account ON id = value"
+_BUDGETS = f"SELECT id, generation, recall {_LISTED} budget_budget ON id = value"
+_NEW_HOLDS = _inserting("budget_hold", HOLD_COLUMNS)
+_SAME_HOLD = f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?"
+_ENTRIES = _inserting("budget_entry", ("hold", "accounts", "kind", "pending", "posted", "at"))
+_GRANTED = (
+    "INSERT INTO budget_grant (worker, account, amount) VALUES (?,?,?) "
+    "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount"
+)
+_DAILY = _fold("budget_daily", DIMENSIONS)
+_DAILY_TAG = _fold("budget_daily_tag", ("day", "tag"))
 
 
 class Clock:
@@ -162,19 +196,16 @@ class SqliteHome:
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
         books = Books(now, jump)
         if needs.holds:
-            query = f"SELECT {_HOLD} FROM budget_hold WHERE id {_IN}"
-            for row in db.execute(query, (_list(needs.holds),)):
+            for row in db.execute(_HOLDS, (_list(needs.holds),)):
                 hold = books.holds[row[0]] = hold_from(row)
                 needs.accounts.update(hold.accounts)
         if needs.workers:
-            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker {_IN}"
-            for worker, account, amount in db.execute(query, (_list(needs.workers),)):
+            for worker, account, amount in db.execute(_GRANTS, (_list(needs.workers),)):
                 books.grants[worker, account] = amount
                 needs.accounts.add(account)
         self._budgets(db, needs, books)
         if needs.accounts:
-            query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id {_IN}"
-            for row in db.execute(query, (_list(needs.accounts),)):
+            for row in db.execute(_ACCOUNTS, (_list(needs.accounts),)):
                 books.accounts[row[0]] = Account(*row)
         for (budget, start), charge in needs.charges.items():
             if start <= now < charge.period.end:  # else the caller's clock is off, and no account is opened for it
@@ -184,8 +215,7 @@ class SqliteHome:
     def _budgets(self, db: sqlite3.Connection, needs: Needs, books: Books) -> None:
         if not needs.budgets:
             return
-        query = f"SELECT id, generation, recall FROM budget_budget WHERE id {_IN}"
-        for id_, generation, recall in db.execute(query, (_list(needs.budgets),)):
+        for id_, generation, recall in db.execute(_BUDGETS, (_list(needs.budgets),)):
             books.budgets[id_] = BudgetRow(id_, generation, recall)
         for id_, budget in needs.budgets.items():
             if id_ not in books.budgets and budget is not None:
@@ -221,30 +251,20 @@ class SqliteHome:
             [(a.posted, a.pending, a.over, a.lim, a.soft, a.told, a.id) for a in changed],
         )
         holds = books.holds.values()
-        db.executemany(
-            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({','.join('?' * len(HOLD_COLUMNS))})",
-            [hold_row(hold) for hold in holds if hold.new],
-        )
-        db.executemany(
-            f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?",
-            [(*row[1:], row[0]) for row in (hold_row(hold) for hold in holds if hold.changed and not hold.new)],
-        )
-        db.executemany(
-            "INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at) VALUES (?,?,?,?,?,?)",
-            [(e.hold, ids_text(e.accounts), e.kind, e.pending, e.posted, books.now) for e in books.entries],
-        )
-        db.executemany(
-            "UPDATE budget_budget SET generation=?, recall=? WHERE id=?",
-            [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed],
-        )
-        for key in books.granted:
-            amount = books.grants.get(key, 0)
-            db.execute("DELETE FROM budget_grant WHERE worker=? AND account=?", key)
-            if amount:
-                db.execute("INSERT INTO budget_grant (worker, account, amount) VALUES (?,?,?)", (*key, amount))
+        _insert(db, _NEW_HOLDS, [hold_row(hold) for hold in holds if hold.new])
+        if old := [hold_row(hold) for hold in holds if hold.changed and not hold.new]:
+            db.executemany(_SAME_HOLD, [(*row[1:], row[0]) for row in old])
+        lines = [(e.hold, ids_text(e.accounts), e.kind, e.pending, e.posted, books.now) for e in books.entries]
+        _insert(db, _ENTRIES, lines)
+        if rows := [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed]:
+            db.executemany("UPDATE budget_budget SET generation=?, recall=? WHERE id=?", rows)
+        db.executemany(_GRANTED, [(*key, books.grants.get(key, 0)) for key in books.granted])
+        if spent := [key for key in books.granted if not books.grants.get(key)]:
+            db.executemany("DELETE FROM budget_grant WHERE worker=? AND account=?", spent)
         days, tags = turnover(books)
-        db.executemany(_fold("budget_daily", DIMENSIONS), days)
-        db.executemany(_fold("budget_daily_tag", ("day", "tag")), tags)
+        db.executemany(_DAILY, days)
+        if tags:
+            db.executemany(_DAILY_TAG, tags)
         if self.exports:
             db.executemany(
                 "INSERT OR IGNORE INTO budget_outbox (id, topic, body, due) VALUES (?,?,?,?)",
@@ -256,10 +276,10 @@ def _list(values: Any) -> str:
     return orjson.dumps(list(values)).decode()
 
 
-def _fold(table: str, keys: Sequence[str]) -> str:
-    names = (*keys, *SUMS)
-    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
-    return (
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
-    )
+def _insert(db: sqlite3.Connection, statements: tuple[str, str], rows: list[tuple[Any, ...]]) -> None:
+    one, many = statements
+    whole = len(rows) - len(rows) % ROWS
+    for at in range(0, whole, ROWS):
+        db.execute(many, list(chain.from_iterable(rows[at : at + ROWS])))
+    if whole < len(rows):
+        db.executemany(one, rows[whole:])
