@@ -393,10 +393,13 @@ def cost_of(call: Call) -> bytes | None:
     """Dollars that the call's attempts came to, exact to the nano-dollar; ``None`` unless all of it is priced."""
     if call.served is None or call.served.cost is None:
         return None
-    costs = [attempt.cost for attempt in call.attempts if attempt.cost is not None]
-    if any(cost.unpriced for cost in costs):
-        return None
-    return exact_usd(sum(cost.nano for cost in costs)).encode()
+    total = 0
+    for attempt in call.attempts:
+        if attempt.cost is not None:
+            if attempt.cost.unpriced:
+                return None
+            total += attempt.cost.nano
+    return exact_usd(total).encode()
 
 
 def first_target(inner: Service[Attempt]) -> Service[Call]:

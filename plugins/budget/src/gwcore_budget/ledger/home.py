@@ -70,6 +70,10 @@ class Home(Protocol):
         """
         ...
 
+    def stirred(self) -> bool:
+        """Whether budgets may have been recalled or reset since this was last asked. Does not wait."""
+        ...
+
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 

@@ -291,18 +291,24 @@ class Ledger:
 
     async def _recalls(self) -> None:
         """Grants that others ask back, that are over or idle."""
+        asked = 0.0
         while True:
             await asyncio.sleep(0.05)
-            grants = self.escrow.grants
-            if not grants:
+            names = list(self.escrow.grants)
+            if not names:
                 continue
-            names = list(grants)
+            # every second all the same: who recalled may have died before it could be told
+            if not self.home.stirred() and time.monotonic() - asked < 1.0:
+                self.escrow.retire(self.group.now())
+                continue
             places = ",".join(f"${n}" for n in range(1, len(names) + 1))
             query = f"SELECT id, recall, generation FROM budget_budget WHERE id IN ({places})"
             try:
                 rows = {row[0]: (row[1], row[2]) for row in await self.home.rows(query, *names)}
             except StoreDown:
+                asked = 0.0
                 continue
+            asked = time.monotonic()
             self.escrow.retire(self.group.now(), rows)
 
     async def _beats(self) -> None:

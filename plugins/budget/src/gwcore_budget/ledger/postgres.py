@@ -77,6 +77,10 @@ class PostgresHome:
             db.terminate()
             await asyncio.sleep(0)
 
+    def stirred(self) -> bool:
+        """Only the store itself can tell."""
+        return True
+
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         if self._read is None:

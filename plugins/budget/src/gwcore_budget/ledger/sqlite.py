@@ -108,6 +108,7 @@ class SqliteHome:
         self._db: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
         self._lock = -1
+        self._stirred = 0
 
     async def open(self) -> None:
         """Connect."""
@@ -126,6 +127,11 @@ class SqliteHome:
     async def transact(self, ops: Sequence[Op]) -> Answer:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         return await self._on(self._thread, self._transact, ops)
+
+    def stirred(self) -> bool:
+        """See :class:`gwcore_budget.ledger.home.Home`. All workers are of this machine: the lock's file tells by its time."""
+        stirred, self._stirred = self._stirred, os.fstat(self._lock).st_mtime_ns if self._lock >= 0 else 0
+        return self._stirred != stirred
 
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
@@ -181,6 +187,8 @@ class SqliteHome:
                 results = run(books, ops)
                 self._write(db, books)
                 db.execute("COMMIT")
+                if any(row.changed for row in books.budgets.values()):
+                    os.utime(self._lock, ns=(time.time_ns(),) * 2)
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
