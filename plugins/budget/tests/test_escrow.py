@@ -255,6 +255,47 @@ def test_a_torn_journal_is_read_to_the_tear(tmp_path):
             assert spent.settle.state == (POSTED if spent.hold == "r0:1" and cut >= len(whole) - 1 else REAPED)
 
 
+def test_a_journal_of_many_segments_is_read_whole_while_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("gwcore_budget.ledger.journal.SEGMENT", 4_096)
+    journal = Journal(tmp_path / "w.journal")
+    for n in range(200):
+        journal.dispatched(f"r{n}:1", 10, (1, 2), 5, Facts("r" * (n % 90)))
+        if n % 2:
+            journal.settled(Settle(f"r{n}:1", POSTED, n, "usage"))
+    journal.dispatched("long:1", 10, (1, 2), 5, Facts("r" * 10_000))
+    whole = journal.path.read_bytes()
+    assert b"\n\0" in whole and b"\0[" in whole, "no gap to read over"
+    found = {spent.hold: spent.settle for spent in recover(journal.path, "w")}
+    assert len(found) == 201 and found["long:1"].state == REAPED
+    assert all(found[f"r{n}:1"].amount == n and found[f"r{n}:1"].state == POSTED for n in range(1, 200, 2))
+    assert all(found[f"r{n}:1"].state == REAPED for n in range(0, 200, 2))
+    journal.close()
+    assert len(recover(journal.path, "w")) == 201
+
+
+def test_a_journal_that_has_grown_is_emptied_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("gwcore_budget.ledger.journal.COMPACT", 1_000)
+    journal = Journal(tmp_path / "w.journal")
+    journal.dispatched("a:1", 10, (1,), 5, Facts("a"))
+    journal.forget()
+    assert [spent.hold for spent in recover(journal.path, "w")] == ["a:1"], "it was short yet"
+    journal.dispatched("b:1", 10, (1,), 5, Facts("b" * 1_000))
+    journal.forget()
+    assert recover(journal.path, "w") == []
+    journal.dispatched("c:1", 10, (1,), 5, Facts("c"))
+    assert [spent.hold for spent in recover(journal.path, "w")] == ["c:1"]
+    journal.close()
+
+
+async def test_a_full_disk_is_an_error_and_turns_escrow_off(make_ledger, monkeypatch):
+    monkeypatch.setattr("gwcore_budget.ledger.journal.SEGMENT", 1 << 62)
+    ledger = await make_ledger()
+    with pytest.raises(OSError, match=r"large|space"):
+        Journal(ledger.worker.path("other")).dispatched("a:1", 10, (1,), 5, Facts("a"))
+    assert (await hold(ledger, "a:1", 10)).local is None
+    assert ledger.mode == "direct"
+
+
 async def test_a_journal_that_cannot_be_written_turns_escrow_off(make_ledger, monkeypatch):
     ledger = await make_ledger()
     await hold(ledger, "a:1", 10)

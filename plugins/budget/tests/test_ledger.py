@@ -26,6 +26,7 @@ from gwcore_budget.ledger.ops import (
     Spent,
     Stale,
 )  # fmt: skip
+from gwcore_budget.ledger.postgres import PostgresHome
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.window import Window
 
@@ -249,6 +250,22 @@ async def test_grants_shrink_towards_the_limit_and_stop_at_the_floor(home):
     assert await do(home, spent) == Done(POSTED, 500, over=490)
     assert (await accounts(home))[one.id] == (500, 10, 490)
     await sound(home)
+
+
+async def test_a_home_tells_that_another_worker_recalled_or_reset(make_home):
+    one, other = make_home(), make_home()
+    for home in (one, other):
+        await home.open()
+    watched = budget(limit=1_000)
+    await do(other, reserve("a:1", 10, watched))
+    one.stirred()
+    await do(other, post("a:1", 5))
+    assert one.stirred() == isinstance(one, PostgresHome), "plain business makes nobody look"
+    for op in (Recall((watched.id,)), Recall((watched.id,)), Reset(watched.id)):
+        await do(other, op)
+        assert one.stirred()
+    for home in (one, other):
+        await home.aclose()
 
 
 async def test_recall_and_events_reach_the_budget(home):

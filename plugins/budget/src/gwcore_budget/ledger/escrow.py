@@ -38,12 +38,13 @@ class Grant:
 class Local:
     """A hold within grants."""
 
-    __slots__ = ("created", "facts", "grants", "held", "id")
+    __slots__ = ("accounts", "created", "facts", "grants", "held", "id")
 
     def __init__(self, id_: str, held: int | None, grants: tuple[Grant, ...], facts: Facts, created: int) -> None:
         self.id = id_
         self.held = held
         self.grants = grants
+        self.accounts = tuple([grant.account for grant in grants])
         self.facts = facts
         self.created = created
 
@@ -71,15 +72,15 @@ class Escrow:
             if grant is None or grant.free < need or now >= grant.end or grant.limit != budget.limit_at(now):
                 return None
             found.append(grant)
-        grants = tuple(found)
-        self.journal.dispatched(hold, amount, tuple([g.account for g in grants]), now, facts)
+        local = Local(hold, amount, tuple(found), facts, now)
+        self.journal.dispatched(hold, amount, local.accounts, now, facts)
         used = time.monotonic()
-        for grant in grants:
+        for grant in found:
             grant.free -= need
             grant.open += 1
             grant.used = used
         self.open += 1
-        return Local(hold, amount, grants, facts, now)
+        return local
 
     def settle(self, local: Local, settle: Settle) -> int:
         """The end of a local hold; returns by how much the truth was above it."""
@@ -94,8 +95,7 @@ class Escrow:
             grant.open -= 1
         self.open -= 1
         self.unwritten += 1
-        accounts = tuple([g.account for g in local.grants])
-        self.done.append(Spent(local.id, self.worker, local.held, accounts, local.facts, local.created, settle))
+        self.done.append(Spent(local.id, self.worker, local.held, local.accounts, local.facts, local.created, settle))
         return max(0, final - held) if local.held is not None else 0
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:

@@ -252,7 +252,7 @@ class Stale:
     now: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Done:
     """The state has changed."""
 
