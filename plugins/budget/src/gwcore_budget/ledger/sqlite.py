@@ -28,7 +28,7 @@ from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 T = TypeVar("T")
 # a None that nobody adapts is asked for two protocols that it does not know, each time it is bound: two errors made and dropped
-sqlite3.register_adapter(type(None), {}.get)
+sqlite3.register_adapter(type(None), dict[None, None]().get)
 JUMP = 300.0
 """Seconds by which the wall clock may part from the boot clock before it opens no new period."""
 BUSY_MS = 200
