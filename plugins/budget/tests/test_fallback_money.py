@@ -88,9 +88,9 @@ async def test_b8_negative_control_one_hold_for_all_attempts(ups, store_url, mon
         hold = plugin._hold
         kept = {}
 
-        async def once(ledger, attempt, card):
+        async def once(ledger, attempt):
             if attempt.call.id not in kept:
-                kept[attempt.call.id] = await hold(ledger, attempt, card)
+                kept[attempt.call.id] = await hold(ledger, attempt)
             return kept[attempt.call.id]
 
         monkeypatch.setattr(plugin, "_hold", once)
