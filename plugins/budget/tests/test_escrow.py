@@ -6,12 +6,12 @@ import os
 import pytest
 from budget_kit import TOTAL, accounts, budget, eventually
 
-from gwcore_budget.ledger.escrow import Escrow
+from gwcore_budget.ledger.escrow import Escrow, Local
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.journal import Journal, recover
 from gwcore_budget.ledger.ledger import Ledger, Refused
-from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Facts, Settle
+from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Facts, Settle, Spent
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.ledger.worker import Worker
 
@@ -239,11 +239,15 @@ async def test_cancelled_waits_leave_nothing(make_ledger):
         await sound(ledger)
 
 
+def sent(hold_, long=1):
+    return Local(hold_, 10, (), Facts("r" * long), 5)
+
+
 def test_a_torn_journal_is_read_to_the_tear(tmp_path):
     path = tmp_path / "w.journal"
     journal = Journal(path)
     for n in range(3):
-        journal.dispatched(f"r{n}:1", 10, (1, 2), 5, Facts("r"))
+        journal.dispatched(sent(f"r{n}:1"))
     journal.settled(Settle("r0:1", POSTED, 4, "usage"))
     journal.close()
     whole = path.read_bytes()
@@ -259,10 +263,10 @@ def test_a_journal_of_many_segments_is_read_whole_while_it_is_written(tmp_path, 
     monkeypatch.setattr("gwcore_budget.ledger.journal.SEGMENT", 4_096)
     journal = Journal(tmp_path / "w.journal")
     for n in range(200):
-        journal.dispatched(f"r{n}:1", 10, (1, 2), 5, Facts("r" * (n % 90)))
+        journal.dispatched(sent(f"r{n}:1", n % 90))
         if n % 2:
             journal.settled(Settle(f"r{n}:1", POSTED, n, "usage"))
-    journal.dispatched("long:1", 10, (1, 2), 5, Facts("r" * 10_000))
+    journal.dispatched(sent("long:1", 10_000))
     whole = journal.path.read_bytes()
     assert b"\n\0" in whole and b"\0[" in whole, "no gap to read over"
     found = {spent.hold: spent.settle for spent in recover(journal.path, "w")}
@@ -273,17 +277,50 @@ def test_a_journal_of_many_segments_is_read_whole_while_it_is_written(tmp_path, 
     assert len(recover(journal.path, "w")) == 201
 
 
-def test_a_journal_that_has_grown_is_emptied_and_goes_on(tmp_path, monkeypatch):
+async def test_a_journal_never_grows_beyond_what_it_needs(make_ledger, monkeypatch):
     monkeypatch.setattr("gwcore_budget.ledger.journal.COMPACT", 1_000)
+    monkeypatch.setattr("gwcore_budget.ledger.journal.SEGMENT", 4_096)
+    ledger = await make_ledger()
+    path = ledger.worker.path("journal")
+    settle_all = [await hold(ledger, "first:1", 100)]  # opens grants
+    lasting = await hold(ledger, "lasting:1", 100)
+    assert lasting.local is not None
+    sizes = []
+    for n in range(300):
+        settle_all.append(await hold(ledger, f"r{n}:1", 100))
+        if len(settle_all) > 5:
+            ledger.settle(settle_all.pop(0), POSTED, 7)
+            sizes.append(path.stat().st_size)
+        if not n % 10:
+            await asyncio.sleep(0.03)
+    assert max(sizes) <= 6 * 4_096, "never empty, yet it may not grow"
+    found = {spent.hold: spent.settle for spent in recover(path, "w")}
+    assert found["lasting:1"].state == REAPED, "what is not settled is kept"
+    assert {ticket.id for ticket in settle_all} <= found.keys()
+    for ticket in (lasting, *settle_all):
+        ledger.settle(ticket, POSTED, 7)
+    found = {spent.hold: spent.settle for spent in recover(path, "w")}
+    assert found["lasting:1"].state == POSTED, "the new file is the one that is written"
+    await quiet(ledger)
+    await sound(ledger)
+
+
+def test_a_journal_is_written_anew_whole_or_not_at_all(tmp_path, monkeypatch):
     journal = Journal(tmp_path / "w.journal")
-    journal.dispatched("a:1", 10, (1,), 5, Facts("a"))
-    journal.forget()
-    assert [spent.hold for spent in recover(journal.path, "w")] == ["a:1"], "it was short yet"
-    journal.dispatched("b:1", 10, (1,), 5, Facts("b" * 1_000))
-    journal.forget()
+    journal.dispatched(sent("a:1"))
+    before = journal.path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("gwcore_budget.ledger.journal.SEGMENT", 1 << 62)
+        with pytest.raises(OSError, match=r"large|space"):
+            journal.rewrite([sent("b:1")], [])
+    assert journal.path.read_bytes() == before
+    assert not journal.grown
+    spent = Spent("c:1", "w", 10, (1, 2), Facts("r"), 5, Settle("c:1", POSTED, 4, "usage"))
+    journal.rewrite([sent("b:1")], [spent])
+    journal.settled(Settle("b:1", POSTED, 5, "usage"))
+    assert [(one.hold, one.settle.amount) for one in recover(journal.path, "w")] == [("b:1", 5), ("c:1", 4)]
+    journal.rewrite([], [])
     assert recover(journal.path, "w") == []
-    journal.dispatched("c:1", 10, (1,), 5, Facts("c"))
-    assert [spent.hold for spent in recover(journal.path, "w")] == ["c:1"]
     journal.close()
 
 
@@ -291,7 +328,7 @@ async def test_a_full_disk_is_an_error_and_turns_escrow_off(make_ledger, monkeyp
     monkeypatch.setattr("gwcore_budget.ledger.journal.SEGMENT", 1 << 62)
     ledger = await make_ledger()
     with pytest.raises(OSError, match=r"large|space"):
-        Journal(ledger.worker.path("other")).dispatched("a:1", 10, (1,), 5, Facts("a"))
+        Journal(ledger.worker.path("other")).dispatched(sent("a:1"))
     assert (await hold(ledger, "a:1", 10)).local is None
     assert ledger.mode == "direct"
 
@@ -406,9 +443,7 @@ def _admit_on_any_grant(escrow, hold_, amount, _budgets, facts):
 
 
 def _free(escrow, hold_, amount, facts):
-    from gwcore_budget.ledger.escrow import Local
-
-    escrow.open += 1
     grant = next(iter(escrow.grants.values()))
     grant.open += 1
-    return Local(hold_, amount, (grant,), facts, 1)
+    escrow.open[hold_] = Local(hold_, amount, (grant,), facts, 1)
+    return escrow.open[hold_]

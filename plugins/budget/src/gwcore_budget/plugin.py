@@ -409,7 +409,7 @@ class BudgetPlugin(Plugin):
         return {
             "mode": ledger.mode,
             "open": len(ledger.open),
-            "unwritten": ledger.group.backlog + ledger.escrow.unwritten,
+            "unwritten": ledger.group.backlog + len(ledger.escrow.unwritten),
             "store": "down" if ledger.group.down else "up",
             "counts": dict(self.counts),
         }

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
+
+import structlog
 
 from gwcore_budget.ledger.group import Group
 from gwcore_budget.ledger.journal import Journal
 from gwcore_budget.ledger.ops import Budget, Facts, GiveBack, Granted, Result, Settle, Spent
+
+_log = structlog.get_logger("gwcore")
 
 IDLE = 2.0
 """Seconds after which an unused grant is handed back."""
@@ -38,10 +43,10 @@ class Grant:
 class Local:
     """A hold within grants."""
 
-    __slots__ = ("accounts", "created", "facts", "grants", "held", "id")
+    __slots__ = ("accounts", "created", "facts", "grants", "held", "hold")
 
-    def __init__(self, id_: str, held: int | None, grants: tuple[Grant, ...], facts: Facts, created: int) -> None:
-        self.id = id_
+    def __init__(self, hold: str, held: int | None, grants: tuple[Grant, ...], facts: Facts, created: int) -> None:
+        self.hold = hold
         self.held = held
         self.grants = grants
         self.accounts = tuple([grant.account for grant in grants])
@@ -58,8 +63,8 @@ class Escrow:
         self.journal = journal
         self.grants: dict[str, Grant] = {}
         self.retired: list[Grant] = []
-        self.open = 0
-        self.unwritten = 0
+        self.open: dict[str, Local] = {}
+        self.unwritten: dict[str, Spent] = {}
         self.done: list[Spent] = []
 
     def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Local | None:
@@ -73,13 +78,13 @@ class Escrow:
                 return None
             found.append(grant)
         local = Local(hold, amount, tuple(found), facts, now)
-        self.journal.dispatched(hold, amount, local.accounts, now, facts)
+        self.journal.dispatched(local)
         used = time.monotonic()
         for grant in found:
             grant.free -= need
             grant.open += 1
             grant.used = used
-        self.open += 1
+        self.open[hold] = local
         return local
 
     def settle(self, local: Local, settle: Settle) -> int:
@@ -93,9 +98,10 @@ class Escrow:
         for grant in local.grants:
             grant.free += held - final
             grant.open -= 1
-        self.open -= 1
-        self.unwritten += 1
-        self.done.append(Spent(local.id, self.worker, local.held, local.accounts, local.facts, local.created, settle))
+        del self.open[local.hold]
+        spent = Spent(local.hold, self.worker, local.held, local.accounts, local.facts, local.created, settle)
+        self.unwritten[local.hold] = spent
+        self.done.append(spent)
         return max(0, final - held) if local.held is not None else 0
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
@@ -115,7 +121,12 @@ class Escrow:
         """Send what was settled, and what retired grants have left."""
         done, self.done = self.done, []
         for spent in done:
-            self.group.send(spent, self._written)
+            self.group.send(spent, partial(self._written, spent.hold))
+        if self.journal.grown:
+            try:
+                self.journal.rewrite(self.open.values(), self.unwritten.values())
+            except OSError as error:
+                _log.warning("journal cannot be written anew", error=type(error).__name__)
         for grant in self.retired:
             self._give_back(grant)
         self.retired = [grant for grant in self.retired if grant.open]
@@ -139,7 +150,5 @@ class Escrow:
             self.group.send(GiveBack(self.worker, ((grant.account, grant.free),)))
             grant.free = 0
 
-    def _written(self, _result: Result) -> None:
-        self.unwritten -= 1
-        if not self.unwritten and not self.open and not self.done:
-            self.journal.forget()
+    def _written(self, hold: str, _result: Result) -> None:
+        del self.unwritten[hold]

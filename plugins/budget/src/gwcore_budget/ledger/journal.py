@@ -10,22 +10,39 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 
 from gwcore_budget.ledger.ops import REAPED, Facts, Metered, Settle, Spent
 
 COMPACT = 4 << 20
-"""Bytes from which on a journal is emptied at the first moment at which nothing in it is needed."""
+"""Bytes by which a journal may grow before it is written anew without what is needed no more."""
 SEGMENT = 1 << 20
 """Bytes that are allocated and mapped at once."""
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _NONE = bytearray()
 
 
-class Journal:
-    """Append-only, opened on first use."""
+class Dispatched(Protocol):
+    """What was admitted and sent."""
+
+    @property
+    def hold(self) -> str: ...  # noqa: D102
+    @property
+    def held(self) -> int | None: ...  # noqa: D102
+    @property
+    def accounts(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def created(self) -> int: ...  # noqa: D102
+    @property
+    def facts(self) -> Facts: ...  # noqa: D102
+
+
+class _Lines:
+    """A mapped file that grows, made on first use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,16 +51,13 @@ class Journal:
         self._start = 0  # of what is mapped, in the file
         self._at = 0  # in what is mapped, of the next line
 
-    def dispatched(self, hold: str, held: int | None, accounts: tuple[int, ...], created: int, facts: Facts) -> None:
-        """Before the attempt. Raises ``OSError``: then it must not be dispatched."""
-        self._write(orjson.dumps(("D", hold, held, accounts, created, tuple(facts)), option=orjson.OPT_APPEND_NEWLINE))
+    @property
+    def size(self) -> int:
+        """Bytes, gaps included."""
+        return self._start + self._at
 
-    def settled(self, settle: Settle) -> None:
-        """After it. Raises ``OSError``."""
-        record = ("S", settle.hold, settle.state, settle.amount, settle.basis, tuple(settle.metered))
-        self._write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-
-    def _write(self, line: bytes) -> None:
+    def add(self, line: bytes) -> None:
+        """Raises ``OSError``."""
         end = self._at + len(line)
         if end > len(self._mapped):
             self._map(len(line))
@@ -51,28 +65,84 @@ class Journal:
         self._mapped[self._at : end] = line
         self._at = end
 
-    def _map(self, least: int) -> None:
-        """Map what follows the file's end. Its blocks are allocated first: a full disk is an error here, not a signal later."""
+    def open(self) -> None:
+        """Make the file. Raises ``OSError``."""
         if self._descriptor < 0:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _map(self, least: int) -> None:
+        """Map what follows the file's end. Its blocks are allocated first: a full disk is an error here, not a signal later."""
+        self.open()
         start = -(-os.fstat(self._descriptor).st_size // _PAGE) * _PAGE
         size = max(SEGMENT, -(-least // _PAGE) * _PAGE)
         os.posix_fallocate(self._descriptor, start, size)
         self._mapped = mmap.mmap(self._descriptor, size, offset=start)
         self._start, self._at = start, 0
 
-    def forget(self) -> None:
-        """Nothing in it is needed any more: empty it if it has grown."""
-        if self._start + self._at > COMPACT:
-            self._mapped, self._start, self._at = _NONE, 0, 0
-            os.ftruncate(self._descriptor, 0)
-
     def close(self) -> None:
-        """Close the file; it stays, as long as its lines are."""
+        """The file stays, as long as its lines are."""
         if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, self._start + self._at)
+            os.ftruncate(self._descriptor, self.size)
             os.close(self._descriptor)
             self._mapped, self._descriptor = _NONE, -1
+
+
+class Journal:
+    """Append-only, but for what :meth:`rewrite` leaves out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = _Lines(path)
+        self._least = 0
+
+    def dispatched(self, one: Dispatched) -> None:
+        """Before the attempt. Raises ``OSError``: then it must not be dispatched."""
+        self._lines.add(_dispatched(one))
+
+    def settled(self, settle: Settle) -> None:
+        """After it. Raises ``OSError``."""
+        self._lines.add(_settled(settle))
+
+    @property
+    def grown(self) -> bool:
+        """Whether it is worth writing anew."""
+        return self._lines.size > 2 * self._least + COMPACT
+
+    def rewrite(self, sent: Iterable[Dispatched], spent: Iterable[Spent]) -> None:
+        """Keep these alone: what is not settled, and what is settled here and not yet in the store.
+
+        Who finds the file at any moment finds the old one or the new one. Raises ``OSError``: then it is the old one.
+        """
+        fresh = _Lines(self.path.with_suffix(".next"))
+        fresh.path.unlink(missing_ok=True)
+        fresh.open()
+        try:
+            for one in sent:
+                fresh.add(_dispatched(one))
+            for done in spent:
+                fresh.add(_dispatched(done))
+                fresh.add(_settled(done.settle))
+            fresh.path.replace(self.path)
+        except OSError:
+            fresh.close()
+            self._least = self._lines.size  # not at once again
+            raise
+        self._lines.close()
+        self._lines, self._least = fresh, fresh.size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def _dispatched(one: Dispatched) -> bytes:
+    record = ("D", one.hold, one.held, one.accounts, one.created, tuple(one.facts))
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _settled(settle: Settle) -> bytes:
+    record = ("S", settle.hold, settle.state, settle.amount, settle.basis, tuple(settle.metered))
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def recover(path: Path, worker: str) -> list[Spent]:

@@ -34,7 +34,7 @@ from gwcore_budget.ledger.ops import (
     Shrink,
     Stale,
 )
-from gwcore_budget.ledger.worker import BEAT, SILENT, Corpse, Other, Worker
+from gwcore_budget.ledger.worker import BEAT, KINDS, SILENT, Corpse, Other, Worker
 from gwcore_budget.window import Period, Window
 
 PUMP = 0.02
@@ -348,8 +348,8 @@ class Ledger:
                     await self._bury(other, here=True)
                 finally:
                     corpse.close()
-                other.file("journal").unlink(missing_ok=True)
-                other.file("alive").unlink(missing_ok=True)
+                for kind in KINDS:
+                    other.file(kind).unlink(missing_ok=True)
             elif self.group.now() - other.seen > SILENT:
                 await self._bury(other, here=False)
 

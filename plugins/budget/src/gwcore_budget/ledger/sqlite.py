@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -188,7 +189,8 @@ class SqliteHome:
                 self._write(db, books)
                 db.execute("COMMIT")
                 if any(row.changed for row in books.budgets.values()):
-                    os.utime(self._lock, ns=(time.time_ns(),) * 2)
+                    with suppress(OSError):  # it is in the store: without this word others see it a second later
+                        os.utime(self._lock, ns=(time.time_ns(),) * 2)
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")

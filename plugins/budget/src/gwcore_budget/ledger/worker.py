@@ -15,6 +15,8 @@ from pathlib import Path
 
 from gwcore_budget.ledger.home import Home
 
+KINDS = ("next", "journal", "alive")
+"""Files of a worker: its journal and the one that is to take its place, and the lock that shows that it lives."""
 BEAT = 5.0
 """Seconds between two signs of life."""
 FENCED = 40.0
@@ -42,7 +44,7 @@ class Other:
     seen: int
 
     def file(self, kind: str) -> Path:
-        """Its ``alive`` or ``journal`` file."""
+        """One of its :data:`KINDS`."""
         return Path(self.folder) / f"{self.id}.{kind}"
 
 
@@ -117,14 +119,14 @@ class Worker:
         return [Other(*row) for row in rows]
 
     def path(self, kind: str) -> Path:
-        """Our own ``alive`` or ``journal`` file."""
+        """One of our own :data:`KINDS`."""
         return self.folder / f"{self.id}.{kind}"
 
     async def leave(self, home: Home) -> None:
         """All is settled: nobody needs to bury us."""
         await home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", self.id)
-        self.path("journal").unlink(missing_ok=True)
-        self.path("alive").unlink(missing_ok=True)
+        for kind in KINDS:
+            self.path(kind).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give up the lock."""
