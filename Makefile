@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers bench-watch bench-refusals campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers bench-added bench-refusals campaign
 
 install: $(STAMP)
 
@@ -59,9 +59,9 @@ node-sdks:
 bench-layers: install
 	$(BIN)/python benchmarks/layers.py
 
-# what the watch list adds to a call, on the request path and off it
-bench-watch: install
-	$(BIN)/python benchmarks/watch.py $(BENCH)
+# what the watch list, and what keys, limits and money add to a call, on the request path and off it
+bench-added: install
+	$(BIN)/python benchmarks/added.py $(BENCH)
 
 # whether the time of a 401 tells an unknown id, a wrong secret and a revoked key apart (S2)
 bench-refusals: install

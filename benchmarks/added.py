@@ -1,13 +1,14 @@
-"""``make bench-watch``: what the watch list adds to a call, in µs of CPU: on the request path, and off it. It never asserts a time.
+"""``make bench-added``: what the watch list, and what keys, limits and money add to a call, in µs of CPU: on the request path, and
+off it. It never asserts a time.
 
-Two gateways in this process, one with an empty stack and one with ``stacks/watch.yaml``, take the same calls in turn, round by
-round; told is the lowest of the rounds, which is the least disturbed. The upstream, which is the sinks' collector too, is
-a process of its own.
+Two gateways in this process, one with an empty stack and one with ``stacks/watch.yaml`` or another, take the same calls in turn,
+round by round; told is the lowest of the rounds, which is the least disturbed. The upstream, which is the sinks' collector
+too, is a process of its own.
 
 *On the path* is the CPU time of the call's own task until the last byte of its answer is handed to ``send``: taps, the demand for
 usage and the reading of it, price and cost, added headers. *Off the path* is all other CPU time of this process, threads
-included, until every sink has taken every record: the rest of the task, in which ``call_ended`` is told and the record made,
-then encoding, disk, sending. The clients are in it, and cancel out in what is added.
+included, until every sink has taken every record and the ledger is written: the rest of the task, in which ``call_ended`` is told
+and the record made, then encoding, disk, sending. The clients are in it, and cancel out in what is added.
 """
 
 import argparse
@@ -77,6 +78,7 @@ def scope(body):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"user-agent", b"bench/1"),
+            (b"authorization", b"Bearer " + os.environ["BENCH_KEY"].encode()),
         ],
         "client": ("127.0.0.1", 1),
         "extensions": {DISCONNECT: lambda _left: None},
@@ -97,6 +99,7 @@ async def measured(gateway, body, count):
             spent += one.on_path
 
     await asyncio.gather(*(client() for _ in range(WIDTH)))
+    await asyncio.sleep(0.2)  # the ledger writes behind
     while any(outbox.waiting for outbox in outboxes):
         await asyncio.sleep(0.05)
     assert not any(outbox.dropped + outbox.rejected + outbox.failed for outbox in outboxes)
@@ -118,13 +121,13 @@ async def compared(stacks, body, count, rounds):
             await gateway.shutdown()
 
 
-def show(mode, rounds):
-    print(f"{mode:34} {'on the path':>12} {'off it':>9}")
+def show(name, mode, rounds):
+    print(f"{name + ', ' + mode:34} {'on the path':>12} {'off it':>9}")
     # by gateway, then by round
-    empty, watch = ([min(column) for column in zip(*seen, strict=True)] for seen in zip(*rounds, strict=True))
-    added = [theirs - own for own, theirs in zip(empty, watch, strict=True)]
-    for name, (on_path, off_path) in (("empty stack", empty), ("watch list", watch), ("added", added)):
-        print(f"  {name:32} {on_path:12.1f} {off_path:9.1f}")
+    empty, other = ([min(column) for column in zip(*seen, strict=True)] for seen in zip(*rounds, strict=True))
+    added = [theirs - own for own, theirs in zip(empty, other, strict=True)]
+    for what, (on_path, off_path) in (("empty stack", empty), (name, other), ("added", added)):
+        print(f"  {what:32} {on_path:12.1f} {off_path:9.1f}")
     print()
 
 
@@ -132,26 +135,25 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--calls", type=int, default=800, help="per round")
     arguments.add_argument("--rounds", type=int, default=15)
-    arguments.add_argument(
-        "--stack", type=Path, default=HERE / "stacks" / "watch.yaml", help="another one than the full list"
-    )
+    arguments.add_argument("--stack", type=Path, action="append", help="in place of watch.yaml and money.yaml")
     options = arguments.parse_args()
-    os.environ["GWCORE_ADMIN_KEY"] = secrets.token_hex(32)
+    os.environ |= {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
     upstream = free_port()
     mock = start(1, [sys.executable, str(HERE / "mock.py"), str(upstream)])
-    stacks = [
-        stack.replace("{upstream}", str(upstream))
-        for stack in (STACK.format(upstream="{upstream}"), options.stack.read_text())
-    ]
     try:
         wait_port(upstream, mock)
         os.sched_setaffinity(0, {0})
         print("µs of CPU per call")
-        for mode in ("json", "sse"):
-            stream = {"stream": True} if mode == "sse" else {}
-            body = orjson.dumps({"model": "up/m", "messages": [{"role": "user", "content": PROMPT}], **stream})
-            with tempfile.TemporaryDirectory() as folder, chdir(folder):
-                show(mode, uvloop.run(compared(stacks, body, options.calls, options.rounds)))
+        for file in options.stack or [HERE / "stacks" / name for name in ("watch.yaml", "money.yaml")]:
+            for mode in ("json", "sse"):
+                with tempfile.TemporaryDirectory() as folder, chdir(folder):
+                    stacks = [
+                        text.replace("{upstream}", str(upstream)).replace("{folder}", folder)
+                        for text in (STACK.format(upstream="{upstream}"), file.read_text())
+                    ]
+                    stream = {"stream": True} if mode == "sse" else {}
+                    body = orjson.dumps({"model": "up/m", "messages": [{"role": "user", "content": PROMPT}], **stream})
+                    show(file.stem, mode, uvloop.run(compared(stacks, body, options.calls, options.rounds)))
     finally:
         mock.terminate()
         mock.wait()
