@@ -108,8 +108,10 @@ class Served:
         self.errors = 0
         self.seen = defaultdict(list)
         load(self.url, 16, 1, "json")  # warm-up
+        self.process.send_signal(signal.SIGSTOP)  # whose turn it is not does nothing
 
     def turn(self, seconds, direct, mock):
+        self.process.send_signal(signal.SIGCONT)
         for label, connections, mode in LOADS:
             before, upstream = cpu(self.process.pid), cpu(mock.pid)
             got = load(self.url, connections, seconds, mode)
@@ -122,8 +124,10 @@ class Served:
                 self.seen["upstream"].append((cpu(mock.pid) - upstream) / count * 1e6)
             elif label == "one":
                 self.seen["p50"].append(got["p50"] - direct["p50"])
+        self.process.send_signal(signal.SIGSTOP)
 
     def stop(self):
+        self.process.send_signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(10)
