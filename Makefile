@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang node-sdks revocation bench-layers bench-added bench-refusals campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow node-sdks revocation bench-layers bench-added bench-refusals campaign
 
 install: $(STAMP)
 
@@ -93,6 +93,10 @@ crash: install
 DURATION ?= 600
 hang: install
 	$(BIN)/python plugins/observability/tests/hang_campaign.py --seconds $(DURATION) $(HANG)
+
+# 10,000 clients that never finish their heads, and one that asks
+slow: install
+	$(BIN)/python tests/server/slow_campaign.py $(SLOW)
 
 # keys revoked under load on two gateways of two workers: every worker refuses them within a second
 revocation: install
