@@ -1,17 +1,21 @@
-"""A call that is over goes with its last reader: the cyclic collector, which stops the world, finds nothing of it.
+"""A call that is over goes with its last reader, and a connection that is gone: the cyclic collector, which stops the world, finds nothing of it.
 
 So it is for calls that are answered; an error holds the frames that it passed through, and they hold the call.
 """
 
+import asyncio
 import gc
 
 import orjson
 import pytest
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gwcore import gateway as module
 from gwcore.call import Attempt, Call
 from gwcore.gateway import Gateway
 from gwcore.reply import Reply
+from gwcore.server.protocol import EdgeLimits, EdgeProtocol, edge_protocol
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
 from tests.stacks.raw import exchange
@@ -26,6 +30,10 @@ stack:
   - fallback: {{deadline: 60s}}
 watch: [prometheus: {{}}]
 """
+IDLE = "gwcore: 1\nupstreams: {demo: {provider: demo}}\nserver: {open: true}\nstack: []\n"
+LIMITS = EdgeLimits(header_timeout=0.1)
+ASKS = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+SLOW = b"GET /readyz HTTP/1.1\r\nhost: a\r\n"
 ANSWERS = {
     "whole": Answer(
         body=b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
@@ -62,3 +70,34 @@ async def test_a_call_that_is_over_is_in_no_circle(kind):
 async def test_the_circles_of_a_call_that_nobody_cuts_are_found(monkeypatch):
     monkeypatch.setattr(module, "_part", lambda _call: None)
     assert await circles(ANSWERS["whole"], stream=False)
+
+
+async def left_behind(protocol):
+    """Connections of clients that only the collector can free: one that asked and left, one that never finished its head."""
+    async with running(Gateway(IDLE, env={}), protocol=protocol) as url:
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for head in (ASKS, SLOW):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+                writer.write(head)
+                await reader.read()
+                writer.close()
+            await asyncio.sleep(0.05)
+            gc.collect()
+            return [one for one in gc.garbage if isinstance(one, EdgeProtocol)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+
+def test_a_connection_that_is_gone_is_in_no_circle():
+    assert uvloop.run(left_behind(edge_protocol(LIMITS))) == []
+
+
+def test_the_circles_of_a_connection_that_nobody_cuts_are_found(monkeypatch):
+    protocol = edge_protocol(LIMITS)
+    monkeypatch.setattr(protocol, "connection_lost", HttpToolsProtocol.connection_lost)
+    assert uvloop.run(left_behind(protocol))

@@ -79,6 +79,9 @@ class EdgeProtocol(HttpToolsProtocol):
         left, self.on_disconnect = self.on_disconnect, None
         if pending and left is not None:
             left()
+        # circles, else: of connections that lasted, the collector would leave hundreds of megabytes for long
+        self.cycle, self.scope = None, {}  # type: ignore[assignment, typeddict-item]
+        self.pipeline.clear()
 
     # ── the request ──────────────────────────────────────────────────────────────────────────────────────────────
 
