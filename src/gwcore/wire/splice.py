@@ -12,6 +12,7 @@ A key that occurs often, or that may be written with escapes, is looked for by a
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 
@@ -30,17 +31,9 @@ _SCALAR = re.compile(rb"[^,}\s]*+")
 _MEMBER = re.compile(rb'[{,\s]*+"([^"]*+)"\s*+:\s*+')
 # Escapes of a letter, a digit or "_", with which a key may be written. Not e.g. \u003c, which some encoders write for "<".
 _ESCAPED_WORD = re.compile(rb"\\u00(?:3[0-9]|[46][1-9a-fA-F]|5[0-9aAfF]|7[0-9aA])")
-
-
-def _content(levels: int) -> bytes:
-    """A pattern for what stands between two brackets, with up to this many levels of containers inside."""
-    item = rb'"[^"]*+"' + (rb"|[\[{]" + _content(levels - 1) + rb"[\]}]" if levels else b"")
-    return rb'[^"\[\]{}]*+(?:(?:' + item + rb')[^"\[\]{}]*+)*+'
-
-
-# The next bracket, but for the pairs that hold at most six levels: those, which is nearly all, are passed over in C.
-# Nothing backtracks; a byte is looked at again at most once per level.
-_BRACKET = re.compile(_content(6) + rb"([\[\]{}])")
+# Where a value ends, found in C; numbers stay text. CPython before 3.11.5 matches possessive groups wrongly (gh-106052), so no
+# expression does it.
+_SCANNER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str)
 
 
 def replace_top_level(raw: bytes, key: str, value: bytes) -> bytes:
@@ -135,7 +128,7 @@ def _find(raw: bytes, quoted: bytes) -> list[Span] | None:
             start = colon.end()
             if raw[start] in _OPENERS:
                 return None
-            end = _value_end(raw, start)
+            end = _scalar_end(raw, start)
             if raw.find(b"\\", start, end) >= 0:  # the quote found may be an escaped one
                 return None
             spans.append((start, end))
@@ -152,32 +145,24 @@ def _at_top(raw: bytes, at: int) -> bool:
     return True
 
 
+def _scalar_end(raw: bytes, start: int) -> int:
+    if raw[start] == _QUOTE:
+        return raw.index(b'"', start + 1) + 1
+    scalar = _SCALAR.match(raw, start)
+    return scalar.end() if scalar else start
+
+
 def _walk(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
     spans: dict[str, list[Span]] = {}
     # The same bytes with escaped backslashes and quotes blotted out, offsets kept: every quote left delimits a string.
     plain = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in raw else raw
+    text = plain.decode("latin-1")  # a character a byte
     at = 0
     while member := _MEMBER.match(plain, at):
         start = member.end()
-        at = _value_end(plain, start)
+        at = _SCANNER.raw_decode(text, start)[1]
         name = raw[member.start(1) : member.end(1)]
         key = orjson.loads(b'"%b"' % name) if b"\\" in name else name.decode()
         if key in keys:
             spans.setdefault(key, []).append((start, at))
     return spans
-
-
-def _value_end(plain: bytes, start: int) -> int:
-    """Offset behind the value at ``start``, where quotes inside strings are blotted out."""
-    first = plain[start]
-    if first == _QUOTE:
-        return plain.index(b'"', start + 1) + 1
-    if first not in _OPENERS:
-        scalar = _SCALAR.match(plain, start)
-        return scalar.end() if scalar else start
-    depth = 1
-    for bracket in _BRACKET.finditer(plain, start + 1):
-        depth += 1 if plain[bracket.start(1)] in _OPENERS else -1
-        if not depth:
-            return bracket.end()
-    raise ValueError("not a JSON object")

@@ -115,7 +115,7 @@ class JsonMeter:
 @cache
 def _mark(member: str) -> re.Pattern[bytes]:
     """Also across the lines of a frame, each of which begins with ``data:``."""
-    return re.compile(rb'"%b"(?:[\s:]|data:)*+\{' % member.encode())
+    return re.compile(rb'"%b"[\s:]*+(?:data:[\s:]*+)*\{' % member.encode())
 
 
 class StreamMeter(JsonMeter):
