@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 
 import pytest
 from budget_kit import TOTAL, accounts, budget, eventually
@@ -321,6 +322,20 @@ def test_a_journal_is_written_anew_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [(one.hold, one.settle.amount) for one in recover(journal.path, "w")] == [("b:1", 5), ("c:1", 4)]
     journal.rewrite([], [])
     assert recover(journal.path, "w") == []
+    journal.close()
+
+
+def test_a_journal_that_cannot_be_written_anew_is_not_tried_again_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("gwcore_budget.ledger.journal.COMPACT", 10)
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    journal = Journal(folder / "w.journal")
+    journal.dispatched(sent("a:1"))
+    assert journal.grown
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        journal.rewrite([], [])
+    assert not journal.grown
     journal.close()
 
 

@@ -31,7 +31,7 @@ from gwcore_budget.ledger.ops import (
     Shrink,
     Spent,
 )
-from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 _DAY = 86_400_000
 _dimensions = attrgetter(*DIMENSIONS[1:])
@@ -211,6 +211,14 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
             for tag in orjson.loads(facts.tags):
                 _add(tags, (day, tag), sums)
     return _sorted(days), _sorted(tags)
+
+
+def folding(table: str, keys: Sequence[str]) -> str:
+    """The statement by which a row is added to the sums that the table has for its keys; values are ``$1`` and so on."""
+    names = (*keys, *SUMS)
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    places = ",".join(f"${n}" for n in range(1, len(names) + 1))
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places}) ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
 
 
 def _sorted(sums: Mapping[tuple[str | None, ...], tuple[int, ...]]) -> list[tuple[Any, ...]]:

@@ -29,16 +29,11 @@ _NONE = bytearray()
 class Dispatched(Protocol):
     """What was admitted and sent."""
 
-    @property
-    def hold(self) -> str: ...  # noqa: D102
-    @property
-    def held(self) -> int | None: ...  # noqa: D102
-    @property
-    def accounts(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def created(self) -> int: ...  # noqa: D102
-    @property
-    def facts(self) -> Facts: ...  # noqa: D102
+    hold: str
+    held: int | None
+    accounts: tuple[int, ...]
+    created: int
+    facts: Facts
 
 
 class _Lines:
@@ -114,9 +109,9 @@ class Journal:
         Who finds the file at any moment finds the old one or the new one. Raises ``OSError``: then it is the old one.
         """
         fresh = _Lines(self.path.with_suffix(".next"))
-        fresh.path.unlink(missing_ok=True)
-        fresh.open()
         try:
+            fresh.path.unlink(missing_ok=True)
+            fresh.open()
             for one in sent:
                 fresh.add(_dispatched(one))
             for done in spent:

@@ -13,9 +13,20 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 
 from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
-from gwcore_budget.ledger.home import Answer, Conflict, Needs, StoreDown, exported, hold_from, hold_row, run, turnover
+from gwcore_budget.ledger.home import (
+    Answer,
+    Conflict,
+    Needs,
+    StoreDown,
+    exported,
+    folding,
+    hold_from,
+    hold_row,
+    run,
+    turnover,
+)
 from gwcore_budget.ledger.ops import Op
-from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS
 
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
@@ -241,8 +252,8 @@ class PostgresHome:
             [key for key in granted if not books.grants.get(key)],
         )
         days, tags = turnover(books)
-        await many(_fold("budget_daily", DIMENSIONS), days)
-        await many(_fold("budget_daily_tag", ("day", "tag")), tags)
+        await many(folding("budget_daily", DIMENSIONS), days)
+        await many(folding("budget_daily_tag", ("day", "tag")), tags)
         if self.exports:
             await many(
                 "INSERT INTO budget_outbox (id, topic, body, due) VALUES ($1,$2,$3,$4) ON CONFLICT DO NOTHING",
@@ -257,12 +268,3 @@ def hold_accounts(text: str) -> list[int]:
 
 def _places(count: int) -> str:
     return ",".join(f"${n}" for n in range(1, count + 1))
-
-
-def _fold(table: str, keys: Sequence[str]) -> str:
-    names = (*keys, *SUMS)
-    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
-    return (
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({_places(len(names))}) "
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
-    )

@@ -23,9 +23,20 @@ from typing import Any, TypeVar
 import orjson
 
 from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
-from gwcore_budget.ledger.home import Answer, Conflict, Needs, StoreDown, exported, hold_from, hold_row, run, turnover
+from gwcore_budget.ledger.home import (
+    Answer,
+    Conflict,
+    Needs,
+    StoreDown,
+    exported,
+    folding,
+    hold_from,
+    hold_row,
+    run,
+    turnover,
+)
 from gwcore_budget.ledger.ops import Op
-from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS
 
 T = TypeVar("T")
 # a None that nobody adapts is asked for two protocols that it does not know, each time it is bound: two errors made and dropped
@@ -46,15 +57,6 @@ def _inserting(table: str, names: Sequence[str]) -> tuple[str, str]:
     return head + row, head + ",".join([row] * ROWS)
 
 
-def _fold(table: str, keys: Sequence[str]) -> str:
-    names = (*keys, *SUMS)
-    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
-    return (
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({','.join('?' * len(names))}) "
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
-    )
-
-
 # the list comes first in each join: as the right side of an IN it would become a table of its own, each time
 _LISTED = "FROM (SELECT value FROM json_each(?)) CROSS JOIN"
 _HOLDS = f"SELECT {_HOLD} {_LISTED} budget_hold ON id = value"
@@ -68,8 +70,8 @@ _GRANTED = (
     "INSERT INTO budget_grant (worker, account, amount) VALUES (?,?,?) "
     "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount"
 )
-_DAILY = _fold("budget_daily", DIMENSIONS)
-_DAILY_TAG = _fold("budget_daily_tag", ("day", "tag"))
+_DAILY = _PLACE.sub("?", folding("budget_daily", DIMENSIONS))
+_DAILY_TAG = _PLACE.sub("?", folding("budget_daily_tag", ("day", "tag")))
 
 
 class Clock:
