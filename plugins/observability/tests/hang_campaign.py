@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from obs_serving import Serving
 from obs_world import STACK, ok
 
+from gwcore.testing.server import rss
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.wire.http1 import Http1Transport
 from gwcore.wire.transport import Origin, Request
@@ -118,8 +119,7 @@ class Side:
 
     @property
     def memory(self):
-        status = Path(f"/proc/{self.serving.process.pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+        return rss(self.serving.process.pid)
 
 
 async def load(sides, seconds, rate, median=MEDIAN):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -64,3 +65,9 @@ async def running(
         server.should_exit = True
         server.ended.set()
         await task
+
+
+def rss(pid: int) -> float:
+    """MiB of memory that a process has (Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
