@@ -5,6 +5,7 @@ So it is for calls that are answered; an error holds the frames that it passed t
 
 import asyncio
 import gc
+from contextlib import contextmanager
 
 import orjson
 import pytest
@@ -42,24 +43,33 @@ ANSWERS = {
 }
 
 
+@contextmanager
+def left_to_the_collector(kinds):
+    """The objects of these kinds that only the collector can free, in a list that is filled at the end of the block."""
+    found = []
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        found += [one for one in gc.garbage if isinstance(one, kinds)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 async def circles(answer, stream):
     """Objects of calls that only the collector can free."""
     body = orjson.dumps({"model": "up/m", "stream": stream, "messages": [{"role": "user", "content": "x"}]})
     async with FakeUpstream() as up:
         up.default = answer
         async with running(Gateway(STACK.format(up.url), env={})) as url:
-            gc.collect()
-            gc.disable()
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            try:
+            with left_to_the_collector(Call | Reply | Attempt) as found:
                 for _ in range(5):
                     await exchange(url, "POST", "/v1/chat/completions", body)
-                gc.collect()
-                return [one for one in gc.garbage if isinstance(one, Call | Reply | Attempt)]
-            finally:
-                gc.set_debug(0)
-                gc.garbage.clear()
-                gc.enable()
+            return found
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
@@ -75,22 +85,14 @@ async def test_the_circles_of_a_call_that_nobody_cuts_are_found(monkeypatch):
 async def left_behind(protocol):
     """Connections of clients that only the collector can free: one that asked and left, one that never finished its head."""
     async with running(Gateway(IDLE, env={}), protocol=protocol) as url:
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with left_to_the_collector(EdgeProtocol) as found:
             for head in (ASKS, SLOW):
                 reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
                 writer.write(head)
                 await reader.read()
                 writer.close()
             await asyncio.sleep(0.05)
-            gc.collect()
-            return [one for one in gc.garbage if isinstance(one, EdgeProtocol)]
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+        return found
 
 
 def test_a_connection_that_is_gone_is_in_no_circle():

@@ -13,12 +13,9 @@ from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_providers.gemini.generate import GeminiGenerate
+from tests.stacks.sdk_marks import SDK_WARNINGS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = SDK_WARNINGS
 STACK = """\
 gwcore: 1
 upstreams:

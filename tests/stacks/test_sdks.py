@@ -11,13 +11,9 @@ from openai import AsyncOpenAI, NotFoundError
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
+from tests.stacks.sdk_marks import SDK_WARNINGS
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.timeout(120), *SDK_WARNINGS]
 
 STACK = """\
 gwcore: 1
