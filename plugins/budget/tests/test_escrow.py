@@ -7,12 +7,12 @@ import shutil
 import pytest
 from budget_kit import TOTAL, accounts, budget, eventually
 
-from gwcore_budget.ledger.escrow import Escrow, Local
+from gwcore_budget.ledger.escrow import Escrow, Within
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.journal import Journal, recover
 from gwcore_budget.ledger.ledger import Ledger, Refused
-from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Facts, Settle, Spent
+from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Facts, Local, Settle
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.ledger.worker import Worker
 
@@ -241,7 +241,7 @@ async def test_cancelled_waits_leave_nothing(make_ledger):
 
 
 def sent(hold_, long=1):
-    return Local(hold_, 10, (), Facts("r" * long), 5)
+    return Local(hold_, 10, (1, 2), Facts("r" * long), 5)
 
 
 def test_a_torn_journal_is_read_to_the_tear(tmp_path):
@@ -254,7 +254,7 @@ def test_a_torn_journal_is_read_to_the_tear(tmp_path):
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        found = recover(path, "w")
+        found = recover(path)
         assert len(found) <= 3
         for spent in found:
             assert spent.settle.state == (POSTED if spent.hold == "r0:1" and cut >= len(whole) - 1 else REAPED)
@@ -270,12 +270,12 @@ def test_a_journal_of_many_segments_is_read_whole_while_it_is_written(tmp_path, 
     journal.dispatched(sent("long:1", 10_000))
     whole = journal.path.read_bytes()
     assert b"\n\0" in whole and b"\0[" in whole, "no gap to read over"
-    found = {spent.hold: spent.settle for spent in recover(journal.path, "w")}
+    found = {spent.hold: spent.settle for spent in recover(journal.path)}
     assert len(found) == 201 and found["long:1"].state == REAPED
     assert all(found[f"r{n}:1"].amount == n and found[f"r{n}:1"].state == POSTED for n in range(1, 200, 2))
     assert all(found[f"r{n}:1"].state == REAPED for n in range(0, 200, 2))
     journal.close()
-    assert len(recover(journal.path, "w")) == 201
+    assert len(recover(journal.path)) == 201
 
 
 async def test_a_journal_never_grows_beyond_what_it_needs(make_ledger, monkeypatch):
@@ -295,12 +295,12 @@ async def test_a_journal_never_grows_beyond_what_it_needs(make_ledger, monkeypat
         if not n % 10:
             await asyncio.sleep(0.03)
     assert max(sizes) <= 6 * 4_096, "never empty, yet it may not grow"
-    found = {spent.hold: spent.settle for spent in recover(path, "w")}
+    found = {spent.hold: spent.settle for spent in recover(path)}
     assert found["lasting:1"].state == REAPED, "what is not settled is kept"
     assert {ticket.id for ticket in settle_all} <= found.keys()
     for ticket in (lasting, *settle_all):
         ledger.settle(ticket, POSTED, 7)
-    found = {spent.hold: spent.settle for spent in recover(path, "w")}
+    found = {spent.hold: spent.settle for spent in recover(path)}
     assert found["lasting:1"].state == POSTED, "the new file is the one that is written"
     await quiet(ledger)
     await sound(ledger)
@@ -313,15 +313,16 @@ def test_a_journal_is_written_anew_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("gwcore_budget.ledger.journal.SEGMENT", 1 << 62)
         with pytest.raises(OSError, match=r"large|space"):
-            journal.rewrite([sent("b:1")], [])
+            journal.rewrite([sent("b:1")])
     assert journal.path.read_bytes() == before
     assert not journal.grown
-    spent = Spent("c:1", "w", 10, (1, 2), Facts("r"), 5, Settle("c:1", POSTED, 4, "usage"))
-    journal.rewrite([sent("b:1")], [spent])
+    spent = sent("c:1")
+    spent.settle = Settle("c:1", POSTED, 4, "usage")
+    journal.rewrite([sent("b:1"), spent])
     journal.settled(Settle("b:1", POSTED, 5, "usage"))
-    assert [(one.hold, one.settle.amount) for one in recover(journal.path, "w")] == [("b:1", 5), ("c:1", 4)]
-    journal.rewrite([], [])
-    assert recover(journal.path, "w") == []
+    assert [(one.hold, one.settle.amount) for one in recover(journal.path)] == [("b:1", 5), ("c:1", 4)]
+    journal.rewrite([])
+    assert recover(journal.path) == []
     journal.close()
 
 
@@ -334,7 +335,7 @@ def test_a_journal_that_cannot_be_written_anew_is_not_tried_again_at_once(tmp_pa
     assert journal.grown
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError):
-        journal.rewrite([], [])
+        journal.rewrite([])
     assert not journal.grown
     journal.close()
 
@@ -460,5 +461,5 @@ def _admit_on_any_grant(escrow, hold_, amount, _budgets, facts):
 def _free(escrow, hold_, amount, facts):
     grant = next(iter(escrow.grants.values()))
     grant.open += 1
-    escrow.open[hold_] = Local(hold_, amount, (grant,), facts, 1)
+    escrow.open[hold_] = Within(hold_, amount, (grant,), facts, 1)
     return escrow.open[hold_]

@@ -30,6 +30,7 @@ from gwcore_budget.ledger.ops import (
     Done,
     Facts,
     GiveBack,
+    Local,
     Missing,
     Settle,
     Short,
@@ -197,8 +198,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if not all(name in self.ids and model.grants.get((worker, name), 0) >= held for name in names):
             return
         amount = held * percent // 100
-        settle = Settle(hold, state, amount)
-        op = Spent(hold, worker, held, tuple(self.ids[name] for name in names), Facts(hold), 1, settle)
+        accounts = tuple(self.ids[name] for name in names)
+        op = Spent(worker, (Local(hold, held, accounts, Facts(hold), 1, Settle(hold, state, amount)),))
         if hold in model.holds:
             model.settle(hold, state, amount)
             self.do(op)

@@ -37,6 +37,7 @@ from gwcore_budget.ledger.ops import (
     Facts,
     GiveBack,
     Granted,
+    Local,
     Metered,
     Missing,
     Op,
@@ -379,20 +380,29 @@ class Books:
         return part
 
     def _spent(self, op: Spent) -> Result:
-        known = self.holds.get(op.hold)
+        """What became of the last one."""
+        result: Result = Done(VOIDED)
+        for local in op.holds:
+            result = self._ended(op.worker, local)
+        return result
+
+    def _ended(self, worker: str, local: Local) -> Result:
+        settle, known = local.settle, self.holds.get(local.hold)
+        assert settle is not None
         if known is not None:
             # admitted in escrow, then corrected: the state machine of a hold applies
-            return self._settle(op.settle) if known.state in {PENDING, REAPED} else Already(known.state, known.settled)
-        held, settle = op.held or 0, op.settle
+            return self._settle(settle) if known.state in {PENDING, REAPED} else Already(known.state, known.settled)
+        held = local.held or 0
         final = settle.of(held)
         over = max(0, final - held)
         hold = Hold(
-            op.hold, op.worker, PENDING, op.held, None, op.accounts, op.created, op.created, op.facts, new=True
+            local.hold, worker, PENDING, local.held, None, local.accounts, local.created, local.created, local.facts,
+            new=True,
         )  # fmt: skip
-        self.holds[op.hold] = hold
+        self.holds[local.hold] = hold
         parts = []
-        for id_ in op.accounts:
-            parts.append(self._take_grant(op.worker, id_, final, ""))
+        for id_ in local.accounts:
+            parts.append(self._take_grant(worker, id_, final, ""))
             account = self.accounts[id_]
             account.posted += final
             account.over += over
@@ -400,11 +410,11 @@ class Books:
             self._crossed(account)
         # one line for all accounts, unless a grant was too small for the truth
         for part in set(parts):
-            ids = tuple([id_ for id_, taken in zip(op.accounts, parts, strict=True) if taken == part])
-            self.entries.append(Entry(op.hold, ids, _KIND[settle.state], -part, final))
+            ids = tuple([id_ for id_, taken in zip(local.accounts, parts, strict=True) if taken == part])
+            self.entries.append(Entry(local.hold, ids, _KIND[settle.state], -part, final))
         self._end(hold, settle, final)
         self.turnover.append((hold, settle.state, final, 1, NOTHING_METERED))
-        return Done(settle.state, final, over if op.held is not None else 0)
+        return Done(settle.state, final, over if local.held is not None else 0)
 
     def _bury(self, op: Bury) -> Result:
         lost = 0

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 
 import structlog
 
-from gwcore_budget.ledger.group import Group
+from gwcore_budget.ledger.group import BATCH, Group
 from gwcore_budget.ledger.journal import Journal
-from gwcore_budget.ledger.ops import Budget, Facts, GiveBack, Granted, Result, Settle, Spent
+from gwcore_budget.ledger.ops import Budget, Facts, GiveBack, Granted, Local, Result, Settle, Spent
 
 _log = structlog.get_logger("gwcore")
 
@@ -40,22 +41,22 @@ class Grant:
         self.used = time.monotonic()
 
 
-class Local:
-    """A hold within grants."""
+class Within(Local):
+    """A hold within our grants."""
 
-    __slots__ = ("accounts", "created", "facts", "grants", "held", "hold")
+    __slots__ = ("grants",)
 
-    def __init__(self, hold: str, held: int | None, grants: tuple[Grant, ...], facts: Facts, created: int) -> None:
-        self.hold = hold
-        self.held = held
+    def __init__(self, hold: str, held: int | None, grants: Sequence[Grant], facts: Facts, created: int) -> None:
+        super().__init__(hold, held, tuple([grant.account for grant in grants]), facts, created)
         self.grants = grants
-        self.accounts = tuple([grant.account for grant in grants])
-        self.facts = facts
-        self.created = created
 
 
 class Escrow:
-    """The grants of this worker."""
+    """The grants of this worker.
+
+    Attributes:
+        open: holds that have not ended, by id. ``done``: that have, and are not sent to the store.
+    """
 
     def __init__(self, group: Group, worker: str, journal: Journal) -> None:
         self.group = group
@@ -63,11 +64,16 @@ class Escrow:
         self.journal = journal
         self.grants: dict[str, Grant] = {}
         self.retired: list[Grant] = []
-        self.open: dict[str, Local] = {}
-        self.unwritten: dict[str, Spent] = {}
-        self.done: list[Spent] = []
+        self.open: dict[str, Within] = {}
+        self.done: list[Local] = []
+        self._sent: list[Spent] = []
 
-    def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Local | None:
+    @property
+    def unwritten(self) -> list[Local]:
+        """Holds that have ended, of which the store may not know."""
+        return [*chain.from_iterable(spent.holds for spent in self._sent), *self.done]
+
+    def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Within | None:
         """Within what is granted, or ``None``. Raises ``OSError`` when the journal cannot be written."""
         now = self.group.now()
         need = amount or 0
@@ -77,7 +83,7 @@ class Escrow:
             if grant is None or grant.free < need or now >= grant.end or grant.limit != budget.limit_at(now):
                 return None
             found.append(grant)
-        local = Local(hold, amount, tuple(found), facts, now)
+        local = Within(hold, amount, found, facts, now)
         self.journal.dispatched(local)
         used = time.monotonic()
         for grant in found:
@@ -87,7 +93,7 @@ class Escrow:
         self.open[hold] = local
         return local
 
-    def settle(self, local: Local, settle: Settle) -> int:
+    def settle(self, local: Within, settle: Settle) -> int:
         """The end of a local hold; returns by how much the truth was above it."""
         held = local.held or 0
         final = settle.of(held)
@@ -99,9 +105,8 @@ class Escrow:
             grant.free += held - final
             grant.open -= 1
         del self.open[local.hold]
-        spent = Spent(local.hold, self.worker, local.held, local.accounts, local.facts, local.created, settle)
-        self.unwritten[local.hold] = spent
-        self.done.append(spent)
+        local.settle = settle
+        self.done.append(local)
         return max(0, final - held) if local.held is not None else 0
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
@@ -119,12 +124,14 @@ class Escrow:
 
     def pump(self) -> None:
         """Send what was settled, and what retired grants have left."""
-        done, self.done = self.done, []
-        for spent in done:
-            self.group.send(spent, partial(self._written, spent.hold))
+        while self.done:
+            spent = Spent(self.worker, tuple(self.done[:BATCH]))
+            del self.done[:BATCH]
+            self._sent.append(spent)
+            self.group.send(spent, partial(self._written, spent))
         if self.journal.grown:
             try:
-                self.journal.rewrite(self.open.values(), self.unwritten.values())
+                self.journal.rewrite(chain(self.open.values(), self.unwritten))
             except OSError as error:
                 _log.warning("journal cannot be written anew", error=type(error).__name__)
         for grant in self.retired:
@@ -150,5 +157,5 @@ class Escrow:
             self.group.send(GiveBack(self.worker, ((grant.account, grant.free),)))
             grant.free = 0
 
-    def _written(self, hold: str, _result: Result) -> None:
-        del self.unwritten[hold]
+    def _written(self, spent: Spent, _result: Result) -> None:
+        self._sent.remove(spent)

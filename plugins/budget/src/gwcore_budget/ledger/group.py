@@ -14,9 +14,10 @@ from collections.abc import Callable
 import structlog
 
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown
-from gwcore_budget.ledger.ops import VOIDED, Admitted, Event, Op, Reserve, Result, Settle
+from gwcore_budget.ledger.ops import VOIDED, Admitted, Event, Op, Reserve, Result, Settle, Spent
 
 BATCH = 512
+"""Holds that one transaction may end or begin."""
 _CONFLICTS = 8
 _log = structlog.get_logger("gwcore.budget")
 
@@ -149,7 +150,7 @@ class Group:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            batch = self._next()
             self._inflight = len(batch)
             try:
                 await self._commit(batch)
@@ -165,6 +166,16 @@ class Group:
                 self._still.set()
             if pause:
                 await asyncio.sleep(pause)
+
+    def _next(self) -> list[_Entry]:
+        """What goes into one transaction: what is queued, up to about :data:`BATCH` holds."""
+        batch: list[_Entry] = []
+        weight = 0
+        while self._queue and weight < BATCH:
+            entry = self._queue.popleft()
+            weight += len(entry.op.holds) if isinstance(entry.op, Spent) else 1
+            batch.append(entry)
+        return batch
 
     async def _commit(self, batch: list[_Entry]) -> None:
         ops = [entry.op for entry in batch]
@@ -197,6 +208,14 @@ class Group:
                     raise
             return
         entry = batch[0]
+        if isinstance(entry.op, Spent) and len(entry.op.holds) > 1:
+            results: list[Result] = []
+            await self._singly(
+                [_Entry(Spent(entry.op.worker, (hold,)), None, results.append) for hold in entry.op.holds], error
+            )
+            if len(results) == len(entry.op.holds):  # else one was refused, and is to stay in the journal
+                self._resolve(entry, results[-1])
+            return
         entry.conflicts += 1
         if entry.conflicts < _CONFLICTS:
             await asyncio.sleep(0.001 * 2**entry.conflicts)

@@ -102,9 +102,10 @@ class Needs:
         needs = cls()
         for op in ops:
             if isinstance(op, Spent):
-                needs.holds.add(op.hold)
                 needs.workers.add(op.worker)
-                needs.accounts.update(op.accounts)
+                for local in op.holds:
+                    needs.holds.add(local.hold)
+                    needs.accounts.update(local.accounts)
             elif isinstance(op, Reserve):
                 needs._reserve(op)
             elif isinstance(op, Reset | Recall):

@@ -12,11 +12,10 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 import orjson
 
-from gwcore_budget.ledger.ops import REAPED, Facts, Metered, Settle, Spent
+from gwcore_budget.ledger.ops import REAPED, Facts, Local, Metered, Settle
 
 COMPACT = 4 << 20
 """Bytes by which a journal may grow before it is written anew without what is needed no more."""
@@ -24,16 +23,6 @@ SEGMENT = 1 << 20
 """Bytes that are allocated and mapped at once."""
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _NONE = bytearray()
-
-
-class Dispatched(Protocol):
-    """What was admitted and sent."""
-
-    hold: str
-    held: int | None
-    accounts: tuple[int, ...]
-    created: int
-    facts: Facts
 
 
 class _Lines:
@@ -90,7 +79,7 @@ class Journal:
         self._lines = _Lines(path)
         self._least = 0
 
-    def dispatched(self, one: Dispatched) -> None:
+    def dispatched(self, one: Local) -> None:
         """Before the attempt. Raises ``OSError``: then it must not be dispatched."""
         self._lines.add(_dispatched(one))
 
@@ -103,7 +92,7 @@ class Journal:
         """Whether it is worth writing anew."""
         return self._lines.size > 2 * self._least + COMPACT
 
-    def rewrite(self, sent: Iterable[Dispatched], spent: Iterable[Spent]) -> None:
+    def rewrite(self, kept: Iterable[Local]) -> None:
         """Keep these alone: what is not settled, and what is settled here and not yet in the store.
 
         Who finds the file at any moment finds the old one or the new one. Raises ``OSError``: then it is the old one.
@@ -112,11 +101,10 @@ class Journal:
         try:
             fresh.path.unlink(missing_ok=True)
             fresh.open()
-            for one in sent:
+            for one in kept:
                 fresh.add(_dispatched(one))
-            for done in spent:
-                fresh.add(_dispatched(done))
-                fresh.add(_settled(done.settle))
+                if one.settle is not None:
+                    fresh.add(_settled(one.settle))
             fresh.path.replace(self.path)
         except OSError:
             fresh.close()
@@ -130,7 +118,7 @@ class Journal:
         self._lines.close()
 
 
-def _dispatched(one: Dispatched) -> bytes:
+def _dispatched(one: Local) -> bytes:
     record = ("D", one.hold, one.held, one.accounts, one.created, tuple(one.facts))
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -140,9 +128,9 @@ def _settled(settle: Settle) -> bytes:
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def recover(path: Path, worker: str) -> list[Spent]:
+def recover(path: Path) -> list[Local]:
     """What a dead worker's journal says: settled holds with their truth, all others as reaped. Raises ``OSError``."""
-    open_: dict[str, Spent] = {}
+    found: dict[str, Local] = {}
     settles: dict[str, Settle] = {}
     for line in path.read_bytes().split(b"\n"):
         try:
@@ -150,13 +138,12 @@ def recover(path: Path, worker: str) -> list[Spent]:
             if record[0] == "D":
                 _, hold, held, accounts, created, facts = record
                 reap = Settle(hold, REAPED, basis="worker lost")
-                open_[hold] = Spent(hold, worker, held, tuple(accounts), Facts(*facts), created, reap)
+                found[hold] = Local(hold, held, tuple(accounts), Facts(*facts), created, reap)
             elif record[0] == "S":
                 _, hold, state, amount, basis, metered = record
                 settles[hold] = Settle(hold, state, amount, basis, Metered(*metered))
         except (ValueError, TypeError, IndexError):
             continue  # torn
-    return [
-        Spent(s.hold, s.worker, s.held, s.accounts, s.facts, s.created, settles.get(hold, s.settle))
-        for hold, s in open_.items()
-    ]
+    for hold in settles.keys() & found.keys():
+        found[hold].settle = settles[hold]
+    return list(found.values())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from gwcore_budget.ledger.escrow import Escrow, Local
-from gwcore_budget.ledger.group import Group, Unavailable
+from gwcore_budget.ledger.escrow import Escrow, Within
+from gwcore_budget.ledger.group import BATCH, Group, Unavailable
 from gwcore_budget.ledger.home import Home, StoreDown
 from gwcore_budget.ledger.journal import Journal, recover
 from gwcore_budget.ledger.ops import (
@@ -25,13 +25,13 @@ from gwcore_budget.ledger.ops import (
     Event,
     Facts,
     Metered,
-    Op,
     Recall,
     Reserve,
     Result,
     Settle,
     Short,
     Shrink,
+    Spent,
     Stale,
 )
 from gwcore_budget.ledger.worker import BEAT, KINDS, SILENT, Corpse, Other, Worker
@@ -58,7 +58,7 @@ class Ticket:
 
     __slots__ = ("amount", "began", "id", "local", "model")
 
-    def __init__(self, id_: str, amount: int | None, local: Local | None) -> None:
+    def __init__(self, id_: str, amount: int | None, local: Within | None) -> None:
         self.id = id_
         self.amount = amount
         self.local = local
@@ -358,24 +358,21 @@ class Ledger:
         spent = []
         if here:
             try:
-                spent = recover(other.file("journal"), other.id)
+                spent = recover(other.file("journal"))
             except FileNotFoundError:
                 # none was ever written, unless there are grants: then it is lost, and with it what they were spent on
                 burn = True
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
         rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
-        ops: list[Op] = [
-            *spent,
-            *(Settle(hold, REAPED, basis="worker lost") for (hold,) in rows),
-            Bury(other.id, burn=burn),
-        ]
-        for op in ops[:-1]:
-            self.group.send(op)
-        done = await self.group.ask(ops[-1], 30)
+        for at in range(0, len(spent), BATCH):
+            self.group.send(Spent(other.id, tuple(spent[at : at + BATCH])))
+        for (hold,) in rows:
+            self.group.send(Settle(hold, REAPED, basis="worker lost"))
+        done = await self.group.ask(Bury(other.id, burn=burn), 30)
         left = await self.home.rows("SELECT id FROM budget_hold WHERE worker=$1 AND state=0", other.id)
         if not left:
             await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
         lost = done.amount if isinstance(done, Done) else 0
-        known = sum(one.settle.basis != "worker lost" for one in spent)
+        known = sum(one.settle is not None and one.settle.basis != "worker lost" for one in spent)
         reaped = len(spent) - known + len(rows)
         _log.warning("buried a dead worker", settled=known, reaped=reaped, lost_nano=lost, worker=other.id)

@@ -161,16 +161,23 @@ class Shrink:
 
 
 @dataclass(slots=True)
-class Spent:
-    """Escrow: a hold that was admitted within ``worker``'s grants, with its end. Repeats are told by the hold's id."""
+class Local:
+    """Escrow: a hold that was admitted within a worker's grants. ``settle`` is its end, once it has one."""
 
     hold: str
-    worker: str
     held: int | None
     accounts: tuple[int, ...]
     facts: Facts
     created: int
-    settle: Settle
+    settle: Settle | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Spent:
+    """Escrow: holds within ``worker``'s grants that have ended. Repeats are told by their ids."""
+
+    worker: str
+    holds: tuple[Local, ...]
 
 
 @dataclass(slots=True, frozen=True)
