@@ -17,6 +17,7 @@ from gwcore.assemble import assemble, package_owners
 from gwcore.call import Call, Outcome
 from gwcore.catalog import Catalog
 from gwcore.errors import AssemblyError, GatewayError, NotServed, PluginFault
+from gwcore.ids import new_id
 from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
@@ -216,7 +217,7 @@ class Gateway:
         reply = Reply(send)
         client = scope.get("client")
         call = Call(
-            id="gw-" + os.urandom(12).hex(),
+            id=new_id(),
             dialect=dialect,
             route=route,
             reply=reply,

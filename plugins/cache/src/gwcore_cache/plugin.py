@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import structlog
 
 from gwcore.call import CacheUse, Call, Outcome
 from gwcore.errors import Refused, UpstreamError
+from gwcore.ids import new_id
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import AdminRoute, Sample
 from gwcore.reply import Reply
@@ -216,7 +216,7 @@ class Cache(Plugin):
         if ask.key in self._refreshing or ask.key in self.flights or len(self._refreshing) >= _REFRESHES:
             return
         self._refreshing.add(ask.key)
-        call = ask.call.twin("gw-" + os.urandom(12).hex(), Reply(_nowhere))
+        call = ask.call.twin(new_id(), Reply(_nowhere))
         self.setup.detached.start(self._refreshed(replace(ask, call=call), entry))
 
     async def _refreshed(self, ask: Ask, old: Entry) -> None:

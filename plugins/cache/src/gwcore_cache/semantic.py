@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from array import array
 from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import orjson
 from gwcore.call import Call
 from gwcore.dialect import Dialect, Route
 from gwcore.errors import BadConfig, GatewayError
+from gwcore.ids import new_id
 from gwcore.plugin import Setup
 from gwcore.reply import Reply
 from gwcore.service import Service
@@ -120,7 +120,7 @@ class Nearest:
         async def take(message: MutableMapping[str, Any]) -> None:
             body.extend(message.get("body", b""))
 
-        call = ask.call.twin("gw-" + os.urandom(12).hex(), Reply(take))
+        call = ask.call.twin(new_id(), Reply(take))
         call.dialect, call.route, call.operation = self._dialect, self._route, self._route.operation
         call.raw, call.document, call.edited = orjson.dumps(document), document, False
         call.model, call.stream, call.headers, call.query, call.params = config.model, False, [], b"", {}
