@@ -461,5 +461,5 @@ def _admit_on_any_grant(escrow, hold_, amount, _budgets, facts):
 def _free(escrow, hold_, amount, facts):
     grant = next(iter(escrow.grants.values()))
     grant.open += 1
-    escrow.open[hold_] = Within(hold_, amount, (grant,), facts, 1)
+    escrow.open[hold_] = Within(hold_, amount, (grant.account,), facts, 1, None, (grant,))
     return escrow.open[hold_]

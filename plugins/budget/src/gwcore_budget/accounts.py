@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,9 +20,40 @@ _CACHED = 1024
 Names = dict[str, str]
 """Scope → its id in this call."""
 
-Budgets = tuple[Budget, ...]
 Key = tuple[str | None, str, str]
 """Of a call's models: as asked for, its upstream, the upstream's name of it."""
+
+
+@dataclass(slots=True, frozen=True)
+class Budgets:
+    """The budgets that bind an attempt, each once, and what they say together.
+
+    Attributes:
+        waits: one of them says so where it is short. ``rejects``: one of them does.
+        unmetered: all of them let pass what has no price. ``denies``: one of them does not. ``default``: what is held then.
+    """
+
+    all: tuple[Budget, ...]
+    waits: bool
+    rejects: bool
+    unmetered: bool
+    denies: bool
+    default: int | None
+
+    @classmethod
+    def of(cls, budgets: tuple[Budget, ...]) -> Budgets:
+        """These."""
+        on_short = {budget.on_short for budget in budgets}
+        unpriced = {budget.unpriced for budget in budgets}
+        defaults = [amount for amount in unpriced if isinstance(amount, int)]
+        return cls(
+            budgets,
+            "wait" in on_short,
+            "reject" in on_short,
+            unpriced <= {"allow_unmetered"},
+            "deny" in unpriced,
+            max(defaults, default=None),
+        )
 
 
 class UnknownPlan(LookupError):
@@ -77,7 +108,7 @@ class Accounts:
             for name in names[rule.per]
             if (rule.of is None or rule.of == name) and _fits(rule.models, key)
         ]
-        return self._merged([*found, *more]) if more else found
+        return self._merged([*found.all, *more]) if more else found
 
     def session_of(self, attempt: Attempt) -> str | None:
         """What the client named as its session."""
@@ -172,7 +203,7 @@ class Accounts:
             found[budget.id] = budget
         if len(found) > MOST_ACCOUNTS:  # leaving one out would be a way past it
             raise BadRequest(f"{len(found)} budgets bind this call, and at most {MOST_ACCOUNTS} can: send fewer tags")
-        return tuple(found[id_] for id_ in sorted(found))
+        return Budgets.of(tuple(found[id_] for id_ in sorted(found)))
 
 
 def _id(scope: str, name: str, window: Window) -> str:

@@ -220,38 +220,36 @@ class BudgetPlugin(Plugin):
 
     async def _hold(self, ledger: Ledger, attempt: Attempt) -> Ticket:
         config: BudgetConfig = self.config
-        card, budgets = attempt.card, await self._budgets(ledger, attempt)
-        terms = bound(attempt, card, config.max_output)
-        if terms is None and all(budget.unpriced == "allow_unmetered" for budget in budgets):
-            # a price without a bound: what can be told is held, and the truth is posted
-            terms = bound(attempt, card, config.max_output, endless=True)
-        amount, least = self._amount(attempt, budgets, terms)
-        wait = config.wait if "wait" in [budget.on_short for budget in budgets] else 0.0
         try:
-            ticket = await ledger.hold(
-                attempt.id,
-                amount,
-                budgets,
-                self._facts(attempt),
-                least=least,
-                wait=wait,
-                expires=_expires(attempt.call),
-            )
-        except Refused as refused:
-            raise self._refusal(refused.short, ledger) from None
-        except Unavailable:
-            self.counts["store_unavailable"] += 1
-            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
+            budgets = self.accounts.of(attempt)
+        except UnknownPlan:
+            budgets = await self._looked_up(ledger, attempt)
+        terms = bound(attempt, attempt.card, config.max_output)
+        if terms is None and budgets.unmetered:
+            # a price without a bound: what can be told is held, and the truth is posted
+            terms = bound(attempt, attempt.card, config.max_output, endless=True)
+        amount, least = self._amount(attempt, budgets, terms)
+        facts = self._facts(attempt)
+        ticket = ledger.admit(attempt.id, amount, budgets.all, facts)
+        if ticket is None:
+            wait = config.wait if budgets.waits else 0.0
+            expires = _expires(attempt.call)
+            try:
+                ticket = await ledger.hold(
+                    attempt.id, amount, budgets.all, facts, least=least, wait=wait, expires=expires
+                )
+            except Refused as refused:
+                raise self._refusal(refused.short, ledger) from None
+            except Unavailable:
+                self.counts["store_unavailable"] += 1
+                raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
         if terms is not None and terms.cap is not None and ticket.amount is not None:
             self._clamp(attempt, terms, ticket.amount)
         ticket.model = attempt.target.model
         return ticket
 
-    async def _budgets(self, ledger: Ledger, attempt: Attempt) -> Budgets:
-        try:
-            return self.accounts.of(attempt)
-        except UnknownPlan:
-            pass
+    async def _looked_up(self, ledger: Ledger, attempt: Attempt) -> Budgets:
+        """The budgets of an attempt, one of which this worker has not heard of."""
         try:
             await self.plans.refresh(ledger.home)  # made a moment ago, on another worker
             return self.accounts.of(attempt)
@@ -266,20 +264,19 @@ class BudgetPlugin(Plugin):
     def _amount(self, attempt: Attempt, budgets: Budgets, terms: Bound | None) -> tuple[int | None, int | None]:
         """What to hold, and what will do. ``None`` holds nothing: the row says that it is unmetered."""
         if terms is None:
-            if any(budget.unpriced == "deny" for budget in budgets):
+            if budgets.denies:
                 self.counts["unpriced_denied"] += 1
                 raise Unpriced(
                     f"{attempt.target} has no price for this request, so no budget can bound it: price the model under "
                     "`prices`, bound its tools with max_uses, or set `unpriced`",
                     plugin=self.name,
                 )
-            held = max((budget.unpriced for budget in budgets if isinstance(budget.unpriced, int)), default=None)
-            if held is None:
+            if budgets.default is None:
                 self.counts["unmetered"] += 1
-            return held, None
+            return budgets.default, None
         factor, of = self._factors.get(attempt.target.model, (1, 1))
         amount = -(-terms.amount * factor // of)
-        if terms.cap is None or "reject" in [budget.on_short for budget in budgets]:
+        if terms.cap is None or budgets.rejects:
             return amount, None
         return amount, min(amount, -(-terms.least * factor // of))
 
@@ -394,7 +391,7 @@ class BudgetPlugin(Plugin):
             return f"refused: the budget {unknown} does not exist"
         terms = bound(attempt, self.setup.prices.card(attempt.target), self.config.max_output)
         worst = "unpriced" if terms is None else f"holds up to {dollars(terms.amount)}"
-        return f"{worst}; budgets: {', '.join(budget.id for budget in budgets) or 'none'}"
+        return f"{worst}; budgets: {', '.join(budget.id for budget in budgets.all) or 'none'}"
 
     def metrics(self) -> Iterator[Sample]:
         """What is left of budgets, and how many holds are open here."""

@@ -7,8 +7,8 @@ journal has it before the first byte goes upstream; what came of it is written b
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -29,7 +29,7 @@ class Grant:
 
     __slots__ = ("account", "budget", "end", "free", "generation", "limit", "open", "recall", "used")
 
-    def __init__(self, granted: Granted, limit: int | None) -> None:
+    def __init__(self, granted: Granted, limit: int | None, now: int) -> None:
         self.account = granted.account
         self.budget = granted.budget
         self.end = granted.end
@@ -38,17 +38,14 @@ class Grant:
         self.limit = limit
         self.free = granted.amount
         self.open = 0
-        self.used = time.monotonic()
+        self.used = now
 
 
+@dataclass(slots=True)
 class Within(Local):
     """A hold within our grants."""
 
-    __slots__ = ("grants",)
-
-    def __init__(self, hold: str, held: int | None, grants: Sequence[Grant], facts: Facts, created: int) -> None:
-        super().__init__(hold, held, tuple([grant.account for grant in grants]), facts, created)
-        self.grants = grants
+    grants: Sequence[Grant] = ()
 
 
 class Escrow:
@@ -77,19 +74,18 @@ class Escrow:
         """Within what is granted, or ``None``. Raises ``OSError`` when the journal cannot be written."""
         now = self.group.now()
         need = amount or 0
-        found = []
+        found: list[Grant] = []
         for budget in budgets if need else ():
             grant = self.grants.get(budget.id)
             if grant is None or grant.free < need or now >= grant.end or grant.limit != budget.limit_at(now):
                 return None
             found.append(grant)
-        local = Within(hold, amount, found, facts, now)
+        local = Within(hold, amount, tuple([grant.account for grant in found]), facts, now, None, found)
         self.journal.dispatched(local)
-        used = time.monotonic()
         for grant in found:
             grant.free -= need
             grant.open += 1
-            grant.used = used
+            grant.used = now
         self.open[hold] = local
         return local
 
@@ -111,16 +107,17 @@ class Escrow:
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
         """Grants have been taken in the store."""
+        now = self.group.now()
         for granted in grants:
             grant = self.grants.get(granted.budget)
             limit = limits.get(granted.budget)
             if grant is not None and grant.account == granted.account and grant.limit == limit:
                 grant.free += granted.amount
-                grant.recall, grant.used = granted.recall, time.monotonic()
+                grant.recall, grant.used = granted.recall, now
                 continue
             if grant is not None:
                 self.retired.append(grant)
-            self.grants[granted.budget] = Grant(granted, limit)
+            self.grants[granted.budget] = Grant(granted, limit, now)
 
     def pump(self) -> None:
         """Send what was settled, and what retired grants have left."""
@@ -140,7 +137,7 @@ class Escrow:
 
     def retire(self, now: int, rows: dict[str, tuple[int, int]] | None = None, *, everything: bool = False) -> None:
         """Give back what is recalled, over, reset or idle; ``rows`` is budget → (recall, generation) in the store."""
-        idle = time.monotonic() - IDLE
+        idle = now - IDLE * 1000
         for budget, grant in list(self.grants.items()):
             row = rows.get(budget) if rows is not None else None
             over = now >= grant.end or (row is not None and row[1] != grant.generation)

@@ -37,7 +37,7 @@ from gwcore_budget.ledger.ops import (
 from gwcore_budget.ledger.worker import BEAT, KINDS, SILENT, Corpse, Other, Worker
 from gwcore_budget.window import Period, Window
 
-PUMP = 0.02
+PUMP = 0.05
 """Seconds between two flushes of escrow."""
 TRIES, BETWEEN = 6, 0.03
 """A refusal that other workers' idle grants may have caused is tried again so often, so many seconds apart."""
@@ -54,15 +54,15 @@ class Refused(Exception):
 
 
 class Ticket:
-    """A hold of ours. ``amount`` is what was held; ``None`` is unmetered. ``model`` is the caller's note."""
+    """A hold of ours, begun at a millisecond. ``amount`` is what was held; ``None`` is unmetered. ``model`` is the caller's note."""
 
     __slots__ = ("amount", "began", "id", "local", "model")
 
-    def __init__(self, id_: str, amount: int | None, local: Within | None) -> None:
+    def __init__(self, id_: str, amount: int | None, local: Within | None, began: int) -> None:
         self.id = id_
         self.amount = amount
         self.local = local
-        self.began = time.monotonic()
+        self.began = began
         self.model = ""
 
 
@@ -157,9 +157,7 @@ class Ledger:
             Refused: not enough is free.
             Unavailable: the store did not answer in time; nothing is held.
         """
-        if amount and amount > self._largest:
-            self._largest = amount
-        ticket = self._locally(hold, amount, budgets, facts)
+        ticket = self.admit(hold, amount, budgets, facts)
         if ticket is not None:
             return ticket
         until = time.monotonic() + wait
@@ -168,9 +166,10 @@ class Ledger:
             result = await self._ask(hold, amount, budgets, facts, least, expires=expires)
             if isinstance(result, Admitted):
                 if not result.grants:
-                    return self._ticket(Ticket(hold, result.amount, None))
+                    ticket = self.open[hold] = Ticket(hold, result.amount, None, self.group.now())
+                    return ticket
                 # between the grant and us another request may have spent it: look, do not assume
-                ticket = self._locally(hold, amount, budgets, facts)
+                ticket = self.admit(hold, amount, budgets, facts)
                 if ticket is not None:
                     return ticket
                 continue
@@ -202,7 +201,10 @@ class Ledger:
         except TimeoutError:
             pass  # another worker may have settled
 
-    def _locally(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Ticket | None:
+    def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Ticket | None:
+        """As :meth:`hold`, within what this worker was granted; ``None`` where the store has to be asked."""
+        if amount and amount > self._largest:
+            self._largest = amount
         if self.mode == "direct" or self.worker.fenced:
             return None
         try:
@@ -211,10 +213,9 @@ class Ledger:
             _log.error("journal cannot be written; asking the store for each hold", error=type(error).__name__)
             self.mode = "direct"
             return None
-        return None if local is None else self._ticket(Ticket(hold, amount, local))
-
-    def _ticket(self, ticket: Ticket) -> Ticket:
-        self.open[ticket.id] = ticket
+        if local is None:
+            return None
+        ticket = self.open[hold] = Ticket(hold, amount, local, local.created)
         return ticket
 
     async def _ask(
@@ -259,7 +260,7 @@ class Ledger:
         """End a hold. Never waits and never fails; a second end of the same ticket changes nothing."""
         if self.open.pop(ticket.id, None) is None:
             return
-        self.lasting += 0.1 * (time.monotonic() - ticket.began - self.lasting)
+        self.lasting += 0.1 * ((self.group.now() - ticket.began) / 1000 - self.lasting)
         if ticket.amount and ticket.amount < self._largest:
             self._largest -= (self._largest - ticket.amount) // 256
         op = Settle(ticket.id, state, amount, basis, metered, self.worker.id)
