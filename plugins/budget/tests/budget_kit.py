@@ -2,7 +2,20 @@
 
 import asyncio
 
-from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Budget, Charge, Facts, Reserve, Settle
+from gwcore_budget.ledger.ops import (
+    NOTHING_METERED,
+    PENDING,
+    POSTED,
+    REAPED,
+    VOIDED,
+    Budget,
+    Charge,
+    Facts,
+    Hold,
+    Reserve,
+    Settle,
+    Spent,
+)
 from gwcore_budget.window import Window
 
 TOTAL = Window.parse("total")
@@ -31,6 +44,13 @@ def void(hold):
 
 def reap(hold):
     return Settle(hold, REAPED, basis="unknown")
+
+
+def spent(hold, held, accounts, state, amount, worker="w1"):
+    """A hold within grants, and its end."""
+    one = Hold(hold, worker, PENDING, held, None, tuple(accounts), 1, 1, Facts(hold.partition(":")[0]))
+    one.end(state, amount, "usage", NOTHING_METERED)
+    return Spent(worker, (one,))
 
 
 async def do(home, op):

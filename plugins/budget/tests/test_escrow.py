@@ -12,7 +12,7 @@ from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.journal import Journal, recover
 from gwcore_budget.ledger.ledger import Ledger, Refused
-from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Facts, Local, Settle
+from gwcore_budget.ledger.ops import NOTHING_METERED, PENDING, POSTED, REAPED, VOIDED, Facts, Hold
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.ledger.worker import Worker
 
@@ -241,7 +241,13 @@ async def test_cancelled_waits_leave_nothing(make_ledger):
 
 
 def sent(hold_, long=1):
-    return Local(hold_, 10, (1, 2), Facts("r" * long), 5)
+    return Hold(hold_, "w", PENDING, 10, None, (1, 2), 5, 5, Facts("r" * long))
+
+
+def settled(hold_, amount):
+    made = sent(hold_)
+    made.end(POSTED, amount, "usage", NOTHING_METERED)
+    return made
 
 
 def test_a_torn_journal_is_read_to_the_tear(tmp_path):
@@ -249,15 +255,15 @@ def test_a_torn_journal_is_read_to_the_tear(tmp_path):
     journal = Journal(path)
     for n in range(3):
         journal.dispatched(sent(f"r{n}:1"))
-    journal.settled(Settle("r0:1", POSTED, 4, "usage"))
+    journal.settled(settled("r0:1", 4))
     journal.close()
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        found = recover(path)
+        found = recover(path, "w")
         assert len(found) <= 3
-        for spent in found:
-            assert spent.settle.state == (POSTED if spent.hold == "r0:1" and cut >= len(whole) - 1 else REAPED)
+        for one in found:
+            assert one.state == (POSTED if one.id == "r0:1" and cut >= len(whole) - 1 else REAPED)
 
 
 def test_a_journal_of_many_segments_is_read_whole_while_it_is_written(tmp_path, monkeypatch):
@@ -266,16 +272,16 @@ def test_a_journal_of_many_segments_is_read_whole_while_it_is_written(tmp_path, 
     for n in range(200):
         journal.dispatched(sent(f"r{n}:1", n % 90))
         if n % 2:
-            journal.settled(Settle(f"r{n}:1", POSTED, n, "usage"))
+            journal.settled(settled(f"r{n}:1", n))
     journal.dispatched(sent("long:1", 10_000))
     whole = journal.path.read_bytes()
     assert b"\n\0" in whole and b"\0[" in whole, "no gap to read over"
-    found = {spent.hold: spent.settle for spent in recover(journal.path)}
+    found = {one.id: one for one in recover(journal.path, "w")}
     assert len(found) == 201 and found["long:1"].state == REAPED
-    assert all(found[f"r{n}:1"].amount == n and found[f"r{n}:1"].state == POSTED for n in range(1, 200, 2))
+    assert all(found[f"r{n}:1"].settled == n and found[f"r{n}:1"].state == POSTED for n in range(1, 200, 2))
     assert all(found[f"r{n}:1"].state == REAPED for n in range(0, 200, 2))
     journal.close()
-    assert len(recover(journal.path)) == 201
+    assert len(recover(journal.path, "w")) == 201
 
 
 async def test_a_journal_never_grows_beyond_what_it_needs(make_ledger, monkeypatch):
@@ -295,12 +301,12 @@ async def test_a_journal_never_grows_beyond_what_it_needs(make_ledger, monkeypat
         if not n % 10:
             await asyncio.sleep(0.03)
     assert max(sizes) <= 6 * 4_096, "never empty, yet it may not grow"
-    found = {spent.hold: spent.settle for spent in recover(path)}
+    found = {one.id: one for one in recover(path, "w")}
     assert found["lasting:1"].state == REAPED, "what is not settled is kept"
     assert {ticket.id for ticket in settle_all} <= found.keys()
     for ticket in (lasting, *settle_all):
         ledger.settle(ticket, POSTED, 7)
-    found = {spent.hold: spent.settle for spent in recover(path)}
+    found = {one.id: one for one in recover(path, "w")}
     assert found["lasting:1"].state == POSTED, "the new file is the one that is written"
     await quiet(ledger)
     await sound(ledger)
@@ -316,13 +322,11 @@ def test_a_journal_is_written_anew_whole_or_not_at_all(tmp_path, monkeypatch):
             journal.rewrite([sent("b:1")])
     assert journal.path.read_bytes() == before
     assert not journal.grown
-    spent = sent("c:1")
-    spent.settle = Settle("c:1", POSTED, 4, "usage")
-    journal.rewrite([sent("b:1"), spent])
-    journal.settled(Settle("b:1", POSTED, 5, "usage"))
-    assert [(one.hold, one.settle.amount) for one in recover(journal.path)] == [("b:1", 5), ("c:1", 4)]
+    journal.rewrite([sent("b:1"), settled("c:1", 4)])
+    journal.settled(settled("b:1", 5))
+    assert [(one.id, one.settled) for one in recover(journal.path, "w")] == [("b:1", 5), ("c:1", 4)]
     journal.rewrite([])
-    assert recover(journal.path) == []
+    assert recover(journal.path, "w") == []
     journal.close()
 
 
@@ -461,5 +465,6 @@ def _admit_on_any_grant(escrow, hold_, amount, _budgets, facts):
 def _free(escrow, hold_, amount, facts):
     grant = next(iter(escrow.grants.values()))
     grant.open += 1
-    escrow.open[hold_] = Within(hold_, amount, (grant.account,), facts, 1, None, (grant,))
-    return escrow.open[hold_]
+    within = escrow.open[hold_] = Within(hold_, escrow.worker, PENDING, amount, None, (grant.account,), 1, 1, facts)
+    within.grants = [grant]
+    return within

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, void
+from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, spent, void
 
 from gwcore_budget.ledger.group import Group
 from gwcore_budget.ledger.ops import (
@@ -16,15 +16,12 @@ from gwcore_budget.ledger.ops import (
     Bury,
     Done,
     Dropped,
-    Facts,
     GiveBack,
-    Local,
     Missing,
     Recall,
     Reset,
     Short,
     Shrink,
-    Spent,
     Stale,
 )  # fmt: skip
 from gwcore_budget.ledger.postgres import PostgresHome
@@ -219,11 +216,10 @@ async def test_grants_are_taken_spent_returned_and_burnt(home):
     assert [(g.budget, g.amount) for g in taken.grants] == [(a.id, 900), (b.id, 900)]
     assert await accounts(home) == {a.id: (0, 900, 0), b.id: (0, 900, 0)}
     ids = tuple(g.account for g in taken.grants)
-    spent = Spent("w1", (Local("r:1", 100, ids, Facts("r"), 1, post("r:1", 70)),))
-    assert await do(home, spent) == Done(POSTED, 70)
-    assert await do(home, spent) == Already(POSTED, 70)
-    reaped = Spent("w1", (Local("r:2", 50, ids, Facts("r"), 1, reap("r:2")),))
-    assert await do(home, reaped) == Done(REAPED, 50)
+    first = spent("r:1", 100, ids, POSTED, 70)
+    assert await do(home, first) == Done(POSTED, 70)
+    assert await do(home, first) == Already(POSTED, 70)
+    assert await do(home, spent("r:2", 50, ids, REAPED, 0)) == Done(REAPED, 50)
     assert await do(home, post("r:2", 20)) == Done(POSTED, 20)
     assert await accounts(home) == {a.id: (90, 780, 0), b.id: (90, 780, 0)}
     await do(home, GiveBack("w1", ((ids[0], 80),)))
@@ -247,8 +243,7 @@ async def test_grants_shrink_towards_the_limit_and_stop_at_the_floor(home):
     direct = await do(home, reserve("r9:1", 10, one, chunk=400, floor=600))
     assert direct.grants == () and direct.amount == 10
     # an under-estimate takes the whole grant and shows in over
-    spent = Spent("w1", (Local("r0:1", 10, direct.accounts, Facts("r"), 1, post("r0:1", 500)),))
-    assert await do(home, spent) == Done(POSTED, 500, over=490)
+    assert await do(home, spent("r0:1", 10, direct.accounts, POSTED, 500)) == Done(POSTED, 500, over=490)
     assert (await accounts(home))[one.id] == (500, 10, 490)
     await sound(home)
 

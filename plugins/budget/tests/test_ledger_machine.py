@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from budget_kit import budget, do, reserve
+from budget_kit import budget, do, reserve, spent
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -28,14 +28,11 @@ from gwcore_budget.ledger.ops import (
     Already,
     Bury,
     Done,
-    Facts,
     GiveBack,
-    Local,
     Missing,
     Settle,
     Short,
     Shrink,
-    Spent,
 )  # fmt: skip
 from gwcore_budget.ledger.postgres import PostgresHome
 from gwcore_budget.ledger.sqlite import SqliteHome
@@ -198,8 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not all(name in self.ids and model.grants.get((worker, name), 0) >= held for name in names):
             return
         amount = held * percent // 100
-        accounts = tuple(self.ids[name] for name in names)
-        op = Spent(worker, (Local(hold, held, accounts, Facts(hold), 1, Settle(hold, state, amount)),))
+        op = spent(hold, held, [self.ids[name] for name in names], state, amount, worker)
         if hold in model.holds:
             model.settle(hold, state, amount)
             self.do(op)

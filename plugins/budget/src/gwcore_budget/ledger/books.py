@@ -15,6 +15,7 @@ Invariants (``gwcore ledger verify`` checks them in the store)::
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -37,7 +38,7 @@ from gwcore_budget.ledger.ops import (
     Facts,
     GiveBack,
     Granted,
-    Local,
+    Hold,
     Metered,
     Missing,
     Op,
@@ -83,35 +84,8 @@ class Account:
     changed: bool = False
 
 
-@dataclass(slots=True)
-class Hold:
-    """One attempt's money and what is known of the attempt."""
-
-    id: str
-    worker: str
-    state: int
-    amount: int | None
-    settled: int | None
-    accounts: tuple[int, ...]
-    created: int
-    expires: int
-    facts: Facts
-    basis: str = ""
-    metered: Metered = NOTHING_METERED
-    ended: int | None = None
-    new: bool = False
-    changed: bool = False
-
-
-@dataclass(slots=True)
-class Entry:
-    """A line of the append-only book: what moved on these accounts."""
-
-    hold: str
-    accounts: tuple[int, ...]
-    kind: str
-    pending: int
-    posted: int
+Entry = tuple[str, str, str, int, int, int]
+"""A line of the append-only book, what moved on which accounts: ``hold``, ``accounts``, ``kind``, ``pending``, ``posted``, ``at``."""
 
 
 @dataclass(slots=True)
@@ -211,7 +185,7 @@ class Books:
         self.holds[op.hold] = Hold(
             op.hold, op.worker, PENDING, amount, None, ids, self.now, self.now + op.expires, op.facts, new=True
         )
-        self.entries.append(Entry(op.hold, ids, "hold", held, 0))
+        self._enter(op.hold, ids, "hold", held, 0)
         return Admitted(amount, ids, now=self.now)
 
     def _used(self, charge: Charge, account: Account) -> tuple[int, int]:
@@ -286,7 +260,7 @@ class Books:
             key = (op.worker, account.id)
             self.grants[key] = self.grants.get(key, 0) + size
             self.granted.add(key)
-            self.entries.append(Entry(f"grant:{op.worker}", (account.id,), "grant", size, 0))
+            self._enter(f"grant:{op.worker}", (account.id,), "grant", size, 0)
             row = self.budgets[charge.budget.id]
             made.append(Granted(row.id, account.id, size, charge.period.end, row.recall, row.generation))
         return tuple(made)
@@ -310,34 +284,29 @@ class Books:
             return Already(
                 hold.state, hold.settled, conflict=hold.state != op.state or (op.amount or 0) != (again or 0)
             )
-        held = hold.amount or 0
-        final = op.of(held)
+        held, metered = hold.amount or 0, hold.metered
         before = hold.settled or 0 if correction else 0
-        # a correction after a reap counts what the reap under-estimated, once
-        over = max(0, final - held)
+        hold.end(op.state, op.amount, op.basis, op.metered)
+        hold.ended, hold.changed = self.now, True
+        final = hold.settled or 0
         pending, posted = (0 if correction else -held), final - before
-        self._move(hold, pending, posted, over)
-        self.entries.append(Entry(op.hold, hold.accounts, _KIND[op.state], pending, posted))
-        metered = hold.metered
-        self._end(hold, op, final)
+        # a correction after a reap counts what the reap under-estimated, once
+        self._move(hold.accounts, pending, posted, hold.over)
+        self._enter(op.hold, hold.accounts, _KIND[op.state], pending, posted)
         self.turnover.append((hold, op.state, posted, 0 if correction else 1, metered))
-        return Done(op.state, final, over if hold.amount is not None else 0)
+        return Done(op.state, final, hold.over)
 
-    def _move(self, hold: Hold, pending: int, posted: int, over: int) -> None:
-        for id_ in hold.accounts:
+    def _enter(self, hold: str, accounts: tuple[int, ...], kind: str, pending: int, posted: int) -> None:
+        self.entries.append((hold, ids_text(accounts), kind, pending, posted, self.now))
+
+    def _move(self, accounts: Iterable[int], pending: int, posted: int, over: int) -> None:
+        for id_ in accounts:
             account = self.accounts[id_]
             account.pending += pending
             account.posted += posted
             account.over += over
             account.changed = True
             self._crossed(account)
-
-    def _end(self, hold: Hold, op: Settle, final: int) -> None:
-        hold.state, hold.basis, hold.ended = op.state, op.basis, self.now
-        if op.metered != NOTHING_METERED:  # a bill says what it cost, not what was used
-            hold.metered = op.metered
-        hold.settled = None if hold.amount is None and op.basis == "unmetered" else final
-        hold.changed = True
 
     def _crossed(self, account: Account) -> None:
         if account.soft is not None and account.posted >= account.soft and not account.told & SOFT_TOLD:
@@ -358,8 +327,8 @@ class Books:
         if hold.state != PENDING or hold.amount is None or op.amount >= hold.amount:
             return Already(hold.state, hold.amount)
         less = hold.amount - op.amount
-        self._move(hold, -less, 0, 0)
-        self.entries.append(Entry(op.hold, hold.accounts, "shrink", -less, 0))
+        self._move(hold.accounts, -less, 0, 0)
+        self._enter(op.hold, hold.accounts, "shrink", -less, 0)
         hold.amount, hold.changed = op.amount, True
         return Done(PENDING, op.amount)
 
@@ -376,45 +345,52 @@ class Books:
             row.pending -= part
             row.changed = True
             if kind:
-                self.entries.append(Entry(f"grant:{worker}", (account,), kind, -part, 0))
+                self._enter(f"grant:{worker}", (account,), kind, -part, 0)
         return part
 
     def _spent(self, op: Spent) -> Result:
         """What became of the last one."""
-        result: Result = Done(VOIDED)
-        for local in op.holds:
-            result = self._ended(op.worker, local)
-        return result
+        fresh: dict[tuple[int, ...], list[Hold]] = {}
+        repeat: Result | None = None
+        for hold in op.holds:
+            known = self.holds.get(hold.id)
+            if known is not None:
+                repeat = self._again(hold, known)
+                continue
+            repeat = None
+            self.holds[hold.id] = hold
+            hold.new, hold.ended = True, self.now
+            fresh.setdefault(hold.accounts, []).append(hold)
+        for accounts, holds in fresh.items():
+            self._spend(op.worker, accounts, holds)
+        return repeat or Done(hold.state, hold.settled or 0, hold.over)
 
-    def _ended(self, worker: str, local: Local) -> Result:
-        settle, known = local.settle, self.holds.get(local.hold)
-        assert settle is not None
-        if known is not None:
-            # admitted in escrow, then corrected: the state machine of a hold applies
-            return self._settle(settle) if known.state in {PENDING, REAPED} else Already(known.state, known.settled)
-        held = local.held or 0
-        final = settle.of(held)
-        over = max(0, final - held)
-        hold = Hold(
-            local.hold, worker, PENDING, local.held, None, local.accounts, local.created, local.created, local.facts,
-            new=True,
-        )  # fmt: skip
-        self.holds[local.hold] = hold
-        parts = []
-        for id_ in local.accounts:
-            parts.append(self._take_grant(worker, id_, final, ""))
-            account = self.accounts[id_]
-            account.posted += final
-            account.over += over
-            account.changed = True
-            self._crossed(account)
-        # one line for all accounts, unless a grant was too small for the truth
-        for part in set(parts):
-            ids = tuple([id_ for id_, taken in zip(local.accounts, parts, strict=True) if taken == part])
-            self.entries.append(Entry(local.hold, ids, _KIND[settle.state], -part, final))
-        self._end(hold, settle, final)
-        self.turnover.append((hold, settle.state, final, 1, NOTHING_METERED))
-        return Done(settle.state, final, over if local.held is not None else 0)
+    def _again(self, hold: Hold, known: Hold) -> Result:
+        """Admitted in escrow, then corrected: the state machine of a hold applies."""
+        if known.state not in {PENDING, REAPED}:
+            return Already(known.state, known.settled)
+        return self._settle(Settle(hold.id, hold.state, hold.settled or 0, hold.basis, hold.metered))
+
+    def _spend(self, worker: str, accounts: tuple[int, ...], holds: Sequence[Hold]) -> None:
+        """Post holds of the same accounts, out of the worker's grants."""
+        total = sum([hold.settled or 0 for hold in holds])
+        if len(holds) > 1 and any(self.grants.get((worker, id_), 0) < total for id_ in accounts):
+            # a grant is too small for the truth: one by one, so that each line says what its own hold took
+            for hold in holds:
+                self._spend(worker, accounts, (hold,))
+            return
+        parts = [self._take_grant(worker, id_, total, "") for id_ in accounts]
+        self._move(accounts, 0, total, sum([hold.over for hold in holds]))
+        whole = parts.count(total) == len(parts)
+        for hold in holds:
+            final = hold.settled or 0
+            # one line for all accounts, unless a grant was too small
+            for part in {final} if whole else set(parts):
+                ids = (
+                    accounts if whole else tuple([a for a, taken in zip(accounts, parts, strict=True) if taken == part])
+                )
+                self._enter(hold.id, ids, _KIND[hold.state], -part, final)
+            self.turnover.append((hold, hold.state, final, 1, NOTHING_METERED))
 
     def _bury(self, op: Bury) -> Result:
         lost = 0
@@ -434,7 +410,7 @@ class Books:
                 ended=self.now, new=True,
             )  # fmt: skip
             self.holds[name] = hold
-            self.entries.append(Entry(name, (id_,), "burn", -part, part))
+            self._enter(name, (id_,), "burn", -part, part)
             self.turnover.append((hold, REAPED, part, 0, NOTHING_METERED))
         return Done(REAPED if op.burn else VOIDED, lost)
 

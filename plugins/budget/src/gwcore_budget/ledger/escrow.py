@@ -16,7 +16,7 @@ import structlog
 
 from gwcore_budget.ledger.group import BATCH, Group
 from gwcore_budget.ledger.journal import Journal
-from gwcore_budget.ledger.ops import Budget, Facts, GiveBack, Granted, Local, Result, Settle, Spent
+from gwcore_budget.ledger.ops import PENDING, Budget, Facts, GiveBack, Granted, Hold, Metered, Result, Spent
 
 _log = structlog.get_logger("gwcore")
 
@@ -42,7 +42,7 @@ class Grant:
 
 
 @dataclass(slots=True)
-class Within(Local):
+class Within(Hold):
     """A hold within our grants."""
 
     grants: Sequence[Grant] = ()
@@ -62,11 +62,11 @@ class Escrow:
         self.grants: dict[str, Grant] = {}
         self.retired: list[Grant] = []
         self.open: dict[str, Within] = {}
-        self.done: list[Local] = []
+        self.done: list[Hold] = []
         self._sent: list[Spent] = []
 
     @property
-    def unwritten(self) -> list[Local]:
+    def unwritten(self) -> list[Hold]:
         """Holds that have ended, of which the store may not know."""
         return [*chain.from_iterable(spent.holds for spent in self._sent), *self.done]
 
@@ -80,7 +80,9 @@ class Escrow:
             if grant is None or grant.free < need or now >= grant.end or grant.limit != budget.limit_at(now):
                 return None
             found.append(grant)
-        local = Within(hold, amount, tuple([grant.account for grant in found]), facts, now, None, found)
+        accounts = tuple([grant.account for grant in found])
+        local = Within(hold, self.worker, PENDING, amount, None, accounts, now, now, facts)
+        local.grants = found
         self.journal.dispatched(local)
         for grant in found:
             grant.free -= need
@@ -89,21 +91,19 @@ class Escrow:
         self.open[hold] = local
         return local
 
-    def settle(self, local: Within, settle: Settle) -> int:
-        """The end of a local hold; returns by how much the truth was above it."""
-        held = local.held or 0
-        final = settle.of(held)
+    def settle(self, local: Within, state: int, amount: int, basis: str, metered: Metered) -> None:
+        """The end of a local hold."""
+        local.end(state, amount, basis, metered)
         try:
-            self.journal.settled(settle)
+            self.journal.settled(local)
         except OSError:
             pass  # the store will have it; should we die before, the worst case is posted
+        unused = (local.amount or 0) - (local.settled or 0)
         for grant in local.grants:
-            grant.free += held - final
+            grant.free += unused
             grant.open -= 1
-        del self.open[local.hold]
-        local.settle = settle
+        del self.open[local.id]
         self.done.append(local)
-        return max(0, final - held) if local.held is not None else 0
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
         """Grants have been taken in the store."""

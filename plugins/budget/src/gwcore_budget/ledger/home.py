@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import add, attrgetter, sub
+from operator import add, itemgetter, sub
 from typing import Any, Protocol
 
 import orjson
 
-from gwcore_budget.ledger.books import Books, Hold, ids_text
+from gwcore_budget.ledger.books import Books, ids_text
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
     VOIDED,
@@ -21,6 +21,7 @@ from gwcore_budget.ledger.ops import (
     Event,
     Facts,
     GiveBack,
+    Hold,
     Metered,
     Op,
     Recall,
@@ -34,7 +35,7 @@ from gwcore_budget.ledger.ops import (
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 _DAY = 86_400_000
-_dimensions = attrgetter(*DIMENSIONS[1:])
+_who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
 
 
 class StoreDown(Exception):
@@ -103,9 +104,9 @@ class Needs:
         for op in ops:
             if isinstance(op, Spent):
                 needs.workers.add(op.worker)
-                for local in op.holds:
-                    needs.holds.add(local.hold)
-                    needs.accounts.update(local.accounts)
+                for hold in op.holds:
+                    needs.holds.add(hold.id)
+                    needs.accounts.update(hold.accounts)
             elif isinstance(op, Reserve):
                 needs._reserve(op)
             elif isinstance(op, Reset | Recall):
@@ -140,6 +141,9 @@ def run(books: Books, ops: Sequence[Op]) -> list[Result]:
 def hold_from(row: Sequence[Any]) -> Hold:
     """A hold out of a row in the order of ``HOLD_COLUMNS``."""
     facts_end = 10 + len(Facts._fields)
+    metered: list[Any] = [
+        0 if n is None and d == 0 else n for n, d in zip(row[facts_end:], NOTHING_METERED, strict=True)
+    ]
     return Hold(
         row[0],
         row[1],
@@ -151,7 +155,7 @@ def hold_from(row: Sequence[Any]) -> Hold:
         row[7],
         Facts(*row[10:facts_end]),
         row[8],
-        Metered(*row[facts_end:]),
+        Metered(*metered),
         row[9],
     )
 
@@ -207,7 +211,7 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
         if before is not NOTHING_METERED:
             tokens = map(sub, tokens, _tokens(before))
         sums = (spend, count, failed, *tokens)
-        _add(days, (day, *_dimensions(facts)), sums)
+        _add(days, (day, *_who_and_what(facts)), sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
                 _add(tags, (day, tag), sums)
@@ -227,12 +231,13 @@ def _sorted(sums: Mapping[tuple[str | None, ...], tuple[int, ...]]) -> list[tupl
 
 
 def _tokens(metered: Metered) -> Iterable[int]:
-    """Input, output, cache read, cache written; a row of a hold that is not settled has ``None`` for all."""
+    """Input, output, cache read, cache written."""
+    _, _, text_in, read, write_5m, write_1h, text_out, reasoning, audio_in, audio_out, image_in, image_out, *_ = metered
     return (
-        (metered.input or 0) + (metered.audio_in or 0) + (metered.image_in or 0),
-        (metered.output or 0) + (metered.reasoning or 0) + (metered.audio_out or 0) + (metered.image_out or 0),
-        metered.cache_read or 0,
-        (metered.cache_write_5m or 0) + (metered.cache_write_1h or 0),
+        text_in + audio_in + image_in,
+        text_out + reasoning + audio_out + image_out,
+        read,
+        write_5m + write_1h,
     )
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import orjson
 
-from gwcore_budget.ledger.ops import REAPED, Facts, Local, Metered, Settle
+from gwcore_budget.ledger.ops import NOTHING_METERED, PENDING, REAPED, Facts, Hold, Metered
 
 COMPACT = 4 << 20
 """Bytes by which a journal may grow before it is written anew without what is needed no more."""
 SEGMENT = 1 << 20
 """Bytes that are allocated and mapped at once."""
+LOST = "worker lost"
+"""Basis of what is reaped because its worker died."""
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _NONE = bytearray()
 
@@ -79,20 +81,20 @@ class Journal:
         self._lines = _Lines(path)
         self._least = 0
 
-    def dispatched(self, one: Local) -> None:
+    def dispatched(self, hold: Hold) -> None:
         """Before the attempt. Raises ``OSError``: then it must not be dispatched."""
-        self._lines.add(_dispatched(one))
+        self._lines.add(_dispatched(hold))
 
-    def settled(self, settle: Settle) -> None:
+    def settled(self, hold: Hold) -> None:
         """After it. Raises ``OSError``."""
-        self._lines.add(_settled(settle))
+        self._lines.add(_settled(hold))
 
     @property
     def grown(self) -> bool:
         """Whether it is worth writing anew."""
         return self._lines.size > 2 * self._least + COMPACT
 
-    def rewrite(self, kept: Iterable[Local]) -> None:
+    def rewrite(self, kept: Iterable[Hold]) -> None:
         """Keep these alone: what is not settled, and what is settled here and not yet in the store.
 
         Who finds the file at any moment finds the old one or the new one. Raises ``OSError``: then it is the old one.
@@ -101,10 +103,10 @@ class Journal:
         try:
             fresh.path.unlink(missing_ok=True)
             fresh.open()
-            for one in kept:
-                fresh.add(_dispatched(one))
-                if one.settle is not None:
-                    fresh.add(_settled(one.settle))
+            for hold in kept:
+                fresh.add(_dispatched(hold))
+                if hold.state != PENDING:
+                    fresh.add(_settled(hold))
             fresh.path.replace(self.path)
         except OSError:
             fresh.close()
@@ -118,32 +120,30 @@ class Journal:
         self._lines.close()
 
 
-def _dispatched(one: Local) -> bytes:
-    record = ("D", one.hold, one.held, one.accounts, one.created, tuple(one.facts))
+def _dispatched(hold: Hold) -> bytes:
+    record = ("D", hold.id, hold.amount, hold.accounts, hold.created, tuple(hold.facts))
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _settled(settle: Settle) -> bytes:
-    record = ("S", settle.hold, settle.state, settle.amount, settle.basis, tuple(settle.metered))
+def _settled(hold: Hold) -> bytes:
+    record = ("S", hold.id, hold.state, hold.settled or 0, hold.basis, tuple(hold.metered))
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def recover(path: Path) -> list[Local]:
+def recover(path: Path, worker: str) -> list[Hold]:
     """What a dead worker's journal says: settled holds with their truth, all others as reaped. Raises ``OSError``."""
-    found: dict[str, Local] = {}
-    settles: dict[str, Settle] = {}
+    found: dict[str, Hold] = {}
     for line in path.read_bytes().split(b"\n"):
         try:
-            record = orjson.loads(line.lstrip(b"\0"))
-            if record[0] == "D":
-                _, hold, held, accounts, created, facts = record
-                reap = Settle(hold, REAPED, basis="worker lost")
-                found[hold] = Local(hold, held, tuple(accounts), Facts(*facts), created, reap)
-            elif record[0] == "S":
-                _, hold, state, amount, basis, metered = record
-                settles[hold] = Settle(hold, state, amount, basis, Metered(*metered))
-        except (ValueError, TypeError, IndexError):
+            kind, id_, *record = orjson.loads(line.lstrip(b"\0"))
+            if kind == "D":
+                amount, accounts, created, facts = record
+                hold = Hold(id_, worker, PENDING, amount, None, tuple(accounts), created, created, Facts(*facts))
+                hold.end(REAPED, 0, LOST, NOTHING_METERED)
+                found[id_] = hold
+            elif kind == "S":
+                state, amount, basis, metered = record
+                found[id_].end(state, amount, basis, Metered(*metered))
+        except (ValueError, TypeError, LookupError):
             continue  # torn
-    for hold in settles.keys() & found.keys():
-        found[hold].settle = settles[hold]
     return list(found.values())

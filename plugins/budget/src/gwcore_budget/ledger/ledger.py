@@ -12,7 +12,7 @@ import structlog
 from gwcore_budget.ledger.escrow import Escrow, Within
 from gwcore_budget.ledger.group import BATCH, Group, Unavailable
 from gwcore_budget.ledger.home import Home, StoreDown
-from gwcore_budget.ledger.journal import Journal, recover
+from gwcore_budget.ledger.journal import LOST, Journal, recover
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
     REAPED,
@@ -263,13 +263,15 @@ class Ledger:
         self.lasting += 0.1 * ((self.group.now() - ticket.began) / 1000 - self.lasting)
         if ticket.amount and ticket.amount < self._largest:
             self._largest -= (self._largest - ticket.amount) // 256
-        op = Settle(ticket.id, state, amount, basis, metered, self.worker.id)
         self._settled.set()
-        if ticket.local is None:
+        local = ticket.local
+        if local is None:
+            op = Settle(ticket.id, state, amount, basis, metered, self.worker.id)
             self.group.send(op, lambda result: self._seen(ticket, result))
             return
-        if over := self.escrow.settle(ticket.local, op):
-            self._on_over(ticket, over)
+        self.escrow.settle(local, state, amount, basis, metered)
+        if local.over:
+            self._on_over(ticket, local.over)
         if not self._pumping:
             self._pumping = True
             asyncio.get_running_loop().call_later(PUMP, self._pump)
@@ -359,7 +361,7 @@ class Ledger:
         spent = []
         if here:
             try:
-                spent = recover(other.file("journal"))
+                spent = recover(other.file("journal"), other.id)
             except FileNotFoundError:
                 # none was ever written, unless there are grants: then it is lost, and with it what they were spent on
                 burn = True
@@ -368,12 +370,12 @@ class Ledger:
         for at in range(0, len(spent), BATCH):
             self.group.send(Spent(other.id, tuple(spent[at : at + BATCH])))
         for (hold,) in rows:
-            self.group.send(Settle(hold, REAPED, basis="worker lost"))
+            self.group.send(Settle(hold, REAPED, basis=LOST))
         done = await self.group.ask(Bury(other.id, burn=burn), 30)
         left = await self.home.rows("SELECT id FROM budget_hold WHERE worker=$1 AND state=0", other.id)
         if not left:
             await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
         lost = done.amount if isinstance(done, Done) else 0
-        known = sum(one.settle is not None and one.settle.basis != "worker lost" for one in spent)
+        known = sum(one.basis != LOST for one in spent)
         reaped = len(spent) - known + len(rows)
         _log.warning("buried a dead worker", settled=known, reaped=reaped, lost_nano=lost, worker=other.id)

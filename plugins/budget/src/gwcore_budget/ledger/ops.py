@@ -112,6 +112,48 @@ NOTHING_METERED = Metered()
 
 
 @dataclass(slots=True)
+class Hold:
+    """One attempt's money and what is known of the attempt: a row.
+
+    Attributes:
+        amount: what was held; ``None`` is unmetered. ``settled``: what it came to in the end.
+        accounts: ids of the accounts that it moves.
+        new, changed: the store has to hear of it.
+    """
+
+    id: str
+    worker: str
+    state: int
+    amount: int | None
+    settled: int | None
+    accounts: tuple[int, ...]
+    created: int
+    expires: int
+    facts: Facts
+    basis: str = ""
+    metered: Metered = NOTHING_METERED
+    ended: int | None = None
+    new: bool = False
+    changed: bool = False
+
+    @property
+    def over(self) -> int:
+        """By how much the truth is above what was held; 0 where nothing was to be."""
+        held, settled = self.amount, self.settled
+        return settled - held if held is not None and settled is not None and settled > held else 0
+
+    def end(self, state: int, amount: int, basis: str, metered: Metered) -> None:
+        """As :class:`Settle` says."""
+        self.state, self.basis = state, basis
+        if state == POSTED:
+            self.settled = None if self.amount is None and basis == "unmetered" else amount
+        else:
+            self.settled = self.amount or 0 if state == REAPED else 0
+        if metered != NOTHING_METERED:  # a bill says what it cost, not what was used
+            self.metered = metered
+
+
+@dataclass(slots=True)
 class Reserve:
     """Hold ``amount`` on every charge, or nothing.
 
@@ -145,12 +187,6 @@ class Settle:
     metered: Metered = NOTHING_METERED
     worker: str = ""
 
-    def of(self, held: int) -> int:
-        """What a hold of so much comes to."""
-        if self.state == POSTED:
-            return self.amount
-        return held if self.state == REAPED else 0
-
 
 @dataclass(slots=True, frozen=True)
 class Shrink:
@@ -160,24 +196,12 @@ class Shrink:
     amount: int
 
 
-@dataclass(slots=True)
-class Local:
-    """Escrow: a hold that was admitted within a worker's grants. ``settle`` is its end, once it has one."""
-
-    hold: str
-    held: int | None
-    accounts: tuple[int, ...]
-    facts: Facts
-    created: int
-    settle: Settle | None = None
-
-
 @dataclass(slots=True, frozen=True)
 class Spent:
     """Escrow: holds within ``worker``'s grants that have ended. Repeats are told by their ids."""
 
     worker: str
-    holds: tuple[Local, ...]
+    holds: tuple[Hold, ...]
 
 
 @dataclass(slots=True, frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
-from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
+from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.home import (
     Answer,
     Conflict,
@@ -235,7 +235,7 @@ class PostgresHome:
         )
         await many(
             "INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at) VALUES ($1,$2,$3,$4,$5,$6)",
-            [(e.hold, ids_text(e.accounts), e.kind, e.pending, e.posted, books.now) for e in books.entries],
+            books.entries,
         )
         await many(
             "UPDATE budget_budget SET generation=$1, recall=$2 WHERE id=$3",

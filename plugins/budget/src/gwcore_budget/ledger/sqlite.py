@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from gwcore_budget.ledger.books import Account, Books, BudgetRow, ids_text
+from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.home import (
     Answer,
     Conflict,
@@ -266,8 +266,7 @@ class SqliteHome:
         _insert(db, _NEW_HOLDS, [hold_row(hold) for hold in holds if hold.new])
         if old := [hold_row(hold) for hold in holds if hold.changed and not hold.new]:
             db.executemany(_SAME_HOLD, [(*row[1:], row[0]) for row in old])
-        lines = [(e.hold, ids_text(e.accounts), e.kind, e.pending, e.posted, books.now) for e in books.entries]
-        _insert(db, _ENTRIES, lines)
+        _insert(db, _ENTRIES, books.entries)
         if rows := [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed]:
             db.executemany("UPDATE budget_budget SET generation=?, recall=? WHERE id=?", rows)
         db.executemany(_GRANTED, [(*key, books.grants.get(key, 0)) for key in books.granted])
