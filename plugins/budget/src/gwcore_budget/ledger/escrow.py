@@ -77,7 +77,9 @@ class Escrow:
         found: list[Grant] = []
         for budget in budgets if need else ():
             grant = self.grants.get(budget.id)
-            if grant is None or grant.free < need or now >= grant.end or grant.limit != budget.limit_at(now):
+            if grant is None or grant.free < need or now >= grant.end:
+                return None
+            if grant.limit != (budget.limit_at(now) if budget.bonus else budget.limit):
                 return None
             found.append(grant)
         accounts = tuple([grant.account for grant in found])
