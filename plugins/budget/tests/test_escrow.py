@@ -64,12 +64,16 @@ async def hold(ledger, name, amount, *budgets, **options):
     return await ledger.hold(name, amount, budgets or (budget(limit=100_000),), Facts(name), **options)
 
 
+def within(held):
+    return isinstance(held, Within)
+
+
 async def test_escrow_asks_the_store_once_per_chunk(make_ledger):
     ledger = await make_ledger()
     commits = ledger.group.commits
     tickets = [await hold(ledger, f"r{n}:1", 10) for n in range(50)]
     assert ledger.group.commits == commits + 1
-    assert all(ticket.local for ticket in tickets)
+    assert all(map(within, tickets))
     for ticket in tickets:
         ledger.settle(ticket, POSTED, 7, basis="usage")
     await quiet(ledger)
@@ -82,9 +86,9 @@ async def test_auto_is_direct_where_it_is_tight_and_escrow_where_there_is_plenty
     ledger = await make_ledger(mode="auto")
     tight = await hold(ledger, "a:1", 100, budget("key:tight", 1_000))
     plenty = await hold(ledger, "b:1", 100, budget("key:plenty", 100_000))
-    assert tight.local is None and plenty.local is not None
+    assert not within(tight) and within(plenty)
     mixed = await hold(ledger, "c:1", 100, budget("key:plenty", 100_000), budget("key:tight", 1_000))
-    assert mixed.local is None
+    assert not within(mixed)
     await sound(ledger)
 
 
@@ -193,7 +197,7 @@ async def test_a_worker_that_cannot_say_it_lives_spends_no_grants(make_ledger, m
     ledger = await make_ledger()
     await hold(ledger, "a:1", 10)
     monkeypatch.setattr(Worker, "fenced", property(lambda self: True))
-    assert (await hold(ledger, "b:1", 10)).local is None
+    assert not within(await hold(ledger, "b:1", 10))
 
 
 async def test_holds_that_the_store_has_and_we_do_not_are_voided(make_ledger, monkeypatch):
@@ -291,7 +295,7 @@ async def test_a_journal_never_grows_beyond_what_it_needs(make_ledger, monkeypat
     path = ledger.worker.path("journal")
     settle_all = [await hold(ledger, "first:1", 100)]  # opens grants
     lasting = await hold(ledger, "lasting:1", 100)
-    assert lasting.local is not None
+    assert within(lasting)
     sizes = []
     for n in range(300):
         settle_all.append(await hold(ledger, f"r{n}:1", 100))
@@ -349,7 +353,7 @@ async def test_a_full_disk_is_an_error_and_turns_escrow_off(make_ledger, monkeyp
     ledger = await make_ledger()
     with pytest.raises(OSError, match=r"large|space"):
         Journal(ledger.worker.path("other")).dispatched(sent("a:1"))
-    assert (await hold(ledger, "a:1", 10)).local is None
+    assert not within(await hold(ledger, "a:1", 10))
     assert ledger.mode == "direct"
 
 
@@ -361,7 +365,7 @@ async def test_a_journal_that_cannot_be_written_turns_escrow_off(make_ledger, mo
         raise OSError(28, "no space left on device")
 
     monkeypatch.setattr(Journal, "dispatched", full)
-    assert (await hold(ledger, "b:1", 10)).local is None
+    assert not within(await hold(ledger, "b:1", 10))
     assert ledger.mode == "direct"
 
 
@@ -390,7 +394,7 @@ async def outage(make_ledger, monkeypatch):
     monkeypatch.setattr(home, "transact", transact)
     await quiet(ledger)
     open_ = await home.rows("SELECT id FROM budget_hold WHERE id='c:1' AND state=0")
-    seen = {"local": local.local is not None, "refused": refused, "posted": (await accounts(home))[G][0], "open": open_}
+    seen = {"local": within(local), "refused": refused, "posted": (await accounts(home))[G][0], "open": open_}
     return ledger, seen
 
 
@@ -414,7 +418,7 @@ async def test_b14_negative_control_a_worker_that_goes_on_without_a_grant(make_l
 async def test_b14_negative_control_what_ends_in_an_outage_is_forgotten(make_ledger, monkeypatch):
     """Mutant: a settlement that cannot be written is written off."""
     settle = Ledger.settle
-    monkeypatch.setattr(Ledger, "settle", lambda self, ticket, _state, _amount, **_: settle(self, ticket, POSTED, 0))
+    monkeypatch.setattr(Ledger, "settle", lambda self, held, *_rest: settle(self, held, POSTED, 0))
     _, seen = await outage(make_ledger, monkeypatch)
     assert seen != SERVED and seen["posted"] < 110
 

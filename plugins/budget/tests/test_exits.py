@@ -197,9 +197,9 @@ async def test_b4_so_many_answers_are_read_without_a_client_and_no_more():
 async def test_b3_negative_control_settled_only_where_all_went_well(monkeypatch):
     settle = Ledger.settle
 
-    def only_success(self, ticket, state, amount=0, **fields):
+    def only_success(self, hold, state, *rest):
         if state == POSTED:
-            settle(self, ticket, state, amount, **fields)
+            settle(self, hold, state, *rest)
 
     monkeypatch.setattr(Ledger, "settle", only_success)
     async with FakeUpstream() as up:

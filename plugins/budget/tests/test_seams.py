@@ -80,9 +80,9 @@ async def test_tags_crowd_no_budget_out(store_url):
 async def test_negative_control_the_first_sixteen(store_url, monkeypatch):
     merged = accounts.Accounts._merged
 
-    def first(budgets):
+    def first(budgets, attempt):
         kept = sorted({b.id: b for b in budgets}.values(), key=lambda b: b.id)[: accounts.MOST_ACCOUNTS]
-        return merged(kept)
+        return merged(kept, attempt)
 
     monkeypatch.setattr(accounts.Accounts, "_merged", staticmethod(first))
     assert (await crowded(store_url))[0] == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,10 @@ Key = tuple[str | None, str, str]
 """Of a call's models: as asked for, its upstream, the upstream's name of it."""
 
 
+_NOBODY = (None, None, None, None, None)
+_who = attrgetter("organisation", "team", "user", "end_user", "id")
+
+
 @dataclass(slots=True, frozen=True)
 class Budgets:
     """The budgets that bind an attempt, each once, and what they say together.
@@ -31,9 +36,13 @@ class Budgets:
     Attributes:
         waits: one of them says so where it is short. ``rejects``: one of them does.
         unmetered: all of them let pass what has no price. ``denies``: one of them does not. ``default``: what is held then.
+        who: organisation, team, user, end user and key that call. ``what``: the model as asked for, the upstream's name of it,
+            the upstream and its provider. Both as they stand in the row of a hold.
     """
 
     all: tuple[Budget, ...]
+    who: tuple[str | None, str | None, str | None, str | None, str | None]
+    what: tuple[str | None, str, str, str]
     waits: bool
     rejects: bool
     unmetered: bool
@@ -41,13 +50,16 @@ class Budgets:
     default: int | None
 
     @classmethod
-    def of(cls, budgets: tuple[Budget, ...]) -> Budgets:
+    def of(cls, budgets: tuple[Budget, ...], attempt: Attempt) -> Budgets:
         """These."""
+        target, principal = attempt.target, attempt.call.principal
         on_short = {budget.on_short for budget in budgets}
         unpriced = {budget.unpriced for budget in budgets}
         defaults = [amount for amount in unpriced if isinstance(amount, int)]
         return cls(
             budgets,
+            _NOBODY if principal is None else _who(principal),
+            (attempt.call.model, target.model, target.upstream.name, target.upstream.provider.name),
             "wait" in on_short,
             "reject" in on_short,
             unpriced <= {"allow_unmetered"},
@@ -97,7 +109,7 @@ class Accounts:
         if found is None:
             if len(cache) >= _CACHED:  # names of models are typed by clients
                 cache.clear()
-            found = cache[key] = self._merged(self._of_principal(principal, key))
+            found = cache[key] = self._merged(self._of_principal(principal, key), attempt)
         if not self._loose:
             return found
         session = self.session_of(attempt)
@@ -108,7 +120,7 @@ class Accounts:
             for name in names[rule.per]
             if (rule.of is None or rule.of == name) and _fits(rule.models, key)
         ]
-        return self._merged([*found.all, *more]) if more else found
+        return self._merged([*found.all, *more], attempt) if more else found
 
     def session_of(self, attempt: Attempt) -> str | None:
         """What the client named as its session."""
@@ -190,7 +202,7 @@ class Accounts:
                 yield replace(made, id=f"{made.id}:{wanted}")
 
     @staticmethod
-    def _merged(budgets: Iterable[Budget]) -> Budgets:
+    def _merged(budgets: Iterable[Budget], attempt: Attempt) -> Budgets:
         """Two that count the same money in the same window are one account: the lower limit binds."""
         found: dict[str, Budget] = {}
         for budget in budgets:
@@ -203,7 +215,7 @@ class Accounts:
             found[budget.id] = budget
         if len(found) > MOST_ACCOUNTS:  # leaving one out would be a way past it
             raise BadRequest(f"{len(found)} budgets bind this call, and at most {MOST_ACCOUNTS} can: send fewer tags")
-        return Budgets.of(tuple(found[id_] for id_ in sorted(found)))
+        return Budgets.of(tuple(found[id_] for id_ in sorted(found)), attempt)
 
 
 def _id(scope: str, name: str, window: Window) -> str:

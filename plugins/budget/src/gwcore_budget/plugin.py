@@ -39,8 +39,8 @@ from gwcore_budget.gauges import Gauges
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
-from gwcore_budget.ledger.ledger import Ledger, Refused, Ticket
-from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Metered, Short
+from gwcore_budget.ledger.ledger import Ledger, Refused
+from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Hold, Metered, Short
 from gwcore_budget.plans import Plans
 from gwcore_budget.refusal import (
     DOWN,
@@ -199,26 +199,26 @@ class BudgetPlugin(Plugin):
             ledger, call = self.ledger, attempt.call
             assert ledger is not None, "attempts run inside the lifespan"
             attempt.card = self.setup.prices.card(attempt.target)
-            ticket = await self._hold(ledger, attempt)
+            hold = await self._hold(ledger, attempt)
             linger = partial(self._linger, call)
             if drain:
                 call.linger = linger
             try:
                 outcome = await inner(attempt)
             except BaseException as error:
-                self._failed(ledger, ticket, attempt, error)
+                self._failed(ledger, hold, attempt, error)
                 raise
             finally:
                 if call.linger is linger:  # else it is that of a second attempt, beside this one
                     call.linger = None
-            self._ended(ledger, ticket, attempt, outcome)
+            self._ended(ledger, hold, attempt, outcome)
             return outcome
 
         return budget
 
     # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _hold(self, ledger: Ledger, attempt: Attempt) -> Ticket:
+    async def _hold(self, ledger: Ledger, attempt: Attempt) -> Hold:
         config: BudgetConfig = self.config
         try:
             budgets = self.accounts.of(attempt)
@@ -228,14 +228,16 @@ class BudgetPlugin(Plugin):
         if terms is None and budgets.unmetered:
             # a price without a bound: what can be told is held, and the truth is posted
             terms = bound(attempt, attempt.card, config.max_output, endless=True)
-        amount, least = self._amount(attempt, budgets, terms)
-        facts = self._facts(attempt)
-        ticket = ledger.admit(attempt.id, amount, budgets.all, facts)
-        if ticket is None:
-            wait = config.wait if budgets.waits else 0.0
-            expires = _expires(attempt.call)
+        amount = self._unbounded(attempt, budgets) if terms is None else self._scaled(attempt, terms.amount)
+        facts = self._facts(attempt, budgets)
+        hold = ledger.admit(attempt.id, amount, budgets.all, facts)
+        if hold is None:
+            least = None
+            if terms is not None and terms.cap is not None and not budgets.rejects:
+                least = self._scaled(attempt, terms.least)
+            wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
             try:
-                ticket = await ledger.hold(
+                hold = await ledger.hold(
                     attempt.id, amount, budgets.all, facts, least=least, wait=wait, expires=expires
                 )
             except Refused as refused:
@@ -243,10 +245,9 @@ class BudgetPlugin(Plugin):
             except Unavailable:
                 self.counts["store_unavailable"] += 1
                 raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
-        if terms is not None and terms.cap is not None and ticket.amount is not None:
-            self._clamp(attempt, terms, ticket.amount)
-        ticket.model = attempt.target.model
-        return ticket
+        if terms is not None and terms.cap is not None and not (terms.said and hold.amount == amount):
+            self._clamp(attempt, terms, hold.amount or 0)
+        return hold
 
     async def _looked_up(self, ledger: Ledger, attempt: Attempt) -> Budgets:
         """The budgets of an attempt, one of which this worker has not heard of."""
@@ -261,24 +262,23 @@ class BudgetPlugin(Plugin):
         except StoreDown:
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
 
-    def _amount(self, attempt: Attempt, budgets: Budgets, terms: Bound | None) -> tuple[int | None, int | None]:
-        """What to hold, and what will do. ``None`` holds nothing: the row says that it is unmetered."""
-        if terms is None:
-            if budgets.denies:
-                self.counts["unpriced_denied"] += 1
-                raise Unpriced(
-                    f"{attempt.target} has no price for this request, so no budget can bound it: price the model under "
-                    "`prices`, bound its tools with max_uses, or set `unpriced`",
-                    plugin=self.name,
-                )
-            if budgets.default is None:
-                self.counts["unmetered"] += 1
-            return budgets.default, None
-        factor, of = self._factors.get(attempt.target.model, (1, 1))
-        amount = -(-terms.amount * factor // of)
-        if terms.cap is None or budgets.rejects:
-            return amount, None
-        return amount, min(amount, -(-terms.least * factor // of))
+    def _unbounded(self, attempt: Attempt, budgets: Budgets) -> int | None:
+        """What to hold for what has no bound. ``None`` holds nothing: the row says that it is unmetered."""
+        if budgets.denies:
+            self.counts["unpriced_denied"] += 1
+            raise Unpriced(
+                f"{attempt.target} has no price for this request, so no budget can bound it: price the model under "
+                "`prices`, bound its tools with max_uses, or set `unpriced`",
+                plugin=self.name,
+            )
+        if budgets.default is None:
+            self.counts["unmetered"] += 1
+        return budgets.default
+
+    def _scaled(self, attempt: Attempt, amount: int) -> int:
+        """By what the model's worst cases have been too low: see :meth:`_over`."""
+        scale = self._factors.get(attempt.target.model)
+        return amount if scale is None else -(-amount * scale[0] // scale[1])
 
     def _clamp(self, attempt: Attempt, terms: Bound, held: int) -> None:
         """The request says at most what was held."""
@@ -292,26 +292,18 @@ class BudgetPlugin(Plugin):
         if tokens < terms.tokens:
             self.counts["clamped"] += 1
 
-    def _facts(self, attempt: Attempt) -> Facts:
-        call, target, card = attempt.call, attempt.target, attempt.card
-        who = call.principal
+    def _facts(self, attempt: Attempt, budgets: Budgets) -> Facts:
+        call, card = attempt.call, attempt.card
         tags = self.accounts.tags_of(attempt)
         return Facts(
             call.id,
             attempt.number,
-            who.organisation if who else None,
-            who.team if who else None,
-            who.user if who else None,
-            who.end_user if who else None,
-            who.id if who else None,
+            *budgets.who,
             self.accounts.session_of(attempt),
             orjson.dumps(tags).decode() if tags else "[]",
             call.dialect.name,
             call.operation,
-            call.model,
-            target.model,
-            target.upstream.name,
-            target.upstream.provider.name,
+            *budgets.what,
             f"{card.source}@{card.version}" if card is not None else None,
             int(call.stream),
         )
@@ -325,7 +317,7 @@ class BudgetPlugin(Plugin):
 
     # ── after ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _failed(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, error: BaseException) -> None:
+    def _failed(self, ledger: Ledger, hold: Hold, attempt: Attempt, error: BaseException) -> None:
         end = ending(error, committed=attempt.call.reply.committed)
         status = error.status if isinstance(error, GatewayError) else 0
         code = error.code if isinstance(error, GatewayError) else end.kind
@@ -337,18 +329,18 @@ class BudgetPlugin(Plugin):
             # of several requests that are one attempt, some may have been answered before one was refused
             used = usage is not None and usage.billable
             outcome = Outcome(status, usage=usage)
-            verdict = judged(ticket.amount, attempt.card, outcome) if used else Verdict(VOIDED, 0, end.kind)
-        self._settle(ledger, ticket, attempt, verdict, _metered(attempt, usage, status, code))
+            verdict = judged(hold.amount, attempt.card, outcome) if used else Verdict(VOIDED, 0, end.kind)
+        self._settle(ledger, hold, attempt, verdict, _metered(attempt, usage, status, code))
 
-    def _ended(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, outcome: Outcome) -> None:
+    def _ended(self, ledger: Ledger, hold: Hold, attempt: Attempt, outcome: Outcome) -> None:
         code = outcome.error.code if outcome.error is not None else None
-        verdict = judged(ticket.amount, attempt.card, outcome)
+        verdict = judged(hold.amount, attempt.card, outcome)
         if verdict.basis == "partly unpriced":
             self.counts["partly_unpriced"] += 1
-        self._settle(ledger, ticket, attempt, verdict, _metered(attempt, outcome.usage, outcome.status, code))
+        self._settle(ledger, hold, attempt, verdict, _metered(attempt, outcome.usage, outcome.status, code))
 
-    def _settle(self, ledger: Ledger, ticket: Ticket, attempt: Attempt, verdict: Verdict, metered: Metered) -> None:
-        ledger.settle(ticket, verdict.state, verdict.amount, basis=verdict.basis, metered=metered)
+    def _settle(self, ledger: Ledger, hold: Hold, attempt: Attempt, verdict: Verdict, metered: Metered) -> None:
+        ledger.settle(hold, *verdict, metered)
         if verdict.state == REAPED:
             self.counts["reaped"] += 1
         if attempt.call.get(self._lingers):
@@ -367,13 +359,14 @@ class BudgetPlugin(Plugin):
         drain_for: float = config.drain_for
         return drain_for
 
-    def _over(self, ticket: Ticket, over: int) -> None:
+    def _over(self, hold: Hold) -> None:
         """An estimate was too low: the truth is posted, and this model's next holds are a quarter larger."""
         self.counts["underestimates"] += 1
-        factor, of = self._factors.get(ticket.model, (1, 1))
+        model = hold.facts.model
+        factor, of = self._factors.get(model, (1, 1))
         if factor < _MOST_FACTOR * of and len(self._factors) < _MODELS:
-            self._factors[ticket.model] = (factor * 5, of * 4)
-        _log.error("a call cost more than was held for it", hold=ticket.id, over_nano=over, model=ticket.model)
+            self._factors[model] = (factor * 5, of * 4)
+        _log.error("a call cost more than was held for it", hold=hold.id, over_nano=hold.over, model=model)
 
     def _event(self, event: Event) -> None:
         self.counts[event.topic] += 1

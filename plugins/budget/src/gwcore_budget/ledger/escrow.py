@@ -16,7 +16,7 @@ import structlog
 
 from gwcore_budget.ledger.group import BATCH, Group
 from gwcore_budget.ledger.journal import Journal
-from gwcore_budget.ledger.ops import PENDING, Budget, Facts, GiveBack, Granted, Hold, Metered, Result, Spent
+from gwcore_budget.ledger.ops import PENDING, Budget, Facts, GiveBack, Granted, Hold, Result, Spent
 
 _log = structlog.get_logger("gwcore")
 
@@ -52,7 +52,8 @@ class Escrow:
     """The grants of this worker.
 
     Attributes:
-        open: holds that have not ended, by id. ``done``: that have, and are not sent to the store.
+        open: holds that have not ended, by id: these, and those that the store holds for us. ``done``: that have, and are not
+            sent to the store.
     """
 
     def __init__(self, group: Group, worker: str, journal: Journal) -> None:
@@ -61,9 +62,14 @@ class Escrow:
         self.journal = journal
         self.grants: dict[str, Grant] = {}
         self.retired: list[Grant] = []
-        self.open: dict[str, Within] = {}
+        self.open: dict[str, Hold] = {}
         self.done: list[Hold] = []
         self._sent: list[Spent] = []
+
+    @property
+    def used(self) -> bool:
+        """Whether a hold is open within a grant."""
+        return any(grant.open for grant in self.grants.values())
 
     @property
     def unwritten(self) -> list[Hold]:
@@ -93,19 +99,17 @@ class Escrow:
         self.open[hold] = local
         return local
 
-    def settle(self, local: Within, state: int, amount: int, basis: str, metered: Metered) -> None:
-        """The end of a local hold."""
-        local.end(state, amount, basis, metered)
+    def settle(self, hold: Within) -> None:
+        """A hold has ended."""
         try:
-            self.journal.settled(local)
+            self.journal.settled(hold)
         except OSError:
             pass  # the store will have it; should we die before, the worst case is posted
-        unused = (local.amount or 0) - (local.settled or 0)
-        for grant in local.grants:
+        unused = (hold.amount or 0) - (hold.settled or 0)
+        for grant in hold.grants:
             grant.free += unused
             grant.open -= 1
-        del self.open[local.id]
-        self.done.append(local)
+        self.done.append(hold)
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
         """Grants have been taken in the store."""
@@ -130,7 +134,8 @@ class Escrow:
             self.group.send(spent, partial(self._written, spent))
         if self.journal.grown:
             try:
-                self.journal.rewrite(chain(self.open.values(), self.unwritten))
+                ours = [hold for hold in self.open.values() if isinstance(hold, Within)]
+                self.journal.rewrite(chain(ours, self.unwritten))
             except OSError as error:
                 _log.warning("journal cannot be written anew", error=type(error).__name__)
         for grant in self.retired:

@@ -15,6 +15,7 @@ from gwcore_budget.ledger.home import Home, StoreDown
 from gwcore_budget.ledger.journal import LOST, Journal, recover
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
+    PENDING,
     REAPED,
     VOIDED,
     Admitted,
@@ -24,6 +25,7 @@ from gwcore_budget.ledger.ops import (
     Done,
     Event,
     Facts,
+    Hold,
     Metered,
     Recall,
     Reserve,
@@ -53,19 +55,6 @@ class Refused(Exception):
         self.short = short
 
 
-class Ticket:
-    """A hold of ours, begun at a millisecond. ``amount`` is what was held; ``None`` is unmetered. ``model`` is the caller's note."""
-
-    __slots__ = ("amount", "began", "id", "local", "model")
-
-    def __init__(self, id_: str, amount: int | None, local: Within | None, began: int) -> None:
-        self.id = id_
-        self.amount = amount
-        self.local = local
-        self.began = began
-        self.model = ""
-
-
 class Ledger:
     """One worker's books.
 
@@ -84,7 +73,7 @@ class Ledger:
         chunk: int = 1_000_000_000,
         patience: float = 0.25,
         on_event: Callable[[Event], None] = lambda _event: None,
-        on_over: Callable[[Ticket, int], None] = lambda _ticket, _over: None,
+        on_over: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
         self.home = home
         self.mode = mode
@@ -93,7 +82,7 @@ class Ledger:
         self.group.on_grants = self._granted
         self.worker = Worker(folder)
         self.escrow = Escrow(self.group, self.worker.id, Journal(self.worker.path("journal")))
-        self.open: dict[str, Ticket] = {}
+        self.open = self.escrow.open
         self.lasting = 1.0
         self.workers = 1
         self._largest = 0
@@ -116,8 +105,8 @@ class Ledger:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for ticket in list(self.open.values()):
-            self.settle(ticket, REAPED, basis="stopped")
+        for hold in list(self.open.values()):
+            self.settle(hold, REAPED, basis="stopped")
         self.escrow.retire(self.group.now(), everything=True)
         try:
             async with asyncio.timeout(within):
@@ -141,15 +130,15 @@ class Ledger:
         least: int | None = None,
         wait: float = 0.0,
         expires: int = 60_000,
-    ) -> Ticket:
+    ) -> Hold:
         """Hold ``amount`` on every budget, or at least ``least``.
 
         Args:
             hold: ``request:attempt``; unique.
-            amount: nano-USD; ``None`` writes a row and holds nothing.
+            amount: nano-USD; ``None`` writes a row and holds nothing. What is returned says what was held.
             budgets: that bind.
             facts: for the row.
-            least: what will do; the ticket says what was held.
+            least: what will do.
             wait: seconds to wait for others' holds to be settled, where that could help.
             expires: milliseconds after which a silent worker's hold may be taken for lost.
 
@@ -157,21 +146,23 @@ class Ledger:
             Refused: not enough is free.
             Unavailable: the store did not answer in time; nothing is held.
         """
-        ticket = self.admit(hold, amount, budgets, facts)
-        if ticket is not None:
-            return ticket
+        held = self.admit(hold, amount, budgets, facts)
+        if held is not None:
+            return held
         until = time.monotonic() + wait
         tries = 0 if self.mode == "direct" else TRIES
         while True:
             result = await self._ask(hold, amount, budgets, facts, least, expires=expires)
             if isinstance(result, Admitted):
                 if not result.grants:
-                    ticket = self.open[hold] = Ticket(hold, result.amount, None, self.group.now())
-                    return ticket
+                    now, ours = self.group.now(), self.worker.id
+                    held = Hold(hold, ours, PENDING, result.amount, None, result.accounts, now, now + expires, facts)
+                    self.open[hold] = held
+                    return held
                 # between the grant and us another request may have spent it: look, do not assume
-                ticket = self.admit(hold, amount, budgets, facts)
-                if ticket is not None:
-                    return ticket
+                held = self.admit(hold, amount, budgets, facts)
+                if held is not None:
+                    return held
                 continue
             if not isinstance(result, Short):
                 raise Unavailable(type(result).__name__)
@@ -185,7 +176,7 @@ class Ledger:
         if tries > 0:
             # others' idle grants may be all there is
             self.group.send(Recall(tuple(budget.id for budget in budgets)))
-            self.escrow.retire(self.group.now(), everything=not self.escrow.open)
+            self.escrow.retire(self.group.now(), everything=not self.escrow.used)
             await asyncio.sleep(BETWEEN)
         elif time.monotonic() < until:
             await self._somebody_settles(min(0.1, until - time.monotonic()))
@@ -201,22 +192,18 @@ class Ledger:
         except TimeoutError:
             pass  # another worker may have settled
 
-    def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Ticket | None:
+    def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Hold | None:
         """As :meth:`hold`, within what this worker was granted; ``None`` where the store has to be asked."""
         if amount and amount > self._largest:
             self._largest = amount
         if self.mode == "direct" or self.worker.fenced:
             return None
         try:
-            local = self.escrow.admit(hold, amount, budgets, facts)
+            return self.escrow.admit(hold, amount, budgets, facts)
         except OSError as error:
             _log.error("journal cannot be written; asking the store for each hold", error=type(error).__name__)
             self.mode = "direct"
             return None
-        if local is None:
-            return None
-        ticket = self.open[hold] = Ticket(hold, amount, local, local.created)
-        return ticket
 
     async def _ask(
         self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, *, expires: int
@@ -255,36 +242,36 @@ class Ledger:
     # ── settling ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def settle(
-        self, ticket: Ticket, state: int, amount: int = 0, *, basis: str = "", metered: Metered = NOTHING_METERED
+        self, hold: Hold, state: int, amount: int = 0, basis: str = "", metered: Metered = NOTHING_METERED
     ) -> None:
-        """End a hold. Never waits and never fails; a second end of the same ticket changes nothing."""
-        if self.open.pop(ticket.id, None) is None:
+        """End a hold: see :class:`~gwcore_budget.ledger.ops.Settle`. Never waits and never fails; a second end changes nothing."""
+        if self.open.pop(hold.id, None) is None:
             return
-        self.lasting += 0.1 * ((self.group.now() - ticket.began) / 1000 - self.lasting)
-        if ticket.amount and ticket.amount < self._largest:
-            self._largest -= (self._largest - ticket.amount) // 256
+        self.lasting += 0.1 * ((self.group.now() - hold.created) / 1000 - self.lasting)
+        if hold.amount and hold.amount < self._largest:
+            self._largest -= (self._largest - hold.amount) // 256
         self._settled.set()
-        local = ticket.local
-        if local is None:
-            op = Settle(ticket.id, state, amount, basis, metered, self.worker.id)
-            self.group.send(op, lambda result: self._seen(ticket, result))
+        hold.end(state, amount, basis, metered)
+        if not isinstance(hold, Within):
+            op = Settle(hold.id, state, amount, basis, metered, self.worker.id)
+            self.group.send(op, lambda result: self._seen(hold, result))
             return
-        self.escrow.settle(local, state, amount, basis, metered)
-        if local.over:
-            self._on_over(ticket, local.over)
+        self.escrow.settle(hold)
+        if hold.over:
+            self._on_over(hold)
         if not self._pumping:
             self._pumping = True
             asyncio.get_running_loop().call_later(PUMP, self._pump)
 
-    def _seen(self, ticket: Ticket, result: Result) -> None:
+    def _seen(self, hold: Hold, result: Result) -> None:
         if isinstance(result, Done) and result.over:
-            self._on_over(ticket, result.over)
+            self._on_over(hold)
 
-    def shrink(self, ticket: Ticket, amount: int) -> None:
+    def shrink(self, hold: Hold, amount: int) -> None:
         """The provider has told the exact input: hold less. Only of a direct hold; a local one frees its rest soon."""
-        if ticket.local is None and ticket.amount is not None and amount < ticket.amount:
-            ticket.amount = amount
-            self.group.send(Shrink(ticket.id, amount))
+        if not isinstance(hold, Within) and hold.amount is not None and amount < hold.amount:
+            hold.amount = amount
+            self.group.send(Shrink(hold.id, amount))
 
     def _pump(self) -> None:
         self._pumping = False

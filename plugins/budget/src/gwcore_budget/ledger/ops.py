@@ -116,7 +116,7 @@ class Hold:
     """One attempt's money and what is known of the attempt: a row.
 
     Attributes:
-        amount: what was held; ``None`` is unmetered. ``settled``: what it came to in the end.
+        amount: what was held; ``None`` is unmetered. ``settled``: what it came to in the end; ``over``: by how much that is more.
         accounts: ids of the accounts that it moves.
         new, changed: the store has to hear of it.
     """
@@ -133,22 +133,19 @@ class Hold:
     basis: str = ""
     metered: Metered = NOTHING_METERED
     ended: int | None = None
+    over: int = 0
     new: bool = False
     changed: bool = False
-
-    @property
-    def over(self) -> int:
-        """By how much the truth is above what was held; 0 where nothing was to be."""
-        held, settled = self.amount, self.settled
-        return settled - held if held is not None and settled is not None and settled > held else 0
 
     def end(self, state: int, amount: int, basis: str, metered: Metered) -> None:
         """As :class:`Settle` says."""
         self.state, self.basis = state, basis
+        held = self.amount
         if state == POSTED:
-            self.settled = None if self.amount is None and basis == "unmetered" else amount
+            self.settled = None if held is None and basis == "unmetered" else amount
+            self.over = amount - held if held is not None and amount > held else 0
         else:
-            self.settled = self.amount or 0 if state == REAPED else 0
+            self.settled = held or 0 if state == REAPED else 0
         if metered != NOTHING_METERED:  # a bill says what it cost, not what was used
             self.metered = metered
 
