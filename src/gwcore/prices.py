@@ -83,7 +83,7 @@ class PriceCard:
     max_output: int | None = None
     capabilities: frozenset[str] = frozenset()
     sheets: Mapping[str, Sequence[Sheet]] = field(init=False, repr=False, compare=False)
-    _peaks: Mapping[str, Steps] = field(init=False, repr=False, compare=False)
+    _peaks: Sequence[Sheet] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tiers = {STANDARD: self.prices, **{name: {**self.prices, **own} for name, own in self.service_tiers.items()}}
@@ -154,31 +154,29 @@ class PriceCard:
                 found[name] = -(-total // MILLION) + before // -MILLION
         return found
 
-    def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
-        """The dearest price of a bucket or fee, or of any fee of its kind, that a request of up to so many input tokens can meet.
+    def dearest(self, input_tokens: int, service_tiers: Collection[str] | None = None) -> Mapping[str, int]:
+        """The highest prices that a request of up to so many input tokens can meet, of every bucket, fee and kind of fee.
 
-        Over all steps of length below ``input_tokens``; nano-USD per million units. ``None`` where nothing prices it:
-        what such a request costs has no upper bound.
+        Over all steps of length below ``input_tokens``; nano-USD per million units. What is not in it, nothing prices: what
+        such a request costs has no upper bound.
 
         Args:
-            bucket: or fee.
             input_tokens: at most so many, of every kind.
             service_tiers: those the request can end up in besides :data:`STANDARD`; ``None`` is all of the card's.
         """
-        if service_tiers is None:
-            peaks = self._peaks
-        else:
+        peaks = self._peaks
+        if service_tiers is not None:
             peaks = _peaks([self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets])
-        steps = peaks.get(bucket)
-        if steps is None:
-            if "/" not in bucket:
-                return None
-            return self.highest(bucket.rpartition("/")[0], input_tokens, service_tiers)
-        found = steps[0][1]
-        for above, price in steps[1:]:
-            if input_tokens > above:
-                found = price
-        return found
+        found = peaks[0]
+        for one in peaks[1:]:
+            if input_tokens > one.above:
+                found = one
+        return found.prices
+
+    def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
+        """One of :meth:`dearest`, or what it has for a fee's kind."""
+        prices = self.dearest(input_tokens, service_tiers)
+        return next((prices[kind] for kind in _kinds(bucket) if kind in prices), None)
 
 
 def _at(steps: Steps, above: int) -> int:
@@ -210,17 +208,17 @@ def _kinds(name: str) -> Iterator[str]:
         name = name.rpartition("/")[0]
 
 
-def _peaks(tiers: Iterable[Sequence[Sheet]]) -> dict[str, Steps]:
-    """Bucket or fee → the highest price by length, over every service tier."""
-    sheets = sorted((sheet for tier in tiers for sheet in tier), key=lambda sheet: sheet.above)
-    peaks: dict[str, dict[int, int]] = {}
-    for sheet in sheets:
+def _peaks(tiers: Iterable[Sequence[Sheet]]) -> Sequence[Sheet]:
+    """The highest prices by length, over every service tier."""
+    highest: dict[str, int] = {}
+    peaks: dict[int, Sheet] = {}
+    for sheet in sorted((sheet for tier in tiers for sheet in tier), key=lambda sheet: sheet.above):
         for name, price in sheet.prices.items():
             for kind in _kinds(name):
-                steps = peaks.setdefault(kind, {})
                 # a request reaches its step and every one below: the highest so far, wherever it began
-                steps[sheet.above] = max(price, *steps.values()) if steps else price
-    return {name: tuple(steps.items()) for name, steps in peaks.items()}
+                highest[kind] = max(price, highest.get(kind, 0))
+        peaks[sheet.above] = Sheet(sheet.above, dict(highest))
+    return tuple(peaks.values())
 
 
 @dataclass(slots=True, frozen=True)

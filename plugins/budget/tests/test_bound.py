@@ -41,12 +41,15 @@ CARDS = {
 def drawn(rng, prices):
     """A request, and a usage that it allows."""
     cached = rng.random() < 0.5
-    text = ("cache_control " if cached else "") + ("audio " if "audio_in" in prices.prices else "")
-    text += "x" * rng.choice([0, 10, 500, 1_900, 2_100, 5_000])
+    text = "x" * rng.choice([0, 10, 500, 1_900, 2_100, 5_000])
     length, choices = rng.choice([1, 16, 300, 70_000, None]), rng.choice([1, 1, 4])
     fields = {"n": choices} if choices > 1 else {}
     if length is not None:
         fields["max_tokens"] = length
+    if cached:
+        fields["cache_control"] = {"type": "ephemeral"}
+    if "audio_in" in prices.prices:
+        fields["modalities"] = ["text", "audio"]
     made = fakes.call(text, **fields)
     left, parts = len(made.raw), {}
     names = ["input", "cache_read", *(["cache_write_5m", "cache_write_1h"] if cached else [])]
@@ -77,14 +80,13 @@ def test_b12_no_reachable_usage_costs_more_than_was_held(name):
 
 @pytest.mark.parametrize("blind", ["length", "tier", "fee", "choices"])
 def test_b12_negative_controls(blind, monkeypatch):
-    highest = PriceCard.highest
+    dearest = PriceCard.dearest
 
-    def careless(self, bucket, tokens, tiers=None):
-        if blind == "fee" and bucket == "request":
-            return None
-        return highest(self, bucket, 0 if blind == "length" else tokens, () if blind == "tier" else tiers)
+    def careless(self, tokens, tiers=None):
+        found = dearest(self, 0 if blind == "length" else tokens, () if blind == "tier" else tiers)
+        return {name: price for name, price in found.items() if blind != "fee" or name != "request"}
 
-    monkeypatch.setattr(PriceCard, "highest", careless)
+    monkeypatch.setattr(PriceCard, "dearest", careless)
     if blind == "choices":
         monkeypatch.setattr(module, "counts", lambda *_: [])
     assert sum(overruns(prices, 400) for prices in CARDS.values()) > 5
@@ -130,3 +132,23 @@ def test_tools_that_may_be_used_without_end_have_no_bound():
     search = {"type": "web_search"}
     assert of(tools=[search]) is None
     assert of(tools=[{"type": "function", "function": {"name": "web_search"}}]) is not None
+
+
+def test_nothing_hides_in_what_looks_like_plain_words():
+    """The document is what the last of two equal names says; the upstream may read the first."""
+    plain = fakes.call("hi", max_tokens=1)
+    words = bound(Attempt(plain, plain.targets[0]), CARDS["plain"], 1_000).fixed
+    picture = b'"content": [{"type": "image_url", "image_url": {"url": "https://x.y/z"}}], '
+    plain.raw = plain.raw.replace(b'"content":', picture + b'"content":')
+    assert bound(Attempt(plain, plain.targets[0]), CARDS["plain"], 1_000).fixed > 10 * words
+    for fields in (
+        {"image": "https://x.y/z"},
+        {"messages": [{"role": "user", "content": "hi", "image": "https://x.y/z"}]},
+    ):
+        assert of(max_tokens=1, **fields).fixed > 10 * words
+
+
+def test_negative_control_whoever_trusts_the_document(monkeypatch):
+    monkeypatch.setattr(module, "_more", lambda *_: False)
+    with pytest.raises(AssertionError):
+        test_nothing_hides_in_what_looks_like_plain_words()

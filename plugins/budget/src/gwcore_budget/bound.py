@@ -17,6 +17,7 @@ from gwcore.errors import BadRequest
 from gwcore.knobs import Places, counts
 from gwcore.prices import MILLION, PriceCard
 from gwcore.units import DOLLAR
+from gwcore.usage import OUT
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
 """Tokens that vendors add: per message, for the presence of tools, per request."""
@@ -30,6 +31,8 @@ LEAST_OUTPUT = 256
 """Output below which a clamped answer would be of no use."""
 MOST = 1_000_000 * DOLLAR
 """Of one attempt; the books' integers end at 2 to the 63."""
+Prices = Mapping[str, int]
+"""As :meth:`gwcore.prices.PriceCard.dearest` tells them."""
 _PLAIN: Places = (("max_tokens",),)
 _FREE = frozenset(
     [
@@ -44,6 +47,25 @@ _FREE = frozenset(
         "response_items",
     ]
 )
+_KNOBS = frozenset(
+    [
+        *(
+            "model",
+            "messages",
+            "stream",
+            "max_tokens",
+            "max_completion_tokens",
+            "n",
+            "temperature",
+            "top_p",
+            "seed",
+            "user",
+        ),
+        *("presence_penalty", "frequency_penalty"),
+    ]
+)
+_WORDS = frozenset({"role", "content", "name"})
+"""Members of a plain document, and of its messages: see :func:`_plain`."""
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
@@ -117,17 +139,43 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
         return NOTHING
     if card is None:
         return None
-    text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
-    tokens = _input_tokens(call, text, card)
+    document = call.document or {}
+    if not call.edited and _plain(call.raw, document):
+        text, size = "", len(call.raw)
+    else:
+        text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
+        size = len(text)
+    tokens = _input_tokens(document, text, size, card)
     if tokens is None:
         return None
     found = _priced(call, text, card, tokens, assumed, endless=endless)
-    if found is None:
-        return None
-    found.fixed += card.highest("request", tokens) or 0
-    if found.amount > MOST:
+    if found is not None and found.amount > MOST:
         raise BadRequest("the request asks for more answers, or longer ones, than anybody could pay")
     return found
+
+
+def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
+    """Whether it is messages of words and nothing else, in which no picture, file, tool or cache mark can stand.
+
+    Every bracket of ``raw`` is then one of theirs: nothing hides behind a name that is there twice.
+    """
+    messages = document.get("messages")
+    if not isinstance(messages, list) or not document.keys() <= _KNOBS:
+        return False
+    for message in messages:
+        if not (isinstance(message, dict) and message.keys() <= _WORDS):
+            return False
+    return not _more(raw, b"[", 1) and not _more(raw, b"{", 1 + len(messages))
+
+
+def _more(raw: bytes, mark: bytes, count: int) -> bool:
+    """Whether it stands there more often; ``raw.count`` would look at every byte for itself."""
+    at = -1
+    for _ in range(count + 1):
+        at = raw.find(mark, at + 1)
+        if at < 0:
+            return False
+    return True
 
 
 def sent(call: Call) -> bytes:
@@ -140,24 +188,26 @@ def sent(call: Call) -> bytes:
 
 
 def _priced(call: Call, text: str, card: PriceCard, tokens: int, assumed: int, *, endless: bool) -> Bound | None:
-    fixed = _input_price(text, card, tokens)
+    prices = card.dearest(tokens)
+    fixed = _input_price(text, prices, tokens)
+    fee = prices.get("request", 0)
     if call.operation in _CHAT:
         fees = _tool_fees(call, text, card, endless=endless)
-        return None if fixed is None or fees is None else _answers(call, card, tokens, fixed + fees, assumed)
+        return None if fixed is None or fees is None else _answers(call, card, prices, fixed + fees + fee, assumed)
     special = _SPECIAL.get(call.operation)
     if special is None:
-        return None if fixed is None or call.operation not in _INPUT_ONLY else Bound(fixed)
+        return None if fixed is None or call.operation not in _INPUT_ONLY else Bound(fixed + fee)
     found = special(call, card, tokens)
-    return None if found is None else Bound(found + (fixed or 0))
+    return None if found is None else Bound(found + (fixed or 0) + fee)
 
 
-def _input_tokens(call: Call, text: str, card: PriceCard) -> int | None:
-    document, window = call.document or {}, card.context_window
+def _input_tokens(document: Mapping[str, Any], text: str, size: int, card: PriceCard) -> int | None:
+    window = card.context_window
     if _elsewhere(document) or _says(text, _FILES):
         return window
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
-    tokens = len(text) + MESSAGE * count + FRAME
+    tokens = size + MESSAGE * count + FRAME
     if "tools" in document:
         tokens += TOOLS
     if "image" in text:
@@ -178,17 +228,17 @@ def _says(text: str, marks: Iterable[str]) -> bool:
     return False
 
 
-def _input_price(text: str, card: PriceCard, tokens: int) -> int | None:
-    price = card.highest("input", tokens)
-    if price is None:
-        return None
+def _input_price(text: str, prices: Prices, tokens: int) -> int | None:
+    price = prices.get("input")
+    if price is None or not text:
+        return None if price is None else tokens * price
     buckets = ["cache_write_5m", "cache_write_1h"] if "cach" in text or "Cach" in text else []
     if "image" in text and _says(text, _PICTURES):
         buckets.append("image_in")
     if "audio" in text:
         buckets.append("audio_in")
     for bucket in buckets:
-        price = max(price, card.highest(bucket, tokens) or 0)
+        price = max(price, prices.get(bucket, 0))
     return tokens * price
 
 
@@ -229,10 +279,8 @@ def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
     return total
 
 
-def _answers(call: Call, card: PriceCard, tokens: int, fixed: int, assumed: int) -> Bound | None:
-    prices = [card.highest("output", tokens), card.highest("reasoning", tokens)]
-    prices += [card.highest(bucket, tokens) for bucket in ("audio_out", "image_out") if bucket in card.prices]
-    known = [price for price in prices if price is not None]
+def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int) -> Bound | None:
+    known = [prices[bucket] for bucket in OUT if bucket in prices]
     if not known:
         return None
     document = call.document or {}
