@@ -149,6 +149,6 @@ def test_nothing_hides_in_what_looks_like_plain_words():
 
 
 def test_negative_control_whoever_trusts_the_document(monkeypatch):
-    monkeypatch.setattr(module, "_more", lambda *_: False)
+    monkeypatch.setattr(module, "_plain", lambda *_: True)
     with pytest.raises(AssertionError):
         test_nothing_hides_in_what_looks_like_plain_words()

@@ -165,17 +165,10 @@ def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
     for message in messages:
         if not (isinstance(message, dict) and message.keys() <= _WORDS):
             return False
-    return not _more(raw, b"[", 1) and not _more(raw, b"{", 1 + len(messages))
-
-
-def _more(raw: bytes, mark: bytes, count: int) -> bool:
-    """Whether it stands there more often; ``raw.count`` would look at every byte for itself."""
-    at = -1
-    for _ in range(count + 1):
-        at = raw.find(mark, at + 1)
-        if at < 0:
-            return False
-    return True
+    at = -1  # found one by one: whatever counts them or splits there looks at every byte for itself
+    for _ in range(2 + len(messages)):
+        at = raw.find(b"{", at + 1)
+    return at < 0 and raw.find(b"[", raw.find(b"[") + 1) < 0
 
 
 def sent(call: Call) -> bytes:
@@ -203,7 +196,7 @@ def _priced(call: Call, text: str, card: PriceCard, tokens: int, assumed: int, *
 
 def _input_tokens(document: Mapping[str, Any], text: str, size: int, card: PriceCard) -> int | None:
     window = card.context_window
-    if _elsewhere(document) or _says(text, _FILES):
+    if _elsewhere(document) or (text and _says(text, _FILES)):
         return window
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
