@@ -1,0 +1,91 @@
+"""What is gathered into one transaction, and what becomes of the rest where one of it cannot be written."""
+
+from budget_kit import budget, do, eventually, reserve
+
+from gwcore_budget.ledger import group as module
+from gwcore_budget.ledger.escrow import Escrow
+from gwcore_budget.ledger.group import Group
+from gwcore_budget.ledger.home import Conflict
+from gwcore_budget.ledger.journal import Journal
+from gwcore_budget.ledger.ops import POSTED, Facts, Spent
+
+ONE = budget(limit=1_000_000)
+
+
+class Picky:
+    """A home that refuses every transaction in which a hold has this name, as one would whose row nobody can write."""
+
+    def __init__(self, home, name):
+        self.home = home
+        self.name = name
+        self.sizes = []
+
+    def __getattr__(self, name):
+        return getattr(self.home, name)
+
+    async def transact(self, ops):
+        holds = [hold.id for op in ops if isinstance(op, Spent) for hold in op.holds]
+        self.sizes.append(len(holds))
+        if self.name in holds:
+            raise Conflict(self.name)
+        return await self.home.transact(ops)
+
+
+async def grants(home):
+    return (await do(home, reserve("take:1", 10, ONE, chunk=100_000))).grants
+
+
+async def settled(group, path, grants_, count):
+    """An escrow that has settled so many holds, and sent them all."""
+    escrow = Escrow(group, "w1", Journal(path))
+    escrow.receive(grants_, {ONE.id: ONE.limit})
+    for n in range(count):
+        held = escrow.admit(f"r{n}:1", 10, (ONE,), Facts(f"r{n}"))
+        held.end(POSTED, 3, "usage", held.metered)
+        escrow.settle(held)
+    escrow.pump()
+    return escrow
+
+
+async def written(home):
+    return {row[0] for row in await home.rows("SELECT id FROM budget_hold")}
+
+
+async def test_one_hold_that_cannot_be_written_hurts_no_other(make_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CONFLICTS", 2)
+    home = Picky(make_home(), "r3:1")
+    group = Group(home)
+    await group.open()
+    escrow = await settled(group, tmp_path / "journal", await grants(home), 6)
+    await eventually(lambda: not group.backlog)
+    assert await written(home) == {f"r{n}:1" for n in range(6) if n != 3}
+    posted = await home.rows("SELECT posted, pending FROM budget_account")
+    assert posted == [(15, 100_000 - 15)]
+    assert "r3:1" in {hold.id for hold in escrow.unwritten}, "else its line would leave the journal"
+    await group.aclose()
+
+
+async def test_what_is_written_is_no_longer_unwritten(make_home, tmp_path):
+    home = Picky(make_home(), None)
+    group = Group(home)
+    await group.open()
+    escrow = await settled(group, tmp_path / "journal", await grants(home), 6)
+    assert len(escrow.unwritten) == 6
+    await eventually(lambda: not group.backlog)
+    assert escrow.unwritten == [] and len(await written(home)) == 6
+    await group.aclose()
+
+
+async def test_a_transaction_is_no_larger_for_an_outage(make_home, tmp_path, monkeypatch):
+    """However much has gathered: others wait for the lock."""
+    monkeypatch.setattr(module, "BATCH", 20)
+    monkeypatch.setattr("gwcore_budget.ledger.escrow.BATCH", 20)
+    home = Picky(make_home(), None)
+    group = Group(home)
+    await group.open()
+    taken = await grants(home)
+    home.sizes.clear()
+    await settled(group, tmp_path / "journal", taken, 90)
+    await eventually(lambda: not group.backlog)
+    assert sum(home.sizes) == 90 and max(home.sizes) == 20
+    await group.aclose()
