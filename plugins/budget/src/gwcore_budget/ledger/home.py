@@ -89,9 +89,10 @@ class Home(Protocol):
 
 @dataclass(slots=True)
 class Needs:
-    """The rows that a batch touches."""
+    """The rows that a batch touches. ``unknown``: holds whose accounts only the store can tell."""
 
     holds: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
     accounts: set[int] = field(default_factory=set)
     workers: set[str] = field(default_factory=set)
     budgets: dict[str, Budget | None] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Needs:
 
     def _reserve(self, op: Reserve) -> None:
         self.holds.add(op.hold)
+        self.unknown.add(op.hold)
         for charge in op.charges:
             self.budgets[charge.budget.id] = charge.budget
             self.charges[charge.budget.id, charge.period.start] = charge
@@ -127,6 +129,7 @@ class Needs:
     def _change(self, op: Settle | Shrink | GiveBack | Bury) -> None:
         if isinstance(op, Settle | Shrink):
             self.holds.add(op.hold)
+            self.unknown.add(op.hold)
             return
         self.workers.add(op.worker)
         if isinstance(op, GiveBack):

@@ -140,23 +140,23 @@ class PostgresHome:
         self._known.update(fresh)
 
     async def _load(self, db: asyncpg.Connection, needs: Needs) -> Books:
-        holds = sorted(needs.holds)
-        if holds:  # which accounts they move never changes; their state is read again under the lock
-            for (text,) in await db.fetch(f"SELECT accounts FROM budget_hold WHERE id = {_TEXTS}", holds):
+        if needs.unknown:  # which accounts they move never changes; their state is read again under the lock
+            query = f"SELECT accounts FROM budget_hold WHERE id = {_TEXTS}"
+            for (text,) in await db.fetch(query, sorted(needs.unknown)):
                 needs.accounts.update(hold_accounts(text))
-        if needs.workers:
-            query = f"SELECT account FROM budget_grant WHERE worker = {_TEXTS}"
-            needs.accounts.update(row[0] for row in await db.fetch(query, sorted(needs.workers)))
         budgets = set(needs.budgets)
-        if needs.accounts:
-            query = f"SELECT DISTINCT budget FROM budget_account WHERE id = {_INTS}"
-            budgets.update(row[0] for row in await db.fetch(query, sorted(needs.accounts)))
+        if needs.accounts or needs.workers:
+            query = (
+                "SELECT DISTINCT budget FROM budget_account WHERE id = "
+                "ANY($1::bigint[] || ARRAY(SELECT account FROM budget_grant WHERE worker = ANY($2::text[])))"
+            )
+            budgets.update(row[0] for row in await db.fetch(query, sorted(needs.accounts), sorted(needs.workers)))
         lock = f"SELECT id, generation, recall FROM budget_budget WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
         locked = await db.fetch(lock, sorted(budgets)) if budgets else []
         rows = []
-        if holds:
+        if needs.holds:
             query = f"SELECT {_HOLD} FROM budget_hold WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
-            rows = await db.fetch(query, holds)
+            rows = await db.fetch(query, sorted(needs.holds))
         # read after the locks: a transaction that waited must not open its books on an old minute
         books = Books(await db.fetchval(_NOW))
         books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
