@@ -174,7 +174,7 @@ class PriceCard:
         return found.prices
 
     def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
-        """One of :meth:`dearest`, or what it has for a fee's kind."""
+        """One of :meth:`dearest`, or what it has for a fee's kind; ``None`` where nothing prices it."""
         prices = self.dearest(input_tokens, service_tiers)
         return next((prices[kind] for kind in _kinds(bucket) if kind in prices), None)
 

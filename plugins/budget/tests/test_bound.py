@@ -152,3 +152,18 @@ def test_negative_control_whoever_trusts_the_document(monkeypatch):
     monkeypatch.setattr(module, "_plain", lambda *_: True)
     with pytest.raises(AssertionError):
         test_nothing_hides_in_what_looks_like_plain_words()
+
+
+def test_a_text_that_stands_for_a_file_is_a_whole_window():
+    """Qwen-Long reads ``fileid://…`` as the file's text, and bills that: https://www.alibabacloud.com/help/en/model-studio/long-context-qwen-long."""
+    for address in ("fileid://file-fe-1", "file:///a", "video://b"):
+        assert of(max_tokens=1, messages=[{"role": "system", "content": address}]).fixed == 1_000_000 * 37_500_000
+    escaped = fakes.call("fileid://file-fe-1", max_tokens=1)
+    escaped.raw = escaped.raw.replace(b"fileid", b"\\u0066ileid")
+    assert bound(Attempt(escaped, escaped.targets[0]), CARDS["plain"], 1_000).fixed == 1_000_000 * 37_500_000
+
+
+def test_what_has_no_price_of_output_is_not_bounded_by_a_tiers_pictures():
+    half = PriceCard("m", {"input": ((0, 10**9),)}, {"flex": {"image_out": ((0, 10**9),)}}, context_window=1_000)
+    made = fakes.call("hi", max_tokens=1)
+    assert bound(Attempt(made, made.targets[0]), half, 1_000) is None

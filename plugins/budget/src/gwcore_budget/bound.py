@@ -33,7 +33,7 @@ MOST = 1_000_000 * DOLLAR
 """Of one attempt; the books' integers end at 2 to the 63."""
 Prices = Mapping[str, int]
 """As :meth:`gwcore.prices.PriceCard.dearest` tells them."""
-_PLAIN: Places = (("max_tokens",),)
+_MAX_TOKENS: Places = (("max_tokens",),)
 _FREE = frozenset(
     [
         "models",
@@ -48,24 +48,11 @@ _FREE = frozenset(
     ]
 )
 _KNOBS = frozenset(
-    [
-        *(
-            "model",
-            "messages",
-            "stream",
-            "max_tokens",
-            "max_completion_tokens",
-            "n",
-            "temperature",
-            "top_p",
-            "seed",
-            "user",
-        ),
-        *("presence_penalty", "frequency_penalty"),
-    ]
+    {"model", "messages", "stream", "max_tokens", "max_completion_tokens", "n", "temperature", "top_p", "seed", "user"}
 )
 _WORDS = frozenset({"role", "content", "name"})
-"""Members of a plain document, and of its messages: see :func:`_plain`."""
+"""Members of a document, and of its messages, that say words and numbers: see :func:`_plain`. One that is not here costs a search;
+one that should not be here costs money."""
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
@@ -155,9 +142,10 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
 
 
 def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
-    """Whether it is messages of words and nothing else, in which no picture, file, tool or cache mark can stand.
+    """Whether it is messages of words and nothing else: no picture, file, tool or mark of a cache.
 
-    Every bracket of ``raw`` is then one of theirs: nothing hides behind a name that is there twice.
+    Every bracket of ``raw`` is then one of theirs: nothing hides behind a name that is there twice. A text may stand for a file
+    (``fileid://``), however its letters are spelled.
     """
     messages = document.get("messages")
     if not isinstance(messages, list) or not document.keys() <= _KNOBS:
@@ -168,7 +156,9 @@ def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
     at = -1  # found one by one: whatever counts them or splits there looks at every byte for itself
     for _ in range(2 + len(messages)):
         at = raw.find(b"{", at + 1)
-    return at < 0 and raw.find(b"[", raw.find(b"[") + 1) < 0
+    if at >= 0 or raw.find(b"[", raw.find(b"[") + 1) >= 0:
+        return False
+    return raw.find(b'"file') < 0 and raw.find(b'"video') < 0 and raw.find(b"\\u00") < 0
 
 
 def sent(call: Call) -> bytes:
@@ -273,12 +263,13 @@ def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
 
 
 def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int) -> Bound | None:
-    known = [prices[bucket] for bucket in OUT if bucket in prices]
+    # where text has a price, all that can be written has one
+    known = [prices[bucket] for bucket in OUT if bucket in (prices if "output" in prices else card.prices)]
     if not known:
         return None
     document = call.document or {}
     knobs = call.dialect.knobs(call.operation, document, card.model)
-    cap = knobs.get("max_tokens", _PLAIN)
+    cap = knobs.get("max_tokens", _MAX_TOKENS)
     wanted = max(counts(document, cap), default=None)  # of two, the upstream may read either
     choices = max(counts(document, knobs.get("n", ())), default=1) * _prompts(call, document)
     most = card.max_output

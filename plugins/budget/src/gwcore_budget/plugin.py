@@ -399,7 +399,7 @@ class BudgetPlugin(Plugin):
         return {
             "mode": ledger.mode,
             "open": len(ledger.open),
-            "unwritten": ledger.group.backlog + len(ledger.escrow.unwritten),
+            "unwritten": ledger.group.backlog + len(ledger.escrow.done),
             "store": "down" if ledger.group.down else "up",
             "counts": dict(self.counts),
         }

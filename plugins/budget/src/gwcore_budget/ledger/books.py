@@ -16,7 +16,7 @@ Invariants (``gwcore ledger verify`` checks them in the store)::
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import orjson
@@ -284,6 +284,9 @@ class Books:
             return Already(
                 hold.state, hold.settled, conflict=hold.state != op.state or (op.amount or 0) != (again or 0)
             )
+        if correction and hold.new:
+            # still in its worker's hands: a transaction that fails is repeated with the hold as it was
+            hold = self.holds[op.hold] = replace(hold)
         held, metered = hold.amount or 0, hold.metered
         before = hold.settled or 0 if correction else 0
         hold.end(op.state, op.amount, op.basis, op.metered)
@@ -294,7 +297,7 @@ class Books:
         self._move(hold.accounts, pending, posted, hold.over)
         self._enter(op.hold, hold.accounts, _KIND[op.state], pending, posted)
         self.turnover.append((hold, op.state, posted, 0 if correction else 1, metered))
-        return Done(op.state, final, hold.over)
+        return _done(hold)
 
     def _enter(self, hold: str, accounts: tuple[int, ...], kind: str, pending: int, posted: int) -> None:
         self.entries.append((hold, ids_text(accounts), kind, pending, posted, self.now))
@@ -351,19 +354,19 @@ class Books:
     def _spent(self, op: Spent) -> Result:
         """What became of the last one."""
         fresh: dict[tuple[int, ...], list[Hold]] = {}
-        repeat: Result | None = None
+        result: Result = Done(VOIDED)
         for hold in op.holds:
             known = self.holds.get(hold.id)
             if known is not None:
-                repeat = self._again(hold, known)
+                result = self._again(hold, known)
                 continue
-            repeat = None
             self.holds[hold.id] = hold
             hold.new, hold.ended = True, self.now
             fresh.setdefault(hold.accounts, []).append(hold)
+            result = _done(hold)
         for accounts, holds in fresh.items():
             self._spend(op.worker, accounts, holds)
-        return repeat or Done(hold.state, hold.settled or 0, hold.over)
+        return result
 
     def _again(self, hold: Hold, known: Hold) -> Result:
         """Admitted in escrow, then corrected: the state machine of a hold applies."""
@@ -381,16 +384,16 @@ class Books:
             return
         parts = [self._take_grant(worker, id_, total, "") for id_ in accounts]
         self._move(accounts, 0, total, sum([hold.over for hold in holds]))
-        whole = parts.count(total) == len(parts)
-        for hold in holds:
-            final = hold.settled or 0
-            # one line for all accounts, unless a grant was too small
-            for part in {final} if whole else set(parts):
-                ids = (
-                    accounts if whole else tuple([a for a, taken in zip(accounts, parts, strict=True) if taken == part])
-                )
-                self._enter(hold.id, ids, _KIND[hold.state], -part, final)
-            self.turnover.append((hold, hold.state, final, 1, NOTHING_METERED))
+        if parts == [total] * len(accounts):
+            lines = [(hold, accounts, hold.settled or 0) for hold in holds if accounts]
+        else:  # one hold, and a line for each part that its grants could bear
+            lines = [
+                (holds[0], tuple([id_ for id_, taken in zip(accounts, parts, strict=True) if taken == part]), part)
+                for part in set(parts)
+            ]
+        for hold, ids, part in lines:
+            self._enter(hold.id, ids, _KIND[hold.state], -part, hold.settled or 0)
+        self.turnover += [(hold, hold.state, hold.settled or 0, 1, NOTHING_METERED) for hold in holds]
 
     def _bury(self, op: Bury) -> Result:
         lost = 0
@@ -433,6 +436,10 @@ class Books:
         row.recall += 1
         row.changed = True
         return Done(VOIDED, row.generation)
+
+
+def _done(hold: Hold) -> Done:
+    return Done(hold.state, hold.settled or 0, hold.over if hold.amount is not None else 0)
 
 
 @lru_cache(maxsize=1000)

@@ -7,6 +7,7 @@ journal has it before the first byte goes upstream; what came of it is written b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ class Grant:
 
     __slots__ = ("account", "budget", "end", "free", "generation", "limit", "open", "recall", "used")
 
-    def __init__(self, granted: Granted, limit: int | None, now: int) -> None:
+    def __init__(self, granted: Granted, limit: int | None) -> None:
         self.account = granted.account
         self.budget = granted.budget
         self.end = granted.end
@@ -38,7 +39,7 @@ class Grant:
         self.limit = limit
         self.free = granted.amount
         self.open = 0
-        self.used = now
+        self.used = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -52,8 +53,8 @@ class Escrow:
     """The grants of this worker.
 
     Attributes:
-        open: holds that have not ended, by id: these, and those that the store holds for us. ``done``: that have, and are not
-            sent to the store.
+        open: holds of this worker that have not ended, by id; those that the store itself holds for it are among them.
+        done: holds that have ended, and are not yet sent to the store.
     """
 
     def __init__(self, group: Group, worker: str, journal: Journal) -> None:
@@ -91,11 +92,12 @@ class Escrow:
         accounts = tuple([grant.account for grant in found])
         local = Within(hold, self.worker, PENDING, amount, None, accounts, now, now, facts)
         local.grants = found
+        local.began = used = time.monotonic()
         self.journal.dispatched(local)
         for grant in found:
             grant.free -= need
             grant.open += 1
-            grant.used = now
+            grant.used = used
         self.open[hold] = local
         return local
 
@@ -113,17 +115,16 @@ class Escrow:
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
         """Grants have been taken in the store."""
-        now = self.group.now()
         for granted in grants:
             grant = self.grants.get(granted.budget)
             limit = limits.get(granted.budget)
             if grant is not None and grant.account == granted.account and grant.limit == limit:
                 grant.free += granted.amount
-                grant.recall, grant.used = granted.recall, now
+                grant.recall, grant.used = granted.recall, time.monotonic()
                 continue
             if grant is not None:
                 self.retired.append(grant)
-            self.grants[granted.budget] = Grant(granted, limit, now)
+            self.grants[granted.budget] = Grant(granted, limit)
 
     def pump(self) -> None:
         """Send what was settled, and what retired grants have left."""
@@ -144,7 +145,7 @@ class Escrow:
 
     def retire(self, now: int, rows: dict[str, tuple[int, int]] | None = None, *, everything: bool = False) -> None:
         """Give back what is recalled, over, reset or idle; ``rows`` is budget → (recall, generation) in the store."""
-        idle = now - IDLE * 1000
+        idle = time.monotonic() - IDLE
         for budget, grant in list(self.grants.items()):
             row = rows.get(budget) if rows is not None else None
             over = now >= grant.end or (row is not None and row[1] != grant.generation)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown
-from gwcore_budget.ledger.ops import VOIDED, Admitted, Event, Op, Reserve, Result, Settle, Spent
+from gwcore_budget.ledger.ops import VOIDED, Admitted, Done, Event, Op, Reserve, Result, Settle, Spent
 
 BATCH = 512
 """Holds that one transaction may end or begin."""
@@ -36,6 +36,10 @@ class _Entry:
         self.future = future
         self.done = done
         self.conflicts = 0
+
+    @property
+    def weight(self) -> int:
+        return len(self.op.holds) if isinstance(self.op, Spent) else 1
 
 
 class Group:
@@ -96,8 +100,8 @@ class Group:
 
     @property
     def backlog(self) -> int:
-        """Operations not yet durable."""
-        return len(self._queue) + self._inflight
+        """Operations not yet durable; of what was spent within grants, each hold."""
+        return sum(entry.weight for entry in self._queue) + self._inflight
 
     async def flushed(self) -> bool:
         """Wait until everything sent is durable: ``True``; or until the store is found down: ``False``."""
@@ -151,7 +155,7 @@ class Group:
                 await self._wake.wait()
                 continue
             batch = self._next()
-            self._inflight = len(batch)
+            self._inflight = sum(entry.weight for entry in batch)
             try:
                 await self._commit(batch)
                 self.down, pause = False, 0.0
@@ -173,7 +177,7 @@ class Group:
         weight = 0
         while self._queue and weight < BATCH:
             entry = self._queue.popleft()
-            weight += len(entry.op.holds) if isinstance(entry.op, Spent) else 1
+            weight += entry.weight
             batch.append(entry)
         return batch
 
@@ -182,7 +186,12 @@ class Group:
         try:
             answer = await self.home.transact(ops)
         except Conflict as error:
-            await self._singly(batch, error)
+            if any(entry.conflicts for entry in batch):
+                await self._singly(batch, error)
+                return
+            for entry in batch:  # as a rule another worker came between, and is through
+                entry.conflicts = 1
+            await self._commit(batch)
             return
         except StoreDown:
             raise
@@ -209,12 +218,13 @@ class Group:
             return
         entry = batch[0]
         if isinstance(entry.op, Spent) and len(entry.op.holds) > 1:
-            results: list[Result] = []
-            await self._singly(
-                [_Entry(Spent(entry.op.worker, (hold,)), None, results.append) for hold in entry.op.holds], error
-            )
-            if len(results) == len(entry.op.holds):  # else one was refused, and is to stay in the journal
-                self._resolve(entry, results[-1])
+            alone = [_Entry(Spent(entry.op.worker, (hold,)), None) for hold in entry.op.holds]
+            await self._singly(alone, error)
+            refused = [hold for hold, one in zip(entry.op.holds, alone, strict=True) if one.conflicts >= _CONFLICTS]
+            if refused:
+                entry.op.holds = tuple(refused)  # they stay in the journal
+            else:
+                self._resolve(entry, Done(VOIDED))
             return
         entry.conflicts += 1
         if entry.conflicts < _CONFLICTS:

@@ -111,8 +111,10 @@ class Ledger:
         try:
             async with asyncio.timeout(within):
                 if await self.group.flushed():
+                    # what the store granted and could not say is ours, too
+                    await self.group.ask(Bury(self.worker.id), within)
                     await self.worker.leave(self.home)
-        except (StoreDown, TimeoutError):
+        except (StoreDown, Unavailable, TimeoutError):
             _log.error("the ledger's store does not answer: another worker will settle what is left")
         self.escrow.journal.close()
         await self.group.aclose(0.1 if self.group.down else within)
@@ -157,6 +159,7 @@ class Ledger:
                 if not result.grants:
                     now, ours = self.group.now(), self.worker.id
                     held = Hold(hold, ours, PENDING, result.amount, None, result.accounts, now, now + expires, facts)
+                    held.began = time.monotonic()
                     self.open[hold] = held
                     return held
                 # between the grant and us another request may have spent it: look, do not assume
@@ -247,7 +250,7 @@ class Ledger:
         """End a hold: see :class:`~gwcore_budget.ledger.ops.Settle`. Never waits and never fails; a second end changes nothing."""
         if self.open.pop(hold.id, None) is None:
             return
-        self.lasting += 0.1 * ((self.group.now() - hold.created) / 1000 - self.lasting)
+        self.lasting += 0.1 * (time.monotonic() - hold.began - self.lasting)
         if hold.amount and hold.amount < self._largest:
             self._largest -= (self._largest - hold.amount) // 256
         self._settled.set()
@@ -257,7 +260,7 @@ class Ledger:
             self.group.send(op, lambda result: self._seen(hold, result))
             return
         self.escrow.settle(hold)
-        if hold.over:
+        if hold.over and hold.amount is not None:
             self._on_over(hold)
         if not self._pumping:
             self._pumping = True

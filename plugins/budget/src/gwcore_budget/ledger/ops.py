@@ -115,9 +115,13 @@ NOTHING_METERED = Metered()
 class Hold:
     """One attempt's money and what is known of the attempt: a row.
 
+    Of one that was admitted within grants, the worker's own is what the store writes: after :meth:`end` it belongs to the ledger's
+    thread, which says when it ``ended`` and that it is ``new``. All else stays as it is, since a transaction may be repeated.
+
     Attributes:
         amount: what was held; ``None`` is unmetered. ``settled``: what it came to in the end; ``over``: by how much that is more.
         accounts: ids of the accounts that it moves.
+        began: monotonic second at which this worker admitted it; no column.
         new, changed: the store has to hear of it.
     """
 
@@ -133,6 +137,7 @@ class Hold:
     basis: str = ""
     metered: Metered = NOTHING_METERED
     ended: int | None = None
+    began: float = 0.0
     over: int = 0
     new: bool = False
     changed: bool = False
@@ -140,12 +145,12 @@ class Hold:
     def end(self, state: int, amount: int, basis: str, metered: Metered) -> None:
         """As :class:`Settle` says."""
         self.state, self.basis = state, basis
-        held = self.amount
+        held = self.amount or 0
         if state == POSTED:
-            self.settled = None if held is None and basis == "unmetered" else amount
-            self.over = amount - held if held is not None and amount > held else 0
+            self.settled = None if self.amount is None and basis == "unmetered" else amount
+            self.over = max(0, amount - held)
         else:
-            self.settled = held or 0 if state == REAPED else 0
+            self.settled = held if state == REAPED else 0
         if metered != NOTHING_METERED:  # a bill says what it cost, not what was used
             self.metered = metered
 
@@ -193,9 +198,12 @@ class Shrink:
     amount: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Spent:
-    """Escrow: holds within ``worker``'s grants that have ended. Repeats are told by their ids."""
+    """Escrow: holds within ``worker``'s grants that have ended. Repeats are told by their ids.
+
+    Where some of ``holds`` cannot be written, the others are taken out.
+    """
 
     worker: str
     holds: tuple[Hold, ...]

@@ -25,7 +25,7 @@ class Report:
 
 
 async def verify(home: Home) -> Report:
-    """Check I1 to I3, I12 and the daily sums.
+    """Check I2, I3, I12 and the daily sums.
 
     Reads in one statement per table, each a consistent snapshot in itself; what a worker commits between two of them is
     read again before it is called a problem.
