@@ -5,8 +5,9 @@ import math
 import uuid
 from collections import defaultdict
 from fractions import Fraction
+from typing import NamedTuple
 
-from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, Charge, Limit, Reading, Verdict
+from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, Limit, Verdict
 from gwcore_ratelimit.memory import RETRY, Memory
 from gwcore_ratelimit.redis import RedisHome, connect
 
@@ -14,9 +15,25 @@ START = 1_800_000_000_000_000
 TTL = 10**15
 
 
+class Charge(NamedTuple):
+    limit: Limit
+    key: str
+    cost: int
+
+
+class Reading(NamedTuple):
+    remaining: int
+    reset: int
+    stamp: int = 0
+
+
 def limit(kind="requests", amount=10, period=60_000_000, burst=None, *, strict=False, **fields):
     width = -(-period // BUCKETS) if strict else 0
     return Limit("id", kind, amount, period, burst or amount, width, ("key",), **fields)
+
+
+def changes(charges, stamps):
+    return [(*charge, stamp) for charge, stamp in zip(charges, stamps, strict=True)]
 
 
 class MemoryUnderTest:
@@ -33,7 +50,7 @@ class MemoryUnderTest:
         return self.home.decide(charges)
 
     def settle(self, charges, stamps, lease="l"):
-        self.home.settle(charges, stamps)
+        self.home.settle(changes(charges, stamps))
 
     def close(self):
         asyncio.run(self.home.aclose())
@@ -61,7 +78,7 @@ class RedisUnderTest:
 
     def settle(self, charges, stamps, lease="l"):
         async def settle():
-            self.home.settle(charges, stamps, lease)
+            self.home.settle(changes(charges, stamps), lease)
             await self.home.flush()
 
         self.runner.run(settle())

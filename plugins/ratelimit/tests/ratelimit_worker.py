@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from gwcore_ratelimit.gcra import BUCKETS, Charge, Limit
+from gwcore_ratelimit.gcra import BUCKETS, Limit
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.memory import Memory
 from gwcore_ratelimit.redis import RedisHome
@@ -55,7 +55,7 @@ async def main(said):
     while (began := time.monotonic()) < end:
         number += 1
         cost = random_.randint(1, said["most"])
-        charges = [Charge(far, "far", 1), Charge(counts, "counts", cost), Charge(tested, "tested", cost)]
+        charges = [(far, "far", 1), (counts, "counts", cost), (tested, "tested", cost)]
         try:
             verdict = await admit(charges, f"{said['seed']}-{number}")
         except StoreDown:  # a worker was stopped by the system while it held the lock: nothing was decided
@@ -71,10 +71,9 @@ async def main(said):
         await asyncio.sleep(max(0.0, said["pace"] - (time.monotonic() - began)) if said["pace"] else 0)
     left = None
     if isinstance(home, Memory):
-        now = home._now()
-        left = home._read(counts, home._rates.row("counts", now), now).remaining
+        left = home.decide([(counts, "counts", 0)]).readings[0][0]
     elif isinstance(home, RedisHome):
-        left = (await home.admit([Charge(counts, "counts", 0)], "x", {})).readings[0].remaining
+        left = (await home.admit([(counts, "counts", 0)], "x", {})).readings[0][0]
     await close()
     slowest.sort()
     p99 = slowest[int(len(slowest) * 0.99) - 1]

@@ -180,7 +180,7 @@ def test_every_manner_of_counting_has_a_word_of_its_own():
     for count, cached in MANNERS:
         rule = Rule.model_validate({"per": "key", "tokens": "1k/s", "count": count, "count_cached": cached})
         made = rules.Rules([rule], name="x", models=NO_MODELS).limits[0]
-        names.add(counting.manner(made))
+        names.add(made.manner)
         assert counting.counted(made, Usage(input=1)) == (count != "output")
     assert len(names) == len(MANNERS)
 

@@ -99,7 +99,7 @@ class HomeMachine(RuleBasedStateMachine):
         assert (said[:2], said.shadowed, readings) == (expected[:2], expected.shadowed, wanted)
         if said.refused < 0:
             kept = [n for n in range(len(charges)) if n not in said.shadowed]
-            self.open.append((lease, [charges[n] for n in kept], [said.readings[n].stamp for n in kept]))
+            self.open.append((lease, [charges[n] for n in kept], [said.readings[n][2] for n in kept]))
 
     @precondition(lambda self: self.open)
     @rule(pick=st.integers(0, 10**6), used=st.integers(0, 3000))
@@ -140,16 +140,15 @@ class ChargesOneByOne(memory.Memory):
 class Rounds(memory.Memory):
     """Mutant: the remainder of a microsecond is dropped."""
 
-    def _move(self, at, state, limit, now):
-        gcra = limit.period and not limit.width
-        super()._move(at, state - state % limit.amount if gcra else state, limit, now)
+    def _put(self, at, tat, _rest):
+        super()._put(at, tat, 0)
 
 
 class ForgetsDebt(memory.Memory):
     """Mutant: a correction upwards is ignored."""
 
-    def settle(self, charges, stamps, lease="", *, local=True):
-        super().settle([c._replace(cost=min(0, c.cost)) for c in charges], stamps)
+    def settle(self, changes, lease="", *, local=True):
+        super().settle([(limit, key, min(0, more), stamp) for limit, key, more, stamp in changes])
 
 
 @pytest.mark.parametrize("mutant", [ChargesOneByOne, Rounds, ForgetsDebt], ids=lambda m: m.__name__)

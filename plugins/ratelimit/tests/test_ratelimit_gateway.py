@@ -205,9 +205,9 @@ async def test_negative_control_release_on_success_only(monkeypatch):
 
     settle = RateLimit._settle
 
-    def on_success(self, call, grant, attempts, error):
+    def on_success(self, call, grant, lease, error):
         if error is None:
-            settle(self, call, grant, attempts, error)
+            settle(self, call, grant, lease, error)
 
     monkeypatch.setattr(RateLimit, "_settle", on_success)
     async with FakeUpstream() as up:

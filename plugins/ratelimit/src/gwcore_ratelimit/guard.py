@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import structlog
 
 from gwcore.errors import StoreUnavailable
-from gwcore_ratelimit.gcra import PARALLEL, REQUESTS, SECOND, Charge, Limit, Reading, Verdict
+from gwcore_ratelimit.gcra import PARALLEL, REQUESTS, SECOND, Change, Charge, Limit, Reading, Verdict, refunds
 from gwcore_ratelimit.memory import Memory, monotonic
 from gwcore_ratelimit.table import StoreDown
 
@@ -28,7 +28,7 @@ class Home(Protocol):
         """All charges in one step, or none. Raises ``StoreDown``."""
         ...
 
-    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str) -> None:
+    def settle(self, changes: Sequence[Change], lease: str) -> None:
         """Correct what was charged."""
         ...
 
@@ -90,7 +90,7 @@ class Guard:
 
     async def _both(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
         """The home is back, and some worker may not know it yet: nobody uses more than a share, and all of it is counted."""
-        ours = [n for n, charge in enumerate(charges) if charge.limit.on_store_error == "local"]
+        ours = [n for n, (limit, _, _) in enumerate(charges) if limit.on_store_error == "local"]
         shares = self._shares_of(charges, ours)
         own = self._local.decide(shares)
         if own.refused >= 0:
@@ -101,22 +101,20 @@ class Guard:
             admitted = verdict.refused < 0
         finally:
             if not admitted:
-                back = [n for n in range(len(ours)) if n not in own.shadowed]
-                stamps = [reading.stamp if reading else 0 for reading in own.readings]
-                self._local.settle([shares[n]._replace(cost=-shares[n].cost) for n in back], [stamps[n] for n in back])
+                self._local.settle(refunds(shares, own))
         self._well(floors)
         if admitted:
             self._mirror(charges, verdict, besides=ours)
         return verdict
 
-    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str, *, local: bool) -> None:
+    def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
         """Correct what was charged; where the home is away, what it was to hear is lost, leases end by themselves."""
-        for charge, stamp in zip(charges, stamps, strict=True):
-            if local or charge.limit.kind == PARALLEL:
-                self._local.settle([charge._replace(limit=self._share(charge.limit))], [stamp])
-        there = [n for n, c in enumerate(charges) if not local or c.limit.kind == PARALLEL]
+        here = [change for change in changes if local or change[0].kind == PARALLEL]
+        if here:
+            self._local.settle([(self._share(limit), key, more, stamp) for limit, key, more, stamp in here])
+        there = [change for change in changes if not local or change[0].kind == PARALLEL]
         if there and self._failures < FAILURES:
-            self._home.settle([charges[n] for n in there], [stamps[n] for n in there], lease)
+            self._home.settle(there, lease)
 
     # ── without the home ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,21 +128,21 @@ class Guard:
         return found
 
     def _alone(self, charges: Sequence[Charge]) -> Verdict:
-        ours = [n for n, charge in enumerate(charges) if charge.limit.on_store_error != "open"]
-        if any(charges[n].limit.on_store_error == "closed" for n in ours):
+        ours = [n for n, (limit, _, _) in enumerate(charges) if limit.on_store_error != "open"]
+        if any(limit.on_store_error == "closed" for limit, _, _ in charges):
             raise StoreUnavailable("limits cannot be checked: their store is unreachable", retry_after=PAUSE / SECOND)
         shares = self._shares_of(charges, ours)
         verdict = self._local.decide(shares)
         if verdict.refused < 0:
-            self._touched.update((c.key, c.limit) for c in shares if c.limit.kind != PARALLEL)
+            self._touched.update((key, limit) for limit, key, _ in shares if limit.kind != PARALLEL)
             if len(self._touched) > _MOST:
                 self._touched.clear()
         return _of_all(charges, ours, verdict)
 
     def _shares_of(self, charges: Sequence[Charge], ours: list[int]) -> list[Charge]:
-        shares = [charges[n]._replace(limit=self._share(charges[n].limit)) for n in ours]
+        shares = [(self._share(limit), key, cost) for limit, key, cost in [charges[n] for n in ours]]
         # what is more than a share can ever hold takes the whole of it
-        return [c if c.cost <= c.limit.largest else c._replace(cost=c.limit.largest) for c in shares]
+        return [(limit, key, min(cost, limit.largest)) for limit, key, cost in shares]
 
     def _failed(self, error: StoreDown) -> None:
         self._failures += 1
@@ -165,13 +163,13 @@ class Guard:
     # ── with it ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _floors(self, charges: Sequence[Charge]) -> dict[str, int]:
-        touched = [(charge.key, self._touched[charge.key]) for charge in charges if charge.key in self._touched]
-        return {key: self._local.lead(limit, key) for key, limit in touched}
+        touched = [key for _, key, _ in charges if key in self._touched]
+        return {key: self._local.lead(self._touched[key], key) for key in touched}
 
     def _mirror(self, charges: Sequence[Charge], verdict: Verdict, besides: Sequence[int] = ()) -> None:
-        for n, (charge, reading) in enumerate(zip(charges, verdict.readings, strict=True)):
+        for n, ((limit, key, _), reading) in enumerate(zip(charges, verdict.readings, strict=True)):
             if reading is not None and n not in besides:
-                self._local.seed(charge._replace(limit=self._share(charge.limit)), reading)
+                self._local.seed(self._share(limit), key, reading)
 
     def _remember(self, charges: Sequence[Charge], verdict: Verdict) -> None:
         """A key refused until then is refused here until then: of requests, which are never given back, exactly so."""
@@ -187,7 +185,7 @@ class Guard:
             if until is not None:
                 if now < until:
                     readings: list[Reading | None] = [None] * len(charges)
-                    readings[index] = Reading(0, until - now)
+                    readings[index] = 0, until - now, 0
                     return Verdict(index, until - now, readings)
                 del self._refused[key]
         return None

@@ -8,14 +8,13 @@ when the limit is as if never used. Other dialects have none of their own and ge
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
-from gwcore.call import Call, Key
 from gwcore.wire.transport import Headers
-from gwcore_ratelimit.gcra import PARALLEL, SECOND, Charge, Reading, Verdict
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, Limit, Reading
 
 _OPENAI: Final = {
     kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
@@ -27,35 +26,33 @@ _ANTHROPIC: Final = {
 }
 
 
-_Tightest = dict[str, tuple[int, Reading]]
-_TOLD: Final = Key("ratelimit.told", _Tightest)
+Telling = tuple[int, str, tuple[bytes, bytes], bytes, bytes, Callable[[int], bytes]]
+"""Where a limit stands among those that bind a call, its kind, its first header, the names of the other two, and how the last
+is written."""
 
 
-def tell(call: Call, charges: Sequence[Charge], verdict: Verdict) -> None:
-    """Add the headers: of each kind, those of the limit with the least left, of all rules of both rings."""
-    if call.reply.committed:  # an attempt that continues an answer
-        return
-    tightest = call.get(_TOLD)
-    if tightest is None:
-        tightest = call[_TOLD] = {}
-        call.reply.add_headers(partial(_said, call, tightest))
-    for (limit, _, _), reading in zip(charges, verdict.readings, strict=True):
-        kind = limit.kind
-        if reading is None or limit.shadow or kind == PARALLEL:
-            continue
-        known = tightest.get(kind)
-        if known is None or reading.remaining < known[1].remaining:
-            tightest[kind] = (limit.amount, reading)
+def tellings(limits: Iterable[Limit], dialect: str) -> list[Telling]:
+    """What of some limits the clients of a dialect are told."""
+    anthropic = dialect.startswith("anthropic")
+    told: list[Telling] = []
+    for n, limit in enumerate(limits):
+        if not limit.shadow and limit.kind != PARALLEL:
+            first, left, again = (_ANTHROPIC if anthropic else _OPENAI)[limit.kind]
+            told.append((n, limit.kind, (first, b"%d" % limit.amount), left, again, instant if anthropic else duration))
+    return told
 
 
-def _said(call: Call, tightest: _Tightest) -> Headers:
-    """Asked as the head leaves: until then a later rule may have less left."""
-    anthropic = call.dialect.name.startswith("anthropic")
+def tightest(states: Iterable[tuple[Sequence[Telling], Sequence[Reading | None]]]) -> Headers:
+    """Of each kind, the headers of the limit with the least left."""
+    found: dict[str, tuple[Reading, Telling]] = {}
+    for tellings_, readings in states:
+        for telling in tellings_:
+            reading, kind = readings[telling[0]], telling[1]
+            if reading is not None and (kind not in found or reading[0] < found[kind][0][0]):
+                found[kind] = reading, telling
     headers: Headers = []
-    for kind, (amount, (remaining, reset, _)) in tightest.items():
-        names = (_ANTHROPIC if anthropic else _OPENAI)[kind]
-        values = b"%d" % amount, b"%d" % remaining, (instant if anthropic else duration)(reset)
-        headers += zip(names, values, strict=True)
+    for (remaining, reset, _), (_, _, first, left, again, written) in found.values():
+        headers += (first, (left, b"%d" % remaining), (again, written(reset)))
     return headers
 
 

@@ -42,18 +42,18 @@ class Line:
 
     async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
         """As the limiter's own, once it is this call's turn; its last refusal when the time is over."""
-        index = next((n for n, charge in enumerate(charges) if charge.key in self._queues), -1)
+        index = next((n for n, (_, key, _) in enumerate(charges) if key in self._queues), -1)
         if index >= 0:  # nobody overtakes
-            key = charges[index].key
+            _, key, _ = charges[index]
             wait = self._queues[key].wait
             readings: list[Reading | None] = [None] * len(charges)
-            readings[index] = Reading(0, wait)
+            readings[index] = 0, wait, 0
             verdict, pause = Verdict(index, wait, readings), 0.0
         else:
             verdict = await self._admit(charges, lease)
             if verdict.refused < 0:
                 return verdict
-            key, pause = charges[verdict.refused].key, self._pause(charges, verdict)
+            (_, key, _), pause = charges[verdict.refused], self._pause(charges, verdict)
         if self.waiting >= self._most:
             return verdict
         return await self._stand(key, charges, lease, verdict, pause)
@@ -82,7 +82,7 @@ class Line:
     @staticmethod
     def _pause(charges: Sequence[Charge], verdict: Verdict) -> float:
         pause = verdict.wait / SECOND
-        return min(pause, _LOOK) if charges[verdict.refused].limit.kind == PARALLEL else pause
+        return min(pause, _LOOK) if charges[verdict.refused][0].kind == PARALLEL else pause
 
     def _leave(self, key: str, queue: _Queue, turn: asyncio.Future[None]) -> None:
         self.waiting -= 1

@@ -12,7 +12,18 @@ from types import MappingProxyType
 from typing import Final
 
 from gwcore.errors import BadConfig
-from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, SECOND, Charge, Limit, Reading, Verdict, reading_of, window_wait
+from gwcore_ratelimit.gcra import (
+    BUCKETS,
+    SECOND,
+    Change,
+    Charge,
+    Limit,
+    Reading,
+    Verdict,
+    moved,
+    reading_of,
+    window_wait,
+)
 from gwcore_ratelimit.table import DATA, UNTIL, Lock, Table
 
 COLUMNS: Final = 56
@@ -22,6 +33,9 @@ RETRY: Final = SECOND
 _FOREVER: Final = 1 << 62
 _NO_FLOORS: Final[Mapping[str, int]] = MappingProxyType({})
 _SPAN: Final = BUCKETS + 1
+TAT: Final = DATA
+REST: Final = DATA + 1
+"""Cells of a rate: the TAT's whole microseconds, and the rest."""
 
 
 def monotonic() -> int:
@@ -69,75 +83,86 @@ class Memory:
         return self.decide(charges)
 
     def _raise(self, charges: Sequence[Charge], floors: Mapping[str, int]) -> None:
-        for charge in charges:
-            least = floors.get(charge.key, 0)
-            if least > self.lead(charge.limit, charge.key) and not charge.limit.width:
-                self.seed(charge, Reading(0, least))
+        for limit, key, _ in charges:
+            least = floors.get(key, 0)
+            if limit.gcra and least > self.lead(limit, key):
+                self.seed(limit, key, (0, least, 0))
 
     def decide(self, charges: Sequence[Charge]) -> Verdict:
         """As :meth:`admit`, at once. Raises ``StoreDown``."""
         with self._lock:
             now = self._now()
             refused, worst = -1, 0
-            shadowed: tuple[int, ...] = ()
-            looks = [self._look(charge, now) for charge in charges]
-            for index, (limit, _, _, wait) in enumerate(looks):
-                if wait <= 0:
-                    continue
-                if limit.shadow:
-                    shadowed = (*shadowed, index)
-                elif wait > worst:
-                    refused, worst = index, wait
-            readings: list[Reading | None] = []
-            for limit, at, state, wait in looks:
-                if refused < 0 and wait <= 0:
-                    self._move(at, state, limit, now)
-                readings.append(self._read(limit, at, now))
+        shadowed: tuple[int, ...] = ()
+        looks: list[tuple[Limit, int, int, int, int]] = []
+        readings: list[Reading | None] = []
+        with self._lock:
+            now = self._now()
+            for limit, key, cost in charges:
+                if limit.gcra:
+                    at, tat, rest = self._rates.row(key, now)
+                    tat, rest = moved(limit, tat, rest, cost, now)
+                    room, part = limit.room
+                    wait = tat - now - room + (rest > part) if cost else 0
+                else:
+                    at, wait = self._look(limit, key, cost, now)
+                    tat, rest = cost, 0
+                if wait > 0:
+                    if limit.shadow:
+                        shadowed = (*shadowed, len(looks))
+                    elif wait > worst:
+                        refused, worst = len(looks), wait
+                looks.append((limit, at, tat, rest, wait))
+            for limit, at, tat, rest, wait in looks:
+                charged = refused < 0 and wait <= 0
+                if not limit.gcra:
+                    if charged:
+                        self._take(limit, at, tat, now)
+                    readings.append(self._read(limit, at, now))
+                elif charged:
+                    self._put(at, tat, rest)
+                    readings.append(reading_of(limit, tat - now, rest))
+                else:
+                    readings.append(self._standing(limit, at, now))
         return Verdict(refused, worst, readings, shadowed)
 
-    def _look(self, charge: Charge, now: int) -> tuple[Limit, int, int, int]:
-        """The limit, its row, the state after the charge, and how long to wait for it."""
-        limit, key, cost = charge
-        if limit.kind == PARALLEL:
-            at = self._slots.row(key, now)
-            if self._busy(at) < limit.amount:
-                return limit, at, 1, 0
-            return limit, at, 0, 0 if self._bury(now) and self._busy(at) < limit.amount else RETRY
-        at = self._rates.row(key, now)
+    def _put(self, at: int, tat: int, rest: int) -> None:
+        cells = self._rates.cells
+        cells[at + UNTIL] = tat + 1
+        cells[at + TAT] = tat
+        cells[at + REST] = rest
+
+    def _standing(self, limit: Limit, at: int, now: int) -> Reading:
+        return reading_of(limit, self._rates.cells[at + TAT] - now, self._rates.cells[at + REST])
+
+    # ── windows and places ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self, limit: Limit, key: str, cost: int, now: int) -> tuple[int, int]:
+        """The row, and how long to wait."""
         if limit.width:
+            at, _, _ = self._rates.row(key, now)
             counts = self._window(at, limit, now)
             over = sum(counts) + cost > limit.amount
-            return limit, at, cost, window_wait(counts, cost, limit, now, now // limit.width) if over else 0
-        cells, amount = self._rates.cells, limit.amount
-        now *= amount
-        tat = cells[at + DATA] * amount + cells[at + DATA + 1]
-        tat = max(tat, now) + cost * limit.period
-        excess = tat - limit.burst * limit.period - now
-        return limit, at, tat, -(-excess // amount) if excess > 0 and cost else 0
+            return at, window_wait(counts, cost, limit, now, now // limit.width) if over else 0
+        at, _, _ = self._slots.row(key, now)
+        free = self._busy(at) < limit.amount or (self._bury(now) and self._busy(at) < limit.amount)
+        return at, 0 if free else RETRY
 
-    def _move(self, at: int, state: int, limit: Limit, now: int) -> None:
-        cells = self._rates.cells
-        if limit.kind == PARALLEL:
-            self._hold(at, 1)
-        elif limit.width:
-            cells[at + DATA + 1 + now // limit.width % _SPAN] += state
-            cells[at + UNTIL] = now + limit.period + 2 * limit.width
+    def _take(self, limit: Limit, at: int, cost: int, now: int) -> None:
+        if limit.width:
+            self._rates.cells[at + DATA + 1 + now // limit.width % _SPAN] += cost
+            self._rates.cells[at + UNTIL] = now + limit.period + 2 * limit.width
         else:
-            whole, cells[at + DATA + 1] = divmod(state, limit.amount)
-            cells[at + DATA] = whole
-            cells[at + UNTIL] = whole + 1
+            self._hold(at, 1)
 
     def _read(self, limit: Limit, at: int, now: int) -> Reading:
-        if limit.kind == PARALLEL:
-            return Reading(max(0, limit.amount - self._busy(at)), 0)
-        cells = self._rates.cells
-        if limit.width:
-            counts = self._window(at, limit, now)
-            bucket = now // limit.width
-            last = max((n for n, count in enumerate(counts) if count), default=-1)
-            reset = (bucket + last + 1) * limit.width - now if last >= 0 else 0
-            return Reading(max(0, limit.amount - sum(counts)), reset, bucket)
-        return reading_of(limit, (cells[at + DATA] - now) * limit.amount + cells[at + DATA + 1])
+        if not limit.width:
+            return max(0, limit.amount - self._busy(at)), 0, 0
+        counts = self._window(at, limit, now)
+        bucket = now // limit.width
+        last = max((n for n, count in enumerate(counts) if count), default=-1)
+        reset = (bucket + last + 1) * limit.width - now if last >= 0 else 0
+        return max(0, limit.amount - sum(counts)), reset, bucket
 
     def _window(self, at: int, limit: Limit, now: int) -> list[int]:
         """Counts of the buckets of the window, oldest first, after those that have left are forgotten."""
@@ -152,62 +177,62 @@ class Memory:
 
     def settle(
         self,
-        charges: Sequence[Charge],
-        stamps: Sequence[int],
+        changes: Sequence[Change],
         lease: str = "",  # noqa: ARG002 - one contract with redis
         *,
         local: bool = True,  # noqa: ARG002 - and with its guard
     ) -> None:
-        """Correct what was charged: ``cost`` is the difference, negative for a refund; of ``parallel``, the end.
-
-        A debt grows to one burst beyond the burst and no further. Raises ``StoreDown``.
-        """
+        """Correct what was charged. A debt grows to one burst beyond the burst and no further. Raises ``StoreDown``."""
         with self._lock:
             now = self._now()
-            for (limit, key, more), stamp in zip(charges, stamps, strict=True):
-                if limit.kind == PARALLEL:
-                    self._hold(self._slots.row(key, now), -1)
+            for limit, key, more, stamp in changes:
+                if limit.gcra:
+                    self._adjust(limit, key, more, now)
                 elif limit.width:
-                    self._adjust_window(self._rates.row(key, now), limit, more, stamp, now)
-                elif more:
-                    self._adjust(self._rates.row(key, now), limit, more, now)
+                    self._adjust_window(limit, key, more, stamp, now)
+                else:
+                    self._hold(self._slots.row(key, now)[0], -1)
 
-    def _adjust(self, at: int, limit: Limit, more: int, now: int) -> None:
-        cells, amount = self._rates.cells, limit.amount
-        now *= amount
-        tat = max(cells[at + DATA] * amount + cells[at + DATA + 1], now)
-        most = max(tat, now + 2 * limit.burst * limit.period)
-        self._move(at, min(max(tat + more * limit.period, now), most), limit, now // amount)
+    def _adjust(self, limit: Limit, key: str, more: int, now: int) -> None:
+        at, tat, rest = self._rates.row(key, now)
+        new = moved(limit, tat, rest, more, now)
+        if more > 0:
+            room, part = limit.debt
+            new = min(new, max((now + room, part), (tat, rest)))
+        elif new[0] < now:
+            new = now, 0
+        self._put(at, *new)
 
-    def _adjust_window(self, at: int, limit: Limit, more: int, stamp: int, now: int) -> None:
+    def _adjust_window(self, limit: Limit, key: str, more: int, stamp: int, now: int) -> None:
+        at, _, _ = self._rates.row(key, now)
         cells, bucket = self._rates.cells, now // limit.width
         self._window(at, limit, now)
         if more > 0:
-            self._move(at, more, limit, now)
+            self._take(limit, at, more, now)
         elif stamp >= bucket - BUCKETS:
             cell = at + DATA + 1 + stamp % _SPAN
             cells[cell] = max(0, cells[cell] + more)
 
-    def seed(self, charge: Charge, reading: Reading) -> None:
+    def seed(self, limit: Limit, key: str, reading: Reading) -> None:
         """Take over what another home has just said of a key, so that going on here starts from there."""
-        limit, key, _ = charge
+        remaining, reset, _ = reading
         with self._lock:
             now = self._now()
-            if limit.kind == PARALLEL:
-                self._hold(self._slots.row(key, now), 1)
-                return
-            at = self._rates.row(key, now)
-            if not limit.width:
-                self._move(at, (now + reading.reset) * limit.amount, limit, now)
-                return
-            used = limit.amount - reading.remaining
-            self._adjust_window(at, limit, max(0, used - sum(self._window(at, limit, now))), 0, now)
+            if limit.gcra:
+                self._put(self._rates.row(key, now)[0], now + reset, 0)
+            elif limit.width:
+                at, _, _ = self._rates.row(key, now)
+                used = limit.amount - remaining
+                self._adjust_window(limit, key, max(0, used - sum(self._window(at, limit, now))), 0, now)
+            else:
+                self._hold(self._slots.row(key, now)[0], 1)
 
     def lead(self, limit: Limit, key: str) -> int:
         """Microseconds until a key of a rate is as if never used."""
         with self._lock:
             now = self._now()
-            return self._read(limit, self._rates.row(key, now), now).reset
+            at, _, _ = self._rates.row(key, now)
+            return (self._read if limit.width else self._standing)(limit, at, now)[1]
 
     # ── calls under way ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -18,16 +16,18 @@ from gwcore.estimate import Estimator
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import Sample
 from gwcore.service import Service
-from gwcore_ratelimit import counting, headers
+from gwcore_ratelimit import counting
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
-from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Charge, Limit, Verdict
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Change, Charge, Limit, Verdict
+from gwcore_ratelimit.grant import Grant
 from gwcore_ratelimit.guard import Guard
-from gwcore_ratelimit.line import Line
+from gwcore_ratelimit.line import Admit, Line
 from gwcore_ratelimit.memory import Memory
 from gwcore_ratelimit.redis import RedisHome
 from gwcore_ratelimit.rules import Bound, rings
 from gwcore_ratelimit.table import StoreDown
 
+Limited = TypeVar("Limited", Call, Attempt)
 _log = structlog.get_logger("gwcore")
 
 
@@ -43,19 +43,9 @@ class Limiter(Protocol):
         """All charges in one step, or none."""
         ...
 
-    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str, *, local: bool) -> None:
+    def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
         """Correct what was charged."""
         ...
-
-
-@dataclass(slots=True)
-class _Grant:
-    """What a call or an attempt was charged, until it is over."""
-
-    charges: list[Charge]
-    verdict: Verdict
-    lease: str
-    size: tuple[int, int] | None
 
 
 class RateLimit(Plugin):
@@ -89,7 +79,9 @@ class RateLimit(Plugin):
         self._estimator = Estimator(output=config.output, media=config.media)
         self.demand = Demand.USAGE
         self._limiter: Limiter | None = None
-        self._enter: Any = None
+        self._decide: Callable[[Sequence[Charge]], Verdict] | None = None
+        self._enter: Admit
+        self._tells = config.headers
         self._line: Line | None = None
         self.refused = self.shadowed = 0
 
@@ -117,6 +109,8 @@ class RateLimit(Plugin):
         if config.wait:
             self._line = Line(self._limiter.admit, wait=config.wait, most=config.queue)
             self._enter = self._line.admit
+        elif isinstance(self._limiter, Memory):
+            self._decide = self._limiter.decide
         try:
             yield
         finally:
@@ -137,24 +131,13 @@ class RateLimit(Plugin):
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
         """Once per client request."""
-        rules, told = self._calls, self.config.headers
+        rules = self._calls
 
-        async def ratelimit(call: Call) -> Outcome:
+        def ratelimit(call: Call) -> Coroutine[Any, Any, Outcome]:
             bound = rules.bind(call)
-            if call.route.local:  # what a plugin answers itself uses no tokens
-                bound = tuple([one for one in bound if one.limit.kind != TOKENS])
-            if not bound:
-                return await inner(call)
-            grant = await self._admit(call, bound, call.id)
-            if grant.size is not None and told:
-                call.reply.add_headers(partial(counting.whole, call, grant.charges))
-            try:
-                outcome = await inner(call)
-            except BaseException as error:
-                self._settle(call, grant, call.attempts, error)
-                raise
-            self._settle(call, grant, call.attempts, None)
-            return outcome
+            if bound is None:
+                return inner(call)
+            return self._limited(inner, call, bound, call, call.attempts)
 
         return ratelimit
 
@@ -163,52 +146,56 @@ class RateLimit(Plugin):
         rules, none = self._attempts, not self._attempts.limits
         name = self.setup.plugin
 
-        async def limited(attempt: Attempt, bound: Bound) -> Outcome:
-            grant = await self._admit(attempt.call, bound, attempt.id)
-            try:
-                outcome = await inner(attempt)
-            except BaseException as error:
-                self._settle(attempt.call, grant, [attempt], error)
-                raise
-            self._settle(attempt.call, grant, [attempt], None)
-            return outcome
-
         def ratelimit(attempt: Attempt) -> Coroutine[Any, Any, Outcome]:
             principal = attempt.call.principal
             if none and (principal is None or name not in principal.policies):
                 return inner(attempt)
             bound = rules.bind(attempt.call, attempt.target)
-            return limited(attempt, bound) if bound else inner(attempt)
+            if bound is None:
+                return inner(attempt)
+            return self._limited(inner, attempt, bound, attempt.call, [attempt])
 
         return ratelimit
 
-    async def _admit(self, call: Call, bound: Bound, lease: str) -> _Grant:
+    async def _limited(
+        self, inner: Service[Limited], x: Limited, bound: Bound, call: Call, attempts: Sequence[Attempt]
+    ) -> Outcome:
         """Raises ``RateLimited``, and ``StoreUnavailable`` where limits cannot be checked and may not be skipped."""
-        size = estimate = None
-        charges = list(bound)
-        for index, charge in enumerate(bound):
-            limit = charge.limit
-            if not limit.amount:
-                raise refusal(charge, None)
-            if limit.kind == TOKENS:
-                if estimate is None:
-                    who = call.principal.id if call.principal is not None else None
-                    size = self._estimator.size(call)
-                    estimate = self._estimator.estimate(call, who, size)
-                charges[index] = Charge(limit, charge.key, self._tokens(limit, charge.key, estimate))
-        assert self._enter is not None, "the plugin has not been started"
+        grant = Grant(bound, attempts)
+        if bound.tokens:
+            self._estimate(call, grant)
+        if bound.never is not None:
+            raise refusal(bound.never, None)
         try:
-            verdict: Verdict = await self._enter(charges, lease)
+            if self._decide is not None:
+                verdict = self._decide(grant.charges)
+            else:
+                verdict = await self._enter(grant.charges, x.id)
         except StoreDown as error:
             raise StoreUnavailable(f"limits cannot be checked: {error}", retry_after=1.0) from None
-        if self.config.headers:
-            headers.tell(call, charges, verdict)
+        grant.verdict = verdict
+        if self._tells:
+            grant.tell(call)
         if verdict.shadowed:
             self.shadowed += 1
         if verdict.refused >= 0:
             self.refused += 1
-            raise refusal(charges[verdict.refused], verdict.wait)
-        return _Grant(charges, verdict, lease, size)
+            raise refusal(grant.charges[verdict.refused], verdict.wait)
+        try:
+            outcome = await inner(x)
+        except BaseException as error:
+            self._settle(call, grant, x.id, error)
+            raise
+        self._settle(call, grant, x.id, None)
+        return outcome
+
+    def _estimate(self, call: Call, grant: Grant) -> None:
+        who = call.principal.id if call.principal is not None else None
+        grant.size = self._estimator.size(call)
+        estimate = self._estimator.estimate(call, who, grant.size)
+        for n in grant.bound.tokens:
+            limit, key, _ = grant.charges[n]
+            grant.charges[n] = limit, key, self._tokens(limit, key, estimate)
 
     @staticmethod
     def _tokens(limit: Limit, key: str, estimate: tuple[int, int]) -> int:
@@ -224,35 +211,33 @@ class RateLimit(Plugin):
             )
         return min(read if limit.count == "input" else read + written, limit.largest)
 
-    def _settle(self, call: Call, grant: _Grant, attempts: Sequence[Attempt], error: BaseException | None) -> None:
+    def _settle(self, call: Call, grant: Grant, lease: str, error: BaseException | None) -> None:
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
-        verdict = grant.verdict
+        verdict, attempts = grant.verdict, grant.attempts
         void = isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
         tally = None
         if grant.size is not None:
-            tally = counting.Tally(attempts)
+            tally = grant.tally(final=error is None)
             if error is None and tally.known and len(tally.used) == 1:
                 who = call.principal.id if call.principal is not None else None
                 self._estimator.learn(call.model, who, grant.size, tally.used[0])
         told: dict[str, int] = {}
-        changes, stamps = [], []
-        for index, charge in enumerate(grant.charges):
-            limit = charge.limit
+        changes: list[Change] = []
+        for n, (limit, key, cost) in enumerate(grant.charges):
             more = -1 if void else 0
             if tally is not None and limit.kind == TOKENS:
-                tokens = tally.charged(charge)
-                told[counting.manner(limit)] = 0 if void else tokens
-                more = tokens - charge.cost
-            reading = verdict.readings[index]
-            if (more or limit.kind == PARALLEL) and reading is not None and index not in verdict.shadowed:
-                changes.append(Charge(limit, charge.key, more))
-                stamps.append(reading.stamp)
+                tokens = tally.charged(limit, cost)
+                told[limit.manner] = 0 if void else tokens
+                more = tokens - cost
+            reading = verdict.readings[n]
+            if (more or limit.kind == PARALLEL) and reading is not None and n not in verdict.shadowed:
+                changes.append((limit, key, more, reading[2]))
         if told:
             _note(call, attempts, told)
         if changes:
             assert self._limiter is not None
             try:
-                self._limiter.settle(changes, stamps, grant.lease, local=verdict.local)
+                self._limiter.settle(changes, lease, local=verdict.local)
             except StoreDown as problem:
                 _log.warning("limits could not be corrected", problem=str(problem))
 
@@ -261,13 +246,15 @@ class RateLimit(Plugin):
     def explain(self, call: Call) -> str | None:
         """Which limits would bind the call, and what they would be charged."""
         target = call.targets[0] if call.targets else None
-        bound = (*self._calls.bind(call), *self._attempts.bind(call, target))
+        bounds = self._calls.bind(call), self._attempts.bind(call, target)
         estimate = self._estimator.estimate(call, None, self._estimator.size(call))
         said = []
-        for limit, key, _ in bound:
+        for limit, key, _ in [charge for bound in bounds if bound is not None for charge in bound.charges]:
             cost = ""
             if limit.kind == TOKENS:
-                cost = f", this call about {self._tokens(limit, key, estimate)} until its usage is counted: {counting.manner(limit)}"
+                cost = (
+                    f", this call about {self._tokens(limit, key, estimate)} until its usage is counted: {limit.manner}"
+                )
             said.append(f"{describe(limit)}{_who(limit, key)}{cost}{' (shadow)' if limit.shadow else ''}")
         return "; ".join(said) or "no rule binds this call"
 

@@ -22,7 +22,7 @@ import orjson
 import structlog
 
 from gwcore.errors import BadConfig
-from gwcore_ratelimit.gcra import PARALLEL, SECOND, Charge, Limit, Reading, Verdict, reading_of
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, Change, Charge, Limit, Reading, Verdict, reading_of, refunds
 from gwcore_ratelimit.table import StoreDown
 
 CLOCK: Final = (
@@ -132,7 +132,7 @@ class RedisHome:
             lease: names the call among those under way.
             floors: key to microseconds for which it is used at least: what was charged while the store was away.
         """
-        keys = [self._prefix + charge.key for charge in charges]
+        keys = [self._prefix + key for _, key, _ in charges]
         said = [
             "a",
             lease,
@@ -147,10 +147,10 @@ class RedisHome:
                     self.leases[keys[index], lease] = None
         return verdict
 
-    def settle(self, charges: Sequence[Charge], stamps: Sequence[int], lease: str) -> None:
+    def settle(self, changes: Sequence[Change], lease: str) -> None:
         """Correct what was charged, soon; see :meth:`gwcore_ratelimit.memory.Memory.settle`."""
         keys, entries = [], []
-        for (limit, key, more), stamp in zip(charges, stamps, strict=True):
+        for limit, key, more, stamp in changes:
             named = self._prefix + key
             if limit.kind == PARALLEL:
                 self.leases.pop((named, lease), None)
@@ -158,9 +158,7 @@ class RedisHome:
             elif limit.width:
                 entries.append([2, more, stamp, limit.width])
             else:
-                us, rem = divmod(more * limit.period, limit.amount)
-                most = divmod(2 * limit.burst * limit.period, limit.amount)
-                entries.append([1, limit.amount, us, rem, *most])
+                entries.append([1, limit.amount, *divmod(more * limit.period, limit.amount), *limit.debt])
             keys.append(named)
         self._queue.append(_Operation(keys, ["s", lease, entries]))
         if self._sending is None and self._lingering is None and self._client is not None:
@@ -170,9 +168,7 @@ class RedisHome:
         """The call that asked has left: give back what it was granted meanwhile."""
         verdict = _verdict(charges, answer)
         if verdict.refused < 0:
-            back = [Charge(c.limit, c.key, -c.cost) for n, c in enumerate(charges) if n not in verdict.shadowed]
-            stamps = [r.stamp if r else 0 for n, r in enumerate(verdict.readings) if n not in verdict.shadowed]
-            self.settle(back, stamps, lease)
+            self.settle(refunds(charges, verdict), lease)
 
     # ── the wire ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -271,9 +267,7 @@ def _said(limit: Limit, cost: int, floor: int) -> list[int]:
         return [3, int(limit.shadow), limit.amount]
     if limit.width:
         return [2, int(limit.shadow), limit.amount, cost, limit.width]
-    us, rem = divmod(cost * limit.period, limit.amount)
-    most = divmod(limit.burst * limit.period, limit.amount)
-    return [1, int(limit.shadow), limit.amount, us, rem, *most, floor]
+    return [1, int(limit.shadow), limit.amount, *divmod(cost * limit.period, limit.amount), *limit.room, floor]
 
 
 def _verdict(charges: Sequence[Charge], answer: list[int]) -> Verdict:
@@ -284,8 +278,6 @@ def _verdict(charges: Sequence[Charge], answer: list[int]) -> Verdict:
         if a < 0:
             shadowed = (*shadowed, index)
             readings.append(None)
-        elif limit.kind == PARALLEL or limit.width:
-            readings.append(Reading(a, b, c))
         else:
-            readings.append(reading_of(limit, a * limit.amount + b))
+            readings.append(reading_of(limit, a, b) if limit.gcra else (a, b, c))
     return Verdict(answer[0], answer[1], readings, shadowed)

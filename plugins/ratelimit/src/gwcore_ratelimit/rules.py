@@ -21,6 +21,7 @@ from gwcore.units import Rate
 from gwcore.when import Condition
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy, Rule, Scope
 from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, REQUESTS, SECOND, TOKENS, Charge, Kind, Limit
+from gwcore_ratelimit.headers import tellings
 
 ANONYMOUS: Final = "anonymous"
 """Who calls where no plugin says who does: all of them together."""
@@ -40,11 +41,29 @@ _SCOPES_OF: Final[Mapping[str, list[Scope]]] = {
 _REMEMBERED: Final = 1000
 _LONGEST: Final = 120
 
-Bound = tuple[Charge, ...]
-"""One unit of each limit that binds a call, in the order of the rules."""
-
 _MINUTE: Final = 60
 _DAY: Final = 86_400
+
+
+class Bound:
+    """What binds the calls of a caller that are alike, worked out once.
+
+    Attributes:
+        charges: one unit of each limit, in the order of the rules.
+        tokens: where those of tokens stand among them.
+        never: the first limit of nothing, with which all are refused; what follows it is not looked at.
+        told: what of them clients are told, and how.
+    """
+
+    __slots__ = ("charges", "never", "tokens", "told")
+
+    def __init__(self, charges: tuple[Charge, ...], dialect: str) -> None:
+        self.charges = charges
+        limits = [limit for limit, _, _ in charges]
+        none = next((n for n, limit in enumerate(limits) if not limit.amount), None)
+        self.never = None if none is None else charges[none]
+        self.tokens = [n for n, limit in enumerate(limits[:none]) if limit.kind == TOKENS]
+        self.told = tellings(limits, dialect)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -97,8 +116,8 @@ class Rules:
         self._name = name
         self._models = models
         self._lines = [line for rule in rules for line in _lines(rule)]
-        self._known: WeakKeyDictionary[Principal, dict[Any, Bound]] = WeakKeyDictionary()
-        self._anybody: dict[Any, Bound] = {}
+        self._known: WeakKeyDictionary[Principal, dict[Any, Bound | None]] = WeakKeyDictionary()
+        self._anybody: dict[Any, Bound | None] = {}
         first: dict[str, Limit] = {}
         for line in self._lines:
             if line.limit.id in first:
@@ -111,25 +130,30 @@ class Rules:
         """Those of the stack file."""
         return [line.limit for line in self._lines]
 
-    def bind(self, call: Call, target: Target | None = None) -> Bound:
-        """The limits that bind a call, or an attempt of it at ``target``."""
+    def bind(self, call: Call, target: Target | None = None) -> Bound | None:
+        """The limits that bind a call, or an attempt of it at ``target``; ``None`` where there are none."""
         principal = call.principal
         known = self._anybody if principal is None else self._known.get(principal)
         if known is None:
             assert principal is not None
             known = self._known[principal] = {}
         where = None if target is None else (target.upstream.name, target.model)
-        asked = (call.model, call.asked, call.operation, call.dialect.name, call.tags, where)
-        bound = known.get(asked)
-        if bound is None:
+        route, dialect = call.route, call.dialect.name
+        asked = (call.model, call.asked, route.operation, route.local, dialect, call.tags, where)
+        try:
+            return known[asked]
+        except KeyError:
             if len(known) >= _REMEMBERED:  # names are typed by clients
                 known.clear()
-            bound = known[asked] = tuple(self._bind(call, principal, target))
-        return bound
+            charges = tuple(self._bind(call, principal, target))
+            bound = known[asked] = Bound(charges, dialect) if charges else None
+            return bound
 
     def _bind(self, call: Call, principal: Principal | None, target: Target | None) -> Iterable[Charge]:
         upstream = target.upstream.name if target is not None else None
         for line in self._of(principal):
+            if call.route.local and line.limit.kind == TOKENS:
+                continue  # what a plugin answers itself uses none
             if line.condition is not None and not line.condition(call):
                 continue
             if line.model is not None and not self._meant(line.model, call, target):
@@ -138,7 +162,7 @@ class Rules:
                 continue
             values = [_value(scope, principal, call, upstream) for scope in line.rule.per]
             if None not in values:
-                yield Charge(line.limit, _key(line.limit, values), 1)
+                yield line.limit, _key(line.limit, values), 1
 
     def _meant(self, model: ModelName, call: Call, _target: Target | None) -> bool:
         return model.names(call)

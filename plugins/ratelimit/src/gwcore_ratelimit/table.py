@@ -18,6 +18,7 @@ import threading
 import time
 from hashlib import blake2b
 from pathlib import Path
+from struct import Struct
 from types import TracebackType
 from typing import Final
 
@@ -28,6 +29,7 @@ UNTIL: Final = 1
 DATA: Final = 2
 """First cell for what the row holds."""
 WINDOW: Final = 64
+_HEAD: Final = Struct("4q")
 PATIENCE: Final = 0.1
 """Seconds."""
 
@@ -123,27 +125,29 @@ class Table:
         self._mask = rows - 1
         self._known: dict[str, tuple[int, int]] = {}
 
-    def row(self, key: str, now: int) -> int:
-        """Index of the row's first cell; it is the key's at least until ``now`` is over. A new row holds zeros.
+    def row(self, key: str, now: int) -> tuple[int, int, int]:
+        """Index of the row's first cell, and what its first two cells of data hold; a new row holds zeros.
+
+        It is the key's at least until ``now`` is over.
 
         Raises:
             StoreDown: more keys than the table has room for are in use.
         """
-        known = self._known.get(key)
-        if known is None:
-            digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True) or 1
-            at = -1
-        else:
-            at, digest = known
-        cells = self.cells
-        if at < 0 or cells[at] != digest:
-            at = self._find(digest, now)
-            if len(self._known) > 100_000:
-                self._known.clear()
-            self._known[key] = (at, digest)
-        if cells[at + UNTIL] <= now:
-            cells[at + UNTIL] = now + 1  # another key of the same call must not take it
-        return at
+        at, digest = self._known.get(key) or self._place(key, now)
+        found, until, first, second = _HEAD.unpack_from(self._map, at * 8)
+        if found != digest:  # another key has taken it
+            at, digest = self._place(key, now)
+            found, until, first, second = _HEAD.unpack_from(self._map, at * 8)
+        if until <= now:
+            self.cells[at + UNTIL] = now + 1  # another key of the same call must not take it
+        return at, first, second
+
+    def _place(self, key: str, now: int) -> tuple[int, int]:
+        digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True) or 1
+        if len(self._known) > 100_000:
+            self._known.clear()
+        place = self._known[key] = self._find(digest, now), digest
+        return place
 
     def _find(self, digest: int, now: int) -> int:
         cells, free = self.cells, -1
