@@ -53,7 +53,8 @@ class Learned:
     def learn(self, size: int, read: int, written: int) -> None:
         """From one call: ``size`` bytes of text, and the tokens that they and the answer came to."""
         if read and size:
-            self.ratio += _SLOWLY * (min(max(size / read, 0.5), 20.0) - self.ratio)
+            ratio = size / read
+            self.ratio += _SLOWLY * ((ratio if 0.5 < ratio < 20.0 else min(max(ratio, 0.5), 20.0)) - self.ratio)
         if not written:
             return
         if not self._mean:

@@ -22,8 +22,10 @@ def said(document: Mapping[str, Any], places: Places) -> list[Any]:
     """Every value that the document has there; ``null`` says nothing."""
     found = []
     for path in places:
-        value: Any = document
-        for key in path:
+        value: Any = document.get(path[0])
+        if value is None:
+            continue
+        for key in path[1:]:
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
             found.append(value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 REQUESTS: Final = "requests"
 TOKENS: Final = "tokens"
@@ -41,7 +41,9 @@ class Limit:
         width: microseconds of a bucket of a strict window; 0 for GCRA.
         scopes: its rule's ``per``.
         gcra: whether a TAT is what it keeps.
-        room: how far away a charge may move the TAT; ``debt``: how far a correction may.
+        full: how far away a charge may move the TAT, in ``1/amount`` of a microsecond.
+        room: the same as a span; ``debt``: how far a correction may.
+        largest: the largest cost that can ever be admitted.
         manner: which tokens it counts, in a word: ``total``, ``input-uncached``.
     """
 
@@ -57,20 +59,19 @@ class Limit:
     count: Literal["input", "output", "total"] = "total"
     count_cached: bool = True
     gcra: bool = field(init=False, repr=False, compare=False)
+    full: int = field(init=False, repr=False, compare=False)
     room: Span = field(init=False, repr=False, compare=False)
     debt: Span = field(init=False, repr=False, compare=False)
+    largest: int = field(init=False, repr=False, compare=False)
     manner: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gcra", self.period > 0 and not self.width)
-        object.__setattr__(self, "room", divmod(self.burst * self.period, self.amount or 1))
-        object.__setattr__(self, "debt", divmod(2 * self.burst * self.period, self.amount or 1))
+        object.__setattr__(self, "full", self.burst * self.period)
+        object.__setattr__(self, "room", divmod(self.full, self.amount or 1))
+        object.__setattr__(self, "debt", divmod(2 * self.full, self.amount or 1))
+        object.__setattr__(self, "largest", self.amount if self.width else self.burst)
         object.__setattr__(self, "manner", self.count if self.count_cached else f"{self.count}-uncached")
-
-    @property
-    def largest(self) -> int:
-        """The largest cost that can ever be admitted."""
-        return self.amount if self.width else self.burst
 
     def share(self, workers: int, rank: int) -> Limit:
         """What one of ``workers`` may use alone, so that all together stay within the limit.
@@ -96,7 +97,8 @@ Reading = tuple[int, int, int]
 which is the bucket that was charged of a strict window, else 0."""
 
 
-class Verdict(NamedTuple):
+@dataclass(slots=True)
+class Verdict:
     """What became of the charges of a call.
 
     Attributes:
@@ -124,22 +126,27 @@ def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
     ]
 
 
-def moved(limit: Limit, tat: int, rest: int, cost: int, now: int) -> Span:
-    """The TAT after a charge, which takes a TAT of the past for now; ``cost`` may be below 0."""
+def moved(limit: Limit, tat: int, rest: int, cost: int, now: int) -> tuple[int, int, int]:
+    """The TAT after a charge, which takes a TAT of the past for now, and what is left of :attr:`Limit.full` then.
+
+    ``cost`` may be below 0, and so may what is left.
+    """
     if tat < now:
         tat, rest = now, 0
     more, part = divmod(cost * limit.period, limit.amount)
     rest += part
-    if rest < limit.amount:
-        return tat + more, rest
-    return tat + more + rest // limit.amount, rest % limit.amount
+    if rest >= limit.amount:
+        more += rest // limit.amount
+        rest %= limit.amount
+    tat += more
+    return tat, rest, limit.full - (tat - now) * limit.amount - rest
 
 
 def reading_of(limit: Limit, lead: int, rest: int) -> Reading:
     """Of a key whose TAT is that far away; where that is in the past it is as if never used."""
     if lead < 0:
         return limit.burst, 0, 0
-    left = limit.burst * limit.period - lead * limit.amount - rest
+    left = limit.full - lead * limit.amount - rest
     return left // limit.period if left > 0 else 0, lead + (rest > 0), 0
 
 

@@ -20,17 +20,19 @@ class Grant:
     Attributes:
         bound: the limits.
         charges: what they are charged at first.
+        counted: by place among them, the tokens that charges come to; once :meth:`count` was called.
         size: of the text that tokens were estimated for; ``None`` where none count.
         attempts: all of a call, or one: whose tokens count.
         verdict: of the limiter.
     """
 
-    __slots__ = ("_tally", "attempts", "bound", "charges", "size", "verdict")
+    __slots__ = ("_tally", "attempts", "bound", "charges", "counted", "size", "verdict")
 
     def __init__(self, bound: Bound, attempts: Sequence[Attempt]) -> None:
         self.bound = bound
         self.charges = [*bound.charges]
         self.attempts = attempts
+        self.counted: dict[int, int] = {}
         self.size: tuple[int, int] | None = None
         self._tally: Tally | None = None
         self.verdict: Verdict
@@ -45,27 +47,30 @@ class Grant:
             call.reply.add_headers(partial(_said, call, grants))
         grants.append(self)
 
-    def tally(self, *, final: bool) -> Tally:
+    def count(self, *, final: bool) -> Tally:
         """What has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong."""
         tally = self._tally
         if tally is None or not final or tally.attempts != len(self.attempts):
             tally = self._tally = Tally(self.attempts)
+            for n in self.bound.tokens:
+                limit, _, cost = self.charges[n]
+                self.counted[n] = tally.charged(limit, cost)
         return tally
 
-    def counted(self, call: Call) -> Headers:
-        """The header of an answer that is complete as its head leaves; none of any other, and none of an attempt."""
+    def said(self) -> dict[str, int]:
+        """What was counted, by manner of counting."""
+        return {self.charges[n][0].manner: tokens for n, tokens in self.counted.items()}
+
+    def header(self, call: Call) -> Headers:
+        """That of an answer that is complete as its head leaves; none of any other, and none of an attempt."""
         attempts = self.attempts
         if self.size is None or attempts is not call.attempts or self.verdict.refused >= 0 or call.reply.waiting:
             return []
         for attempt in attempts:
             if attempt.usage is None and attempt.error is None:
                 return []
-        tally = self.tally(final=False)
-        told = {}
-        for n in self.bound.tokens:
-            limit, _, cost = self.charges[n]
-            told[limit.manner] = tally.charged(limit, cost)
-        return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in told.items()]).encode())]
+        self.count(final=False)
+        return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in self.said().items()]).encode())]
 
 
 _TOLD: Final = Key("ratelimit.told", list[Grant])
@@ -75,5 +80,5 @@ def _said(call: Call, grants: list[Grant]) -> Headers:
     """Asked as the head leaves: until then a later rule may have less left."""
     headers = tightest([(grant.bound.told, grant.verdict.readings) for grant in grants])
     for grant in grants:
-        headers += grant.counted(call)
+        headers += grant.header(call)
     return headers

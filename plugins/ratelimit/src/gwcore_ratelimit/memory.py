@@ -94,46 +94,49 @@ class Memory:
             now = self._now()
             refused, worst = -1, 0
         shadowed: tuple[int, ...] = ()
-        looks: list[tuple[Limit, int, int, int, int]] = []
-        readings: list[Reading | None] = []
+        looks: list[tuple[Limit, int, int, int, int, int]] = []
         with self._lock:
-            now = self._now()
+            now, rates = self._now(), self._rates
             for limit, key, cost in charges:
+                wait = 0
                 if limit.gcra:
-                    at, tat, rest = self._rates.row(key, now)
-                    tat, rest = moved(limit, tat, rest, cost, now)
-                    room, part = limit.room
-                    wait = tat - now - room + (rest > part) if cost else 0
+                    at, tat, rest = rates.row(key, now)
+                    tat, rest, left = moved(limit, tat, rest, cost, now)
+                    if left < 0 and cost:
+                        wait = -(left // limit.amount)
                 else:
                     at, wait = self._look(limit, key, cost, now)
-                    tat, rest = cost, 0
-                if wait > 0:
+                    tat = rest = left = 0
+                if wait:
                     if limit.shadow:
                         shadowed = (*shadowed, len(looks))
                     elif wait > worst:
                         refused, worst = len(looks), wait
-                looks.append((limit, at, tat, rest, wait))
-            for limit, at, tat, rest, wait in looks:
-                charged = refused < 0 and wait <= 0
-                if not limit.gcra:
-                    if charged:
-                        self._take(limit, at, tat, now)
-                    readings.append(self._read(limit, at, now))
-                elif charged:
-                    self._put(at, tat, rest)
-                    readings.append(reading_of(limit, tat - now, rest))
-                else:
-                    readings.append(self._standing(limit, at, now))
-        return Verdict(refused, worst, readings, shadowed)
+                looks.append((limit, at, tat, rest, left, wait))
+            if refused >= 0:
+                return Verdict(refused, worst, [self._read(limit, at, now) for limit, at, *_ in looks], shadowed)
+            readings: list[Reading | None] = []
+            for n, (limit, at, tat, rest, left, wait) in enumerate(looks):
+                if limit.gcra and not wait:
+                    rates.put(at, tat + 1, tat, rest)
+                    readings.append((left // limit.period if left > 0 else 0, tat - now + (rest > 0), 0))
+                    continue
+                if not wait:
+                    self._take(limit, at, charges[n][2], now)
+                readings.append(self._read(limit, at, now))
+        return Verdict(-1, 0, readings, shadowed)
 
-    def _put(self, at: int, tat: int, rest: int) -> None:
-        cells = self._rates.cells
-        cells[at + UNTIL] = tat + 1
-        cells[at + TAT] = tat
-        cells[at + REST] = rest
-
-    def _standing(self, limit: Limit, at: int, now: int) -> Reading:
-        return reading_of(limit, self._rates.cells[at + TAT] - now, self._rates.cells[at + REST])
+    def _read(self, limit: Limit, at: int, now: int) -> Reading:
+        if limit.gcra:
+            cells = self._rates.cells
+            return reading_of(limit, cells[at + TAT] - now, cells[at + REST])
+        if not limit.width:
+            return max(0, limit.amount - self._busy(at)), 0, 0
+        counts = self._window(at, limit, now)
+        bucket = now // limit.width
+        last = max((n for n, count in enumerate(counts) if count), default=-1)
+        reset = (bucket + last + 1) * limit.width - now if last >= 0 else 0
+        return max(0, limit.amount - sum(counts)), reset, bucket
 
     # ── windows and places ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,15 +157,6 @@ class Memory:
             self._rates.cells[at + UNTIL] = now + limit.period + 2 * limit.width
         else:
             self._hold(at, 1)
-
-    def _read(self, limit: Limit, at: int, now: int) -> Reading:
-        if not limit.width:
-            return max(0, limit.amount - self._busy(at)), 0, 0
-        counts = self._window(at, limit, now)
-        bucket = now // limit.width
-        last = max((n for n, count in enumerate(counts) if count), default=-1)
-        reset = (bucket + last + 1) * limit.width - now if last >= 0 else 0
-        return max(0, limit.amount - sum(counts)), reset, bucket
 
     def _window(self, at: int, limit: Limit, now: int) -> list[int]:
         """Counts of the buckets of the window, oldest first, after those that have left are forgotten."""
@@ -195,13 +189,12 @@ class Memory:
 
     def _adjust(self, limit: Limit, key: str, more: int, now: int) -> None:
         at, tat, rest = self._rates.row(key, now)
-        new = moved(limit, tat, rest, more, now)
-        if more > 0:
-            room, part = limit.debt
-            new = min(new, max((now + room, part), (tat, rest)))
-        elif new[0] < now:
-            new = now, 0
-        self._put(at, *new)
+        tat_, rest_, left = moved(limit, tat, rest, more, now)
+        if more > 0 and left < -limit.full:  # a debt of more than one burst
+            tat_, rest_ = max((now + limit.debt[0], limit.debt[1]), (tat, rest))
+        elif tat_ < now:
+            tat_, rest_ = now, 0
+        self._rates.put(at, tat_ + 1, tat_, rest_)
 
     def _adjust_window(self, limit: Limit, key: str, more: int, stamp: int, now: int) -> None:
         at, _, _ = self._rates.row(key, now)
@@ -219,7 +212,7 @@ class Memory:
         with self._lock:
             now = self._now()
             if limit.gcra:
-                self._put(self._rates.row(key, now)[0], now + reset, 0)
+                self._rates.put(self._rates.row(key, now)[0], now + reset + 1, now + reset, 0)
             elif limit.width:
                 at, _, _ = self._rates.row(key, now)
                 used = limit.amount - remaining
@@ -232,7 +225,7 @@ class Memory:
         with self._lock:
             now = self._now()
             at, _, _ = self._rates.row(key, now)
-            return (self._read if limit.width else self._standing)(limit, at, now)[1]
+            return self._read(limit, at, now)[1]
 
     # ── calls under way ──────────────────────────────────────────────────────────────────────────────────────────
 

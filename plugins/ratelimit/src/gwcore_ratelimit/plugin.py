@@ -215,25 +215,20 @@ class RateLimit(Plugin):
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
         verdict, attempts = grant.verdict, grant.attempts
         void = isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
-        tally = None
         if grant.size is not None:
-            tally = grant.tally(final=error is None)
+            tally = grant.count(final=error is None)
             if error is None and tally.known and len(tally.used) == 1:
                 who = call.principal.id if call.principal is not None else None
                 self._estimator.learn(call.model, who, grant.size, tally.used[0])
-        told: dict[str, int] = {}
+            said = grant.said()
+            _note(call, attempts, dict.fromkeys(said, 0) if void else said)
         changes: list[Change] = []
         for n, (limit, key, cost) in enumerate(grant.charges):
-            more = -1 if void else 0
-            if tally is not None and limit.kind == TOKENS:
-                tokens = tally.charged(limit, cost)
-                told[limit.manner] = 0 if void else tokens
-                more = tokens - cost
-            reading = verdict.readings[n]
-            if (more or limit.kind == PARALLEL) and reading is not None and n not in verdict.shadowed:
-                changes.append((limit, key, more, reading[2]))
-        if told:
-            _note(call, attempts, told)
+            more = grant.counted[n] - cost if n in grant.counted else -void
+            if more or limit.kind == PARALLEL:
+                reading = verdict.readings[n]
+                if reading is not None and n not in verdict.shadowed:
+                    changes.append((limit, key, more, reading[2]))
         if changes:
             assert self._limiter is not None
             try:

@@ -30,6 +30,7 @@ DATA: Final = 2
 """First cell for what the row holds."""
 WINDOW: Final = 64
 _HEAD: Final = Struct("4q")
+_STATE: Final = Struct("3q")
 PATIENCE: Final = 0.1
 """Seconds."""
 
@@ -148,6 +149,10 @@ class Table:
             self._known.clear()
         place = self._known[key] = self._find(digest, now), digest
         return place
+
+    def put(self, at: int, until: int, first: int, second: int) -> None:
+        """Change a row's time and its first two cells of data."""
+        _STATE.pack_into(self._map, (at + UNTIL) * 8, until, first, second)
 
     def _find(self, digest: int, now: int) -> int:
         cells, free = self.cells, -1
