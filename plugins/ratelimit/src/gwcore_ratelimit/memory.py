@@ -38,6 +38,10 @@ REST: Final = DATA + 1
 """Cells of a rate: the TAT's whole microseconds, and the rest."""
 
 
+_Look = tuple[Limit, int, int, int, int, int]
+"""A limit, its row, and after the charge its TAT (else, the cost), the rest, and what is left; microseconds to wait for it."""
+
+
 def monotonic() -> int:
     """Microseconds since boot: one clock for all processes of a machine."""
     return time.monotonic_ns() // 1000
@@ -90,41 +94,42 @@ class Memory:
 
     def decide(self, charges: Sequence[Charge]) -> Verdict:
         """As :meth:`admit`, at once. Raises ``StoreDown``."""
+        looks: list[_Look] = []
+        clear = True
         with self._lock:
-            now = self._now()
-            refused, worst = -1, 0
-        shadowed: tuple[int, ...] = ()
-        looks: list[tuple[Limit, int, int, int, int, int]] = []
-        with self._lock:
-            now, rates = self._now(), self._rates
+            now, row = self._now(), self._rates.row
             for limit, key, cost in charges:
-                wait = 0
                 if limit.gcra:
-                    at, tat, rest = rates.row(key, now)
+                    at, tat, rest = row(key, now)
                     tat, rest, left = moved(limit, tat, rest, cost, now)
-                    if left < 0 and cost:
-                        wait = -(left // limit.amount)
+                    wait = -(left // limit.amount) if left < 0 and cost else 0
                 else:
                     at, wait = self._look(limit, key, cost, now)
-                    tat = rest = left = 0
+                    tat, rest, left = cost, 0, 0
                 if wait:
-                    if limit.shadow:
-                        shadowed = (*shadowed, len(looks))
-                    elif wait > worst:
-                        refused, worst = len(looks), wait
+                    clear = False
                 looks.append((limit, at, tat, rest, left, wait))
-            if refused >= 0:
-                return Verdict(refused, worst, [self._read(limit, at, now) for limit, at, *_ in looks], shadowed)
-            readings: list[Reading | None] = []
-            for n, (limit, at, tat, rest, left, wait) in enumerate(looks):
-                if limit.gcra and not wait:
-                    rates.put(at, tat + 1, tat, rest)
-                    readings.append((left // limit.period if left > 0 else 0, tat - now + (rest > 0), 0))
-                    continue
-                if not wait:
-                    self._take(limit, at, charges[n][2], now)
+            if clear:
+                return Verdict(-1, 0, self._charge(looks, now))
+            refused, worst, shadowed = _longest(looks)
+            if refused < 0:
+                return Verdict(-1, 0, self._charge(looks, now), shadowed)
+            return Verdict(refused, worst, [self._read(limit, at, now) for limit, at, *_ in looks], shadowed)
+
+    def _charge(self, looks: list[_Look], now: int) -> list[Reading | None]:
+        """All but those that are to wait."""
+        readings: list[Reading | None] = []
+        put = self._rates.put
+        for limit, at, tat, rest, left, wait in looks:
+            if wait:
                 readings.append(self._read(limit, at, now))
-        return Verdict(-1, 0, readings, shadowed)
+            elif limit.gcra:
+                put(at, tat + 1, tat, rest)
+                readings.append((left // limit.period if left > 0 else 0, tat - now + (rest > 0), 0))
+            else:
+                self._take(limit, at, tat, now)
+                readings.append(self._read(limit, at, now))
+        return readings
 
     def _read(self, limit: Limit, at: int, now: int) -> Reading:
         if limit.gcra:
@@ -296,3 +301,10 @@ class Memory:
         self._slots.close()
         if isinstance(self._lock, Lock):
             self._lock.close()
+
+
+def _longest(looks: list[_Look]) -> tuple[int, int, tuple[int, ...]]:
+    """Which limit must be waited for longest, and how long; -1 for none. And the shadow limits that would be."""
+    waits = [(wait, -n) for n, (limit, *_, wait) in enumerate(looks) if wait and not limit.shadow]
+    worst, n = max(waits, default=(0, 1))
+    return -n, worst, tuple([n for n, (limit, *_, wait) in enumerate(looks) if wait and limit.shadow])
