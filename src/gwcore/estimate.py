@@ -7,12 +7,13 @@ loaded. What the upstream then reports corrects the charge and teaches the next 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gwcore.call import Call
 from gwcore.knobs import counts
 from gwcore.usage import Usage
 
+K = TypeVar("K")
 FIRST_RATIO: Final = 3.5
 """Bytes per token of a model not seen yet."""
 ANSWER: Final = 1000
@@ -50,13 +51,13 @@ class Learned:
         self.answer = answer
         self._mean = 0.0
 
-    def learn(self, size: int, read: int, written: int) -> None:
-        """From one call: ``size`` bytes of text, and the tokens that they and the answer came to."""
-        if read and size:
-            ratio = size / read
-            self.ratio += _SLOWLY * ((ratio if 0.5 < ratio < 20.0 else min(max(ratio, 0.5), 20.0)) - self.ratio)
-        if not written:
-            return
+    def was_read(self, size: int, read: int) -> None:
+        """``size`` bytes of text came to ``read`` tokens."""
+        ratio = size / read
+        self.ratio += _SLOWLY * ((ratio if 0.5 < ratio < 20.0 else min(max(ratio, 0.5), 20.0)) - self.ratio)
+
+    def was_written(self, written: int) -> None:
+        """An answer came to ``written`` tokens."""
         if not self._mean:
             self._mean = float(written)
             self.answer = 1.5 * written
@@ -106,31 +107,33 @@ class Estimator:
         ratio, answer = (learned.ratio, learned.answer) if learned else (FIRST_RATIO, float(self._output))
         if key is not None and (own := self._keys.get((model, key))) is not None:
             answer = own.answer
-        text, media = size if size is not None else self.size(call)
-        read = -int(-text // ratio) + media * self._media
+        text, media = size or self.size(call)
+        read = -int(-text // ratio)
+        if media:
+            read += media * self._media
         if call.operation not in _WRITTEN or call.document is None:
             return read, 0
         most, times = ceiling(call, call.document)
-        written = answer if most is None else min(answer, most)
-        return read, int(written) * times
+        return read, int(answer if most is None or answer < most else most) * times
 
     def learn(self, model: str | None, key: str | None, size: tuple[int, int], usage: Usage) -> None:
         """What a call really used."""
         text, media = size
-        text = 0 if media else text
         read, written = usage.total_in, usage.total_out
-        if (learned := self._models.get(model)) is None:
-            if len(self._models) >= _MOST:
-                self._models.clear()
-            learned = self._models[model] = Learned(FIRST_RATIO, self._output)
-        learned.learn(text, read, written)
-        if key is None:
+        learned = self._models.get(model) or self._new(self._models, model)
+        if read and text and not media:
+            learned.was_read(text, read)
+        if not written:
             return
-        if (own := self._keys.get((model, key))) is None:
-            if len(self._keys) >= _MOST:
-                self._keys.clear()
-            own = self._keys[model, key] = Learned(FIRST_RATIO, self._output)
-        own.learn(0, read, written)
+        learned.was_written(written)
+        if key is not None:
+            (self._keys.get((model, key)) or self._new(self._keys, (model, key))).was_written(written)
+
+    def _new(self, known: dict[K, Learned], name: K) -> Learned:
+        if len(known) >= _MOST:
+            known.clear()
+        learned = known[name] = Learned(FIRST_RATIO, self._output)
+        return learned
 
 
 def ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:

@@ -41,6 +41,7 @@ class Limit:
         width: microseconds of a bucket of a strict window; 0 for GCRA.
         scopes: its rule's ``per``.
         gcra: whether a TAT is what it keeps.
+        unit: how far a charge of one unit moves the TAT.
         full: how far away a charge may move the TAT, in ``1/amount`` of a microsecond.
         room: the same as a span; ``debt``: how far a correction may.
         largest: the largest cost that can ever be admitted.
@@ -59,6 +60,7 @@ class Limit:
     count: Literal["input", "output", "total"] = "total"
     count_cached: bool = True
     gcra: bool = field(init=False, repr=False, compare=False)
+    unit: Span = field(init=False, repr=False, compare=False)
     full: int = field(init=False, repr=False, compare=False)
     room: Span = field(init=False, repr=False, compare=False)
     debt: Span = field(init=False, repr=False, compare=False)
@@ -67,6 +69,7 @@ class Limit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gcra", self.period > 0 and not self.width)
+        object.__setattr__(self, "unit", divmod(self.period, self.amount or 1))
         object.__setattr__(self, "full", self.burst * self.period)
         object.__setattr__(self, "room", divmod(self.full, self.amount or 1))
         object.__setattr__(self, "debt", divmod(2 * self.full, self.amount or 1))
@@ -133,7 +136,7 @@ def moved(limit: Limit, tat: int, rest: int, cost: int, now: int) -> tuple[int, 
     """
     if tat < now:
         tat, rest = now, 0
-    more, part = divmod(cost * limit.period, limit.amount)
+    more, part = limit.unit if cost == 1 else divmod(cost * limit.period, limit.amount)
     rest += part
     if rest >= limit.amount:
         more += rest // limit.amount

@@ -9,9 +9,11 @@ from typing import Final
 from gwcore.call import Attempt, Call, Key
 from gwcore.wire.transport import Headers
 from gwcore_ratelimit.counting import HEADER, Tally
-from gwcore_ratelimit.gcra import Verdict
-from gwcore_ratelimit.headers import tightest
+from gwcore_ratelimit.gcra import Reading, Verdict
+from gwcore_ratelimit.headers import Telling, tell
 from gwcore_ratelimit.rules import Bound
+
+_NONE: Final[dict[int, int]] = {}
 
 
 class Grant:
@@ -20,19 +22,20 @@ class Grant:
     Attributes:
         bound: the limits.
         charges: what they are charged at first.
-        counted: by place among them, the tokens that charges come to; once :meth:`count` was called.
+        counted: tokens that charges come to, by their place among them; ``told``: the same by manner of counting.
         size: of the text that tokens were estimated for; ``None`` where none count.
         attempts: all of a call, or one: whose tokens count.
         verdict: of the limiter.
     """
 
-    __slots__ = ("_tally", "attempts", "bound", "charges", "counted", "size", "verdict")
+    __slots__ = ("_tally", "attempts", "bound", "charges", "counted", "size", "told", "verdict")
 
     def __init__(self, bound: Bound, attempts: Sequence[Attempt]) -> None:
         self.bound = bound
         self.charges = [*bound.charges]
         self.attempts = attempts
-        self.counted: dict[int, int] = {}
+        self.counted: dict[int, int] = _NONE
+        self.told: dict[str, int]
         self.size: tuple[int, int] | None = None
         self._tally: Tally | None = None
         self.verdict: Verdict
@@ -48,21 +51,19 @@ class Grant:
         grants.append(self)
 
     def count(self, *, final: bool) -> Tally:
-        """What has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong."""
+        """Of what has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong."""
         tally = self._tally
-        if tally is None or not final or tally.attempts != len(self.attempts):
-            tally = self._tally = Tally(self.attempts)
-            for n in self.bound.tokens:
-                limit, _, cost = self.charges[n]
-                self.counted[n] = tally.charged(limit, cost)
+        if tally is not None and final and tally.attempts == len(self.attempts):
+            return tally
+        tally = self._tally = Tally(self.attempts)
+        self.counted, self.told = {}, {}
+        for n in self.bound.tokens:
+            limit, _, cost = self.charges[n]
+            self.counted[n] = self.told[limit.manner] = tally.charged(limit, cost)
         return tally
 
-    def said(self) -> dict[str, int]:
-        """What was counted, by manner of counting."""
-        return {self.charges[n][0].manner: tokens for n, tokens in self.counted.items()}
-
     def header(self, call: Call) -> Headers:
-        """That of an answer that is complete as its head leaves; none of any other, and none of an attempt."""
+        """What was counted of an answer that is complete as its head leaves; of any other, and of an attempt, nothing."""
         attempts = self.attempts
         if self.size is None or attempts is not call.attempts or self.verdict.refused >= 0 or call.reply.waiting:
             return []
@@ -70,7 +71,7 @@ class Grant:
             if attempt.usage is None and attempt.error is None:
                 return []
         self.count(final=False)
-        return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in self.said().items()]).encode())]
+        return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in self.told.items()]).encode())]
 
 
 _TOLD: Final = Key("ratelimit.told", list[Grant])
@@ -78,7 +79,16 @@ _TOLD: Final = Key("ratelimit.told", list[Grant])
 
 def _said(call: Call, grants: list[Grant]) -> Headers:
     """Asked as the head leaves: until then a later rule may have less left."""
-    headers = tightest([(grant.bound.told, grant.verdict.readings) for grant in grants])
+    least: dict[str, tuple[Telling, Reading]] = {}
+    for grant in grants:
+        readings = grant.verdict.readings
+        for telling in grant.bound.told:
+            reading, kind = readings[telling[0]], telling[1]
+            if reading is not None and (kind not in least or reading[0] < least[kind][1][0]):
+                least[kind] = telling, reading
+    headers: Headers = []
+    for telling, reading in least.values():
+        headers += tell(telling, reading)
     for grant in grants:
         headers += grant.header(call)
     return headers

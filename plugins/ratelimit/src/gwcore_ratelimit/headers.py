@@ -8,7 +8,7 @@ when the limit is as if never used. Other dialects have none of their own and ge
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -42,18 +42,10 @@ def tellings(limits: Iterable[Limit], dialect: str) -> list[Telling]:
     return told
 
 
-def tightest(states: Iterable[tuple[Sequence[Telling], Sequence[Reading | None]]]) -> Headers:
-    """Of each kind, the headers of the limit with the least left."""
-    found: dict[str, tuple[Reading, Telling]] = {}
-    for tellings_, readings in states:
-        for telling in tellings_:
-            reading, kind = readings[telling[0]], telling[1]
-            if reading is not None and (kind not in found or reading[0] < found[kind][0][0]):
-                found[kind] = reading, telling
-    headers: Headers = []
-    for (remaining, reset, _), (_, _, first, left, again, written) in found.values():
-        headers += (first, (left, b"%d" % remaining), (again, written(reset)))
-    return headers
+def tell(telling: Telling, reading: Reading) -> Headers:
+    """The headers of a limit."""
+    _, _, first, left, again, written = telling
+    return [first, (left, b"%d" % reading[0]), (again, written(reading[1]))]
 
 
 def duration(micros: int) -> bytes:

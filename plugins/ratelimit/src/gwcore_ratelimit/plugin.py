@@ -214,14 +214,13 @@ class RateLimit(Plugin):
     def _settle(self, call: Call, grant: Grant, lease: str, error: BaseException | None) -> None:
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
         verdict, attempts = grant.verdict, grant.attempts
-        void = isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
+        void = error is not None and isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
         if grant.size is not None:
             tally = grant.count(final=error is None)
             if error is None and tally.known and len(tally.used) == 1:
                 who = call.principal.id if call.principal is not None else None
                 self._estimator.learn(call.model, who, grant.size, tally.used[0])
-            said = grant.said()
-            _note(call, attempts, dict.fromkeys(said, 0) if void else said)
+            _note(call, attempts, dict.fromkeys(grant.told, 0) if void else grant.told)
         changes: list[Change] = []
         for n, (limit, key, cost) in enumerate(grant.charges):
             more = grant.counted[n] - cost if n in grant.counted else -void
@@ -294,7 +293,7 @@ def _note(call: Call, attempts: Sequence[Attempt], told: dict[str, int]) -> None
     """Leave what was counted with the call, for its record. What the attempt ring counts has the upstream before it."""
     if attempts is not call.attempts:
         told = {f"{attempts[0].target.upstream.name} {name}": tokens for name, tokens in told.items()}
-    call.facts.setdefault(counting.FACT, {}).update(told)
+    call.facts[counting.FACT] = {**call.facts.get(counting.FACT, {}), **told}
 
 
 def _who(limit: Limit, key: str) -> str:
