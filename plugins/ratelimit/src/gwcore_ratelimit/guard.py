@@ -51,6 +51,7 @@ class Guard:
         self._crew = crew
         self._now = clock
         self._local = Memory(clock=clock)
+        self._heard: dict[str, tuple[Limit, Reading, int]] = {}
         self._shares: dict[tuple[Limit, int, int], Limit] = {}
         self._touched: dict[str, Limit] = {}
         self._refused: dict[str, int] = {}
@@ -110,6 +111,8 @@ class Guard:
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
         """Correct what was charged; where the home is away, what it was to hear is lost, leases end by themselves."""
         here = [change for change in changes if local or change[0].kind == PARALLEL]
+        for _, key, _, _ in here:
+            self._take_over(key)
         if here:
             self._local.settle([(self._share(limit), key, more, stamp) for limit, key, more, stamp in here])
         there = [change for change in changes if not local or change[0].kind == PARALLEL]
@@ -141,6 +144,8 @@ class Guard:
 
     def _shares_of(self, charges: Sequence[Charge], ours: list[int]) -> list[Charge]:
         shares = [(self._share(limit), key, cost) for limit, key, cost in [charges[n] for n in ours]]
+        for _, key, _ in shares:
+            self._take_over(key)
         # what is more than a share can ever hold takes the whole of it
         return [(limit, key, min(cost, limit.largest)) for limit, key, cost in shares]
 
@@ -164,12 +169,29 @@ class Guard:
 
     def _floors(self, charges: Sequence[Charge]) -> dict[str, int]:
         touched = [key for _, key, _ in charges if key in self._touched]
+        for key in touched:
+            self._take_over(key)
         return {key: self._local.lead(self._touched[key], key) for key in touched}
 
     def _mirror(self, charges: Sequence[Charge], verdict: Verdict, besides: Sequence[int] = ()) -> None:
-        for n, ((limit, key, _), reading) in enumerate(zip(charges, verdict.readings, strict=True)):
-            if reading is not None and n not in besides:
+        now = self._now()
+        for n, (limit, key, _) in enumerate(charges):
+            reading = verdict.readings[n]
+            if reading is None or n in besides:
+                continue
+            if limit.gcra:
+                self._heard[key] = limit, reading, now
+            else:
                 self._local.seed(self._share(limit), key, reading)
+        while len(self._heard) > _MOST:
+            self._take_over(next(iter(self._heard)))
+
+    def _take_over(self, key: str) -> None:
+        """What the home said last of a rate is needed here only without it."""
+        heard = self._heard.pop(key, None)
+        if heard is not None:
+            limit, reading, since = heard
+            self._local.seed(limit, key, reading, since)
 
     def _remember(self, charges: Sequence[Charge], verdict: Verdict) -> None:
         """A key refused until then is refused here until then: of requests, which are never given back, exactly so."""

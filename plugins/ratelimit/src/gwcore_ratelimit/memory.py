@@ -211,13 +211,14 @@ class Memory:
             cell = at + DATA + 1 + stamp % _SPAN
             cells[cell] = max(0, cells[cell] + more)
 
-    def seed(self, limit: Limit, key: str, reading: Reading) -> None:
-        """Take over what another home has just said of a key, so that going on here starts from there."""
+    def seed(self, limit: Limit, key: str, reading: Reading, since: int = 0) -> None:
+        """Take over what another home has said of a key, so that going on here starts from there; of a rate, said then."""
         remaining, reset, _ = reading
         with self._lock:
             now = self._now()
             if limit.gcra:
-                self._rates.put(self._rates.row(key, now)[0], now + reset + 1, now + reset, 0)
+                tat = (since or now) + reset
+                self._rates.put(self._rates.row(key, now)[0], tat + 1, tat, 0)
             elif limit.width:
                 at, _, _ = self._rates.row(key, now)
                 used = limit.amount - remaining

@@ -38,7 +38,7 @@ _log = structlog.get_logger("gwcore")
 
 @dataclass(slots=True, eq=False)
 class _Operation:
-    keys: list[str]
+    keys: list[bytes]
     said: list[Any]
     done: asyncio.Future[list[int]] | None = None
     since: float = 0.0
@@ -63,7 +63,7 @@ class RedisHome:
         self._url = url
         self._timeout = timeout
         self._ttl = int(lease * SECOND)
-        self._prefix = prefix
+        self._prefix = prefix.encode()
         self._script = clock + files("gwcore_ratelimit").joinpath("limiter.lua").read_text("utf-8")
         self._sha = sha1(self._script.encode(), usedforsecurity=False).hexdigest()
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -74,7 +74,7 @@ class RedisHome:
         self._beating: asyncio.Task[None] | None = None
         self._client: Any = None
         self._users = 0
-        self.leases: dict[tuple[str, str], None] = {}
+        self.leases: dict[tuple[bytes, str], None] = {}
         self.workers, self.rank = least, 0
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,7 +118,7 @@ class RedisHome:
         held = list(self.leases)
         parts = [held[n : n + _BATCH] for n in range(0, len(held), _BATCH)] or [[]]
         for part in parts:
-            keys = [self._prefix + "workers", *(key for key, _ in part)]
+            keys = [self._prefix + b"workers", *(key for key, _ in part)]
             counted = await self._ask(keys, ["h", self._name, self._ttl, [lease for _, lease in part]])
             self.workers, self.rank = max(counted[0], self._least), counted[1]
 
@@ -132,7 +132,7 @@ class RedisHome:
             lease: names the call among those under way.
             floors: key to microseconds for which it is used at least: what was charged while the store was away.
         """
-        keys = [self._prefix + key for _, key, _ in charges]
+        keys = [self._prefix + key.encode() for _, key, _ in charges]
         said = [
             "a",
             lease,
@@ -151,7 +151,7 @@ class RedisHome:
         """Correct what was charged, soon; see :meth:`gwcore_ratelimit.memory.Memory.settle`."""
         keys, entries = [], []
         for limit, key, more, stamp in changes:
-            named = self._prefix + key
+            named = self._prefix + key.encode()
             if limit.kind == PARALLEL:
                 self.leases.pop((named, lease), None)
                 entries.append([3])
@@ -173,7 +173,7 @@ class RedisHome:
     # ── the wire ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask(
-        self, keys: list[str], said: list[Any], undo: Callable[[list[int]], None] | None = None
+        self, keys: list[bytes], said: list[Any], undo: Callable[[list[int]], None] | None = None
     ) -> list[int]:
         if self._client is None:
             raise StoreDown("not connected")
@@ -233,7 +233,7 @@ class RedisHome:
         finally:
             self._sending = None
 
-    async def _run(self, keys: list[str], said: list[list[Any]]) -> list[Any]:
+    async def _run(self, keys: list[bytes], said: list[list[Any]]) -> list[Any]:
         from redis.exceptions import NoScriptError  # noqa: PLC0415 - an optional driver
 
         run, text = self._client.execute_command, orjson.dumps(said)
@@ -267,16 +267,19 @@ def _said(limit: Limit, cost: int, floor: int) -> list[int]:
         return [3, int(limit.shadow), limit.amount]
     if limit.width:
         return [2, int(limit.shadow), limit.amount, cost, limit.width]
-    return [1, int(limit.shadow), limit.amount, *divmod(cost * limit.period, limit.amount), *limit.room, floor]
+    span = limit.unit if cost == 1 else divmod(cost * limit.period, limit.amount)
+    return [1, int(limit.shadow), limit.amount, *span, *limit.room, floor]
 
 
 def _verdict(charges: Sequence[Charge], answer: list[int]) -> Verdict:
     readings: list[Reading | None] = []
     shadowed: tuple[int, ...] = ()
-    for index, (limit, _, _) in enumerate(charges):
-        a, b, c = answer[2 + 3 * index : 5 + 3 * index]
+    at = 2
+    for limit, _, _ in charges:
+        a, b, c = answer[at : at + 3]
+        at += 3
         if a < 0:
-            shadowed = (*shadowed, index)
+            shadowed = (*shadowed, len(readings))
             readings.append(None)
         else:
             readings.append(reading_of(limit, a, b) if limit.gcra else (a, b, c))
