@@ -71,7 +71,7 @@ class Grant:
             if attempt.usage is None and attempt.error is None:
                 return []
         self.count(final=False)
-        return [(HEADER, ", ".join([f"{name}={tokens}" for name, tokens in self.told.items()]).encode())]
+        return [(HEADER, self.bound.counted % tuple(self.told.values()))]
 
 
 _TOLD: Final = Key("ratelimit.told", list[Grant])

@@ -38,8 +38,8 @@ REST: Final = DATA + 1
 """Cells of a rate: the TAT's whole microseconds, and the rest."""
 
 
-_Look = tuple[Limit, int, int, int, int, int]
-"""A limit, its row, and after the charge its TAT (else, the cost), the rest, and what is left; microseconds to wait for it."""
+_Other = tuple[int, Limit, int, int, int]
+"""Of a charge that is not of a rate that has room: its place, limit, row and cost, and microseconds to wait."""
 
 
 def monotonic() -> int:
@@ -94,42 +94,39 @@ class Memory:
 
     def decide(self, charges: Sequence[Charge]) -> Verdict:
         """As :meth:`admit`, at once. Raises ``StoreDown``."""
-        looks: list[_Look] = []
-        clear = True
+        readings: list[Reading | None] = []
+        moves: list[tuple[int, int, int]] = []
+        others: list[_Other] = []
         with self._lock:
             now, row = self._now(), self._rates.row
             for limit, key, cost in charges:
                 if limit.gcra:
                     at, tat, rest = row(key, now)
                     tat, rest, left = moved(limit, tat, rest, cost, now)
-                    wait = -(left // limit.amount) if left < 0 and cost else 0
+                    if left >= 0:
+                        moves.append((at, tat, rest))
+                        readings.append((left // limit.period, tat - now + (rest > 0), 0))
+                        continue
+                    wait = -(left // limit.amount) if cost else 0
                 else:
                     at, wait = self._look(limit, key, cost, now)
-                    tat, rest, left = cost, 0, 0
-                if wait:
-                    clear = False
-                looks.append((limit, at, tat, rest, left, wait))
-            if clear:
-                return Verdict(-1, 0, self._charge(looks, now))
-            refused, worst, shadowed = _longest(looks)
-            if refused < 0:
-                return Verdict(-1, 0, self._charge(looks, now), shadowed)
-            return Verdict(refused, worst, [self._read(limit, at, now) for limit, at, *_ in looks], shadowed)
-
-    def _charge(self, looks: list[_Look], now: int) -> list[Reading | None]:
-        """All but those that are to wait."""
-        readings: list[Reading | None] = []
-        put = self._rates.put
-        for limit, at, tat, rest, left, wait in looks:
-            if wait:
-                readings.append(self._read(limit, at, now))
-            elif limit.gcra:
+                others.append((len(readings), limit, at, cost, wait))
+                readings.append(None)
+            refused, worst, shadowed = _longest(others) if others else (-1, 0, ())
+            if refused >= 0:
+                readings = [self._read(limit, self._row(limit, key, now), now) for limit, key, _ in charges]
+                return Verdict(refused, worst, readings, shadowed)
+            put = self._rates.put
+            for at, tat, rest in moves:
                 put(at, tat + 1, tat, rest)
-                readings.append((left // limit.period if left > 0 else 0, tat - now + (rest > 0), 0))
-            else:
-                self._take(limit, at, tat, now)
-                readings.append(self._read(limit, at, now))
-        return readings
+            for n, limit, at, cost, wait in others:
+                if not wait:
+                    self._take(limit, at, cost, now)
+                readings[n] = self._read(limit, at, now)
+        return Verdict(-1, 0, readings, shadowed)
+
+    def _row(self, limit: Limit, key: str, now: int) -> int:
+        return (self._rates if limit.period else self._slots).row(key, now)[0]
 
     def _read(self, limit: Limit, at: int, now: int) -> Reading:
         if limit.gcra:
@@ -147,12 +144,11 @@ class Memory:
 
     def _look(self, limit: Limit, key: str, cost: int, now: int) -> tuple[int, int]:
         """The row, and how long to wait."""
+        at = self._row(limit, key, now)
         if limit.width:
-            at, _, _ = self._rates.row(key, now)
             counts = self._window(at, limit, now)
             over = sum(counts) + cost > limit.amount
             return at, window_wait(counts, cost, limit, now, now // limit.width) if over else 0
-        at, _, _ = self._slots.row(key, now)
         free = self._busy(at) < limit.amount or (self._bury(now) and self._busy(at) < limit.amount)
         return at, 0 if free else RETRY
 
@@ -160,7 +156,7 @@ class Memory:
         if limit.width:
             self._rates.cells[at + DATA + 1 + now // limit.width % _SPAN] += cost
             self._rates.cells[at + UNTIL] = now + limit.period + 2 * limit.width
-        else:
+        elif not limit.period:
             self._hold(at, 1)
 
     def _window(self, at: int, limit: Limit, now: int) -> list[int]:
@@ -190,7 +186,7 @@ class Memory:
                 elif limit.width:
                     self._adjust_window(limit, key, more, stamp, now)
                 else:
-                    self._hold(self._slots.row(key, now)[0], -1)
+                    self._hold(self._row(limit, key, now), -1)
 
     def _adjust(self, limit: Limit, key: str, more: int, now: int) -> None:
         at, tat, rest = self._rates.row(key, now)
@@ -202,7 +198,7 @@ class Memory:
         self._rates.put(at, tat_ + 1, tat_, rest_)
 
     def _adjust_window(self, limit: Limit, key: str, more: int, stamp: int, now: int) -> None:
-        at, _, _ = self._rates.row(key, now)
+        at = self._row(limit, key, now)
         cells, bucket = self._rates.cells, now // limit.width
         self._window(at, limit, now)
         if more > 0:
@@ -218,20 +214,19 @@ class Memory:
             now = self._now()
             if limit.gcra:
                 tat = (since or now) + reset
-                self._rates.put(self._rates.row(key, now)[0], tat + 1, tat, 0)
+                self._rates.put(self._row(limit, key, now), tat + 1, tat, 0)
             elif limit.width:
-                at, _, _ = self._rates.row(key, now)
+                at = self._row(limit, key, now)
                 used = limit.amount - remaining
                 self._adjust_window(limit, key, max(0, used - sum(self._window(at, limit, now))), 0, now)
             else:
-                self._hold(self._slots.row(key, now)[0], 1)
+                self._hold(self._row(limit, key, now), 1)
 
     def lead(self, limit: Limit, key: str) -> int:
         """Microseconds until a key of a rate is as if never used."""
         with self._lock:
             now = self._now()
-            at, _, _ = self._rates.row(key, now)
-            return self._read(limit, at, now)[1]
+            return self._read(limit, self._row(limit, key, now), now)[1]
 
     # ── calls under way ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -304,8 +299,10 @@ class Memory:
             self._lock.close()
 
 
-def _longest(looks: list[_Look]) -> tuple[int, int, tuple[int, ...]]:
-    """Which limit must be waited for longest, and how long; -1 for none. And the shadow limits that would be."""
-    waits = [(wait, -n) for n, (limit, *_, wait) in enumerate(looks) if wait and not limit.shadow]
-    worst, n = max(waits, default=(0, 1))
-    return -n, worst, tuple([n for n, (limit, *_, wait) in enumerate(looks) if wait and limit.shadow])
+def _longest(others: list[_Other]) -> tuple[int, int, tuple[int, ...]]:
+    """Which charge must wait longest, and how long; -1 for none. And which would have to, but for being in the shadow."""
+    refused, worst = -1, 0
+    for n, limit, *_, wait in others:
+        if wait > worst and not limit.shadow:
+            refused, worst = n, wait
+    return refused, worst, tuple([n for n, limit, *_, wait in others if wait and limit.shadow])

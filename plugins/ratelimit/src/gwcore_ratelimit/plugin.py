@@ -222,12 +222,12 @@ class RateLimit(Plugin):
                 self._estimator.learn(call.model, who, grant.size, tally.used[0])
             _note(call, attempts, dict.fromkeys(grant.told, 0) if void else grant.told)
         changes: list[Change] = []
-        for n, (limit, key, cost) in enumerate(grant.charges):
-            more = grant.counted[n] - cost if n in grant.counted else -void
-            if more or limit.kind == PARALLEL:
-                reading = verdict.readings[n]
-                if reading is not None and n not in verdict.shadowed:
-                    changes.append((limit, key, more, reading[2]))
+        for n in range(len(grant.charges)) if void else grant.bound.corrected:
+            limit, key, cost = grant.charges[n]
+            more = grant.counted[n] - cost if limit.kind == TOKENS else -1
+            reading = verdict.readings[n]
+            if more and reading is not None and n not in verdict.shadowed:
+                changes.append((limit, key, more, reading[2]))
         if changes:
             assert self._limiter is not None
             try:

@@ -51,11 +51,13 @@ class Bound:
     Attributes:
         charges: one unit of each limit, in the order of the rules.
         tokens: where those of tokens stand among them.
+        corrected: where those stand whose charges the end of a call changes.
+        counted: how what is counted is said, as a format of the manners of counting.
         never: the first limit of nothing, with which all are refused; what follows it is not looked at.
         told: what of them clients are told, and how.
     """
 
-    __slots__ = ("charges", "never", "tokens", "told")
+    __slots__ = ("charges", "corrected", "counted", "never", "tokens", "told")
 
     def __init__(self, charges: tuple[Charge, ...], dialect: str) -> None:
         self.charges = charges
@@ -63,6 +65,8 @@ class Bound:
         none = next((n for n, limit in enumerate(limits) if not limit.amount), None)
         self.never = None if none is None else charges[none]
         self.tokens = [n for n, limit in enumerate(limits[:none]) if limit.kind == TOKENS]
+        self.corrected = [n for n, limit in enumerate(limits) if limit.kind != REQUESTS]
+        self.counted = ", ".join(dict.fromkeys(f"{limits[n].manner}=%d" for n in self.tokens)).encode()
         self.told = tellings(limits, dialect)
 
 
