@@ -10,14 +10,14 @@ from gwcore.call import Attempt, Call, Key
 from gwcore.wire.transport import Headers
 from gwcore_ratelimit.counting import HEADER, Tally
 from gwcore_ratelimit.gcra import Reading, Verdict
-from gwcore_ratelimit.headers import Telling, tell
+from gwcore_ratelimit.headers import Telling, told
 from gwcore_ratelimit.rules import Bound
 
 _NONE: Final[dict[int, int]] = {}
 
 
 class Grant:
-    """It is in no circle with its call.
+    """It does not know its call: those that are over are in no circle.
 
     Attributes:
         bound: the limits.
@@ -88,7 +88,7 @@ def _said(call: Call, grants: list[Grant]) -> Headers:
                 least[kind] = telling, reading
     headers: Headers = []
     for telling, reading in least.values():
-        headers += tell(telling, reading)
+        headers += told(telling, reading)
     for grant in grants:
         headers += grant.header(call)
     return headers

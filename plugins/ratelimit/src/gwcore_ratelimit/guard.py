@@ -110,12 +110,12 @@ class Guard:
 
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
         """Correct what was charged; where the home is away, what it was to hear is lost, leases end by themselves."""
-        here = [change for change in changes if local or change[0].kind == PARALLEL]
-        for _, key, _, _ in here:
-            self._take_over(key)
+        places = [change for change in changes if change[0].kind == PARALLEL]
+        here, there = (changes, places) if local else (places, changes)
         if here:
+            for _, key, _, _ in here:
+                self._take_over(key)
             self._local.settle([(self._share(limit), key, more, stamp) for limit, key, more, stamp in here])
-        there = [change for change in changes if not local or change[0].kind == PARALLEL]
         if there and self._failures < FAILURES:
             self._home.settle(there, lease)
 

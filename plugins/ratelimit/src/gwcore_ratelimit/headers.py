@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from gwcore.wire.transport import Headers
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Limit, Reading
 
 _OPENAI: Final = {
@@ -34,18 +33,18 @@ is written."""
 def tellings(limits: Iterable[Limit], dialect: str) -> list[Telling]:
     """What of some limits the clients of a dialect are told."""
     anthropic = dialect.startswith("anthropic")
-    told: list[Telling] = []
+    said: list[Telling] = []
     for n, limit in enumerate(limits):
         if not limit.shadow and limit.kind != PARALLEL:
             first, left, again = (_ANTHROPIC if anthropic else _OPENAI)[limit.kind]
-            told.append((n, limit.kind, (first, b"%d" % limit.amount), left, again, instant if anthropic else duration))
-    return told
+            said.append((n, limit.kind, (first, b"%d" % limit.amount), left, again, instant if anthropic else duration))
+    return said
 
 
-def tell(telling: Telling, reading: Reading) -> Headers:
+def told(telling: Telling, reading: Reading) -> Iterable[tuple[bytes, bytes]]:
     """The headers of a limit."""
     _, _, first, left, again, written = telling
-    return [first, (left, b"%d" % reading[0]), (again, written(reading[1]))]
+    return first, (left, b"%d" % reading[0]), (again, written(reading[1]))
 
 
 def duration(micros: int) -> bytes:

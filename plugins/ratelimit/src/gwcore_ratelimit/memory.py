@@ -238,7 +238,7 @@ class Memory:
         cell = (at + DATA) * 4 + self.column
         self._counts[cell] += more
         self.held += more
-        self._slots.cells[at + UNTIL] = _FOREVER if self._busy(at) else 0
+        self._slots.cells[at + UNTIL] = _FOREVER if self._counts[cell] or self._busy(at) else 0
 
     def _bury(self, now: int) -> bool:
         """Clear the columns of workers that have died; whether there was one. Looks at most ten times a second."""

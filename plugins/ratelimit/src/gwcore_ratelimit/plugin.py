@@ -293,7 +293,8 @@ def _note(call: Call, attempts: Sequence[Attempt], told: dict[str, int]) -> None
     """Leave what was counted with the call, for its record. What the attempt ring counts has the upstream before it."""
     if attempts is not call.attempts:
         told = {f"{attempts[0].target.upstream.name} {name}": tokens for name, tokens in told.items()}
-    call.facts[counting.FACT] = {**call.facts.get(counting.FACT, {}), **told}
+    known = call.facts.get(counting.FACT)
+    call.facts[counting.FACT] = told if known is None else {**known, **told}
 
 
 def _who(limit: Limit, key: str) -> str:
