@@ -6,7 +6,7 @@ A whole answer says it in ``x-gwcore-counted-tokens``; of a stream, and of every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from gwcore.call import Attempt
@@ -34,35 +34,20 @@ def dispatched(attempt: Attempt) -> bool:
     return attempt.error is not None and not isinstance(attempt.error, (LimitError, ClientError))
 
 
-class Tally:
-    """What attempts have used, so far.
+def reported(attempts: Iterable[Attempt]) -> tuple[list[Usage], bool]:
+    """What attempts have reported so far, and whether that is all that they used.
 
-    Attributes:
-        attempts: how many they were.
-        used: what reported it, one per attempt that did.
-        known: that is all of it. What an upstream refused, or was never sent, used nothing; an answer that broke or was left
-            may have used more than it told.
+    What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it told.
     """
-
-    __slots__ = ("attempts", "known", "used")
-
-    def __init__(self, attempts: Sequence[Attempt]) -> None:
-        self.attempts = len(attempts)
-        self.used: list[Usage] = []
-        self.known = True
-        for attempt in attempts:
-            usage = attempt.meter.usage if attempt.meter is not None else None
-            error = attempt.error
-            if usage is not None:
-                self.used.append(usage)
-            if error is not None:
-                self.known &= usage is None and ending(error).money == "void"
-            elif usage is None:
-                self.known &= not dispatched(attempt)
-
-    def charged(self, limit: Limit, cost: int) -> int:
-        """What the limit is charged in the end: less than ``cost``, as at first, only where all that was used is known."""
-        tokens = 0
-        for usage in self.used:
-            tokens += counted(limit, usage)
-        return tokens if self.known else max(tokens, cost)
+    used: list[Usage] = []
+    known = True
+    for attempt in attempts:
+        usage = attempt.meter.usage if attempt.meter is not None else None
+        error = attempt.error
+        if usage is not None:
+            used.append(usage)
+        if error is not None:
+            known &= usage is None and ending(error).money == "void"
+        elif usage is None:
+            known &= not dispatched(attempt)
+    return used, known

@@ -7,13 +7,12 @@ from functools import partial
 from typing import Final
 
 from gwcore.call import Attempt, Call, Key
+from gwcore.usage import Usage
 from gwcore.wire.transport import Headers
-from gwcore_ratelimit.counting import HEADER, Tally
+from gwcore_ratelimit import counting
 from gwcore_ratelimit.gcra import Reading, Verdict
 from gwcore_ratelimit.headers import Telling, told
 from gwcore_ratelimit.rules import Bound
-
-_NONE: Final[dict[int, int]] = {}
 
 
 class Grant:
@@ -22,23 +21,26 @@ class Grant:
     Attributes:
         bound: the limits.
         charges: what they are charged at first.
-        counted: tokens that charges come to, by their place among them; ``told``: the same by manner of counting.
         size: of the text that tokens were estimated for; ``None`` where none count.
         attempts: all of a call, or one: whose tokens count.
         verdict: of the limiter.
+        used, known: what :meth:`count` found reported, and whether that is all.
+        counted: the tokens that charges come to, by their place among them; ``told``: the same by manner of counting.
     """
 
-    __slots__ = ("_tally", "attempts", "bound", "charges", "counted", "size", "told", "verdict")
+    __slots__ = ("_seen", "attempts", "bound", "charges", "counted", "known", "size", "told", "used", "verdict")
 
     def __init__(self, bound: Bound, attempts: Sequence[Attempt]) -> None:
         self.bound = bound
         self.charges = [*bound.charges]
         self.attempts = attempts
-        self.counted: dict[int, int] = _NONE
-        self.told: dict[str, int]
         self.size: tuple[int, int] | None = None
-        self._tally: Tally | None = None
         self.verdict: Verdict
+        self.used: list[Usage]
+        self.known: bool
+        self.counted: dict[int, int]
+        self.told: dict[str, int]
+        self._seen = -1
 
     def tell(self, call: Call) -> None:
         """Add the headers: of each kind, those of the limit with the least left, of all rules of both rings."""
@@ -50,17 +52,23 @@ class Grant:
             call.reply.add_headers(partial(_said, call, grants))
         grants.append(self)
 
-    def count(self, *, final: bool) -> Tally:
-        """Of what has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong."""
-        tally = self._tally
-        if tally is not None and final and tally.attempts == len(self.attempts):
-            return tally
-        tally = self._tally = Tally(self.attempts)
+    def count(self, *, final: bool) -> None:
+        """What has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong.
+
+        A charge comes to less than it was at first only where all that was used is known.
+        """
+        attempts = self.attempts
+        if final and self._seen == len(attempts):
+            return
+        self._seen = len(attempts)
+        self.used, self.known = counting.reported(attempts)
         self.counted, self.told = {}, {}
         for n in self.bound.tokens:
             limit, _, cost = self.charges[n]
-            self.counted[n] = self.told[limit.manner] = tally.charged(limit, cost)
-        return tally
+            tokens = 0
+            for usage in self.used:
+                tokens += counting.counted(limit, usage)
+            self.counted[n] = self.told[limit.manner] = tokens if self.known else max(tokens, cost)
 
     def header(self, call: Call) -> Headers:
         """What was counted of an answer that is complete as its head leaves; of any other, and of an attempt, nothing."""
@@ -71,7 +79,7 @@ class Grant:
             if attempt.usage is None and attempt.error is None:
                 return []
         self.count(final=False)
-        return [(HEADER, self.bound.counted % tuple(self.told.values()))]
+        return [(counting.HEADER, self.bound.counted % tuple(self.told.values()))]
 
 
 _TOLD: Final = Key("ratelimit.told", list[Grant])

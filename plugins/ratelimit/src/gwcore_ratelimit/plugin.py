@@ -216,10 +216,10 @@ class RateLimit(Plugin):
         verdict, attempts = grant.verdict, grant.attempts
         void = error is not None and isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
         if grant.size is not None:
-            tally = grant.count(final=error is None)
-            if error is None and tally.known and len(tally.used) == 1:
+            grant.count(final=error is None)
+            if error is None and grant.known and len(grant.used) == 1:
                 who = call.principal.id if call.principal is not None else None
-                self._estimator.learn(call.model, who, grant.size, tally.used[0])
+                self._estimator.learn(call.model, who, grant.size, grant.used[0])
             _note(call, attempts, dict.fromkeys(grant.told, 0) if void else grant.told)
         changes: list[Change] = []
         for n in range(len(grant.charges)) if void else grant.bound.corrected:
