@@ -2,13 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 from ratelimit_calls import Clock, Upstream, ask, limiter, used
 
 from gwcore.call import Attempt, Principal
-from gwcore.errors import BadConfig, BudgetExceeded, Refused, Unreachable, UpstreamTimeout
+from gwcore.errors import BadConfig, Broken, BudgetExceeded, Refused, Unreachable, UpstreamTimeout
 from gwcore.plugin import Setup
 from gwcore.resources import Lease, Resources
 from gwcore.testing.conformance import PluginConformance
@@ -17,6 +18,7 @@ from gwcore.usage import Usage
 from gwcore.workers import Workers
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
 from gwcore_ratelimit.counting import counted
+from gwcore_ratelimit.grant import Grant
 from gwcore_ratelimit.plugin import RateLimit
 
 MANY = {"per": "key", "requests": "1M/min", "tokens": "1G/min", "parallel": 1000}
@@ -197,6 +199,32 @@ async def test_what_was_surely_not_used_is_given_back_and_nothing_else(error, gi
             pass
         after = left(await ask(plugin.call_layer(Upstream(used(0))), max_tokens=1))
         assert (after > 9900) is given_back
+
+
+async def kept_of_an_answer_that_does_not_arrive():
+    """Tokens charged for an answer of one token, told in its head, whose client is gone before the body."""
+    async with limiter({"per": "key", "tokens": "10k/min"}) as plugin:
+
+        async def gone(made):
+            attempt = Attempt(made, made.targets[0])
+            attempt.status, attempt.usage = 200, used(1)
+            attempt.meter = SimpleNamespace(usage=attempt.usage)
+            await made.reply.commit(200, [])
+            attempt.error = Broken("gone")
+            raise attempt.error
+
+        await ask(plugin.call_layer(gone), max_tokens=500)
+        return 10_000 - left(await ask(plugin.call_layer(Upstream(used(0))), max_tokens=1))
+
+
+async def test_an_answer_that_breaks_behind_its_head_is_counted_anew():
+    assert await kept_of_an_answer_that_does_not_arrive() > 500
+
+
+async def test_negative_control_what_the_head_said_is_the_end(monkeypatch):
+    count = Grant.count
+    monkeypatch.setattr(Grant, "count", lambda self, **_final: count(self, final=True))
+    assert await kept_of_an_answer_that_does_not_arrive() < 100
 
 
 @pytest.mark.parametrize("count", ["input", "output", "total"])

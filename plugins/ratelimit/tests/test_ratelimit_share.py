@@ -155,6 +155,29 @@ async def test_while_it_recovers_a_place_is_one_of_the_share_and_comes_back(serv
             assert (await worker.admit(places, "first")).refused < 0 and worker.held == 1
 
 
+async def left_alone(server):
+    """What a worker refuses of six calls after redis, which is away by now, admitted three of a burst of four."""
+    slow = Limit("s", "requests", BURST, 86_400 * SECOND, BURST, scopes=("key",))
+    async with World(server, (1, 0)).open() as world:
+        worker = world.workers[0]
+        await world.admin.set(world.prefix + "now", world.now)
+        for n in range(3):
+            assert not (await worker.admit([(slow, "k", 1)], str(n))).local
+        worker._failures, worker._next_look = guard_.FAILURES, world.now + SECOND
+        got = [await worker.admit([(slow, "k", 1)], str(n)) for n in range(6)]
+        assert all(verdict.local for verdict in got)
+        return sum(verdict.refused >= 0 for verdict in got)
+
+
+async def test_alone_a_worker_goes_on_from_where_redis_was(server):
+    assert await left_alone(server) == 5
+
+
+async def test_negative_control_what_redis_said_is_forgotten(server, monkeypatch):
+    monkeypatch.setattr(Guard, "_take_over", lambda _self, _key: None)
+    assert await left_alone(server) == 2
+
+
 @pytest.mark.skipif("GWCORE_CAMPAIGN" not in os.environ, reason="36 seconds of a machine of its own; make campaign")
 @pytest.mark.timeout(180)
 async def test_four_processes_and_a_sigkill():
