@@ -83,8 +83,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def server():
-    with ValkeyServer() as server:
+def server(unused_tcp_port_factory):
+    with ValkeyServer(port=unused_tcp_port_factory()) as server:
         yield server
 
 
