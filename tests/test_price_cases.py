@@ -151,14 +151,14 @@ def test_forty_cases_cost_what_was_added_up_by_hand():
 
 def test_a_card_that_ignores_the_length_is_caught(monkeypatch):
     monkeypatch.setattr(
-        PriceCard, "sheet", lambda self, _tokens, tier=None: self.sheets.get(tier or "", self.sheets[""])[0].prices
+        PriceCard, "sheet", lambda self, _usage, tier: self.sheets.get(tier or "", self.sheets[""])[0]
     )
     assert len(wrong()) >= 5
 
 
 def test_a_card_that_ignores_the_service_tier_is_caught(monkeypatch):
     sheet_of = PriceCard.sheet
-    monkeypatch.setattr(PriceCard, "sheet", lambda self, tokens, _tier=None: sheet_of(self, tokens))
+    monkeypatch.setattr(PriceCard, "sheet", lambda self, usage, _tier: sheet_of(self, usage, None))
     assert len(wrong()) >= 6
 
 

@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, mul
 from typing import Final
 
 import structlog
@@ -51,10 +50,25 @@ FREE: Mapping[str, Steps] = dict.fromkeys((*BUCKETS, *FEES), ((0, 0),))
 
 @dataclass(slots=True, frozen=True)
 class Sheet:
-    """Complete prices of a request with more than ``above`` input tokens: bucket or fee → nano-USD per million units."""
+    """Complete prices of a request with more than ``above`` input tokens: bucket or fee → nano-USD per million units.
+
+    Attributes:
+        row: the buckets' prices in the order of :data:`gwcore.usage.BUCKETS`, 0 for those without one; derived.
+        gaps: whether there are any without one; derived.
+    """
 
     above: int
     prices: Mapping[str, int]
+    row: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    gaps: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "row", tuple(self.prices.get(bucket, 0) for bucket in BUCKETS))
+        object.__setattr__(self, "gaps", not self.prices.keys() >= set(BUCKETS))
+
+    def fee(self, name: str) -> int | None:
+        """The price of a bucket or fee, else of its kind."""
+        return next((self.prices[kind] for kind in _kinds(name) if kind in self.prices), None)
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,14 +105,16 @@ class PriceCard:
         object.__setattr__(self, "sheets", sheets)
         object.__setattr__(self, "_peaks", _peaks(sheets.values()))
 
-    def sheet(self, input_tokens: int, service_tier: str | None = None) -> Mapping[str, int]:
+    def sheet(self, usage: Usage, service_tier: str | None) -> Sheet:
         """The prices for so much input; the standard ones for a service tier that the card does not know."""
         sheets = self.sheets.get(service_tier or STANDARD) or self.sheets[STANDARD]
         found = sheets[0]
-        for one in sheets[1:]:
-            if input_tokens > one.above:
-                found = one
-        return found.prices
+        if len(sheets) > 1:
+            read = usage.total_in
+            for one in sheets:
+                if read > one.above:
+                    found = one
+        return found
 
     def cost(self, usage: Usage, *, service_tier: str | None = None) -> int:
         """Nano-USD of what was used. What has no price adds nothing: see :meth:`unpriced`.
@@ -123,15 +139,15 @@ class PriceCard:
         if self.billed and usage.reported is not None:
             return usage.reported, ()
         tier = service_tier or usage.service_tier
-        prices = self.sheet(usage.total_in, tier)
-        total, missing = prices.get(REQUEST, 0), []
-        for name, count in chain(zip(BUCKETS, _counts(usage), strict=True), usage.fees.items()):
-            if count:
-                price = prices.get(name)
-                kind = name
-                while price is None and "/" in kind:  # the price of its kind
-                    kind = kind.rpartition("/")[0]
-                    price = prices.get(kind)
+        sheet = self.sheet(usage, tier)
+        counts = _counts(usage)
+        total = sum(map(mul, counts, sheet.row), sheet.prices.get(REQUEST, 0))
+        missing = []
+        if sheet.gaps:
+            missing = [name for name, count in zip(BUCKETS, counts, strict=True) if count and name not in sheet.prices]
+        if usage.fees:
+            for name, count in usage.fees.items():
+                price = sheet.fee(name) if count else 0
                 if price is None:
                     missing.append(name)
                 else:
@@ -145,10 +161,10 @@ class PriceCard:
 
         A cost is rounded up once; a part is what the rounded sum grows by, so it can differ by one from itself rounded.
         """
-        prices = self.sheet(usage.total_in, usage.service_tier)
+        sheet = self.sheet(usage, usage.service_tier)
         found, total = {}, 0
         for name, count in ((REQUEST, 1), *zip(BUCKETS, _counts(usage), strict=True), *usage.fees.items()):
-            price = next((prices[kind] for kind in _kinds(name) if kind in prices), None) if count else None
+            price = sheet.fee(name) if count else None
             if price is not None:
                 before, total = total, total + count * price
                 found[name] = -(-total // MILLION) + before // -MILLION

@@ -65,7 +65,7 @@ class Usage:
     @property
     def billable(self) -> bool:
         """Whether anything was counted at all."""
-        return bool(self.total or self.fees or self.reported is not None)
+        return bool(self.output or self.input or self.total or self.fees or self.reported is not None)
 
     @property
     def total_in(self) -> int:
@@ -113,7 +113,7 @@ def added(parts: Iterable[Usage]) -> Usage:
     return whole
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Cost:
     """What an attempt came to.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -82,13 +83,21 @@ def model_rule(whose: str, names: Sequence[str]) -> ModelRule | None:
 class RouteRule:
     """An allow-list of addresses: paths (``*`` for any text), operations (``chat``), and LiteLLM's groups of routes."""
 
-    __slots__ = ("_patterns", "_words")
+    __slots__ = ("_inference", "_patterns", "_words")
 
     def __init__(self, words: Iterable[str]) -> None:
         listed = list(words)
         self._words = frozenset(word for word in listed if "*" not in word)
+        self._inference = INFERENCE in self._words
         wild = [re.escape(word).replace(r"\*", ".*") for word in listed if "*" in word]
         self._patterns = re.compile("|".join(wild)) if wild else None
+
+    def serves(self, call: Call) -> bool:
+        """Whether the list has one of the names an inference call goes by."""
+        if self._inference:
+            return True
+        dialect = call.dialect.name.partition(".")[0]
+        return self.allows(call.path, call.route.path, call.operation, INFERENCE, f"{dialect}_routes")
 
     def allows(self, *names: str) -> bool:
         """Whether the list has one of the names a request goes by."""
@@ -119,18 +128,17 @@ class Grant:
     refusal: GatewayError | None = None
     depends: frozenset[tuple[str, str]] = frozenset()
 
-    def check(self, call: Call, now: float, client: str | None) -> None:
+    def check(self, call: Call, client: str | None) -> None:
         """Whether the credential may make this call at all. Raises ``Unauthenticated`` and ``Forbidden``."""
         if self.refusal is not None:
             # a fresh one: an exception that is raised twice collects the traces of both
             raise type(self.refusal)(self.refusal.message)
-        self.alive(now)
+        if self.until is not None:
+            self.alive(time.time())
         if self.networks and not within(client, self.networks):
             raise Forbidden("this key may not be used from this address")
-        if self.routes is not None:
-            dialect = call.dialect.name.partition(".")[0]
-            if not self.routes.allows(call.path, call.route.path, call.operation, INFERENCE, f"{dialect}_routes"):
-                raise Forbidden(f"this key may not call {call.path[:200]}")
+        if self.routes is not None and not self.routes.serves(call):
+            raise Forbidden(f"this key may not call {call.path[:200]}")
 
     def alive(self, now: float) -> None:
         """Raises ``KeyExpired`` when its time is over; ``now`` in seconds since the epoch."""

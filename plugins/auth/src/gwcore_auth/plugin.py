@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 from gwcore.call import Attempt, Call, Outcome, Principal
 from gwcore.credentials import credentials_of
@@ -41,13 +41,6 @@ _KEPT_NOWHERE = frozenset({"moderations", "image_variation"})
 """Operations that name no model and leave nothing at the vendor."""
 
 
-class Admitted(NamedTuple):
-    """A call's grant, and the state of knowledge it is of."""
-
-    grant: Grant
-    epoch: int
-
-
 class Auth(Plugin):
     """Virtual keys, tokens and the admin key as credentials; the admin API's Authority.
 
@@ -75,9 +68,10 @@ class Auth(Plugin):
         self.feed = Feed(self.book, self._changed, refresh=config.refresh, ttl=config.ttl, push=push)
         self.book.failing = lambda: self.feed.failing
         self.book.changed = self._wrote
-        self.grant_key = setup.key("grant", Admitted)
+        self.grant_key = setup.key("grant", tuple[Grant, int])  # and the epoch of the cache that it is of
         self._loading: dict[bytes, asyncio.Task[Grant | None]] = {}
         self._pushes: set[asyncio.Task[None]] = set()
+        self._open, self._tells_end_users = config.open, config.end_users
         self._end_users = bool(config.blocked.end_users)
         self._proxies = networks_of(config.trusted_proxies)
         self._barred = networks_of(config.blocked.networks)
@@ -131,57 +125,70 @@ class Auth(Plugin):
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
         """Say who calls, or refuse."""
-        cache, key = self.cache, self.grant_key
+        cache = self.cache
 
-        async def auth(call: Call) -> Outcome:
+        def auth(call: Call) -> Coroutine[Any, Any, Outcome]:
+            grant = self._known(call)
+            if grant is None:
+                return looked_up(call)
+            self._let_in(call, grant, cache.epoch)
+            return inner(call)
+
+        async def looked_up(call: Call) -> Outcome:
             epoch = cache.epoch
-            found = await self._found(call)
-            self._check(call, found)
-            call.principal = found.principal
-            call[key] = Admitted(found, epoch)
+            self._let_in(call, await self._found(call), epoch)
             return await inner(call)
 
         return auth
 
+    def _known(self, call: Call) -> Grant | None:
+        """What memory knows of who calls: of one credential, and of the end user whom it names. Nothing is awaited."""
+        if len(call.credentials) != 1 or self._open or time.monotonic() >= self.feed.good_until:
+            return None
+        digest = sha256(call.credentials[0].encode()).digest()
+        found = self.cache.grants.get(digest)
+        if found is not None and self._tells_end_users and (end_user := end_user_of(call)) is not None:
+            return self.cache.for_end_user.get((digest, end_user))
+        return found
+
     async def _found(self, call: Call) -> Grant:
+        """Who calls, by the store where memory does not know."""
+        known = self._known(call)
+        if known is not None:
+            return known
         credentials = call.credentials
         digest = b""
-        if len(credentials) == 1 and not self.config.open:
+        if len(credentials) == 1 and not self._open:
             digest = sha256(credentials[0].encode()).digest()
             found = self.cache.grants.get(digest)
             if found is None or time.monotonic() >= self.feed.good_until:
                 found = await self._admit(credentials[0], digest)
         else:
             found = await self._unusual(call)
-        if self.config.end_users and (end_user := end_user_of(call)) is not None:
-            made = self.cache.for_end_user.get((digest, end_user)) if digest else None
-            found = made or await self._for_end_user(found, digest, end_user)
+        if self._tells_end_users and (end_user := end_user_of(call)) is not None:
+            found = await self._for_end_user(found, digest, end_user)
         return found
 
-    def _check(self, call: Call, grant: Grant) -> None:
+    def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
+        """Say who calls, if the grant allows the call."""
         client = call.client
         if self._barred or self._proxies or grant.networks:
             client = self._client(call)
             if self._barred and within(client, self._barred):
                 raise Forbidden("this address is blocked")
-        grant.check(call, time.time() if grant.until is not None else 0.0, client)
+        grant.check(call, client)
         if grant.principal.tags:
             call.tags |= grant.principal.tags
         model = call.model
         if model is None:
-            if not call.route.local and call.operation not in _KEPT_NOWHERE and not _may_share(grant, call):
-                raise Forbidden(
-                    "what a vendor keeps (files, batches, stored responses, caches) belongs to the account, where every key "
-                    f"could read it; a key whose allowed_routes name {call.route.path} may"
-                )
-            if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
-                # its body may name any model, as a batch's does
-                raise Forbidden("this key is limited to some models, and this operation names none")
-            return
-        if grant.aliases and model in grant.aliases:
-            call.model = model = grant.aliases[model]
-        if grant.rules:
-            grant.refuse(model)
+            _without_model(call, grant)
+        else:
+            if grant.aliases and model in grant.aliases:
+                call.model = model = grant.aliases[model]
+            if grant.rules:
+                grant.refuse(model)
+        call.principal = grant.principal
+        call[self.grant_key] = grant, epoch
 
     def _client(self, call: Call) -> str | None:
         return self._behind(call.client, call.headers)
@@ -201,7 +208,7 @@ class Auth(Plugin):
         credentials = call.credentials
         if len(credentials) > 1:
             raise BadRequest("the request holds different credentials; send one")
-        if not self.config.open:
+        if not self._open:
             raise Unauthenticated("Authentication Error, No api key passed in.")
         if call.client is not None and not within(call.client, _LOOPBACK):
             raise Forbidden("this gateway is open to its own machine alone")
@@ -220,20 +227,25 @@ class Auth(Plugin):
         """Whether this target may be tried: so a router's fallback is authorised too."""
         cache, key, models = self.cache, self.grant_key, self.setup.models
 
-        async def auth(attempt: Attempt) -> Outcome:
-            call = attempt.call
-            admitted = call.get(key)
+        def auth(attempt: Attempt) -> Coroutine[Any, Any, Outcome]:
+            admitted = attempt.call.get(key)
             if admitted is None:
                 raise Unauthenticated(UNKNOWN)
-            grant = admitted.grant
-            if admitted.epoch != cache.epoch:
-                grant = await self._still(call)
-            elif grant.until is not None:
+            grant, epoch = admitted
+            if epoch != cache.epoch:
+                return anew(attempt)
+            if grant.until is not None:
                 grant.alive(time.time())
+            return permitted(attempt, grant)
+
+        async def anew(attempt: Attempt) -> Outcome:
+            return await permitted(attempt, await self._still(attempt.call))
+
+        def permitted(attempt: Attempt, grant: Grant) -> Coroutine[Any, Any, Outcome]:
             if grant.rules:
-                asked = models.resolve(call.model) if call.model is not None else ()
-                grant.permit(attempt, asked)
-            return await inner(attempt)
+                model = attempt.call.model
+                grant.permit(attempt, models.resolve(model) if model is not None else ())
+            return inner(attempt)
 
         return auth
 
@@ -241,14 +253,14 @@ class Auth(Plugin):
         """The grant again: a call that queued, or tries its third target, may have been revoked in the meantime."""
         epoch = self.cache.epoch
         grant = await self._found(call)
-        grant.check(call, time.time(), self._client(call) if grant.networks else None)
-        call[self.grant_key] = Admitted(grant, epoch)
+        grant.check(call, self._client(call) if grant.networks else None)
+        call[self.grant_key] = grant, epoch
         return grant
 
     def visible(self, call: Call, model: str) -> bool:
         """Only what the credential may use."""
         admitted = call.get(self.grant_key)
-        return admitted is not None and all(rule.allows(model) for rule in admitted.grant.rules)
+        return admitted is not None and all(rule.allows(model) for rule in admitted[0].rules)
 
     # ── the cold path ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,6 +365,18 @@ class Auth(Plugin):
     def health(self) -> dict[str, Any]:
         """How fresh the knowledge of keys is."""
         return {"cached": len(self.cache.grants), "store": "failing" if self.feed.failing else "ok"}
+
+
+def _without_model(call: Call, grant: Grant) -> None:
+    """Whether a call that names no model may be made. Raises ``Forbidden``."""
+    if not call.route.local and call.operation not in _KEPT_NOWHERE and not _may_share(grant, call):
+        raise Forbidden(
+            "what a vendor keeps (files, batches, stored responses, caches) belongs to the account, where every key "
+            f"could read it; a key whose allowed_routes name {call.route.path} may"
+        )
+    if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
+        # its body may name any model, as a batch's does
+        raise Forbidden("this key is limited to some models, and this operation names none")
 
 
 def _may_share(grant: Grant, call: Call) -> bool:

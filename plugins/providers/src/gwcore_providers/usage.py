@@ -31,9 +31,8 @@ def number(document: Document, *names: str) -> int:
     """The first of these keys that holds a count above 0, rounded up; else 0. What nobody can have used is no count."""
     for name in names:
         value: Any = document.get(name)
-        if type(value) in (int, float) and 0 < value <= MOST:
-            count: int = value if type(value) is int else math.ceil(value)
-            return count
+        if value and (type(value) is int or type(value) is float) and 0 < value <= MOST:
+            return value if type(value) is int else math.ceil(value)
     return 0
 
 
@@ -103,13 +102,15 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         fees: what the caller counted elsewhere in the reply.
     """
     if not fees and _plain(usage):  # most answers; of every call that is counted
-        total_in, all_out, _, left = _openai_totals(usage, _EMPTY)
-        return Usage(
-            input=total_in, output=all_out, reasoning=max(0, left), service_tier=tier(service_tier), mismatch=left != 0
-        )
+        total_in, all_out, _, left = _openai_totals(usage, 0)
+        found = Usage(total_in)
+        found.output, found.reasoning = all_out, max(0, left)
+        found.service_tier, found.mismatch = tier(service_tier), left != 0
+        return found
     inputs = part(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     outputs = part(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    total_in, all_out, reasoning, left = _openai_totals(usage, outputs)
+    reasoning = number(outputs, "reasoning_tokens") or number(usage, "reasoning_tokens")
+    total_in, all_out, reasoning, left = _openai_totals(usage, reasoning)
     cached = number(inputs, "cached_tokens") or number(
         usage, "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"
     )
@@ -148,17 +149,18 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
 
 def _plain(usage: Document) -> bool:
     """Whether it holds totals, and details that are all zero."""
-    for name, value in usage.items():
-        if name not in _TOTALS and not (name in _DETAILS and isinstance(value, dict) and not any(value.values())):
-            return False
+    for name in usage:
+        if name not in _TOTALS:
+            value = usage[name]
+            if not (name in _DETAILS and isinstance(value, dict) and not any(value.values())):
+                return False
     return True
 
 
-def _openai_totals(usage: Document, outputs: Document) -> tuple[int, int, int, int]:
+def _openai_totals(usage: Document, reasoning: int) -> tuple[int, int, int, int]:
     """All input, all output with reasoning, reasoning, and what the vendor's total has beyond (or short of) both."""
     total_in = number(usage, "prompt_tokens", "input_tokens")
     total_out = number(usage, "completion_tokens", "output_tokens")
-    reasoning = number(outputs, "reasoning_tokens") or number(usage, "reasoning_tokens")
     total = number(usage, "total_tokens")
     if "citation_tokens" in usage:  # Perplexity's deep research: reasoning stands beside the output and the total
         return total_in, total_out + reasoning, reasoning, 0
