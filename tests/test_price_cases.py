@@ -150,9 +150,7 @@ def test_forty_cases_cost_what_was_added_up_by_hand():
 
 
 def test_a_card_that_ignores_the_length_is_caught(monkeypatch):
-    monkeypatch.setattr(
-        PriceCard, "sheet", lambda self, _usage, tier: self.sheets.get(tier or "", self.sheets[""])[0]
-    )
+    monkeypatch.setattr(PriceCard, "sheet", lambda self, _usage, tier: self.sheets.get(tier or "", self.sheets[""])[0])
     assert len(wrong()) >= 5
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from gwcore.call import Call, Outcome
 from gwcore.errors import Forbidden, Untranslatable
@@ -48,9 +49,9 @@ def aiming(models: Models, permits: Permits) -> Layer[Call]:
     """The layer that aims every call."""
 
     def layer(inner: Service[Call]) -> Service[Call]:
-        async def aimed(call: Call) -> Outcome:
+        def aimed(call: Call) -> Coroutine[Any, Any, Outcome]:
             aim(models, call, permits)
-            return await inner(call)
+            return inner(call)
 
         return aimed
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import cache, partial
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -260,16 +261,14 @@ class Dispatch:
             response.close()
             self._settle(attempt)
 
-    async def _pass(self, attempt: Attempt, response: Response) -> None:
+    def _pass(self, attempt: Attempt, response: Response) -> Coroutine[Any, Any, None]:
         call = attempt.call
         kind = header(response.headers, b"content-type")
         events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
         if self.demand:
             attempt.meter = call.dialect.meter(call.operation, call.document, stream=events)
-        if call.stream or events:
-            await self._relay_stream(attempt, response)
-        else:
-            await self._relay_body(attempt, response)
+        relayed = self._relay_stream if call.stream or events else self._relay_body
+        return relayed(attempt, response)
 
     def _settle(self, attempt: Attempt) -> None:
         """Fix usage and cost as the bytes so far tell them; more than once does no harm."""
@@ -405,7 +404,7 @@ def cost_of(call: Call) -> bytes | None:
 def first_target(inner: Service[Attempt]) -> Service[Call]:
     """The router of a stack that has none: the first target, once."""
 
-    async def router(call: Call) -> Outcome:
-        return await inner(Attempt(call, call.targets[0]))
+    def router(call: Call) -> Coroutine[Any, Any, Outcome]:
+        return inner(Attempt(call, call.targets[0]))
 
     return router

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter, mul
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -54,17 +54,17 @@ class Sheet:
 
     Attributes:
         row: the buckets' prices in the order of :data:`gwcore.usage.BUCKETS`, 0 for those without one; derived.
-        gaps: whether there are any without one; derived.
+        gaps: the buckets without one; derived.
     """
 
     above: int
     prices: Mapping[str, int]
     row: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    gaps: bool = field(init=False, repr=False, compare=False)
+    gaps: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "row", tuple(self.prices.get(bucket, 0) for bucket in BUCKETS))
-        object.__setattr__(self, "gaps", not self.prices.keys() >= set(BUCKETS))
+        object.__setattr__(self, "gaps", tuple(bucket for bucket in BUCKETS if bucket not in self.prices))
 
     def fee(self, name: str) -> int | None:
         """The price of a bucket or fee, else of its kind."""
@@ -140,18 +140,14 @@ class PriceCard:
             return usage.reported, ()
         tier = service_tier or usage.service_tier
         sheet = self.sheet(usage, tier)
-        counts = _counts(usage)
-        total = sum(map(mul, counts, sheet.row), sheet.prices.get(REQUEST, 0))
-        missing = []
-        if sheet.gaps:
-            missing = [name for name, count in zip(BUCKETS, counts, strict=True) if count and name not in sheet.prices]
-        if usage.fees:
-            for name, count in usage.fees.items():
-                price = sheet.fee(name) if count else 0
-                if price is None:
-                    missing.append(name)
-                else:
-                    total += count * price
+        total = usage.times(sheet.row) + sheet.prices.get(REQUEST, 0)
+        missing = [name for name in sheet.gaps if getattr(usage, name)] if sheet.gaps else []
+        for name, count in usage.fees.items():
+            price = sheet.fee(name) if count else 0
+            if price is None:
+                missing.append(name)
+            else:
+                total += count * price
         if tier and tier not in self.sheets:
             missing.append(f"service_tier:{tier}")
         return -(-total // MILLION), tuple(missing)

@@ -207,7 +207,7 @@ def strong(secret: SecretStr, least: int = _MIN_SECRET) -> SecretStr:
 
 def exact_usd(nano: int) -> str:
     """Nano-dollars as dollars, a JSON number with nine decimals: ``0.000000125``. A float would not be exact."""
-    return "%d.%09d" % divmod(nano, DOLLAR)
+    return (b"%d.%09d" % divmod(nano, DOLLAR)).decode()
 
 
 def _as_price(nano: int) -> str:

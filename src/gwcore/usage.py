@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -73,6 +73,14 @@ class Usage:
         return (
             self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
             + self.audio_in + self.audio_cache_read + self.image_in + self.image_cache_read
+        )  # fmt: skip
+
+    def times(self, row: Sequence[int]) -> int:
+        """Each bucket times the number at its place in :data:`BUCKETS`, added up."""
+        return (
+            self.input * row[0] + self.cache_read * row[1] + self.cache_write_5m * row[2] + self.cache_write_1h * row[3]
+            + self.audio_in * row[4] + self.audio_cache_read * row[5] + self.image_in * row[6] + self.image_cache_read * row[7]
+            + self.output * row[8] + self.reasoning * row[9] + self.audio_out * row[10] + self.image_out * row[11]
         )  # fmt: skip
 
     @property

@@ -128,7 +128,7 @@ class BaseDialect:
     def ended(self, _operation: str, tail: bytes) -> bool:
         """Whether the last bytes say that the answer is complete."""
         search = self.end_mark.search  # nearly always it stands at the very end
-        return search(tail, max(0, len(tail) - 256)) is not None or search(tail) is not None
+        return search(tail, max(0, len(tail) - 64)) is not None or search(tail) is not None
 
     def closed(self, _operation: str, tail: bytes) -> bool:
         """Whether the last bytes are the last event, whole."""

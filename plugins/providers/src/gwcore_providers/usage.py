@@ -84,10 +84,10 @@ def _split(total: int, *parts: int) -> list[int]:
 # ── the API most of the field speaks ─────────────────────────────────────────────────────────────────────────────────
 
 
-_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"})
 _DETAILS = frozenset(
     {"prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details"}
 )
+_TOKENS = _DETAILS | {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"}
 
 
 def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, int] | None = None) -> Usage:
@@ -101,11 +101,9 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         service_tier: as the reply states it.
         fees: what the caller counted elsewhere in the reply.
     """
-    if not fees and _plain(usage):  # most answers; of every call that is counted
-        total_in, all_out, _, left = _openai_totals(usage, 0)
-        found = Usage(total_in)
-        found.output, found.reasoning = all_out, max(0, left)
-        found.service_tier, found.mismatch = tier(service_tier), left != 0
+    found = None if fees else _plain(usage)
+    if found is not None:
+        found.service_tier = tier(service_tier)
         return found
     inputs = part(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     outputs = part(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
@@ -125,6 +123,7 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
     written_5m, written_1h = _split(written, number(part(usage, "cache_creation"), "ephemeral_1h_input_tokens"))
     audio_out, image_out = number(outputs, "audio_tokens"), number(outputs, "image_tokens")
     text_out, reasoning, audio_out, image_out = _split(all_out, reasoning, audio_out, image_out)
+    more = not _TOKENS.issuperset(usage)  # it tells more than tokens
     # Mistral's total alone counts audio and what moderation puts around the text; elsewhere it is hidden reasoning
     hidden_in, hidden_out = (max(0, left), 0) if "prompt_audio_seconds" in usage else (0, max(0, left))
     return Usage(
@@ -140,21 +139,31 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
         image_out=image_out,
         audio_cache_read=audio_cached,
         image_cache_read=image_cached,
-        fees=counted({**openai_fees(usage), **(fees or NO_FEES)}),
+        fees=counted({**(openai_fees(usage) if more else {}), **(fees or {})}),
         service_tier=tier(service_tier),
-        reported=reported(usage),
+        reported=reported(usage) if more else None,
         mismatch=mismatch,
     )
 
 
-def _plain(usage: Document) -> bool:
-    """Whether it holds totals, and details that are all zero."""
-    for name in usage:
-        if name not in _TOTALS:
-            value = usage[name]
-            if not (name in _DETAILS and isinstance(value, dict) and not any(value.values())):
-                return False
-    return True
+def _plain(usage: Document) -> Usage | None:
+    """Totals that add up, beside details that are all zero: most answers, so there is little to do for it."""
+    into, out = (
+        ("prompt_tokens", "completion_tokens") if "prompt_tokens" in usage else ("input_tokens", "output_tokens")
+    )
+    read, written = usage.get(into), usage.get(out, 0)
+    if type(read) is not int or type(written) is not int or read < 0 or written < 0:
+        return None
+    if usage.get("total_tokens") != read + written or read + written > MOST:
+        return None
+    for name, value in usage.items():
+        if name not in (into, out, "total_tokens") and not (
+            name in _DETAILS and isinstance(value, dict) and not any(value.values())
+        ):
+            return None
+    found = Usage(read)
+    found.output = written
+    return found
 
 
 def _openai_totals(usage: Document, reasoning: int) -> tuple[int, int, int, int]:
