@@ -166,7 +166,8 @@ class Auth(Plugin):
         else:
             found = await self._unusual(call)
         if self._tells_end_users and (end_user := end_user_of(call)) is not None:
-            found = await self._for_end_user(found, digest, end_user)
+            made = self.cache.for_end_user.get((digest, end_user)) if digest else None
+            found = made or await self._for_end_user(found, digest, end_user)
         return found
 
     def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
