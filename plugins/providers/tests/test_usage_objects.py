@@ -262,17 +262,25 @@ _USAGES = st.fixed_dictionaries(
 )
 
 
-@given(_USAGES)
-def test_the_short_way_of_plain_usage_is_the_long_one(usage):
+@given(_USAGES, st.sampled_from([(), ("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")]))
+def test_the_short_way_of_plain_usage_is_the_long_one(usage, totals):
+    if totals:  # that add up
+        usage["total_tokens"] = sum(usage.get(name) or 0 for name in totals)
     short = readers.openai_usage(usage, "flex")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(readers, "_plain", lambda _: False)
+        patched.setattr(readers, "_plain", lambda _: None)
         assert readers.openai_usage(usage, "flex") == short
 
 
 def test_most_recorded_usage_goes_the_short_way():
     """Else the test above would have nothing to compare."""
-    assert readers._plain({"prompt_tokens": 1, "total_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}})
+    details = {"prompt_tokens_details": {"cached_tokens": 0}}
+    assert readers._plain({"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, **details}) == readers.Usage(
+        1, output=1
+    )
+    assert readers._plain({"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}) == readers.Usage(1, output=1)
+    assert readers._plain({"prompt_tokens": 1, "total_tokens": 1}) == readers.Usage(1)
+    assert readers._plain({"prompt_tokens": 1, "total_tokens": 2, **details}) is None
     assert not readers._plain({"prompt_tokens": 1, "cost": 0})
 
 
