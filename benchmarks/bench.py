@@ -7,6 +7,9 @@ and differences are taken within a round. What is shown is the median of the rou
 nginx is measured where it is installed; gwcore with an empty stack and with every file of ``stacks/`` (``--stack FILE`` for
 others); other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which ``{port}`` and ``{upstream}``
 are replaced. Every request carries the headers by which Portkey finds its upstream.
+
+Whoever writes to a process on a core that sleeps pays for waking it, on a virtual machine 10 µs and more, and the slower a gateway
+the more its peers sleep. With ``--awake`` something of the lowest priority keeps core 1 busy: what stacks add can then be compared.
 """
 
 import argparse
@@ -202,6 +205,7 @@ def main():
         type=Path,
         help="a file in place of those in stacks/, - for none; {upstream} (a port), {folder}, {redis}, {postgres} are replaced",
     )
+    arguments.add_argument("--awake", action="store_true", help="let core 1 never sleep (Linux)")
     options = arguments.parse_args()
     stacks = sorted((HERE / "stacks").glob("*.yaml")) if options.stack is None else options.stack
     keys = {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
@@ -214,6 +218,10 @@ def main():
         after.callback(mock.wait)
         after.callback(mock.terminate)
         wait_port(upstream, mock)
+        if options.awake:
+            spinning = start(1, [sys.executable, "-c", "while True: pass"])
+            os.sched_setscheduler(spinning.pid, os.SCHED_IDLE, os.sched_param(0))
+            after.callback(spinning.kill)
         folder = Path(after.enter_context(tempfile.TemporaryDirectory()))
         served = []
         for name, command, port in targets(folder, upstream, options.peer, [f for f in stacks if str(f) != "-"], after):

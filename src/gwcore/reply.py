@@ -199,7 +199,7 @@ class Reply:
         self.status = status
         if self._extra is not None:
             told = self.added()
-            ours = {name for name, _ in told}
+            ours = dict(told)
             headers = [header for header in headers if header[0] not in ours]
             headers += told
         if self.before_commit is not None:
