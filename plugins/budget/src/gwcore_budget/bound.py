@@ -264,21 +264,22 @@ def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
 
 def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int) -> Bound | None:
     # where text has a price, all that can be written has one
-    known = [prices[bucket] for bucket in OUT if bucket in (prices if "output" in prices else card.prices)]
-    if not known:
+    priced = [prices[bucket] for bucket in (OUT if "output" in prices else card.prices.keys() & OUT)]
+    if not priced:
         return None
     document = call.document or {}
     knobs = call.dialect.knobs(call.operation, document, card.model)
     cap = knobs.get("max_tokens", _MAX_TOKENS)
-    wanted = max(counts(document, cap), default=None)  # of two, the upstream may read either
-    choices = max(counts(document, knobs.get("n", ())), default=1) * _prompts(call, document)
+    lengths, answers = counts(document, cap), counts(document, knobs.get("n", ()))
+    wanted = max(lengths) if lengths else None  # of two, the upstream may read either
+    choices = (max(answers) if answers else 1) * _prompts(call, document)
     most = card.max_output
     if wanted is not None:
         length = wanted if most is None else min(wanted, most)
     else:
         length = assumed if most is None else most
     # a dearer long-context step is reached by what is read, never by what is written
-    return Bound(fixed, choices * max(known), length, cap, said=wanted is not None or most is not None)
+    return Bound(fixed, choices * max(priced), length, cap, said=wanted is not None or most is not None)
 
 
 def _prompts(call: Call, document: Mapping[str, Any]) -> int:
