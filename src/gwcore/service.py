@@ -17,7 +17,11 @@ class Service(Protocol[X_contra]):
     """Takes a call (or an attempt) to its end. When it returns, the last byte has been handed to the server."""
 
     async def __call__(self, x: X_contra, /) -> Outcome:
-        """Run to the end; raises :class:`gwcore.errors.GatewayError`."""
+        """Run to the end; raises :class:`gwcore.errors.GatewayError`.
+
+        As a rule a coroutine function. A layer that has nothing to do afterwards may hand on the coroutine of its inner side, and
+        then raises when it is called: await where you call, or call inside your ``try``.
+        """
         ...
 
 

@@ -158,15 +158,16 @@ class Auth(Plugin):
             return known
         credentials = call.credentials
         digest = b""
+        fresh = time.monotonic() < self.feed.good_until
         if len(credentials) == 1 and not self._open:
             digest = sha256(credentials[0].encode()).digest()
-            found = self.cache.grants.get(digest)
-            if found is None or time.monotonic() >= self.feed.good_until:
+            found = self.cache.grants.get(digest) if fresh else None
+            if found is None:
                 found = await self._admit(credentials[0], digest)
         else:
             found = await self._unusual(call)
         if self._tells_end_users and (end_user := end_user_of(call)) is not None:
-            made = self.cache.for_end_user.get((digest, end_user)) if digest else None
+            made = self.cache.for_end_user.get((digest, end_user)) if digest and fresh else None
             found = made or await self._for_end_user(found, digest, end_user)
         return found
 

@@ -40,10 +40,11 @@ class Limit:
         burst: units that may be used at once.
         width: microseconds of a bucket of a strict window; 0 for GCRA.
         scopes: its rule's ``per``.
+        owing: units by which a correction may exceed the burst; 0 is another burst. Of a share it is the whole limit's burst.
         gcra: whether a TAT is what it keeps.
         unit: how far a charge of one unit moves the TAT.
         full: how far away a charge may move the TAT, in ``1/amount`` of a microsecond.
-        room: the same as a span; ``debt``: how far a correction may.
+        room: the same as a span; ``debt``: how far a correction may, which then leaves ``lowest``.
         largest: the largest cost that can ever be admitted.
         manner: which tokens it counts, in a word: ``total``, ``input-uncached``.
     """
@@ -59,9 +60,11 @@ class Limit:
     on_store_error: Literal["local", "open", "closed"] = "local"
     count: Literal["input", "output", "total"] = "total"
     count_cached: bool = True
+    owing: int = 0
     gcra: bool = field(init=False, repr=False, compare=False)
     unit: Span = field(init=False, repr=False, compare=False)
     full: int = field(init=False, repr=False, compare=False)
+    lowest: int = field(init=False, repr=False, compare=False)
     room: Span = field(init=False, repr=False, compare=False)
     debt: Span = field(init=False, repr=False, compare=False)
     largest: int = field(init=False, repr=False, compare=False)
@@ -72,7 +75,8 @@ class Limit:
         object.__setattr__(self, "unit", divmod(self.period, self.amount or 1))
         object.__setattr__(self, "full", self.burst * self.period)
         object.__setattr__(self, "room", divmod(self.full, self.amount or 1))
-        object.__setattr__(self, "debt", divmod(2 * self.full, self.amount or 1))
+        object.__setattr__(self, "lowest", -(self.owing or self.burst) * self.period)
+        object.__setattr__(self, "debt", divmod(self.full - self.lowest, self.amount or 1))
         object.__setattr__(self, "largest", self.amount if self.width else self.burst)
         object.__setattr__(self, "manner", self.count if self.count_cached else f"{self.count}-uncached")
 
@@ -86,7 +90,7 @@ class Limit:
         part = self.amount * (rank + 1) // workers - self.amount * rank // workers
         if self.kind == PARALLEL or self.width:
             return replace(self, amount=part, burst=part)
-        return replace(self, period=self.period * workers, burst=max(1, self.burst // workers))
+        return replace(self, period=self.period * workers, burst=max(1, self.burst // workers), owing=self.burst)
 
 
 Charge = tuple[Limit, str, int]

@@ -82,10 +82,11 @@ class Guard:
         except StoreDown as error:
             self._failed(error)
             return self._alone(charges)
-        self._well(floors)
         if verdict.refused >= 0:
+            self._well({})  # what it refuses, the home keeps nothing of
             self._remember(charges, verdict)
         else:
+            self._well(floors)
             self._mirror(charges, verdict)
         return verdict
 
@@ -103,7 +104,7 @@ class Guard:
         finally:
             if not admitted:
                 self._local.settle(refunds(shares, own))
-        self._well(floors)
+        self._well(floors if admitted else {})
         if admitted:
             self._mirror(charges, verdict, besides=ours)
         return verdict
@@ -137,6 +138,12 @@ class Guard:
         shares = self._shares_of(charges, ours)
         verdict = self._local.decide(shares)
         if verdict.refused < 0:
+            # what a share could not hold is owed: its end corrects the whole of what was charged
+            owed = []
+            for at, (n, (limit, key, cost), reading) in enumerate(zip(ours, shares, verdict.readings, strict=True)):
+                if cost < charges[n][2] and reading is not None and at not in verdict.shadowed:
+                    owed.append((limit, key, charges[n][2] - cost, reading[2]))
+            self._local.settle(owed)
             self._touched.update((key, limit) for limit, key, _ in shares if limit.kind != PARALLEL)
             if len(self._touched) > _MOST:
                 self._touched.clear()
@@ -146,8 +153,8 @@ class Guard:
         shares = [(self._share(limit), key, cost) for limit, key, cost in [charges[n] for n in ours]]
         for _, key, _ in shares:
             self._take_over(key)
-        # what is more than a share can ever hold takes the whole of it
-        return [(limit, key, min(cost, limit.largest)) for limit, key, cost in shares]
+        # what is more than a share can ever hold takes the whole of it; a share of nothing admits nothing
+        return [(limit, key, min(cost, limit.largest or cost)) for limit, key, cost in shares]
 
     def _failed(self, error: StoreDown) -> None:
         self._failures += 1
@@ -177,7 +184,7 @@ class Guard:
         now = self._now()
         for n, (limit, key, _) in enumerate(charges):
             reading = verdict.readings[n]
-            if reading is None or n in besides:
+            if reading is None or n in besides or n in verdict.shadowed:
                 continue
             if limit.gcra:
                 self._heard[key] = limit, reading, now

@@ -191,7 +191,7 @@ class Memory:
     def _adjust(self, limit: Limit, key: str, more: int, now: int) -> None:
         at, tat, rest = self._rates.row(key, now)
         tat_, rest_, left = moved(limit, tat, rest, more, now)
-        if more > 0 and left < -limit.full:  # a debt of more than one burst
+        if more > 0 and left < limit.lowest:
             tat_, rest_ = max((now + limit.debt[0], limit.debt[1]), (tat, rest))
         elif tat_ < now:
             tat_, rest_ = now, 0
