@@ -39,7 +39,7 @@ from gwcore_budget.ledger.ops import (
 from gwcore_budget.ledger.worker import BEAT, KINDS, SILENT, Corpse, Other, Worker
 from gwcore_budget.window import Period, Window
 
-PUMP = 0.1
+PUMP = 0.05
 """Seconds between two flushes of escrow."""
 TRIES, BETWEEN = 6, 0.03
 """A refusal that other workers' idle grants may have caused is tried again so often, so many seconds apart."""
