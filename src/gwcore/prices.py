@@ -108,13 +108,7 @@ class PriceCard:
     def sheet(self, usage: Usage, service_tier: str | None) -> Sheet:
         """The prices for so much input; the standard ones for a service tier that the card does not know."""
         sheets = self.sheets.get(service_tier or STANDARD) or self.sheets[STANDARD]
-        found = sheets[0]
-        if len(sheets) > 1:
-            read = usage.total_in
-            for one in sheets:
-                if read > one.above:
-                    found = one
-        return found
+        return sheets[0] if len(sheets) == 1 else _reached(sheets, usage.total_in)
 
     def cost(self, usage: Usage, *, service_tier: str | None = None) -> int:
         """Nano-USD of what was used. What has no price adds nothing: see :meth:`unpriced`.
@@ -176,19 +170,26 @@ class PriceCard:
             input_tokens: at most so many, of every kind.
             service_tiers: those the request can end up in besides :data:`STANDARD`; ``None`` is all of the card's.
         """
-        peaks = self._peaks
-        if service_tiers is not None:
-            peaks = _peaks([self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets])
-        found = peaks[0]
-        for one in peaks[1:]:
-            if input_tokens > one.above:
-                found = one
-        return found.prices
+        return self._peak(input_tokens, service_tiers).prices
 
     def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
         """One of :meth:`dearest`, or what it has for a fee's kind; ``None`` where nothing prices it."""
-        prices = self.dearest(input_tokens, service_tiers)
-        return next((prices[kind] for kind in _kinds(bucket) if kind in prices), None)
+        return self._peak(input_tokens, service_tiers).fee(bucket)
+
+    def _peak(self, input_tokens: int, service_tiers: Collection[str] | None) -> Sheet:
+        peaks = self._peaks
+        if service_tiers is not None:
+            peaks = _peaks([self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets])
+        return _reached(peaks, input_tokens)
+
+
+def _reached(sheets: Sequence[Sheet], input_tokens: int) -> Sheet:
+    """The last one that a request of so much input is above; the first where it is above none."""
+    found = sheets[0]
+    for one in sheets[1:]:
+        if input_tokens > one.above:
+            found = one
+    return found
 
 
 def _at(steps: Steps, above: int) -> int:

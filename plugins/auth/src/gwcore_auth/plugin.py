@@ -153,9 +153,6 @@ class Auth(Plugin):
 
     async def _found(self, call: Call) -> Grant:
         """Who calls, by the store where memory does not know."""
-        known = self._known(call)
-        if known is not None:
-            return known
         credentials = call.credentials
         digest = b""
         fresh = time.monotonic() < self.feed.good_until

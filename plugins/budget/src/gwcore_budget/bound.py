@@ -213,8 +213,8 @@ def _says(text: str, marks: Iterable[str]) -> bool:
 
 def _input_price(text: str, prices: Prices, tokens: int) -> int | None:
     price = prices.get("input")
-    if price is None or not text:
-        return None if price is None else tokens * price
+    if price is None:
+        return None
     buckets = ["cache_write_5m", "cache_write_1h"] if "cach" in text or "Cach" in text else []
     if "image" in text and _says(text, _PICTURES):
         buckets.append("image_in")

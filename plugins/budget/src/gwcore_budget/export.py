@@ -15,7 +15,7 @@ import orjson
 import structlog
 
 from gwcore_budget.config import Export
-from gwcore_budget.ledger.home import Home, StoreDown
+from gwcore_budget.ledger.home import Home, StoreDown, places
 
 CLAIM = 30_000
 """Milliseconds for which a claimed row is left to the worker that has it."""
@@ -80,5 +80,5 @@ class Exporter:
 
     async def _each(self, statement: str, rows: list[_Row], *first: int) -> None:
         """``first`` are bound before the ids."""
-        places = ", ".join(f"${n}" for n in range(len(first) + 1, len(first) + 1 + len(rows)))
-        await self._home.rows(statement.format(places), *first, *(id_ for id_, _, _ in rows))
+        listed = places(len(rows), len(first) + 1)
+        await self._home.rows(statement.format(listed), *first, *(id_ for id_, _, _ in rows))

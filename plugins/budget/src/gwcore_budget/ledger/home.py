@@ -221,12 +221,16 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
     return _sorted(days), _sorted(tags)
 
 
+def places(count: int, first: int = 1) -> str:
+    """So many places for values in a statement: ``$1, $2``."""
+    return ", ".join(f"${n}" for n in range(first, first + count))
+
+
 def folding(table: str, keys: Sequence[str]) -> str:
     """The statement by which a row is added to the sums that the table has for its keys; values are ``$1`` and so on."""
     names = (*keys, *SUMS)
     sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
-    places = ",".join(f"${n}" for n in range(1, len(names) + 1))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places}) ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places(len(names))}) ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
 
 
 def _sorted(sums: Mapping[tuple[str | None, ...], tuple[int, ...]]) -> list[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ import structlog
 
 from gwcore_budget.ledger.escrow import Escrow, Within
 from gwcore_budget.ledger.group import BATCH, Group, Unavailable
-from gwcore_budget.ledger.home import Home, StoreDown
+from gwcore_budget.ledger.home import Home, StoreDown, places
 from gwcore_budget.ledger.journal import LOST, Journal, recover
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
@@ -294,8 +294,7 @@ class Ledger:
             if not self.home.stirred() and time.monotonic() - asked < 1.0:
                 self.escrow.retire(self.group.now())
                 continue
-            places = ",".join(f"${n}" for n in range(1, len(names) + 1))
-            query = f"SELECT id, recall, generation FROM budget_budget WHERE id IN ({places})"
+            query = f"SELECT id, recall, generation FROM budget_budget WHERE id IN ({places(len(names))})"
             try:
                 rows = {row[0]: (row[1], row[2]) for row in await self.home.rows(query, *names)}
             except StoreDown:

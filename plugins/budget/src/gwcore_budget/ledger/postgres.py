@@ -22,6 +22,7 @@ from gwcore_budget.ledger.home import (
     folding,
     hold_from,
     hold_row,
+    places,
     run,
     turnover,
 )
@@ -225,7 +226,7 @@ class PostgresHome:
             ],
         )
         await many(
-            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({_places(len(HOLD_COLUMNS))})",
+            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({places(len(HOLD_COLUMNS))})",
             [hold_row(hold) for hold in holds if hold.new],
         )
         changes = ", ".join(f"{name}=${at}" for at, name in enumerate(HOLD_COLUMNS[1:], 2))
@@ -264,7 +265,3 @@ class PostgresHome:
 def hold_accounts(text: str) -> list[int]:
     """The accounts of a row's JSON array."""
     return [int(part) for part in text.strip("[]").split(",") if part]
-
-
-def _places(count: int) -> str:
-    return ",".join(f"${n}" for n in range(1, count + 1))

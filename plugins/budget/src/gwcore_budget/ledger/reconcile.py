@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from gwcore.units import DOLLAR, parse_money
-from gwcore_budget.ledger.home import Home, day_of
+from gwcore_budget.ledger.home import Home, day_of, places
 from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Settle
 
 _BATCH = 200
@@ -80,8 +80,8 @@ async def reconcile(home: Home, bills: Mapping[str, int]) -> Deltas:
 
 
 async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: Deltas) -> None:
-    places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
-    query = f"SELECT id, request, state, created, upstream, model, settled FROM budget_hold WHERE id IN ({places}) OR request IN ({places})"
+    listed = places(len(names))
+    query = f"SELECT id, request, state, created, upstream, model, settled FROM budget_hold WHERE id IN ({listed}) OR request IN ({listed})"
     rows = await home.rows(query, *names)
     settles: list[tuple[Settle, tuple[str, str], int]] = []
     for name in names:
