@@ -1,4 +1,4 @@
-from gwcore.knobs import counts, said, saying
+from gwcore.knobs import largest, said, saying
 
 FLAT = (("max_tokens",), ("limit",))
 NESTED = (("config", "max"), ("config_", "max_"))
@@ -12,11 +12,17 @@ def test_every_place_is_read_and_null_says_nothing():
 
 
 def test_only_numbers_of_something_count():
-    assert counts({"max_tokens": True, "limit": 7}, FLAT) == [7]
-    assert counts({"max_tokens": "many", "limit": -1}, FLAT) == []
+    assert largest({"max_tokens": True, "limit": 7}, FLAT) == 7
+    assert largest({"max_tokens": "many", "limit": -1}, FLAT) is None
     # who checks loosely reads these as numbers
-    assert counts({"max_tokens": "5", "limit": 6.0}, FLAT) == [5, 6]
-    assert counts({"max_tokens": "inf", "limit": float("nan")}, FLAT) == []
+    assert largest({"max_tokens": "5", "limit": 6.0}, FLAT) == 6
+    assert largest({"max_tokens": "inf", "limit": float("nan")}, FLAT) is None
+
+
+def test_the_largest_of_all_places_counts():
+    assert largest({"config": {"max": 4}, "config_": {"max_": 3}}, NESTED) == 4
+    assert largest({"max_tokens": 5, "limit": 9}, FLAT) == 9
+    assert largest({"config": "text", "limit": 9}, NESTED) is None
 
 
 def test_it_is_said_wherever_it_is_said_already_else_at_the_first_place():

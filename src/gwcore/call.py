@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from gwcore.dialect import Dialect, Document, Meter, Route
 from gwcore.errors import GatewayError
+from gwcore.knobs import MAX_TOKENS, largest
 from gwcore.prices import PriceCard
 from gwcore.provider import Target
 from gwcore.reply import Reply
@@ -139,6 +140,7 @@ class Call:
 
     __slots__ = (
         "_state",
+        "_wanted",
         "asked",
         "attempts",
         "cache",
@@ -221,6 +223,7 @@ class Call:
         self.left = False
         self.linger: Callable[[], float] | None = None
         self._state: dict[Key[Any], Any] | None = None
+        self._wanted: tuple[int | None, int | None] | None = None
 
     def edit(self) -> Document:
         """The document, for changing: it will be encoded anew for the upstream. Raises ``TypeError`` if there is none."""
@@ -228,6 +231,15 @@ class Call:
             raise TypeError(f"{self.operation} has no JSON document")
         self.edited = True
         return self.document
+
+    def wanted(self) -> tuple[int | None, int | None]:
+        """The most tokens that an answer may have, and how many answers there shall be; ``None`` where the request does not say."""
+        if self._wanted is not None and not self.edited:
+            return self._wanted
+        document = self.document or {}
+        knobs = self.dialect.knobs(self.operation, document, self.model or "")
+        self._wanted = largest(document, knobs.get("max_tokens", MAX_TOKENS)), largest(document, knobs.get("n", ()))
+        return self._wanted
 
     def twin(self, id: str, reply: Reply) -> Call:  # noqa: A002 - the field's standard name
         """The same request of the same principal once more, for :class:`gwcore.detached.Detached`; not yet attempted."""

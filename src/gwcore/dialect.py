@@ -176,7 +176,8 @@ class Dialect(Protocol):
         Args:
             operation: of the route.
             document: a knob that cannot stand beside what it says has no place.
-            model: its name at the upstream; a knob that it is known to refuse has no place.
+            model: its name at the upstream; a knob that it is known to refuse has no place. Where ``max_tokens`` and ``n`` are
+                read is the same for all models; where they are said first may differ.
         """
         ...
 

@@ -10,7 +10,6 @@ import re
 from typing import Any, Final, TypeVar
 
 from gwcore.call import Call
-from gwcore.knobs import counts
 from gwcore.usage import Usage
 
 K = TypeVar("K")
@@ -113,7 +112,7 @@ class Estimator:
             read += media * self._media
         if call.operation not in _WRITTEN or call.document is None:
             return read, 0
-        most, times = ceiling(call, call.document)
+        most, times = ceiling(call)
         return read, int(answer if most is None or answer < most else most) * times
 
     def learn(self, model: str | None, key: str | None, size: tuple[int, int], usage: Usage) -> None:
@@ -136,13 +135,10 @@ class Estimator:
         return learned
 
 
-def ceiling(call: Call, document: dict[str, Any]) -> tuple[int | None, int]:
+def ceiling(call: Call) -> tuple[int | None, int]:
     """The most tokens an answer may have, and how many answers are asked for."""
-    knobs = call.dialect.knobs(call.operation, document, call.model or "")
-    lengths = counts(document, knobs.get("max_tokens", ()))
-    answers = counts(document, knobs.get("n", ()))
-    most = max(filter(None, lengths), default=None) if lengths else None
-    return most, min(max(answers) or 1, 128) if answers else 1
+    most, times = call.wanted()
+    return most or None, min(times or 1, 128)
 
 
 def _blobs(document: Any) -> tuple[int, int]:

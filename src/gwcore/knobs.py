@@ -17,6 +17,9 @@ Places = Sequence[Path]
 
 Knobs = Mapping[str, Places]
 
+MAX_TOKENS: Places = (("max_tokens",),)
+"""Where a request says how long its answer may be, if its dialect does not tell."""
+
 
 def said(document: Mapping[str, Any], places: Places) -> list[Any]:
     """Every value that the document has there; ``null`` says nothing."""
@@ -32,10 +35,22 @@ def said(document: Mapping[str, Any], places: Places) -> list[Any]:
     return found
 
 
-def counts(document: Mapping[str, Any], places: Places) -> list[int]:
-    """What :func:`said` finds, as far as it is a number of something, or may be read as one."""
-    values = said(document, places)
-    return [count for value in values if (count := _count(value)) is not None] if values else values
+def largest(document: Mapping[str, Any], places: Places) -> int | None:
+    """Of what the document has there the largest that is a number of something, or may be read as one.
+
+    Of two places an upstream may read either.
+    """
+    most = None
+    for path in places:
+        value: Any = document.get(path[0])
+        if value is None:
+            continue
+        for key in path[1:]:
+            value = value.get(key) if isinstance(value, dict) else None
+        count = _count(value)
+        if count is not None and (most is None or count > most):
+            most = count
+    return most
 
 
 def _count(value: Any) -> int | None:

@@ -88,13 +88,25 @@ def test_b12_negative_controls(blind, monkeypatch):
 
     monkeypatch.setattr(PriceCard, "dearest", careless)
     if blind == "choices":
-        monkeypatch.setattr(module, "counts", lambda *_: [])
+        monkeypatch.setattr("gwcore.call.largest", lambda *_: None)
     assert sum(overruns(prices, 400) for prices in CARDS.values()) > 5
 
 
 def of(**fields):
     made = fakes.call("hi", **fields)
     return bound(Attempt(made, made.targets[0]), CARDS["plain"], 1_000)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"), [({}, (None, None)), ({"n": 0}, (None, 0)), ({"max_tokens": "9", "n": 3}, (9, 3))]
+)
+def test_what_a_request_wants_is_read_once_and_again_after_a_change(said, wanted):
+    call = fakes.call("x", **said)
+    assert call.wanted() == call.wanted() == wanted
+    one = bound(Attempt(call, call.targets[0]), CARDS["plain"], 100).amount
+    call.edit()["n"] = 8
+    assert call.wanted() == (wanted[0], 8)
+    assert bound(Attempt(call, call.targets[0]), CARDS["plain"], 100).amount > one > 0
 
 
 def test_what_a_plugin_adds_to_the_document_is_held_too():

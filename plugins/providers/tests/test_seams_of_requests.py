@@ -3,7 +3,7 @@
 import pytest
 
 from gwcore.errors import BadRequest
-from gwcore.knobs import counts, saying
+from gwcore.knobs import largest, saying
 from gwcore.wire.transport import Request
 from gwcore_providers.compatible import provider_of
 from gwcore_providers.gemini.generate import GeminiGenerate
@@ -18,16 +18,16 @@ from gwcore_providers.usage import number
 def test_gemini_reads_either_spelling_at_each_level(outer, n, most):
     document = {outer: {n: 8, most: 9_000}}
     knobs = GeminiGenerate().knobs("chat", document, "m")
-    assert counts(document, knobs["n"]) == [8]
-    assert counts(document, knobs["max_tokens"]) == [9_000]
+    assert largest(document, knobs["n"]) == 8
+    assert largest(document, knobs["max_tokens"]) == 9_000
     assert saying(document, knobs["max_tokens"], 7) == {outer: {n: 8, most: 7}}
 
 
 def test_a_chat_in_the_shape_of_responses_is_bounded_where_that_is_read():
     document = {"input": "hi", "max_tokens": 1, "max_output_tokens": 9_000}
-    assert counts(document, OpenAIChat().knobs("chat", document, "m")["max_tokens"]) == [9_000]
+    assert largest(document, OpenAIChat().knobs("chat", document, "m")["max_tokens"]) == 9_000
     chat = {"messages": [], "max_tokens": 1}
-    assert counts(chat, OpenAIChat().knobs("chat", chat, "m")["max_tokens"]) == [1]
+    assert largest(chat, OpenAIChat().knobs("chat", chat, "m")["max_tokens"]) == 1
 
 
 def prepared(name, body):

@@ -14,7 +14,7 @@ import orjson
 
 from gwcore.call import Attempt, Call
 from gwcore.errors import BadRequest
-from gwcore.knobs import Places, counts
+from gwcore.knobs import MAX_TOKENS, Places, largest
 from gwcore.prices import MILLION, PriceCard
 from gwcore.units import DOLLAR
 from gwcore.usage import OUT
@@ -33,7 +33,6 @@ MOST = 1_000_000 * DOLLAR
 """Of one attempt; the books' integers end at 2 to the 63."""
 Prices = Mapping[str, int]
 """As :meth:`gwcore.prices.PriceCard.dearest` tells them."""
-_MAX_TOKENS: Places = (("max_tokens",),)
 _FREE = frozenset(
     [
         "models",
@@ -268,11 +267,9 @@ def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: i
     if not priced:
         return None
     document = call.document or {}
-    knobs = call.dialect.knobs(call.operation, document, card.model)
-    cap = knobs.get("max_tokens", _MAX_TOKENS)
-    lengths, answers = counts(document, cap), counts(document, knobs.get("n", ()))
-    wanted = max(lengths) if lengths else None  # of two, the upstream may read either
-    choices = (max(answers) if answers else 1) * _prompts(call, document)
+    wanted, answers = call.wanted()
+    choices = (answers or 1) * _prompts(call, document)
+    cap = call.dialect.knobs(call.operation, document, card.model).get("max_tokens", MAX_TOKENS)
     most = card.max_output
     if wanted is not None:
         length = wanted if most is None else min(wanted, most)
@@ -310,7 +307,7 @@ def _moderation(_call: Call, card: PriceCard, tokens: int) -> int:
 
 
 def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
-    count = max(counts(call.document or {}, (("n",),)), default=0) or (10 if call.document is None else 1)
+    count = largest(call.document or {}, (("n",),)) or (10 if call.document is None else 1)
     each, by_token = card.highest("image", tokens), card.highest("image_out", tokens)
     if each is None and by_token is None:
         return None

@@ -91,7 +91,7 @@ class Facts:
     @cached_property
     def ceiling(self) -> tuple[int | None, int]:
         """The most tokens that the request lets an answer have, and how many answers it wants."""
-        return ceiling(self.call, self.call.document or {})
+        return ceiling(self.call)
 
     @cached_property
     def tools(self) -> bool:
