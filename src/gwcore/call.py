@@ -125,7 +125,8 @@ class Call:
             or a plugin that selects, may have made another of it.
         raw: the body as received, content-encoding removed. Assign through :meth:`edit` only.
         document: the parsed body of a JSON operation. Read it freely; change it through :meth:`edit`.
-        headers: the client's, lower-case names. Credentials have been taken out into ``credentials``.
+        headers: the client's, lower-case names. Credentials have been taken out into ``credentials``. From ingress on they
+            stay as they are: :meth:`header` remembers them.
         targets: what ``model`` may mean, in order.
         started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
         overhead: seconds from ingress to the commit that were not spent waiting for upstreams; ``None`` before it.
@@ -139,6 +140,7 @@ class Call:
     """
 
     __slots__ = (
+        "_named",
         "_state",
         "_wanted",
         "asked",
@@ -223,6 +225,7 @@ class Call:
         self.left = False
         self.linger: Callable[[], float] | None = None
         self._state: dict[Key[Any], Any] | None = None
+        self._named: dict[bytes, bytes] | None = None
         self._wanted: tuple[int | None, int | None] | None = None
 
     def edit(self) -> Document:
@@ -266,10 +269,9 @@ class Call:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that (lower-case) name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        if self._named is None:  # several plugins ask, of headers that SDKs send by the dozen
+            self._named = dict(reversed(self.headers))
+        return self._named.get(name)
 
     def __getitem__(self, key: Key[T]) -> T:
         if self._state is None:

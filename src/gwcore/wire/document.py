@@ -14,7 +14,6 @@ from gwcore.wire.splice import suspects, top_level_spans
 
 MAX_DEPTH = 64
 _SMALL = 4096
-_BRACE, _BRACKET = b"{["  # as numbers, which CPython looks for faster than for bytes
 
 
 def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH) -> 
     if not isinstance(document, dict):
         raise BadRequest("the body must be a JSON object")
     # In a small body counting brackets is the cheaper way to see that it cannot be deep; in a large one, walking it.
-    shallow = len(raw) < _SMALL and raw.count(_BRACE) + raw.count(_BRACKET) <= max_depth
+    shallow = len(raw) < _SMALL and _occurs(raw, b"{") + _occurs(raw, b"[") <= max_depth
     if not shallow and _deeper(document, max_depth):
         raise BadRequest(f"the body is nested more than {max_depth} levels deep")
     # What encodes to the very same bytes holds no duplicate: a cheap proof for compact bodies, which most clients send.
@@ -44,6 +43,11 @@ def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH) -> 
     if not (compact and orjson.dumps(document) == raw):
         _refuse_duplicates(raw, unique.intersection(document))
     return document
+
+
+def _occurs(raw: bytes, mark: bytes) -> int:
+    """How often a byte occurs. CPython's ``count`` looks at every byte for itself, ``replace`` lets the C library find them."""
+    return len(raw) - len(raw.replace(mark, b""))
 
 
 def _refuse_duplicates(raw: bytes, keys: frozenset[str]) -> None:

@@ -33,7 +33,8 @@ from gwcore_auth.tokens import Tokens, claim, looks_like
 
 _LOOPBACK = networks_of(["127.0.0.0/8", "::1/128"])
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
-_END_USER_HEADERS = frozenset({b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id"})
+_END_USER_HEADERS = (b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id")
+"""The first that is there counts."""
 _MAX_END_USER = 256
 
 
@@ -388,8 +389,9 @@ def _may_share(grant: Grant, call: Call) -> bool:
 def end_user_of(call: Call) -> str | None:
     """Whom the client says it asks for: a header, OpenAI's ``user``, or Anthropic's ``metadata.user_id``."""
     said: Any = None
-    for name, value in call.headers:
-        if name in _END_USER_HEADERS:
+    for name in _END_USER_HEADERS:
+        value = call.header(name)
+        if value is not None:
             said = value.decode("latin-1")
             break
     document = call.document

@@ -47,6 +47,8 @@ def part(document: Document, *names: str) -> Document:
 
 def tier(value: Any) -> str | None:
     """A service tier as a reply states it; ``None`` for the vendor's standard one, ``unknown`` for what is no name."""
+    if value is None:
+        return None
     name = value.lower() if isinstance(value, str) else ""
     if name in _STANDARD:
         return None
@@ -87,7 +89,9 @@ def _split(total: int, *parts: int) -> list[int]:
 _DETAILS = frozenset(
     {"prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details"}
 )
-_TOKENS = _DETAILS | {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"}
+_OF_CHAT = ("prompt_tokens", "completion_tokens", "total_tokens")
+_OF_RESPONSES = ("input_tokens", "output_tokens", "total_tokens")
+_TOKENS = _DETAILS | {*_OF_CHAT, *_OF_RESPONSES}
 
 
 def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, int] | None = None) -> Usage:
@@ -148,18 +152,15 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
 
 def _plain(usage: Document) -> Usage | None:
     """Totals that add up, beside details that are all zero: most answers, so there is little to do for it."""
-    into, out = (
-        ("prompt_tokens", "completion_tokens") if "prompt_tokens" in usage else ("input_tokens", "output_tokens")
-    )
+    into, out, total = names = _OF_CHAT if "prompt_tokens" in usage else _OF_RESPONSES
     read, written = usage.get(into), usage.get(out, 0)
     if type(read) is not int or type(written) is not int or read < 0 or written < 0:
         return None
-    if usage.get("total_tokens") != read + written or read + written > MOST:
+    if usage.get(total) != read + written or read + written > MOST:
         return None
-    for name, value in usage.items():
-        if name not in (into, out, "total_tokens") and not (
-            name in _DETAILS and isinstance(value, dict) and not any(value.values())
-        ):
+    for name in usage.keys() - names:
+        value = usage[name]
+        if name not in _DETAILS or not isinstance(value, dict) or any(value.values()):
             return None
     found = Usage(read)
     found.output = written
