@@ -21,11 +21,11 @@ class ClientGone(Exception):
     """The client disconnected before its request was complete."""
 
 
-def _headers(call: Call, scope: MutableMapping[str, Any]) -> tuple[bytes | None, int]:
-    """Fill ``headers`` and ``credentials``; returns the content-encoding, and the length that the body is said to have."""
+def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
+    """Fill ``headers`` and ``credentials``; returns the content-encoding."""
     headers = []
     credentials: list[str] = []
-    encoding, length = None, 0
+    encoding = None
     for pair in scope["headers"]:
         name = pair[0]
         if name in CREDENTIALS:
@@ -36,19 +36,18 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> tuple[bytes | None,
             encoding = pair[1]
         else:
             headers.append(pair)
-            if name == b"content-length" and pair[1].isdigit():
-                length = int(pair[1])
     if call.query and b"key=" in call.query:
         credentials.extend(k for k in parse_qs(call.query.decode("latin-1")).get("key", ()) if k not in credentials)
     call.headers = headers
     read_tags(call)
     call.credentials = tuple(credentials)
-    return encoding, length
+    return encoding
 
 
-async def _body(receive: Receive, length: int, limit: int) -> bytes:
-    if length > limit:
-        raise TooLarge(f"a body of {length} bytes; server.max_body allows {limit}")
+async def _body(call: Call, receive: Receive, limit: int) -> bytes:
+    length = call.header(b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise TooLarge(f"a body of {int(length)} bytes; server.max_body allows {limit}")
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
@@ -78,9 +77,9 @@ async def ingest(call: Call, scope: MutableMapping[str, Any], receive: Receive, 
         BadRequest, TooLarge, UnsupportedEncoding: the body; see :mod:`gwcore.wire.decode` and ``document``.
         ClientGone: the client left while sending.
     """
-    encoding, length = _headers(call, scope)
+    encoding = _headers(call, scope)
     route, dialect = call.route, call.dialect
-    raw = await _body(receive, length, limit)
+    raw = await _body(call, receive, limit)
     if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         if route.body == "raw":
             raise UnsupportedEncoding("this operation takes no content-encoding")

@@ -115,3 +115,34 @@ async def _close(resource: Any) -> None:
                 await value.aclose()
         return
     await resource.aclose()
+
+
+def redis_client(url: str, timeout: float | None, *, within: float | None = None, most: int | None = None) -> Any:
+    """An asyncio client of the ``redis`` package that never sends twice: what was sent may have been done.
+
+    (The package's own default, ten retries of five seconds, would hold a request for a minute.)
+
+    Args:
+        url: of a store whose scheme is ``redis``.
+        timeout: seconds to wait for an answer; ``None`` for one that listens.
+        within: seconds for a connection to come up, if that is another time.
+        most: connections at a time.
+
+    Raises:
+        BadConfig: the driver is not installed.
+    """
+    try:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
+        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+    except ImportError:
+        raise BadConfig("a redis store needs its driver; pip install 'gwcore[redis]'") from None
+    connect: Any = Redis.from_url  # untyped in the driver
+    return connect(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout if within is None else within,
+        legacy_responses=False,
+        max_connections=most,
+    )

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy.engine import make_url
 
 from gwcore.errors import BadConfig, GatewayError
-from gwcore.resources import Store
+from gwcore.resources import Store, redis_client
 from gwcore_auth.book import CHANNEL, Book
 
 _log = structlog.get_logger("gwcore.auth")
@@ -71,7 +71,8 @@ class Feed:
         """Push: something was committed. Never fails; the others read on their own soon enough."""
         if self._push is not None:
             try:
-                await _redis(self._push).publish(CHANNEL, b"")
+                url = self._push.url
+                await self._push.once("auth.push", lambda: redis_client(url, 0.2)).publish(CHANNEL, b"")
             except Exception as error:  # a push is a hint: whatever ails it, the write stands
                 _log.warning("push failed", error=type(error).__name__)
 
@@ -123,24 +124,10 @@ class Feed:
 
     async def _subscribe(self) -> None:
         assert self._push is not None
-        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
-
         # of its own: the socket timeout of a client that asks would end one that listens
-        client = Redis.from_url(self._push.url, socket_timeout=None, health_check_interval=15)
+        client = redis_client(self._push.url, None, within=_RETRY)
         async with client, client.pubsub() as channel:
             await channel.subscribe(CHANNEL)
             self._wake.set()
             async for _ in channel.listen():
                 self._wake.set()
-
-
-def _redis(store: Store) -> Any:
-    def make() -> Any:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
-
-        # its defaults, ten retries of five seconds, would hold up an admin's write
-        return Redis.from_url(store.url, retry=Retry(NoBackoff(), 0), socket_timeout=0.2, socket_connect_timeout=0.2)
-
-    return store.once("auth.push", make)

@@ -13,12 +13,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import structlog
 
 from gwcore.errors import BadConfig
-from gwcore.resources import Store
+from gwcore.resources import Store, redis_client
 from gwcore_fallback.health import Breaker
 from gwcore_fallback.plan import Fleet
 
@@ -113,7 +112,7 @@ class Shared(Alone):
     def __init__(self, store: Store, namespace: str) -> None:
         super().__init__()
         self.state = "alone"
-        self._client = store.once("gwcore_fallback", lambda: _connect(store.url, TIMEOUT))
+        self._client = store.once("gwcore_fallback", lambda: redis_client(store.url, TIMEOUT))
         self._url = store.url
         self._hash = f"{namespace}:open"
         self._channel = f"{namespace}:events"
@@ -257,7 +256,7 @@ class Shared(Alone):
 
     async def _listen(self, ready: asyncio.Event) -> None:
         while True:
-            client = _connect(self._url, None)
+            client = redis_client(self._url, None, within=TIMEOUT)
             try:
                 async with client.pubsub() as events:
                     await events.subscribe(self._channel)
@@ -307,20 +306,3 @@ def shared_for(store: Store, namespace: str) -> Alone:
     if store.scheme == "memory":
         return Alone()
     raise BadConfig(f"fallback.store: a {store.scheme} store cannot share health; name a redis store, or memory")
-
-
-def _connect(url: str, timeout: float | None) -> Any:
-    try:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
-    except ImportError:
-        raise BadConfig("fallback: a redis store needs its driver; pip install 'gwcore[redis]'") from None
-    connect: Any = Redis.from_url  # untyped in the driver
-    return connect(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout or TIMEOUT,
-        legacy_responses=False,
-    )

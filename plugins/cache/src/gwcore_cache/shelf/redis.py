@@ -14,8 +14,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha1
 from typing import Any, Final
 
-from gwcore.errors import BadConfig
-from gwcore.resources import Store
+from gwcore.resources import Store, redis_client
 from gwcore_cache.entry import Entry
 from gwcore_cache.seal import Envelope
 from gwcore_cache.shelf import ShelfDown, Turn, Turned, Wanted
@@ -264,8 +263,10 @@ class RedisShelf:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connect, if that goes fast; renew the turns of this worker until the end."""
-        self._reads = Pipe(_connect(self._url, self._timeout), self._timeout)
-        self._writes = Pipe(_connect(self._url, WRITE_WITHIN), WRITE_WITHIN)
+        self._reads, self._writes = (
+            Pipe(redis_client(self._url, within, within=max(within, WARM_WITHIN), most=2), within)
+            for within in (self._timeout, WRITE_WITHIN)
+        )
         await asyncio.gather(self._reads.warm(), self._writes.warm())
         task = asyncio.create_task(self._renewing())
         try:
@@ -300,21 +301,3 @@ def _said(answer: Any) -> Any:
 def _literal(text: str) -> str:
     """For MATCH, whose wildcards these are."""
     return "".join("\\" + c if c in "*?[]\\^-" else c for c in text)
-
-
-def _connect(url: str, timeout: float) -> Any:
-    try:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
-    except ImportError:
-        raise BadConfig("cache: a redis store needs its driver; pip install 'gwcore[redis]'") from None
-    connect: Any = Redis.from_url  # untyped in the driver
-    return connect(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=max(timeout, WARM_WITHIN),
-        legacy_responses=False,
-        max_connections=2,
-    )

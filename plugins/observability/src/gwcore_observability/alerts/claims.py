@@ -14,11 +14,11 @@ import time
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from gwcore.errors import BadConfig
+from gwcore.resources import redis_client
 
 LEASE: Final = 60
 """Seconds after which what a dead worker held is free."""
@@ -92,7 +92,7 @@ class RedisClaims(Claims):
 
     def __init__(self, url: str, group: str = "") -> None:
         self._group = group
-        self._client = _connect(url)
+        self._client = redis_client(url, TIMEOUT)
         self._name = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._held: set[str] = set()
         self._away = 0.0
@@ -130,16 +130,3 @@ class RedisClaims(Claims):
 
 def _name(group: str, subject: str) -> str:
     return blake2b(f"{group}|{subject}".encode(), digest_size=16).hexdigest()
-
-
-def _connect(url: str) -> Any:
-    try:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
-    except ImportError:
-        raise BadConfig("alerts: a redis store needs its driver; pip install 'gwcore[redis]'") from None
-    connect: Any = Redis.from_url  # untyped in the driver
-    return connect(
-        url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, legacy_responses=False
-    )
