@@ -267,11 +267,15 @@ class Call:
         made._state = None if self._state is None else dict(self._state)
         return made
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
-        if self._named is None:  # several plugins ask, of headers that SDKs send by the dozen
-            self._named = dict(reversed(self.headers))
-        return self._named.get(name)
+    def header(self, *names: bytes) -> bytes | None:
+        """The first header of a (lower-case) name; of several names, of the first that is there."""
+        known = self._named
+        if known is None:  # several plugins ask, of headers that SDKs send by the dozen
+            known = self._named = dict(reversed(self.headers))
+        for name in names:
+            if name in known:
+                return known[name]
+        return None
 
     def __getitem__(self, key: Key[T]) -> T:
         if self._state is None:

@@ -388,13 +388,8 @@ def _may_share(grant: Grant, call: Call) -> bool:
 
 def end_user_of(call: Call) -> str | None:
     """Whom the client says it asks for: a header, OpenAI's ``user``, or Anthropic's ``metadata.user_id``."""
-    said: Any = None
-    for name in _END_USER_HEADERS:
-        value = call.header(name)
-        if value is not None:
-            said = value.decode("latin-1")
-            break
-    document = call.document
+    header, document = call.header(*_END_USER_HEADERS), call.document
+    said: Any = None if header is None else header.decode("latin-1")
     if said is None and document is not None:
         said = document.get("user")
         if said is None:

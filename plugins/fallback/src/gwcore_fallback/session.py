@@ -19,7 +19,7 @@ def session_of(call: Call, affinity: str) -> bytes | None:
 
     The caller is part of it, so that no two callers meet by a name.
     """
-    named = next((value for name in HEADERS if (value := call.header(name))), None)
+    named = call.header(*HEADERS) or None
     document = call.document or {}
     if named is None:
         metadata = document.get("metadata")
