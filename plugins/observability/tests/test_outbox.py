@@ -15,7 +15,7 @@ from gwcore.errors import Unreachable
 from gwcore.redact import Redactor
 from gwcore.testing.fakes import call
 from gwcore_observability import outbox as module
-from gwcore_observability.content import Reader
+from gwcore_observability.content import Captured, Reader
 from gwcore_observability.outbox import Outbox
 from gwcore_observability.record import record_of
 from gwcore_observability.settings import OutboxConfig
@@ -353,6 +353,17 @@ async def test_start_twice_stop_twice(tmp_path):
     box.put(record(2))
     assert box.dropped == 1
     assert not os.listdir(tmp_path)
+
+
+async def test_a_record_for_whose_content_there_is_no_room_goes_without_it():
+    """A body of 19 MB in a queue of 64 MB counts for more than that."""
+    sink = Scripted()
+    async with Running(outbox(sink, None)) as box:
+        small = Captured("full", {}, 0, None, False, "m", "chat", None)
+        box.put(record(1), dataclasses.replace(small, raw=box.config.memory // 4))
+        box.put(record(2), small)
+        await until(lambda: len(sink.taken) == 2)
+        assert (box.bare, box.dropped, box.sent) == (1, 0, 2)
 
 
 async def test_a_full_disk_costs_nothing_while_memory_has_room(tmp_path, monkeypatch):

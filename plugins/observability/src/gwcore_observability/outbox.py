@@ -2,7 +2,7 @@
 
 ::
 
-    put(record)      O(1), never waits: appended to a queue bounded by count and bytes; beyond it dropped and counted
+    put(record)      O(1), never waits: appended to a queue bounded by count and bytes; beyond it without content, or dropped
     every tick       the queue is encoded, record by record, the loop getting its turn every ``SLICE``
       sink is well   → sent in batches from memory
       else           → disk (:mod:`gwcore_observability.spill`), and from there, oldest first, when the sink is well again
@@ -57,14 +57,14 @@ class Outbox:
 
     Attributes:
         name: of the sink, as metrics and logs say it.
-        sent, rejected, dropped, failed: records taken by the sink, refused for good, lost for want of room, and that the
-            sink could not encode, since the process started.
+        sent, rejected, dropped, failed, bare: records taken by the sink, refused for good, lost for want of room, that the
+            sink could not encode, and that went without their content for want of room, since the process started.
     """
 
     def __init__(self, name: str, config: OutboxConfig, folder: Path | None) -> None:
         self.name = name
         self.config = config
-        self.sent = self.rejected = self.dropped = self.failed = 0
+        self.sent = self.rejected = self.dropped = self.failed = self.bare = 0
         self.last = Verdict("accepted")
         self._spill = Spill(folder, config.disk) if folder is not None else None
         self._fresh: deque[Pending] = deque()
@@ -84,8 +84,17 @@ class Outbox:
     # ── intake ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def put(self, record: Record, captured: Captured | None = None) -> None:
-        """Take a record. Never waits, never raises for want of room: what does not fit is counted as dropped."""
-        size = RECORD_SIZE + (captured.size if captured is not None else 0)
+        """Take a record. Never waits, never raises for want of room.
+
+        A record for whose content there is none goes without it, and is counted as bare; one that does not fit, as dropped.
+        """
+        size = RECORD_SIZE
+        if captured is not None:
+            if self._room(RECORD_SIZE + captured.size):
+                size += captured.size
+            else:
+                captured = None
+                self.bare += 1
         if not self._room(size) or not self._users:
             self.dropped += 1
             return
@@ -467,6 +476,7 @@ class Outbox:
             "rejected": (self.rejected, "Records that the sink refused for good."),
             "damaged": (spill.damaged if spill else 0, "Damaged stretches found on disk."),
             "failed": (self.failed, "Records that could not be encoded."),
+            "bare": (self.bare, "Records that went without their content for want of room."),
         }
         for what, (value, help_) in counts.items():
             yield Sample(f"gwcore_sink_{what}", value, label, help_, kind="counter")
