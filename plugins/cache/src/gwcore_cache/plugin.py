@@ -100,6 +100,8 @@ class Cache(Plugin):
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Open the store; what is being kept at the end is kept."""
+        if self.config.seal is None and self.store.scheme != "memory":
+            _log.warning("what is cached can be read in its store; set `seal` to encrypt it", store=self.store.scheme)
         async with self.home.open():
             try:
                 yield
