@@ -235,7 +235,7 @@ class Gateway:
         outcome = Outcome(0)
         watch = None
         try:
-            await ingest(call, scope, receive, stack.server.max_body, stack.server.json_depth)
+            await ingest(call, scope, receive, stack.server, stack.door)
             watch = _watch_client(call, scope, receive)
             outcome = await _run(stack, call)
             outcome.cancelled = outcome.cancelled or call.left  # read to its end without its client

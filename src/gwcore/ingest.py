@@ -9,12 +9,18 @@ from urllib.parse import parse_qs
 from gwcore.aim import read_tags
 from gwcore.call import Call
 from gwcore.credentials import CREDENTIALS, credential
+from gwcore.dialect import Route
 from gwcore.errors import BadRequest, TooLarge, UnsupportedEncoding
+from gwcore.stackmodels import ServerConfig
 from gwcore.wire.decode import decode
 from gwcore.wire.document import parse
 from gwcore.wire.form import read_field
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Door = Callable[[Call], Awaitable[None]]
+"""See :meth:`gwcore.plugin.Plugin.knock`."""
+FREE = 64 * 1024
+"""Bytes that a stranger may have read and parsed."""
 
 
 class ClientGone(Exception):
@@ -22,7 +28,7 @@ class ClientGone(Exception):
 
 
 def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
-    """Fill ``headers`` and ``credentials``; returns the content-encoding."""
+    """Fill ``headers`` and ``credentials``; returns the content-encoding, if there is one."""
     headers = []
     credentials: list[str] = []
     encoding = None
@@ -33,7 +39,7 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
             if value and value not in credentials:
                 credentials.append(value)
         elif name == b"content-encoding":
-            encoding = pair[1]
+            encoding = pair[1].strip().lower()
         else:
             headers.append(pair)
     if call.query and b"key=" in call.query:
@@ -41,13 +47,21 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
     call.headers = headers
     read_tags(call)
     call.credentials = tuple(credentials)
-    return encoding
+    return encoding if encoding != b"identity" else None
 
 
-async def _body(call: Call, receive: Receive, limit: int) -> bytes:
-    length = call.header(b"content-length")
-    if length is not None and length.isdigit() and int(length) > limit:
-        raise TooLarge(f"a body of {int(length)} bytes; server.max_body allows {limit}")
+def _length(call: Call, limit: int) -> int | None:
+    """Of the body as its head says it; ``None`` where that does not."""
+    said = call.header(b"content-length")
+    if said is None or not said.isdigit():
+        return None
+    length = int(said)
+    if length > limit:
+        raise TooLarge(f"a body of {length} bytes; server.max_body allows {limit}")
+    return length
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
@@ -70,23 +84,39 @@ async def _body(call: Call, receive: Receive, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def ingest(call: Call, scope: MutableMapping[str, Any], receive: Receive, limit: int, depth: int) -> None:
+def _decoded(route: Route, raw: bytes, encoding: bytes | None, limit: int) -> bytes:
+    if not encoding:
+        return raw
+    if route.body == "raw":
+        raise UnsupportedEncoding("this operation takes no content-encoding")
+    return decode(raw, encoding.decode("latin-1"), limit=limit)
+
+
+async def ingest(
+    call: Call, scope: MutableMapping[str, Any], receive: Receive, server: ServerConfig, door: Door | None = None
+) -> None:
     """Read the request to its end and fill the call.
+
+    Args:
+        call: to fill.
+        scope: of ASGI.
+        receive: of ASGI.
+        server: its limits.
+        door: asked before a body that is long, encoded or of unknown length is read.
 
     Raises:
         BadRequest, TooLarge, UnsupportedEncoding: the body; see :mod:`gwcore.wire.decode` and ``document``.
         ClientGone: the client left while sending.
+        GatewayError: of the door.
     """
     encoding = _headers(call, scope)
     route, dialect = call.route, call.dialect
-    raw = await _body(call, receive, limit)
-    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
-        if route.body == "raw":
-            raise UnsupportedEncoding("this operation takes no content-encoding")
-        raw = decode(raw, encoding.decode("latin-1"), limit=limit)
-    call.raw = raw
+    length = _length(call, server.max_body)
+    if door is not None and route.body != "none" and (length is None or length > FREE or encoding):
+        await door(call)
+    call.raw = raw = _decoded(route, await _body(receive, server.max_body), encoding, server.max_body)
     if route.body == "json":
-        call.document = parse(raw, unique=dialect.unique, max_depth=depth)
+        call.document = parse(raw, unique=dialect.unique, max_depth=server.json_depth, most=server.json_items)
         if route.stream == "body":
             stream = call.document.get("stream", False)
             if stream is not None and not isinstance(stream, bool):

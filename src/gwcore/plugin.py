@@ -178,6 +178,13 @@ class Plugin:
         """Stand in the inner ring: once per upstream attempt."""
         return inner
 
+    async def knock(self, call: Call) -> None:
+        """Of a plugin that identifies: refuse a stranger by the head of a request, before a large body is read and parsed.
+
+        ``call`` has its route, headers, credentials and client, and neither body, document nor model. The call layer runs
+        all the same. Raises :class:`gwcore.errors.GatewayError`.
+        """
+
     router: ClassVar[Callable[..., Service[Call]] | None] = None
     """Set to a method ``(self, inner: Service[Attempt]) -> Service[Call]`` to be the seam between the rings."""
 

@@ -16,6 +16,7 @@ from gwcore.config import ServerConfig
 from gwcore.detached import Detached
 from gwcore.dialect import Route
 from gwcore.dispatch import Dispatch
+from gwcore.ingest import Door
 from gwcore.ingress import Ingress
 from gwcore.models import Models
 from gwcore.plugin import Plugin, ring_of
@@ -60,7 +61,7 @@ class Stack:
     """Everything one generation of the stack file means.
 
     ``service`` is the whole pipeline as one callable, ``listing`` what answers lists of models, ``answers`` what answers
-    the routes of plugins. ``inflight`` counts calls inside them.
+    the routes of plugins, ``door`` what is asked before a large body is read. ``inflight`` counts calls inside them.
     """
 
     service: Service[Call]
@@ -80,8 +81,12 @@ class Stack:
     asgi: tuple[Middleware, ...] = ()
     digest: str = ""
     inflight: int = 0
+    door: Door | None = field(init=False, repr=False)
     _idle: asyncio.Event | None = None
     _exit: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
+
+    def __post_init__(self) -> None:
+        self.door = next((p.plugin.knock for p in self.placed if p.plugin.identifies), None)
 
     async def start(self) -> None:
         """Enter every plugin's lifespan in stack order. A failed start exits what was entered, then raises.

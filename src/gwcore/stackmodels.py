@@ -255,6 +255,11 @@ class ServerConfig(_Strict):
     open: bool = Field(default=False, description="allow a stack without authentication beyond loopback")
     max_body: Size = Field(default=20_000_000, gt=0, description="largest request body, decoded")
     json_depth: int = Field(default=64, ge=1, le=1000, description="deepest nesting of a JSON body")
+    json_items: int = Field(
+        default=1_000_000,
+        ge=1000,
+        description="most commas and opening brackets in a JSON body, those in texts included",
+    )
     drain: Duration = Field(default=30.0, description="how long running calls may take to end at shutdown")
     header_timeout: Duration = Field(default=10.0, gt=0, description="for the whole request head")
     body_timeout: Duration = Field(default=30.0, gt=0, description="for the whole request body")

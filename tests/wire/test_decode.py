@@ -39,13 +39,24 @@ CODERS = [
     ("zstd", zstd),
     ("zstd", zstd_undeclared),
 ]
-SAMPLES = [b"x", b'{"model":"m"}' * 50_000, random.Random(1).randbytes(300_000), b"\0" * 2 * MB]
+SAMPLES = [b"x", b'{"model":"m"}' * 50_000, random.Random(1).randbytes(300_000), b"\0" * 900_000]
 
 
 @pytest.mark.parametrize(("name", "coder"), CODERS)
 @pytest.mark.parametrize("data", SAMPLES, ids=["byte", "json", "noise", "zeros"])
 def test_each_encoding_is_taken_off(name, coder, data):
     assert decode(coder(data), name, limit=3 * MB) == data
+
+
+def test_what_becomes_a_hundred_times_as_long_is_too_large():
+    """16 kB of gzip stood for 16 MB of ``1,1,1``: a second of parsing, and a gigabyte."""
+    bomb = gzip.compress(b"1," * 2 * MB)
+    assert len(bomb) * 100 < 4 * MB
+    with pytest.raises(TooLarge):
+        decode(bomb, "gzip", limit=20 * MB)
+    with pytest.raises(TooLarge):
+        decode(gzip.compress(bomb), "gzip, gzip", limit=20 * MB)
+    assert len(decode(gzip.compress(b"1," * 400_000), "gzip", limit=20 * MB)) == 800_000
 
 
 @pytest.mark.parametrize("encodings", ["", "identity", " identity , Identity", ","])

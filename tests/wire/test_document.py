@@ -160,3 +160,13 @@ def test_garbage_is_refused_and_nothing_else_is_raised(raw):
     except BadRequest as error:
         document = error.message
     assert document.startswith("the ") if isinstance(document, str) else document == orjson.loads(raw)
+
+
+def test_a_million_values_are_too_many():
+    """What is parsed holds up all others: 16 MB of small values did for a second and more."""
+    with pytest.raises(BadRequest, match="json_items"):
+        parse(b'{"a":[' + b"1," * 1_000_001 + b"1]}", unique=UNIQUE)
+    with pytest.raises(BadRequest, match="json_items"):
+        parse(b'{"a":[' + b'{"a":[]},' * 400_000 + b"1]}", unique=UNIQUE)
+    assert len(parse(b'{"a":[' + b"1," * 300_000 + b"1]}", unique=UNIQUE)["a"]) == 300_001
+    assert parse(orjson.dumps({"a": "text of any length. " * 200_000}), unique=UNIQUE)

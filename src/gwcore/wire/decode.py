@@ -14,6 +14,7 @@ import zstandard
 from gwcore.errors import BadRequest, TooLarge, UnsupportedEncoding
 
 _LAYERS = 2
+_RATIO, _SMALL = 100, 1 << 20  # how much longer a body may become; prompts become three to ten times as long
 _STEP = 64 * 1024
 # Four bytes of zstd can stand for a block of 128 KiB, its maximum (RFC 8878 §3.1.1.2), and python-zstandard cannot be
 # told to stop in between: this bounds one step's output to 8 MiB.
@@ -33,7 +34,7 @@ def decode(raw: bytes, encodings: str, *, limit: int) -> bytes:
     Args:
         raw: the body as sent.
         encodings: the header's value, outermost encoding last; ``""`` if there is none.
-        limit: bytes, for the result and for every step towards it.
+        limit: bytes, for the result and for every step towards it. What becomes a hundred times as long is over it, too.
 
     Raises:
         UnsupportedEncoding: another encoding, or more than two.
@@ -46,6 +47,7 @@ def decode(raw: bytes, encodings: str, *, limit: int) -> bytes:
             "the body's content-encoding is none of gzip, deflate, zstd, or more than two of them"
         )
     _check(len(raw), limit)
+    limit = min(limit, max(_SMALL, _RATIO * len(raw)))
     for name in reversed(names):
         if raw:
             raw = _decode(raw, name, limit)

@@ -169,14 +169,23 @@ class Auth(Plugin):
             found = made or await self._for_end_user(found, digest, end_user)
         return found
 
-    def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
-        """Say who calls, if the grant allows the call."""
+    async def knock(self, call: Call) -> None:
+        """See :meth:`gwcore.plugin.Plugin.knock`."""
+        grant = self._known(call) or await self._found(call)
+        self._check(call, grant)
+
+    def _check(self, call: Call, grant: Grant) -> None:
+        """Whether the grant allows such a call, whatever its body says."""
         client = call.client
         if self._barred or self._proxies or grant.networks:
             client = self._client(call)
             if self._barred and within(client, self._barred):
                 raise Forbidden("this address is blocked")
         grant.check(call, client)
+
+    def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
+        """Say who calls, if the grant allows the call."""
+        self._check(call, grant)
         if grant.principal.tags:
             call.tags |= grant.principal.tags
         model = call.model
