@@ -209,3 +209,20 @@ async def test_i4_no_body_runs_code(sqlite_api, admin_key):
     eval("7*7")
     _watching[0] = False
     assert "compile" in _seen and json.dumps(_seen)
+
+
+# ── B13: whom a client may charge ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("allowed", "statuses"), [("['*']", (200, 200)), ("[dev, 'try-*']", (200, 403)), ("[]", (403, 403))]
+)
+async def test_b13_a_client_gives_no_tag_that_it_may_not(serve, sqlite_url, seen, allowed, statuses):
+    async with serve(sqlite_url, auth=f"client_tags: {allowed}") as api:
+        key = await api.key(tags=["finance"])
+        for given, status in zip(("dev, try-1", "dev, finance-secret"), statuses, strict=True):
+            answer = await api.chat(key, headers={"x-gwcore-tags": given})
+            assert answer.status_code == status, answer.text
+            assert status == 200 or "client_tags" in answer.text
+        assert (await api.chat(key)).status_code == 200
+        assert all("finance" in call.tags for call in seen)

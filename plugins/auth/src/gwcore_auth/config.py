@@ -154,6 +154,10 @@ class AuthConfig(_Strict):
         description="what digests of keys are made with; the admin key by default, the old one after it changed",
     )
     end_users: bool = Field(default=True, description="take the end user from the body's user and from headers")
+    client_tags: list[str] = Field(
+        default=["*"],
+        description="tags that clients may give their calls beside their key's own; * is any text, [] none",
+    )
     trusted_proxies: Networks = Field(default=[], description="addresses whose x-forwarded-for is believed")
     keys: dict[str, DeclaredKey] = Field(default={}, description="keys by id, read-only for the admin API")
     teams: dict[str, DeclaredTeam] = Field(default={}, description="teams by id, likewise")

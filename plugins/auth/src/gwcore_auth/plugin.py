@@ -25,7 +25,7 @@ from gwcore_auth.book import Book
 from gwcore_auth.cache import GrantCache
 from gwcore_auth.config import AuthConfig
 from gwcore_auth.feed import Feed
-from gwcore_auth.grants import Grant, networks_of, within
+from gwcore_auth.grants import Grant, ModelRule, networks_of, within
 from gwcore_auth.keys import Pepper, presented, proof_of
 from gwcore_auth.resolve import ADMIN, OPEN, UNKNOWN, Resolver, declared_rows
 from gwcore_auth.tables import MIGRATIONS
@@ -74,6 +74,7 @@ class Auth(Plugin):
         self._pushes: set[asyncio.Task[None]] = set()
         self._open, self._tells_end_users = config.open, config.end_users
         self._end_users = bool(config.blocked.end_users)
+        self._tags = None if "*" in config.client_tags else ModelRule("tags", config.client_tags)
         self._proxies = networks_of(config.trusted_proxies)
         self._barred = networks_of(config.blocked.networks)
         self._callers = Callers(self.book, self.identify, self.tokens)
@@ -186,6 +187,12 @@ class Auth(Plugin):
     def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
         """Say who calls, if the grant allows the call."""
         self._check(call, grant)
+        if self._tags is not None and call.tags and grant.principal is not ADMIN:
+            for tag in call.tags:
+                if not self._tags.allows(tag):
+                    raise Forbidden(
+                        f"clients may not give the tag {tag[:200]!r} here: auth.client_tags names those they may"
+                    )
         if grant.principal.tags:
             call.tags |= grant.principal.tags
         model = call.model
