@@ -14,6 +14,7 @@ from hypothesis.stateful import (
 from ratelimit_homes import HOMES, Charge, MemoryUnderTest, Model, limit
 
 from gwcore_ratelimit import memory
+from gwcore_ratelimit.gcra import REST
 
 QUICK = settings(
     max_examples=60,
@@ -145,10 +146,11 @@ class ChargesOneByOne(memory.Memory):
 class Rounds(memory.Memory):
     """Mutant: the remainder of a microsecond is dropped."""
 
-    def __init__(self, **named):
-        super().__init__(**named)
-        put = self._rates.put
-        self._rates.put = lambda at, until, tat, _rest: put(at, until, tat, 0)
+    def decide(self, charges):
+        verdict = super().decide(charges)
+        for row in self._rates.values():
+            row[REST] = 0
+        return verdict
 
 
 class ForgetsDebt(memory.Memory):

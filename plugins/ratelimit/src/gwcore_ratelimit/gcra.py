@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from gwcore_ratelimit.table import DATA, UNTIL, Row
+
 REQUESTS: Final = "requests"
 TOKENS: Final = "tokens"
 PARALLEL: Final = "parallel"
@@ -96,6 +98,10 @@ class Limit:
 Charge = tuple[Limit, str, int]
 """A limit, a key, and how many units of it; of ``parallel`` it is one place, whatever it says."""
 
+TAT: Final = UNTIL
+REST: Final = DATA
+"""Cells of the row of a rate: whole microseconds, and the rest."""
+
 Change = tuple[Limit, str, int, int]
 """A charge's correction: of ``parallel`` the end, else units, below 0 for a refund; and the charge's ``stamp``."""
 
@@ -133,20 +139,20 @@ def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
     ]
 
 
-def moved(limit: Limit, tat: int, rest: int, cost: int, now: int) -> tuple[int, int, int]:
-    """The TAT after a charge, which takes a TAT of the past for now, and what is left of :attr:`Limit.full` then.
+def moved(limit: Limit, row: Row, cost: int, now: int) -> tuple[int, int, int]:
+    """What a charge would make of a row's TAT, and what is left of :attr:`Limit.full` then.
 
-    ``cost`` may be below 0, and so may what is left.
+    A TAT of the past becomes now in the row itself, whatever becomes of the charge: the row is in use. ``cost`` may be below 0, and
+    so may what is left.
     """
+    tat, amount = row[TAT], limit.amount
     if tat < now:
-        tat, rest = now, 0
-    more, part = limit.unit if cost == 1 else divmod(cost * limit.period, limit.amount)
-    rest += part
-    if rest >= limit.amount:
-        more += rest // limit.amount
-        rest %= limit.amount
-    tat += more
-    return tat, rest, limit.full - (tat - now) * limit.amount - rest
+        tat = row[TAT] = now
+        row[REST] = 0
+    parts = row[REST] + cost * limit.period
+    tat += parts // amount
+    parts %= amount
+    return tat, parts, limit.full - (tat - now) * amount - parts
 
 
 def reading_of(limit: Limit, lead: int, rest: int) -> Reading:

@@ -14,7 +14,9 @@ from typing import Final
 from gwcore.errors import BadConfig
 from gwcore_ratelimit.gcra import (
     BUCKETS,
+    REST,
     SECOND,
+    TAT,
     Change,
     Charge,
     Limit,
@@ -24,7 +26,7 @@ from gwcore_ratelimit.gcra import (
     reading_of,
     window_wait,
 )
-from gwcore_ratelimit.table import DATA, UNTIL, Lock, Table
+from gwcore_ratelimit.table import DATA, UNTIL, Lock, Row, Rows, Table
 
 COLUMNS: Final = 56
 """Most workers of one machine: what fits into a row, at two bytes each."""
@@ -33,13 +35,12 @@ RETRY: Final = SECOND
 _FOREVER: Final = 1 << 62
 _NO_FLOORS: Final[Mapping[str, int]] = MappingProxyType({})
 _SPAN: Final = BUCKETS + 1
-TAT: Final = DATA
-REST: Final = DATA + 1
-"""Cells of a rate: the TAT's whole microseconds, and the rest."""
+_RING: Final = DATA + 1
+"""Cells of a strict window: behind its newest bucket those of its span, round and round."""
 
 
-_Other = tuple[int, Limit, int, int, int]
-"""Of a charge that is not of a rate that has room: its place, limit, row and cost, and microseconds to wait."""
+_Other = tuple[int, Limit, str, int, int]
+"""Of a charge that is not of a rate that has room: its place, limit, key and cost, and microseconds to wait."""
 
 
 def monotonic() -> int:
@@ -64,7 +65,7 @@ class Memory:
         self._now = clock
         self._folder = folder
         self._lock = Lock(folder / "lock") if folder else threading.Lock()
-        self._rates = Table(rows, folder / "rates" if folder else None)
+        self._rates = Table(rows, folder / "rates") if folder else Rows(rows)
         self._slots = Table(rows // 8, folder / "slots" if folder else None)
         self._counts = self._slots.cells.cast("B").cast("H")
         self.columns = COLUMNS if folder else 1
@@ -95,46 +96,44 @@ class Memory:
     def decide(self, charges: Sequence[Charge]) -> Verdict:
         """As :meth:`admit`, at once. Raises ``StoreDown``."""
         readings: list[Reading | None] = []
-        moves: list[tuple[int, int, int]] = []
+        moves: list[tuple[Row, int, int]] = []
         others: list[_Other] = []
         with self._lock:
-            now, row = self._now(), self._rates.row
+            rates = self._rates
+            now = rates.now = self._now()
             for limit, key, cost in charges:
                 if limit.gcra:
-                    at, tat, rest = row(key, now)
-                    tat, rest, left = moved(limit, tat, rest, cost, now)
+                    row = rates[key]
+                    tat, rest, left = moved(limit, row, cost, now)
                     if left >= 0:
-                        moves.append((at, tat, rest))
+                        moves.append((row, tat, rest))
                         readings.append((left // limit.period, tat - now + (rest > 0), 0))
                         continue
                     wait = -(left // limit.amount) if cost else 0
                 else:
-                    at, wait = self._look(limit, key, cost, now)
-                others.append((len(readings), limit, at, cost, wait))
+                    wait = self._wait(limit, key, cost, now)
+                others.append((len(readings), limit, key, cost, wait))
                 readings.append(None)
             refused, worst, shadowed = _longest(others) if others else (-1, 0, ())
             if refused >= 0:
-                readings = [self._read(limit, self._row(limit, key, now), now) for limit, key, _ in charges]
+                readings = [self._read(limit, key, now) for limit, key, _ in charges]
                 return Verdict(refused, worst, readings, shadowed)
-            put = self._rates.put
-            for at, tat, rest in moves:
-                put(at, tat + 1, tat, rest)
-            for n, limit, at, cost, wait in others:
+            for moving, tat, rest in moves:
+                moving[TAT] = tat
+                moving[REST] = rest
+            for n, limit, key, cost, wait in others:
                 if not wait:
-                    self._take(limit, at, cost, now)
-                readings[n] = self._read(limit, at, now)
+                    self._take(limit, key, cost, now)
+                readings[n] = self._read(limit, key, now)
         return Verdict(-1, 0, readings, shadowed)
 
-    def _row(self, limit: Limit, key: str, now: int) -> int:
-        return (self._rates if limit.period else self._slots).row(key, now)[0]
-
-    def _read(self, limit: Limit, at: int, now: int) -> Reading:
+    def _read(self, limit: Limit, key: str, now: int) -> Reading:
+        if not limit.period:
+            return max(0, limit.amount - self._busy(self._place(key, now))), 0, 0
         if limit.gcra:
-            cells = self._rates.cells
-            return reading_of(limit, cells[at + TAT] - now, cells[at + REST])
-        if not limit.width:
-            return max(0, limit.amount - self._busy(at)), 0, 0
-        counts = self._window(at, limit, now)
+            row = self._rates[key]
+            return reading_of(limit, row[TAT] - now, row[REST])
+        counts = self._window(key, limit, now)
         bucket = now // limit.width
         last = max((n for n, count in enumerate(counts) if count), default=-1)
         reset = (bucket + last + 1) * limit.width - now if last >= 0 else 0
@@ -142,31 +141,32 @@ class Memory:
 
     # ── windows and places ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _look(self, limit: Limit, key: str, cost: int, now: int) -> tuple[int, int]:
-        """The row, and how long to wait."""
-        at = self._row(limit, key, now)
+    def _wait(self, limit: Limit, key: str, cost: int, now: int) -> int:
         if limit.width:
-            counts = self._window(at, limit, now)
+            counts = self._window(key, limit, now)
             over = sum(counts) + cost > limit.amount
-            return at, window_wait(counts, cost, limit, now, now // limit.width) if over else 0
+            return window_wait(counts, cost, limit, now, now // limit.width) if over else 0
+        at = self._place(key, now)
         free = self._busy(at) < limit.amount or (self._bury(now) and self._busy(at) < limit.amount)
-        return at, 0 if free else RETRY
+        return 0 if free else RETRY
 
-    def _take(self, limit: Limit, at: int, cost: int, now: int) -> None:
+    def _take(self, limit: Limit, key: str, cost: int, now: int) -> None:
         if limit.width:
-            self._rates.cells[at + DATA + 1 + now // limit.width % _SPAN] += cost
-            self._rates.cells[at + UNTIL] = now + limit.period + 2 * limit.width
+            row = self._rates[key]
+            row[_RING + now // limit.width % _SPAN] += cost
+            row[UNTIL] = now + limit.period + 2 * limit.width
         elif not limit.period:
-            self._hold(at, 1)
+            self._hold(self._place(key, now), 1)
 
-    def _window(self, at: int, limit: Limit, now: int) -> list[int]:
-        """Counts of the buckets of the window, oldest first, after those that have left are forgotten."""
-        cells, ring, bucket = self._rates.cells, at + DATA + 1, now // limit.width
-        newest = cells[at + DATA]
+    def _window(self, key: str, limit: Limit, now: int) -> list[int]:
+        """Counts of the buckets of the window, oldest first, after those that have left are forgotten. Its row is in use."""
+        row = self._rates[key]
+        bucket, newest = now // limit.width, row[DATA]
         for gone in range(max(newest + 1, bucket - BUCKETS), bucket + 1):
-            cells[ring + gone % _SPAN] = 0
-        cells[at + DATA] = max(newest, bucket)
-        return [cells[ring + n % _SPAN] for n in range(bucket - BUCKETS, bucket + 1)]
+            row[_RING + gone % _SPAN] = 0
+        row[DATA] = max(newest, bucket)
+        row[UNTIL] = max(row[UNTIL], now)
+        return [row[_RING + n % _SPAN] for n in range(bucket - BUCKETS, bucket + 1)]
 
     # ── correcting ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -179,56 +179,64 @@ class Memory:
     ) -> None:
         """Correct what was charged. A debt grows to one burst beyond the burst and no further. Raises ``StoreDown``."""
         with self._lock:
-            now = self._now()
+            rates = self._rates
+            now = rates.now = self._now()
             for limit, key, more, stamp in changes:
                 if limit.gcra:
-                    self._adjust(limit, key, more, now)
+                    row = rates[key]
+                    tat, rest, left = moved(limit, row, more, now)
+                    if more > 0 and left < limit.lowest:
+                        tat, rest = max((now + limit.debt[0], limit.debt[1]), (row[TAT], row[REST]))
+                    elif tat < now:
+                        tat, rest = now, 0
+                    row[TAT] = tat
+                    row[REST] = rest
                 elif limit.width:
                     self._adjust_window(limit, key, more, stamp, now)
                 else:
-                    self._hold(self._row(limit, key, now), -1)
-
-    def _adjust(self, limit: Limit, key: str, more: int, now: int) -> None:
-        at, tat, rest = self._rates.row(key, now)
-        tat_, rest_, left = moved(limit, tat, rest, more, now)
-        if more > 0 and left < limit.lowest:
-            tat_, rest_ = max((now + limit.debt[0], limit.debt[1]), (tat, rest))
-        elif tat_ < now:
-            tat_, rest_ = now, 0
-        self._rates.put(at, tat_ + 1, tat_, rest_)
+                    self._hold(self._place(key, now), -1)
 
     def _adjust_window(self, limit: Limit, key: str, more: int, stamp: int, now: int) -> None:
-        at = self._row(limit, key, now)
-        cells, bucket = self._rates.cells, now // limit.width
-        self._window(at, limit, now)
+        self._window(key, limit, now)
+        row = self._rates[key]
         if more > 0:
-            self._take(limit, at, more, now)
-        elif stamp >= bucket - BUCKETS:
-            cell = at + DATA + 1 + stamp % _SPAN
-            cells[cell] = max(0, cells[cell] + more)
+            self._take(limit, key, more, now)
+        elif stamp >= now // limit.width - BUCKETS:
+            cell = _RING + stamp % _SPAN
+            row[cell] = max(0, row[cell] + more)
 
     def seed(self, limit: Limit, key: str, reading: Reading, since: int = 0) -> None:
         """Take over what another home has said of a key, so that going on here starts from there; of a rate, said then."""
         remaining, reset, _ = reading
         with self._lock:
-            now = self._now()
+            now = self._rates.now = self._now()
             if limit.gcra:
-                tat = (since or now) + reset
-                self._rates.put(self._row(limit, key, now), tat + 1, tat, 0)
+                row = self._rates[key]
+                row[TAT] = (since or now) + reset
+                row[REST] = 0
             elif limit.width:
-                at = self._row(limit, key, now)
                 used = limit.amount - remaining
-                self._adjust_window(limit, key, max(0, used - sum(self._window(at, limit, now))), 0, now)
+                used -= sum(self._window(key, limit, now))
+                self._adjust_window(limit, key, max(0, used), 0, now)
             else:
-                self._hold(self._row(limit, key, now), 1)
+                self._hold(self._place(key, now), 1)
 
     def lead(self, limit: Limit, key: str) -> int:
         """Microseconds until a key of a rate is as if never used."""
         with self._lock:
-            now = self._now()
-            return self._read(limit, self._row(limit, key, now), now)[1]
+            now = self._rates.now = self._now()
+            return self._read(limit, key, now)[1]
 
     # ── calls under way ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _place(self, key: str, now: int) -> int:
+        """Where a key's row of places is, in use from here on."""
+        self._slots.now = now
+        at = self._slots.at(key)
+        cells = self._slots.cells
+        if cells[at + UNTIL] < now:
+            cells[at + UNTIL] = now
+        return at
 
     def _busy(self, at: int) -> int:
         first = (at + DATA) * 4
@@ -280,8 +288,8 @@ class Memory:
 
     def _clear(self, column: int) -> None:
         cells, counts = self._slots.cells, self._counts
-        for at in range(0, len(cells), 16):
-            if cells[at] and counts[(at + DATA) * 4 + column]:
+        for at in self._slots.rows():
+            if counts[(at + DATA) * 4 + column]:
                 counts[(at + DATA) * 4 + column] = 0
                 cells[at + UNTIL] = _FOREVER if self._busy(at) else 0
 

@@ -1,9 +1,10 @@
-"""Rows of sixteen integers under hashed keys, in memory of this process or shared by the workers of a machine.
+"""Rows of integers under keys, in memory of this process (:class:`Rows`) or of the workers of a machine (:class:`Table`).
 
-An open-addressed hash table over one ``mmap``: a key's row is the first of ``WINDOW`` after its hash that is its own. A
-row whose time is over means the same as no row and may be taken by another key, so nothing is ever swept.
+A row says until when it matters. One whose time is over means the same as no row and may be taken by another key, so nothing is
+ever swept. A table goes by the time that its user gives it, so that an operation's own rows are not over while it lasts.
 
-Workers share the table as a file, which they lock (``flock``) for each operation; the kernel unlocks it when a worker
+A :class:`Table` is an open-addressed hash table over one ``mmap``: a key's row is the first of ``WINDOW`` after its hash that is its
+own. Workers share it as a file, which they lock (``flock``) for each operation; the kernel unlocks it when a worker
 dies. A worker that is *stopped* inside an operation would hold the others up: after ``PATIENCE`` they give up with
 :class:`StoreDown`, and the limiter does what ``on_store_error`` says.
 """
@@ -16,21 +17,22 @@ import mmap
 import os
 import threading
 import time
+from collections import OrderedDict
 from hashlib import blake2b
 from pathlib import Path
-from struct import Struct
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
-CELLS: Final = 16
-HASH: Final = 0
-UNTIL: Final = 1
-"""Cell with the time in microseconds after which the row may be taken."""
-DATA: Final = 2
+UNTIL: Final = 0
+"""Cell of a row with the microsecond after which it may be taken."""
+DATA: Final = 1
 """First cell for what the row holds."""
+CELLS: Final = 15
+"""Of a row."""
 WINDOW: Final = 64
-_HEAD: Final = Struct("4q")
-_STATE: Final = Struct("3q")
+_STRIDE: Final = CELLS + 1
+"""Cells of a row in a file: the key's hash is before them."""
+_REMEMBERED: Final = 100_000
 PATIENCE: Final = 0.1
 """Seconds."""
 
@@ -107,11 +109,56 @@ class Lock:
         os.close(self._file)
 
 
+class Row(Protocol):
+    """``CELLS`` integers of 64 bits."""
+
+    def __getitem__(self, cell: int, /) -> int: ...
+
+    def __setitem__(self, cell: int, value: int, /) -> None: ...
+
+
+class Rows(OrderedDict[str, list[int]]):
+    """Of one process. A key without a row gets one of zeros. Raises ``StoreDown`` where more than ``most`` are in use.
+
+    Attributes:
+        now: the microsecond of the operation under way.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self.now = 0
+
+    def __missing__(self, key: str) -> list[int]:
+        if len(self) >= self._most:
+            self._take_one()
+        row = self[key] = [0] * CELLS
+        return row
+
+    def _take_one(self) -> None:
+        for _ in range(WINDOW):
+            key = next(iter(self))
+            if self[key][UNTIL] < self.now:
+                del self[key]
+                return
+            self.move_to_end(key)
+        raise StoreDown("the table of the limits is full")
+
+    def close(self) -> None:
+        """Forget them."""
+        self.clear()
+
+
 class Table:
-    """``rows`` is a power of two. Untouched rows take no memory."""
+    """``rows`` is a power of two. Untouched rows take no memory; the row of a new key holds zeros.
+
+    Attributes:
+        now: the microsecond of the operation under way.
+        cells: of all rows.
+    """
 
     def __init__(self, rows: int, file: Path | None) -> None:
-        size = rows * CELLS * 8
+        size = rows * _STRIDE * 8
         if file is None:
             self._map = mmap.mmap(-1, size)
         else:
@@ -125,52 +172,47 @@ class Table:
         self.cells = self._bytes.cast("q")
         self._mask = rows - 1
         self._known: dict[str, tuple[int, int]] = {}
+        self.now = 0
 
-    def row(self, key: str, now: int) -> tuple[int, int, int]:
-        """Index of the row's first cell, and what its first two cells of data hold; a new row holds zeros.
+    def at(self, key: str) -> int:
+        """Where among :attr:`cells` the key's row begins. Raises ``StoreDown`` where too many are in use."""
+        at, digest = self._known.get(key) or self._place(key)
+        if self.cells[at - 1] != digest:  # another key has taken it
+            at, digest = self._place(key)
+        return at
 
-        It is the key's at least until ``now`` is over.
+    def __getitem__(self, key: str) -> memoryview[int]:
+        at = self.at(key)
+        return self.cells[at : at + CELLS]
 
-        Raises:
-            StoreDown: more keys than the table has room for are in use.
-        """
-        at, digest = self._known.get(key) or self._place(key, now)
-        found, until, first, second = _HEAD.unpack_from(self._map, at * 8)
-        if found != digest:  # another key has taken it
-            at, digest = self._place(key, now)
-            found, until, first, second = _HEAD.unpack_from(self._map, at * 8)
-        if until <= now:
-            self.cells[at + UNTIL] = now + 1  # another key of the same call must not take it
-        return at, first, second
-
-    def _place(self, key: str, now: int) -> tuple[int, int]:
+    def _place(self, key: str) -> tuple[int, int]:
         digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True) or 1
-        if len(self._known) > 100_000:
+        if len(self._known) > _REMEMBERED:
             self._known.clear()
-        place = self._known[key] = self._find(digest, now), digest
+        place = self._known[key] = self._find(digest) + 1, digest
         return place
 
-    def put(self, at: int, until: int, first: int, second: int) -> None:
-        """Change a row's time and its first two cells of data."""
-        _STATE.pack_into(self._map, (at + UNTIL) * 8, until, first, second)
-
-    def _find(self, digest: int, now: int) -> int:
+    def _find(self, digest: int) -> int:
         cells, free = self.cells, -1
         for step in range(WINDOW):
-            at = ((digest + step) & self._mask) * CELLS
+            at = ((digest + step) & self._mask) * _STRIDE
             found = cells[at]
             if found == digest:
                 return at
-            if free < 0 and (found == 0 or cells[at + UNTIL] <= now):
+            if free < 0 and (found == 0 or cells[at + 1 + UNTIL] < self.now):
                 free = at
             if found == 0:
                 break
         if free < 0:
             raise StoreDown("the table of the limits is full")
-        for cell in range(free, free + CELLS):
+        for cell in range(free, free + _STRIDE):
             cells[cell] = 0
         cells[free] = digest
         return free
+
+    def rows(self) -> range:
+        """Where each row begins."""
+        return range(1, len(self.cells), _STRIDE)
 
     def close(self) -> None:
         """Unmap it."""
