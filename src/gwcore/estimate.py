@@ -10,7 +10,6 @@ import re
 from typing import Any, Final, TypeVar
 
 from gwcore.call import Call
-from gwcore.usage import Usage
 
 K = TypeVar("K")
 FIRST_RATIO: Final = 3.5
@@ -57,13 +56,14 @@ class Learned:
 
     def was_written(self, written: int) -> None:
         """An answer came to ``written`` tokens."""
-        if not self._mean:
+        mean = self._mean
+        if not mean:
             self._mean = float(written)
             self.answer = 1.5 * written
             return
-        self._mean += _SLOWLY * (written - self._mean)
+        self._mean = mean = mean + _SLOWLY * (written - mean)
         # the 95th percentile by stochastic approximation: up in one case of twenty, down in the others
-        self.answer += self._mean * (0.5 * 0.95 if written > self.answer else -0.5 * 0.05)
+        self.answer += mean * (0.5 * 0.95 if written > self.answer else -0.5 * 0.05)
 
 
 class Estimator:
@@ -75,10 +75,10 @@ class Estimator:
     """
 
     def __init__(self, *, output: int = ANSWER, media: int = MEDIA) -> None:
-        self._output = output
+        self._first = Learned(FIRST_RATIO, output)
         self._media = media
         self._models: dict[str | None, Learned] = {}
-        self._keys: dict[tuple[str | None, str], Learned] = {}
+        self._keys: dict[tuple[str | None, str | None], Learned] = {}
 
     def size(self, call: Call) -> tuple[int, int]:
         """Bytes of text and number of images, files and sounds in a call's body."""
@@ -101,24 +101,23 @@ class Estimator:
             size: what :meth:`size` says of the call, if that is known.
             model: to estimate for, instead of the call's own.
         """
-        model = model or call.model
-        learned = self._models.get(model)
-        ratio, answer = (learned.ratio, learned.answer) if learned else (FIRST_RATIO, float(self._output))
-        if key is not None and (own := self._keys.get((model, key))) is not None:
-            answer = own.answer
+        if model is None:
+            model = call.model
+        learned = self._models.get(model, self._first)
         text, media = size or self.size(call)
-        read = -int(-text // ratio)
+        read = -int(-text // learned.ratio)
         if media:
             read += media * self._media
         if call.operation not in _WRITTEN or call.document is None:
             return read, 0
+        answer = self._keys.get((model, key), learned).answer
         most, times = ceiling(call)
         return read, int(answer if most is None or answer < most else most) * times
 
-    def learn(self, model: str | None, key: str | None, size: tuple[int, int], usage: Usage) -> None:
-        """What a call really used."""
+    def learn(self, model: str | None, key: str | None, size: tuple[int, int], used: tuple[int, int]) -> None:
+        """What a call really used, tokens in and tokens out."""
         text, media = size
-        read, written = usage.total_in, usage.total_out
+        read, written = used
         learned = self._models.get(model) or self._new(self._models, model)
         if read and text and not media:
             learned.was_read(text, read)
@@ -131,7 +130,7 @@ class Estimator:
     def _new(self, known: dict[K, Learned], name: K) -> Learned:
         if len(known) >= _MOST:
             known.clear()
-        learned = known[name] = Learned(FIRST_RATIO, self._output)
+        learned = known[name] = Learned(FIRST_RATIO, self._first.answer)
         return learned
 
 

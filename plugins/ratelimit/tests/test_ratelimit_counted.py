@@ -16,7 +16,6 @@ from gwcore.plugin import NO_MODELS, Plugin
 from gwcore.testing.fakes import call
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
-from gwcore.usage import Usage
 from gwcore_ratelimit import counting, rules
 from gwcore_ratelimit.config import RateLimitPolicy, Rule
 from gwcore_ratelimit.plugin import RateLimit
@@ -151,7 +150,7 @@ async def test_c7_what_was_counted_is_told_and_is_the_usage(store, stream):
 
 async def test_c7_negative_control_a_cache_that_is_not_told_apart(monkeypatch):
     """Mutant: everything counts as input and output, whatever the rule says."""
-    monkeypatch.setattr(counting, "counted", lambda _limit, used: used.total_in + used.total_out)
+    monkeypatch.setattr(counting, "counted", lambda _limit, read, _cached, written: read + written)
     told, _ = await counts(None, stream=False)
     assert told != TRUTH
 
@@ -181,7 +180,7 @@ def test_every_manner_of_counting_has_a_word_of_its_own():
         rule = Rule.model_validate({"per": "key", "tokens": "1k/s", "count": count, "count_cached": cached})
         made = rules.Rules([rule], name="x", models=NO_MODELS).limits[0]
         names.add(made.manner)
-        assert counting.counted(made, Usage(input=1)) == (count != "output")
+        assert counting.counted(made, 1, 0, 0) == (count != "output")
     assert len(names) == len(MANNERS)
 
 

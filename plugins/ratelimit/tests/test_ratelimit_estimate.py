@@ -3,11 +3,8 @@
 import base64
 import random
 
-from ratelimit_calls import used
-
 from gwcore.estimate import Estimator
 from gwcore.testing.fakes import call
-from gwcore.usage import Usage
 
 
 def estimator():
@@ -24,7 +21,7 @@ def test_it_learns_the_ratio_of_each_model():
     true = len(made.raw) // 7
     first = estimated(e, made)[0]
     for _ in range(60):
-        e.learn("fake/ru", None, e.size(made), used(true))
+        e.learn("fake/ru", None, e.size(made), (true, 0))
     assert abs(estimated(e, made)[0] - true) < 0.02 * true < abs(first - true)
     assert estimated(e, call("слово " * 500))[0] > 1.5 * true  # another model
 
@@ -34,8 +31,8 @@ def test_it_learns_how_long_answers_are_per_model_and_key():
     random_ = random.Random(1)
     sizes = [random_.randint(50, 150) for _ in range(400)]
     for size in sizes:
-        e.learn("fake/m", "short", (100, 0), Usage(input=30, output=size))
-        e.learn("fake/m", "long", (100, 0), Usage(input=30, output=20 * size))
+        e.learn("fake/m", "short", (100, 0), (30, size))
+        e.learn("fake/m", "long", (100, 0), (30, 20 * size))
     p95 = sorted(sizes)[380]
     assert 0.7 * p95 < estimated(e, call(), "short")[1] < 1.4 * p95
     assert 14 * p95 < estimated(e, call(), "long")[1] < 28 * p95
@@ -77,5 +74,5 @@ def test_bodies_that_are_no_text_cost_nothing_until_they_are_metered():
 def test_memory_is_bounded():
     e = estimator()
     for n in range(10_050):
-        e.learn(f"m{n}", f"k{n}", (10, 0), used(3))
+        e.learn(f"m{n}", f"k{n}", (10, 0), (3, 0))
     assert len(e._models) <= 10_000 and len(e._keys) <= 10_000

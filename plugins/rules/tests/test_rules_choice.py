@@ -8,7 +8,6 @@ from rules_kit import asked, chosen, plugin_of, rule_of
 
 from gwcore.call import Principal
 from gwcore.errors import BadConfig, BadRequest, Forbidden, UnknownModel
-from gwcore.usage import Usage
 from gwcore_rules.choose import CostCapExceeded, dollars
 
 # twenty tasks of a research assistant, in the order of its rules
@@ -241,7 +240,7 @@ def test_what_calls_used_teaches_the_estimate():
     plugin = capped()
     assert chosen(plugin, asked(max_tokens=700)).model == "middle"
     for _ in range(200):
-        plugin.estimator.learn("large", None, (100, 0), Usage(input=25, output=20))
+        plugin.estimator.learn("large", None, (100, 0), (25, 20))
     assert chosen(plugin, asked(max_tokens=700)).model == "large"  # its answers are short
 
 

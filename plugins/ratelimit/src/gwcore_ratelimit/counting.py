@@ -12,19 +12,19 @@ from typing import Final
 from gwcore.call import Attempt
 from gwcore.errors import ClientError, LimitError
 from gwcore.outcomes import ending
-from gwcore.usage import Usage
 from gwcore_ratelimit.gcra import Limit
 
 HEADER: Final = b"x-gwcore-counted-tokens"
 FACT: Final = "counted_tokens"
 
 
-def counted(limit: Limit, usage: Usage) -> int:
-    """How many of the used tokens the limit counts."""
+def counted(limit: Limit, read: int, cached: int, written: int) -> int:
+    """How many of the used tokens the limit counts; the ``cached`` ones are among those that were ``read``."""
     if limit.count == "output":
-        return usage.total_out
-    read = usage.total_in if limit.count_cached else usage.total_in - usage.cached
-    return read if limit.count == "input" else read + usage.total_out
+        return written
+    if not limit.count_cached:
+        read -= cached
+    return read if limit.count == "input" else read + written
 
 
 def dispatched(attempt: Attempt) -> bool:
@@ -34,20 +34,23 @@ def dispatched(attempt: Attempt) -> bool:
     return attempt.error is not None and not isinstance(attempt.error, (LimitError, ClientError))
 
 
-def reported(attempts: Iterable[Attempt]) -> tuple[list[Usage], bool]:
-    """What attempts have reported so far, and whether that is all that they used.
+def reported(attempts: Iterable[Attempt]) -> tuple[int, int, int, int, bool]:
+    """How many attempts have reported usage so far, its tokens read, cached and written, and whether that is all that was used.
 
     What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it told.
     """
-    used: list[Usage] = []
+    reports = read = cached = written = 0
     known = True
     for attempt in attempts:
         usage = attempt.meter.usage if attempt.meter is not None else None
         error = attempt.error
         if usage is not None:
-            used.append(usage)
+            reports += 1
+            read += usage.total_in
+            cached += usage.cached
+            written += usage.total_out
         if error is not None:
             known &= usage is None and ending(error).money == "void"
         elif usage is None:
             known &= not dispatched(attempt)
-    return used, known
+    return reports, read, cached, written, known

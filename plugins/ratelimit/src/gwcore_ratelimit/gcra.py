@@ -46,7 +46,7 @@ class Limit:
         gcra: whether a TAT is what it keeps.
         unit: how far a charge of one unit moves the TAT.
         full: how far away a charge may move the TAT, in ``1/amount`` of a microsecond.
-        room: the same as a span; ``debt``: how far a correction may, which then leaves ``lowest``.
+        room: the same as a span; ``most``, ``debt``: how far a correction may, likewise.
         largest: the largest cost that can ever be admitted.
         manner: which tokens it counts, in a word: ``total``, ``input-uncached``.
     """
@@ -66,7 +66,7 @@ class Limit:
     gcra: bool = field(init=False, repr=False, compare=False)
     unit: Span = field(init=False, repr=False, compare=False)
     full: int = field(init=False, repr=False, compare=False)
-    lowest: int = field(init=False, repr=False, compare=False)
+    most: int = field(init=False, repr=False, compare=False)
     room: Span = field(init=False, repr=False, compare=False)
     debt: Span = field(init=False, repr=False, compare=False)
     largest: int = field(init=False, repr=False, compare=False)
@@ -77,8 +77,8 @@ class Limit:
         object.__setattr__(self, "unit", divmod(self.period, self.amount or 1))
         object.__setattr__(self, "full", self.burst * self.period)
         object.__setattr__(self, "room", divmod(self.full, self.amount or 1))
-        object.__setattr__(self, "lowest", -(self.owing or self.burst) * self.period)
-        object.__setattr__(self, "debt", divmod(self.full - self.lowest, self.amount or 1))
+        object.__setattr__(self, "most", self.full + (self.owing or self.burst) * self.period)
+        object.__setattr__(self, "debt", divmod(self.most, self.amount or 1))
         object.__setattr__(self, "largest", self.amount if self.width else self.burst)
         object.__setattr__(self, "manner", self.count if self.count_cached else f"{self.count}-uncached")
 
@@ -133,26 +133,20 @@ class Verdict:
 def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
     """What gives back all that was charged."""
     return [
-        (limit, key, -cost, reading[2] if reading else 0)
+        (limit, key, -cost, reading[2])
         for n, ((limit, key, cost), reading) in enumerate(zip(charges, verdict.readings, strict=True))
-        if n not in verdict.shadowed
+        if reading is not None and n not in verdict.shadowed
     ]
 
 
-def moved(limit: Limit, row: Row, cost: int, now: int) -> tuple[int, int, int]:
-    """What a charge would make of a row's TAT, and what is left of :attr:`Limit.full` then.
-
-    A TAT of the past becomes now in the row itself, whatever becomes of the charge: the row is in use. ``cost`` may be below 0, and
-    so may what is left.
-    """
-    tat, amount = row[TAT], limit.amount
-    if tat < now:
-        tat = row[TAT] = now
-        row[REST] = 0
-    parts = row[REST] + cost * limit.period
-    tat += parts // amount
-    parts %= amount
-    return tat, parts, limit.full - (tat - now) * amount - parts
+def used(limit: Limit, row: Row, now: int) -> int:
+    """How far away a row's TAT is, in ``1/amount`` of a microsecond. One of the past becomes now, so that the row is in use."""
+    lead = row[TAT] - now
+    if lead >= 0:
+        return lead * limit.amount + row[REST]
+    row[TAT] = now
+    row[REST] = 0
+    return 0
 
 
 def reading_of(limit: Limit, lead: int, rest: int) -> Reading:

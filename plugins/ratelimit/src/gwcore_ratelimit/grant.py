@@ -7,11 +7,10 @@ from functools import partial
 from typing import Final
 
 from gwcore.call import Attempt, Call, Key
-from gwcore.usage import Usage
 from gwcore.wire.transport import Headers
 from gwcore_ratelimit import counting
-from gwcore_ratelimit.gcra import Reading, Verdict
-from gwcore_ratelimit.headers import Telling, told
+from gwcore_ratelimit.gcra import TOKENS, Change, Charge, Reading, Verdict
+from gwcore_ratelimit.headers import Telling
 from gwcore_ratelimit.rules import Bound
 
 
@@ -24,22 +23,21 @@ class Grant:
         size: of the text that tokens were estimated for; ``None`` where none count.
         attempts: all of a call, or one: whose tokens count.
         verdict: of the limiter.
-        used, known: what :meth:`count` found reported, and whether that is all.
-        counted: the tokens that charges come to, by their place among them; ``told``: the same by manner of counting.
+        told: the tokens that charges come to, by manner of counting; ``changes``: what corrects these charges, and ends places.
+        lesson: the tokens in and out of the one attempt that has used any, if those are all.
     """
 
-    __slots__ = ("_seen", "attempts", "bound", "charges", "counted", "known", "size", "told", "used", "verdict")
+    __slots__ = ("_seen", "attempts", "bound", "changes", "charges", "lesson", "size", "told", "verdict")
 
     def __init__(self, bound: Bound, attempts: Sequence[Attempt]) -> None:
         self.bound = bound
-        self.charges = [*bound.charges]
+        self.charges: Sequence[Charge] = bound.charges
         self.attempts = attempts
         self.size: tuple[int, int] | None = None
         self.verdict: Verdict
-        self.used: list[Usage]
-        self.known: bool
-        self.counted: dict[int, int]
+        self.lesson: tuple[int, int] | None
         self.told: dict[str, int]
+        self.changes: list[Change]
         self._seen = -1
 
     def tell(self, call: Call) -> None:
@@ -61,14 +59,24 @@ class Grant:
         if final and self._seen == len(attempts):
             return
         self._seen = len(attempts)
-        self.used, self.known = counting.reported(attempts)
-        self.counted, self.told = {}, {}
-        for n in self.bound.tokens:
-            limit, _, cost = self.charges[n]
-            tokens = 0
-            for usage in self.used:
-                tokens += counting.counted(limit, usage)
-            self.counted[n] = self.told[limit.manner] = tokens if self.known else max(tokens, cost)
+        bound, charges, verdict = self.bound, self.charges, self.verdict
+        if bound.tokens:
+            reports, read, cached, written, known = counting.reported(attempts)
+            self.lesson = (read, written) if known and reports == 1 else None
+        changes = self.changes = []
+        told = self.told = {}
+        for n in bound.corrected:
+            limit, key, cost = charges[n]
+            more = -1
+            if limit.kind == TOKENS:
+                tokens = counting.counted(limit, read, cached, written)
+                if not known and tokens < cost:
+                    tokens = cost
+                told[limit.manner] = tokens
+                more = tokens - cost
+            reading = verdict.readings[n]
+            if more and reading is not None and n not in verdict.shadowed:
+                changes.append((limit, key, more, reading[2]))
 
     def header(self, call: Call) -> Headers:
         """What was counted of an answer that is complete as its head leaves; of any other, and of an attempt, nothing."""
@@ -87,16 +95,27 @@ _TOLD: Final = Key("ratelimit.told", list[Grant])
 
 def _said(call: Call, grants: list[Grant]) -> Headers:
     """Asked as the head leaves: until then a later rule may have less left."""
-    least: dict[str, tuple[Telling, Reading]] = {}
-    for grant in grants:
-        readings = grant.verdict.readings
-        for telling in grant.bound.told:
-            reading, kind = readings[telling[0]], telling[1]
-            if reading is not None and (kind not in least or reading[0] < least[kind][1][0]):
-                least[kind] = telling, reading
+    only = grants[0]
+    if len(grants) == 1 and only.bound.alone:
+        told, readings = only.bound.told, only.verdict.readings
+    else:
+        told, readings = _least(grants)
     headers: Headers = []
-    for telling, reading in least.values():
-        headers += told(telling, reading)
+    for n, _, first, left, again, written in told:
+        reading = readings[n]
+        if reading is not None:
+            headers += first, (left, b"%d" % reading[0]), (again, written(reading[1]))
     for grant in grants:
         headers += grant.header(call)
     return headers
+
+
+def _least(grants: list[Grant]) -> tuple[list[Telling], list[Reading | None]]:
+    least: dict[str, tuple[Telling, Reading]] = {}
+    for grant in grants:
+        for telling in grant.bound.told:
+            reading, kind = grant.verdict.readings[telling[0]], telling[1]
+            if reading is not None and (kind not in least or reading[0] < least[kind][1][0]):
+                least[kind] = telling, reading
+    told = [(n, *telling[1:]) for n, (telling, _) in enumerate(least.values())]
+    return told, [reading for _, reading in least.values()]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from gwcore_ratelimit.gcra import PARALLEL, SECOND, Limit, Reading
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, Limit
 
 _OPENAI: Final = {
     kind: tuple(f"x-ratelimit-{what}-{kind}".encode() for what in ("limit", "remaining", "reset"))
@@ -39,12 +39,6 @@ def tellings(limits: Iterable[Limit], dialect: str) -> list[Telling]:
             first, left, again = (_ANTHROPIC if anthropic else _OPENAI)[limit.kind]
             said.append((n, limit.kind, (first, b"%d" % limit.amount), left, again, instant if anthropic else duration))
     return said
-
-
-def told(telling: Telling, reading: Reading) -> Iterable[tuple[bytes, bytes]]:
-    """The headers of a limit."""
-    _, _, first, left, again, written = telling
-    return first, (left, b"%d" % reading[0]), (again, written(reading[1]))
 
 
 def duration(micros: int) -> bytes:

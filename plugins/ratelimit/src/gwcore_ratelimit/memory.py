@@ -22,8 +22,8 @@ from gwcore_ratelimit.gcra import (
     Limit,
     Reading,
     Verdict,
-    moved,
     reading_of,
+    used,
     window_wait,
 )
 from gwcore_ratelimit.table import DATA, UNTIL, Lock, Row, Rows, Table
@@ -104,28 +104,34 @@ class Memory:
             for limit, key, cost in charges:
                 if limit.gcra:
                     row = rates[key]
-                    tat, rest, left = moved(limit, row, cost, now)
+                    ahead = used(limit, row, now) + cost * limit.period
+                    left = limit.full - ahead
                     if left >= 0:
-                        moves.append((row, tat, rest))
-                        readings.append((left // limit.period, tat - now + (rest > 0), 0))
+                        lead, rest = divmod(ahead, limit.amount)
+                        moves.append((row, now + lead, rest))
+                        readings.append((left // limit.period, lead + 1 if rest else lead, 0))
                         continue
                     wait = -(left // limit.amount) if cost else 0
                 else:
                     wait = self._wait(limit, key, cost, now)
                 others.append((len(readings), limit, key, cost, wait))
                 readings.append(None)
-            refused, worst, shadowed = _longest(others) if others else (-1, 0, ())
-            if refused >= 0:
-                readings = [self._read(limit, key, now) for limit, key, _ in charges]
-                return Verdict(refused, worst, readings, shadowed)
+            shadowed: tuple[int, ...] = ()
+            if others:
+                refused, worst, shadowed = _longest(others)
+                if refused >= 0:
+                    return Verdict(refused, worst, self._readings(charges, now), shadowed)
+                for n, limit, key, cost, wait in others:
+                    if not wait:
+                        self._take(limit, key, cost, now)
+                    readings[n] = self._read(limit, key, now)
             for moving, tat, rest in moves:
                 moving[TAT] = tat
                 moving[REST] = rest
-            for n, limit, key, cost, wait in others:
-                if not wait:
-                    self._take(limit, key, cost, now)
-                readings[n] = self._read(limit, key, now)
         return Verdict(-1, 0, readings, shadowed)
+
+    def _readings(self, charges: Sequence[Charge], now: int) -> list[Reading | None]:
+        return [self._read(limit, key, now) for limit, key, _ in charges]
 
     def _read(self, limit: Limit, key: str, now: int) -> Reading:
         if not limit.period:
@@ -184,13 +190,14 @@ class Memory:
             for limit, key, more, stamp in changes:
                 if limit.gcra:
                     row = rates[key]
-                    tat, rest, left = moved(limit, row, more, now)
-                    if more > 0 and left < limit.lowest:
-                        tat, rest = max((now + limit.debt[0], limit.debt[1]), (row[TAT], row[REST]))
-                    elif tat < now:
-                        tat, rest = now, 0
-                    row[TAT] = tat
-                    row[REST] = rest
+                    before = used(limit, row, now)
+                    ahead = before + more * limit.period
+                    if more > 0:
+                        ahead = min(ahead, max(before, limit.most))
+                    elif ahead < 0:
+                        ahead = 0
+                    lead, row[REST] = divmod(ahead, limit.amount)
+                    row[TAT] = now + lead
                 elif limit.width:
                     self._adjust_window(limit, key, more, stamp, now)
                 else:
@@ -215,9 +222,8 @@ class Memory:
                 row[TAT] = (since or now) + reset
                 row[REST] = 0
             elif limit.width:
-                used = limit.amount - remaining
-                used -= sum(self._window(key, limit, now))
-                self._adjust_window(limit, key, max(0, used), 0, now)
+                more = limit.amount - remaining - sum(self._window(key, limit, now))
+                self._adjust_window(limit, key, max(0, more), 0, now)
             else:
                 self._hold(self._place(key, now), 1)
 
@@ -234,8 +240,7 @@ class Memory:
         self._slots.now = now
         at = self._slots.at(key)
         cells = self._slots.cells
-        if cells[at + UNTIL] < now:
-            cells[at + UNTIL] = now
+        cells[at + UNTIL] = max(cells[at + UNTIL], now)
         return at
 
     def _busy(self, at: int) -> int:

@@ -18,7 +18,7 @@ from gwcore.ports import Sample
 from gwcore.service import Service
 from gwcore_ratelimit import counting
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
-from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Change, Charge, Limit, Verdict
+from gwcore_ratelimit.gcra import PARALLEL, SECOND, TOKENS, Change, Charge, Limit, Verdict, refunds
 from gwcore_ratelimit.grant import Grant
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.line import Admit, Line
@@ -190,12 +190,13 @@ class RateLimit(Plugin):
         return outcome
 
     def _estimate(self, call: Call, grant: Grant) -> None:
-        who = call.principal.id if call.principal is not None else None
+        bound, charges = grant.bound, [*grant.charges]
+        grant.charges = charges
         grant.size = self._estimator.size(call)
-        estimate = self._estimator.estimate(call, who, grant.size)
-        for n in grant.bound.tokens:
-            limit, key, _ = grant.charges[n]
-            grant.charges[n] = limit, key, self._tokens(limit, key, estimate)
+        estimate = self._estimator.estimate(call, bound.who, grant.size)
+        for n in bound.tokens:
+            limit, key, _ = charges[n]
+            charges[n] = limit, key, self._tokens(limit, key, estimate)
 
     @staticmethod
     def _tokens(limit: Limit, key: str, estimate: tuple[int, int]) -> int:
@@ -213,25 +214,23 @@ class RateLimit(Plugin):
 
     def _settle(self, call: Call, grant: Grant, lease: str, error: BaseException | None) -> None:
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
-        verdict, attempts = grant.verdict, grant.attempts
+        attempts = grant.attempts
         void = error is not None and isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
-        if grant.size is not None:
+        if grant.bound.corrected:
             grant.count(final=error is None)
-            if error is None and grant.known and len(grant.used) == 1:
-                who = call.principal.id if call.principal is not None else None
-                self._estimator.learn(call.model, who, grant.size, grant.used[0])
+            changes = grant.changes
+        else:
+            changes = []
+        if grant.size is not None:
+            if error is None and grant.lesson is not None:
+                self._estimator.learn(call.model, grant.bound.who, grant.size, grant.lesson)
             _note(call, attempts, dict.fromkeys(grant.told, 0) if void else grant.told)
-        changes: list[Change] = []
-        for n in range(len(grant.charges)) if void else grant.bound.corrected:
-            limit, key, cost = grant.charges[n]
-            more = grant.counted[n] - cost if limit.kind == TOKENS else -1
-            reading = verdict.readings[n]
-            if more and reading is not None and n not in verdict.shadowed:
-                changes.append((limit, key, more, reading[2]))
+        if void:
+            changes = refunds(grant.charges, grant.verdict)
         if changes:
             assert self._limiter is not None
             try:
-                self._limiter.settle(changes, lease, local=verdict.local)
+                self._limiter.settle(changes, lease, local=grant.verdict.local)
             except StoreDown as problem:
                 _log.warning("limits could not be corrected", problem=str(problem))
 

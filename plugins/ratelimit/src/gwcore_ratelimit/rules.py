@@ -53,13 +53,15 @@ class Bound:
         tokens: where those of tokens stand among them.
         corrected: where those stand whose charges the end of a call changes.
         counted: how what is counted is said, as a format of the manners of counting.
+        who: the id of the caller's credential.
         never: the first limit of nothing, with which all are refused; what follows it is not looked at.
-        told: what of them clients are told, and how.
+        told: what of them clients are told, and how; ``alone``: that there is one of each kind.
     """
 
-    __slots__ = ("charges", "corrected", "counted", "never", "tokens", "told")
+    __slots__ = ("alone", "charges", "corrected", "counted", "never", "tokens", "told", "who")
 
-    def __init__(self, charges: tuple[Charge, ...], dialect: str) -> None:
+    def __init__(self, charges: tuple[Charge, ...], who: str | None, dialect: str) -> None:
+        self.who = who
         self.charges = charges
         limits = [limit for limit, _, _ in charges]
         none = next((n for n, limit in enumerate(limits) if not limit.amount), None)
@@ -68,6 +70,7 @@ class Bound:
         self.corrected = [n for n, limit in enumerate(limits) if limit.kind != REQUESTS]
         self.counted = ", ".join(dict.fromkeys(f"{limits[n].manner}=%d" for n in self.tokens)).encode()
         self.told = tellings(limits, dialect)
+        self.alone = len({kind for _, kind, *_ in self.told}) == len(self.told)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -150,7 +153,8 @@ class Rules:
             if len(known) >= _REMEMBERED:  # names are typed by clients
                 known.clear()
             charges = tuple(self._bind(call, principal, target))
-            bound = known[asked] = Bound(charges, dialect) if charges else None
+            who = principal.id if principal is not None else None
+            bound = known[asked] = Bound(charges, who, dialect) if charges else None
             return bound
 
     def _bind(self, call: Call, principal: Principal | None, target: Target | None) -> Iterable[Charge]:

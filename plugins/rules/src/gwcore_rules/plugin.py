@@ -133,7 +133,8 @@ class Rules(Plugin):
         """What a call used teaches the next estimate."""
         if outcome.usage is not None and outcome.error is None and len(call.attempts) == 1:
             who = call.principal.id if call.principal is not None else None
-            self.estimator.learn(call.model, who, self.estimator.size(call), outcome.usage)
+            used = outcome.usage.total_in, outcome.usage.total_out
+            self.estimator.learn(call.model, who, self.estimator.size(call), used)
 
     # ── what others see ──────────────────────────────────────────────────────────────────────────────────────────
 
