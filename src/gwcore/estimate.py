@@ -52,7 +52,9 @@ class Learned:
     def was_read(self, size: int, read: int) -> None:
         """``size`` bytes of text came to ``read`` tokens."""
         ratio = size / read
-        self.ratio += _SLOWLY * ((ratio if 0.5 < ratio < 20.0 else min(max(ratio, 0.5), 20.0)) - self.ratio)
+        if not 0.5 < ratio < 20.0:
+            ratio = min(max(ratio, 0.5), 20.0)
+        self.ratio += _SLOWLY * (ratio - self.ratio)
 
     def was_written(self, written: int) -> None:
         """An answer came to ``written`` tokens."""

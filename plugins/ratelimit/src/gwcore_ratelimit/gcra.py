@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from gwcore_ratelimit.table import DATA, UNTIL, Row
+from gwcore_ratelimit.table import DATA, UNTIL
 
 REQUESTS: Final = "requests"
 TOKENS: Final = "tokens"
@@ -137,16 +137,6 @@ def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
         for n, ((limit, key, cost), reading) in enumerate(zip(charges, verdict.readings, strict=True))
         if reading is not None and n not in verdict.shadowed
     ]
-
-
-def used(limit: Limit, row: Row, now: int) -> int:
-    """How far away a row's TAT is, in ``1/amount`` of a microsecond. One of the past becomes now, so that the row is in use."""
-    lead = row[TAT] - now
-    if lead >= 0:
-        return lead * limit.amount + row[REST]
-    row[TAT] = now
-    row[REST] = 0
-    return 0
 
 
 def reading_of(limit: Limit, lead: int, rest: int) -> Reading:

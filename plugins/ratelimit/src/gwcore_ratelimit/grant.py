@@ -7,9 +7,10 @@ from functools import partial
 from typing import Final
 
 from gwcore.call import Attempt, Call, Key
+from gwcore.outcomes import ending
 from gwcore.wire.transport import Headers
 from gwcore_ratelimit import counting
-from gwcore_ratelimit.gcra import TOKENS, Change, Charge, Reading, Verdict
+from gwcore_ratelimit.gcra import Change, Charge, Reading, Verdict
 from gwcore_ratelimit.headers import Telling
 from gwcore_ratelimit.rules import Bound
 
@@ -23,7 +24,7 @@ class Grant:
         size: of the text that tokens were estimated for; ``None`` where none count.
         attempts: all of a call, or one: whose tokens count.
         verdict: of the limiter.
-        told: the tokens that charges come to, by manner of counting; ``changes``: what corrects these charges, and ends places.
+        told: the tokens that charges come to, by manner of counting; ``changes``: what corrects the charges.
         lesson: the tokens in and out of the one attempt that has used any, if those are all.
     """
 
@@ -42,7 +43,7 @@ class Grant:
 
     def tell(self, call: Call) -> None:
         """Add the headers: of each kind, those of the limit with the least left, of all rules of both rings."""
-        if call.reply.committed:  # an attempt that continues an answer
+        if self.attempts is not call.attempts and call.reply.committed:  # an attempt that continues an answer
             return
         grants = call.get(_TOLD)
         if grants is None:
@@ -53,30 +54,40 @@ class Grant:
     def count(self, *, final: bool) -> None:
         """What has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong.
 
+        What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it told.
         A charge comes to less than it was at first only where all that was used is known.
         """
         attempts = self.attempts
         if final and self._seen == len(attempts):
             return
         self._seen = len(attempts)
-        bound, charges, verdict = self.bound, self.charges, self.verdict
-        if bound.tokens:
-            reports, read, cached, written, known = counting.reported(attempts)
-            self.lesson = (read, written) if known and reports == 1 else None
+        reports = read = cached = written = 0
+        known = True
+        for attempt in attempts:
+            error = attempt.error
+            usage = attempt.meter.usage if attempt.meter is not None else None
+            if usage is not None:
+                reports += 1
+                read += usage.total_in
+                cached += usage.cached
+                written += usage.total_out
+            if error is not None:
+                known &= usage is None and ending(error).money == "void"
+            elif usage is None:
+                known &= not counting.dispatched(attempt)
+        self.lesson = (read, written) if known and reports == 1 else None
+        charges, verdict = self.charges, self.verdict
         changes = self.changes = []
         told = self.told = {}
-        for n in bound.corrected:
+        for n in self.bound.tokens:
             limit, key, cost = charges[n]
-            more = -1
-            if limit.kind == TOKENS:
-                tokens = counting.counted(limit, read, cached, written)
-                if not known and tokens < cost:
-                    tokens = cost
-                told[limit.manner] = tokens
-                more = tokens - cost
+            tokens = counting.counted(limit, read, cached, written)
+            if not known and tokens < cost:
+                tokens = cost
+            told[limit.manner] = tokens
             reading = verdict.readings[n]
-            if more and reading is not None and n not in verdict.shadowed:
-                changes.append((limit, key, more, reading[2]))
+            if tokens != cost and reading is not None and n not in verdict.shadowed:
+                changes.append((limit, key, tokens - cost, reading[2]))
 
     def header(self, call: Call) -> Headers:
         """What was counted of an answer that is complete as its head leaves; of any other, and of an attempt, nothing."""

@@ -23,7 +23,6 @@ from gwcore_ratelimit.gcra import (
     Reading,
     Verdict,
     reading_of,
-    used,
     window_wait,
 )
 from gwcore_ratelimit.table import DATA, UNTIL, Lock, Row, Rows, Table
@@ -98,13 +97,19 @@ class Memory:
         readings: list[Reading | None] = []
         moves: list[tuple[Row, int, int]] = []
         others: list[_Other] = []
+        shadowed: tuple[int, ...] = ()
         with self._lock:
             rates = self._rates
             now = rates.now = self._now()
             for limit, key, cost in charges:
                 if limit.gcra:
                     row = rates[key]
-                    ahead = used(limit, row, now) + cost * limit.period
+                    # in 1/amount of a microsecond; a TAT of the past becomes now, so that the row is in use
+                    lead, ahead = row[TAT] - now, cost * limit.period
+                    if lead >= 0:
+                        ahead += lead * limit.amount + row[REST]
+                    else:
+                        row[TAT], row[REST] = now, 0
                     left = limit.full - ahead
                     if left >= 0:
                         lead, rest = divmod(ahead, limit.amount)
@@ -116,7 +121,6 @@ class Memory:
                     wait = self._wait(limit, key, cost, now)
                 others.append((len(readings), limit, key, cost, wait))
                 readings.append(None)
-            shadowed: tuple[int, ...] = ()
             if others:
                 refused, worst, shadowed = _longest(others)
                 if refused >= 0:
@@ -190,7 +194,8 @@ class Memory:
             for limit, key, more, stamp in changes:
                 if limit.gcra:
                     row = rates[key]
-                    before = used(limit, row, now)
+                    lead = row[TAT] - now
+                    before = lead * limit.amount + row[REST] if lead >= 0 else 0
                     ahead = before + more * limit.period
                     if more > 0:
                         ahead = min(ahead, max(before, limit.most))

@@ -214,23 +214,23 @@ class RateLimit(Plugin):
 
     def _settle(self, call: Call, grant: Grant, lease: str, error: BaseException | None) -> None:
         """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
-        attempts = grant.attempts
+        attempts, bound, verdict = grant.attempts, grant.bound, grant.verdict
         void = error is not None and isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
-        if grant.bound.corrected:
+        changes: list[Change] = []
+        if grant.size is not None:
             grant.count(final=error is None)
             changes = grant.changes
-        else:
-            changes = []
-        if grant.size is not None:
             if error is None and grant.lesson is not None:
-                self._estimator.learn(call.model, grant.bound.who, grant.size, grant.lesson)
+                self._estimator.learn(call.model, bound.who, grant.size, grant.lesson)
             _note(call, attempts, dict.fromkeys(grant.told, 0) if void else grant.told)
         if void:
-            changes = refunds(grant.charges, grant.verdict)
+            changes = refunds(grant.charges, verdict)
+        elif bound.places:
+            changes += [change for change in refunds(grant.charges, verdict) if change[0].kind == PARALLEL]
         if changes:
             assert self._limiter is not None
             try:
-                self._limiter.settle(changes, lease, local=grant.verdict.local)
+                self._limiter.settle(changes, lease, local=verdict.local)
             except StoreDown as problem:
                 _log.warning("limits could not be corrected", problem=str(problem))
 

@@ -51,14 +51,14 @@ class Bound:
     Attributes:
         charges: one unit of each limit, in the order of the rules.
         tokens: where those of tokens stand among them.
-        corrected: where those stand whose charges the end of a call changes.
+        places: where those of calls under way stand.
         counted: how what is counted is said, as a format of the manners of counting.
         who: the id of the caller's credential.
         never: the first limit of nothing, with which all are refused; what follows it is not looked at.
         told: what of them clients are told, and how; ``alone``: that there is one of each kind.
     """
 
-    __slots__ = ("alone", "charges", "corrected", "counted", "never", "tokens", "told", "who")
+    __slots__ = ("alone", "charges", "counted", "never", "places", "tokens", "told", "who")
 
     def __init__(self, charges: tuple[Charge, ...], who: str | None, dialect: str) -> None:
         self.who = who
@@ -67,7 +67,7 @@ class Bound:
         none = next((n for n, limit in enumerate(limits) if not limit.amount), None)
         self.never = None if none is None else charges[none]
         self.tokens = [n for n, limit in enumerate(limits[:none]) if limit.kind == TOKENS]
-        self.corrected = [n for n, limit in enumerate(limits) if limit.kind != REQUESTS]
+        self.places = [n for n, limit in enumerate(limits) if limit.kind == PARALLEL]
         self.counted = ", ".join(dict.fromkeys(f"{limits[n].manner}=%d" for n in self.tokens)).encode()
         self.told = tellings(limits, dialect)
         self.alone = len({kind for _, kind, *_ in self.told}) == len(self.told)
