@@ -1,6 +1,7 @@
 """Workers that decide by themselves: shares of large calls, of nothing, of shadows, and what they tell the home when it is back."""
 
 import uuid
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -114,3 +115,96 @@ async def test_a_refund_alone_gives_back_no_more_than_was_charged():
     assert (await guard.admit([(tokens, "t:k", 1)], "next")).refused == 0, "a share is 250, and it owes the rest"
     guard.settle([(tokens, "t:k", 10 - 1000, 0)], "large", local=large.local)  # it used 10 of what was estimated
     assert (await guard.admit([(tokens, "t:k", 0)], "look")).readings[0][0] == 240
+
+
+@asynccontextmanager
+async def at_redis(url):
+    home = RedisHome(url, timeout=5, lease=15, prefix=f"{{t{uuid.uuid4().hex}}}:")
+    await home.enter()
+    try:
+        yield home
+    finally:
+        await home.leave()
+
+
+async def test_what_redis_admitted_is_given_back_where_this_worker_cannot_count_it(redis_url):
+    """More keys with places than a worker can mirror: the call is refused, and holds no place and no request anywhere."""
+    place, other = (Limit(name, "parallel", 1, 0, 1, scopes=("key",)) for name in "po")
+    requests = Limit("r", "requests", 10, 60 * SECOND, 10, scopes=("key",))
+    async with at_redis(redis_url) as home:
+        guard = Guard(home, lambda: (1, 0))
+        guard._local = Memory(rows=8)  # one row of places
+        charges = [(requests, "r:k", 1), (place, "p:k", 1), (other, "o:k", 1)]
+        with pytest.raises(StoreDown):
+            await guard.admit(charges, "first")
+        assert guard.held == 0 and not home.leases
+        verdict = await home.admit(charges, "second", {})
+        assert verdict.refused < 0 and verdict.readings[0][0] == 9
+
+
+async def away(guard, home):
+    """Until the guard knows that its home is."""
+    client, home._client = home._client, None
+    nothing = Limit("n", "requests", 10, 60 * SECOND, 10, scopes=("key",))
+    for n in range(FAILURES):
+        assert (await guard.admit([(nothing, "n:k", 1)], str(n))).local
+    assert guard.degraded_since is not None
+    return client
+
+
+async def test_a_call_that_ends_while_redis_is_away_holds_no_place_when_it_is_back(redis_url):
+    place = Limit("p", "parallel", 1, 0, 1, scopes=("key",))
+    now = 10**12
+    async with at_redis(redis_url) as home:
+        guard = Guard(home, lambda: (1, 0), clock=lambda: now)
+        first = await guard.admit([(place, "p:k", 1)], "first")
+        client = await away(guard, home)
+        guard.settle([(place, "p:k", -1, 0)], "first", local=first.local)
+        home._client, now = client, now + 2 * SECOND
+        await guard.admit([(place, "p:other", 1)], "second")  # finds it back
+        await home.flush()
+        assert (await guard.admit([(place, "p:k", 1)], "third")).refused < 0
+        assert len(home.leases) == 2
+
+
+async def test_a_call_admitted_without_the_machine_s_memory_ends_there_as_nothing(tmp_path, monkeypatch):
+    """Its lock could not be had: there the call holds no place that could end."""
+    place = Limit("p", "parallel", 2, 0, 2, scopes=("key",))
+    home = Memory(tmp_path)
+    guard = Guard(home, lambda: (1, 0))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(home, "admit", Away().admit)
+            alone = await guard.admit([(place, "p:k", 1)], "first")
+        assert alone.local
+        there = await guard.admit([(place, "p:k", 1)], "second")
+        assert not there.local
+        guard.settle([(place, "p:k", -1, 0)], "first", local=True)
+        assert (home.held, guard.held) == (1, 1)
+        guard.settle([(place, "p:k", -1, 0)], "second", local=False)
+        assert (home.held, guard.held) == (0, 0)
+    finally:
+        await home.aclose()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_table_that_is_full_takes_the_rows_that_are_over_and_none_that_is_in_use(shared, tmp_path):
+    now = 10**12
+    home = Memory(tmp_path if shared else None, clock=lambda: now, rows=8)
+    rate = Limit("r", "requests", 60, 60 * SECOND, 60, scopes=("key",))
+
+    def left(keys):
+        return [reading[0] for reading in home.decide([(rate, f"r:{key}", 1) for key in keys]).readings]
+
+    assert left("abcdefgh") == [59] * 8
+    for keys in "i", "ai":
+        with pytest.raises(StoreDown):
+            left(keys)
+    now += 500_000
+    assert left("a") == [58], "what could not be charged whole was not charged"
+    now += SECOND  # all but a's are over
+    assert left("bijklmn") == [59] * 7, "a row of the call itself is not taken"
+    assert left("b") == [58]
+    with pytest.raises(StoreDown):
+        left("o")
+    await home.aclose()

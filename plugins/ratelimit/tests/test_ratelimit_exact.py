@@ -156,7 +156,7 @@ class Rounds(memory.Memory):
 class ForgetsDebt(memory.Memory):
     """Mutant: a correction upwards is ignored."""
 
-    def settle(self, changes, lease="", *, local=True):
+    def settle(self, changes, lease="", *, local=False):
         super().settle([(limit, key, min(0, more), stamp) for limit, key, more, stamp in changes])
 
 

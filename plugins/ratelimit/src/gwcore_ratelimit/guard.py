@@ -28,8 +28,8 @@ class Home(Protocol):
         """All charges in one step, or none. Raises ``StoreDown``."""
         ...
 
-    def settle(self, changes: Sequence[Change], lease: str) -> None:
-        """Correct what was charged."""
+    def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
+        """Correct what was charged; ``local`` says that the home itself did not say so."""
         ...
 
 
@@ -55,6 +55,7 @@ class Guard:
         self._shares: dict[tuple[Limit, int, int], Limit] = {}
         self._touched: dict[str, Limit] = {}
         self._refused: dict[str, int] = {}
+        self._ended: list[tuple[list[Change], str]] = []
         self._failures = 0
         self._next_look = 0
         self._settled_at = 0
@@ -87,7 +88,7 @@ class Guard:
             self._remember(charges, verdict)
         else:
             self._well(floors)
-            self._mirror(charges, verdict)
+            self._mirror(charges, verdict, lease)
         return verdict
 
     async def _both(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
@@ -100,17 +101,17 @@ class Guard:
         admitted = False
         try:
             verdict = await self._home.admit(charges, lease, floors)
-            admitted = verdict.refused < 0
+            self._well(floors if verdict.refused < 0 else {})
+            if verdict.refused < 0:
+                self._mirror(charges, verdict, lease, besides=ours)
+                admitted = True
         finally:
             if not admitted:
                 self._local.settle(refunds(shares, own))
-        self._well(floors if admitted else {})
-        if admitted:
-            self._mirror(charges, verdict, besides=ours)
         return verdict
 
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
-        """Correct what was charged; where the home is away, what it was to hear is lost, leases end by themselves."""
+        """Correct what was charged. A home that is away hears of the ends of its calls when it is back, and of nothing else."""
         places = [change for change in changes if change[0].kind == PARALLEL]
         here, there = (changes, places) if local else (places, changes)
         if here:
@@ -118,7 +119,9 @@ class Guard:
                 self._take_over(key)
             self._local.settle([(self._share(limit), key, more, stamp) for limit, key, more, stamp in here])
         if there and self._failures < FAILURES:
-            self._home.settle(there, lease)
+            self._home.settle(there, lease, local=local)
+        elif places and not local:
+            self._ended.append((places, lease))  # as many as were under way when it went away
 
     # ── without the home ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,6 +172,8 @@ class Guard:
             self._settled_at = self._now() + _AWARE
             _log.info("ratelimit store is back")
         self._failures = 0
+        while self._ended:
+            self._home.settle(*self._ended.pop(), local=False)
         for key in floors:
             self._touched.pop(key, None)
 
@@ -180,16 +185,25 @@ class Guard:
             self._take_over(key)
         return {key: self._local.lead(self._touched[key], key) for key in touched}
 
-    def _mirror(self, charges: Sequence[Charge], verdict: Verdict, besides: Sequence[int] = ()) -> None:
+    def _mirror(self, charges: Sequence[Charge], verdict: Verdict, lease: str, besides: Sequence[int] = ()) -> None:
+        """Keep what the home said. Raises ``StoreDown`` where there is no room for it here; the home then takes it all back."""
         now = self._now()
+        held: list[Change] = []
         for n, (limit, key, _) in enumerate(charges):
             reading = verdict.readings[n]
             if reading is None or n in besides or n in verdict.shadowed:
                 continue
             if limit.gcra:
                 self._heard[key] = limit, reading, now
-            else:
+                continue
+            try:
                 self._local.seed(self._share(limit), key, reading)
+            except StoreDown:
+                self._local.settle(held)
+                self._home.settle(refunds(charges, verdict), lease, local=False)
+                raise
+            if limit.kind == PARALLEL:
+                held.append((limit, key, -1, 0))
         while len(self._heard) > _MOST:
             self._take_over(next(iter(self._heard)))
 

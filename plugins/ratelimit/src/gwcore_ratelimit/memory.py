@@ -185,9 +185,14 @@ class Memory:
         changes: Sequence[Change],
         lease: str = "",  # noqa: ARG002 - one contract with redis
         *,
-        local: bool = True,  # noqa: ARG002 - and with its guard
+        local: bool = False,
     ) -> None:
-        """Correct what was charged. A debt grows to one burst beyond the burst and no further. Raises ``StoreDown``."""
+        """Correct what was charged. A debt grows to one burst beyond the burst and no further. Raises ``StoreDown``.
+
+        What a guard decided ``local``-ly was not charged here.
+        """
+        if local:
+            return
         with self._lock:
             rates = self._rates
             now = rates.now = self._now()

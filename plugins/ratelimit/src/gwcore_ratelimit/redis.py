@@ -147,7 +147,13 @@ class RedisHome:
                     self.leases[keys[index], lease] = None
         return verdict
 
-    def settle(self, changes: Sequence[Change], lease: str) -> None:
+    def settle(
+        self,
+        changes: Sequence[Change],
+        lease: str,
+        *,
+        local: bool = False,  # noqa: ARG002 - what was asked and not answered in time may have been done
+    ) -> None:
         """Correct what was charged, soon; see :meth:`gwcore_ratelimit.memory.Memory.settle`."""
         keys, entries = [], []
         for limit, key, more, stamp in changes:
