@@ -46,10 +46,11 @@ class Grant:
         if self.attempts is not call.attempts and call.reply.committed:  # an attempt that continues an answer
             return
         grants = call.get(_TOLD)
-        if grants is None:
-            grants = call[_TOLD] = []
-            call.reply.add_headers(partial(_said, call, grants))
-        grants.append(self)
+        if grants is not None:
+            grants.append(self)
+            return
+        grants = call[_TOLD] = [self]
+        call.reply.add_headers(partial(_said, call, grants))
 
     def count(self, *, final: bool) -> None:
         """What has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong.
@@ -92,7 +93,7 @@ class Grant:
     def header(self, call: Call) -> Headers:
         """What was counted of an answer that is complete as its head leaves; of any other, and of an attempt, nothing."""
         attempts = self.attempts
-        if self.size is None or attempts is not call.attempts or self.verdict.refused >= 0 or call.reply.waiting:
+        if attempts is not call.attempts or self.verdict.refused >= 0 or call.reply.waiting:
             return []
         for attempt in attempts:
             if attempt.usage is None and attempt.error is None:
@@ -117,7 +118,8 @@ def _said(call: Call, grants: list[Grant]) -> Headers:
         if reading is not None:
             headers += first, (left, b"%d" % reading[0]), (again, written(reading[1]))
     for grant in grants:
-        headers += grant.header(call)
+        if grant.bound.tokens:
+            headers += grant.header(call)
     return headers
 
 

@@ -14,6 +14,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final
@@ -132,19 +133,20 @@ class RedisHome:
             lease: names the call among those under way.
             floors: key to microseconds for which it is used at least: what was charged while the store was away.
         """
-        keys = [self._prefix + key.encode() for _, key, _ in charges]
-        said = [
-            "a",
-            lease,
-            self._ttl,
-            [_said(limit, cost, floors.get(key, 0)) for limit, key, cost in charges],
-        ]
-        answer = await self._ask(keys, said, undo=lambda stamps: self._undo(charges, stamps, lease))
-        verdict = _verdict(charges, answer)
+        keys: list[bytes] = []
+        said: list[list[int]] = []
+        places: list[int] = []
+        for limit, key, cost in charges:
+            if limit.kind == PARALLEL:
+                places.append(len(keys))
+            keys.append(self._prefix + key.encode())
+            said.append(_said(limit, cost, floors.get(key, 0) if floors else 0))
+        undo = partial(self._undo, charges, lease)
+        verdict = _verdict(charges, await self._ask(keys, ["a", lease, self._ttl, said], undo))
         if verdict.refused < 0:
-            for index, (limit, _, _) in enumerate(charges):
-                if limit.kind == PARALLEL and index not in verdict.shadowed:
-                    self.leases[keys[index], lease] = None
+            for n in places:
+                if n not in verdict.shadowed:
+                    self.leases[keys[n], lease] = None
         return verdict
 
     def settle(
@@ -170,7 +172,7 @@ class RedisHome:
         if self._sending is None and self._lingering is None and self._client is not None:
             self._lingering = asyncio.get_running_loop().call_later(LINGER, self._flush)
 
-    def _undo(self, charges: Sequence[Charge], answer: list[int], lease: str) -> None:
+    def _undo(self, charges: Sequence[Charge], lease: str, answer: list[int]) -> None:
         """The call that asked has left: give back what it was granted meanwhile."""
         verdict = _verdict(charges, answer)
         if verdict.refused < 0:
@@ -280,10 +282,7 @@ def _said(limit: Limit, cost: int, floor: int) -> list[int]:
 def _verdict(charges: Sequence[Charge], answer: list[int]) -> Verdict:
     readings: list[Reading | None] = []
     shadowed: tuple[int, ...] = ()
-    at = 2
-    for limit, _, _ in charges:
-        a, b, c = answer[at : at + 3]
-        at += 3
+    for (limit, _, _), a, b, c in zip(charges, answer[2::3], answer[3::3], answer[4::3], strict=True):
         if a < 0:
             shadowed = (*shadowed, len(readings))
             readings.append(None)
