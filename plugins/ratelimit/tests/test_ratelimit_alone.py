@@ -187,6 +187,27 @@ async def test_a_call_admitted_without_the_machine_s_memory_ends_there_as_nothin
         await home.aclose()
 
 
+async def test_an_end_that_the_machine_s_memory_did_not_hear_is_told_again(tmp_path, monkeypatch):
+    place = Limit("p", "parallel", 1, 0, 1, scopes=("key",))
+    home = Memory(tmp_path)
+    guard = Guard(home, lambda: (1, 0))
+
+    def held_up(*_, **_named):
+        raise StoreDown("locked")
+
+    try:
+        await guard.admit([(place, "p:k", 1)], "first")
+        with monkeypatch.context() as patched, pytest.raises(StoreDown):
+            patched.setattr(home, "settle", held_up)
+            guard.settle([(place, "p:k", -1, 0)], "first", local=False)
+        assert home.held == 1
+        await guard.admit([(place, "p:other", 1)], "second")
+        assert (await guard.admit([(place, "p:k", 1)], "third")).refused < 0
+        assert home.held == 2
+    finally:
+        await home.aclose()
+
+
 @pytest.mark.parametrize("shared", [False, True])
 async def test_a_table_that_is_full_takes_the_rows_that_are_over_and_none_that_is_in_use(shared, tmp_path):
     now = 10**12

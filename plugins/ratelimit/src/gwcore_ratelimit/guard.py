@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -118,10 +119,18 @@ class Guard:
             for _, key, _, _ in here:
                 self._take_over(key)
             self._local.settle([(self._share(limit), key, more, stamp) for limit, key, more, stamp in here])
-        if there and self._failures < FAILURES:
-            self._home.settle(there, lease, local=local)
-        elif places and not local:
-            self._ended.append((places, lease))  # as many as were under way when it went away
+        if there:
+            self._tell(there, lease, local=local)
+
+    def _tell(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
+        told = local
+        try:
+            if self._failures < FAILURES:
+                self._home.settle(changes, lease, local=local)
+                told = True
+        finally:
+            if not told and (places := [change for change in changes if change[0].kind == PARALLEL]):
+                self._ended.append((places, lease))  # no more than were under way when it went away
 
     # ── without the home ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,8 +181,11 @@ class Guard:
             self._settled_at = self._now() + _AWARE
             _log.info("ratelimit store is back")
         self._failures = 0
-        while self._ended:
-            self._home.settle(*self._ended.pop(), local=False)
+        if self._ended:
+            ended, self._ended = self._ended, []
+            for changes, lease in ended:
+                with contextlib.suppress(StoreDown):
+                    self._tell(changes, lease, local=False)
         for key in floors:
             self._touched.pop(key, None)
 
