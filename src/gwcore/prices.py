@@ -180,7 +180,7 @@ class PriceCard:
         peaks = self._peaks
         if service_tiers is not None:
             peaks = _peaks([self.sheets[name] for name in (STANDARD, *service_tiers) if name in self.sheets])
-        return _reached(peaks, input_tokens)
+        return peaks[0] if len(peaks) == 1 else _reached(peaks, input_tokens)
 
 
 def _reached(sheets: Sequence[Sheet], input_tokens: int) -> Sheet:

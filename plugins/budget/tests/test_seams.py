@@ -56,7 +56,7 @@ async def test_batches_that_were_answered_are_paid_although_another_was_refused(
 async def test_negative_control_a_refusal_that_frees_the_whole_hold(store_url, monkeypatch):
     from gwcore_budget import plugin as module
 
-    monkeypatch.setattr(module, "judged", lambda *_: module.Verdict(module.VOIDED, 0, "request"))
+    monkeypatch.setattr(module, "judged", lambda *_: (module.VOIDED, 0, "request"))
     assert await refused_in_part(store_url) == 0
 
 

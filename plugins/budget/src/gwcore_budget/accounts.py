@@ -130,9 +130,10 @@ class Accounts:
     @staticmethod
     def tags_of(attempt: Attempt) -> list[str]:
         """The call's and the credential's."""
-        principal = attempt.call.principal
-        tags = attempt.call.tags | principal.tags if principal is not None else attempt.call.tags
-        return sorted([tag[:_NAME] for tag in tags])
+        tags, principal = attempt.call.tags, attempt.call.principal
+        if principal is not None and principal.tags:
+            tags = tags | principal.tags
+        return sorted([tag[:_NAME] for tag in tags]) if tags else []
 
     def _of_principal(self, principal: Principal | None, key: Key) -> Iterable[Budget]:
         names: dict[str, str | None] = {"global": "", "model": key[0], "upstream": key[1]}

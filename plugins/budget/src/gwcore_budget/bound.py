@@ -6,8 +6,9 @@ bound is one the upstream enforces. ``None`` where nothing bounds it: no price, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -52,6 +53,7 @@ _KNOBS = frozenset(
 _WORDS = frozenset({"role", "content", "name"})
 """Members of a document, and of its messages, that say words and numbers: see :func:`_plain`. One that is not here costs a search;
 one that should not be here costs money."""
+_written: Callable[[Prices], Sequence[int]] = itemgetter(*OUT)
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
@@ -74,26 +76,29 @@ _TOOLS = (Tool("web_search", "web_search"), Tool("google_search", "web_search"),
           Tool('"file_search"', "file_search"))  # fmt: skip
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Bound:
-    """What to hold. Amounts in millionths of a nano-USD.
+    """What to hold. Amounts in millionths of a nano-USD, but for ``amount``.
 
     Attributes:
         fixed: of input and fees. ``per_token``: of one token in every answer. ``tokens``: the longest answer.
-        cap: where the request says so; ``None`` where answers have no length.
-        said: whether the request, or the vendor's own maximum, keeps to ``tokens``; else the attempt must say it.
+        said: whether the request, or the vendor's own maximum, keeps to ``tokens``; else the attempt must say it, at :func:`cap`.
+            ``None`` where answers have no length.
+        amount: nano-USD of the worst case.
     """
 
     fixed: int
-    per_token: int = 0
-    tokens: int = 0
-    cap: Places | None = None
-    said: bool = True
+    per_token: int
+    tokens: int
+    said: bool | None
+    amount: int
 
-    @property
-    def amount(self) -> int:
-        """Nano-USD of the worst case."""
-        return -(-(self.fixed + self.per_token * self.tokens) // MILLION)
+    def __init__(self, fixed: int, per_token: int = 0, tokens: int = 0, said: bool | None = None) -> None:
+        self.fixed = fixed
+        self.per_token = per_token
+        self.tokens = tokens
+        self.said = said
+        self.amount = -(-(fixed + per_token * tokens) // MILLION)
 
     @property
     def least(self) -> int:
@@ -108,6 +113,12 @@ class Bound:
 
 
 NOTHING = Bound(0)
+
+
+def cap(attempt: Attempt, card: PriceCard) -> Places:
+    """Where the attempt's request says how long an answer may be."""
+    call = attempt.call
+    return call.dialect.knobs(call.operation, call.document or {}, card.model).get("max_tokens", MAX_TOKENS)
 
 
 def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bool = False) -> Bound | None:
@@ -126,15 +137,10 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
     if card is None:
         return None
     document = call.document or {}
-    if not call.edited and _plain(call.raw, document):
-        text, size = "", len(call.raw)
+    if operation in _CHAT and not call.edited and _plain(call.raw, document):
+        found = _words(call, card, document, assumed)
     else:
-        text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
-        size = len(text)
-    tokens = _input_tokens(document, text, size, card)
-    if tokens is None:
-        return None
-    found = _priced(call, text, card, tokens, assumed, endless=endless)
+        found = _searched(call, card, document, assumed, endless=endless)
     if found is not None and found.amount > MOST:
         raise BadRequest("the request asks for more answers, or longer ones, than anybody could pay")
     return found
@@ -169,13 +175,30 @@ def sent(call: Call) -> bytes:
     return orjson.dumps(call.document) if spelled and call.document is not None else call.raw
 
 
-def _priced(call: Call, text: str, card: PriceCard, tokens: int, assumed: int, *, endless: bool) -> Bound | None:
+def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int) -> Bound | None:
+    """Of what is :func:`_plain`: there is nothing to search for."""
+    tokens = len(call.raw) + MESSAGE * len(document["messages"]) + FRAME
+    window = card.context_window
+    if window is not None and window < tokens:
+        tokens = window
+    prices = card.dearest(tokens)
+    price = prices.get("input")
+    return None if price is None else _answers(call, card, prices, tokens * price + prices.get("request", 0), assumed)
+
+
+def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int, *, endless: bool) -> Bound | None:
+    text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
+    tokens = _input_tokens(document, text, card)
+    if tokens is None:
+        return None
     prices = card.dearest(tokens)
     fixed = _input_price(text, prices, tokens)
     fee = prices.get("request", 0)
     if call.operation in _CHAT:
         fees = _tool_fees(call, text, card, endless=endless)
-        return None if fixed is None or fees is None else _answers(call, card, prices, fixed + fees + fee, assumed)
+        if fixed is None or fees is None:
+            return None
+        return _answers(call, card, prices, fixed + fees + fee, assumed)
     special = _SPECIAL.get(call.operation)
     if special is None:
         return None if fixed is None or call.operation not in _INPUT_ONLY else Bound(fixed + fee)
@@ -183,13 +206,13 @@ def _priced(call: Call, text: str, card: PriceCard, tokens: int, assumed: int, *
     return None if found is None else Bound(found + (fixed or 0) + fee)
 
 
-def _input_tokens(document: Mapping[str, Any], text: str, size: int, card: PriceCard) -> int | None:
+def _input_tokens(document: Mapping[str, Any], text: str, card: PriceCard) -> int | None:
     window = card.context_window
-    if _elsewhere(document) or (text and _says(text, _FILES)):
+    if _elsewhere(document) or _says(text, _FILES):
         return window
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
-    tokens = size + MESSAGE * count + FRAME
+    tokens = len(text) + MESSAGE * count + FRAME
     if "tools" in document:
         tokens += TOOLS
     if "image" in text:
@@ -263,26 +286,26 @@ def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
 
 def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int) -> Bound | None:
     # where text has a price, all that can be written has one
-    priced = [prices[bucket] for bucket in (OUT if "output" in prices else card.prices.keys() & OUT)]
+    priced = _written(prices) if "output" in prices else [prices[bucket] for bucket in card.prices.keys() & OUT]
     if not priced:
         return None
-    document = call.document or {}
     wanted, answers = call.wanted()
-    choices = (answers or 1) * _prompts(call, document)
-    cap = call.dialect.knobs(call.operation, document, card.model).get("max_tokens", MAX_TOKENS)
+    choices = answers or 1
+    if call.operation == "completions":
+        choices *= _prompts(call.document or {})
     most = card.max_output
-    if wanted is not None:
-        length = wanted if most is None else min(wanted, most)
-    else:
+    if wanted is None:
         length = assumed if most is None else most
+    else:
+        length = wanted if most is None or wanted < most else most
     # a dearer long-context step is reached by what is read, never by what is written
-    return Bound(fixed, choices * max(priced), length, cap, said=wanted is not None or most is not None)
+    return Bound(fixed, choices * max(priced), length, wanted is not None or most is not None)
 
 
-def _prompts(call: Call, document: Mapping[str, Any]) -> int:
+def _prompts(document: Mapping[str, Any]) -> int:
     """Text completions answer each of a list of prompts; a list of tokens is one."""
     prompt = document.get("prompt")
-    if call.operation != "completions" or not isinstance(prompt, list):
+    if not isinstance(prompt, list):
         return 1
     return max(1, sum(not isinstance(one, int) for one in prompt))
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import structlog
@@ -32,7 +32,7 @@ from gwcore_budget.admin.budgets import Budgets as BudgetRoutes
 from gwcore_budget.admin.desk import Desk
 from gwcore_budget.admin.spend import Spend
 from gwcore_budget.admin.totals import Totals
-from gwcore_budget.bound import Bound, bound
+from gwcore_budget.bound import Bound, bound, cap
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
 from gwcore_budget.export import Exporter
 from gwcore_budget.gauges import Gauges
@@ -40,7 +40,7 @@ from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
 from gwcore_budget.ledger.ledger import Ledger, Refused
-from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Hold, Metered, Short
+from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Hold, Metered, Short, facts, metered
 from gwcore_budget.plans import Plans
 from gwcore_budget.refusal import (
     DOWN,
@@ -60,31 +60,26 @@ _NO_USAGE = Usage()
 _MOST_FACTOR, _MODELS = 64, 4096
 
 
-class Verdict(NamedTuple):
-    """How a hold ends: its state, the nano-USD that are posted, and why."""
-
-    state: int
-    amount: int
-    basis: str
+Verdict = tuple[int, int, str]
+"""How a hold ends: its state, the nano-USD that are posted, and why."""
 
 
 def judged(held: int | None, card: PriceCard | None, outcome: Outcome) -> Verdict:
     """What an answered attempt costs, by ``card``. ``held``: nano-USD; ``None`` is unmetered."""
     usage = outcome.usage
-    known = usage is not None and usage.billable
     if outcome.error is not None:
         # the stream ended with the upstream's own error: what it bills is not known
-        return Verdict(REAPED, 0, "committed")
+        return REAPED, 0, "committed"
     if held is None:
-        return Verdict(POSTED, 0, "unmetered")
-    if card is None or usage is None or not known:
+        return POSTED, 0, "unmetered"
+    if card is None or usage is None or not usage.billable:
         if held == 0:
-            return Verdict(POSTED, 0, "free")
-        return Verdict(REAPED, 0, "no price" if card is None else "no usage")
+            return POSTED, 0, "free"
+        return REAPED, 0, "no price" if card is None else "no usage"
     cost = outcome.cost or card.charge(usage)
     if cost.unpriced:
-        return Verdict(POSTED, max(cost.nano, held), "partly unpriced")
-    return Verdict(POSTED, cost.nano, "usage")
+        return POSTED, max(cost.nano, held), "partly unpriced"
+    return POSTED, cost.nano, "usage"
 
 
 class BudgetPlugin(Plugin):
@@ -200,7 +195,7 @@ class BudgetPlugin(Plugin):
             assert ledger is not None, "attempts run inside the lifespan"
             attempt.card = self.setup.prices.card(attempt.target)
             hold = await self._hold(ledger, attempt)
-            linger = partial(self._linger, call)
+            linger = partial(self._linger, call) if drain else None
             if drain:
                 call.linger = linger
             try:
@@ -209,7 +204,7 @@ class BudgetPlugin(Plugin):
                 self._failed(ledger, hold, attempt, error)
                 raise
             finally:
-                if call.linger is linger:  # else it is that of a second attempt, beside this one
+                if drain and call.linger is linger:  # else it is that of a second attempt, beside this one
                     call.linger = None
             self._ended(ledger, hold, attempt, outcome)
             return outcome
@@ -228,24 +223,26 @@ class BudgetPlugin(Plugin):
         if terms is None and budgets.unmetered:
             # a price without a bound: what can be told is held, and the truth is posted
             terms = bound(attempt, attempt.card, config.max_output, endless=True)
-        amount = self._unbounded(attempt, budgets) if terms is None else self._scaled(attempt, terms.amount)
-        facts = self._facts(attempt, budgets)
-        hold = ledger.admit(attempt.id, amount, budgets.all, facts)
+        amount = self._unbounded(attempt, budgets) if terms is None else terms.amount
+        if terms is not None and self._factors:
+            amount = self._scaled(attempt, terms.amount)
+        known = self._facts(attempt, budgets)
+        hold = ledger.admit(attempt.id, amount, budgets.all, known)
         if hold is None:
             least = None
-            if terms is not None and terms.cap is not None and not budgets.rejects:
+            if terms is not None and terms.said is not None and not budgets.rejects:
                 least = self._scaled(attempt, terms.least)
             wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
             try:
                 hold = await ledger.hold(
-                    attempt.id, amount, budgets.all, facts, least=least, wait=wait, expires=expires
+                    attempt.id, amount, budgets.all, known, least=least, wait=wait, expires=expires
                 )
             except Refused as refused:
                 raise self._refusal(refused.short, ledger) from None
             except Unavailable:
                 self.counts["store_unavailable"] += 1
                 raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
-        if terms is not None and terms.cap is not None and not (terms.said and hold.amount == amount):
+        if terms is not None and terms.said is not None and not (terms.said and hold.amount == amount):
             self._clamp(attempt, terms, hold.amount or 0)
         return hold
 
@@ -286,8 +283,9 @@ class BudgetPlugin(Plugin):
         tokens = terms.fitting(held * of // factor)
         if tokens >= terms.tokens and terms.said:
             return
-        assert terms.cap is not None
-        attempt.fields = {**(attempt.fields or {}), **saying(attempt.call.document or {}, terms.cap, tokens)}
+        assert attempt.card is not None
+        places = cap(attempt, attempt.card)
+        attempt.fields = {**(attempt.fields or {}), **saying(attempt.call.document or {}, places, tokens)}
         attempt.call.reply.add_header(b"x-gwcore-max-tokens", b"%d" % tokens)
         if tokens < terms.tokens:
             self.counts["clamped"] += 1
@@ -295,7 +293,7 @@ class BudgetPlugin(Plugin):
     def _facts(self, attempt: Attempt, budgets: Budgets) -> Facts:
         call, card = attempt.call, attempt.card
         tags = self.accounts.tags_of(attempt)
-        return Facts(
+        return facts((
             call.id,
             attempt.number,
             *budgets.who,
@@ -304,9 +302,9 @@ class BudgetPlugin(Plugin):
             call.dialect.name,
             call.operation,
             *budgets.what,
-            f"{card.source}@{card.version}" if card is not None else None,
+            None if card is None else f"{card.source}@{card.version}",
             int(call.stream),
-        )
+        ))  # fmt: skip
 
     def _refusal(self, short: Short, ledger: Ledger) -> GatewayError:
         if held_only(short):
@@ -322,28 +320,29 @@ class BudgetPlugin(Plugin):
         status = error.status if isinstance(error, GatewayError) else 0
         code = error.code if isinstance(error, GatewayError) else end.kind
         usage = attempt.meter.usage if attempt.meter is not None else None
-        verdict = Verdict(REAPED, 0, end.kind)
+        verdict: Verdict = (REAPED, 0, end.kind)
         # an error of ours behind an answer of the upstream's: that was billed
         answered = attempt.status is not None and isinstance(error, ClientError)
         if end.money == "void" and not answered:
             # of several requests that are one attempt, some may have been answered before one was refused
             used = usage is not None and usage.billable
             outcome = Outcome(status, usage=usage)
-            verdict = judged(hold.amount, attempt.card, outcome) if used else Verdict(VOIDED, 0, end.kind)
+            verdict = judged(hold.amount, attempt.card, outcome) if used else (VOIDED, 0, end.kind)
         self._settle(ledger, hold, attempt, verdict, _metered(attempt, usage, status, code))
 
     def _ended(self, ledger: Ledger, hold: Hold, attempt: Attempt, outcome: Outcome) -> None:
         code = outcome.error.code if outcome.error is not None else None
         verdict = judged(hold.amount, attempt.card, outcome)
-        if verdict.basis == "partly unpriced":
-            self.counts["partly_unpriced"] += 1
         self._settle(ledger, hold, attempt, verdict, _metered(attempt, outcome.usage, outcome.status, code))
 
     def _settle(self, ledger: Ledger, hold: Hold, attempt: Attempt, verdict: Verdict, metered: Metered) -> None:
-        ledger.settle(hold, *verdict, metered)
-        if verdict.state == REAPED:
+        state, amount, basis = verdict
+        ledger.settle(hold, state, amount, basis, metered)
+        if state == REAPED:
             self.counts["reaped"] += 1
-        if attempt.call.get(self._lingers):
+        elif basis == "partly unpriced":
+            self.counts["partly_unpriced"] += 1
+        if self._draining > 0 and attempt.call.get(self._lingers):
             attempt.call[self._lingers] = False
             self._draining -= 1
 
@@ -411,14 +410,13 @@ def _expires(call: Call) -> int:
 
 
 def _metered(attempt: Attempt, usage: Usage | None, status: int, error: str | None) -> Metered:
-    now = time.perf_counter()
-    first = attempt.first_byte_at
+    first, started = attempt.first_byte_at, attempt.started
     used = usage or _NO_USAGE
-    return Metered(
+    return metered((
         status,
         error,
         used.input,
-        used.cached,
+        used.cache_read + used.audio_cache_read + used.image_cache_read,
         used.cache_write_5m,
         used.cache_write_1h,
         used.output,
@@ -428,6 +426,6 @@ def _metered(attempt: Attempt, usage: Usage | None, status: int, error: str | No
         used.image_in,
         used.image_out,
         orjson.dumps(dict(used.fees)).decode() if used.fees else None,
-        int((first - attempt.started) * 1000) if first is not None else None,
-        int((now - attempt.started) * 1000),
-    )
+        None if first is None else int((first - started) * 1000),
+        int((time.perf_counter() - started) * 1000),
+    ))  # fmt: skip

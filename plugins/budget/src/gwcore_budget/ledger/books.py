@@ -15,6 +15,7 @@ Invariants (``gwcore ledger verify`` checks them in the store)::
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -352,20 +353,21 @@ class Books:
         return part
 
     def _spent(self, op: Spent) -> Result:
-        """What became of the last one."""
-        fresh: dict[tuple[int, ...], list[Hold]] = {}
+        """What became of one of them; of a single one it is told to whom it belongs."""
+        fresh: defaultdict[tuple[int, ...], list[Hold]] = defaultdict(list)
         result: Result = Done(VOIDED)
+        ours, now = self.holds, self.now
         for hold in op.holds:
-            known = self.holds.get(hold.id)
+            known = ours.get(hold.id)
             if known is not None:
                 result = self._again(hold, known)
                 continue
-            self.holds[hold.id] = hold
-            hold.new, hold.ended = True, self.now
-            fresh.setdefault(hold.accounts, []).append(hold)
-            result = _done(hold)
+            ours[hold.id] = hold
+            hold.new, hold.ended = True, now
+            fresh[hold.accounts].append(hold)
         for accounts, holds in fresh.items():
             self._spend(op.worker, accounts, holds)
+            result = _done(holds[-1])
         return result
 
     def _again(self, hold: Hold, known: Hold) -> Result:
@@ -384,15 +386,17 @@ class Books:
             return
         parts = [self._take_grant(worker, id_, total, "") for id_ in accounts]
         self._move(accounts, 0, total, sum([hold.over for hold in holds]))
+        now = self.now
         if parts == [total] * len(accounts):
-            lines = [(hold, accounts, hold.settled or 0) for hold in holds if accounts]
+            ids = ids_text(accounts)
+            if accounts:
+                self.entries += [
+                    (one.id, ids, _KIND[one.state], -(one.settled or 0), one.settled or 0, now) for one in holds
+                ]
         else:  # one hold, and a line for each part that its grants could bear
-            lines = [
-                (holds[0], tuple([id_ for id_, taken in zip(accounts, parts, strict=True) if taken == part]), part)
-                for part in set(parts)
-            ]
-        for hold, ids, part in lines:
-            self._enter(hold.id, ids, _KIND[hold.state], -part, hold.settled or 0)
+            for part in set(parts):
+                borne = tuple([id_ for id_, taken in zip(accounts, parts, strict=True) if taken == part])
+                self._enter(holds[0].id, borne, _KIND[holds[0].state], -part, holds[0].settled or 0)
         self.turnover += [(hold, hold.state, hold.settled or 0, 1, NOTHING_METERED) for hold in holds]
 
     def _bury(self, op: Bury) -> Result:

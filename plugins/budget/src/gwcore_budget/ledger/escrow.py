@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 import structlog
 
 from gwcore_budget.ledger.group import BATCH, Group
 from gwcore_budget.ledger.journal import Journal
 from gwcore_budget.ledger.ops import PENDING, Budget, Facts, GiveBack, Granted, Hold, Result, Spent
+from gwcore_budget.window import FOREVER
 
 _log = structlog.get_logger("gwcore")
 
+_LEASES = 4096
 IDLE = 2.0
 """Seconds after which an unused grant is handed back."""
 
@@ -49,6 +52,20 @@ class Within(Hold):
     grants: Sequence[Grant] = ()
 
 
+class Lease(NamedTuple):
+    """The grants that some budgets have, each under the limit that its budget says.
+
+    Attributes:
+        budgets: of these; the very tuple, as long as this is kept.
+        until: the millisecond at which a grant is over, or a limit is another one.
+    """
+
+    budgets: Sequence[Budget]
+    grants: Sequence[Grant]
+    accounts: tuple[int, ...]
+    until: int
+
+
 class Escrow:
     """The grants of this worker.
 
@@ -66,6 +83,7 @@ class Escrow:
         self.open: dict[str, Hold] = {}
         self.done: list[Hold] = []
         self._sent: list[Spent] = []
+        self._leases: dict[int, Lease] = {}  # by id() of the budgets
 
     @property
     def used(self) -> bool:
@@ -80,26 +98,48 @@ class Escrow:
     def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Within | None:
         """Within what is granted, or ``None``. Raises ``OSError`` when the journal cannot be written."""
         now = self.group.now()
-        need = amount or 0
-        found: list[Grant] = []
-        for budget in budgets if need else ():
-            grant = self.grants.get(budget.id)
-            if grant is None or grant.free < need or now >= grant.end:
-                return None
-            if grant.limit != (budget.limit_at(now) if budget.bonus else budget.limit):
-                return None
-            found.append(grant)
-        accounts = tuple([grant.account for grant in found])
+        grants: Sequence[Grant] = ()
+        accounts: tuple[int, ...] = ()
+        if amount:
+            lease = self._leases.get(id(budgets))
+            if lease is None or now >= lease.until:
+                lease = self._lease(budgets, now)
+                if lease is None:
+                    return None
+            _, grants, accounts, _ = lease
+            for grant in grants:
+                if grant.free < amount:
+                    return None
         local = Within(hold, self.worker, PENDING, amount, None, accounts, now, now, facts)
-        local.grants = found
+        local.grants = grants
         local.began = used = time.monotonic()
         self.journal.dispatched(local)
-        for grant in found:
-            grant.free -= need
+        for grant in grants:
+            grant.free -= amount or 0
             grant.open += 1
             grant.used = used
         self.open[hold] = local
         return local
+
+    def _lease(self, budgets: Sequence[Budget], now: int) -> Lease | None:
+        """Found once for these budgets, until a grant comes or goes."""
+        grants, until = [], FOREVER
+        for budget in budgets:
+            grant = self.grants.get(budget.id)
+            if grant is None or now >= grant.end or grant.limit != budget.limit_at(now):
+                return None
+            grants.append(grant)
+            until = min(until, grant.end, budget.bonus_until if now < budget.bonus_until else FOREVER)
+        if len(self._leases) >= _LEASES:
+            self._leases.clear()
+        accounts = tuple([grant.account for grant in grants])
+        lease = self._leases[id(budgets)] = Lease(budgets, grants, accounts, until)
+        return lease
+
+    def forget(self) -> None:
+        """Others have taken our grants."""
+        self.grants.clear()
+        self._leases.clear()
 
     def settle(self, hold: Within) -> None:
         """A hold has ended."""
@@ -125,6 +165,7 @@ class Escrow:
             if grant is not None:
                 self.retired.append(grant)
             self.grants[granted.budget] = Grant(granted, limit)
+            self._leases.clear()
 
     def pump(self) -> None:
         """Send what was settled, and what retired grants have left."""
@@ -151,6 +192,7 @@ class Escrow:
             over = now >= grant.end or (row is not None and row[1] != grant.generation)
             if everything or over or (not grant.open and grant.used < idle):
                 del self.grants[budget]
+                self._leases.clear()
                 self.retired.append(grant)
             elif row is not None and row[0] != grant.recall:
                 grant.recall = row[0]

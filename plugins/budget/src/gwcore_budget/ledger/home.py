@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import add, itemgetter, sub
+from operator import itemgetter, sub
 from typing import Any, Protocol
 
 import orjson
@@ -35,6 +36,7 @@ from gwcore_budget.ledger.ops import (
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 _DAY = 86_400_000
+_Found = defaultdict[tuple[str | None, ...], list[tuple[int, ...]]]
 _who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
 
 
@@ -105,9 +107,8 @@ class Needs:
         for op in ops:
             if isinstance(op, Spent):
                 needs.workers.add(op.worker)
-                for hold in op.holds:
-                    needs.holds.add(hold.id)
-                    needs.accounts.update(hold.accounts)
+                needs.holds.update([hold.id for hold in op.holds])
+                needs.accounts.update(*{hold.accounts for hold in op.holds})
             elif isinstance(op, Reserve):
                 needs._reserve(op)
             elif isinstance(op, Reset | Recall):
@@ -204,21 +205,20 @@ def _day(number: int) -> str:
 
 def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Additions to the daily sums, in the order of their keys (two batches must lock rows in one order)."""
-    days: dict[tuple[str | None, ...], tuple[int, ...]] = {}
-    tags: dict[tuple[str | None, ...], tuple[int, ...]] = {}
+    days: _Found = defaultdict(list)
+    tags: _Found = defaultdict(list)
     for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
         day = day_of(hold.created)
         failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
-        tokens = _tokens(metered)
+        sums = (spend, count, failed, *_tokens(metered))
         if before is not NOTHING_METERED:
-            tokens = map(sub, tokens, _tokens(before))
-        sums = (spend, count, failed, *tokens)
-        _add(days, (day, *_who_and_what(facts)), sums)
+            sums = (*sums[:3], *map(sub, sums[3:], _tokens(before)))
+        days[day, *_who_and_what(facts)].append(sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
-                _add(tags, (day, tag), sums)
-    return _sorted(days), _sorted(tags)
+                tags[day, tag].append(sums)
+    return _summed(days), _summed(tags)
 
 
 def places(count: int, first: int = 1) -> str:
@@ -233,23 +233,11 @@ def folding(table: str, keys: Sequence[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places(len(names))}) ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
 
 
-def _sorted(sums: Mapping[tuple[str | None, ...], tuple[int, ...]]) -> list[tuple[Any, ...]]:
-    return sorted((*[part or "" for part in key], *sums[key]) for key in sums)
+def _summed(found: _Found) -> list[tuple[Any, ...]]:
+    return sorted((*[part or "" for part in key], *map(sum, zip(*rows, strict=True))) for key, rows in found.items())
 
 
-def _tokens(metered: Metered) -> Iterable[int]:
+def _tokens(metered: Metered) -> tuple[int, int, int, int]:
     """Input, output, cache read, cache written."""
     _, _, text_in, read, write_5m, write_1h, text_out, reasoning, audio_in, audio_out, image_in, image_out, *_ = metered
-    return (
-        text_in + audio_in + image_in,
-        text_out + reasoning + audio_out + image_out,
-        read,
-        write_5m + write_1h,
-    )
-
-
-def _add(
-    into: dict[tuple[str | None, ...], tuple[int, ...]], key: tuple[str | None, ...], sums: tuple[int, ...]
-) -> None:
-    row = into.get(key)
-    into[key] = sums if row is None else tuple(map(add, row, sums))
+    return text_in + audio_in + image_in, text_out + reasoning + audio_out + image_out, read, write_5m + write_1h

@@ -90,7 +90,7 @@ class Ledger:
         self._periods: dict[Window, Period] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._pumping = False
-        self._settled = asyncio.Event()
+        self._settled: asyncio.Event | None = None  # somebody waits for it
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,10 +188,10 @@ class Ledger:
         return True
 
     async def _somebody_settles(self, within: float) -> None:
-        self._settled.clear()
+        settled = self._settled = self._settled or asyncio.Event()
         try:
             async with asyncio.timeout(max(0.0, within)):
-                await self._settled.wait()
+                await settled.wait()
         except TimeoutError:
             pass  # another worker may have settled
 
@@ -253,7 +253,9 @@ class Ledger:
         self.lasting += 0.1 * (time.monotonic() - hold.began - self.lasting)
         if hold.amount and hold.amount < self._largest:
             self._largest -= (self._largest - hold.amount) // 256
-        self._settled.set()
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
         hold.end(state, amount, basis, metered)
         if not isinstance(hold, Within):
             op = Settle(hold.id, state, amount, basis, metered, self.worker.id)
@@ -316,7 +318,7 @@ class Ledger:
                             "this worker was taken for dead by others; it asks the store for each hold from now on"
                         )
                         self.mode = "direct"
-                        self.escrow.grants.clear()
+                        self.escrow.forget()
                     await self._audit()
             except (StoreDown, Unavailable):
                 pass  # the next beat may arrive

@@ -12,8 +12,10 @@ A hold's id is ``request:attempt``, chosen by the caller. Every message may be r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from gwcore_budget.window import Period, Window
 
@@ -109,6 +111,9 @@ class Metered(NamedTuple):
 
 
 NOTHING_METERED = Metered()
+facts: Callable[[Iterable[Any]], Facts] = partial(tuple.__new__, Facts)
+metered: Callable[[Iterable[Any]], Metered] = partial(tuple.__new__, Metered)
+"""Of all columns in order, as ``_make`` does; of every attempt, so without asking for them by name."""
 
 
 @dataclass(slots=True)
