@@ -24,8 +24,17 @@ _NUMBERS = {"attempt", "stream", "status", "first_byte_ms", "duration_ms", *(
     name for name in Metered._fields if name not in {"error", "fees"})}  # fmt: skip
 
 
-def _columns(names: tuple[str, ...], required: set[str]) -> list[Column[object]]:
-    return [Column(name, _Int if name in _NUMBERS else Text, nullable=name not in required) for name in names]
+def _columns(row: type[Facts | Metered], required: set[str]) -> list[Column[object]]:
+    """What a row does not say is what it says by default: it need not be written."""
+    return [
+        Column(
+            name,
+            _Int if name in _NUMBERS else Text,
+            nullable=name not in required,
+            server_default=None if (default := row._field_defaults.get(name)) is None else str(default),
+        )
+        for name in row._fields
+    ]
 
 
 budget = Table(
@@ -71,8 +80,8 @@ hold = Table(
     Column("expires", _Int, nullable=False),
     Column("basis", Text, nullable=False),
     Column("ended", _Int),
-    *_columns(Facts._fields, {"request", "attempt", "tags", "dialect", "operation", "model", "upstream", "stream"}),
-    *_columns(Metered._fields, set()),
+    *_columns(Facts, {"request", "attempt", "tags", "dialect", "operation", "model", "upstream", "stream"}),
+    *_columns(Metered, set()),
     Index("budget_hold_open", "worker", "expires", postgresql_where=text("state = 0"), sqlite_where=text("state = 0")),
     Index("budget_hold_created", "created"),
     Index("budget_hold_key", "key_id", "created"),
@@ -170,3 +179,6 @@ FORBID = {
 """The book is append only: statements per dialect that make the database refuse anything else."""
 
 HOLD_COLUMNS = tuple(str(column.name) for column in hold.columns)
+_SAID = {**Facts._field_defaults, **Metered._field_defaults}
+HOLD_DEFAULTS = tuple(_SAID.get(name, ...) for name in HOLD_COLUMNS)
+"""What the columns say by themselves; ``...`` where nothing does."""

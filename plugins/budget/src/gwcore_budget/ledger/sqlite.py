@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ from gwcore_budget.ledger.home import (
     turnover,
 )
 from gwcore_budget.ledger.ops import Op
-from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS
+from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, HOLD_DEFAULTS
 
 T = TypeVar("T")
 # a None that nobody adapts is asked for two protocols that it does not know, each time it is bound: two errors made and dropped
@@ -63,7 +64,6 @@ _HOLDS = f"SELECT {_HOLD} {_LISTED} budget_hold ON id = value"
 _GRANTS = f"SELECT worker, account, amount {_LISTED} budget_grant ON worker = value"
 _ACCOUNTS = f"SELECT {_ACCOUNT} {_LISTED} budget_account ON id = value"
 _BUDGETS = f"SELECT id, generation, recall {_LISTED} budget_budget ON id = value"
-_NEW_HOLDS = _inserting("budget_hold", HOLD_COLUMNS)
 _SAME_HOLD = f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?"
 _ENTRIES = _inserting("budget_entry", ("hold", "accounts", "kind", "pending", "posted", "at"))
 _GRANTED = (
@@ -263,7 +263,8 @@ class SqliteHome:
             [(a.posted, a.pending, a.over, a.lim, a.soft, a.told, a.id) for a in changed],
         )
         holds = books.holds.values()
-        _insert(db, _NEW_HOLDS, [hold_row(hold) for hold in holds if hold.new])
+        if new := [hold_row(hold) for hold in holds if hold.new]:
+            _insert_holds(db, new)
         if old := [hold_row(hold) for hold in holds if hold.changed and not hold.new]:
             db.executemany(_SAME_HOLD, [(*row[1:], row[0]) for row in old])
         _insert(db, _ENTRIES, books.entries)
@@ -281,6 +282,26 @@ class SqliteHome:
                 "INSERT OR IGNORE INTO budget_outbox (id, topic, body, due) VALUES (?,?,?,?)",
                 [(*row, books.now) for row in exported(books)],
             )
+
+
+def _insert_holds(db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Each value is bound by a call of its own: what all rows leave to the columns' defaults is not named."""
+    first, columns = rows[0], list(zip(*rows, strict=True))
+    left = [
+        value == default and column.count(default) == len(rows)
+        for value, default, column in zip(first, HOLD_DEFAULTS, columns, strict=True)
+    ]
+    said = tuple([name for name, silent in zip(HOLD_COLUMNS, left, strict=True) if not silent])
+    _insert(
+        db,
+        _new_holds(said),
+        list(zip(*[column for column, silent in zip(columns, left, strict=True) if not silent], strict=True)),
+    )
+
+
+@lru_cache(maxsize=32)
+def _new_holds(names: tuple[str, ...]) -> tuple[str, str]:
+    return _inserting("budget_hold", names)
 
 
 def _list(values: Any) -> str:
