@@ -84,6 +84,7 @@ class PriceCard:
         context_window: most input tokens; ``max_output``: most output tokens; ``None`` if that is not known.
         capabilities: such as ``vision``, ``tools``, ``reasoning``, as far as the source knows them.
         sheets: service tier → complete sheets by ascending ``above``; derived.
+        origin: ``source@version``, as records say it; derived.
     """
 
     model: str
@@ -97,12 +98,14 @@ class PriceCard:
     max_output: int | None = None
     capabilities: frozenset[str] = frozenset()
     sheets: Mapping[str, Sequence[Sheet]] = field(init=False, repr=False, compare=False)
+    origin: str = field(init=False, repr=False, compare=False)
     _peaks: Sequence[Sheet] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tiers = {STANDARD: self.prices, **{name: {**self.prices, **own} for name, own in self.service_tiers.items()}}
         sheets = {name: _sheets(prices) for name, prices in tiers.items()}
         object.__setattr__(self, "sheets", sheets)
+        object.__setattr__(self, "origin", f"{self.source}@{self.version}")
         object.__setattr__(self, "_peaks", _peaks(sheets.values()))
 
     def sheet(self, usage: Usage, service_tier: str | None) -> Sheet:

@@ -77,11 +77,17 @@ class Usage:
 
     def times(self, row: Sequence[int]) -> int:
         """Each bucket times the number at its place in :data:`BUCKETS`, added up."""
-        return (
-            self.input * row[0] + self.cache_read * row[1] + self.cache_write_5m * row[2] + self.cache_write_1h * row[3]
-            + self.audio_in * row[4] + self.audio_cache_read * row[5] + self.image_in * row[6] + self.image_cache_read * row[7]
-            + self.output * row[8] + self.reasoning * row[9] + self.audio_out * row[10] + self.image_out * row[11]
-        )  # fmt: skip
+        total = self.input * row[0] + self.output * row[8]
+        if (
+            self.cache_read or self.cache_write_5m or self.cache_write_1h or self.audio_in or self.audio_cache_read
+            or self.image_in or self.image_cache_read or self.reasoning or self.audio_out or self.image_out
+        ):  # fmt: skip
+            total += (
+                self.cache_read * row[1] + self.cache_write_5m * row[2] + self.cache_write_1h * row[3]
+                + self.audio_in * row[4] + self.audio_cache_read * row[5] + self.image_in * row[6] + self.image_cache_read * row[7]
+                + self.reasoning * row[9] + self.audio_out * row[10] + self.image_out * row[11]
+            )  # fmt: skip
+        return total
 
     @property
     def cached(self) -> int:

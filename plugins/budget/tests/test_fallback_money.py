@@ -85,15 +85,15 @@ async def test_b8_negative_control_one_hold_for_all_attempts(ups, store_url, mon
     a, b, c = ups
     a.default = Answer(status=500, body=b"{}", delay_head=0.1)
     async with serving(stack(store_url, a, b, c, "$1.5")) as (url, _, plugin):
-        hold = plugin._hold
+        asked = plugin._asked
         kept = {}
 
-        async def once(ledger, attempt):
-            if attempt.call.id not in kept:
-                kept[attempt.call.id] = await hold(ledger, attempt)
-            return kept[attempt.call.id]
+        async def once(ledger, attempt, *terms):
+            held = kept[attempt.call.id] = await asked(ledger, attempt, *terms)
+            return held
 
-        monkeypatch.setattr(plugin, "_hold", once)
+        monkeypatch.setattr(plugin, "_asked", once)
+        monkeypatch.setattr(plugin.ledger, "admit", lambda _hold, _amount, _budgets, facts: kept.get(facts.request))
         b.default = c.default = completion(900)
         await asyncio.gather(*(ask(url, model="chain", max_tokens=1000) for _ in range(3)))
         sent = len(a.requests) + len(b.requests) + len(c.requests)

@@ -153,10 +153,10 @@ def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
     (``fileid://``), however its letters are spelled.
     """
     messages = document.get("messages")
-    if not isinstance(messages, list) or not document.keys() <= _KNOBS:
+    if not isinstance(messages, list) or not _KNOBS.issuperset(document):
         return False
     for message in messages:
-        if not (isinstance(message, dict) and message.keys() <= _WORDS):
+        if not (isinstance(message, dict) and _WORDS.issuperset(message)):
             return False
     at = -1  # found one by one: whatever counts them or splits there looks at every byte for itself
     for _ in range(2 + len(messages)):

@@ -194,7 +194,17 @@ class BudgetPlugin(Plugin):
             ledger, call = self.ledger, attempt.call
             assert ledger is not None, "attempts run inside the lifespan"
             attempt.card = self.setup.prices.card(attempt.target)
-            hold = await self._hold(ledger, attempt)
+            try:
+                budgets = self.accounts.of(attempt)
+            except UnknownPlan:
+                budgets = await self._looked_up(ledger, attempt)
+            terms = self._terms(attempt, budgets)
+            amount = self._unbounded(attempt, budgets) if terms is None else self._scaled(attempt, terms.amount)
+            hold = ledger.admit(attempt.id, amount, budgets.all, self._facts(attempt, budgets))
+            if hold is None:
+                hold = await self._asked(ledger, attempt, budgets, terms, amount)
+            if terms is not None and terms.said is not None and not (terms.said and hold.amount == amount):
+                self._clamp(attempt, terms, hold.amount or 0)
             linger = partial(self._linger, call) if drain else None
             if drain:
                 call.linger = linger
@@ -213,38 +223,31 @@ class BudgetPlugin(Plugin):
 
     # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _hold(self, ledger: Ledger, attempt: Attempt) -> Hold:
-        config: BudgetConfig = self.config
-        try:
-            budgets = self.accounts.of(attempt)
-        except UnknownPlan:
-            budgets = await self._looked_up(ledger, attempt)
-        terms = bound(attempt, attempt.card, config.max_output)
+    def _terms(self, attempt: Attempt, budgets: Budgets) -> Bound | None:
+        most = self.config.max_output
+        terms = bound(attempt, attempt.card, most)
         if terms is None and budgets.unmetered:
             # a price without a bound: what can be told is held, and the truth is posted
-            terms = bound(attempt, attempt.card, config.max_output, endless=True)
-        amount = self._unbounded(attempt, budgets) if terms is None else terms.amount
-        if terms is not None and self._factors:
-            amount = self._scaled(attempt, terms.amount)
+            terms = bound(attempt, attempt.card, most, endless=True)
+        return terms
+
+    async def _asked(
+        self, ledger: Ledger, attempt: Attempt, budgets: Budgets, terms: Bound | None, amount: int | None
+    ) -> Hold:
+        """Held by the store: this worker has no grants, or not enough."""
+        config: BudgetConfig = self.config
+        least = None
+        if terms is not None and terms.said is not None and not budgets.rejects:
+            least = self._scaled(attempt, terms.least)
+        wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
         known = self._facts(attempt, budgets)
-        hold = ledger.admit(attempt.id, amount, budgets.all, known)
-        if hold is None:
-            least = None
-            if terms is not None and terms.said is not None and not budgets.rejects:
-                least = self._scaled(attempt, terms.least)
-            wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
-            try:
-                hold = await ledger.hold(
-                    attempt.id, amount, budgets.all, known, least=least, wait=wait, expires=expires
-                )
-            except Refused as refused:
-                raise self._refusal(refused.short, ledger) from None
-            except Unavailable:
-                self.counts["store_unavailable"] += 1
-                raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
-        if terms is not None and terms.said is not None and not (terms.said and hold.amount == amount):
-            self._clamp(attempt, terms, hold.amount or 0)
-        return hold
+        try:
+            return await ledger.hold(attempt.id, amount, budgets.all, known, least=least, wait=wait, expires=expires)
+        except Refused as refused:
+            raise self._refusal(refused.short, ledger) from None
+        except Unavailable:
+            self.counts["store_unavailable"] += 1
+            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
 
     async def _looked_up(self, ledger: Ledger, attempt: Attempt) -> Budgets:
         """The budgets of an attempt, one of which this worker has not heard of."""
@@ -274,7 +277,7 @@ class BudgetPlugin(Plugin):
 
     def _scaled(self, attempt: Attempt, amount: int) -> int:
         """By what the model's worst cases have been too low: see :meth:`_over`."""
-        scale = self._factors.get(attempt.target.model)
+        scale = self._factors.get(attempt.target.model) if self._factors else None
         return amount if scale is None else -(-amount * scale[0] // scale[1])
 
     def _clamp(self, attempt: Attempt, terms: Bound, held: int) -> None:
@@ -302,7 +305,7 @@ class BudgetPlugin(Plugin):
             call.dialect.name,
             call.operation,
             *budgets.what,
-            None if card is None else f"{card.source}@{card.version}",
+            None if card is None else card.origin,
             int(call.stream),
         ))  # fmt: skip
 

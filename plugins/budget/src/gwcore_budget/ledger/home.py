@@ -209,7 +209,7 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
     tags: _Found = defaultdict(list)
     for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
-        day = day_of(hold.created)
+        day = _day(hold.created // _DAY)
         failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
         sums = (spend, count, failed, *_tokens(metered))
         if before is not NOTHING_METERED:

@@ -24,7 +24,6 @@ SEGMENT = 1 << 20
 LOST = "worker lost"
 """Basis of what is reaped because its worker died."""
 _PAGE = mmap.ALLOCATIONGRANULARITY
-_NONE = bytearray()
 
 
 class _Lines:
@@ -33,9 +32,10 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
-        self._mapped: mmap.mmap | bytearray = _NONE
+        self._mapped: mmap.mmap  # from the first line on
         self._start = 0  # of what is mapped, in the file
         self._at = 0  # in what is mapped, of the next line
+        self._end = 0  # of what is mapped
 
     @property
     def size(self) -> int:
@@ -45,10 +45,10 @@ class _Lines:
     def add(self, line: bytes) -> None:
         """Raises ``OSError``."""
         end = self._at + len(line)
-        if end > len(self._mapped):
+        if end > self._end:
             self._map(len(line))
             end = len(line)
-        self._mapped[self._at : end] = line
+        self._mapped.write(line)
         self._at = end
 
     def open(self) -> None:
@@ -63,14 +63,14 @@ class _Lines:
         size = max(SEGMENT, -(-least // _PAGE) * _PAGE)
         os.posix_fallocate(self._descriptor, start, size)
         self._mapped = mmap.mmap(self._descriptor, size, offset=start)
-        self._start, self._at = start, 0
+        self._start, self._at, self._end = start, 0, size
 
     def close(self) -> None:
         """The file stays, as long as its lines are."""
         if self._descriptor >= 0:
             os.ftruncate(self._descriptor, self.size)
             os.close(self._descriptor)
-            self._mapped, self._descriptor = _NONE, -1
+            self._descriptor, self._end = -1, 0
 
 
 class Journal:

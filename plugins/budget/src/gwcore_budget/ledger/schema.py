@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-from gwcore_budget.ledger.ops import Facts, Metered
+from gwcore_budget.ledger.ops import POSTED, Facts, Metered
 
 metadata = MetaData()
 _Int = BigInteger().with_variant(Integer, "sqlite")
@@ -25,16 +25,21 @@ _NUMBERS = {"attempt", "stream", "status", "first_byte_ms", "duration_ms", *(
 
 
 def _columns(row: type[Facts | Metered], required: set[str]) -> list[Column[object]]:
-    """What a row does not say is what it says by default: it need not be written."""
     return [
-        Column(
-            name,
-            _Int if name in _NUMBERS else Text,
-            nullable=name not in required,
-            server_default=None if (default := row._field_defaults.get(name)) is None else str(default),
-        )
+        Column(name, _Int if name in _NUMBERS else Text, nullable=name not in required, server_default=_default(name))
         for name in row._fields
     ]
+
+
+_MOSTLY: dict[str, object] = {
+    **Facts._field_defaults, **Metered._field_defaults, "state": POSTED, "basis": "usage", "status": 200,
+}  # fmt: skip
+"""What most rows of an attempt say in a column, which need not be written: the column says it by itself."""
+
+
+def _default(name: str) -> str | None:
+    value = _MOSTLY.get(name)
+    return None if value is None else str(value)
 
 
 budget = Table(
@@ -72,13 +77,13 @@ hold = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("worker", Text, nullable=False),
-    Column("state", Integer, nullable=False),
+    Column("state", Integer, nullable=False, server_default=_default("state")),
     Column("amount", _Int, CheckConstraint("amount >= 0")),
     Column("settled", _Int, CheckConstraint("settled >= 0")),
     Column("accounts", Text, nullable=False),
     Column("created", _Int, nullable=False),
     Column("expires", _Int, nullable=False),
-    Column("basis", Text, nullable=False),
+    Column("basis", Text, nullable=False, server_default=_default("basis")),
     Column("ended", _Int),
     *_columns(Facts, {"request", "attempt", "tags", "dialect", "operation", "model", "upstream", "stream"}),
     *_columns(Metered, set()),
@@ -179,6 +184,5 @@ FORBID = {
 """The book is append only: statements per dialect that make the database refuse anything else."""
 
 HOLD_COLUMNS = tuple(str(column.name) for column in hold.columns)
-_SAID = {**Facts._field_defaults, **Metered._field_defaults}
-HOLD_DEFAULTS = tuple(_SAID.get(name, ...) for name in HOLD_COLUMNS)
+HOLD_DEFAULTS = tuple(_MOSTLY.get(name, ...) for name in HOLD_COLUMNS)
 """What the columns say by themselves; ``...`` where nothing does."""
