@@ -5,6 +5,7 @@ import pytest
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate
 from gwcore_budget.ledger.homes import LEDGER, home_of
+from gwcore_budget.ledger.ledger import Ledger
 
 HOMES = ("sqlite", "postgres")
 
@@ -33,3 +34,22 @@ async def home(make_home):
     await made.open()
     yield made
     await made.aclose()
+
+
+@pytest.fixture
+async def make_ledger(make_home, tmp_path):
+    """Makes started ledgers on one store; those that still run are stopped."""
+    made = []
+
+    async def make(**options):
+        ledger = Ledger(
+            make_home(), tmp_path / "workers", **{"mode": "escrow", "chunk": 1_000, "patience": 5.0, **options}
+        )
+        await ledger.start()
+        made.append(ledger)
+        return ledger
+
+    yield make
+    for ledger in made:
+        if ledger.worker._lock >= 0:
+            await ledger.stop()

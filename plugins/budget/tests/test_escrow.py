@@ -19,25 +19,6 @@ from gwcore_budget.ledger.worker import Worker
 G = "global:total"
 
 
-@pytest.fixture
-async def make_ledger(make_home, tmp_path):
-    """Makes started ledgers on one store; those that still run are stopped."""
-    made = []
-
-    async def make(**options):
-        ledger = Ledger(
-            make_home(), tmp_path / "workers", **{"mode": "escrow", "chunk": 1_000, "patience": 5.0, **options}
-        )
-        await ledger.start()
-        made.append(ledger)
-        return ledger
-
-    yield make
-    for ledger in made:
-        if ledger.worker._lock >= 0:
-            await ledger.stop()
-
-
 def kill(ledger):
     """As SIGKILL leaves it: no task runs on, the lock is free, the files stay."""
     for task in (*ledger._tasks, ledger.group._task):
@@ -196,7 +177,7 @@ async def test_negative_control_a_reaper_that_releases_money(make_ledger, monkey
 async def test_a_worker_that_cannot_say_it_lives_spends_no_grants(make_ledger, monkeypatch):
     ledger = await make_ledger()
     await hold(ledger, "a:1", 10)
-    monkeypatch.setattr(Worker, "fenced", property(lambda self: True))
+    monkeypatch.setattr(Worker, "fenced", lambda _worker: True)
     assert not within(await hold(ledger, "b:1", 10))
 
 

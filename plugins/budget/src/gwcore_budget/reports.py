@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gwcore_budget.ledger.home import Home
+from gwcore_budget.ledger.home import Home, attempts_of
 from gwcore_budget.ledger.ops import Facts, Metered
 from gwcore_budget.ledger.schema import DIMENSIONS, SUMS
 from gwcore_budget.window import Period, Window
@@ -32,6 +32,13 @@ class Where:
         """The column is the value; ``None`` asks nothing."""
         if value is not None:
             self._parts.append(f"{column} = {self._bind(value)}")
+        return self
+
+    def of_request(self, request: str | None) -> Where:
+        """Attempts of the request; ``None`` asks nothing."""
+        if request is not None:
+            first, last = attempts_of(request)
+            self._parts.append(f"(id = {self._bind(request)} OR id BETWEEN {self._bind(first)} AND {self._bind(last)})")
         return self
 
     def between(self, column: str, first: Any, last: Any) -> Where:

@@ -58,7 +58,7 @@ class Spend:
         where = Where().within(call.caller.reach).between("created", began(first), ended(last))
         where.equal("key_id", self.desk.key_id(query.get("api_key"))).equal("user_id", query.get("user_id"))
         where.equal("team", query.get("team_id")).equal("end_user", query.get("end_user"))
-        return where.equal("model_asked", query.get("model")).equal("request", query.get("request_id"))
+        return where.equal("model_asked", query.get("model")).of_request(query.get("request_id"))
 
     async def logs(self, call: AdminCall) -> Any:
         """``GET /spend/logs``."""

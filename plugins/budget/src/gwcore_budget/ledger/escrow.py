@@ -98,9 +98,10 @@ class Escrow:
     def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Within | None:
         """Within what is granted, or ``None``. Raises ``OSError`` when the journal cannot be written."""
         now = self.group.now()
+        need = amount or 0
         grants: Sequence[Grant] = ()
         accounts: tuple[int, ...] = ()
-        if amount:
+        if need:
             lease = self._leases.get(id(budgets))
             if lease is None or now >= lease.until:
                 lease = self._lease(budgets, now)
@@ -108,14 +109,14 @@ class Escrow:
                     return None
             _, grants, accounts, _ = lease
             for grant in grants:
-                if grant.free < amount:
+                if grant.free < need:
                     return None
         local = Within(hold, self.worker, PENDING, amount, None, accounts, now, now, facts)
         local.grants = grants
         local.began = used = time.monotonic()
         self.journal.dispatched(local)
         for grant in grants:
-            grant.free -= amount or 0
+            grant.free -= need
             grant.open += 1
             grant.used = used
         self.open[hold] = local

@@ -226,6 +226,11 @@ def places(count: int, first: int = 1) -> str:
     return ", ".join(f"${n}" for n in range(first, first + count))
 
 
+def attempts_of(request: str) -> tuple[str, str]:
+    """The first and the last id that a hold of the request can have."""
+    return f"{request}:", f"{request}:~"
+
+
 def folding(table: str, keys: Sequence[str]) -> str:
     """The statement by which a row is added to the sums that the table has for its keys; values are ``$1`` and so on."""
     names = (*keys, *SUMS)

@@ -199,7 +199,7 @@ class Ledger:
         """As :meth:`hold`, within what this worker was granted; ``None`` where the store has to be asked."""
         if amount and amount > self._largest:
             self._largest = amount
-        if self.mode == "direct" or self.worker.fenced:
+        if self.mode == "direct" or self.worker.fenced():
             return None
         try:
             return self.escrow.admit(hold, amount, budgets, facts)
@@ -223,7 +223,7 @@ class Ledger:
                 least,
                 expires=expires,
             )
-            if self.mode != "direct" and not self.worker.fenced:
+            if self.mode != "direct" and not self.worker.fenced():
                 op.chunk = max(self.chunk, amount or 0)
                 op.floor = 50 * self.workers * self._largest if self.mode == "auto" else 0
             result = await self.group.ask(op)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from gwcore.units import DOLLAR, parse_money
-from gwcore_budget.ledger.home import Home, day_of, places
+from gwcore_budget.ledger.home import Home, attempts_of, day_of, places
 from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Settle
 
 _BATCH = 200
@@ -80,9 +80,14 @@ async def reconcile(home: Home, bills: Mapping[str, int]) -> Deltas:
 
 
 async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: Deltas) -> None:
-    listed = places(len(names))
-    query = f"SELECT id, request, state, created, upstream, model, settled FROM budget_hold WHERE id IN ({listed}) OR request IN ({listed})"
-    rows = await home.rows(query, *names)
+    ranges = [id_ for name in names for id_ in attempts_of(name)]
+    first = len(names) + 1
+    wanted = [
+        f"id IN ({places(len(names))})",
+        *(f"id BETWEEN ${n} AND ${n + 1}" for n in range(first, first + len(ranges), 2)),
+    ]
+    query = f"SELECT id, request, state, created, upstream, model, settled FROM budget_hold WHERE {' OR '.join(wanted)}"
+    rows = await home.rows(query, *names, *ranges)
     settles: list[tuple[Settle, tuple[str, str], int]] = []
     for name in names:
         own = [row for row in rows if name == row[0]] or [row for row in rows if name == row[1]]

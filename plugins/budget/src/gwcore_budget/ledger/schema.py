@@ -75,7 +75,8 @@ account = Table(
 hold = Table(
     "budget_hold",
     metadata,
-    Column("id", Text, primary_key=True),
+    # compared byte by byte, so that a range of ids has all attempts of a request
+    Column("id", Text().with_variant(Text(collation="C"), "postgresql"), primary_key=True),
     Column("worker", Text, nullable=False),
     Column("state", Integer, nullable=False, server_default=_default("state")),
     Column("amount", _Int, CheckConstraint("amount >= 0")),
@@ -91,7 +92,6 @@ hold = Table(
     Index("budget_hold_created", "created"),
     Index("budget_hold_key", "key_id", "created"),
     Index("budget_hold_team", "team", "created"),
-    Index("budget_hold_request", "request"),
     sqlite_strict=True,
 )
 plan = Table(

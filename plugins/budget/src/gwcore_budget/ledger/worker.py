@@ -84,7 +84,6 @@ class Worker:
         self._lock = -1
         self._heard = -FENCED
 
-    @property
     def fenced(self) -> bool:
         """Others may take us for dead: no grant may be spent."""
         return time.monotonic() - self._heard > FENCED
