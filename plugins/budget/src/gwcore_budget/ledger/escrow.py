@@ -198,7 +198,8 @@ class Escrow:
             elif row is not None and row[0] != grant.recall:
                 grant.recall = row[0]
                 self._give_back(grant)
-        self.pump()
+        if self.retired or everything:  # else what has ended is sent in its time, and not in two halves
+            self.pump()
 
     def _give_back(self, grant: Grant) -> None:
         if grant.free > 0:

@@ -180,6 +180,7 @@ class Ledger:
             # others' idle grants may be all there is
             self.group.send(Recall(tuple(budget.id for budget in budgets)))
             self.escrow.retire(self.group.now(), everything=not self.escrow.used)
+            self.escrow.pump()  # what has ended frees what was held
             await asyncio.sleep(BETWEEN)
         elif time.monotonic() < until:
             await self._somebody_settles(min(0.1, until - time.monotonic()))
