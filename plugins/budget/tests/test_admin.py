@@ -288,6 +288,9 @@ async def test_reports_of_everything(api, up):
     assert (len(page["data"]), page["total"], page["total_pages"]) == (1, 4, 2)
     failed = [row for row in await api.get("/spend/logs") if row["status"] == "failure"]
     assert len(failed) == 1 and failed[0]["spend"] == 0
+    one = failed[0]["request_id"]
+    assert [row["request_id"] for row in await api.get("/spend/logs", request_id=one)] == [one]
+    assert await api.get("/spend/logs", request_id=one[:-1]) == [], "a request's, not of all whose ids begin alike"
 
 
 async def test_tokens_of_every_kind_are_in_the_sums(api, up):

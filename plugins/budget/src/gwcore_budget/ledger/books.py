@@ -353,7 +353,7 @@ class Books:
         return part
 
     def _spent(self, op: Spent) -> Result:
-        """What became of one of them; of a single one it is told to whom it belongs."""
+        """What became of one of them: of the one, where there is only one."""
         fresh: defaultdict[tuple[int, ...], list[Hold]] = defaultdict(list)
         result: Result = Done(VOIDED)
         ours, now = self.holds, self.now

@@ -70,7 +70,10 @@ class _Lines:
         if self._descriptor >= 0:
             os.ftruncate(self._descriptor, self.size)
             os.close(self._descriptor)
-            self._descriptor, self._end = -1, 0
+            self._descriptor = -1
+        if self._end:
+            self._mapped.close()
+            self._end = 0
 
 
 class Journal:

@@ -153,8 +153,7 @@ class Hold:
         held = self.amount or 0
         if state == POSTED:
             self.settled = None if self.amount is None and basis == "unmetered" else amount
-            if amount > held:
-                self.over = amount - held
+            self.over = amount - held if amount > held else 0
         else:
             self.settled = held if state == REAPED else 0
         if metered != NOTHING_METERED:  # a bill says what it cost, not what was used
