@@ -364,10 +364,12 @@ class Ledger:
         for (hold,) in rows:
             self.group.send(Settle(hold, REAPED, basis=LOST))
         done = await self.group.ask(Bury(other.id, burn=burn), 30)
-        left = await self.home.rows("SELECT id FROM budget_hold WHERE worker=$1 AND state=0", other.id)
-        if not left:
-            await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
+        gone = []
+        if not await self.home.rows("SELECT id FROM budget_hold WHERE worker=$1 AND state=0", other.id):
+            gone = await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
         lost = done.amount if isinstance(done, Done) else 0
+        if not (spent or rows or lost or gone):
+            return  # nothing new: it is asked again until its last hold expires
         known = sum(one.basis != LOST for one in spent)
         reaped = len(spent) - known + len(rows)
         _log.warning("buried a dead worker", settled=known, reaped=reaped, lost_nano=lost, worker=other.id)
