@@ -379,12 +379,14 @@ class Books:
     def _spend(self, worker: str, accounts: tuple[int, ...], holds: Sequence[Hold]) -> None:
         """Post holds of the same accounts, out of the worker's grants."""
         total = sum([hold.settled or 0 for hold in holds])
-        if len(holds) > 1 and any(self.grants.get((worker, id_), 0) < total for id_ in accounts):
+        if len(holds) > 1 and any(
+            self.grants.get((worker, id_), 0) < total or burn_id(worker, id_) in self.holds for id_ in accounts
+        ):
             # a grant is too small for the truth: one by one, so that each line says what its own hold took
             for hold in holds:
                 self._spend(worker, accounts, (hold,))
             return
-        parts = [self._take_grant(worker, id_, total, "") for id_ in accounts]
+        parts = [self._take_grant(worker, id_, total - self._drawn(worker, id_, total), "") for id_ in accounts]
         self._move(accounts, 0, total, sum([hold.over for hold in holds]))
         now = self.now
         if parts == [total] * len(accounts):
@@ -399,6 +401,24 @@ class Books:
                 self._enter(holds[0].id, borne, _KIND[holds[0].state], -part, holds[0].settled or 0)
         self.turnover += [(hold, hold.state, hold.settled or 0, 1, NOTHING_METERED) for hold in holds]
 
+    def _drawn(self, worker: str, account: int, amount: int) -> int:
+        """Take up to ``amount`` out of what was burned of the worker's grant; returns how much.
+
+        A burn is the worst case of what nobody had told of the grant: what its worker tells after all was part of it.
+        """
+        burn = self.holds.get(burn_id(worker, account))
+        if burn is None or burn.state != REAPED or not (part := min(amount, burn.settled or 0)):
+            return 0
+        self._burned(replace(burn, settled=(burn.settled or 0) - part), "drawn", 0, -part)
+        return part
+
+    def _burned(self, burn: Hold, kind: str, pending: int, posted: int) -> None:
+        burn.changed = True
+        self.holds[burn.id] = burn
+        self._move(burn.accounts, 0, posted, 0)
+        self._enter(burn.id, burn.accounts, kind, pending, posted)
+        self.turnover.append((burn, REAPED, posted, 0, NOTHING_METERED))
+
     def _bury(self, op: Bury) -> Result:
         lost = 0
         for (worker, id_), amount in list(self.grants.items()):
@@ -407,18 +427,17 @@ class Books:
             if not op.burn:
                 self._take_grant(worker, id_, amount, "return")
                 continue
-            part = self._take_grant(worker, id_, amount, "")
-            account = self.accounts[id_]
-            account.posted += part
-            lost += part
-            name = f"burn:{worker}:{id_}"
-            hold = Hold(
-                name, worker, REAPED, part, part, (id_,), self.now, self.now, Facts(name), "journal lost",
+            lost += self._take_grant(worker, id_, amount, "")
+            name = burn_id(worker, id_)
+            before = self.holds.get(name)
+            burn = Hold(
+                name, worker, REAPED, amount, amount, (id_,), self.now, self.now, Facts(name), "journal lost",
                 ended=self.now, new=True,
             )  # fmt: skip
-            self.holds[name] = hold
-            self._enter(name, (id_,), "burn", -part, part)
-            self.turnover.append((hold, REAPED, part, 0, NOTHING_METERED))
+            if before is not None:  # it had come back, and was lost again
+                had, stands = before.amount or 0, before.settled or 0
+                burn = replace(before, state=REAPED, amount=had + amount, settled=stands + amount)
+            self._burned(burn, "burn", -amount, amount)
         return Done(REAPED if op.burn else VOIDED, lost)
 
     def _returned(self, op: GiveBack) -> Result:
@@ -440,6 +459,11 @@ class Books:
         row.recall += 1
         row.changed = True
         return Done(VOIDED, row.generation)
+
+
+def burn_id(worker: str, account: int) -> str:
+    """The hold of what was burned of a worker's grant."""
+    return f"burn:{worker}:{account}"
 
 
 def _done(hold: Hold) -> Done:

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from gwcore_budget.ledger.books import Books, ids_text
+from gwcore_budget.ledger.books import Books, burn_id, ids_text
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
+    REAPED,
     VOIDED,
     Budget,
     Bury,
@@ -91,12 +92,13 @@ class Home(Protocol):
 
 @dataclass(slots=True)
 class Needs:
-    """The rows that a batch touches. ``unknown``: holds whose accounts only the store can tell."""
+    """The rows that a batch touches. ``unknown``: holds whose accounts only the store can tell; ``buried``: lost workers."""
 
     holds: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
     accounts: set[int] = field(default_factory=set)
     workers: set[str] = field(default_factory=set)
+    buried: set[str] = field(default_factory=set)
     budgets: dict[str, Budget | None] = field(default_factory=dict)
     charges: dict[tuple[str, int], Charge] = field(default_factory=dict)
 
@@ -108,7 +110,9 @@ class Needs:
             if isinstance(op, Spent):
                 needs.workers.add(op.worker)
                 needs.holds.update([hold.id for hold in op.holds])
-                needs.accounts.update(*{hold.accounts for hold in op.holds})
+                accounts = set[int]().union(*{hold.accounts for hold in op.holds})
+                needs.accounts |= accounts
+                needs.holds.update([burn_id(op.worker, account) for account in accounts])
             elif isinstance(op, Reserve):
                 needs._reserve(op)
             elif isinstance(op, Reset | Recall):
@@ -135,6 +139,13 @@ class Needs:
         self.workers.add(op.worker)
         if isinstance(op, GiveBack):
             self.accounts.update(account for account, _ in op.amounts)
+        elif op.burn:
+            self.buried.add(op.worker)
+
+    def granted(self, grants: Iterable[tuple[str, int]]) -> None:
+        """Which grants, by worker and account, the workers have."""
+        self.accounts.update([account for _, account in grants])
+        self.holds.update([burn_id(worker, account) for worker, account in grants if worker in self.buried])
 
 
 def run(books: Books, ops: Sequence[Op]) -> list[Result]:
@@ -183,12 +194,16 @@ def hold_row(hold: Hold) -> tuple[Any, ...]:
 
 
 def exported(books: Books) -> list[tuple[str, str, str]]:
-    """Rows for the outbox: one per change of a hold's state, and the events. (id, topic, body)."""
+    """Rows for the outbox: one per change of a hold's state or of a burn, and the events. (id, topic, body)."""
     rows = []
     for hold, state, change, counted, _ in books.turnover:
         body = dict(zip(HOLD_COLUMNS, hold_row(hold), strict=True)) | {"state": state, "change": change}
         topic = "ledger.spend" if counted else "ledger.correction"
-        rows.append((f"{hold.id}:{state}", topic, orjson.dumps(body).decode()))
+        # a burn, which alone is reaped and counts no attempt, changes more than once: no two of its amounts are the same
+        change_id = (
+            f"{hold.id}:{hold.amount}:{hold.settled}" if state == REAPED and not counted else f"{hold.id}:{state}"
+        )
+        rows.append((change_id, topic, orjson.dumps(body).decode()))
     rows.extend((event.id, event.topic, orjson.dumps(event.body).decode()) for event in books.events)
     return rows
 

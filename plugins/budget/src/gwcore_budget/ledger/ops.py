@@ -224,7 +224,10 @@ class GiveBack:
 
 @dataclass(slots=True, frozen=True)
 class Bury:
-    """A dead worker's grants: returned, or with ``burn`` posted as lost, one REAPED hold for each, correctable."""
+    """A dead worker's grants: returned, or with ``burn`` posted as lost, one REAPED hold for each, correctable.
+
+    What that worker tells after all (:class:`Spent`) is taken out of what was burned.
+    """
 
     worker: str
     burn: bool = False

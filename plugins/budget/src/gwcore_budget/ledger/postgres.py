@@ -154,6 +154,11 @@ class PostgresHome:
             budgets.update(row[0] for row in await db.fetch(query, sorted(needs.accounts), sorted(needs.workers)))
         lock = f"SELECT id, generation, recall FROM budget_budget WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
         locked = await db.fetch(lock, sorted(budgets)) if budgets else []
+        grants: dict[tuple[str, int], int] = {}
+        if needs.workers:
+            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker = {_TEXTS}"
+            grants = {(row[0], row[1]): row[2] for row in await db.fetch(query, sorted(needs.workers))}
+            needs.granted(grants)
         rows = []
         if needs.holds:
             query = f"SELECT {_HOLD} FROM budget_hold WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
@@ -162,11 +167,7 @@ class PostgresHome:
         books = Books(await db.fetchval(_NOW))
         books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
         books.holds.update((row[0], hold_from(row)) for row in rows)
-        if needs.workers:
-            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker = {_TEXTS}"
-            for worker, account, amount in await db.fetch(query, sorted(needs.workers)):
-                books.grants[worker, account] = amount
-                needs.accounts.add(account)
+        books.grants = grants
         if needs.accounts:
             query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id = {_INTS}"
             books.accounts.update((row[0], Account(*row)) for row in await db.fetch(query, sorted(needs.accounts)))

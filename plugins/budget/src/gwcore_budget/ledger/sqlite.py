@@ -207,14 +207,14 @@ class SqliteHome:
 
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
         books = Books(now, jump)
+        if needs.workers:
+            for worker, account, amount in db.execute(_GRANTS, (_list(needs.workers),)):
+                books.grants[worker, account] = amount
+            needs.granted(books.grants)
         if needs.holds:
             for row in db.execute(_HOLDS, (_list(needs.holds),)):
                 hold = books.holds[row[0]] = hold_from(row)
                 needs.accounts.update(hold.accounts)
-        if needs.workers:
-            for worker, account, amount in db.execute(_GRANTS, (_list(needs.workers),)):
-                books.grants[worker, account] = amount
-                needs.accounts.add(account)
         self._budgets(db, needs, books)
         if needs.accounts:
             for row in db.execute(_ACCOUNTS, (_list(needs.accounts),)):

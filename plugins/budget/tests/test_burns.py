@@ -1,0 +1,105 @@
+"""Grants of a worker that was silent are burned at once; what it settles when it returns was a part of that."""
+
+import orjson
+import pytest
+import structlog
+from budget_kit import accounts, budget, do, reserve, spent
+from test_escrow import G, close, hold, kill, quiet, sound, within
+
+from gwcore_budget.ledger.books import Books
+from gwcore_budget.ledger.ops import POSTED, REAPED, Already, Bury, Done, Settle
+from gwcore_budget.ledger.verify import verify
+
+
+async def taken_for_dead(ledger, by):
+    """As one on another machine, of which nothing was heard for a minute."""
+    query = "UPDATE budget_worker SET seen = 0, boot = 'elsewhere' WHERE id = $1 RETURNING id"
+    await by.home.rows(query, ledger.worker.id)
+    await by.bury_the_dead()
+    await quiet(by)
+
+
+async def returned(make_ledger, *settled):
+    """What is posted after a worker's grant of 1,000 was burned and it has settled so much of each hold after all."""
+    silent, other = await make_ledger(), await make_ledger()
+    held = [await hold(silent, f"r{n}:1", 100) for n in range(len(settled))]
+    assert all(map(within, held))
+    await taken_for_dead(silent, other)
+    assert (await accounts(other.home))[G] == (1_000, 0, 0)
+    for one, amount in zip(held, settled, strict=True):
+        silent.settle(one, POSTED, amount, "usage")
+    await quiet(silent)
+    await sound(other)
+    return (await accounts(other.home))[G]
+
+
+async def test_what_a_worker_settles_late_was_a_part_of_what_was_burned(make_ledger):
+    assert await returned(make_ledger, 60, 0, 100) == (1_000, 0, 0)
+
+
+async def test_only_what_exceeds_the_burn_is_added(make_ledger):
+    assert await returned(make_ledger, 60, 1_000) == (1_060, 0, 900)
+
+
+async def test_negative_control_a_burn_that_stays_beside_it(make_ledger, monkeypatch):
+    monkeypatch.setattr(Books, "_drawn", lambda self, worker, account, amount: 0)
+    assert await returned(make_ledger, 60, 0, 100) == (1_160, 0, 0)
+
+
+async def burned(home, *budgets):
+    taken = await do(home, reserve("take:1", 100, *budgets, chunk=900))
+    assert await do(home, Bury("w1", burn=True)) == Done(REAPED, 900 * len(budgets))
+    return tuple(grant.account for grant in taken.grants)
+
+
+async def test_of_each_account_its_own_burn_and_a_repeat_changes_nothing(make_home):
+    home = make_home(exports=True)
+    await home.open()
+    a, b = budget("team:t", 10_000), budget("key:k", 10_000)
+    ids = await burned(home, a, b)
+    await do(home, Settle(f"burn:w1:{ids[1]}", POSTED, 500, "reconciled"))  # final: what comes later is beside it
+    late = spent("r:1", 100, ids, POSTED, 70)
+    assert await do(home, late) == Done(POSTED, 70)
+    assert await do(home, late) == Already(POSTED, 70)
+    assert await do(home, spent("r:2", 50, ids[:1], REAPED, 0)) == Done(REAPED, 50)
+    assert await accounts(home) == {a.id: (900, 0, 0), b.id: (570, 0, 0)}
+    entries = await home.rows("SELECT kind, posted FROM budget_entry WHERE hold=$1 ORDER BY seq", f"burn:w1:{ids[0]}")
+    assert entries == [("burn", 900), ("drawn", -70), ("drawn", -50)]
+    assert (await verify(home)).problems == []
+    # whoever adds up what was exported has the same sum
+    told = [
+        orjson.loads(row[0]) for row in await home.rows("SELECT body FROM budget_outbox WHERE topic LIKE 'ledger.%'")
+    ]
+    assert sum(one["change"] for one in told if str(ids[0]) in one["accounts"]) == 900
+    await home.aclose()
+
+
+async def test_a_worker_may_be_lost_twice(home):
+    """It had come back before its last direct hold expired, and so was never told."""
+    one = budget(limit=10_000)
+    ids = await burned(home, one)
+    await do(home, spent("r:1", 100, ids, POSTED, 70))
+    await burned(home, one)
+    await do(home, spent("r:2", 100, ids, POSTED, 80))
+    assert await accounts(home) == {one.id: (1_800, 0, 0)}
+    assert await home.rows("SELECT state, amount, settled FROM budget_hold WHERE id=$1", f"burn:w1:{ids[0]}") == [
+        (REAPED, 1_800, 1_650)
+    ]
+    assert (await verify(home)).problems == []
+
+
+@pytest.mark.parametrize("mode", ["direct", "escrow"])
+async def test_a_burial_is_told_once(make_ledger, mode):
+    dead, other = await make_ledger(mode=mode), await make_ledger()
+    await hold(dead, "a:1", 100)
+    kill(dead)
+    for time in range(3):
+        with structlog.testing.capture_logs() as logs:
+            await taken_for_dead(dead, other)
+        assert [one["event"] for one in logs].count("buried a dead worker") == (mode == "escrow" and time == 0), logs
+    await other.home.rows("UPDATE budget_hold SET expires = 0 WHERE state = 0 RETURNING id")
+    with structlog.testing.capture_logs() as logs:
+        await taken_for_dead(dead, other)
+    assert [one["reaped"] for one in logs] == ([1] if mode == "direct" else [])
+    await sound(other)
+    await close(dead)
