@@ -330,6 +330,32 @@ async def test_verify_sees_what_is_wrong(home):
     assert len(found) == 2 and found[0].startswith("I2") and found[1].startswith("I3")
 
 
+async def test_verify_sees_what_is_overdue(make_home):
+    home = make_home(exports=True)
+    await home.open()
+    await do(home, reserve("open:1", 100, budget()))
+    await do(home, reserve("done:1", 600, budget()))
+    await do(home, post("done:1", 600))
+    await home.rows("UPDATE budget_hold SET expires=created WHERE state=0 RETURNING id")
+    await home.rows("UPDATE budget_outbox SET created=created-250000, due=due+250000 RETURNING id")
+    fresh = await verify(home)
+    assert fresh.problems == [] and fresh.notes == [], "what is reaped and sent in time"
+    await home.rows("UPDATE budget_hold SET expires=expires-40000 WHERE state=0 RETURNING id")
+    await home.rows("UPDATE budget_outbox SET created=created-100000 RETURNING id")
+    await home.rows("UPDATE budget_account SET lim=599 RETURNING id")
+    found = await verify(home)
+    assert [one.partition(" expired")[0] for one in found.problems[:1]] == ["I4: 1 (open:1)"]
+    assert found.problems[1].startswith("outbox: 1 (done:1:1) not sent") and len(found.problems) == 2
+    assert len(found.notes) == 1 and "posted 600 of 599" in found.notes[0]
+    # a living worker's own hold is its own affair; one that is silent is not
+    worker = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
+    await home.rows(worker, await now_of(home))
+    assert len((await verify(home)).problems) == 1
+    await home.rows("UPDATE budget_worker SET seen=seen-70000 RETURNING id")
+    assert len((await verify(home)).problems) == 2
+    await home.aclose()
+
+
 async def test_reopened_books_are_the_same(make_home):
     first = make_home()
     await first.open()

@@ -121,7 +121,7 @@ def reset_budget(
 
 @ledger.command("verify")
 def verify_ledger(stack: StackFile) -> None:
-    """Check that entries, accounts, holds and daily sums agree; exit code 1 where they do not."""
+    """Check that entries, accounts, holds and daily sums agree and nothing is overdue; exit code 1 where that is not so."""
     from gwcore_budget.ledger.verify import verify
 
     report = _with_home(stack, verify)
@@ -133,6 +133,7 @@ def verify_ledger(stack: StackFile) -> None:
             "pending_nano": report.pending,
             "over_nano": report.over,
             "problems": report.problems,
+            "notes": report.notes,
         }
     )
     if report.problems:

@@ -258,7 +258,7 @@ class PostgresHome:
         await many(folding("budget_daily_tag", ("day", "tag")), tags)
         if self.exports:
             await many(
-                "INSERT INTO budget_outbox (id, topic, body, due) VALUES ($1,$2,$3,$4) ON CONFLICT DO NOTHING",
+                "INSERT INTO budget_outbox (id, topic, body, created, due) VALUES ($1,$2,$3,$4,$4) ON CONFLICT DO NOTHING",
                 [(*row, books.now) for row in exported(books)],
             )
 

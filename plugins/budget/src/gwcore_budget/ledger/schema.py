@@ -142,6 +142,7 @@ outbox = Table(
     Column("id", Text, primary_key=True),
     Column("topic", Text, nullable=False),
     Column("body", Text, nullable=False),
+    Column("created", _Int, nullable=False),
     Column("due", _Int, nullable=False),
     Column("tries", SmallInteger().with_variant(Integer, "sqlite"), nullable=False, server_default="0"),
     Index("budget_outbox_due", "due"),

@@ -279,8 +279,8 @@ class SqliteHome:
             db.executemany(_DAILY_TAG, tags)
         if self.exports:
             db.executemany(
-                "INSERT OR IGNORE INTO budget_outbox (id, topic, body, due) VALUES (?,?,?,?)",
-                [(*row, books.now) for row in exported(books)],
+                "INSERT OR IGNORE INTO budget_outbox (id, topic, body, created, due) VALUES (?,?,?,?,?)",
+                [(*row, books.now, books.now) for row in exported(books)],
             )
 
 

@@ -10,11 +10,16 @@ import orjson
 
 from gwcore_budget.ledger.home import Home
 from gwcore_budget.ledger.ops import PENDING, STATES
+from gwcore_budget.ledger.worker import SILENT
+
+REAP, SEND = 30_000, 300_000
+"""Milliseconds: within the first the lost hold of a dead worker is reaped, within the second a row of the outbox is sent."""
+_NAMED = 5
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found. ``problems`` is empty where everything holds."""
+    """What was found. ``problems`` is empty where everything holds; ``notes``: what may be right, and should be known."""
 
     accounts: int = 0
     holds: dict[str, int] = field(default_factory=dict)
@@ -22,10 +27,11 @@ class Report:
     pending: int = 0
     over: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 async def verify(home: Home) -> Report:
-    """Check I2, I3, I12 and the daily sums.
+    """Check I2, I3, I12, the daily sums, and that what should have been done long ago was done.
 
     Reads in one statement per table, each a consistent snapshot in itself; what a worker commits between two of them is
     read again before it is called a problem.
@@ -35,7 +41,38 @@ async def verify(home: Home) -> Report:
         report = await _once(home)
         if not report.problems:
             break
+    now = (await home.transact(())).now
+    report.problems += await _overdue(home, now)
+    report.notes += await _beyond(home)
     return report
+
+
+async def _overdue(home: Home, now: int) -> list[str]:
+    lost = await home.rows(
+        "SELECT id FROM budget_hold WHERE state = 0 AND expires < $1 AND NOT EXISTS "
+        "(SELECT 1 FROM budget_worker WHERE budget_worker.id = budget_hold.worker AND seen >= $2) ORDER BY id",
+        now - REAP, now - SILENT,
+    )  # fmt: skip
+    unsent = await home.rows("SELECT id FROM budget_outbox WHERE created < $1 ORDER BY created, id", now - SEND)
+    told = []
+    if lost:
+        told.append(f"I4: {_some(lost)} expired without a living worker, and no worker reaps")
+    if unsent:
+        told.append(f"outbox: {_some(unsent)} not sent for more than {SEND // 60_000} minutes")
+    return told
+
+
+async def _beyond(home: Home) -> list[str]:
+    rows = await home.rows("SELECT id, budget, posted, lim, excess FROM budget_account WHERE posted > lim + excess")
+    return [
+        f"I1: account {id_} ({budget}): posted {posted} of {limit}, excess {over}: was the limit lowered, or an increase over?"
+        for id_, budget, posted, limit, over in rows
+    ]
+
+
+def _some(rows: list[tuple[Any, ...]]) -> str:
+    """How many, and the first of them by name."""
+    return f"{len(rows)} ({', '.join(row[0] for row in rows[:_NAMED])}{', …' if len(rows) > _NAMED else ''})"
 
 
 _SNAPSHOT = """
