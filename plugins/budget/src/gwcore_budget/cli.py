@@ -157,6 +157,17 @@ def reconcile_ledger(
     say(_with_home(stack, lambda home: reconcile(home, found)).document())
 
 
+@ledger.command("backup")
+def backup_ledger(
+    stack: StackFile, file: Annotated[Path, typer.Argument(help="A file that is not there yet.")]
+) -> None:
+    """Copy a SQLite store, all of it and as of one moment, into a file; the gateway may serve meanwhile."""
+    try:
+        _with_home(stack, lambda home: home.backup(file))
+    except OSError as error:
+        raise failed(f"{file}: {error}") from None
+
+
 def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
     """Run with the ledger's home of a stack file."""
     from gwcore.assemble import assemble

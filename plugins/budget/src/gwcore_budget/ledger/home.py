@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter, sub
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -62,7 +63,7 @@ class Home(Protocol):
     """Where the ledger lives. Two of them, one contract, one suite."""
 
     async def open(self) -> None:
-        """Connect. Raises ``StoreDown``."""
+        """Connect. Raises ``StoreDown``, ``BadConfig`` where the store cannot keep money."""
         ...
 
     async def transact(self, ops: Sequence[Op]) -> Answer:
@@ -82,6 +83,17 @@ class Home(Protocol):
         """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 
         Raises ``StoreDown``.
+        """
+        ...
+
+    async def damage(self) -> list[str]:
+        """What is broken in the store itself, as far as the store can tell by reading all of it. Raises ``StoreDown``."""
+        ...
+
+    async def backup(self, to: Path) -> None:
+        """Copy the store as of one moment into a new file, while it is written.
+
+        Raises ``StoreDown``, ``OSError``, ``BadConfig`` where the store has a tool of its own for that.
         """
         ...
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
+from gwcore.errors import BadConfig
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.home import (
     Answer,
@@ -101,6 +103,14 @@ class PostgresHome:
             return [tuple(row) for row in await self._read.fetch(query, *values)]
         except (*_LOST, *_DOWN) as error:
             raise StoreDown(type(error).__name__) from error
+
+    async def damage(self) -> list[str]:
+        """See :class:`gwcore_budget.ledger.home.Home`. The server's own tools (checksums, ``amcheck``) are for that."""
+        return []
+
+    async def backup(self, to: Path) -> None:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        raise BadConfig(f"a postgresql: store is not copied from here: pg_dump --format=custom --file={to} …")
 
     async def transact(self, ops: Sequence[Op]) -> Answer:
         """See :class:`gwcore_budget.ledger.home.Home`."""

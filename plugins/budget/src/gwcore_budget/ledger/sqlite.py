@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import orjson
 
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
+from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
     Answer,
     Conflict,
@@ -140,6 +141,14 @@ class SqliteHome:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         return await self._on(self._reader, self._query, query, values)
 
+    async def damage(self) -> list[str]:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._on(self._reader, self._damage)
+
+    async def backup(self, to: Path) -> None:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        await self._on(self._reader, self._copy, to)
+
     async def _on(self, pool: ThreadPoolExecutor | None, work: Callable[..., T], *arguments: Any) -> T:
         if pool is None:
             raise StoreDown("the ledger is closed")
@@ -154,6 +163,7 @@ class SqliteHome:
         return db
 
     def _open(self) -> None:
+        refuse_network(self.path)
         try:
             self._lock = os.open(f"{self.path}.ledger-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._db, self._read = self._connect(), self._connect()
@@ -176,6 +186,17 @@ class SqliteHome:
             ).fetchall()
         except sqlite3.Error as error:
             raise StoreDown(type(error).__name__) from error
+
+    def _damage(self) -> list[str]:
+        assert self._read is not None
+        return damage(self._read)
+
+    def _copy(self, to: Path) -> None:
+        assert self._read is not None
+        try:
+            copy_into(self._read, to)
+        except sqlite3.Error as error:
+            raise StoreDown(str(error)) from error
 
     def _transact(self, ops: Sequence[Op]) -> Answer:
         db = self._db

@@ -31,11 +31,13 @@ class Report:
 
 
 async def verify(home: Home) -> Report:
-    """Check I2, I3, I12, the daily sums, and that what should have been done long ago was done.
+    """Check the store's own structures, I2, I3, I12, the daily sums, and that what should have been done long ago was done.
 
     Reads in one statement per table, each a consistent snapshot in itself; what a worker commits between two of them is
     read again before it is called a problem.
     """
+    if damage := await home.damage():
+        return Report(problems=[f"store: {one}" for one in damage])
     report = Report()
     for _ in range(3):
         report = await _once(home)
