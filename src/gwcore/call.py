@@ -295,6 +295,9 @@ class Call:
         return default if self._state is None else self._state.get(key, default)
 
 
+_UPSTREAM_IDS = (b"x-request-id", b"request-id", b"x-amzn-requestid", b"apim-request-id", b"x-goog-request-id")
+
+
 class Attempt:
     """One try at one target.
 
@@ -351,6 +354,14 @@ class Attempt:
         self.added: Headers | None = None
         call.attempts.append(self)
         call.served = self
+
+    @property
+    def upstream_id(self) -> str | None:
+        """The id by which the upstream knows the request, as the head of its answer says it; at most 256 characters."""
+        for name, value in self.headers or ():
+            if name in _UPSTREAM_IDS:
+                return value[:256].decode("latin-1")
+        return None
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """Send the upstream a further header, ``name`` in lower case; before the attempt asks it."""

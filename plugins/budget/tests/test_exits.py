@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from budget_kit import eventually
@@ -146,6 +147,23 @@ async def test_b3_every_exit_ends_its_hold(dialect, mode):
             ledger = plugin.ledger
         client.close()
         assert ledger.open == {} and ledger.group.backlog == 0
+
+
+async def test_the_vendors_id_is_kept_of_what_he_may_have_to_tell():
+    headers = [("x-request-id", "req_vendor")]
+    async with FakeUpstream() as up:
+        gateway = Gateway(stack(up) + "\n", catalog=Catalog(More))
+        async with running(gateway) as url:
+            plugin = next(p.plugin for p in gateway.stack.placed if p.name == "budget")
+            for count, (name, kept) in enumerate(
+                {"no usage": "req_vendor", "answered": None, "time-out": None}.items(), 1
+            ):
+                answer, stream_, fields, state, _ = EXITS[name]
+                up.default = replace(answer, headers=headers)
+                await exchange(url, "POST", *wanted("openai.chat", stream=stream_, **fields))
+                assert (await last_hold(plugin, count))[0] == state
+                rows = await plugin.ledger.home.rows("SELECT upstream_id FROM budget_hold ORDER BY created, id")
+                assert rows[-1] == (kept,), name
 
 
 async def begin(url, request, up):

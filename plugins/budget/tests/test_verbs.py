@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gwcore.testing.upstream import FakeUpstream
 from gwcore_budget import cli
-from gwcore_budget.ledger.ops import POSTED, Metered, Settle
+from gwcore_budget.ledger.ops import POSTED, REAPED, Metered, Settle
 from gwcore_budget.ledger.reconcile import BadBill, read_bills, reconcile
 from gwcore_budget.ledger.verify import verify
 
@@ -104,6 +104,21 @@ async def test_reconciliation_corrects_the_worst_case_once(home):
     assert (await home.rows("SELECT CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT) FROM budget_daily")) == [
         (10, 12)
     ]
+    assert (await verify(home)).problems == []
+
+
+async def test_a_bill_may_bear_the_vendors_id(home):
+    ids = [f"{secrets.token_hex(4)}:1" for _ in range(4)]
+    await home.transact([reserve(id_, 100, budget()) for id_ in ids])
+    for id_, vendors in zip(ids, ("req_a", "req_b", "req_b", ids[0]), strict=True):
+        await home.transact([Settle(id_, REAPED, basis="no usage", metered=Metered(200, upstream_id=vendors))])
+    bills = {"req_a": 60, "req_b": 1, "req_c": 1}
+    deltas = await reconcile(home, bills)
+    assert (deltas.corrected, deltas.missing) == (1, ["req_b", "req_c"]), "which of two is not guessed"
+    assert (await accounts(home))["global:total"][0] == 360
+    assert (await reconcile(home, bills)).corrected == 0
+    # our own id comes first, whatever an upstream calls another
+    assert (await reconcile(home, {ids[0]: 1})).kept == 1
     assert (await verify(home)).problems == []
 
 

@@ -144,7 +144,8 @@ def verify_ledger(stack: StackFile) -> None:
 def reconcile_ledger(
     stack: StackFile,
     bills: Annotated[
-        Path, typer.Argument(help="CSV with a header: id (request, or request:attempt) and cost (dollars).")
+        Path,
+        typer.Argument(help="CSV with a header: id (request, request:attempt, or the vendor's) and cost (dollars)."),
     ],
 ) -> None:
     """Correct what was posted at its worst case, once, by what was billed; report the difference by day and model."""

@@ -340,11 +340,12 @@ class BudgetPlugin(Plugin):
 
     def _settle(self, ledger: Ledger, hold: Hold, attempt: Attempt, verdict: Verdict, metered: Metered) -> None:
         state, amount, basis = verdict
-        ledger.settle(hold, state, amount, basis, metered)
         if state == REAPED:
+            metered = metered._replace(upstream_id=attempt.upstream_id)
             self.counts["reaped"] += 1
         elif basis == "partly unpriced":
             self.counts["partly_unpriced"] += 1
+        ledger.settle(hold, state, amount, basis, metered)
         if self._draining > 0 and attempt.call.get(self._lingers):
             attempt.call[self._lingers] = False
             self._draining -= 1
@@ -431,4 +432,5 @@ def _metered(attempt: Attempt, usage: Usage | None, status: int, error: str | No
         orjson.dumps(dict(used.fees)).decode() if used.fees else None,
         None if first is None else int((first - started) * 1000),
         int((time.perf_counter() - started) * 1000),
+        None,
     ))  # fmt: skip

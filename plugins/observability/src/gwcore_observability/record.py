@@ -38,7 +38,6 @@ _AGENT_HEADERS = {
     b"conversation_id", b"x-app", b"originator", b"x-stainless-lang", b"x-stainless-package-version",
     b"helicone-session-path", b"helicone-session-name",
 }  # fmt: skip
-_UPSTREAM_IDS = (b"x-request-id", b"request-id", b"x-amzn-requestid", b"apim-request-id", b"x-goog-request-id")
 _SESSION_KEYS = ("session_id", "litellm_session_id", "trace_session_id")
 
 REFUSED, OK, FAILED, CANCELLED = "refused", "ok", "failed", "cancelled"
@@ -336,7 +335,7 @@ def _attempt(attempt: Attempt, epoch: int, now: float) -> AttemptRecord:
         error=error.code if error is not None else None,
         error_class=type(error).__name__ if error is not None else None,
         reason=ending(error).kind if error is not None else None,
-        upstream_id=_upstream_id(attempt),
+        upstream_id=attempt.upstream_id,
         tokens=_tokens(usage) if usage is not None else _NONE,
         fees=dict(usage.fees) if usage is not None and usage.fees else _NONE,
         service_tier=usage.service_tier if usage is not None else None,
@@ -394,13 +393,6 @@ def _state(outcome: Outcome) -> str:
     if outcome.error is None:
         return OK
     return REFUSED if isinstance(outcome.error, ClientError | LimitError) else FAILED
-
-
-def _upstream_id(attempt: Attempt) -> str | None:
-    for name, value in attempt.headers or ():
-        if name in _UPSTREAM_IDS:
-            return value[:LONGEST].decode("latin-1")
-    return None
 
 
 def _headers(

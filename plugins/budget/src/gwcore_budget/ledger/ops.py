@@ -90,6 +90,7 @@ class Facts(NamedTuple):
 class Metered(NamedTuple):
     """What came of it: columns of its row, written when the hold is settled. Tokens by bucket.
 
+    ``upstream_id``: how the vendor calls the request, kept where the outcome is unknown and a bill of his may tell it.
     ``cache_read`` has what was read from the vendor's cache of any kind, audio and images too.
     """
 
@@ -108,6 +109,7 @@ class Metered(NamedTuple):
     fees: str | None = None
     first_byte_ms: int | None = None
     duration_ms: int = 0
+    upstream_id: str | None = None
 
 
 NOTHING_METERED = Metered()

@@ -26,7 +26,7 @@ class Deltas:
 
     Attributes:
         corrected: holds that were at their worst case and are at the truth now. ``kept``: had been at the truth before.
-        missing: ids of bills for which there is no hold.
+        missing: ids of bills for which there is no hold, or more than one it may be for.
         by: (day, upstream/model) → posted before, and after.
     """
 
@@ -68,7 +68,8 @@ def read_bills(lines: Iterable[str]) -> dict[str, int]:
 async def reconcile(home: Home, bills: Mapping[str, int]) -> Deltas:
     """Post the truth of every REAPED hold that has a bill. May be repeated: a second time changes nothing.
 
-    A bill by request is for the request's one attempt of unknown outcome; with several such it needs the attempt's id.
+    A bill by request is for the request's one attempt of unknown outcome; with several such it needs the attempt's id. The
+    vendor's own ids are known of attempts of unknown outcome that were answered.
 
     Raises ``StoreDown``.
     """
@@ -84,20 +85,21 @@ async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: 
     first = len(names) + 1
     wanted = [
         f"id IN ({places(len(names))})",
+        f"upstream_id IN ({places(len(names))})",
         *(f"id BETWEEN ${n} AND ${n + 1}" for n in range(first, first + len(ranges), 2)),
     ]
-    query = f"SELECT id, request, state, created, upstream, model, settled FROM budget_hold WHERE {' OR '.join(wanted)}"
+    query = f"SELECT id, request, state, created, upstream, model, settled, upstream_id FROM budget_hold WHERE {' OR '.join(wanted)}"
     rows = await home.rows(query, *names, *ranges)
     settles: list[tuple[Settle, tuple[str, str], int]] = []
     for name in names:
-        own = [row for row in rows if name == row[0]] or [row for row in rows if name == row[1]]
+        own = next(filter(None, ([row for row in rows if name == row[at]] for at in (0, 1, 7))), [])
         reaped = [row for row in own if row[2] == REAPED]
         if not own or len(reaped) > 1:
             deltas.missing.append(name)
         elif not reaped:
             deltas.kept += 1
         else:
-            id_, _, _, created, upstream, model, settled = reaped[0]
+            id_, _, _, created, upstream, model, settled, _ = reaped[0]
             key = (day_of(created), f"{upstream}/{model}")
             settles.append((Settle(id_, POSTED, bills[name], "reconciled"), key, settled or 0))
     answer = await home.transact([settle for settle, _, _ in settles])

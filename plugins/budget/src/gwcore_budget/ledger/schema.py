@@ -21,7 +21,7 @@ from gwcore_budget.ledger.ops import POSTED, Facts, Metered
 metadata = MetaData()
 _Int = BigInteger().with_variant(Integer, "sqlite")
 _NUMBERS = {"attempt", "stream", "status", "first_byte_ms", "duration_ms", *(
-    name for name in Metered._fields if name not in {"error", "fees"})}  # fmt: skip
+    name for name in Metered._fields if name not in {"error", "fees", "upstream_id"})}  # fmt: skip
 
 
 def _columns(row: type[Facts | Metered], required: set[str]) -> list[Column[object]]:
@@ -89,6 +89,12 @@ hold = Table(
     *_columns(Facts, {"request", "attempt", "tags", "dialect", "operation", "model", "upstream", "stream"}),
     *_columns(Metered, set()),
     Index("budget_hold_open", "worker", "expires", postgresql_where=text("state = 0"), sqlite_where=text("state = 0")),
+    Index(
+        "budget_hold_upstream_id",
+        "upstream_id",
+        postgresql_where=text("upstream_id IS NOT NULL"),
+        sqlite_where=text("upstream_id IS NOT NULL"),
+    ),
     Index("budget_hold_created", "created"),
     Index("budget_hold_key", "key_id", "created"),
     Index("budget_hold_team", "team", "created"),
