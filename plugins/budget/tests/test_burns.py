@@ -1,4 +1,4 @@
-"""Grants of a worker that was silent are burned at once; what it settles when it returns was a part of that."""
+"""Grants of a worker that was silent are burned at once; what it settles when it returns was a part of that. Repeats change nothing."""
 
 import orjson
 import pytest
@@ -7,7 +7,7 @@ from budget_kit import accounts, budget, do, reserve, spent
 from test_escrow import G, close, hold, kill, quiet, sound, within
 
 from gwcore_budget.ledger.books import Books
-from gwcore_budget.ledger.ops import POSTED, REAPED, Already, Bury, Done, Settle
+from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Already, Bury, Done, GiveBack, Settle
 from gwcore_budget.ledger.verify import verify
 
 
@@ -103,3 +103,30 @@ async def test_a_burial_is_told_once(make_ledger, mode):
     assert [one["reaped"] for one in logs] == ([1] if mode == "direct" else [])
     await sound(other)
     await close(dead)
+
+
+async def given_back(home):
+    """A worker gives 300 of 900 back, spends the rest, and is not told that the store has heard the former. What is free."""
+    one = budget(limit=10_000)
+    taken = await do(home, reserve("take:1", 100, one, chunk=900))
+    ids = (taken.grants[0].account,)
+    back = GiveBack("w1", ((ids[0], 300),), 7)
+    await do(home, back)
+    await home.transact([back, spent("r:1", 300, ids, POSTED, 300)])
+    await do(home, back)
+    assert (await verify(home)).problems == []
+    return 10_000 - sum((await accounts(home))[one.id][:2])
+
+
+async def test_what_is_given_back_is_given_back_once(home):
+    assert await given_back(home) == 9_400
+
+
+async def test_negative_control_a_repeat_gives_back_what_is_in_use(home, monkeypatch):
+    def returned_each_time(self, op):
+        for account, amount in op.amounts:
+            self._take_grant(op.worker, account, amount, "return")
+        return Done(VOIDED)
+
+    monkeypatch.setattr(Books, "_returned", returned_each_time)
+    assert await given_back(home) > 9_400

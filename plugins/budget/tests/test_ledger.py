@@ -222,7 +222,7 @@ async def test_grants_are_taken_spent_returned_and_burnt(home):
     assert await do(home, spent("r:2", 50, ids, REAPED, 0)) == Done(REAPED, 50)
     assert await do(home, post("r:2", 20)) == Done(POSTED, 20)
     assert await accounts(home) == {a.id: (90, 780, 0), b.id: (90, 780, 0)}
-    await do(home, GiveBack("w1", ((ids[0], 80),)))
+    await do(home, GiveBack("w1", ((ids[0], 80),), 1))
     assert (await accounts(home))[a.id] == (90, 700, 0)
     await sound(home)
     assert await do(home, Bury("w1", burn=True)) == Done(REAPED, 700 + 780)

@@ -91,6 +91,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.runner.run(self.home.open())
         self.model = Model()
         self.ids = {}
+        self.turn = 0
 
     def do(self, op):
         return self.runner.run(do(self.home, op))
@@ -213,11 +214,13 @@ class LedgerMachine(RuleBasedStateMachine):
             model.move([name], -part, final - drawn, max(0, final - held))
         assert self.do(op).amount == final
 
-    @rule(worker=workers, name=st.sampled_from(NAMES), amount=st.integers(0, 300))
-    def give_back(self, worker, name, amount):
+    @rule(worker=workers, name=st.sampled_from(NAMES), amount=st.integers(0, 300), times=st.integers(1, 2))
+    def give_back(self, worker, name, amount, times):
         if name in self.ids:
             part = min(amount, self.model.grants.get((worker, name), 0))
-            self.do(GiveBack(worker, ((self.ids[name], amount),)))
+            self.turn += 1
+            for _ in range(times):
+                self.do(GiveBack(worker, ((self.ids[name], amount),), self.turn))
             if part:
                 self.model.grants[worker, name] -= part
                 self.model.move([name], -part, 0)
@@ -346,7 +349,14 @@ def forget_the_hold(original):
     return settle
 
 
+def give_back_again(self, op):
+    for account, amount in op.amounts:
+        self._take_grant(op.worker, account, amount, "return")
+    return Done(VOIDED)
+
+
 MUTANTS = {
+    "a grant is given back by each repeat": ("_returned", give_back_again),
     "counters one by one": ("_room", counters_one_by_one),
     "settled twice": ("_settle", settle_twice(Books._settle)),
     "time-outs release money": ("_settle", forget_the_hold(Books._settle)),

@@ -97,7 +97,7 @@ class Books:
         now: the store's clock. ``jump``: seconds by which that clock is not to be trusted with a new period; 0 is none.
         accounts: by id. ``current``: by (budget, start) in the budget's present generation.
         fresh: ids of accounts that this transaction made.
-        grants: (worker, account) → nano-USD; a 0 is deleted.
+        grants: (worker, account) → nano-USD; a 0 is deleted. ``turns``: the last time that some of it was given back.
     """
 
     now: int
@@ -109,12 +109,17 @@ class Books:
     fresh: set[int] = field(default_factory=set)
     holds: dict[str, Hold] = field(default_factory=dict)
     grants: dict[tuple[str, int], int] = field(default_factory=dict)
+    turns: dict[tuple[str, int], int] = field(default_factory=dict)
     granted: set[tuple[str, int]] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     turnover: list[tuple[Hold, int, int, int, Metered]] = field(default_factory=list)
     """For the daily sums and the outbox: (hold, its state, change of spend, 1 if the attempt is counted now and 0 for a
     correction, what was metered before)."""
+
+    def grant_row(self, key: tuple[str, int]) -> tuple[str, int, int, int]:
+        """What the store keeps of a grant."""
+        return (*key, self.grants.get(key, 0), self.turns.get(key, 0))
 
     def apply(self, op: Op) -> Result:
         """One operation. Never raises for what the rows say."""
@@ -442,7 +447,9 @@ class Books:
 
     def _returned(self, op: GiveBack) -> Result:
         for account, amount in op.amounts:
-            self._take_grant(op.worker, account, amount, "return")
+            if op.turn > self.turns.get((op.worker, account), 0):
+                self.turns[op.worker, account] = op.turn
+                self._take_grant(op.worker, account, amount, "return")
         return Done(VOIDED)
 
     def _recall(self, op: Recall) -> Result:

@@ -83,6 +83,7 @@ class Escrow:
         self.open: dict[str, Hold] = {}
         self.done: list[Hold] = []
         self._sent: list[Spent] = []
+        self._turn = 0
         self._leases: dict[int, Lease] = {}  # by id() of the budgets
 
     @property
@@ -203,7 +204,8 @@ class Escrow:
 
     def _give_back(self, grant: Grant) -> None:
         if grant.free > 0:
-            self.group.send(GiveBack(self.worker, ((grant.account, grant.free),)))
+            self._turn += 1
+            self.group.send(GiveBack(self.worker, ((grant.account, grant.free),), self._turn))
             grant.free = 0
 
     def _written(self, spent: Spent, _result: Result) -> None:

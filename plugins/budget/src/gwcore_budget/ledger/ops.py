@@ -218,10 +218,14 @@ class Spent:
 
 @dataclass(slots=True, frozen=True)
 class GiveBack:
-    """Escrow: return unused parts of grants; ``amounts`` is account → nano-USD."""
+    """Escrow: return unused parts of grants; ``amounts`` is account → nano-USD.
+
+    ``turn`` grows with each that the worker sends: a repeat, which must not return what is spent meanwhile, is told by it.
+    """
 
     worker: str
     amounts: tuple[tuple[int, int], ...]
+    turn: int
 
 
 @dataclass(slots=True, frozen=True)

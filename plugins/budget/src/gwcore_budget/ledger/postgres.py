@@ -164,10 +164,10 @@ class PostgresHome:
             budgets.update(row[0] for row in await db.fetch(query, sorted(needs.accounts), sorted(needs.workers)))
         lock = f"SELECT id, generation, recall FROM budget_budget WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
         locked = await db.fetch(lock, sorted(budgets)) if budgets else []
-        grants: dict[tuple[str, int], int] = {}
+        grants: dict[tuple[str, int], tuple[int, int]] = {}
         if needs.workers:
-            query = f"SELECT worker, account, amount FROM budget_grant WHERE worker = {_TEXTS}"
-            grants = {(row[0], row[1]): row[2] for row in await db.fetch(query, sorted(needs.workers))}
+            query = f"SELECT worker, account, amount, turn FROM budget_grant WHERE worker = {_TEXTS}"
+            grants = {(row[0], row[1]): (row[2], row[3]) for row in await db.fetch(query, sorted(needs.workers))}
             needs.granted(grants)
         rows = []
         if needs.holds:
@@ -177,7 +177,8 @@ class PostgresHome:
         books = Books(await db.fetchval(_NOW))
         books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
         books.holds.update((row[0], hold_from(row)) for row in rows)
-        books.grants = grants
+        books.grants = {key: amount for key, (amount, _) in grants.items()}
+        books.turns = {key: turn for key, (_, turn) in grants.items()}
         if needs.accounts:
             query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id = {_INTS}"
             books.accounts.update((row[0], Account(*row)) for row in await db.fetch(query, sorted(needs.accounts)))
@@ -255,9 +256,9 @@ class PostgresHome:
         )
         granted = sorted(books.granted)
         await many(
-            "INSERT INTO budget_grant (worker, account, amount) VALUES ($1,$2,$3) "
-            "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount",
-            [(*key, books.grants.get(key, 0)) for key in granted],
+            "INSERT INTO budget_grant (worker, account, amount, turn) VALUES ($1,$2,$3,$4) "
+            "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount, turn = excluded.turn",
+            [books.grant_row(key) for key in granted],
         )
         await many(
             "DELETE FROM budget_grant WHERE worker=$1 AND account=$2",

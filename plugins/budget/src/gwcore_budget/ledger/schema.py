@@ -118,6 +118,7 @@ grant = Table(
     Column("worker", Text, primary_key=True),
     Column("account", _Int, primary_key=True),
     Column("amount", _Int, CheckConstraint("amount >= 0"), nullable=False),
+    Column("turn", _Int, nullable=False, server_default="0"),
     sqlite_strict=True,
 )
 entry = Table(

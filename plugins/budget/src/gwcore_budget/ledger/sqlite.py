@@ -62,14 +62,14 @@ def _inserting(table: str, names: Sequence[str]) -> tuple[str, str]:
 # the list comes first in each join: as the right side of an IN it would become a table of its own, each time
 _LISTED = "FROM (SELECT value FROM json_each(?)) CROSS JOIN"
 _HOLDS = f"SELECT {_HOLD} {_LISTED} budget_hold ON id = value"
-_GRANTS = f"SELECT worker, account, amount {_LISTED} budget_grant ON worker = value"
+_GRANTS = f"SELECT worker, account, amount, turn {_LISTED} budget_grant ON worker = value"
 _ACCOUNTS = f"SELECT {_ACCOUNT} {_LISTED} budget_account ON id = value"
 _BUDGETS = f"SELECT id, generation, recall {_LISTED} budget_budget ON id = value"
 _SAME_HOLD = f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?"
 _ENTRIES = _inserting("budget_entry", ("hold", "accounts", "kind", "pending", "posted", "at"))
 _GRANTED = (
-    "INSERT INTO budget_grant (worker, account, amount) VALUES (?,?,?) "
-    "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount"
+    "INSERT INTO budget_grant (worker, account, amount, turn) VALUES (?,?,?,?) "
+    "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount, turn = excluded.turn"
 )
 _DAILY = _PLACE.sub("?", folding("budget_daily", DIMENSIONS))
 _DAILY_TAG = _PLACE.sub("?", folding("budget_daily_tag", ("day", "tag")))
@@ -229,8 +229,8 @@ class SqliteHome:
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
         books = Books(now, jump)
         if needs.workers:
-            for worker, account, amount in db.execute(_GRANTS, (_list(needs.workers),)):
-                books.grants[worker, account] = amount
+            for worker, account, amount, turn in db.execute(_GRANTS, (_list(needs.workers),)):
+                books.grants[worker, account], books.turns[worker, account] = amount, turn
             needs.granted(books.grants)
         if needs.holds:
             for row in db.execute(_HOLDS, (_list(needs.holds),)):
@@ -291,7 +291,7 @@ class SqliteHome:
         _insert(db, _ENTRIES, books.entries)
         if rows := [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed]:
             db.executemany("UPDATE budget_budget SET generation=?, recall=? WHERE id=?", rows)
-        db.executemany(_GRANTED, [(*key, books.grants.get(key, 0)) for key in books.granted])
+        db.executemany(_GRANTED, [books.grant_row(key) for key in books.granted])
         if spent := [key for key in books.granted if not books.grants.get(key)]:
             db.executemany("DELETE FROM budget_grant WHERE worker=? AND account=?", spent)
         days, tags = turnover(books)
