@@ -342,10 +342,11 @@ class BudgetPlugin(Plugin):
         state, amount, basis = verdict
         if state == REAPED:
             metered = metered._replace(upstream_id=attempt.upstream_id)
+        ledger.settle(hold, state, amount, basis, metered)
+        if state == REAPED:
             self.counts["reaped"] += 1
         elif basis == "partly unpriced":
             self.counts["partly_unpriced"] += 1
-        ledger.settle(hold, state, amount, basis, metered)
         if self._draining > 0 and attempt.call.get(self._lingers):
             attempt.call[self._lingers] = False
             self._draining -= 1
