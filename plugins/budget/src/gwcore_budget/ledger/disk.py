@@ -12,10 +12,13 @@ from gwcore.errors import BadConfig
 
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.davfs2", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone",
+    "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.davfs2", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone",
     "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 })  # fmt: skip
-"""Types of file systems on which SQLite's locks and shared memory do not hold: https://www.sqlite.org/useovernet.html"""
+"""Types of file systems on which SQLite's locks and shared memory do not hold: https://www.sqlite.org/useovernet.html
+
+``9p`` is none of them: a sandbox (gVisor) shows its own disk so.
+"""
 
 
 def file_system(path: Path) -> str:
