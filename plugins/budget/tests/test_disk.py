@@ -22,7 +22,7 @@ def mounts(tmp_path, monkeypatch, *mounted):
     monkeypatch.setattr(disk, "MOUNTS", table)
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "smb3", "9p", "fuse.sshfs"])
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "smb3", "fuse.sshfs"])
 async def test_a_network_file_system_is_refused(tmp_path, monkeypatch, kind):
     mounts(tmp_path, monkeypatch, ("/", "ext4"), (tmp_path, kind), (tmp_path / "local", "xfs"))
     with pytest.raises(BadConfig, match=f"network file system \\({kind}\\).*postgresql:"):
