@@ -34,6 +34,7 @@ class Budgets:
     """The budgets that bind an attempt, each once, and what they say together.
 
     Attributes:
+        limited: one of them has a limit; the others only watch.
         waits: one of them says so where it is short. ``rejects``: one of them does.
         unmetered: all of them let pass what has no price. ``denies``: one of them does not. ``default``: what is held then.
         who: organisation, team, user, end user and key that call. ``what``: the model as asked for, the upstream's name of it,
@@ -43,6 +44,7 @@ class Budgets:
     all: tuple[Budget, ...]
     who: tuple[str | None, str | None, str | None, str | None, str | None]
     what: tuple[str | None, str, str, str]
+    limited: bool
     waits: bool
     rejects: bool
     unmetered: bool
@@ -60,6 +62,7 @@ class Budgets:
             budgets,
             _NOBODY if principal is None else _who(principal),
             (attempt.call.model, target.model, target.upstream.name, target.upstream.provider.name),
+            any(budget.limit is not None for budget in budgets),
             "wait" in on_short,
             "reject" in on_short,
             unpriced <= {"allow_unmetered"},

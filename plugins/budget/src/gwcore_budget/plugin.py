@@ -25,6 +25,7 @@ from gwcore.prices import PriceCard
 from gwcore.service import Service
 from gwcore.sql import migrate
 from gwcore.usage import Usage
+from gwcore.wire.transport import Headers
 from gwcore_budget import reports
 from gwcore_budget.accounts import Accounts, Budgets, UnknownPlan
 from gwcore_budget.admin.activity import Activity
@@ -105,6 +106,7 @@ class BudgetPlugin(Plugin):
         self._factors: dict[str, tuple[int, int]] = {}  # model → numerator, denominator; see _over
         self._draining = 0
         self._lingers = setup.key("lingers", bool)
+        self._lengths = setup.key("lengths", dict)
         self.gauges = Gauges(self.store)
 
     @asynccontextmanager
@@ -204,7 +206,10 @@ class BudgetPlugin(Plugin):
             if hold is None:
                 hold = await self._asked(ledger, attempt, budgets, terms, amount)
             if terms is not None and terms.said is not None and not (terms.said and hold.amount == amount):
-                self._clamp(attempt, terms, hold.amount or 0)
+                if not budgets.limited:  # the answer may be as long as the upstream's own maximum
+                    hold.enforced = False
+                elif terms.per_token:
+                    self._clamp(attempt, terms, hold.amount or 0)
             linger = partial(self._linger, call) if drain else None
             if drain:
                 call.linger = linger
@@ -289,9 +294,20 @@ class BudgetPlugin(Plugin):
         assert attempt.card is not None
         places = cap(attempt, attempt.card)
         attempt.fields = {**(attempt.fields or {}), **saying(attempt.call.document or {}, places, tokens)}
-        attempt.call.reply.add_header(b"x-gwcore-max-tokens", b"%d" % tokens)
+        self._tell(attempt, tokens)
         if tokens < terms.tokens:
             self.counts["clamped"] += 1
+
+    def _tell(self, attempt: Attempt, tokens: int) -> None:
+        """The client is told of the attempt that answers: ``x-gwcore-max-tokens``."""
+        call = attempt.call
+        if call.reply.committed:  # an attempt that continues an answer
+            return
+        lengths = call.get(self._lengths)
+        if lengths is None:
+            lengths = call[self._lengths] = {}
+            call.reply.add_headers(partial(_told, call, lengths))
+        lengths[attempt.number] = tokens
 
     def _facts(self, attempt: Attempt, budgets: Budgets) -> Facts:
         call, card = attempt.call, attempt.card
@@ -365,6 +381,8 @@ class BudgetPlugin(Plugin):
 
     def _over(self, hold: Hold) -> None:
         """An estimate was too low: the truth is posted, and this model's next holds are a quarter larger."""
+        if not hold.enforced:
+            return
         self.counts["underestimates"] += 1
         model = hold.facts.model
         factor, of = self._factors.get(model, (1, 1))
@@ -407,6 +425,11 @@ class BudgetPlugin(Plugin):
             "store": "down" if ledger.group.down else "up",
             "counts": dict(self.counts),
         }
+
+
+def _told(call: Call, lengths: Mapping[int, int]) -> Headers:
+    tokens = None if call.served is None else lengths.get(call.served.number)
+    return [] if tokens is None else [(b"x-gwcore-max-tokens", b"%d" % tokens)]
 
 
 def _expires(call: Call) -> int:

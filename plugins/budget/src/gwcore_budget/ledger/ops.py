@@ -129,6 +129,7 @@ class Hold:
         amount: what was held; ``None`` is unmetered. ``settled``: what it came to in the end; ``over``: by how much that is more.
         accounts: ids of the accounts that it moves.
         began: monotonic second at which this worker admitted it; no column.
+        enforced: whether the upstream was told to keep to ``amount``; no column.
         new, changed: the store has to hear of it.
     """
 
@@ -145,6 +146,7 @@ class Hold:
     metered: Metered = NOTHING_METERED
     ended: int | None = None
     began: float = 0.0
+    enforced: bool = True
     over: int = 0
     new: bool = False
     changed: bool = False
