@@ -1,13 +1,15 @@
 """What an answer may be cut for: for what is spent, and for nothing else. Who is told to come back, and who is not."""
 
+import asyncio
 import json
 
 import httpx
 import pytest
-from budget_stack import CHAT, ask, body, completion, holds, serving, stack
+from budget_stack import CHAT, ask, body, completion, holds, serving, sound, stack
 
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget.accounts import Budgets
+from gwcore_budget.ledger.books import Books
 
 DOLLAR = 1_000_000_000
 UNSAID = {"m": {"input": "$1/M", "output": "$1000/M"}, "free": {"free": True}}
@@ -71,3 +73,61 @@ async def test_the_length_is_told_of_the_attempt_that_answers(store_url):
             sent = b.requests[0].document["max_tokens"]
             assert 900 < sent < 1000 and a.requests[0].document["max_tokens"] < 500
             assert answer.headers.get_list("x-gwcore-max-tokens") == [str(sent)]
+
+
+async def test_what_can_never_fit_is_not_told_to_come_back(store_url):
+    """$0.90 of $1 are spent, $0.02 held: $0.50 do not fit whatever becomes of the held, $0.09 do."""
+    async with FakeUpstream() as up:
+        up.script(completion(900), Answer(body=completion(1).body, delay_head=2.0), completion(1))
+        rules = [{"per": "key", "limit": "$1.0", "on_short": "wait"}]
+        async with serving(stack(up.url, store_url, mode="direct", rules=rules, wait="0s")) as (url, _, plugin):
+            await ask(url, max_tokens=950)
+            await holds(plugin)
+            held = asyncio.ensure_future(ask(url, max_tokens=20))
+            await up.received(2)
+            refused = await ask(url, max_tokens=500)
+            assert (refused.status, refused.error["code"]) == (429, "budget_exceeded")
+            assert refused.header("x-should-retry") == "false" and "needs $0.5" in refused.error["message"]
+            reserved = await ask(url, max_tokens=95)
+            assert (reserved.status, reserved.error["code"]) == (429, "budget_reserved")
+            assert int(reserved.header("retry-after")) >= 1 and reserved.header("x-should-retry") is None
+            assert len(up.requests) == 2 and (await held).status == 200
+            await holds(plugin)
+            assert (await ask(url, max_tokens=95)).status == 200
+            await sound(plugin)
+
+
+async def burst(store_url, mode, wait, delay=0.3):
+    """B10 in small: six sessions whose worst cases are the whole budget together with one more, and whose answers are short."""
+    async with FakeUpstream() as up:
+        up.default = Answer(body=completion(5).body, delay_head=delay)
+        rules = [{"per": "key", "limit": "$10"}]
+        async with serving(stack(up.url, store_url, mode=mode, rules=rules, wait=wait)) as (url, _, plugin):
+            answers = await asyncio.gather(*(ask(url, max_tokens=4_000) for _ in range(6)))
+            assert {sent.document["max_tokens"] for sent in up.requests} == {4_000}, "no answer was cut"
+            assert not any(answer.header("x-gwcore-max-tokens") for answer in answers)
+            await holds(plugin)
+            await sound(plugin)
+            return sorted((a.status, a.error["code"] if a.status != 200 else "") for a in answers)
+
+
+@pytest.mark.parametrize("mode", ["direct", "auto", "escrow"])
+async def test_b10_who_meets_only_holds_waits(mode, store_url):
+    assert await burst(store_url, mode, "20s") == [(200, "")] * 6
+
+
+async def test_b10_who_has_waited_long_enough_is_told_to_come_back(store_url):
+    answers = await burst(store_url, "direct", "0s", delay=2.0)
+    assert answers.count((429, "budget_reserved")) == 4
+
+
+async def test_b10_negative_control_cut_to_what_is_free(store_url, monkeypatch):
+    room = Books._room
+
+    def free(self, op, accounts, amount):
+        need, short = room(self, op, accounts, amount)
+        return (need, short) if short is None or short.free < (op.least or amount) else (short.free, None)
+
+    monkeypatch.setattr(Books, "_room", free)
+    with pytest.raises(AssertionError, match="no answer was cut"):
+        await burst(store_url, "direct", "20s")

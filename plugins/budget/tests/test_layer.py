@@ -100,7 +100,7 @@ async def test_402_is_selectable(store_url):
 async def test_money_held_by_others_is_told_apart(store_url):
     async with FakeUpstream() as up:
         up.default = Answer(body=completion(10).body, delay_head=0.5)
-        async with serving(stack(up.url, store_url, mode="direct", rules=KEY)) as (url, _, plugin):
+        async with serving(stack(up.url, store_url, mode="direct", rules=KEY, wait="100ms")) as (url, _, plugin):
             first = asyncio.ensure_future(ask(url, max_tokens=999))
             await up.received(1)
             refused = await ask(url, max_tokens=999)

@@ -6,6 +6,7 @@ import pytest
 from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, spent, void
 
 from gwcore_budget.ledger.group import Group
+from gwcore_budget.ledger.ledger import Ledger, Refused
 from gwcore_budget.ledger.ops import (
     PENDING,
     POSTED,
@@ -16,6 +17,7 @@ from gwcore_budget.ledger.ops import (
     Bury,
     Done,
     Dropped,
+    Facts,
     GiveBack,
     Missing,
     Recall,
@@ -69,6 +71,60 @@ async def test_less_is_held_where_less_will_do(home):
     one = budget(limit=100)
     assert (await do(home, reserve("r:1", 250, one, least=80))).amount == 100
     assert isinstance(await do(home, reserve("r:2", 250, one, least=1)), Short)
+
+
+async def test_an_answer_is_cut_for_what_is_spent_never_for_what_is_held(home):
+    one, other = budget(limit=100), budget("key:k", 300)
+    await do(home, reserve("r:1", 40, one))
+    await do(home, post("r:1", 30))
+    await do(home, reserve("r:2", 20, one))
+    # 70 are not spent, and 20 of them come back
+    short = await do(home, reserve("r:3", 250, one, other, least=10))
+    assert isinstance(short, Short) and short.held_only
+    assert (short.budget.id, short.free, short.need) == (one.id, 50, 70)
+    # 80 will never fit, whoever gives back what
+    final = await do(home, reserve("r:4", 250, one, other, least=80))
+    assert isinstance(final, Short) and not final.held_only and final.need == 80
+    await do(home, void("r:2"))
+    assert (await do(home, reserve("r:5", 250, one, other, least=10))).amount == 70
+    await sound(home)
+
+
+async def test_those_who_wait_ask_one_after_the_other(make_home, tmp_path, monkeypatch):
+    ledger = Ledger(make_home(), tmp_path / "workers", mode="direct", patience=5.0)
+    await ledger.start()
+    one, asked, order = budget(limit=100), [], []
+    first = await ledger.hold("a:1", 100, [one], Facts("a"))
+    ask = ledger._ask
+
+    async def counted(hold, *arguments, **named):
+        asked.append(hold)
+        return await ask(hold, *arguments, **named)
+
+    monkeypatch.setattr(ledger, "_ask", counted)
+
+    async def client(n):
+        held = await ledger.hold(f"{n}:1", 100, [one], Facts(str(n)), wait=20)
+        order.append(n)
+        ledger.settle(held, POSTED, 0)
+
+    clients = []
+    for n in range(20):
+        clients.append(asyncio.create_task(client(n)))
+        await eventually(lambda n=n: f"{n}:1" in asked)
+    await eventually(lambda: asked.count("0:1") > 3)
+    assert max(asked.count(f"{n}:1") for n in range(1, 20)) == 1
+    ledger.settle(first, POSTED, 0)
+    await asyncio.gather(*clients)
+    assert order == list(range(20))
+    with pytest.raises(Refused):
+        await ledger.hold("b:1", 101, [one], Facts("b"), wait=20)
+    held = await ledger.hold("c:1", 100, [one], Facts("c"))
+    with pytest.raises(Refused):
+        await ledger.hold("d:1", 100, [one], Facts("d"), wait=0.01)
+    assert not ledger._turns
+    ledger.settle(held, POSTED, 0)
+    await ledger.stop()
 
 
 async def test_repeats_change_nothing(home):

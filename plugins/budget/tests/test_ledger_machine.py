@@ -56,6 +56,9 @@ class Model:
     def free(self, name):
         return self.limits[name] - self.posted[name] - self.pending[name]
 
+    def unspent(self, name):
+        return self.limits[name] - self.posted[name]
+
     def move(self, names, pending, posted, over=0):
         for name in names:
             self.pending[name] += pending
@@ -109,16 +112,19 @@ class LedgerMachine(RuleBasedStateMachine):
         model = self.model
         known = model.holds.get(hold)
         free = min((model.free(name) for name in names), default=amount)
+        unspent = min((model.unspent(name) for name in names), default=amount)
         got = self.do(reserve(hold, amount, *self.budgets(names), least=least))
         if known is not None:
             kind = Admitted if known[0] == PENDING else Already
             assert type(got) is kind
             return
-        fits = min(amount, free) if amount else 0
-        if amount and (fits < amount and (fits <= 0 or fits < (amount if least is None else least))):
+        least = amount if least is None else max(1, min(least, amount))
+        fits = max(least, min(amount, unspent)) if amount else 0  # cut for what is spent, never for what is held
+        if fits > free and amount:
             assert isinstance(got, Short)
             # I8: a refusal implies that some account really had less than that
-            assert got.free < amount and got.posted + got.pending + amount > got.limit
+            assert got.free < fits == got.need and got.posted + got.pending + fits > got.limit
+            assert got.held_only == (least <= unspent)
             return
         assert isinstance(got, Admitted) and got.amount == fits
         model.holds[hold] = [PENDING, fits, None, tuple(names)]
@@ -322,7 +328,7 @@ def counters_one_by_one(self, op, accounts, amount):
     """NC of B6: each counter is checked and moved by itself, so an earlier one stays moved when a later one refuses."""
     for charge, account in zip(op.charges, accounts, strict=True):
         if account.posted + account.pending + amount > charge.budget.limit:
-            return -1, Short(charge.budget, 0, charge.budget.limit, account.posted, account.pending, 0)
+            return -1, Short(charge.budget, 0, charge.budget.limit, account.posted, account.pending, amount, 0)
         account.pending += amount
         account.changed = True
     for account in accounts:

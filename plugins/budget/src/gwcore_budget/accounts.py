@@ -35,7 +35,7 @@ class Budgets:
 
     Attributes:
         limited: one of them has a limit; the others only watch.
-        waits: one of them says so where it is short. ``rejects``: one of them does.
+        clamps: all of them let an answer be cut where they are short. ``waits``: none of them refuses at once.
         unmetered: all of them let pass what has no price. ``denies``: one of them does not. ``default``: what is held then.
         who: organisation, team, user, end user and key that call. ``what``: the model as asked for, the upstream's name of it,
             the upstream and its provider. Both as they stand in the row of a hold.
@@ -45,8 +45,8 @@ class Budgets:
     who: tuple[str | None, str | None, str | None, str | None, str | None]
     what: tuple[str | None, str, str, str]
     limited: bool
+    clamps: bool
     waits: bool
-    rejects: bool
     unmetered: bool
     denies: bool
     default: int | None
@@ -63,8 +63,8 @@ class Budgets:
             _NOBODY if principal is None else _who(principal),
             (attempt.call.model, target.model, target.upstream.name, target.upstream.provider.name),
             any(budget.limit is not None for budget in budgets),
-            "wait" in on_short,
-            "reject" in on_short,
+            on_short <= {"clamp"},
+            "reject" not in on_short,
             unpriced <= {"allow_unmetered"},
             "deny" in unpriced,
             max(defaults, default=None),

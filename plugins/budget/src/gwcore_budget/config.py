@@ -113,9 +113,9 @@ class BudgetConfig(BaseModel):
     status: Literal[429, 402] = Field(default=429, description="HTTP status of an exhausted budget")
     on_short: OnShort = Field(
         default="clamp",
-        description="when the worst case does not fit: lower max_tokens to what fits, wait for others, or refuse",
+        description="when the worst case does not fit: clamp lowers max_tokens to what is not spent, wait never cuts an answer; both wait for what calls under way hold; reject refuses at once",
     )
-    wait: Duration = Field(default=2.0, le=30, description="how long on_short: wait waits for calls under way")
+    wait: Duration = Field(default=2.0, le=30, description="how long a call waits for what calls under way hold")
     unpriced: Unpriced = Field(
         default="deny",
         description="a model without a price under a budget: deny, allow_unmetered, or the dollars to hold for each call",

@@ -50,7 +50,6 @@ from gwcore_budget.refusal import (
     Unpriced,
     dollars,
     exceeded,
-    held_only,
     reserved,
 )
 from gwcore_budget.window import FOREVER, Window
@@ -242,7 +241,7 @@ class BudgetPlugin(Plugin):
         """Held by the store: this worker has no grants, or not enough."""
         config: BudgetConfig = self.config
         least = None
-        if terms is not None and terms.said is not None and not budgets.rejects:
+        if terms is not None and terms.said is not None and budgets.clamps:
             least = self._scaled(attempt, terms.least)
         wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
         known = self._facts(attempt, budgets)
@@ -326,7 +325,7 @@ class BudgetPlugin(Plugin):
         ))  # fmt: skip
 
     def _refusal(self, short: Short, ledger: Ledger) -> GatewayError:
-        if held_only(short):
+        if short.held_only:
             self.counts["reserved"] += 1
             return reserved(short, ledger.lasting, self.name)
         self.counts["exceeded"] += 1

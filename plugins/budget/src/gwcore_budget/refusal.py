@@ -32,11 +32,6 @@ class PlanMissing(BudgetExceeded):
     status = 400
 
 
-def held_only(short: Short) -> bool:
-    """Whether only calls under way stand in the way: then it is worth coming back."""
-    return bool(short.pending) and short.posted < short.limit
-
-
 def reserved(short: Short, lasting: float, plugin: str) -> GatewayError:
     """Money is held by calls under way, which last ``lasting`` seconds."""
     who, facts, when, headers = _told(short)
@@ -52,7 +47,8 @@ def exceeded(short: Short, status: int, plugin: str) -> GatewayError:
     """It is spent, or what is left is too little for this request."""
     who, facts, when, headers = _told(short)
     after = max(1.0, (short.resets - short.now) / 1000) if short.resets < FOREVER else None
-    error = BudgetExceeded(f"{who} is spent: {facts}{when}", retry_after=after, plugin=plugin, headers=headers)
+    asked = f", and this call needs {dollars(short.need)}" if short.posted < short.limit else ""
+    error = BudgetExceeded(f"{who} is spent: {facts}{asked}{when}", retry_after=after, plugin=plugin, headers=headers)
     error.status = status
     return error
 

@@ -155,12 +155,9 @@ class Books:
             return ClockJump(self.jump)
         amount = op.amount
         if amount:
-            free, short = self._room(op, accounts, amount)
+            amount, short = self._room(op, accounts, amount)
             if short is not None:
-                least = amount if op.least is None else op.least
-                if free < least or free <= 0:
-                    return short
-                amount = free
+                return short
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
         # what had to be cut to fit leaves nothing to grant
@@ -203,26 +200,30 @@ class Books:
         return sum(one.posted for one in counted), sum(one.pending for one in counted)
 
     def _room(self, op: Reserve, accounts: list[Account], amount: int) -> tuple[int, Short | None]:
-        """The least that is free on any account, and the refusal if that is less than ``amount``.
+        """What is to be held, and the refusal if an account has not so much free.
 
-        Where several refuse, the one that is spent is named before one that others hold: only the former is final.
+        It is cut, down to ``op.least``, for what is spent, never for what others hold: that comes back. Where several refuse,
+        the one that is spent is named before one that others hold: only the former is final.
         """
-        least: int | None = None
-        short: Short | None = None
-        will_do = amount if op.least is None else op.least
+        used = []
+        most = amount
         for charge, account in zip(op.charges, accounts, strict=True):
             limit = charge.budget.limit_at(self.now)
-            if limit is None:
-                continue
-            posted, pending = self._used(charge, account)
+            if limit is not None:
+                posted, pending = self._used(charge, account)
+                used.append((charge, account, limit, posted, pending))
+                most = min(most, limit - posted)
+        least = amount if op.least is None else max(1, min(op.least, amount))
+        need = max(most, least)
+        short: Short | None = None
+        for charge, account, limit, posted, pending in used:
             free = limit - posted - pending
-            if free < amount and (
-                short is None or (posted + will_do > limit, -free) > (short.posted + will_do > short.limit, -short.free)
+            if free < need and (
+                short is None or (posted + need > limit, -free) > (short.posted + need > short.limit, -short.free)
             ):
-                resets = self._frees(charge, account, posted + will_do - limit)
-                short = Short(charge.budget, max(0, free), limit, posted, pending, resets, self.now)
-            least = free if least is None else min(least, free)
-        return (amount if least is None else least), short
+                resets = self._frees(charge, account, posted + need - limit)
+                short = Short(charge.budget, max(0, free), limit, posted, pending, need, resets, self.now)
+        return need, short
 
     def _frees(self, charge: Charge, account: Account, excess: int) -> int:
         """When enough of what was posted counts no more."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -91,6 +93,7 @@ class Ledger:
         self._tasks: list[asyncio.Task[None]] = []
         self._pumping = False
         self._settled: asyncio.Event | None = None  # somebody waits for it
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,52 +144,76 @@ class Ledger:
             budgets: that bind.
             facts: for the row.
             least: what will do.
-            wait: seconds to wait for others' holds to be settled, where that could help.
+            wait: seconds to wait for others' holds to be settled, where only they stand in the way.
             expires: milliseconds after which a silent worker's hold may be taken for lost.
 
         Raises:
             Refused: not enough is free.
             Unavailable: the store did not answer in time; nothing is held.
         """
-        held = self.admit(hold, amount, budgets, facts)
-        if held is not None:
-            return held
         until = time.monotonic() + wait
-        tries = 0 if self.mode == "direct" else TRIES
-        while True:
-            result = await self._ask(hold, amount, budgets, facts, least, expires=expires)
-            if isinstance(result, Admitted):
-                if not result.grants:
-                    now, ours = self.group.now(), self.worker.id
-                    held = Hold(hold, ours, PENDING, result.amount, None, result.accounts, now, now + expires, facts)
-                    held.began = time.monotonic()
-                    self.open[hold] = held
-                    return held
-                # between the grant and us another request may have spent it: look, do not assume
-                held = self.admit(hold, amount, budgets, facts)
-                if held is not None:
-                    return held
-                continue
-            if not isinstance(result, Short):
-                raise Unavailable(type(result).__name__)
-            will_do = (amount or 0) if least is None else least
-            if result.posted + will_do > result.limit or not await self._room_may_come(budgets, tries, until):
-                raise Refused(result)
-            tries -= 1
-
-    async def _room_may_come(self, budgets: Sequence[Budget], tries: int, until: float) -> bool:
-        """Only held money stands in the way: wait for some of it. ``False`` when there is nothing more to wait for."""
-        if tries > 0:
-            # others' idle grants may be all there is
-            self.group.send(Recall(tuple(budget.id for budget in budgets)))
-            self.escrow.retire(self.group.now(), everything=not self.escrow.used)
-            self.escrow.pump()  # what has ended frees what was held
+        ask = partial(self._held, hold, amount, budgets, facts, least, expires=expires)
+        found = await ask()
+        for _ in range(0 if self.mode == "direct" else TRIES):
+            if not (isinstance(found, Short) and found.held_only):
+                break
+            self._recall(budgets)
             await asyncio.sleep(BETWEEN)
-        elif time.monotonic() < until:
-            await self._somebody_settles(min(0.1, until - time.monotonic()))
-        else:
-            return False
-        return True
+            found = await ask()
+        if wait and isinstance(found, Short) and found.held_only:
+            found = await self._in_turn(found, ask, budgets, until)
+        if isinstance(found, Short):
+            raise Refused(found)
+        return found
+
+    async def _held(
+        self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, *, expires: int
+    ) -> Hold | Short:
+        while True:
+            # between a grant and us another request may have spent it: look, do not assume
+            held = self.admit(hold, amount, budgets, facts)
+            if held is not None:
+                return held
+            result = await self._ask(hold, amount, budgets, facts, least, expires=expires)
+            if isinstance(result, Short):
+                return result
+            if not isinstance(result, Admitted):
+                raise Unavailable(type(result).__name__)
+            if result.grants:
+                continue
+            now, ours = self.group.now(), self.worker.id
+            held = Hold(hold, ours, PENDING, result.amount, None, result.accounts, now, now + expires, facts)
+            held.began = time.monotonic()
+            self.open[hold] = held
+            return held
+
+    async def _in_turn(
+        self, short: Short, ask: Callable[[], Awaitable[Hold | Short]], budgets: Sequence[Budget], until: float
+    ) -> Hold | Short:
+        """Wait for what others hold. Of those who wait for one budget the first asks: else each settlement would have all ask."""
+        turn = self._turns.setdefault(short.budget.id, asyncio.Lock())
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await turn.acquire()
+        except TimeoutError:
+            return short
+        try:
+            while True:
+                found = await ask()
+                left = until - time.monotonic()
+                if isinstance(found, Hold) or not found.held_only or left <= 0:
+                    return found
+                if self.mode != "direct":
+                    self._recall(budgets)
+                await self._somebody_settles(min(0.1, left))
+        finally:
+            turn.release()
+
+    def _recall(self, budgets: Sequence[Budget]) -> None:
+        """Others' idle grants may be all there is."""
+        self.group.send(Recall(tuple(budget.id for budget in budgets)))
+        self.escrow.retire(self.group.now(), everything=not self.escrow.used)
+        self.escrow.pump()  # what has ended frees what was held
 
     async def _somebody_settles(self, within: float) -> None:
         settled = self._settled = self._settled or asyncio.Event()

@@ -286,15 +286,24 @@ class Admitted:
 
 @dataclass(slots=True, frozen=True)
 class Short:
-    """Refused: ``budget`` had ``free`` left of ``limit``; ``posted`` is spent, ``pending`` held by others."""
+    """Refused: ``budget`` had ``free`` left of ``limit``; ``posted`` is spent, ``pending`` held by others.
+
+    ``need`` is the least that would have done: what is asked for, cut for what is spent.
+    """
 
     budget: Budget
     free: int
     limit: int
     posted: int
     pending: int
+    need: int
     resets: int
     now: int = 0
+
+    @property
+    def held_only(self) -> bool:
+        """Whether only calls under way stand in the way: then it is worth coming back."""
+        return self.posted + self.need <= self.limit
 
 
 @dataclass(slots=True, frozen=True)
