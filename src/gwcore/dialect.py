@@ -111,6 +111,11 @@ class Meter(Protocol):
         ...
 
     @property
+    def final(self) -> bool:
+        """Whether the usage of a stream is all there will be, however the stream ends."""
+        ...
+
+    @property
     def void(self) -> bool:
         """Whether the complete reply is a chat's answer that says nothing, and not why (:attr:`gwcore.chat.ChatReply.void`)."""
         ...

@@ -31,7 +31,7 @@ _TOKENS = Estimator()
 class EventMeter:
     """The usage that a codec read; the meter of a translated attempt."""
 
-    void = False
+    void = final = False
 
     def __init__(self) -> None:
         self.usage: Usage | None = None

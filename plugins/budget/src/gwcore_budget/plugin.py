@@ -64,10 +64,10 @@ Verdict = tuple[int, int, str]
 """How a hold ends: its state, the nano-USD that are posted, and why."""
 
 
-def judged(held: int | None, card: PriceCard | None, outcome: Outcome) -> Verdict:
-    """What an answered attempt costs, by ``card``. ``held``: nano-USD; ``None`` is unmetered."""
+def judged(held: int | None, card: PriceCard | None, outcome: Outcome, *, final: bool = False) -> Verdict:
+    """What an answered attempt costs, by ``card``. ``held``: nano-USD; ``None`` is unmetered. ``final``: the usage is all of it."""
     usage = outcome.usage
-    if outcome.error is not None:
+    if outcome.error is not None and not final:
         # the stream ended with the upstream's own error: what it bills is not known
         return REAPED, 0, "committed"
     if held is None:
@@ -346,11 +346,13 @@ class BudgetPlugin(Plugin):
             used = usage is not None and usage.billable
             outcome = Outcome(status, usage=usage)
             verdict = judged(hold.amount, attempt.card, outcome) if used else (VOIDED, 0, end.kind)
+        elif _final(attempt):
+            verdict = judged(hold.amount, attempt.card, Outcome(status, usage=usage))
         self._settle(ledger, hold, attempt, verdict, _metered(attempt, usage, status, code))
 
     def _ended(self, ledger: Ledger, hold: Hold, attempt: Attempt, outcome: Outcome) -> None:
         code = outcome.error.code if outcome.error is not None else None
-        verdict = judged(hold.amount, attempt.card, outcome)
+        verdict = judged(hold.amount, attempt.card, outcome, final=outcome.error is not None and _final(attempt))
         self._settle(ledger, hold, attempt, verdict, _metered(attempt, outcome.usage, outcome.status, code))
 
     def _settle(self, ledger: Ledger, hold: Hold, attempt: Attempt, verdict: Verdict, metered: Metered) -> None:
@@ -424,6 +426,11 @@ class BudgetPlugin(Plugin):
             "store": "down" if ledger.group.down else "up",
             "counts": dict(self.counts),
         }
+
+
+def _final(attempt: Attempt) -> bool:
+    """Whether the upstream has said all that it will bill, whatever went wrong behind that."""
+    return attempt.meter is not None and attempt.meter.final
 
 
 def _told(call: Call, lengths: Mapping[int, int]) -> Headers:

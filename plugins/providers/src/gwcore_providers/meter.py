@@ -17,6 +17,8 @@ WHOLE_CAP = 64 << 20
 Facts = dict[str, Any]
 Gather = Callable[[Mapping[str, Any], Facts], None]
 """A document of the reply → what it says of usage, kept in ``Facts``; the same for a whole reply and for its frames."""
+FINAL = "final"
+"""Kept among the facts once the usage is all there will be."""
 Judge = Callable[[dict[str, Any]], bool]
 Total = Callable[[Facts], Usage | None]
 """The facts → the usage; called when somebody asks."""
@@ -25,7 +27,7 @@ Total = Callable[[Facts], Usage | None]
 class FixedMeter:
     """For operations whose reply says nothing: what is billed is known from the request."""
 
-    void = False
+    void = final = False
 
     def __init__(self, usage: Usage) -> None:
         self.usage: Usage | None = usage
@@ -74,6 +76,11 @@ class JsonMeter:
             except MISSHAPEN:
                 self._usage = None
         return self._usage
+
+    @property
+    def final(self) -> bool:
+        """Whether the usage is all there will be, however the stream ends."""
+        return FINAL in self._facts
 
     def feed(self, chunk: bytes) -> bytes:
         """A piece of a document that is relayed as it comes (Google's streams without ``alt=sse``); kept until its end."""

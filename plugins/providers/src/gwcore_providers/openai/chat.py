@@ -18,7 +18,7 @@ from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers.base import BaseDialect
 from gwcore_providers.listing import described, model_info
-from gwcore_providers.meter import Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
+from gwcore_providers.meter import FINAL, Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.openai.chat_codec import ChatCodec
 from gwcore_providers.openai.chat_read import is_flat
 from gwcore_providers.openai.lists import LISTS
@@ -66,6 +66,9 @@ def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     if isinstance(usage, dict):
         facts["usage"] = usage
         facts["tier"] = document.get("service_tier") or usage.get("service_tier")
+        # behind the last word; some vendors count with each word, or before the first one
+        if document.get("choices") == [] and usage.get("completion_tokens"):
+            facts[FINAL] = True
 
 
 def _total(facts: Facts) -> Usage | None:

@@ -14,7 +14,7 @@ from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
-from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
+from gwcore_providers.meter import FINAL, Facts, JsonMeter, StreamMeter
 from gwcore_providers.openai.chat import error_body, models_body
 from gwcore_providers.openai.models import responses_knobs
 from gwcore_providers.openai.responses_codec import ResponsesCodec
@@ -30,6 +30,8 @@ def _gather(document: Mapping[str, Any], facts: Facts) -> None:
         facts["usage"] = response["usage"]
         facts["tier"] = response.get("service_tier")
         facts["output"] = response.get("output")
+        if response.get("status") in _OVER:
+            facts[FINAL] = True
 
 
 def _total(facts: Facts) -> Usage | None:
@@ -42,6 +44,7 @@ def _total(facts: Facts) -> Usage | None:
     return found
 
 
+_OVER = frozenset({"completed", "incomplete", "failed"})
 _ID = re.compile(rb'"id"\s*:\s*"(resp[\w-]*)"')
 
 
