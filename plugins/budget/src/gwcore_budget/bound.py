@@ -81,7 +81,7 @@ class Bound:
     """What to hold. Amounts in millionths of a nano-USD, but for ``amount``.
 
     Attributes:
-        fixed: of input and fees. ``per_token``: of one token in every answer. ``tokens``: the longest answer.
+        fixed: of input and fees. ``per_token``: of one token in every answer. ``tokens``: the longest answer; of one that was cut, what is left of it.
         said: whether the request, or the vendor's own maximum, keeps to ``tokens``; else the attempt must say it, at :func:`cap`.
             ``None`` where answers have no length.
         amount: nano-USD of the worst case.

@@ -35,6 +35,7 @@ from gwcore_budget.admin.spend import Spend
 from gwcore_budget.admin.totals import Totals
 from gwcore_budget.bound import Bound, bound, cap
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
+from gwcore_budget.early import Streams
 from gwcore_budget.export import Exporter
 from gwcore_budget.gauges import Gauges
 from gwcore_budget.ledger.group import Unavailable
@@ -104,6 +105,7 @@ class BudgetPlugin(Plugin):
         self.counts: Counter[str] = Counter()
         self._factors: dict[str, tuple[int, int]] = {}  # model → numerator, denominator; see _over
         self._draining = 0
+        self._streams = Streams(self._scaled, self.counts)
         self._lingers = setup.key("lingers", bool)
         self._lengths = setup.key("lengths", dict)
         self.gauges = Gauges(self.store)
@@ -138,7 +140,7 @@ class BudgetPlugin(Plugin):
         if config.export is not None:
             tasks.append(asyncio.create_task(Exporter(config.export, ledger.home, ledger.group.now, self.counts).run()))
         self.ledger = ledger
-        tasks.append(asyncio.create_task(self.gauges.looking()))
+        tasks += [asyncio.create_task(self.gauges.looking()), asyncio.create_task(self._streams.looking(ledger))]
         try:
             yield
         finally:
@@ -204,11 +206,8 @@ class BudgetPlugin(Plugin):
             hold = ledger.admit(attempt.id, amount, budgets.all, self._facts(attempt, budgets))
             if hold is None:
                 hold = await self._asked(ledger, attempt, budgets, terms, amount)
-            if terms is not None and terms.said is not None and not (terms.said and hold.amount == amount):
-                if not budgets.limited:  # the answer may be as long as the upstream's own maximum
-                    hold.enforced = False
-                elif terms.per_token:
-                    self._clamp(attempt, terms, hold.amount or 0)
+            if terms is not None and (call.stream or not (terms.said and hold.amount == amount)):
+                self._bind(attempt, budgets, terms, hold, cut=hold.amount != amount)
             linger = partial(self._linger, call) if drain else None
             if drain:
                 call.linger = linger
@@ -284,6 +283,16 @@ class BudgetPlugin(Plugin):
         scale = self._factors.get(attempt.target.model) if self._factors else None
         return amount if scale is None else -(-amount * scale[0] // scale[1])
 
+    def _bind(self, attempt: Attempt, budgets: Budgets, terms: Bound, hold: Hold, *, cut: bool) -> None:
+        """Where a limit binds, the answer keeps to what is held, and a stream's hold to what was read."""
+        if not budgets.limited:
+            hold.enforced = terms.said is not False  # as long as the upstream's own maximum, whatever that is
+            return
+        if terms.per_token and (cut or terms.said is False):
+            self._clamp(attempt, terms, hold.amount or 0)
+        if attempt.call.stream:
+            self._streams.under[hold.id] = hold, attempt, terms
+
     def _clamp(self, attempt: Attempt, terms: Bound, held: int) -> None:
         """The request says at most what was held."""
         factor, of = self._factors.get(attempt.target.model, (1, 1))
@@ -296,6 +305,7 @@ class BudgetPlugin(Plugin):
         self._tell(attempt, tokens)
         if tokens < terms.tokens:
             self.counts["clamped"] += 1
+            terms.tokens = tokens
 
     def _tell(self, attempt: Attempt, tokens: int) -> None:
         """The client is told of the attempt that answers: ``x-gwcore-max-tokens``."""
@@ -359,6 +369,8 @@ class BudgetPlugin(Plugin):
         state, amount, basis = verdict
         if state == REAPED:
             metered = metered._replace(upstream_id=attempt.upstream_id)
+        if attempt.call.stream:
+            self._streams.under.pop(hold.id, None)
         ledger.settle(hold, state, amount, basis, metered)
         if state == REAPED:
             self.counts["reaped"] += 1

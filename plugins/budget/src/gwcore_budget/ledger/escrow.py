@@ -143,6 +143,18 @@ class Escrow:
         self.grants.clear()
         self._leases.clear()
 
+    def shrink(self, hold: Within, amount: int) -> bool:
+        """Hold less. Only once the journal says so is the rest free: else both would be spent, should we die."""
+        held, hold.amount = hold.amount or 0, amount
+        try:
+            self.journal.dispatched(hold)
+        except OSError:
+            hold.amount = held
+            return False
+        for grant in hold.grants:
+            grant.free += held - amount
+        return True
+
     def settle(self, hold: Within) -> None:
         """A hold has ended."""
         try:

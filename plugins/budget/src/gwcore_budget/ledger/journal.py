@@ -1,9 +1,10 @@
 """What a worker admitted within its grants, on disk before the first byte goes upstream: survives ``kill -9`` without a sync.
 
 One JSON array per line: ``["D", hold, held, accounts, created, facts]`` dispatched, ``["S", hold, state, amount, basis,
-metered]`` settled. The last line may be torn; whatever has a ``D`` and no ``S`` is of unknown outcome. Lines are stored
-through a mapping of the file: that outlives the process as a write does, and neither enters the kernel nor lets go of the
-interpreter, for which the ledger's thread waits. Where a line did not fit into what was mapped, zeros fill the gap.
+metered]`` settled. Of two ``D`` of one hold the later counts: it holds less by then. The last line may be torn; whatever has a
+``D`` and no ``S`` is of unknown outcome. Lines are stored through a mapping of the file: that outlives the process as a write
+does, and neither enters the kernel nor lets go of the interpreter, for which the ledger's thread waits. Where a line did not fit
+into what was mapped, zeros fill the gap.
 """
 
 from __future__ import annotations

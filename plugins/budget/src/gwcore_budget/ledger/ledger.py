@@ -282,8 +282,7 @@ class Ledger:
         if hold.amount and hold.amount < self._largest:
             self._largest -= (self._largest - hold.amount) // 256
         if self._settled is not None:
-            self._settled.set()
-            self._settled = None
+            self._stir()
         hold.end(state, amount, basis, metered)
         if not isinstance(hold, Within):
             op = Settle(hold.id, state, amount, basis, metered, self.worker.id)
@@ -296,15 +295,28 @@ class Ledger:
             self._pumping = True
             asyncio.get_running_loop().call_later(PUMP, self._pump)
 
+    def _stir(self) -> None:
+        """Wake those who wait for money: some is free again."""
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
     def _seen(self, hold: Hold, result: Result) -> None:
         if isinstance(result, Done) and result.over:
             self._on_over(hold)
 
-    def shrink(self, hold: Hold, amount: int) -> None:
-        """The provider has told the exact input: hold less. Only of a direct hold; a local one frees its rest soon."""
-        if not isinstance(hold, Within) and hold.amount is not None and amount < hold.amount:
+    def shrink(self, hold: Hold, amount: int) -> bool:
+        """The provider has told the exact input: hold less. Returns whether less is held than before."""
+        if hold.amount is None or amount >= hold.amount or hold.id not in self.open:
+            return False
+        if isinstance(hold, Within):
+            if not self.escrow.shrink(hold, amount):
+                return False
+        else:
             hold.amount = amount
             self.group.send(Shrink(hold.id, amount))
+        self._stir()
+        return True
 
     def _pump(self) -> None:
         self._pumping = False

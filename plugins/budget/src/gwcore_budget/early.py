@@ -1,0 +1,103 @@
+"""Tighten early: a stream whose upstream says at its beginning what it has read holds no more than that and the longest answer.
+
+Until then every byte of the request is held as a token at the dearest price that input can meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gwcore.call import Attempt
+from gwcore.prices import MILLION, PriceCard
+from gwcore.usage import IN, REQUEST, Usage
+from gwcore_budget.bound import Bound, sent
+from gwcore_budget.ledger.ledger import Ledger
+from gwcore_budget.ledger.ops import Hold
+
+EVERY = 0.5
+"""Seconds between two looks, and the age below which a stream is not worth one."""
+_PLAIN = frozenset({
+    "model", "messages", "system", "contents", "systemInstruction", "system_instruction", "stream", "stream_options",
+    "metadata", "user", "thinking", "max_tokens", "max_completion_tokens", "generationConfig", "generation_config", "n",
+    "temperature", "top_p", "top_k", "seed", "stop", "stop_sequences", "presence_penalty", "frequency_penalty",
+    "reasoning_effort", "response_format", "safetySettings", "safety_settings", "tools", "tool_choice", "toolConfig",
+    "tool_config", "parallel_tool_calls",
+})  # fmt: skip
+"""Members of a request that have nothing read behind its beginning. One that is not here costs a larger hold; one that should not
+be here costs money."""
+_DECLARED = frozenset({"functionDeclarations", "function_declarations"})
+_MEDIA = (b"audio", b"image", b"inline", b"file", b"\\u00")
+
+
+class Streams:
+    """Streams under way whose holds may shrink.
+
+    Attributes:
+        under: by the id of the hold.
+    """
+
+    def __init__(self, scaled: Callable[[Attempt, int], int], counts: Counter[str]) -> None:
+        self.under: dict[str, tuple[Hold, Attempt, Bound]] = {}
+        self._scaled = scaled
+        self._counts = counts
+
+    async def looking(self, ledger: Ledger) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            self.look(ledger)
+
+    def look(self, ledger: Ledger) -> None:
+        """Shrink the hold of each stream whose upstream has told its input; once."""
+        before = time.monotonic() - EVERY
+        for hold, attempt, terms in list(self.under.values()):
+            usage = attempt.meter.usage if attempt.meter is not None else None
+            if hold.began > before or usage is None or not usage.total_in:
+                continue
+            del self.under[hold.id]
+            fixed = _read(attempt, usage) if exact(attempt) else None
+            if fixed is not None:
+                amount = self._scaled(attempt, -(-(fixed + terms.per_token * terms.tokens) // MILLION))
+                self._counts["tightened"] += ledger.shrink(hold, amount)
+
+
+def exact(attempt: Attempt) -> bool:
+    """Whether the input that the upstream tells at the beginning is all: nothing is read later, as vendors' own tools do."""
+    document: dict[str, Any] = {**(attempt.call.document or {}), **(attempt.fields or {})}
+    tools = document.get("tools") or []
+    return (
+        attempt.call.operation == "chat"
+        and _PLAIN.issuperset(document)
+        and isinstance(tools, list)
+        and all(isinstance(tool, dict) and _clients_own(tool) for tool in tools)
+    )
+
+
+def _clients_own(tool: Mapping[str, object]) -> bool:
+    """A function that the client runs itself, behind the answer."""
+    if "input_schema" in tool:
+        return tool.get("type", "custom") == "custom"
+    return tool.get("type") == "function" or (bool(tool) and _DECLARED.issuperset(tool))
+
+
+def _read(attempt: Attempt, usage: Usage) -> int | None:
+    """Millionths of a nano-USD of what was read, each bucket at the dearest price for that length; ``None`` without a price."""
+    card: PriceCard | None = attempt.card
+    # who reports a bill of its own, or fees, bills more than tokens: searches that nobody asked for
+    if card is None or usage.reported is not None or usage.mismatch or usage.fees:
+        return None
+    prices = dict(card.dearest(usage.total_in))
+    if "input" in prices and any(mark in sent(attempt.call) for mark in _MEDIA):
+        # of what kind tokens were may be told at the end only
+        prices["input"] = max(prices.get(name, 0) for name in ("input", "audio_in", "image_in"))
+    total = prices.get(REQUEST, 0)
+    for bucket in IN:
+        if count := getattr(usage, bucket):
+            if bucket not in prices:
+                return None
+            total += count * prices[bucket]
+    return total
