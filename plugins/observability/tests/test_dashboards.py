@@ -19,6 +19,7 @@ DASHBOARD = json.loads((HERE / "grafana.json").read_text())
 RULES = yaml.safe_load((HERE / "alerts.yaml").read_text())
 OF_OTHERS = {
     # shown by plugins of other distributions once they have something to show
+    "gwcore_budget_events_total": {"event"},
     "gwcore_budget_remaining_usd": {"scope", "id"},
     "gwcore_budget_limit_usd": {"scope", "id"},
     "gwcore_cache_requests_total": {"model", "status"},

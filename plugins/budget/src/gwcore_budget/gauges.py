@@ -1,4 +1,4 @@
-"""What is left of budgets, for ``/metrics``: looked up now and then, of those that are nearest to their limits.
+"""For ``/metrics``: what happened, counted; and what is left of budgets: looked up now and then, of those nearest to their limits.
 
 Rolling windows are not shown: what counts of them changes from slice to slice.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from sqlalchemy import and_, func, or_, select
@@ -23,6 +24,41 @@ EVERY = 10.0
 """Seconds between two looks."""
 MOST = 200
 """Budgets that are shown: the largest share spent first."""
+
+
+EVENTS = (
+    "exceeded", "reserved", "clamped", "tightened", "reaped", "underestimates", "store_unavailable", "unmetered",
+    "unpriced_denied", "partly_unpriced", "unknown_plan", "drained", "drains_refused", "budget.soft", "budget.exceeded",
+    "exported", "export_failed",
+)  # fmt: skip
+"""What is counted; each is shown from the start, since a counter that begins at 1 has not grown."""
+
+
+class Tally:
+    """What outlives a reload of the stack file.
+
+    Attributes:
+        counts: :data:`EVENTS` so far, of this process.
+        factors: model → numerator and denominator of what its worst cases are multiplied by, since they were too low.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.factors: dict[str, tuple[int, int]] = {}
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def samples(self) -> Iterator[Sample]:
+        """One counter."""
+        for event in EVENTS:
+            yield Sample(
+                "gwcore_budget_events",
+                self.counts[event],
+                {"event": event},
+                "What happened to budgets.",
+                kind="counter",
+            )
 
 
 class Gauges:

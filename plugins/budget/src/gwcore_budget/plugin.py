@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,7 +36,7 @@ from gwcore_budget.bound import Bound, bound, cap
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
 from gwcore_budget.early import Streams
 from gwcore_budget.export import Exporter
-from gwcore_budget.gauges import Gauges
+from gwcore_budget.gauges import Gauges, Tally
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
@@ -102,8 +101,9 @@ class BudgetPlugin(Plugin):
         self.plans.changed = self.accounts.forget
         self.desk = Desk(setup, self.plans, lambda: self.ledger)
         self.ledger: Ledger | None = None
-        self.counts: Counter[str] = Counter()
-        self._factors: dict[str, tuple[int, int]] = {}  # model → numerator, denominator; see _over
+        self.tally = setup.once("tally", Tally)
+        self.counts = self.tally.counts
+        self._factors = self.tally.factors  # see _over
         self._draining = 0
         self._streams = Streams(self._scaled, self.counts)
         self._lingers = setup.key("lingers", bool)
@@ -263,6 +263,7 @@ class BudgetPlugin(Plugin):
                 f"the budget {unknown} does not exist, so its limit is not known", plugin=self.name
             ) from None
         except StoreDown:
+            self.counts["store_unavailable"] += 1
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
 
     def _unbounded(self, attempt: Attempt, budgets: Budgets) -> int | None:
@@ -422,8 +423,9 @@ class BudgetPlugin(Plugin):
         return f"{worst}; budgets: {', '.join(budget.id for budget in budgets.all) or 'none'}"
 
     def metrics(self) -> Iterator[Sample]:
-        """What is left of budgets, and how many holds are open here."""
+        """How many holds are open here, what happened, and what is left of budgets."""
         yield Sample("gwcore_budget_holds", len(self.ledger.open) if self.ledger else 0, help="Holds that are open.")
+        yield from self.tally.samples()
         yield from self.gauges.samples()
 
     def health(self) -> dict[str, Any] | None:
