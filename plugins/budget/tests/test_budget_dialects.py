@@ -28,13 +28,13 @@ UPSTREAMS = {
 PRICE = {"input": "$1/M", "output": "$1000/M", "context_window": 100_000, "max_output": 128_000}
 
 
-def stack(up, dialect, limit, status=429):
+def stack(up, dialect, limit, status=429, wait="2s"):
     entry = UPSTREAMS[dialect]
     base = up.url if entry["provider"] in {"anthropic", "gemini"} else f"{up.url}/v1"
     return json.dumps({
         "gwcore": 1, "stores": {"book": "memory:"},
         "upstreams": {"up": {**entry, "base_url": base, "api_key": "sk-upstream-test-0000000", "prices": {"*": PRICE}}},
-        "stack": [{"anybody": {}}, {"budget": {"store": "book", "mode": "direct", "patience": "2s", "status": status, "rules": [{"per": "key", "limit": limit}]}}],
+        "stack": [{"anybody": {}}, {"budget": {"store": "book", "mode": "direct", "patience": "2s", "wait": wait, "status": status, "rules": [{"per": "key", "limit": limit}]}}],
     }, indent=1)  # fmt: skip
 
 
@@ -110,7 +110,7 @@ async def test_a_spent_budget_in_the_clients_dialect(client, status):
 async def test_held_money_in_the_clients_dialect(client):
     async with FakeUpstream() as up:
         up.default = Answer(status=400, delay_head=0.7, body=b'{"error":{"message":"no"}}')
-        async with serving(stack(up, client, "$1.01")) as (url, _, plugin):
+        async with serving(stack(up, client, "$1.01", wait="100ms")) as (url, _, plugin):
             first = asyncio.ensure_future(ask(url, client, 1000))
             await up.received(1)
             refused = await ask(url, client, 1000)
