@@ -127,6 +127,26 @@ async def test_those_who_wait_ask_one_after_the_other(make_home, tmp_path, monke
     await ledger.stop()
 
 
+async def test_who_needs_little_is_not_refused_for_who_waits_for_much(make_home, tmp_path):
+    ledger = Ledger(make_home(), tmp_path / "workers", mode="direct", patience=5.0)
+    await ledger.start()
+    one = budget(limit=100)
+    most, some = [await ledger.hold(f"{n}:1", amount, [one], Facts(str(n))) for n, amount in enumerate((70, 30))]
+    much = asyncio.create_task(ledger.hold("much:1", 50, [one], Facts("much"), wait=30))
+    await eventually(lambda: ledger._turns and ledger._settled is not None)
+    little = asyncio.create_task(ledger.hold("little:1", 20, [one], Facts("little"), wait=1))
+    await asyncio.sleep(0.1)  # it stands behind the other, or else it gets the money at once
+    ledger.settle(some, POSTED, 0)
+    assert (await little).amount == 20 and not much.done()
+    ledger.settle(most, POSTED, 0)
+    assert (await much).amount == 50
+    for held in (little.result(), much.result()):
+        ledger.settle(held, POSTED, 1)
+    await eventually(lambda: not ledger.group.backlog)
+    await sound(ledger.home)
+    await ledger.stop()
+
+
 async def test_repeats_change_nothing(home):
     one = reserve("r:1", 600, budget())
     for _ in range(2):

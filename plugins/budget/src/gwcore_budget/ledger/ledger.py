@@ -196,7 +196,7 @@ class Ledger:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 await turn.acquire()
         except TimeoutError:
-            return short
+            return await ask()  # what the first needs may be more than what is free by now
         try:
             while True:
                 found = await ask()
