@@ -31,6 +31,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
     limits = EdgeLimits(
         header_timeout=server.header_timeout,
         body_timeout=server.body_timeout,
+        write_timeout=server.write_timeout,
         max_headers=server.max_headers,
         max_connections=server.max_connections,
     )

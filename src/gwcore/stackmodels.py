@@ -263,6 +263,9 @@ class ServerConfig(_Strict):
     drain: Duration = Field(default=30.0, description="how long running calls may take to end at shutdown")
     header_timeout: Duration = Field(default=10.0, gt=0, description="for the whole request head")
     body_timeout: Duration = Field(default=30.0, gt=0, description="for the whole request body")
+    write_timeout: Duration = Field(
+        default=30.0, gt=0, description="for a client that does not read its answer; then it counts as gone"
+    )
     max_headers: int = Field(default=100, ge=1, description="most headers in a request")
     max_connections: int = Field(default=20_000, ge=1, description="most client connections per worker")
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(

@@ -1,7 +1,7 @@
 """The edge: uvicorn's httptools protocol with the deadlines and caps that no stock ASGI server has.
 
-One sweep per worker and second looks at the connections whose request is not complete; a request that is complete, and its
-stream however long, is never looked at. So a request costs no timer.
+One sweep per worker and second looks at the connections whose request is not complete, and at those whose client does not
+take what is written to it. A stream that is read, however long, is never looked at. So a request costs no timer.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ class EdgeLimits:
     Attributes:
         header_timeout: from the connect, or the first byte of a further request, to the end of its head.
         body_timeout: from the end of the head to the end of the body; longer only at ``min_body_rate`` bytes per second.
+        write_timeout: how long the write buffer may stay full; longer only where it empties at ``min_body_rate``.
     """
 
     header_timeout: float = 10.0
     body_timeout: float = 30.0
+    write_timeout: float = 30.0
     min_body_rate: int = 10_000
     max_headers: int = 100
     max_header_bytes: int = 32 * 1024
@@ -47,6 +49,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     limits: ClassVar[EdgeLimits] = EdgeLimits()
     waiting: ClassVar[set[EdgeProtocol]] = set()
+    stalled: ClassVar[set[EdgeProtocol]] = set()
     per_ip: ClassVar[Counter[str]] = Counter()
     sweeper: ClassVar[asyncio.TimerHandle | None] = None
 
@@ -70,6 +73,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.waiting.discard(self)
+        self.stalled.discard(self)
         ip = self.client[0] if self.client else ""
         self.per_ip[ip] -= 1
         if self.per_ip[ip] <= 0:
@@ -217,6 +221,25 @@ class EdgeProtocol(HttpToolsProtocol):
         self.waiting.discard(self)
         super().on_message_complete()
 
+    # ── the response ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pause_writing(self) -> None:
+        """The write buffer is full: whoever writes waits from now on."""
+        super().pause_writing()
+        self.full_since, self.full_bytes = self.loop.time(), self.transport.get_write_buffer_size()
+        self.stalled.add(self)
+        self._sweep_later()
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        super().resume_writing()
+        self.stalled.discard(self)
+
+    def unread(self, now: float) -> bool:
+        """Whether the client has left the write buffer full for too long."""
+        taken = self.full_bytes - self.transport.get_write_buffer_size()
+        return now - self.full_since > max(self.limits.write_timeout, taken / self.limits.min_body_rate)
+
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def send_400_response(self, msg: str) -> None:
@@ -263,7 +286,9 @@ class EdgeProtocol(HttpToolsProtocol):
     @classmethod
     def _sweep_later(cls) -> None:
         if cls.sweeper is None:
-            interval = max(0.05, min(1.0, cls.limits.header_timeout / 4, cls.limits.body_timeout / 4))
+            limits = cls.limits
+            shortest = min(limits.header_timeout, limits.body_timeout, limits.write_timeout)
+            interval = max(0.05, min(1.0, shortest / 4))
             cls.sweeper = asyncio.get_running_loop().call_later(interval, cls._sweep)
 
     @classmethod
@@ -277,11 +302,14 @@ class EdgeProtocol(HttpToolsProtocol):
             late = connection.overdue(now)
             if late is not None:
                 connection.refuse(408, f"the {late} took too long")
-        if cls.waiting:
+        for connection in list(cls.stalled):
+            if connection.unread(now):
+                connection.transport.abort()  # a close would wait for the buffer to empty
+        if cls.waiting or cls.stalled:
             cls._sweep_later()
 
 
 def edge_protocol(limits: EdgeLimits) -> type[EdgeProtocol]:
     """The protocol class of one server: with these limits, and a sweep of its own."""
-    own: dict[str, Any] = {"limits": limits, "waiting": set(), "per_ip": Counter(), "sweeper": None}
+    own: dict[str, Any] = {"limits": limits, "waiting": set(), "stalled": set(), "per_ip": Counter(), "sweeper": None}
     return type("EdgeProtocol", (EdgeProtocol,), own)
