@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gwcore import log
 from gwcore.catalog import Catalog
-from gwcore.config import StackConfig, is_loopback, read
+from gwcore.config import ServerConfig, StackConfig, is_loopback, read
 from gwcore.errors import AssemblyError, BadConfig
 from gwcore.gateway import Gateway
 from gwcore.server import EdgeLimits, serve, serve_workers
@@ -28,13 +28,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
     server = config.server
     address, number = host or server.host, server.port if port is None else port
     _refuse_debugging(address)
-    limits = EdgeLimits(
-        header_timeout=server.header_timeout,
-        body_timeout=server.body_timeout,
-        write_timeout=server.write_timeout,
-        max_headers=server.max_headers,
-        max_connections=server.max_connections,
-    )
+    limits = edge_limits(server)
     make, announce = partial(Gateway, stack, serve_admin=True), partial(_announce, stack, config)
     os.environ[COUNT_ENV] = str(workers)  # what a platform says of other servers (WEB_CONCURRENCY) does not count here
     common = partial(serve_workers, workers=workers, check=partial(_check, stack)) if workers > 1 else serve
@@ -46,6 +40,20 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         drain=server.drain,
         watch=[stack] if watch or server.watch else [],
         on_ready=announce,
+    )
+
+
+def edge_limits(server: ServerConfig) -> EdgeLimits:
+    """What ``server`` says of connections."""
+    return EdgeLimits(
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        write_timeout=server.write_timeout,
+        min_body_rate=server.min_body_rate,
+        max_headers=server.max_headers,
+        max_header_bytes=server.max_head,
+        max_connections=server.max_connections,
+        max_connections_per_ip=server.max_connections_per_ip,
     )
 
 

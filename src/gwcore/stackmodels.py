@@ -266,8 +266,15 @@ class ServerConfig(_Strict):
     write_timeout: Duration = Field(
         default=30.0, gt=0, description="for a client that does not read its answer; then it counts as gone"
     )
+    min_body_rate: Size = Field(
+        default=10_000, gt=0, description="bytes per second at which bodies, either way, may take longer than that"
+    )
     max_headers: int = Field(default=100, ge=1, description="most headers in a request")
+    max_head: Size = Field(default=32_768, ge=1024, description="largest request head")
     max_connections: int = Field(default=20_000, ge=1, description="most client connections per worker")
+    max_connections_per_ip: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="most of one address per worker; null for no limit, as behind a proxy all have one"
+    )
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None, description="silence after which a stream gets an SSE comment; null sends none"
     )

@@ -165,7 +165,8 @@ async def test_connections_over_the_cap_are_refused():
         host, port = url.removeprefix("http://").split(":")
         held = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
         await asyncio.sleep(0.05)
-        assert (await raw(url, b"")).startswith(b"HTTP/1.1 503")
+        answer = await raw(url, b"")
+        assert answer.startswith(b"HTTP/1.1 503") and b"\r\nretry-after: 1\r\n" in answer
         for _, writer in held:
             writer.close()
             await writer.wait_closed()

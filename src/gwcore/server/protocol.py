@@ -263,8 +263,9 @@ class EdgeProtocol(HttpToolsProtocol):
             error = {"message": message, "type": "invalid_request_error", "code": f"http_{status}"}
             body = orjson.dumps({"error": error})
             phrase = HTTPStatus(status).phrase
+            later = "retry-after: 1\r\n" if status == 503 else ""
             head = (
-                f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\n"
+                f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\n{later}"
                 f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
