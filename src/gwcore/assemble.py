@@ -25,6 +25,7 @@ from gwcore.errors import BadConfig, MissingPort, OrderViolation
 from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
 from gwcore.ingress import Ingress
 from gwcore.listing import Listing
+from gwcore.load import Load
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup, overrides
 from gwcore.ports import Authority, Sample
@@ -169,7 +170,7 @@ def _place(
         workers=workers,
         policies=policies,
         secrets=secrets_of(config),
-        readings=partial(_readings, placed),
+        readings=partial(_readings, lease.load, placed),
         dialects=dialects,
         detached=detached,
         permits=permits,
@@ -192,7 +193,8 @@ def _place(
     return tuple(placed), ports
 
 
-def _readings(placed: list[Placed]) -> Iterator[Sample]:
+def _readings(load: Load, placed: list[Placed]) -> Iterator[Sample]:
+    yield from load.samples()
     for p in placed:
         try:
             yield from p.plugin.metrics()

@@ -16,6 +16,7 @@ from gwcore.admin import State, answer
 from gwcore.assemble import assemble, package_owners
 from gwcore.call import Call, Outcome
 from gwcore.catalog import Catalog
+from gwcore.dialect import Dialect
 from gwcore.errors import AssemblyError, GatewayError, NotServed, PluginFault
 from gwcore.ids import new_id
 from gwcore.ingest import ClientGone, Receive, ingest
@@ -23,13 +24,15 @@ from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Resources
-from gwcore.respond import as_fault, fail, plain_error, stamp
+from gwcore.respond import as_fault, error_headers, fail, plain_error, stamp
 from gwcore.stack import Stack
 from gwcore.taps import tell
+from gwcore.wire.transport import Headers
 
 Scope = MutableMapping[str, Any]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 DISCONNECT = "gwcore.disconnect"
+_JSON: Headers = [(b"content-type", b"application/json")]
 
 _log = structlog.get_logger("gwcore")
 
@@ -69,6 +72,7 @@ class Gateway:
         self.serve_admin = serve_admin
         self.state = State()
         self.resources = Resources()
+        self.load = self.resources.load
         self.stack: Stack | None = None
         self._owners: dict[str, str] = {}
         self._starting = asyncio.Lock()
@@ -86,6 +90,7 @@ class Gateway:
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the drain's own deadline
         """Drain and close everything; ``timeout`` defaults to ``server.drain``."""
         self.drain()
+        self.load.stop()
         stack, self.stack = self.stack, None
         if stack is None:
             return
@@ -146,6 +151,8 @@ class Gateway:
         for middleware in reversed(stack.asgi):
             app = middleware.wrap(app)
         self.stack, self._app = stack, app
+        self.load.limit(stack.server.max_inflight, stack.server.max_lag)
+        self.load.start()
         self.state.generation += 1
         self.state.reload_error = None
 
@@ -205,10 +212,16 @@ class Gateway:
         if stack is None or found is None:
             await self._elsewhere(path, scope, receive, send)
             return
+        load = self.load
+        if load.late or load.inflight >= load.most:
+            await _shed(found[0], send, load.refusal())
+            return
+        load.inflight += 1
         stack.inflight += 1
         try:
             await self._call(stack, self._new_call(found, path, scope, send), scope, receive)
         finally:
+            load.inflight -= 1
             stack.left()
 
     @staticmethod
@@ -347,7 +360,14 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-async def _answer(send: Send, status: int, body: bytes, *, head: bool = False) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+async def _shed(dialect: Dialect, send: Send, error: GatewayError) -> None:
+    """Refuse a call before anything is known of it."""
+    request_id = new_id()
+    headers = [(b"x-gwcore-request-id", request_id.encode()), *error_headers(error)]
+    await _answer(send, error.status, dialect.error_body(error, request_id), headers)
+
+
+async def _answer(send: Send, status: int, body: bytes, headers: Headers = _JSON, *, head: bool = False) -> None:
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else body})

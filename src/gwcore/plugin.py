@@ -58,7 +58,7 @@ class Setup:
         dialects: what is spoken here, by name.
         detached: runs what no client waits for.
         secrets: every secret value of the stack file, to be kept out of whatever is written down.
-        readings: what all plugins of the stack show as numbers now; to be asked once the stack has started.
+        readings: what the gateway and all plugins of the stack show as numbers now; to be asked once the stack has started.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gwcore.errors import BadConfig
+from gwcore.load import Load
 from gwcore.wire.http1 import Http1Transport
 from gwcore.wire.transport import Tls, Transport
 
@@ -45,9 +46,10 @@ SCHEMES = {
 
 
 class Resources:
-    """The pool of a gateway; each stack takes its part through a :class:`Lease`."""
+    """The pool of a gateway, and how busy it is; each stack takes its part through a :class:`Lease`."""
 
     def __init__(self) -> None:
+        self.load = Load()
         self.open: dict[Hashable, Any] = {}
         self.users: dict[Hashable, int] = {}
 
@@ -57,6 +59,7 @@ class Lease:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
+        self.load = resources.load
         self._taken: set[Hashable] = set()
 
     def _take(self, key: Hashable, make: Callable[[], T]) -> T:

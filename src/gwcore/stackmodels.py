@@ -275,6 +275,13 @@ class ServerConfig(_Strict):
     max_connections_per_ip: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="most of one address per worker; null for no limit, as behind a proxy all have one"
     )
+    max_inflight: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="most calls under way per worker, the next are refused with 503; null for no limit"
+    )
+    max_lag: Annotated[Duration, Field(gt=0)] | None = Field(
+        default=0.5,
+        description="new calls are refused with 503 while the event loop runs later than this; null for no limit",
+    )
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None, description="silence after which a stream gets an SSE comment; null sends none"
     )

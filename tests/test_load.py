@@ -1,0 +1,61 @@
+"""When a worker takes no more calls, by the measurements alone."""
+
+import asyncio
+import time
+
+import pytest
+
+from gwcore.load import Load
+
+
+def loaded(*seconds, max_lag=0.02):
+    load = Load()
+    load.limit(None, max_lag)
+    for lag in seconds:
+        load.note(lag)
+    return load
+
+
+def test_a_long_step_or_two_are_no_overload():
+    assert not loaded(5, 5).late
+    assert loaded(5, 5, 5).late
+    assert loaded(*[0.03] * 6).late and not loaded(*[0.019] * 100).late
+    assert not loaded(*[5] * 100, max_lag=None).late
+
+
+def test_it_takes_calls_again_below_half_the_limit_not_at_it():
+    load = loaded(5, 5, 5)
+    for _ in range(100):
+        load.note(0.015)
+    assert load.late
+    for _ in range(100):
+        load.note(0.009)
+    assert not load.late
+
+
+@pytest.mark.parametrize(("max_lag", "late"), [(0.02, True), (None, False)], ids=["", "control: no limit"])
+async def test_the_lag_is_that_of_the_loop(max_lag, late):
+    load = Load()
+    load.limit(None, max_lag)
+    load.start()
+    for _ in range(12):
+        time.sleep(0.06)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if load.late:
+            break
+    assert load.late is late
+    async with asyncio.timeout(10):
+        while load.late:
+            await asyncio.sleep(0.01)
+    load.stop()
+
+
+async def test_nobody_looks_after_the_end():
+    load = Load()
+    load.start()
+    load.start()
+    load.stop()
+    before = load.lag
+    await asyncio.sleep(0.12)
+    assert load.lag == before
