@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # most tests wait for processes of their own: three at a time keep two cores busy
 WORKERS ?= 3
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow node-sdks revocation bench-layers bench-added bench-refusals campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals campaign
 
 install: $(STAMP)
 
@@ -97,6 +97,10 @@ hang: install
 # 10,000 clients that never finish their heads, and one that asks
 slow: install
 	$(BIN)/python tests/server/slow_campaign.py $(SLOW)
+
+# five times the calls that a worker can serve: it serves as many as before, and refuses the rest at once
+overload: install
+	$(BIN)/python tests/server/overload_campaign.py $(OVERLOAD)
 
 # keys revoked under load on two gateways of two workers: every worker refuses them within a second
 revocation: install

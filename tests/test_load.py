@@ -51,6 +51,17 @@ async def test_the_lag_is_that_of_the_loop(max_lag, late):
     load.stop()
 
 
+@pytest.mark.parametrize(("max_lag", "full"), [(0.02, True), (None, False)], ids=["", "control: no limit"])
+async def test_a_loop_that_is_far_behind_takes_no_call_before_it_was_measured(max_lag, full):
+    load = Load()
+    load.limit(None, max_lag)
+    load.start()
+    time.sleep(0.15)
+    assert load.full() is full and not load.late
+    load.stop()
+    assert not load.full()
+
+
 async def test_nobody_looks_after_the_end():
     load = Load()
     load.start()

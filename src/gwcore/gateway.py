@@ -213,7 +213,7 @@ class Gateway:
             await self._elsewhere(path, scope, receive, send)
             return
         load = self.load
-        if load.late or load.inflight >= load.most:
+        if load.full():
             await _shed(found[0], send, load.refusal())
             return
         load.inflight += 1

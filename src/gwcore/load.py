@@ -28,19 +28,22 @@ class Load:
     Attributes:
         inflight: calls under way.
         late: whether the lag has been over its limit; until it is below half of it.
+        stuck_at: when, of ``time.monotonic``, no call is taken unless the lag was measured meanwhile: a loop that is far
+            behind comes to thousands of new calls before it comes to that.
         lag: seconds that a callback which is ready waits for its turn, smoothed: one or two long steps are no overload.
         shed: calls refused, by reason: ``inflight`` or ``lag``.
         most: calls under way beyond which none is taken.
         max_lag: seconds of lag beyond which none is taken.
     """
 
-    __slots__ = ("_due", "_timer", "inflight", "lag", "late", "max_lag", "most", "shed")
+    __slots__ = ("_due", "_timer", "inflight", "lag", "late", "max_lag", "most", "shed", "stuck_at")
 
     def __init__(self) -> None:
         self.inflight = 0
         self.late = False
         self.lag = 0.0
         self.shed = Counter({"inflight": 0, "lag": 0})
+        self.stuck_at = math.inf
         self.limit(None, None)
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -50,9 +53,13 @@ class Load:
         self.most = math.inf if most is None else most
         self.max_lag = math.inf if max_lag is None else max_lag
 
+    def full(self) -> bool:
+        """Whether the next call is one too many."""
+        return self.late or self.inflight >= self.most or time.monotonic() > self.stuck_at
+
     def refusal(self) -> Overloaded:
         """What a call is told that is not taken; it counts."""
-        reason = "lag" if self.late else "inflight"
+        reason = "inflight" if self.inflight >= self.most else "lag"
         self.shed[reason] += 1
         return Overloaded("the gateway has more calls than it can serve in time; try again", retry_after=1.0)
 
@@ -75,10 +82,12 @@ class Load:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.stuck_at = math.inf
 
     def _again(self) -> None:
         loop = asyncio.get_running_loop()
         self._due = time.monotonic() + INTERVAL
+        self.stuck_at = self._due + 2 * self.max_lag
         # behind what is ready when the timer fires, as a new call would be
         self._timer = loop.call_later(INTERVAL, loop.call_soon, self._look)
 

@@ -279,7 +279,7 @@ class ServerConfig(_Strict):
         default=None, description="most calls under way per worker, the next are refused with 503; null for no limit"
     )
     max_lag: Annotated[Duration, Field(gt=0)] | None = Field(
-        default=0.5,
+        default=1.0,
         description="new calls are refused with 503 while the event loop runs later than this; null for no limit",
     )
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
