@@ -323,3 +323,22 @@ async def test_a_bad_file_does_not_start():
     with pytest.raises(AssemblyError):
         async with Gateway("gwcore: 1\nstack: [no_such]\n", catalog=catalog()):
             pass
+
+
+@pytest.mark.parametrize("headers", [[("x-gwcore-timeout", "100ms")], []], ids=["", "control: no deadline"])
+async def test_a_client_says_how_long_it_waits_for_the_beginning_of_its_answer(url, upstream, headers):
+    upstream.script(Answer(body=b"{}", delay_head=0.3))
+    seen = await exchange(url, "POST", "/fake", BODY, headers)
+    if headers:
+        assert (seen.status, json.loads(seen.body)["error"]["code"]) == (504, "upstream_timeout")
+        await asyncio.wait_for(upstream.requests[0].gone(), 5)
+    else:
+        assert seen.status == 200
+    upstream.script(Answer(body=[b"data: %d\n\n" % n for n in range(4)], headers=SSE, gap=0.08))
+    assert b"data: 3" in (await exchange(url, "POST", "/fake", STREAM, headers)).body
+
+
+@pytest.mark.parametrize("wait", ["soon", "0", "-1s"])
+async def test_a_wait_that_is_no_duration_is_named(url, upstream, wait):
+    seen = await exchange(url, "POST", "/fake", BODY, [("x-gwcore-timeout", wait)])
+    assert seen.status == 400 and b"x-gwcore-timeout" in seen.body and not upstream.requests

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
+from gwcore.alarm import Alarm, Single, patience
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, InBandError
@@ -402,9 +403,29 @@ def cost_of(call: Call) -> bytes | None:
 
 
 def first_target(inner: Service[Attempt]) -> Service[Call]:
-    """The router of a stack that has none: the first target, once."""
+    """The router of a stack that has none: the first target, once, for as long as the client waits."""
 
     def router(call: Call) -> Coroutine[Any, Any, Outcome]:
-        return inner(Attempt(call, call.targets[0]))
+        seconds = patience(call)
+        attempt = Attempt(call, call.targets[0])
+        return inner(attempt) if seconds is None else _within(seconds, inner, attempt)
 
     return router
+
+
+async def _within(seconds: float, inner: Service[Attempt], attempt: Attempt) -> Outcome:
+    """The attempt, unless its answer does not begin in time. Raises ``UpstreamTimeout``."""
+    call = attempt.call
+    call.deadline = time.monotonic() + seconds
+    alarm = Alarm(attempt, (seconds, "total"), None)
+    call.reply.gate = Single(call, alarm)
+    try:
+        return await inner(attempt)
+    except asyncio.CancelledError:
+        late = alarm.ours()
+        if late is None:
+            raise
+        raise late from None
+    finally:
+        alarm.off()
+        call.reply.gate = None

@@ -146,6 +146,21 @@ async def test_f7_panic_asks_the_one_that_failed_longest_ago():
         assert (await w.ask()).status == 200 and w.calls == {"a": 2, "b": 3}
 
 
+@pytest.mark.parametrize("panic", [True, False], ids=["", "control: no panic"])
+async def test_a_last_one_with_too_much_to_do_is_spared_once_it_says_so(panic):
+    """Three of four are down: the fourth takes everything, and as it asks to be left alone a call goes to one that is down."""
+    async with world("abcd", fallback=f"{{allowed_fails: 1, cooldown: 60s, panic: {str(panic).lower()}}}") as w:
+        w.ups["a"].default = w.ups["b"].default = w.ups["c"].default = BUSY
+        w.ups["d"].default = ok()
+        assert [(await w.ask()).status for _ in range(5)] == [200] * 5
+        assert w.calls == {"a": 1, "b": 1, "c": 1, "d": 5}
+        w.ups["d"].default = Answer(429, headers=[("retry-after", "60")], body=b"{}")
+        assert (await w.ask()).status == 429
+        w.ups["a"].default = ok("back")
+        assert [(await w.ask()).status for _ in range(2)] == [200 if panic else 503] * 2
+        assert w.calls == {"a": 3 if panic else 1, "b": 1, "c": 1, "d": 6}
+
+
 async def test_without_panic_the_gateway_says_when():
     async with world("a", fallback="{allowed_fails: 1, panic: false, cooldown: 20s}") as w:
         w.ups["a"].default = BUSY

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gwcore.alarm import patience
 from gwcore.call import Call
 from gwcore.errors import BadRequest
 from gwcore.units import parse_duration
@@ -17,7 +18,6 @@ from gwcore.units import parse_duration
 MEMBER: Final = "cache"
 TTL: Final = b"x-gwcore-cache-ttl"
 _CONTROL: Final = b"cache-control"
-_TIMEOUT: Final = b"x-gwcore-timeout"
 _WORDS: Final = frozenset({"ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache"})
 _LONGEST: Final = 200
 
@@ -52,16 +52,16 @@ def control_of(call: Call) -> Control:
     """Read it, and take the member out of the body. Raises ``BadRequest``."""
     document = call.document
     member = document.get(MEMBER) if document is not None else None
-    header, ttl, patience = call.header(_CONTROL), call.header(TTL), call.header(_TIMEOUT)
-    if header is None and ttl is None and patience is None and not isinstance(member, dict):
+    header, ttl, waits = call.header(_CONTROL), call.header(TTL), patience(call)
+    if header is None and ttl is None and waits is None and not isinstance(member, dict):
         return _DEFAULT
     control = Control()
     if header is not None:
         _directives(header.decode("latin-1"), control)
     if ttl is not None:
         control.ttl = _seconds(ttl.decode("latin-1").strip(), TTL.decode())
-    if patience is not None:
-        control.patience = _seconds(patience.decode("latin-1").strip(), _TIMEOUT.decode())
+    if waits is not None:
+        control.patience = waits
     if isinstance(member, dict):
         _body(member, control)
         del call.edit()[MEMBER]

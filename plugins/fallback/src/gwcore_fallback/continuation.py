@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
+from gwcore.alarm import Alarm
 from gwcore.call import Attempt, Call
 from gwcore.dialect import Document
 from gwcore.errors import MISSHAPEN, Broken
 from gwcore.wire.sse import Frame, SseReader, encode
-from gwcore_fallback.gate import Alarm
 
 HEADER = b"x-gwcore-continuation"
 REQUEST = "Your answer was cut off. Go on exactly where it ended. Repeat nothing, and write no introduction."

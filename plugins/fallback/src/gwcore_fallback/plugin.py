@@ -10,27 +10,26 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from gwcore.alarm import Alarm, Single, patience
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadRequest, GatewayError, Refused, UpstreamError
+from gwcore.errors import GatewayError, Refused, UpstreamError
 from gwcore.outcomes import TABLE, Ending, ending
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import Sample
 from gwcore.service import Service
-from gwcore.units import parse_duration
 from gwcore_fallback.checks import Checks
 from gwcore_fallback.config import FallbackConfig, Hedge
 from gwcore_fallback.continuation import script_for
 from gwcore_fallback.explain import explain
-from gwcore_fallback.gate import Alarm, Race, Single
+from gwcore_fallback.gate import Race
 from gwcore_fallback.health import Breaker, Limits
 from gwcore_fallback.journey import Chooser, Journey
 from gwcore_fallback.plan import Deployment, Fleet, Planner
 from gwcore_fallback.retry import retry_after
-from gwcore_fallback.routes import Route, Routes
+from gwcore_fallback.routes import Routes
 from gwcore_fallback.session import session_of
 from gwcore_fallback.shared import Alone, Shared, shared_for
 
-TIMEOUT = b"x-gwcore-timeout"
 _CONTINUED = replace(TABLE["committed"], retry="elsewhere")
 _ALIVE = frozenset({"request", "context_window", "content_policy", "conflict", "rate_limited"})
 
@@ -129,9 +128,9 @@ class Fallback(Plugin):
 
     def _journey(self, call: Call) -> Journey:
         route = self.routes.of(call.model or "")
-        wanted = call.header(TIMEOUT)
-        if wanted is not None or route.settings.deadline is not None:
-            call.deadline = self.clock() + _deadline(route, wanted)
+        limits = [limit for limit in (patience(call), route.settings.deadline) if limit is not None]
+        if limits:
+            call.deadline = self.clock() + min(limits)
         affinity = route.settings.affinity
         journey = Journey(self.chooser, call, route, None if affinity == "none" else session_of(call, affinity))
         if route.settings.continuation:
@@ -308,21 +307,6 @@ class Fallback(Plugin):
             for one in self.fleet.group(name, targets).members:
                 shown[one.id] = one.shown(now)
         return {"store": self.shared.state, "deployments": shown}
-
-
-def _deadline(route: Route, wanted: bytes | None) -> float:
-    """Seconds: the client's wish, and no more than the route allows."""
-    own = route.settings.deadline
-    if wanted is None:
-        assert own is not None
-        return own
-    try:
-        seconds = parse_duration(wanted.decode("latin-1"))
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0.0:
-        raise BadRequest(f"{TIMEOUT.decode()} is not a duration: write seconds, or such as 30s")
-    return seconds if own is None else min(own, seconds)
 
 
 def _pause(deployment: Deployment, error: GatewayError, how: Ending, now: float) -> float:
