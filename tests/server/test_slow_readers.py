@@ -39,7 +39,7 @@ class App:
         self.left += 1
 
 
-async def until(condition, within=10.0):
+async def until(condition, within=20.0):
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.01)
@@ -55,29 +55,29 @@ async def connected(url, takes=4096):
     return sock
 
 
-async def unread(limits):
+async def unread(limits, within):
     app = App()
     async with running(app, lifespan="off", protocol=edge_protocol(limits)) as url:
         with await connected(url) as sock:
             await asyncio.get_running_loop().sock_sendall(sock, ENDLESS)
             await until(lambda: app.begun)
-            await until(lambda: app.left, 1.5)
+            await until(lambda: app.left, within)
 
 
 @LOOPS
 def test_a_client_that_does_not_read_is_gone(loop):
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(unread(EdgeLimits(write_timeout=0.2)))
+        runner.run(unread(EdgeLimits(write_timeout=0.2), 20))
 
 
 def test_control_without_the_time_out_it_stays():
     with asyncio.Runner() as runner, pytest.raises(TimeoutError):
-        runner.run(unread(EdgeLimits(write_timeout=60)))
+        runner.run(unread(EdgeLimits(write_timeout=60), 1.5))
 
 
 async def slowly(rate):
     """How much a client gets that reads on, more slowly than the buffer empties within the time-out."""
-    limits = EdgeLimits(write_timeout=0.5, min_body_rate=rate)
+    limits = EdgeLimits(write_timeout=1.0, min_body_rate=rate)
     loop, got = asyncio.get_running_loop(), 0
     async with running(App(), lifespan="off", protocol=edge_protocol(limits)) as url:
         with await connected(url, 200_000) as sock:
@@ -85,7 +85,7 @@ async def slowly(rate):
             try:
                 while got < SIZE and (piece := await loop.sock_recv(sock, 400_000)):
                     got += len(piece)
-                    await asyncio.sleep(0.04)
+                    await asyncio.sleep(0.06)
             except ConnectionError:
                 pass
     return got
@@ -118,7 +118,7 @@ async def test_it_gives_back_what_its_call_held(tmp_path, monkeypatch, noticed):
             await asyncio.get_running_loop().sock_sendall(sock, request)
             await until(lambda: held() == (1, 1, 1))
             try:
-                await until(lambda: held() == (0, 0, 0), 3.0)
+                await until(lambda: held() == (0, 0, 0), 20 if noticed else 1.5)
             except TimeoutError:
                 assert not noticed
             else:
