@@ -120,6 +120,6 @@ async def test_it_gives_back_what_its_call_held(tmp_path, monkeypatch, noticed):
             try:
                 await until(lambda: held() == (0, 0, 0), 20 if noticed else 1.5)
             except TimeoutError:
-                assert not noticed
+                assert not noticed, held()
             else:
                 assert noticed

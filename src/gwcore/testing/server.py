@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from gwcore.server.protocol import EdgeProtocol
+from gwcore.server.protocol import EdgeProtocol, edge_protocol
 
 
 class _Server(uvicorn.Server):
@@ -36,12 +36,14 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def running(
-    app: Any, *, edge: bool = True, lifespan: str = "on", protocol: type[asyncio.Protocol] = EdgeProtocol
+    app: Any, *, edge: bool = True, lifespan: str = "on", protocol: type[asyncio.Protocol] | None = None
 ) -> AsyncIterator[str]:
     """Serve ``app``; yields its URL.
 
     ``edge`` uses ``protocol``, by default that of ``gwcore run``; else stock uvicorn, as a host application would.
     """
+    if protocol is None:
+        protocol = edge_protocol(EdgeProtocol.limits)  # its sweep is this loop's
     config = uvicorn.Config(
         app,
         port=0,
