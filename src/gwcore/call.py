@@ -20,6 +20,12 @@ from gwcore.wire.transport import Headers
 __all__ = ["Attempt", "CacheUse", "Call", "Key", "Outcome", "Principal", "Target"]
 
 T = TypeVar("T")
+SESSION_HEADERS = (
+    b"x-gwcore-session-id", b"x-gwcore-session", b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id",
+    b"conversation_id", b"conversation-id", b"helicone-session-id", b"langfuse-session-id", b"langfuse_session_id",
+    b"x-litellm-session-id",
+)  # fmt: skip
+"""Where clients, agents and tracing SDKs name the session that a call belongs to; the first that is there counts."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -272,10 +278,16 @@ class Call:
         known = self._named
         if known is None:  # several plugins ask, of headers that SDKs send by the dozen
             known = self._named = dict(reversed(self.headers))
-        for name in names:
-            if name in known:
-                return known[name]
+        if not known.keys().isdisjoint(names):
+            for name in names:
+                if name in known:
+                    return known[name]
         return None
+
+    @property
+    def session(self) -> bytes | None:
+        """The session that the client names in a header: for budgets, records and targets that keep a prompt's cache."""
+        return self.header(*SESSION_HEADERS) or None
 
     def __getitem__(self, key: Key[T]) -> T:
         if self._state is None:

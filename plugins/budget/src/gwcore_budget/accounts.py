@@ -90,7 +90,7 @@ class Accounts:
         changing = {"tag", "session"}
         self._loose = [pair for pair in self._rules if pair[0].per in changing]
         self._fixed = [pair for pair in self._rules if pair[0].per not in changing]
-        self._session = config.session_header.encode()
+        self._session = config.session_header.encode() if config.session_header else None
         self._found: WeakKeyDictionary[Principal, dict[Key, Budgets]] = WeakKeyDictionary()
         self._open: dict[Key, Budgets] = {}
 
@@ -127,7 +127,8 @@ class Accounts:
 
     def session_of(self, attempt: Attempt) -> str | None:
         """What the client named as its session."""
-        value = attempt.call.header(self._session)
+        call = attempt.call
+        value = call.session if self._session is None else call.header(self._session)
         return value.decode("latin-1")[:_NAME] if value else None
 
     @staticmethod

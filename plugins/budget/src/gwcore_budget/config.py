@@ -135,8 +135,10 @@ class BudgetConfig(BaseModel):
         description="folder of the workers' journals; beside a SQLite file, else gwcore-ledger in the working directory",
     )
     patience: Duration = Field(default=0.25, gt=0, le=10, description="how long a call waits for the store")
-    session_header: str = Field(
-        default="x-gwcore-session-id", pattern="^[a-z0-9-]+$", description="request header that names the session"
+    session_header: str | None = Field(
+        default=None,
+        pattern="^[a-z0-9_-]+$",
+        description="request header that names the session; by default those that agents and tracing SDKs send",
     )
     export: Export | None = Field(default=None, description="push ledger changes and budget events to a webhook")
 

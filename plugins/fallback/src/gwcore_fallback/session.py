@@ -8,7 +8,6 @@ import orjson
 
 from gwcore.call import Call
 
-HEADERS = (b"x-gwcore-session", b"session_id", b"x-session-id")
 # what begins a conversation, in every dialect; its first message is taken on its own
 _PREFIX = ("system", "instructions", "systemInstruction", "tools")
 _TURNS = ("messages", "input", "contents")
@@ -19,7 +18,7 @@ def session_of(call: Call, affinity: str) -> bytes | None:
 
     The caller is part of it, so that no two callers meet by a name.
     """
-    named = call.header(*HEADERS) or None
+    named = call.session
     document = call.document or {}
     if named is None:
         metadata = document.get("metadata")

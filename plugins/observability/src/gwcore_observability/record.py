@@ -28,11 +28,6 @@ LONGEST = 256
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _CLAUDE_USER = re.compile(r"session_([0-9a-fA-F-]{8,64})")
-# the first that a request has wins; agents and tracing SDKs send them unasked
-SESSION_HEADERS = (
-    b"x-claude-code-session-id", b"x-session-id", b"session-id", b"session_id", b"conversation_id", b"conversation-id",
-    b"helicone-session-id", b"langfuse-session-id", b"langfuse_session_id", b"x-litellm-session-id",
-)  # fmt: skip
 _AGENT_HEADERS = {
     b"x-claude-code-session-id", b"x-claude-code-agent-id", b"x-claude-code-parent-agent-id", b"session_id",
     b"conversation_id", b"x-app", b"originator", b"x-stainless-lang", b"x-stainless-package-version",
@@ -398,21 +393,17 @@ def _state(outcome: Outcome) -> str:
 def _headers(
     call: Call,
 ) -> tuple[str | None, str | None, bool | None, str | None, dict[str, str] | None, str | None]:
-    """Trace, parent span, sampled, session, headers of agents, user agent: one walk over the headers."""
+    """Trace, parent span, sampled, session, headers of agents, user agent."""
     trace = parent = sampled = user_agent = agent = None
-    sessions: dict[bytes, str] | None = None
     for name, value in call.headers:
         if name == b"user-agent":
             user_agent = value[:LONGEST].decode("latin-1")
         elif name == b"traceparent":
             trace, parent, sampled = traceparent(value)
-        elif name in SESSION_HEADERS:
-            sessions = sessions or {}
-            sessions[name] = value[:LONGEST].decode("latin-1")
         if name in _AGENT_HEADERS:
             agent = agent or {}
             agent[name.decode()] = value[:LONGEST].decode("latin-1")
-    session = next((sessions[name] for name in SESSION_HEADERS if name in sessions), None) if sessions else None
+    session = None if call.session is None else call.session[:LONGEST].decode("latin-1")
     return trace, parent, sampled, session, agent, user_agent
 
 
