@@ -148,13 +148,17 @@ def _body(attempt: Attempt, demand: Demand) -> bytes:
 
 
 def _with_query(path: str, query: bytes) -> str:
-    """Append the client's parameters, less the credential that Google's SDKs may put there."""
+    """Append the client's parameters, less the credential that Google's SDKs may put there, and what the path says itself."""
     if not query:
         return path
     # parse and re-encode only where something must go; else the bytes stay as they are
     text = query.decode("ascii", "replace")
-    if "key=" in text:
-        text = urlencode([(k, v) for k, v in parse_qsl(text, keep_blank_values=True) if k != "key"])
+    if "key=" in text or "?" in path:
+        ours = {"key", *(name for name, _ in parse_qsl(path.partition("?")[2]))}
+        said = parse_qsl(text, keep_blank_values=True)
+        kept = [(name, value) for name, value in said if name not in ours]
+        if len(kept) < len(said):
+            text = urlencode(kept)
         if not text:
             return path
     if any(c <= " " or c > "~" for c in text):

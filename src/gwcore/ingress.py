@@ -13,9 +13,9 @@ Match = tuple[Dialect, Route, Mapping[str, str]]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def _pattern(path: str) -> re.Pattern[str]:
+def _pattern(route: Route) -> re.Pattern[str]:
     """``{model}`` may hold slashes and ends where the literal text goes on; any other name is one segment."""
-    out, at = "", 0
+    out, at, path = f"(?:{'|'.join(map(re.escape, route.prefixes))})", 0, route.path
     for match in _PLACEHOLDER.finditer(path):
         out += re.escape(path[at : match.start()])
         out += f"(?P<{match[1]}>{'.+' if match[1] == 'model' else '[^/:]+'})"
@@ -36,12 +36,11 @@ class Ingress:
         self._patterns: list[tuple[str, re.Pattern[str], Dialect, Route]] = []
         own = ((dialect, route) for dialect in dialects for route in dialect.routes)
         for dialect, route in chain(own, more):
+            if "{" in route.path:
+                self._patterns.append((route.method, _pattern(route), dialect, route))
+                continue
             for prefix in route.prefixes:
-                path = prefix + route.path
-                if "{" in path:
-                    self._patterns.append((route.method, _pattern(path), dialect, route))
-                else:
-                    self._exact.setdefault((route.method, path), []).append((dialect, route))
+                self._exact.setdefault((route.method, prefix + route.path), []).append((dialect, route))
         for found in self._exact.values():
             found.sort(key=lambda pair: pair[1].header is None)  # who asks for a header is asked first
 

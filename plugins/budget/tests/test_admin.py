@@ -324,6 +324,7 @@ async def test_what_something_costs(api):
     )
     assert 0.0009 < estimate["cost"] < 0.0012
     await api.post("/spend/calculate", {"model": "up/m"}, status=400)
+    await api.post("/spend/calculate", {"completion_response": {**answer, "model": ""}}, status=400)
     without = {**answer, "usage": {}}
     await api.post("/spend/calculate", {"completion_response": without}, status=400)
 

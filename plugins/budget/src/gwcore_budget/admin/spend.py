@@ -147,13 +147,9 @@ class Spend:
     async def calculate(self, call: AdminCall) -> Any:
         """``POST /spend/calculate``."""
         body: Calculate = call.body
-        answer = body.completion_response
-        model = body.model or (str(answer.get("model", "")) if answer else "")
-        if not model:
-            raise BadRequest("name a model")
-        if answer is None and body.messages is None:
+        if body.completion_response is None and body.messages is None:
             raise BadRequest("send messages or a completion_response")
-        return {"cost": money(price_of(self.desk.setup, model, body.messages, answer))}
+        return {"cost": money(price_of(self.desk.setup, body.model or None, body.messages, body.completion_response))}
 
 
 def log_row(row: dict[str, Any]) -> dict[str, Any]:

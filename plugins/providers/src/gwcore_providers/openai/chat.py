@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -27,6 +28,13 @@ from gwcore_providers.openai.responses_read import DIALECT as RESPONSES
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
 _AZURE = ("",)
+# Azure's SDK puts what names no deployment below /openai, and its next one everything below /openai/v1
+_PREFIXES = ("", "/v1", "/openai", "/openai/v1")
+
+
+def everywhere(*routes: Route) -> tuple[Route, ...]:
+    """The same addresses below OpenAI's prefixes and Azure's."""
+    return tuple(replace(route, prefixes=_PREFIXES) for route in routes)
 
 
 def error_type(error: GatewayError) -> str:
@@ -170,34 +178,37 @@ class OpenAIChat(BaseDialect):
     last_mark = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
 
     routes = (
-        Route("POST", "/chat/completions", "chat", stream="body"),
-        Route("POST", "/completions", "completions", stream="body"),
-        Route("POST", "/embeddings", "embeddings"),
-        Route("POST", "/moderations", "moderations", model="none"),
+        *everywhere(
+            Route("POST", "/chat/completions", "chat", stream="body"),
+            Route("POST", "/completions", "completions", stream="body"),
+            Route("POST", "/embeddings", "embeddings"),
+            Route("POST", "/moderations", "moderations", model="none"),
+            Route("POST", "/images/generations", "image_generation", stream="body"),
+            Route("POST", "/images/edits", "image_edit", body="form"),
+            Route("POST", "/images/variations", "image_variation", body="form", model="none"),
+            Route("POST", "/audio/speech", "speech"),
+            Route("POST", "/audio/transcriptions", "transcription", body="form"),
+            Route("POST", "/audio/translations", "translation", body="form"),
+            Route("GET", "/files", "files", model="none", body="none"),
+            Route("POST", "/files", "files", model="none", body="raw"),
+            Route("GET", "/files/{id}", "files", model="none", body="none"),
+            Route("DELETE", "/files/{id}", "files", model="none", body="none"),
+            Route("GET", "/files/{id}/content", "file_content", model="none", body="none"),
+            Route("GET", "/batches", "batches", model="none", body="none"),
+            Route("POST", "/batches", "batches", model="none"),
+            Route("GET", "/batches/{id}", "batches", model="none", body="none"),
+            Route("POST", "/batches/{id}/cancel", "batch_cancel", model="none", body="none"),
+            Route("GET", "/models", "models", local=True, model="none", body="none"),
+            Route("GET", "/models/{model}", "models", local=True, model="none", body="none"),
+            Route("GET", "/model/info", "model_info", local=True, model="none", body="none"),
+        ),
         Route("POST", "/rerank", "rerank", ("", "/v1", "/v2")),
-        Route("POST", "/images/generations", "image_generation", stream="body"),
-        Route("POST", "/images/edits", "image_edit", body="form"),
-        Route("POST", "/images/variations", "image_variation", body="form", model="none"),
-        Route("POST", "/audio/speech", "speech"),
-        Route("POST", "/audio/transcriptions", "transcription", body="form"),
-        Route("POST", "/audio/translations", "translation", body="form"),
-        Route("GET", "/files", "files", model="none", body="none"),
-        Route("POST", "/files", "files", model="none", body="raw"),
-        Route("GET", "/files/{id}", "files", model="none", body="none"),
-        Route("DELETE", "/files/{id}", "files", model="none", body="none"),
-        Route("GET", "/files/{id}/content", "file_content", model="none", body="none"),
-        Route("GET", "/batches", "batches", model="none", body="none"),
-        Route("POST", "/batches", "batches", model="none"),
-        Route("GET", "/batches/{id}", "batches", model="none", body="none"),
-        Route("POST", "/batches/{id}/cancel", "batch_cancel", model="none", body="none"),
-        Route("GET", "/models", "models", local=True, model="none", body="none"),
-        Route("GET", "/models/{model}", "models", local=True, model="none", body="none"),
-        Route("GET", "/model/info", "model_info", local=True, model="none", body="none"),
         # as Azure's SDK addresses it: the deployment in the path is the model
         Route("POST", "/openai/deployments/{model}/chat/completions", "chat", _AZURE, "path", stream="body"),
         Route("POST", "/openai/deployments/{model}/completions", "completions", _AZURE, "path", stream="body"),
         Route("POST", "/openai/deployments/{model}/embeddings", "embeddings", _AZURE, "path"),
         Route("POST", "/openai/deployments/{model}/images/generations", "image_generation", _AZURE, "path"),
+        Route("POST", "/openai/deployments/{model}/images/edits", "image_edit", _AZURE, "path", "form"),
         Route("POST", "/openai/deployments/{model}/audio/speech", "speech", _AZURE, "path"),
         Route("POST", "/openai/deployments/{model}/audio/transcriptions", "transcription", _AZURE, "path", "form"),
         Route("POST", "/openai/deployments/{model}/audio/translations", "translation", _AZURE, "path", "form"),

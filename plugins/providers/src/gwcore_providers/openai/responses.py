@@ -15,7 +15,7 @@ from gwcore.usage import Usage
 from gwcore.wire.sse import encode
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.meter import FINAL, Facts, JsonMeter, StreamMeter
-from gwcore_providers.openai.chat import error_body, models_body
+from gwcore_providers.openai.chat import error_body, everywhere, models_body
 from gwcore_providers.openai.models import responses_knobs
 from gwcore_providers.openai.responses_codec import ResponsesCodec
 from gwcore_providers.usage import openai_usage, output_fees
@@ -60,7 +60,7 @@ class OpenAIResponses(BaseDialect):
         rb'response\.(?:completed|incomplete|failed)|\[DONE\]|"type"\s*:\s*"error"|"total_tokens"\s*:\s*\d'
     )
     fail_mark = re.compile(rb'^data: ?\{[^\n]{0,200}?"type"\s*:\s*"(?:response\.failed|error)"', re.MULTILINE)
-    routes = (
+    routes = everywhere(
         Route("POST", "/responses", "chat", stream="body"),
         Route("POST", "/responses/compact", "compact"),
         Route("POST", "/responses/input_tokens", "count_tokens"),
