@@ -156,8 +156,16 @@ async def test_teams(api):
     key = await api.key(team_id="t", user_id="u2")
     info = await api.get("/team/info?team_id=t")
     assert info["team_info"]["team_alias"] == "T" and len(info["keys"]) == 1 and len(info["team_memberships"]) == 3
-    assert [team["team_id"] for team in await api.get("/team/list")] == ["t"]
-    assert (await api.get("/v2/team/list"))["total"] == 1
+    (listed,) = await api.get("/team/list")
+    assert listed == {**info["team_info"], "keys": info["keys"], "team_memberships": info["team_memberships"]}
+    people = {one["user_id"]: (one["role"], one["user_email"]) for one in listed["members_with_roles"]}
+    assert people.pop("u1") == ("admin", None) and people.pop("u2") == ("user", None)
+    assert list(people.values()) == [("user", "a@b.c")]
+    users = (await api.get("/user/list"))["users"]
+    assert len(users) == 3 and all(user["teams"] == ["t"] for user in users)
+    assert (await api.get("/user/info?user_id=u2"))["teams"] == [info["team_info"]]
+    pages = await api.get("/v2/team/list")
+    assert pages["total"] == 1 and pages["teams"] == [info["team_info"]]
     await api.post("/team/block", {"team_id": "t"})
     assert (await api.chat(key)).status_code == 401
     await api.post("/team/unblock", {"team_id": "t"})
@@ -214,7 +222,7 @@ async def test_users(api):
     assert changed["data"]["user_alias"] == "U" and changed["data"]["max_budget"] == 3.0
     assert (await api.chat(new["key"], "n")).status_code == 403
     listed = await api.get("/user/list?page_size=10")
-    assert listed["total"] == 1 and listed["users"][0]["user_email"] == "u@x.y"
+    assert listed["total"] == 1 and listed["users"][0]["user_email"] == "u@x.y" and listed["users"][0]["teams"] == []
     await api.post("/user/delete", {"user_ids": ["u"]})
     assert (await api.chat(new["key"])).status_code == 401
     bare = await api.post("/user/new", {"auto_create_key": False})

@@ -184,11 +184,18 @@ class Book:
 
     async def members(self, **of: str) -> list[Row]:
         """Memberships of a ``team_id`` or a ``user_id``."""
-        return await self.all(select(MEMBER).where(*(MEMBER.c[name] == value for name, value in of.items())))
+        ((name, value),) = of.items()
+        return await self.members_of(name, [value])
 
-    async def members_of(self, teams: Sequence[str]) -> list[Row]:
-        """Memberships of several teams."""
-        return await self.all(select(MEMBER).where(MEMBER.c.team_id.in_(teams)))
+    async def members_of(self, column: str, ids: Sequence[str]) -> list[Row]:
+        """Memberships of several teams (``team_id``) or users (``user_id``), with each user's address as ``user_email``."""
+        whole = select(MEMBER, USER.c.email.label("user_email")).outerjoin(USER, USER.c.id == MEMBER.c.user_id)
+        found = await self.all(whole.where(MEMBER.c[column].in_(ids)))
+        for row in found:
+            declared = self.declared.get(("user", row["user_id"]))
+            if declared is not None:
+                row["user_email"] = declared.get("email")
+        return found
 
     async def leaders(self, **of: str) -> list[Row]:
         """Memberships of an ``organisation_id`` or a ``user_id``."""

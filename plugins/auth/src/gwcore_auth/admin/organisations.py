@@ -12,7 +12,7 @@ from gwcore.ports import AdminCall, AdminRoute
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
 from gwcore_auth.admin.desk import Desk, NotFound, Spent, budget_table, common, new_row, shown, touched
-from gwcore_auth.admin.teams import team_row
+from gwcore_auth.admin.teams import team_rows
 from gwcore_auth.book import Conflict, Filter, Row, clean
 from gwcore_auth.tables import LEADER, TEAM
 
@@ -106,7 +106,7 @@ class Organisations:
         policy.reach(policy.reads_all(call.caller) or id_ in call.caller.organisations, "organization")
         teams, _ = await self.book.listed("team", Filter({"organisation_id": id_}), page=1, size=1000)
         members = await self.book.leaders(organisation_id=id_)
-        listed = [team_row(team, [], self.desk.unspent) for team in teams]
+        listed = await team_rows(self.desk, teams)
         return {**await self._shown(row), "teams": listed, "members": [_member(member) for member in members]}
 
     async def listing(self, call: AdminCall) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,8 @@ from gwcore_auth.admin.keys import key_row
 from gwcore_auth.book import Change, Filter, Row, clean
 from gwcore_auth.tables import MEMBER
 
+_MOST_KEYS = 10_000
+
 
 def team_row(row: Row, members: Iterable[Row], spend: Spent) -> dict[str, Any]:
     """A team as LiteLLM shows it."""
@@ -28,7 +31,7 @@ def team_row(row: Row, members: Iterable[Row], spend: Spent) -> dict[str, Any]:
         "organization_id": row["organisation_id"],
         "admins": [m["user_id"] for m in listed if m["role"] == "admin"],
         "members": [m["user_id"] for m in listed],
-        "members_with_roles": [{"user_id": m["user_id"], "user_email": None, "role": m["role"]} for m in listed],
+        "members_with_roles": [{name: m[name] for name in ("user_id", "user_email", "role")} for m in listed],
         "model_aliases": row["aliases"],
         "model_id": None,
         "litellm_model_table": None,
@@ -47,6 +50,20 @@ def membership(row: Row) -> dict[str, Any]:
         "allowed_models": row["models"],
         "litellm_budget_table": {**budget, **row["policies"].get("ratelimit", {})} if budget else None,
     }
+
+
+async def team_rows(desk: Desk, teams: list[Row]) -> list[dict[str, Any]]:
+    """Teams with their members and what they spent."""
+    members = await _by_team(desk, teams)
+    spend = await desk.spent("team", [team["id"] for team in teams])
+    return [team_row(team, members[team["id"]], spend) for team in teams]
+
+
+async def _by_team(desk: Desk, teams: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {team["id"]: [] for team in teams}
+    for member in await desk.book.members_of("team_id", list(found)):
+        found[member["team_id"]].append(member)
+    return found
 
 
 def scope_of(caller: Caller) -> Filter:
@@ -150,27 +167,26 @@ class Teams:
             raise BadRequest("name a team: ?team_id=")
         row = await self._team(id_)
         policy.reach(policy.reads_team(call.caller, row), "team")
-        members = await self.book.members(team_id=id_)
-        keys, _ = await self.book.listed("key", Filter({"team_id": id_}), page=1, size=1000)
-        own = [key for key in keys if policy.reads_key(call.caller, key, row)]
-        spend = await self.desk.spent("key", [key["id"] for key in own])
-        return {
-            "team_id": id_,
-            "team_info": await self._shown(row),
-            "keys": [key_row(key, spend) for key in own],
-            "team_memberships": [membership(member) for member in members],
-        }
+        (found,) = await self._whole(call.caller, [row])
+        keys, memberships = found.pop("keys"), found.pop("team_memberships")
+        return {"team_id": id_, "team_info": found, "keys": keys, "team_memberships": memberships}
 
     async def listing(self, call: AdminCall) -> Any:
-        """All that the caller may see."""
+        """All that the caller may see, each with its keys and memberships."""
         rows, _ = await self._found(call, 1, 1000)
-        return [{**team, "team_memberships": [], "keys": []} for team in rows]
+        return await self._whole(call.caller, rows)
 
     async def pages(self, call: AdminCall) -> Any:
         """The same in pages."""
         page, size = page_of(call, "page_size")
         rows, total = await self._found(call, page, size)
-        return {"teams": rows, "total": total, "page": page, "page_size": size, "total_pages": pages(total, size)}
+        return {
+            "teams": await team_rows(self.desk, rows),
+            "total": total,
+            "page": page,
+            "page_size": size,
+            "total_pages": pages(total, size),
+        }
 
     async def block(self, call: AdminCall) -> Any:
         """Every key of the team is refused within a second."""
@@ -257,10 +273,26 @@ class Teams:
         return row
 
     async def _shown(self, row: Row) -> dict[str, Any]:
-        spend = await self.desk.spent("team", [row["id"]])
-        return team_row(row, await self.book.members(team_id=row["id"]), spend)
+        return (await team_rows(self.desk, [row]))[0]
 
-    async def _found(self, call: AdminCall, page: int, size: int) -> tuple[list[dict[str, Any]], int]:
+    async def _whole(self, caller: Caller, teams: list[Row]) -> list[dict[str, Any]]:
+        """Teams with their memberships, and those of their keys that the caller may see."""
+        members, keys = await _by_team(self.desk, teams), Filter(among=(("team_id", {team["id"] for team in teams}),))
+        own: dict[str, list[Row]] = {team["id"]: [] for team in teams}
+        by_id = {team["id"]: team for team in teams}
+        for key in (await self.book.listed("key", keys, page=1, size=_MOST_KEYS))[0]:
+            if policy.reads_key(caller, key, by_id[key["team_id"]]):
+                own[key["team_id"]].append(key)
+        spend = await self.desk.spent("key", [key["id"] for listed in own.values() for key in listed])
+        found = []
+        for team in await team_rows(self.desk, teams):
+            await asyncio.sleep(0)  # thousands of keys take a while to show; calls run meanwhile
+            id_ = team["team_id"]
+            rows, places = [key_row(key, spend) for key in own[id_]], [membership(one) for one in members[id_]]
+            found.append({**team, "team_memberships": places, "keys": rows})
+        return found
+
+    async def _found(self, call: AdminCall, page: int, size: int) -> tuple[list[Row], int]:
         query = call.query
         names = {"team_id": "id", "team_alias": "alias", "organization_id": "organisation_id"}
         equal = {column: query[name] for name, column in names.items() if query.get(name)}
@@ -270,11 +302,7 @@ class Teams:
         if wanted:
             theirs = {m["team_id"] for m in await self.book.members(user_id=wanted)}
             rows = [row for row in rows if row["id"] in theirs]
-        spend = await self.desk.spent("team", [row["id"] for row in rows])
-        members: dict[str, list[Row]] = {}
-        for member in await self.book.members_of([row["id"] for row in rows]):
-            members.setdefault(member["team_id"], []).append(member)
-        return [team_row(row, members.get(row["id"], []), spend) for row in rows], total
+        return rows, total
 
     async def _organisation(self, row: Row) -> None:
         id_ = row["organisation_id"]

@@ -13,7 +13,7 @@ from gwcore_auth import policy
 from gwcore_auth.admin import bodies
 from gwcore_auth.admin.desk import Desk, Spent, common, new_row, page_of, pages, shown, touched
 from gwcore_auth.admin.keys import Keys, key_row
-from gwcore_auth.admin.teams import team_row
+from gwcore_auth.admin.teams import team_rows
 from gwcore_auth.book import Conflict, Filter, Row, clean
 from gwcore_auth.tables import LEADER, MEMBER
 
@@ -136,12 +136,12 @@ class Users:
         row = await self.desk.need("user", id_, f"User {id_} not found")
         keys, _ = await self.book.listed("key", Filter({"user_id": id_}), page=1, size=1000)
         spend = await self.desk.spent("key", [key["id"] for key in keys])
-        teams = [await self.book.get("team", m["team_id"]) for m in await self.book.members(user_id=id_)]
+        teams = await self.book.some("team", [m["team_id"] for m in await self.book.members(user_id=id_)])
         return {
             "user_id": id_,
             "user_info": await self._shown(row),
             "keys": [key_row(key, spend) for key in keys],
-            "teams": [team_row(team, [], self.desk.unspent) for team in teams if team],
+            "teams": await team_rows(self.desk, teams),
         }
 
     async def listing(self, call: AdminCall) -> Any:
@@ -153,7 +153,10 @@ class Users:
             equal["role"] = ROLES.get(query["role"], query["role"])
         rows, total = await self.book.listed("user", Filter(equal, text=query.get("search")), page=page, size=size)
         spend = await self.desk.spent("user", [row["id"] for row in rows])
-        users = [user_row(row, [], spend) for row in rows]
+        teams: dict[str, list[str]] = {row["id"]: [] for row in rows}
+        for member in await self.book.members_of("user_id", list(teams)):
+            teams[member["user_id"]].append(member["team_id"])
+        users = [user_row(row, teams[row["id"]], spend) for row in rows]
         return {"users": users, "total": total, "page": page, "page_size": size, "total_pages": pages(total, size)}
 
     async def roles(self, _call: AdminCall) -> Any:
