@@ -89,7 +89,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
     routes, answers = _answers(placed, [*identify, *_throttling(placed)])
     return Stack(
         service=_pipeline(placed, models, dispatch, permits),
-        listing=compose(identify, Listing(models, prices, placed, permits)),
+        listing=compose(identify, Listing(models, prices, catalog.models, placed, permits)),
         answers=answers,
         ingress=Ingress(catalog.dialects(), routes),
         models=models,

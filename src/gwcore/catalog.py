@@ -118,6 +118,11 @@ class Catalog:
         found: PriceCard | None = self._manager.hook.gwcore_price(upstream=upstream, model=model)
         return found
 
+    def models(self, upstream: Upstream) -> list[str]:
+        """What the loaded distributions know of an upstream's models."""
+        found: list[str] | None = self._manager.hook.gwcore_models(upstream=upstream)
+        return found or []
+
     # what the stack file's reader asks (:class:`gwcore.config.Registry`)
 
     def plugin_config(self, name: str) -> type[BaseModel] | None:

@@ -7,7 +7,7 @@ state; what is stateful (:class:`Meter`) is made once per attempt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from gwcore.codec import UpstreamCodec
@@ -56,6 +56,11 @@ class Deployment:
     model: str
     card: PriceCard | None = None
 
+    @property
+    def id(self) -> str:
+        """``upstream/model``."""
+        return f"{self.upstream}/{self.model}"
+
 
 @dataclass(slots=True, frozen=True)
 class ModelInfo:
@@ -70,6 +75,10 @@ class ModelInfo:
     def card(self) -> PriceCard | None:
         """Limits and prices of the first deployment."""
         return self.deployments[0].card if self.deployments else None
+
+    def only(self, id_: str) -> ModelInfo:
+        """The same name with just the deployment of that id, or with none."""
+        return replace(self, deployments=tuple(one for one in self.deployments if one.id == id_))
 
 
 class Verdict:

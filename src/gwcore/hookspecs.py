@@ -47,6 +47,13 @@ class Registration:
         Asked once per model, off the serving loop where the model is in the stack file; the first call may be slow.
         """
 
+    @hookspec(firstresult=True)
+    def gwcore_models(self, upstream: Upstream) -> list[str] | None:
+        """Names of models that an upstream is known to have, to list what a wildcard reaches; ``None`` where nothing is.
+
+        Asked off the serving loop, once per stack; the first call may be slow.
+        """
+
     @hookspec
     def gwcore_commands(self) -> list[Any]:  # type: ignore[empty-body]
         """Typer applications that become verbs of ``gwcore``; each has its verb as ``info.name``."""

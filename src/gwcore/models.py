@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gwcore.dialect import Deployment, ModelInfo
 from gwcore.errors import UnknownModel
-from gwcore.prices import Prices
+from gwcore.prices import Prices, fits
 from gwcore.provider import Target, Upstream
 
 PASS = "pass"  # noqa: S105 - the word of the stack file, not a password
@@ -93,6 +93,42 @@ class Models:
             for model in upstream.models:
                 names.setdefault(f"{upstream.name}/{model}", (Target(upstream, model),))
         return names
+
+    def expanded(self, names: Callable[[Upstream], Iterable[str]]) -> dict[str, tuple[Target, ...]]:
+        """The names that wildcards reach, of models that an upstream declares or is known to have.
+
+        Args:
+            names: what is known of an upstream's models beside what it declares.
+        """
+        has = {
+            upstream.name: list(dict.fromkeys([*upstream.models, *names(upstream)]))
+            for upstream in self.upstreams.values()
+        }
+        found = {}
+        for prefix, suffix, meaning in self._wild:
+            if meaning == PASS:
+                asked = [f"{upstream}/{model}" for upstream, models in has.items() for model in models]
+                asked += next(iter(has.values())) if len(has) == 1 else []
+                reached = [name for name in asked if fits(f"{prefix}*{suffix}", name)]
+            else:
+                target = self._as_written(meaning if isinstance(meaning, str) else meaning[0])
+                before, star, after = target.model.partition("*")
+                caught = [
+                    model[len(before) : len(model) - len(after)]
+                    for model in (has[target.upstream.name] if star else ())
+                    if fits(target.model, model)
+                ]
+                reached = [prefix + one + suffix for one in caught]
+            found.update(
+                {name: self._wildcard(name) for name in reached if name not in self._exact and name not in found}
+            )
+        return found
+
+    def wildcards(self) -> dict[str, tuple[Target, ...]]:
+        """The wildcards themselves, and what they stand for; of those that ``pass``, the first upstream."""
+        passed = tuple(Target(upstream, "*") for upstream in self.upstreams.values())[:1]
+        named = [(f"{prefix}*{suffix}", meaning) for prefix, suffix, meaning in self._wild]
+        return {name: passed if meaning == PASS else self._targets(name, meaning, "*") for name, meaning in named}
 
     def targets(self) -> list[Target]:
         """Every target the stack names; what only a wildcard reaches is not among them."""

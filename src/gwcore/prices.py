@@ -382,10 +382,11 @@ class Prices:
         listed = self._overrides.get(upstream, {})
         if model in listed:
             return listed[model]
-        fitting = [name for name in listed if "*" in name and _fits(name, model)]
+        fitting = [name for name in listed if "*" in name and fits(name, model)]
         return listed[max(fitting, key=len)] if fitting else None
 
 
-def _fits(wildcard: str, model: str) -> bool:
+def fits(wildcard: str, model: str) -> bool:
+    """Whether a name is one that a wildcard with a single ``*`` stands for."""
     prefix, _, suffix = wildcard.partition("*")
     return len(model) >= len(prefix) + len(suffix) and model.startswith(prefix) and model.endswith(suffix)

@@ -12,9 +12,8 @@ import orjson
 import structlog
 
 from gwcore.call import Attempt, Call
-from gwcore.dialect import Dialect
 from gwcore.dispatch import COST, cost_of
-from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused
+from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused, UnknownModel
 from gwcore.reply import COMMITTED, IDLE
 from gwcore.wire.transport import Headers
 
@@ -116,10 +115,9 @@ def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:
     return PluginFault(owner)
 
 
-def models_reply(dialect: Dialect, body: bytes | None) -> tuple[int, bytes]:
+def models_reply(call: Call, body: bytes | None) -> tuple[int, bytes]:
     """Status and body of a listing; 404 in the client's dialect where the wanted model is not in it."""
     if body is not None:
         return 200, body
-    error = GatewayError("no such model; GET /v1/models lists what there is")
-    error.status = 404
-    return 404, dialect.error_body(error, "")
+    error = UnknownModel(f"The model `{call.params.get('model', '')[:200]}` does not exist or is not accessible")
+    return error.status, call.dialect.error_body(error, call.id)

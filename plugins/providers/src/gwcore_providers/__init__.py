@@ -16,14 +16,14 @@ from gwcore_providers.ollama.provider import Ollama
 from gwcore_providers.openai.chat import OpenAIChat
 from gwcore_providers.openai.lists import OpenAILists
 from gwcore_providers.openai.responses import OpenAIResponses
-from gwcore_providers.prices import gwcore_price
+from gwcore_providers.prices import gwcore_models, gwcore_price
 from gwcore_providers.tei.lists import Tei
 from gwcore_providers.tei.provider import TextEmbeddingsInference
 from gwcore_providers.vendors import Anthropic, Azure, Gemini
 from gwcore_providers.vertex.lists import VertexPredict
 from gwcore_providers.vertex.provider import Vertex
 
-__all__ = ["gwcore_dialects", "gwcore_price", "gwcore_providers"]
+__all__ = ["gwcore_dialects", "gwcore_models", "gwcore_price", "gwcore_providers"]
 
 
 @hookimpl

@@ -65,9 +65,8 @@ def model_info(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
 
 
 def _entry(name: str, deployment: Deployment) -> dict[str, Any]:
-    target = f"{deployment.upstream}/{deployment.model}"
     info: dict[str, Any] = {
-        "id": target,
+        "id": deployment.id,
         "db_model": False,
         "key": deployment.model,
         "litellm_provider": deployment.provider,

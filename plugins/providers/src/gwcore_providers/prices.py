@@ -84,6 +84,15 @@ def gwcore_price(upstream: Upstream, model: str) -> PriceCard | None:
     return found
 
 
+@hookimpl
+def gwcore_models(upstream: Upstream) -> list[str] | None:
+    """The catalogue's models of an upstream's vendor, as far as it still has them; its families are no names."""
+    provider = _provider(upstream, "")
+    if provider is None:
+        return None
+    return [model.id for model in provider.models if not model.deprecated and not model.id.endswith("-")]
+
+
 @cache
 def _snapshot() -> Any:
     return importlib.import_module("genai_prices.data_snapshot").get_snapshot()
