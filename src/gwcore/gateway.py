@@ -24,7 +24,7 @@ from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Resources
-from gwcore.respond import as_fault, error_headers, fail, plain_error, stamp
+from gwcore.respond import as_fault, error_headers, fail, named, plain_error, stamp
 from gwcore.stack import Stack
 from gwcore.taps import tell
 from gwcore.wire.transport import Headers
@@ -179,11 +179,12 @@ class Gateway:
             return
         if self.stack is None and not self.state.draining:
             await self._late_start()
+        id_ = new_id()
         if self.stack is None or self.stack.admin is None:
             error = NotServed("no plugin of this stack decides who may use an admin API; add auth to stack")
-            await _answer(send, error.status, plain_error(error, ""))
+            await _answer(named(send, id_), error.status, plain_error(error, id_))
             return
-        await self.stack.admin(scope, receive, send)
+        await self.stack.admin(scope, receive, named(send, id_))
 
     async def _late_start(self) -> None:
         _log.warning("started by the first request; enter `async with gateway:` in the host application's lifespan")
@@ -275,17 +276,18 @@ class Gateway:
         api = self.stack.admin if self.stack is not None else None
         full = path == "/health" and (api is None or await api.knows(scope))
         said = answer(scope["method"], path, self.stack, self.state, full=full)
+        id_ = new_id()
         if said is not None:
-            await _answer(send, *said, head=scope["method"] == "HEAD")
+            await _answer(named(send, id_), *said, head=scope["method"] == "HEAD")
         elif api is not None and self.serve_admin and api.serves(scope):
-            await api(scope, receive, send)
+            await api(scope, receive, named(send, id_))
         elif self.fallthrough is not None:
             await self.fallthrough(scope, receive, send)
         else:
             others = self.stack.ingress.methods(path) if self.stack is not None else []
             hint = f"; this address takes {', '.join(others)}" if others else ""
             error = NotServed(f"{scope['method']} {path[:200]} is not served{hint}")
-            await _answer(send, error.status, plain_error(error, ""))
+            await _answer(named(send, id_), error.status, plain_error(error, id_))
 
 
 def _part(call: Call) -> None:

@@ -6,7 +6,9 @@ import math
 import re
 import time
 import traceback
+from collections.abc import MutableMapping
 from functools import lru_cache
+from typing import Any
 
 import orjson
 import structlog
@@ -14,11 +16,25 @@ import structlog
 from gwcore.call import Attempt, Call
 from gwcore.dispatch import COST, cost_of
 from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused, UnknownModel
-from gwcore.reply import COMMITTED, IDLE
+from gwcore.reply import COMMITTED, IDLE, Send
 from gwcore.wire.transport import Headers
+
+REQUEST_ID = b"x-gwcore-request-id"
 
 _log = structlog.get_logger("gwcore")
 _HIDDEN = re.compile(r"[^!-+\--:<-~]")  # control, blank, comma, semicolon, non-ASCII
+
+
+def named(send: Send, request_id: str) -> Send:
+    """The same with ``x-gwcore-request-id`` on the answer, for what is no call."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (REQUEST_ID, request_id.encode())]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return sending
 
 
 def stamp(call: Call, _status: int, headers: Headers) -> None:
@@ -28,7 +44,7 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
     """
     call.overhead = time.perf_counter() - call.started - call.waited
     overhead = b"%.3f" % (call.overhead * 1000)
-    headers.append((b"x-gwcore-request-id", call.id.encode()))
+    headers.append((REQUEST_ID, call.id.encode()))
     attempts = call.attempts
     served = call.served
     if served is not None:
