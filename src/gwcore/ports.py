@@ -166,6 +166,15 @@ class Spending(Protocol):
         """
         ...
 
+    async def check(self, policy: Mapping[str, Any]) -> None:
+        """Whether what a budget's settings refer to is there.
+
+        Raises:
+            BadRequest: it is not; a call under such settings would be refused.
+            StoreUnavailable: nobody can tell now.
+        """
+        ...
+
     def resets(self, policy: Mapping[str, Any]) -> int | None:
         """When the running period of a budget with these settings ends, in milliseconds since 1970.
 

@@ -64,3 +64,31 @@ async def test_an_answer_of_ours_is_priced(up, tmp_path, said, cost):
         assert asked.json() == {"cost": cost}
         unknown = await http.post("/spend/calculate", json={"model": "m-1", "messages": ASK})
         assert unknown.status_code == 400 and "no model named" in unknown.text
+
+
+async def told(http, path, body, status):
+    answer = await http.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def test_a_budget_that_is_not_there_is_refused_when_it_is_written(up, store_url):
+    async with served(up, store_url, {"house": "a/m-1"}) as http:
+        for path in ("/key/generate", "/team/new", "/user/new", "/customer/new"):
+            body = {"budget_id": "nobody", **({"user_id": "x"} if "customer" in path else {})}
+            assert "there is no budget nobody" in (await told(http, path, body, 400))["error"]["message"]
+        await told(http, "/budget/new", {"budget_id": "small", "max_budget": 5}, 200)
+        key = await told(http, "/key/generate", {"budget_id": "small"}, 200)  # known at once
+        await told(http, "/key/update", {"key": key["key"], "budget_id": "nobody"}, 400)
+        await told(http, "/key/update", {"key": key["key"], "max_budget": 3}, 200)
+        assert (await told(http, "/key/update", {"key": key["key"], "budget_id": None}, 200))["budget_id"] is None
+
+
+@pytest.mark.parametrize(("path", "field", "mend"), [
+    ("/budget/new", "max_parallel_requests", "set it on the key or the team"), ("/budget/new", "rpm_limit", "set it on the key or the team"),
+    ("/team/new", "team_member_budget", "/team/member_add"), ("/team/new", "team_member_rpm_limit", "/team/member_add"),
+])  # fmt: skip
+async def test_what_is_said_elsewhere_is_refused_with_the_place(up, tmp_path, path, field, mend):
+    async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m-1"}) as http:
+        answer = await http.post(path, json={field: 5})
+        assert answer.status_code in {400, 422} and field in answer.text and mend in answer.text

@@ -15,7 +15,7 @@ import structlog
 
 from gwcore.admin import STATUS_ENV
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.errors import BadConfig, ClientError, GatewayError, StoreUnavailable
+from gwcore.errors import BadConfig, BadRequest, ClientError, GatewayError, StoreUnavailable
 from gwcore.knobs import saying
 from gwcore.outcomes import ending
 from gwcore.plugin import Demand, Plugin, Setup
@@ -176,6 +176,16 @@ class BudgetPlugin(Plugin):
         except StoreDown:
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
         return found
+
+    async def check(self, policy: Mapping[str, Any]) -> None:
+        """See :class:`gwcore.ports.Spending`."""
+        try:
+            await self.plans.refresh(self.desk.home)
+        except StoreDown:
+            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
+        id_ = policy.get("budget_id")
+        if id_ is not None and self.plans.get(id_) is None:
+            raise BadRequest(f"there is no budget {id_[:200]}; /budget/new makes one")
 
     def resets(self, policy: Mapping[str, Any]) -> int | None:
         """See :class:`gwcore.ports.Spending`."""

@@ -27,6 +27,14 @@ _NOT_HERE = frozenset(
         "tpm_limit_type",
     }
 )  # fmt: skip
+_INSTEAD = {
+    **dict.fromkeys(
+        ("team_member_budget", "team_member_budget_duration", "team_member_rpm_limit", "team_member_tpm_limit"),
+        "limits of members are set one by one, with /team/member_add and /team/member_update",
+    ),
+    "budget_reset_at": "periods follow budget_duration",
+}
+"""Fields of LiteLLM, and where what they mean is said here."""
 _HARMLESS = frozenset({"send_invite_email", "config"})
 
 BUDGET_FIELDS = (
@@ -54,7 +62,8 @@ class Body(BaseModel):
         theirs = [name for name in data if name not in cls.model_fields and name in cls.foreign | _HARMLESS]
         told = sorted(name for name in theirs if name not in _HARMLESS and data[name])
         if told:
-            raise ValueError(f"{', '.join(told)}: not supported by this gateway; leave it out")
+            mend = next((_INSTEAD[name] for name in told if name in _INSTEAD), "leave it out")
+            raise ValueError(f"{', '.join(told)}: not supported by this gateway; {mend}")
         if cls.changes and data.get("spend") is not None:
             raise ValueError(
                 "spend: is what the ledger says and cannot be written; reset it with `gwcore budget reset`"

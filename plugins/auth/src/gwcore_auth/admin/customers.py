@@ -54,7 +54,7 @@ class Customers:
         if await self.book.get("end_user", id_) is not None:
             raise Conflict(f"Customer already exists, passed user_id={id_}.")
         row = common(call, new_row(id_, call.caller.id), "alias")
-        row["policies"] = self.desk.policies(call, {})
+        row["policies"] = await self.desk.policies(call, {})
         async with self.book.change() as change:
             await change.insert("end_user", row)
         return customer_row(row, self.desk.unspent)
@@ -65,7 +65,7 @@ class Customers:
             before = await self._one(call.body.user_id)
             self.book.own("end_user", [before["id"]])
             row = common(call, {**before, **touched(call)}, "alias")
-            row["policies"] = self.desk.policies(call, before["policies"])
+            row["policies"] = await self.desk.policies(call, before["policies"])
             await change.update("end_user", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return await self._shown(row)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -49,7 +49,7 @@ class Desk:
 
     # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def policies(self, call: AdminCall, before: Mapping[str, Any]) -> dict[str, Any]:
+    async def policies(self, call: AdminCall, before: Mapping[str, Any]) -> dict[str, Any]:
         """A thing's policies after the body: a field sets, ``null`` clears, what is absent stays.
 
         Raises:
@@ -60,9 +60,9 @@ class Desk:
         changes = [(plugin, name, wanted[name]) for name, plugin in LIMIT_FIELDS.items() if name in wanted]
         for plugin, settings in ((call.body.policies or {}) if "policies" in call.given else {}).items():
             changes += [(plugin, name, value) for name, value in settings.items()]
-        return self.checked(after, changes)
+        return await self.checked(after, changes)
 
-    def checked(self, after: dict[str, Any], changes: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
+    async def checked(self, after: dict[str, Any], changes: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
         """Apply (plugin, field, value) and validate against the plugins' models."""
         for plugin, name, value in changes:
             settings = after.setdefault(plugin, {})
@@ -82,6 +82,9 @@ class Desk:
                 first = error.errors(include_url=False, include_input=False)[0]
                 where = ".".join(map(str, first["loc"]))
                 raise BadRequest(f"{plugin}: {where}: {first['msg']}") from None
+        port = self._spending
+        if port is not None and "budget" in kept and any(name == "budget_id" for _, name, _ in changes):
+            await port.check(kept["budget"])
         return kept
 
     # ── spend ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -115,7 +115,7 @@ class Keys:
         row = self._columns(call, row)
         if caller.role != "admin" and row["user_id"] is None and row["team_id"] is None:
             row["user_id"] = caller.user
-        row["policies"] = self.desk.policies(call, {})
+        row["policies"] = await self.desk.policies(call, {})
         await self._belongs(change, call, row)
         policy.within_grant(caller, row)
         await change.insert("key", row)
@@ -249,7 +249,7 @@ class Keys:
         row = self._columns(call, {**before, **touched(call)})
         if "duration" in call.given:
             row["expires"] = expiry(call.body.duration)
-        row["policies"] = self.desk.policies(call, before["policies"])
+        row["policies"] = await self.desk.policies(call, before["policies"])
         policy.within_grant(call.caller, row)
         policy.keeps_tags(call.caller, before, row)
         policy.tightened(call.caller, before, row, await self.book.get("team", before["team_id"]))

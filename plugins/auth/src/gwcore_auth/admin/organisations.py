@@ -67,7 +67,7 @@ class Organisations:
         if await self.book.get("organisation", id_) is not None:
             raise Conflict(f"Organization id = {id_} already exists.")
         row = common(call, new_row(id_, call.caller.id), "organization_alias")
-        row["policies"] = self.desk.policies(call, {})
+        row["policies"] = await self.desk.policies(call, {})
         async with self.book.change() as change:
             await change.insert("organisation", row)
         return organisation_row(row, self.desk.unspent)
@@ -77,7 +77,7 @@ class Organisations:
         async with self.book.change() as change:
             before = await self._led(call, call.body.organization_id)
             row = common(call, {**before, **touched(call)}, "organization_alias")
-            row["policies"] = self.desk.policies(call, before["policies"])
+            row["policies"] = await self.desk.policies(call, before["policies"])
             await change.update("organisation", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return await self._shown(row)
 

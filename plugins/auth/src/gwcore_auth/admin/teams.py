@@ -117,7 +117,7 @@ class Teams:
             raise BadRequest(f"Team id = {id_} already exists. Please use a different team id.")
         row = {**new_row(id_, caller.id), "organisation_id": body.organization_id, "aliases": body.model_aliases or {}}
         row = common(call, row, "team_alias")
-        row["policies"] = self.desk.policies(call, {})
+        row["policies"] = await self.desk.policies(call, {})
         _sane(row)
         policy.within_team(caller, row, call.given | {"models"})
         if caller.role != "admin" and body.organization_id not in caller.organisations:
@@ -139,7 +139,7 @@ class Teams:
                 row["organisation_id"] = body.organization_id
             if "model_aliases" in call.given:
                 row["aliases"] = body.model_aliases or {}
-            row["policies"] = self.desk.policies(call, before["policies"])
+            row["policies"] = await self.desk.policies(call, before["policies"])
             _sane(row)
             policy.within_team(call.caller, row, call.given)
             policy.keeps_tags(call.caller, before, row)
@@ -210,7 +210,7 @@ class Teams:
         members = body.member if isinstance(body.member, list) else [body.member]
         budget = {"max_budget": body.max_budget_in_team, "budget_duration": body.budget_duration}
         changes = [("budget", name, value) for name, value in budget.items() if value is not None]
-        policies = self.desk.checked({}, changes)
+        policies = await self.desk.checked({}, changes)
         async with self.book.change() as change:
             row = await self._led(call, body.team_id)
             joined = [
@@ -237,7 +237,7 @@ class Teams:
         async with self.book.change() as change:
             await self._led(call, body.team_id)
             member = await self._member(body)
-            member["policies"] = self.desk.checked({p: dict(s) for p, s in member["policies"].items()}, changes)
+            member["policies"] = await self.desk.checked({p: dict(s) for p, s in member["policies"].items()}, changes)
             if "allowed_models" in call.given:
                 member["models"] = body.allowed_models or []
             if body.role is not None:

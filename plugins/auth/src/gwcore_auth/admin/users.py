@@ -75,7 +75,7 @@ class Users:
             raise Conflict(f"User with id {id_} already exists")
         row = common(call, {**new_row(id_, by), "email": body.user_email}, "user_alias")
         row["role"] = ROLES[body.user_role or "internal_user"]
-        row["policies"] = self.desk.policies(call, {})
+        row["policies"] = await self.desk.policies(call, {})
         teams = [_team_id(team) for team in body.teams or []]
         for team in teams:
             await self.desk.need("team", team, f"Team not found, passed team id: {team}.")
@@ -110,7 +110,7 @@ class Users:
                 row["email"] = body.user_email
             if body.user_role is not None:
                 row["role"] = ROLES[body.user_role]
-            row["policies"] = self.desk.policies(call, before["policies"])
+            row["policies"] = await self.desk.policies(call, before["policies"])
             await change.update("user", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return {"user_id": row["id"], "data": await self._shown(row)}
 
