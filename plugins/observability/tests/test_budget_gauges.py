@@ -20,7 +20,8 @@ async def test_budgets_left(store, tmp_path):
     budget = (
         f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {RULES}}}\n"
     )
-    stack = AUTH + budget + f'stores: {{rows: "{store}"}}\n'
+    auth = AUTH.replace("one: {", "one: {alias: mine, ").replace("t1: {}", "t1: {alias: research}")
+    stack = auth + budget + f'stores: {{rows: "{store}"}}\n'
     async with FakeUpstream() as up:
         up.default = ok()
         async with gateway(up, "  - prometheus: {port: 0, litellm_names: true}", stack=stack) as (url, made):
@@ -40,8 +41,9 @@ async def test_budgets_left(store, tmp_path):
     assert 0 < value(found, "gwcore_budget_resets_seconds", scope="team") <= 86400
     assert value(found, "gwcore_budget_resets_seconds", scope="key") == 0  # it never does
     assert value(found, "gwcore_budget_remaining_usd", scope="global") == 0  # rolling: not shown
-    assert value(found, "litellm_remaining_team_budget_metric", team="t1") == pytest.approx(left, abs=1e-9)
-    assert value(found, "litellm_api_key_max_budget_metric", hashed_api_key="one") == 2
+    named = {"team": "t1", "team_alias": "research"}
+    assert value(found, "litellm_remaining_team_budget_metric", **named) == pytest.approx(left, abs=1e-9)
+    assert value(found, "litellm_api_key_max_budget_metric", hashed_api_key="one", api_key_alias="mine") == 2
     assert 0 < value(found, "litellm_team_budget_remaining_hours_metric", team="t1") <= 24
 
 

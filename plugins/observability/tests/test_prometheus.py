@@ -146,7 +146,8 @@ async def test_plugins_show_their_own_numbers(tmp_path):
             found = await scrape(made)
     assert value(found, "gwcore_ratelimit_refused_total") == 1
     assert value(found, "gwcore_deployment_state", upstream="up", model="m") == 0
-    assert value(found, "litellm_deployment_state", api_base="up", model_id="up/m") == 0
+    told = {"api_base": "up", "model_id": "up/m", "api_provider": "openai-compatible"}
+    assert value(found, "litellm_deployment_state", **told) == 0
     assert ("litellm_in_flight_requests", ()) in found
     assert value(found, "gwcore_sink_sent_total", sink="webhook") == 2
     assert value(found, "gwcore_sink_queue_length", sink="webhook") == 0
@@ -173,3 +174,18 @@ async def test_litellm_names():
     assert value(found, "litellm_llm_api_time_to_first_token_metric_count", **who) == 1
     assert value(found, "litellm_deployment_failure_responses_total", litellm_model_name="m", **who) == 1
     assert value(found, "litellm_requests_total", model="m", status="200") == 2
+
+
+async def test_litellm_names_of_a_deployment_that_never_answered(tmp_path):
+    """What fails has its name; what the gateway refuses before it asks is no failure of a deployment."""
+    budget = f"  - budget: {{store: rows, mode: direct, journal: {tmp_path}/j, rules: [{{per: key, limit: $0}}]}}\n"
+    for limits, failures in (("", 1), (f'{budget}stores: {{rows: "sqlite:///{tmp_path}/b.db"}}\n', 0)):
+        async with (
+            FakeUpstream(Answer(500, body=b"{}")) as up,
+            gateway(up, "  - prometheus: {port: 0, litellm_names: true}", stack=AUTH + limits) as (url, made),
+        ):
+            assert (await ask(url, headers=ONE, max_tokens=9)).status_code == (500 if failures else 429)
+            found = await scrape(made)
+        name = "litellm_deployment_failure_responses_total"
+        assert value(found, name) == value(found, name, litellm_model_name="m", model_id="up/m") == failures
+        assert value(found, "litellm_proxy_failed_requests_metric_total", hashed_api_key="one") == 1

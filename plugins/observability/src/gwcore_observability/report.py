@@ -12,7 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import JSON, ColumnElement, Integer, and_, case, cast, func, select, text, type_coerce
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    and_,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+    text,
+    type_coerce,
+)  # fmt: skip
 from sqlalchemy.exc import DBAPIError
 
 from gwcore.errors import StoreUnavailable
@@ -26,11 +39,14 @@ GROUPS: Final[Mapping[str, ColumnElement[Any]]] = {
     "model": CALL.c.model, "served_model": CALL.c.served_model, "upstream": CALL.c.upstream, "key": CALL.c.key_id,
     "team": CALL.c.team_id, "user": CALL.c.user_id, "organisation": CALL.c.organisation_id,
     "end_user": CALL.c.end_user, "operation": CALL.c.operation,
+    "day": literal_column("ended / 86400000", BigInteger).label("day"),
 }  # fmt: skip
-"""What a report may be grouped by. ``model`` is as clients asked, ``served_model`` and ``upstream`` who answered."""
+"""What a report may be grouped by. ``model`` is as clients asked, ``served_model`` and ``upstream`` who answered; ``day``
+is that of UTC on which a call ended."""
 SHARES: Final = (50, 95, 99)
 WITHIN: Final = 120.0
 Span = Literal["daily", "weekly"]
+_FIRST = date(1970, 1, 1)
 
 
 @dataclass(slots=True, frozen=True)
@@ -188,7 +204,12 @@ def _ranks(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool]) ->
 
 def _line(row: tuple[Any, ...], width: int, ranks: Sequence[Any]) -> Line:
     numbers = [int(value) for value in row[width:]]  # PostgreSQL sums whole numbers as decimals
-    return Line(tuple(row[:width]), *numbers, *(None if value is None else int(value) for value in ranks))
+    return Line(tuple(map(_name, row[:width])), *numbers, *(None if value is None else int(value) for value in ranks))
+
+
+def _name(value: str | int | None) -> str | None:
+    """A day is the number of it since 1970."""
+    return (_FIRST + timedelta(days=value)).isoformat() if isinstance(value, int) else value
 
 
 # ── as text ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ Labels that only a client's input could fill (``end_user``, ``client_ip``, ``use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -173,7 +173,9 @@ class LiteLLM:
         for name, count in counts.items():
             self._count(f"litellm_{name}_metric", values, count)
         for attempt in record.attempts:
-            self._attempt(attempt, values)
+            # what the gateway refused before it asked says nothing of a deployment
+            if attempt.status is not None or attempt.reason not in _OURS:
+                self._attempt(attempt, values)
         last = record.attempts[-1]
         seconds = (last.ended_ns - last.started_ns) / 1e9
         self._time("litellm_llm_api_latency_metric", values, seconds)
@@ -244,8 +246,28 @@ class LiteLLM:
         }
 
 
-def translated(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """What plugins show, under LiteLLM's names."""
+Aliases = Mapping[tuple[str, str], str]
+"""Names for humans by scope and id, see :class:`gwcore.ports.Directory`."""
+
+
+def ids_of(samples: Iterable[Sample]) -> dict[str, set[str]]:
+    """The ids by scope whose aliases LiteLLM's names of these samples tell."""
+    found: dict[str, set[str]] = {}
+    for sample in samples:
+        scope = sample.labels.get("scope", "")
+        if sample.name in _BUDGETS and len(_SCOPES.get(scope, ("", ()))[1]) > 1:
+            found.setdefault(scope, set()).add(sample.labels["id"])
+    return found
+
+
+def translated(samples: Iterable[Sample], providers: Mapping[str, str], aliases: Aliases) -> Iterator[Sample]:
+    """What plugins show, under LiteLLM's names.
+
+    Args:
+        samples: of all plugins.
+        providers: of each upstream.
+        aliases: as far as they are known; a team or organisation without one is told by its id, as counters tell it.
+    """
     for sample in samples:
         labels = sample.labels
         if sample.name == "gwcore_requests_in_flight":
@@ -256,13 +278,15 @@ def translated(samples: Iterable[Sample]) -> Iterator[Sample]:
                 "litellm_model_name": model,
                 "model_id": f"{upstream}/{model}",
                 "api_base": upstream,
-                "api_provider": labels.get("provider", ""),
+                "api_provider": providers.get(upstream, ""),
             }
             yield replace(sample, name="litellm_deployment_state", labels=told)
         elif (found := _BUDGETS.get(sample.name)) is not None and labels.get("scope") in _SCOPES:
             word, names = _SCOPES[labels["scope"]]
             value = sample.value / 3600 if found.endswith("hours_metric") else sample.value
-            told = dict.fromkeys(names, labels["id"])
+            scope, id_ = labels["scope"], labels["id"]
+            shown = (id_, aliases.get((scope, id_), "" if scope == "key" else id_))
+            told = dict(zip(names, shown, strict=False))
             yield replace(sample, name=found.format(word), labels=told, value=value)
 
 
@@ -278,6 +302,8 @@ _SCOPES = {
     "user": ("user", ("user",)),
     "end_user": ("customer", ("end_user",)),
 }
+_OURS = frozenset({"budget", "denied", "unserved", "request"})
+"""Rows of :mod:`gwcore.outcomes` that are the gateway's own refusal where no upstream answered."""
 _HELP = "As LiteLLM tells it; see its documentation."
 _EMPTY = dict.fromkeys(_CLIENT, "")
 _NO_TARGET = dict.fromkeys(("litellm_model_name", "fallback_model", "model_id", "api_provider", "api_base"), "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from hashlib import blake2b
@@ -14,13 +15,14 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.call import Call, Outcome
+from gwcore.errors import MissingPort, StoreUnavailable
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Demand, Plugin, Setup
-from gwcore.ports import AdminCall, AdminRoute, Page, Sample
+from gwcore.ports import AdminCall, AdminRoute, Directory, Page, Sample
 from gwcore.redact import Redactor
 from gwcore.taps import faults
 from gwcore_observability.prometheus import registry
-from gwcore_observability.prometheus.litellm import LiteLLM, translated
+from gwcore_observability.prometheus.litellm import Aliases, LiteLLM, ids_of, translated
 from gwcore_observability.prometheus.meters import By, Labels, Meters
 from gwcore_observability.prometheus.registry import Registry
 from gwcore_observability.prometheus.server import Exposition
@@ -28,6 +30,9 @@ from gwcore_observability.record import record_of
 
 EVERY = 1.0
 """Seconds between two looks at what plugins show, where another worker may be asked for it."""
+
+NAMED = 30.0
+"""Seconds for which the names of ids are taken to stay what they are."""
 
 
 class PrometheusConfig(BaseModel):
@@ -62,11 +67,11 @@ class Numbers:
             self.litellm.know(labels)
         return self
 
-    def publish(self, samples: Iterable[Sample]) -> None:
-        """What plugins show now."""
+    def publish(self, samples: Iterable[Sample], providers: Mapping[str, str], aliases: Aliases) -> None:
+        """What plugins show now; see :func:`gwcore_observability.prometheus.litellm.translated`."""
         listed = list(samples)
         if self.litellm is not None:
-            listed += translated(listed)
+            listed += translated(listed, providers, aliases)
         self.registry.publish(listed)
 
     async def aclose(self) -> None:
@@ -87,13 +92,20 @@ class Prometheus(Plugin):
         self.numbers: Numbers | None = None
         self.port: Exposition | None = None
         self.calls = 0
+        self._aliases: Aliases = {}
+        self._looked_up: dict[str, set[str]] = {}
+        self._look_again = 0.0
         self._under_way = setup.key("under_way", bool)
 
     def _numbers(self) -> Numbers:
         config: PrometheusConfig = self.config
         models = self.setup.models
         labels = Labels(
-            frozenset(models.known()), frozenset(models.upstreams), tuple(config.by), config.models, config.names
+            frozenset(models.known()) | {target.model for target in models.targets()},
+            frozenset(models.upstreams),
+            tuple(config.by),
+            config.models,
+            config.names,
         )
         # a changed set of labels is another set of metrics
         mark = blake2b(repr((labels.only_by, config.litellm_names)).encode(), digest_size=4).hexdigest()
@@ -128,15 +140,33 @@ class Prometheus(Plugin):
         """So that whichever worker is asked knows of this one."""
         while True:
             await asyncio.sleep(EVERY)
-            self._publish()
+            await self._publish()
 
-    def _publish(self) -> None:
+    async def _publish(self) -> None:
         assert self.numbers is not None
-        self.numbers.publish(self.setup.readings())
+        samples = list(self.setup.readings())
+        if self.config.litellm_names:
+            await self._look_up(samples)
+        providers = {upstream.name: upstream.provider.name for upstream in self.setup.models.upstreams.values()}
+        self.numbers.publish(samples, providers, self._aliases)
+
+    async def _look_up(self, samples: Iterable[Sample]) -> None:
+        """What ids are called; while the store does not answer, what they were called."""
+        ids_by_scope, now = ids_of(samples), time.monotonic()
+        if ids_by_scope == self._looked_up and now < self._look_again:
+            return
+        found: dict[tuple[str, str], str] = {}
+        try:
+            directory = self.setup.port(Directory)
+            for scope, ids in ids_by_scope.items():
+                found |= {(scope, id_): alias for id_, alias in (await directory.aliases(scope, ids)).items()}
+        except (MissingPort, StoreUnavailable):
+            return
+        self._aliases, self._looked_up, self._look_again = found, ids_by_scope, now + NAMED
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """What Prometheus reads, and its media type."""
-        self._publish()
+        await self._publish()
         assert self.numbers is not None
         return await asyncio.to_thread(self.numbers.registry.text, accept)
 

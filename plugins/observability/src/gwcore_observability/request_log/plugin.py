@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
 
 import orjson
@@ -24,6 +24,8 @@ from gwcore.units import Duration, StoreRef
 from gwcore_observability.content import Content
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import Record
+from gwcore_observability.report import GROUPS, Line, make
+from gwcore_observability.report import row_of as figures
 from gwcore_observability.request_log.table import CALL, MIGRATIONS, row_of
 from gwcore_observability.settings import SinkConfig
 from gwcore_observability.sink import ACCEPTED, Delivery, Sink, Verdict
@@ -33,6 +35,8 @@ WITHIN = 5.0
 """Seconds for a search, and for a batch to be written."""
 CHUNK = 5000
 """Rows deleted at once."""
+_MOST_DAYS = 366
+_EARLIEST, _LATEST = date(1970, 1, 1), date(9998, 12, 31)
 _log = structlog.get_logger("gwcore.observability")
 _EXACT = {
     "model": CALL.c.model, "served_model": CALL.c.served_model, "upstream": CALL.c.upstream, "state": CALL.c.state,
@@ -136,7 +140,11 @@ class RequestLog(SinkPlugin):
             AdminRoute(
                 "GET", "/logs/{id}", "logs:read", self._show, "One call with its attempts, and content if kept."
             ),
-        )
+            AdminRoute(
+                "GET", "/global/activity", "spend:report", self._activity, "Calls, tokens, latency and rates of errors and fallbacks by day.",
+                query=("start_date", "end_date", "group_by"),
+            ),
+        )  # fmt: skip
 
     async def _search(self, call: AdminCall) -> Any:
         limit = _whole(call.query.get("limit", "100"), "limit")
@@ -153,6 +161,25 @@ class RequestLog(SinkPlugin):
         last = f"{rows[-1]['ended']},{rows[-1]['event']}" if more else None
         return {"data": rows, "before": last}
 
+    async def _activity(self, call: AdminCall) -> Any:
+        """LiteLLM's shape with a report's columns beside; ``group_by``, as in ``gwcore report --by``, adds ``rows``."""
+        first, last = _days(call.query)
+        by = [name for name in call.query.get("group_by", "").split(",") if name]
+        if not set(by) <= set(GROUPS):
+            raise BadRequest(f"group_by takes one or several of: {', '.join(GROUPS)}; with commas between them")
+        days = await make(self.store, "daily", first, last, ["day"])
+        total = days.total
+        answer: dict[str, Any] = {
+            "daily_data": [_day(line) for line in sorted(days.lines, key=lambda line: line.names[0] or "")],
+            "sum_api_requests": total.calls,
+            "sum_total_tokens": total.tokens_in + total.tokens_out,
+            "total": figures(total, ()),
+        }
+        if by:
+            grouped = await make(self.store, "daily", first, last, by)
+            answer |= {"by": by, "rows": [figures(line, by) for line in grouped.lines]}
+        return answer
+
     async def _show(self, call: AdminCall) -> Any:
         wanted = select(CALL.c.record, CALL.c.content).where(_reach(call.caller), CALL.c.id == call.path["id"])
         async with reading(self.store, WITHIN) as sql:
@@ -162,6 +189,23 @@ class RequestLog(SinkPlugin):
         found = orjson.loads(row.record)
         found["content"] = orjson.loads(row.content) if row.content else None
         return found
+
+
+def _day(line: Line) -> dict[str, Any]:
+    tokens = line.tokens_in + line.tokens_out
+    return {"api_requests": line.calls, "total_tokens": tokens, **figures(line, ("date",))}
+
+
+def _days(query: Mapping[str, str]) -> tuple[date, date]:
+    """First and last day asked for, both included; the last thirty by default."""
+    try:
+        last = date.fromisoformat(query["end_date"][:10]) if query.get("end_date") else datetime.now(UTC).date()
+        first = date.fromisoformat(query["start_date"][:10]) if query.get("start_date") else last - timedelta(days=29)
+    except (ValueError, OverflowError):
+        raise BadRequest("start_date and end_date are days, such as 2026-11-21") from None
+    if not _EARLIEST <= first <= last <= _LATEST or (last - first).days >= _MOST_DAYS:
+        raise BadRequest(f"start_date is not after end_date, and there are at most {_MOST_DAYS} days")
+    return first, last
 
 
 def _reach(caller: Caller) -> ColumnElement[bool]:
