@@ -1,4 +1,4 @@
-"""A deadline for the beginning of an answer: a client's own, in ``x-gwcore-timeout``, or a router's."""
+"""A deadline for the beginning of an answer: a client's own, in ``x-gwcore-timeout`` (or LiteLLM's header), or a router's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from gwcore.call import Attempt, Call
 from gwcore.errors import BadRequest, GatewayError, UpstreamTimeout
 from gwcore.units import parse_duration
 
-TIMEOUT = b"x-gwcore-timeout"
+TIMEOUT, _THEIR_TIMEOUT = b"x-gwcore-timeout", b"x-litellm-timeout"
 
 
 def patience(call: Call) -> float | None:
     """Seconds that the client waits for the beginning of its answer, if it says so. Raises ``BadRequest``."""
-    wanted = call.header(TIMEOUT)
+    wanted = call.header(TIMEOUT, _THEIR_TIMEOUT)
     if wanted is None:
         return None
     try:

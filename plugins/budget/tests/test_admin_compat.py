@@ -1,8 +1,10 @@
 """The admin API of money, asked as LiteLLM's clients ask."""
 
+import asyncio
 import json
 import secrets
 from contextlib import asynccontextmanager
+from itertools import groupby
 
 import httpx2
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_budget.admin import spend
 
 ADMIN = secrets.token_hex(32)
 ASK = [{"role": "user", "content": "hi"}]
@@ -82,6 +85,41 @@ async def test_a_budget_that_is_not_there_is_refused_when_it_is_written(up, stor
         await told(http, "/key/update", {"key": key["key"], "budget_id": "nobody"}, 400)
         await told(http, "/key/update", {"key": key["key"], "max_budget": 3}, 200)
         assert (await told(http, "/key/update", {"key": key["key"], "budget_id": None}, 200))["budget_id"] is None
+
+
+async def test_many_rows_are_shown_with_turns_of_the_loop_in_between(up, tmp_path, monkeypatch):
+    up.default = Answer(body=json.dumps({"id": "c", "object": "chat.completion", "choices": []}).encode())
+    turns, shown = 0, []
+
+    async def turning():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def spied(row):
+        shown.append(turns)
+        return log_row(row)
+
+    async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m-1"}) as http:
+        for _ in range(7):
+            body, tags = {"model": "house", "messages": ASK}, {"x-litellm-tags": "eu, paid"}
+            await http.post("/v1/chat/completions", json=body, headers=tags)
+        async with asyncio.timeout(20):
+            while len(pages := (await http.get("/spend/logs/v2")).json()["data"]) < 7:
+                await asyncio.sleep(0.1)
+        assert all(sorted(row["request_tags"]) == ["eu", "paid"] for row in pages)
+        log_row = spend.log_row
+        monkeypatch.setattr(spend, "log_row", spied)
+        monkeypatch.setattr(spend, "SLICE", 3)
+        task = asyncio.create_task(turning())
+        answer = await http.get("/spend/logs")
+        task.cancel()
+        assert answer.headers["content-type"] == "application/json" and answer.json() == pages
+        assert [len(list(same)) for _, same in groupby(shown)] == [3, 3, 1]
+        assert (await http.get("/spend/logs?limit=2")).json() == pages[:2]
+        assert (await http.get("/spend/logs?user_id=nobody")).json() == []
+        assert (await http.get("/spend/logs?limit=10001")).status_code == 400
 
 
 @pytest.mark.parametrize(("path", "field", "mend"), [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gwcore_budget.ledger.home import Home, attempts_of
@@ -128,10 +128,10 @@ async def tags(home: Home, where: Where | None = None, *, by_day: bool = False) 
     return [(row[:width], Sums(*row[width:])) for row in await home.rows(text, *where.values)]
 
 
-async def attempts(home: Home, where: Where, *, limit: int, offset: int = 0) -> list[dict[str, Any]]:
-    """Rows of attempts, newest first, by column name. Raises ``StoreDown``."""
+async def attempts(home: Home, where: Where, *, limit: int, offset: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows of attempts, newest first, by column name; made as they are taken. Raises ``StoreDown``."""
     text = f"SELECT {', '.join(_ROW)} FROM budget_hold{where.text} ORDER BY created DESC, id LIMIT {int(limit)} OFFSET {int(offset)}"  # noqa: S608
-    return [dict(zip(_ROW, row, strict=True)) for row in await home.rows(text, *where.values)]
+    return (dict(zip(_ROW, row, strict=True)) for row in await home.rows(text, *where.values))
 
 
 async def count(home: Home, where: Where) -> int:
