@@ -21,7 +21,7 @@ class Listing:
     """Answers lists of models with what the caller may use, limits and prices included.
 
     A wildcard is listed as the models that it reaches, as far as they are known; as itself too, where a client asks so
-    with LiteLLM's ``?return_wildcard_routes=true``. ``?litellm_model_id=`` leaves one deployment.
+    with LiteLLM's ``?return_wildcard_routes=true``. ``?litellm_model_id=`` leaves one deployment, ``?model_group=`` one name.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class Listing:
         shown = [model for model in known if all(permit(call, model.id) for permit in self.permits)]
         if wanted := asked.get("litellm_model_id"):
             shown = [chosen for model in shown if (chosen := model.only(wanted[0])).deployments]
+        if group := asked.get("model_group"):
+            shown = [model for model in shown if model.id == group[0]]
         listed = call.dialect.models_body(shown, call.params.get("model"), call.operation)
         status, body = models_reply(call, listed)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

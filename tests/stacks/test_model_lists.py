@@ -83,6 +83,17 @@ async def test_one_deployment(serve):
         assert (await got(http, "/model/info?litellm_model_id=x"))["data"] == []
 
 
+async def test_groups(serve):
+    async with await serve(WILD) as http:
+        (house,) = (await got(http, "/model_group/info?model_group=house"))["data"]
+        assert house["model_group"] == "house" and house["providers"] == ["anthropic", "openai"]
+        assert (
+            house["input_cost_per_token"] > 0 and house["supports_prompt_caching"] and not house["supports_audio_input"]
+        )
+        own = {group["model_group"]: group for group in (await got(http, "/model_group/info"))["data"]}["own/llama-9"]
+        assert own["input_cost_per_token"] is None and own["providers"] == ["openai-compatible"]
+
+
 async def test_a_model_that_is_not_there(serve):
     async with await serve(WILD) as http:
         answer = await http.get("/v1/models/nope", headers={"authorization": f"Bearer {ADMIN}"})

@@ -218,6 +218,7 @@ async def test_users(api):
     info = await api.get("/user/info?user_id=u")
     assert info["user_info"]["user_role"] == "internal_user" and len(info["keys"]) == 1 and info["teams"] == []
     assert (await api.get("/user/info", key=new["key"]))["user_id"] == "u"
+    assert await api.get("/v2/user/info", key=new["key"]) == info["user_info"]
     changed = await api.post("/user/update", {"user_id": "u", "user_alias": "U", "models": ["m"]})
     assert changed["data"]["user_alias"] == "U" and changed["data"]["max_budget"] == 3.0
     assert (await api.chat(new["key"], "n")).status_code == 403

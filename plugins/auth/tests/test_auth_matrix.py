@@ -46,6 +46,7 @@ MATRIX = {
     ("POST", "/user/update"): WRITES,
     ("POST", "/user/delete"): ADMIN,
     ("GET", "/user/info"): LISTS,
+    ("GET", "/v2/user/info"): LISTS,
     ("GET", "/user/list"): READS,
     ("GET", "/user/available_roles"): LISTS,
     ("POST", "/organization/new"): ADMIN,
@@ -81,6 +82,7 @@ MATRIX = {
     ("GET", "/budget/list"): READS,
     ("GET", "/budget/settings"): READS,
     ("POST", "/spend/calculate"): ALL,
+    ("POST", "/utils/token_counter"): ALL,
     ("GET", "/spend/tags"): READS,
     ("GET", "/tag/daily/activity"): READS,
     ("POST", "/global/spend/end_users"): READS,
@@ -203,6 +205,7 @@ async def test_two_organisations_see_nothing_of_each_other(api, admin_key):
     theirs = await api.post("/key/generate", {"team_id": "t2", "key_alias": "theirs"})
     attempts = [
         ("GET", f"/key/info?key={theirs['token']}", None), ("GET", "/team/info?team_id=t2", None), ("GET", "/user/info?user_id=boss2", None),
+        ("GET", "/v2/user/info?user_id=boss2", None),
         ("GET", "/organization/info?organization_id=o2", None), ("POST", "/key/update", {"key": theirs["token"], "models": []}),
         ("POST", "/key/block", {"key": theirs["token"]}), ("POST", "/key/unblock", {"key": theirs["token"]}), ("POST", "/key/delete", {"keys": [theirs["token"]]}),
         ("POST", "/key/delete", {"key_aliases": ["theirs"]}), ("POST", "/key/regenerate", {"key": theirs["token"]}), ("POST", f"/key/{theirs['token']}/regenerate", {}),

@@ -323,6 +323,12 @@ async def test_what_something_costs(api):
         "/spend/calculate", {"model": "up/m", "messages": [{"role": "user", "content": "x" * 3500}]}
     )
     assert 0.0009 < estimate["cost"] < 0.0012
+    counted = await api.post(
+        "/utils/token_counter?call_endpoint=false", {"model": "up/m", "messages": [{"content": "x" * 3500}]}
+    )
+    assert 900 < counted["total_tokens"] < 1200 and (counted["request_model"], counted["model_used"]) == ("up/m", "m")
+    assert 900 < (await api.post("/utils/token_counter", {"model": "m", "prompt": "x" * 3500}))["total_tokens"] < 1200
+    await api.post("/utils/token_counter", {"model": "up/m"}, status=400)
     await api.post("/spend/calculate", {"model": "up/m"}, status=400)
     await api.post("/spend/calculate", {"completion_response": {**answer, "model": ""}}, status=400)
     without = {**answer, "usage": {}}

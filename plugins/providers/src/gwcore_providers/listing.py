@@ -64,21 +64,40 @@ def model_info(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
     return [_entry(model.id, deployment) for model in models for deployment in model.deployments]
 
 
+def model_groups(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
+    """``data`` of LiteLLM's ``GET /model_group/info``: one entry per name, with what its first deployment can and costs."""
+    return [
+        {
+            "model_group": model.id,
+            "providers": sorted({deployment.provider for deployment in model.deployments}),
+            "mode": None,
+            **dict.fromkeys(("max_input_tokens", "max_output_tokens", "input_cost_per_token", "output_cost_per_token")),
+            **dict.fromkeys(_SUPPORTS.values(), False),
+            **_known(model.card),
+        }
+        for model in models
+    ]
+
+
+def _known(card: PriceCard | None) -> dict[str, Any]:
+    if card is None:
+        return {}
+    # a client that does arithmetic expects numbers here; the exact ones are in /v1/models
+    priced = {key: float(dollars(card.prices[own][0][1])) for own, key in _LITELLM.items() if own in card.prices}
+    abilities = {key: True for own, key in _SUPPORTS.items() if own in card.capabilities}
+    return {**limits(card, "max_input_tokens", "max_output_tokens"), **priced, **abilities}
+
+
 def _entry(name: str, deployment: Deployment) -> dict[str, Any]:
     info: dict[str, Any] = {
         "id": deployment.id,
         "db_model": False,
         "key": deployment.model,
         "litellm_provider": deployment.provider,
+        **_known(deployment.card),
     }
-    card = deployment.card
-    if card is not None:
-        # a client that does arithmetic expects numbers here; the exact ones are in /v1/models
-        priced = {key: float(dollars(card.prices[own][0][1])) for own, key in _LITELLM.items() if own in card.prices}
-        abilities = {key: True for own, key in _SUPPORTS.items() if own in card.capabilities}
-        info |= {**limits(card, "max_input_tokens", "max_output_tokens"), **priced, **abilities}
-        if card.max_output is not None:
-            info["max_tokens"] = card.max_output
+    if "max_output_tokens" in info:
+        info["max_tokens"] = info["max_output_tokens"]
     return {
         "model_name": name,
         "litellm_params": {"model": f"{deployment.provider}/{deployment.model}"},

@@ -41,8 +41,7 @@ def price_of(
         raise BadRequest("name a model")
     card = _card(setup, named, _answering(setup.models, named) if model is None else [])
     if answer is None:
-        text = orjson.dumps(list(messages or ()))
-        return card.cost(Usage(input=round(len(text) / FIRST_RATIO)))
+        return card.cost(Usage(input=tokens_of(list(messages or ()))))
     raw = orjson.dumps(answer)
     for dialect in setup.dialects.values():
         meter = dialect.meter("chat", None, stream=False)
@@ -53,6 +52,29 @@ def price_of(
         if usage is not None and usage.billable:
             return card.cost(usage)
     raise BadRequest("completion_response holds no usage that any dialect knows")
+
+
+def tokens_of(said: Any) -> int:
+    """About how many tokens a part of a request has, from its bytes as JSON."""
+    return round(len(orjson.dumps(said)) / FIRST_RATIO)
+
+
+def counted(setup: Setup, model: str, said: Any) -> dict[str, Any]:
+    """The same in the shape of LiteLLM's ``/utils/token_counter``. Raises ``BadRequest`` for a model that nobody knows."""
+    try:
+        used = setup.models.resolve(model)[0]
+    except GatewayError as error:
+        raise BadRequest(error.message) from None
+    return {
+        "total_tokens": tokens_of(said),
+        "request_model": model,
+        "model_used": used.model,
+        "tokenizer_type": "estimate",
+        "original_response": None,
+        "error": False,
+        "error_message": None,
+        "status_code": None,
+    }
 
 
 def _card(setup: Setup, model: str, else_: Sequence[Target]) -> PriceCard:

@@ -15,7 +15,7 @@ from gwcore.ports import AdminCall, AdminRoute, Page
 from gwcore.usage import BUCKETS, IN, OUT
 from gwcore_budget import reports
 from gwcore_budget.admin.desk import Desk, answering, began, ended, iso, money, page_of
-from gwcore_budget.admin.price import price_of
+from gwcore_budget.admin.price import counted, price_of
 from gwcore_budget.ledger.ops import VOIDED
 from gwcore_budget.reports import Sums, Where
 
@@ -33,6 +33,19 @@ class Calculate(BaseModel):
     model: str | None = Field(default=None, description="as a call would name it")
     messages: list[dict[str, Any]] | None = Field(default=None, description="what would be sent: its input is priced")
     completion_response: dict[str, Any] | None = Field(default=None, description="an answer: its usage is priced")
+
+
+class Count(BaseModel):
+    """``/utils/token_counter``."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(description="as a call would name it")
+    prompt: Any = Field(default=None, description="what would be sent, as completions say it")
+    messages: list[dict[str, Any]] | None = Field(default=None, description="as chat completions and messages do")
+    contents: list[dict[str, Any]] | None = Field(default=None, description="as Gemini does")
+    system: Any = Field(default=None, description="beside messages")
+    tools: list[dict[str, Any]] | None = Field(default=None, description="likewise")
 
 
 class Spend:
@@ -53,6 +66,7 @@ class Spend:
             AdminRoute("GET", "/spend/teams", read, answering(self.teams), "Spend of one team, or of all.", None, ("team_id", "limit", *_DAYS)),
             AdminRoute("GET", "/spend/tags", "spend:report", answering(self.tags), "Spend by tag.", None, _DAYS),
             AdminRoute("POST", "/spend/calculate", "spend:calculate", self.calculate, "What something costs.", Calculate),
+            AdminRoute("POST", "/utils/token_counter", "spend:calculate", self.count, "About how many tokens.", Count),
         )  # fmt: skip
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,6 +173,14 @@ class Spend:
         if body.completion_response is None and body.messages is None:
             raise BadRequest("send messages or a completion_response")
         return {"cost": money(price_of(self.desk.setup, body.model or None, body.messages, body.completion_response))}
+
+    async def count(self, call: AdminCall) -> Any:
+        """``POST /utils/token_counter``. No tokenizer is loaded: what a call then used is in its answer."""
+        body: Count = call.body
+        said = body.model_dump(exclude={"model"}, exclude_none=True)
+        if said.keys().isdisjoint({"prompt", "messages", "contents"}):
+            raise BadRequest("send messages, a prompt or contents")
+        return counted(self.desk.setup, body.model, list(said.values()))
 
 
 def log_row(row: dict[str, Any]) -> dict[str, Any]:

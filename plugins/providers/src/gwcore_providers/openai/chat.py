@@ -18,7 +18,7 @@ from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers.base import BaseDialect
-from gwcore_providers.listing import described, model_info
+from gwcore_providers.listing import described, model_groups, model_info
 from gwcore_providers.meter import FINAL, Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.openai.chat_codec import ChatCodec
 from gwcore_providers.openai.chat_read import is_flat
@@ -55,10 +55,13 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     return orjson.dumps({"error": shown, "request_id": request_id})
 
 
+_TOLD = {"model_info": model_info, "model_group_info": model_groups}
+
+
 def models_body(models: Sequence[ModelInfo], wanted: str | None, operation: str) -> bytes | None:
-    """``GET /models``, ``GET /models/{id}`` and, as LiteLLM has it, ``GET /model/info``."""
-    if operation == "model_info":
-        return orjson.dumps({"data": model_info(models)})
+    """``GET /models``, ``GET /models/{id}`` and, as LiteLLM has them, ``GET /model/info`` and ``/model_group/info``."""
+    if operation in _TOLD:
+        return orjson.dumps({"data": _TOLD[operation](models)})
     shown = [
         {"id": m.id, "object": "model", "created": m.created, "owned_by": m.owner, **described(m.card)} for m in models
     ]
@@ -201,6 +204,7 @@ class OpenAIChat(BaseDialect):
             Route("GET", "/models", "models", local=True, model="none", body="none"),
             Route("GET", "/models/{model}", "models", local=True, model="none", body="none"),
             Route("GET", "/model/info", "model_info", local=True, model="none", body="none"),
+            Route("GET", "/model_group/info", "model_group_info", local=True, model="none", body="none"),
         ),
         Route("POST", "/rerank", "rerank", ("", "/v1", "/v2")),
         # as Azure's SDK addresses it: the deployment in the path is the model
