@@ -10,7 +10,8 @@ from gwcore.errors import Forbidden, Untranslatable
 from gwcore.models import Models
 from gwcore.service import Layer, Service
 
-TAGS, UPSTREAM = (b"x-gwcore-tags", b"x-litellm-tags"), b"x-gwcore-upstream"
+TAGS, UPSTREAM = b"x-gwcore-tags", b"x-gwcore-upstream"
+_THEIR_TAGS = b"x-litellm-tags"
 
 Permits = Sequence[Callable[[Call, str], bool]]
 """``Plugin.visible`` of every plugin that has one: whether whoever calls may use a model. All must say so."""
@@ -18,7 +19,7 @@ Permits = Sequence[Callable[[Call, str], bool]]
 
 def read_tags(call: Call) -> None:
     """Give the call the tags that its client names."""
-    tags = call.header(*TAGS)
+    tags = call.header(TAGS, _THEIR_TAGS)
     if tags is not None:
         call.tags |= frozenset(tag.strip() for tag in tags.decode("latin-1").split(",")[:32])
 
