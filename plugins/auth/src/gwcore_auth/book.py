@@ -190,7 +190,7 @@ class Book:
     async def members_of(self, column: str, ids: Sequence[str]) -> list[Row]:
         """Memberships of several teams (``team_id``) or users (``user_id``), with each user's address as ``user_email``."""
         whole = select(MEMBER, USER.c.email.label("user_email")).outerjoin(USER, USER.c.id == MEMBER.c.user_id)
-        found = await self.all(whole.where(MEMBER.c[column].in_(ids)))
+        found = await self.all(whole.where(MEMBER.c[column].in_(ids)).order_by(MEMBER.c.team_id, MEMBER.c.user_id))
         for row in found:
             declared = self.declared.get(("user", row["user_id"]))
             if declared is not None:
