@@ -27,6 +27,7 @@ GRASP = {
     "auto_create_key": True, "user_ids": ["victim"], "organization_alias": "x", "organization_ids": ["org2"], "alias": "x",
     "budget_reset_at": "2999-01-01", "budgets": ["b"], "id": "b", "scope": "team", "reset_to": 0, "api_key": "VICTIM", "first": "2026-01-01",
     "last": "2026-01-01", "model": "m", "messages": [], "completion_response": {}, "allowed_model_region": "eu",
+    "prompt": "x", "contents": [], "system": "x", "tools": [],
 }  # fmt: skip
 CLEAR = (
     "max_budget",
@@ -60,6 +61,7 @@ async def world(api):
         {"team_id": "ours", "organization_id": "org1", "max_budget": 10, "models": ["m"], "tags": ["charged"]},
     )
     await api.post("/team/new", {"team_id": "theirs", "organization_id": "org2", "max_budget": 10})
+    await api.post("/budget/new", {"budget_id": "b", "max_budget": 1e6})
     who = {}
     for name in ("user", "lead", "boss", "victim", "friend"):
         made = await api.post("/user/new", {"user_id": name, "user_email": f"{name}@x.y", "max_budget": 5})

@@ -33,7 +33,7 @@ from gwcore_observability.alerts.seen import MOST as NAMES
 from gwcore_observability.alerts.seen import STALE, Fails, Seen, Window
 from gwcore_observability.alerts.settings import AlertsConfig, ReportsConfig
 from gwcore_observability.alerts.shown import budgets, exhausted, upstreams
-from gwcore_observability.request_log.table import CALL, MIGRATIONS
+from gwcore_observability.call_table import CALL, MIGRATIONS
 
 DOWN = Finding("upstream", "upstream/a", "a is down", over="a has recovered")
 

@@ -13,7 +13,7 @@ from test_trace_sinks import PAIR, sink
 
 from gwcore.sql import reading
 from gwcore.testing.upstream import FakeUpstream
-from gwcore_observability.request_log.table import CALL
+from gwcore_observability.call_table import CALL
 
 LAYERS = """stores: {{book: "sqlite:///{folder}/book.db"}}
 stack:

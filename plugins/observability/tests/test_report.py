@@ -21,8 +21,8 @@ from gwcore.sql import migrate, reading, writing
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.units import exact_usd
 from gwcore_observability import report
+from gwcore_observability.call_table import CALL, MIGRATIONS
 from gwcore_observability.report_cli import report as verbs
-from gwcore_observability.request_log.table import CALL, MIGRATIONS
 
 DAY = date(2026, 11, 18)
 NOON = int(datetime(2026, 11, 18, 12, tzinfo=UTC).timestamp() * 1000)

@@ -19,8 +19,8 @@ from gwcore.sql import reading, writing
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_observability.access_log import AccessLog
+from gwcore_observability.call_table import CALL
 from gwcore_observability.request_log.plugin import RequestLog
-from gwcore_observability.request_log.table import CALL
 from gwcore_observability.webhook import Webhook
 
 DOCS = Path(__file__).parent.parent / "docs"

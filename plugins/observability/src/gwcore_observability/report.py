@@ -32,8 +32,8 @@ from gwcore.errors import StoreUnavailable
 from gwcore.resources import Store
 from gwcore.sql import reading
 from gwcore.units import DOLLAR, exact_usd
+from gwcore_observability.call_table import CALL
 from gwcore_observability.names import plain
-from gwcore_observability.request_log.table import CALL
 
 GROUPS: Final[Mapping[str, ColumnElement[Any]]] = {
     "model": CALL.c.model, "served_model": CALL.c.served_model, "upstream": CALL.c.upstream, "key": CALL.c.key_id,

@@ -29,9 +29,9 @@ from gwcore_observability.alerts.reporting import Calendar, told
 from gwcore_observability.alerts.seen import Seen
 from gwcore_observability.alerts.settings import AlertsConfig, DestinationConfig
 from gwcore_observability.alerts.shown import budgets, exhausted, upstreams
+from gwcore_observability.call_table import MIGRATIONS
 from gwcore_observability.content import Reader
 from gwcore_observability.names import plain
-from gwcore_observability.request_log.table import MIGRATIONS
 
 NAMED = frozenset({"key", "user", "team", "organisation", "end_user"})
 _log = structlog.get_logger("gwcore.observability")

@@ -21,12 +21,12 @@ from gwcore.ports import AdminCall, AdminRoute, Caller
 from gwcore.resources import Store
 from gwcore.sql import migrate, reading, writing
 from gwcore.units import Duration, StoreRef
+from gwcore_observability.call_table import CALL, MIGRATIONS, row_of
 from gwcore_observability.content import Content
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import Record
 from gwcore_observability.report import GROUPS, Line, make
 from gwcore_observability.report import row_of as figures
-from gwcore_observability.request_log.table import CALL, MIGRATIONS, row_of
 from gwcore_observability.settings import SinkConfig
 from gwcore_observability.sink import ACCEPTED, Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
