@@ -21,7 +21,8 @@ def read_tags(call: Call) -> None:
     """Give the call the tags that its client names."""
     tags = call.header(TAGS, _THEIR_TAGS)
     if tags is not None:
-        call.tags |= frozenset(tag.strip() for tag in tags.decode("latin-1").split(",")[:32])
+        named = [tag.strip() for tag in tags.decode("latin-1").split(",")[:32]]
+        call.tags |= frozenset(tag for tag in named if tag)
 
 
 def aim(models: Models, call: Call, permits: Permits = ()) -> None:

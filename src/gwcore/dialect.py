@@ -120,6 +120,11 @@ class Meter(Protocol):
         ...
 
     @property
+    def heard(self) -> bool:
+        """Whether the tokens read are told, all of them, while the answer is still written."""
+        ...
+
+    @property
     def final(self) -> bool:
         """Whether the usage of a stream is all there will be, however the stream ends."""
         ...

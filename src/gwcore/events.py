@@ -24,7 +24,7 @@ class Started:
     model: str
     created: int | None = None
     usage: Usage | None = None
-    """What is known of the input already."""
+    """What was read, all of it, where the vendor tells that at the beginning."""
 
 
 @dataclass(slots=True)

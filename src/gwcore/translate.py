@@ -35,6 +35,7 @@ class EventMeter:
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
+        self.heard = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Nothing to read from bytes."""
@@ -181,6 +182,7 @@ class Stream:
                 self.failed = event
             elif isinstance(event, Started):
                 self._meter.usage = event.usage
+                self._meter.heard = event.usage is not None
                 self.begun = True
             elif isinstance(event, Finished) and not event.finish.telling:
                 self._ends.append(event.finish)

@@ -249,7 +249,7 @@ async def test_lists_of_models_tell_limits_and_prices():
         anthropic = await exchange(url, "GET", "/v1/models", headers=[("anthropic-version", "2023-06-01")])
         one = json.loads((await exchange(url, "GET", "/v1/models/house")).body)
     by_name = {model["id"]: model for model in listed}
-    assert list(by_name) == ["house", "other", "up/m"]
+    assert list(by_name) == ["house", "other", "up/m", "m"]  # the only upstream needs no naming
     house = by_name["house"]
     assert (house["context_window"], house["max_output_tokens"]) == (1000, 100) and one == house
     assert house["pricing"] == {
@@ -259,7 +259,7 @@ async def test_lists_of_models_tell_limits_and_prices():
         "web_search": "0.01",
     }
     assert by_name["other"]["pricing"] is None
-    assert [entry["model_name"] for entry in info] == ["house", "other", "up/m"]
+    assert [entry["model_name"] for entry in info] == ["house", "other", "up/m", "m"]
     told = info[0]["model_info"]
     assert info[0]["litellm_params"] == {"model": "openai-compatible/m"} and "vendor-key" not in json.dumps(info)
     assert (told["max_input_tokens"], told["max_output_tokens"], told["max_tokens"]) == (1000, 100, 100)

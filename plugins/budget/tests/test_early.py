@@ -74,12 +74,17 @@ async def running(client, upstream, mode="direct", more=None):
 @pytest.mark.parametrize("mode", ["direct", "escrow"])
 @pytest.mark.parametrize(
     ("client", "upstream"),
-    [("anthropic.messages",) * 2, ("gemini.generate",) * 2, ("openai.chat", "anthropic.messages")],
+    [("anthropic.messages",) * 2, ("openai.chat", "anthropic.messages")],
 )
 async def test_a_stream_whose_input_is_told_holds_no_more_than_that(client, upstream, mode):
     first, then = await running(client, upstream, mode)
     assert first > 10_000 * 1_000 + 100 * OUT
     assert then == READ + 100 * OUT
+
+
+async def test_where_the_first_count_is_not_the_last_the_hold_stays():
+    """Gemini reads files and sound behind its first ``promptTokenCount``: 13 became 277 (recorded)."""
+    assert len(await running("gemini.generate", "gemini.generate")) == 1
 
 
 SERVER_TOOL = {"type": "web_fetch_20250910", "name": "web_fetch", "max_uses": 5}

@@ -364,6 +364,8 @@ async def test_a_record_for_whose_content_there_is_no_room_goes_without_it():
         box.put(record(2), small)
         await until(lambda: len(sink.taken) == 2)
         assert (box.bare, box.dropped, box.sent) == (1, 0, 2)
+    box.put(record(3), small)
+    assert (box.bare, box.dropped) == (1, 1)
 
 
 async def test_a_full_disk_costs_nothing_while_memory_has_room(tmp_path, monkeypatch):

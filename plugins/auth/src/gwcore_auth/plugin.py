@@ -188,7 +188,7 @@ class Auth(Plugin):
         """Say who calls, if the grant allows the call."""
         self._check(call, grant)
         if self._tags is not None and call.tags and grant.principal is not ADMIN:
-            for tag in call.tags:
+            for tag in call.tags - grant.principal.tags:
                 if not self._tags.allows(tag):
                     raise Forbidden(
                         f"clients may not give the tag {tag[:200]!r} here: auth.client_tags names those they may"

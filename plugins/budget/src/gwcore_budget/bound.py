@@ -113,6 +113,14 @@ class Bound:
 
 
 NOTHING = Bound(0)
+Scale = tuple[int, int]
+"""A factor, as a fraction: by what a model's worst cases have been too low."""
+AS_IT_IS: Scale = (1, 1)
+
+
+def scaled(amount: int, scale: Scale) -> int:
+    """``amount`` times ``scale``, rounded up."""
+    return amount if scale is AS_IT_IS else -(-amount * scale[0] // scale[1])
 
 
 def cap(attempt: Attempt, card: PriceCard) -> Places:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+import structlog
 
 from gwcore.call import Attempt
 from gwcore.prices import MILLION, PriceCard
 from gwcore.usage import IN, REQUEST, Usage
-from gwcore_budget.bound import Bound, sent
+from gwcore_budget.bound import Bound, Scale, scaled, sent
 from gwcore_budget.ledger.ledger import Ledger
 from gwcore_budget.ledger.ops import Hold
 
+_log = structlog.get_logger("gwcore.budget")
 EVERY = 0.5
 """Seconds between two looks, and the age below which a stream is not worth one."""
 _PLAIN = frozenset({
@@ -40,28 +43,33 @@ class Streams:
         under: by the id of the hold.
     """
 
-    def __init__(self, scaled: Callable[[Attempt, int], int], counts: Counter[str]) -> None:
-        self.under: dict[str, tuple[Hold, Attempt, Bound]] = {}
-        self._scaled = scaled
+    def __init__(self, counts: Counter[str]) -> None:
+        self.under: dict[str, tuple[Hold, Attempt, Bound, Scale]] = {}
         self._counts = counts
 
     async def looking(self, ledger: Ledger) -> None:
         """Until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
-            self.look(ledger)
+            try:
+                self.look(ledger)
+            except Exception as error:  # what one stream says must not end the looking
+                _log.error("a stream's hold could not be lowered", error=type(error).__name__)
 
     def look(self, ledger: Ledger) -> None:
         """Shrink the hold of each stream whose upstream has told its input; once."""
         before = time.monotonic() - EVERY
-        for hold, attempt, terms in list(self.under.values()):
-            usage = attempt.meter.usage if attempt.meter is not None else None
-            if hold.began > before or usage is None or not usage.total_in:
+        for hold, attempt, terms, scale in list(self.under.values()):
+            meter = attempt.meter
+            if hold.began > before or meter is None or not meter.heard:
+                continue
+            usage = meter.usage
+            if usage is None or not usage.total_in:
                 continue
             del self.under[hold.id]
             fixed = _read(attempt, usage) if exact(attempt) else None
             if fixed is not None:
-                amount = self._scaled(attempt, -(-(fixed + terms.per_token * terms.tokens) // MILLION))
+                amount = scaled(-(-(fixed + terms.per_token * terms.tokens) // MILLION), scale)
                 self._counts["tightened"] += ledger.shrink(hold, amount)
 
 

@@ -32,7 +32,7 @@ from gwcore_budget.admin.budgets import Budgets as BudgetRoutes
 from gwcore_budget.admin.desk import Desk
 from gwcore_budget.admin.spend import Spend
 from gwcore_budget.admin.totals import Totals
-from gwcore_budget.bound import Bound, bound, cap
+from gwcore_budget.bound import AS_IT_IS, Bound, Scale, bound, cap, scaled
 from gwcore_budget.config import BudgetConfig, BudgetPolicy
 from gwcore_budget.early import Streams
 from gwcore_budget.export import Exporter
@@ -105,7 +105,7 @@ class BudgetPlugin(Plugin):
         self.counts = self.tally.counts
         self._factors = self.tally.factors  # see _over
         self._draining = 0
-        self._streams = Streams(self._scaled, self.counts)
+        self._streams = Streams(self.counts)
         self._lingers = setup.key("lingers", bool)
         self._lengths = setup.key("lengths", dict)
         self.gauges = Gauges(self.store)
@@ -211,13 +211,18 @@ class BudgetPlugin(Plugin):
                 budgets = self.accounts.of(attempt)
             except UnknownPlan:
                 budgets = await self._looked_up(ledger, attempt)
-            terms = self._terms(attempt, budgets)
-            amount = self._unbounded(attempt, budgets) if terms is None else self._scaled(attempt, terms.amount)
+            terms, endless = self._terms(attempt, budgets)
+            scale = self._factors.get(attempt.target.model, AS_IT_IS) if self._factors else AS_IT_IS
+            amount = self._unbounded(attempt, budgets) if terms is None else scaled(terms.amount, scale)
             hold = ledger.admit(attempt.id, amount, budgets.all, self._facts(attempt, budgets))
             if hold is None:
-                hold = await self._asked(ledger, attempt, budgets, terms, amount)
-            if terms is not None and (call.stream or not (terms.said and hold.amount == amount)):
-                self._bind(attempt, budgets, terms, hold, cut=hold.amount != amount)
+                cuts = terms is not None and terms.said is not None and budgets.clamps
+                least = scaled(terms.least, scale) if terms is not None and cuts else None
+                hold = await self._asked(ledger, attempt, budgets, amount, least)
+            if terms is None or endless:
+                hold.enforced = False
+            elif call.stream or not (terms.said and hold.amount == amount):
+                self._bind(attempt, budgets, terms, hold, scale, cut=hold.amount != amount)
             linger = partial(self._linger, call) if drain else None
             if drain:
                 call.linger = linger
@@ -236,22 +241,20 @@ class BudgetPlugin(Plugin):
 
     # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _terms(self, attempt: Attempt, budgets: Budgets) -> Bound | None:
+    def _terms(self, attempt: Attempt, budgets: Budgets) -> tuple[Bound | None, bool]:
+        """And whether they bound only a part of what it may cost."""
         most = self.config.max_output
         terms = bound(attempt, attempt.card, most)
         if terms is None and budgets.unmetered:
             # a price without a bound: what can be told is held, and the truth is posted
-            terms = bound(attempt, attempt.card, most, endless=True)
-        return terms
+            return bound(attempt, attempt.card, most, endless=True), True
+        return terms, False
 
     async def _asked(
-        self, ledger: Ledger, attempt: Attempt, budgets: Budgets, terms: Bound | None, amount: int | None
+        self, ledger: Ledger, attempt: Attempt, budgets: Budgets, amount: int | None, least: int | None
     ) -> Hold:
         """Held by the store: this worker has no grants, or not enough."""
         config: BudgetConfig = self.config
-        least = None
-        if terms is not None and terms.said is not None and budgets.clamps:
-            least = self._scaled(attempt, terms.least)
         wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
         known = self._facts(attempt, budgets)
         try:
@@ -289,24 +292,19 @@ class BudgetPlugin(Plugin):
             self.counts["unmetered"] += 1
         return budgets.default
 
-    def _scaled(self, attempt: Attempt, amount: int) -> int:
-        """By what the model's worst cases have been too low: see :meth:`_over`."""
-        scale = self._factors.get(attempt.target.model) if self._factors else None
-        return amount if scale is None else -(-amount * scale[0] // scale[1])
-
-    def _bind(self, attempt: Attempt, budgets: Budgets, terms: Bound, hold: Hold, *, cut: bool) -> None:
+    def _bind(self, attempt: Attempt, budgets: Budgets, terms: Bound, hold: Hold, scale: Scale, *, cut: bool) -> None:
         """Where a limit binds, the answer keeps to what is held, and a stream's hold to what was read."""
         if not budgets.limited:
             hold.enforced = terms.said is not False  # as long as the upstream's own maximum, whatever that is
             return
         if terms.per_token and (cut or terms.said is False):
-            self._clamp(attempt, terms, hold.amount or 0)
+            self._clamp(attempt, terms, hold.amount or 0, scale)
         if attempt.call.stream:
-            self._streams.under[hold.id] = hold, attempt, terms
+            self._streams.under[hold.id] = hold, attempt, terms, scale
 
-    def _clamp(self, attempt: Attempt, terms: Bound, held: int) -> None:
+    def _clamp(self, attempt: Attempt, terms: Bound, held: int, scale: Scale) -> None:
         """The request says at most what was held."""
-        factor, of = self._factors.get(attempt.target.model, (1, 1))
+        factor, of = scale
         tokens = terms.fitting(held * of // factor)
         if tokens >= terms.tokens and terms.said:
             return
@@ -409,7 +407,7 @@ class BudgetPlugin(Plugin):
             return
         self.counts["underestimates"] += 1
         model = hold.facts.model
-        factor, of = self._factors.get(model, (1, 1))
+        factor, of = self._factors.get(model, AS_IT_IS)
         if factor < _MOST_FACTOR * of and len(self._factors) < _MODELS:
             self._factors[model] = (factor * 5, of * 4)
         _log.error("a call cost more than was held for it", hold=hold.id, over_nano=hold.over, model=model)

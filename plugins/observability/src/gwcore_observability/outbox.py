@@ -88,6 +88,9 @@ class Outbox:
 
         A record for whose content there is none goes without it, and is counted as bare; one that does not fit, as dropped.
         """
+        if not self._room(RECORD_SIZE) or not self._users:
+            self.dropped += 1
+            return
         size = RECORD_SIZE
         if captured is not None:
             if self._room(RECORD_SIZE + captured.size):
@@ -95,9 +98,6 @@ class Outbox:
             else:
                 captured = None
                 self.bare += 1
-        if not self._room(size) or not self._users:
-            self.dropped += 1
-            return
         if self.config.durable and self._spill is not None:
             self._put_durably(record, captured)
             return

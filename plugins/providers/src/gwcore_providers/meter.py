@@ -17,7 +17,7 @@ WHOLE_CAP = 64 << 20
 Facts = dict[str, Any]
 Gather = Callable[[Mapping[str, Any], Facts], None]
 """A document of the reply → what it says of usage, kept in ``Facts``; the same for a whole reply and for its frames."""
-FINAL = "final"
+FINAL, HEARD = "final", "heard"
 """Kept among the facts once the usage is all there will be."""
 Judge = Callable[[dict[str, Any]], bool]
 Total = Callable[[Facts], Usage | None]
@@ -27,7 +27,7 @@ Total = Callable[[Facts], Usage | None]
 class FixedMeter:
     """For operations whose reply says nothing: what is billed is known from the request."""
 
-    void = final = False
+    void = final = heard = False
 
     def __init__(self, usage: Usage) -> None:
         self.usage: Usage | None = usage
@@ -76,6 +76,11 @@ class JsonMeter:
             except MISSHAPEN:
                 self._usage = None
         return self._usage
+
+    @property
+    def heard(self) -> bool:
+        """Whether what was read is told, all of it, while the answer is still written."""
+        return HEARD in self._facts
 
     @property
     def final(self) -> bool:

@@ -167,10 +167,10 @@ class Books:
 
     def _hindered(self, op: Reserve) -> Result | None:
         """The answer to what needs no look at the money."""
-        if op.abandoned:
-            return Dropped()
         known = self.holds.get(op.hold)
-        if known is not None:
+        if op.abandoned and known is None:
+            return Dropped()
+        if known is not None:  # abandoned or not: who gave up undoes what is held
             if known.state == PENDING:
                 return Admitted(known.amount, known.accounts, now=self.now)
             return Already(known.state, known.settled)

@@ -14,7 +14,19 @@ from collections.abc import Callable
 import structlog
 
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown
-from gwcore_budget.ledger.ops import VOIDED, Admitted, Done, Event, Op, Reserve, Result, Settle, Spent
+from gwcore_budget.ledger.ops import (
+    NOTHING_METERED,
+    REAPED,
+    VOIDED,
+    Admitted,
+    Done,
+    Event,
+    Op,
+    Reserve,
+    Result,
+    Settle,
+    Spent,
+)
 
 BATCH = 512
 """Holds that one transaction may end or begin."""
@@ -232,6 +244,10 @@ class Group:
             await self._commit(batch)
             return
         _log.error("ledger operation refused by the store", op=type(entry.op).__name__, error=type(error).__name__)
+        op = entry.op
+        if isinstance(op, Settle) and op.state != VOIDED and op.metered != NOTHING_METERED:
+            # what cannot be written of it must not make it free
+            self.send(Settle(op.hold, REAPED, basis="refused by the store", worker=op.worker))
         if entry.future is not None and not entry.future.done():
             entry.future.set_exception(error)
 

@@ -113,7 +113,7 @@ class Ledger:
         self.escrow.retire(self.group.now(), everything=True)
         try:
             async with asyncio.timeout(within):
-                if await self.group.flushed():
+                if await self.group.flushed() and not self.escrow.unwritten:  # else the journal is needed
                     # what the store granted and could not say is ours, too
                     await self.group.ask(Bury(self.worker.id), within)
                     await self.worker.leave(self.home)

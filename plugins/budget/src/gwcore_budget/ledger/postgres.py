@@ -58,6 +58,7 @@ class PostgresHome:
         self._read: asyncpg.Pool | None = None
         self._known: set[str] = set()
         self._closed = False
+        self._turn = asyncio.Lock()  # a connection has one transaction: verify asks beside the ledger
 
     async def open(self) -> None:
         """Connect."""
@@ -114,6 +115,10 @@ class PostgresHome:
 
     async def transact(self, ops: Sequence[Op]) -> Answer:
         """See :class:`gwcore_budget.ledger.home.Home`."""
+        async with self._turn:
+            return await self._transact(ops)
+
+    async def _transact(self, ops: Sequence[Op]) -> Answer:
         needs = Needs.of(ops)
         try:
             db = await self._connection()
@@ -182,6 +187,9 @@ class PostgresHome:
         if needs.accounts:
             query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id = {_INTS}"
             books.accounts.update((row[0], Account(*row)) for row in await db.fetch(query, sorted(needs.accounts)))
+            if not books.budgets.keys() >= {account.budget for account in books.accounts.values()}:
+                # a grant came between the look for budgets and their locks: what is not locked must not be written
+                raise asyncpg.SerializationError
         if needs.charges:
             await self._current(db, needs, books)
         return books

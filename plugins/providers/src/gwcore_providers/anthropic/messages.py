@@ -18,7 +18,7 @@ from gwcore_providers.anthropic.codec import MessagesCodec
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.crossing import OVERFLOW
 from gwcore_providers.listing import limits
-from gwcore_providers.meter import FINAL, Facts, JsonMeter, StreamMeter
+from gwcore_providers.meter import FINAL, HEARD, Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import anthropic_usage
 
 _TYPES = {
@@ -41,6 +41,8 @@ def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     if isinstance(usage, dict):
         # message_delta is cumulative, and leaves out what has not changed since message_start
         facts.update((key, value) for key, value in usage.items() if value is not None)
+        if document.get("type") == "message_start":
+            facts[HEARD] = True
         delta = document.get("delta")
         if isinstance(delta, dict) and delta.get("stop_reason"):
             facts[FINAL] = True
