@@ -53,3 +53,5 @@ async def make_ledger(make_home, tmp_path):
     for ledger in made:
         if ledger.worker._lock >= 0:
             await ledger.stop()
+        else:
+            await ledger.home.aclose()  # of one that a test has killed
