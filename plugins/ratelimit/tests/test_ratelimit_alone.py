@@ -1,10 +1,12 @@
 """Workers that decide by themselves: shares of large calls, of nothing, of shadows, and what they tell the home when it is back."""
 
+import asyncio
 import uuid
 from contextlib import asynccontextmanager
 
 import pytest
 
+from gwcore_ratelimit import guard as guard_
 from gwcore_ratelimit.gcra import BUCKETS, SECOND, Limit
 from gwcore_ratelimit.guard import FAILURES, Guard
 from gwcore_ratelimit.memory import Memory
@@ -18,6 +20,9 @@ class Away:
 
     def settle(self, *_):
         pass
+
+    def settle_not(self, *_, **_named):
+        raise StoreDown("away")
 
 
 async def test_workers_alone_do_not_exceed_a_strict_limit_together():
@@ -206,6 +211,46 @@ async def test_an_end_that_the_machine_s_memory_did_not_hear_is_told_again(tmp_p
         assert home.held == 2
     finally:
         await home.aclose()
+
+
+async def until_free(guard, place):
+    """Another worker's calls, until one is admitted; which then ends."""
+    async with asyncio.timeout(10):
+        while (await guard.admit([(place, "p:k", 1)], "other")).refused >= 0:
+            await asyncio.sleep(0.05)
+    guard.settle([(place, "p:k", -1, 0)], "other", local=False)
+
+
+async def test_an_end_that_the_machine_s_memory_did_not_hear_is_told_by_a_worker_without_calls(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard_, "PAUSE", SECOND // 10)
+    place = Limit("p", "parallel", 1, 0, 1, scopes=("key",))
+    homes = Memory(tmp_path), Memory(tmp_path)
+    idle, busy = (Guard(home, lambda rank=rank: (2, rank)) for rank, home in enumerate(homes))
+    try:
+        await idle.admit([(place, "p:k", 1)], "first")
+        with monkeypatch.context() as patched, pytest.raises(StoreDown):
+            patched.setattr(homes[0], "settle", Away().settle_not)
+            idle.settle([(place, "p:k", -1, 0)], "first", local=False)
+        assert (await busy.admit([(place, "p:k", 1)], "second")).refused == 0
+        await until_free(busy, place)
+    finally:
+        for home in homes:
+            await home.aclose()
+
+
+async def test_a_call_that_ends_while_redis_is_away_is_told_by_a_worker_without_calls(redis_url, monkeypatch):
+    """Nor does it renew the place for ever, that nobody holds."""
+    monkeypatch.setattr(guard_, "PAUSE", SECOND // 10)
+    place = Limit("p", "parallel", 1, 0, 1, scopes=("key",))
+    async with at_redis(redis_url) as home:
+        idle, busy = Guard(home, lambda: (2, 0)), Guard(home, lambda: (2, 1))
+        first = await idle.admit([(place, "p:k", 1)], "first")
+        client = await away(idle, home)
+        idle.settle([(place, "p:k", -1, 0)], "first", local=first.local)
+        await asyncio.sleep(0.3)  # looks, and finds nothing
+        home._client = client
+        await until_free(busy, place)
+        assert not home.leases and idle.degraded_since is None
 
 
 @pytest.mark.parametrize("shared", [False, True])

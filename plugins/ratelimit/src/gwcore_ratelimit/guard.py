@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
@@ -33,6 +34,10 @@ class Home(Protocol):
         """Correct what was charged; ``local`` says that the home itself did not say so."""
         ...
 
+    async def look(self) -> None:
+        """Whether it could be told something now. Raises ``StoreDown``."""
+        ...
+
 
 class Guard:
     """Asks the home; after three failures in a row, only one call per second does.
@@ -57,6 +62,7 @@ class Guard:
         self._touched: dict[str, Limit] = {}
         self._refused: dict[str, int] = {}
         self._ended: list[tuple[list[Change], str]] = []
+        self._looking: asyncio.Task[None] | None = None
         self._failures = 0
         self._next_look = 0
         self._settled_at = 0
@@ -131,6 +137,19 @@ class Guard:
         finally:
             if not told and (places := [change for change in changes if change[0].kind == PARALLEL]):
                 self._ended.append((places, lease))  # no more than were under way when it went away
+                if self._looking is None:
+                    self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Until the ends are told: their places stay taken so long, and here there may be no call that finds the home back."""
+        try:
+            while self._ended:
+                await asyncio.sleep(PAUSE / SECOND)
+                with contextlib.suppress(StoreDown):
+                    await self._home.look()
+                    self._well({})
+        finally:
+            self._looking = None
 
     # ── without the home ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -213,6 +213,11 @@ class Memory:
                 else:
                     self._hold(self._place(key, now), -1)
 
+    async def look(self) -> None:
+        """Raises ``StoreDown`` where the lock cannot be had."""
+        with self._lock:
+            pass
+
     def _adjust_window(self, limit: Limit, key: str, more: int, stamp: int, now: int) -> None:
         self._window(key, limit, now)
         row = self._rates[key]

@@ -123,6 +123,11 @@ class RedisHome:
             counted = await self._ask(keys, ["h", self._name, self._ttl, [lease for _, lease in part]])
             self.workers, self.rank = max(counted[0], self._least), counted[1]
 
+    async def look(self) -> None:
+        """Raises ``StoreDown`` where it cannot be written to. One that nobody uses any more has nothing to be told."""
+        if self._users:
+            await self.beat()
+
     # ── operations ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def admit(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
