@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gwcore_ratelimit import guard as guard_
-from gwcore_ratelimit.gcra import BUCKETS, SECOND, Limit
+from gwcore_ratelimit.gcra import BUCKETS, SECOND, Limit, refunds
 from gwcore_ratelimit.guard import FAILURES, Guard
 from gwcore_ratelimit.memory import Memory
 from gwcore_ratelimit.redis import RedisHome
@@ -211,6 +211,41 @@ async def test_an_end_that_the_machine_s_memory_did_not_hear_is_told_again(tmp_p
         assert home.held == 2
     finally:
         await home.aclose()
+
+
+@pytest.mark.parametrize("order", ["abcd", "dcba"])
+async def test_a_shadow_limit_of_places_after_an_outage_is_held_as_often_as_it_ends(order):
+    """The share and the home need not agree on which calls are in its shadow; the limit beside it is not to suffer from that."""
+    shadow = Limit("s", "parallel", 3, 0, 3, scopes=("key",), shadow=True)
+    place = Limit("p", "parallel", 20, 0, 20, scopes=("key",))
+    charges = [(shadow, "s:k", 1), (place, "p:k", 1)]
+    now = 10**12
+    home = Memory(clock=lambda: now)
+    guard = Guard(home, lambda: (3, 0), clock=lambda: now)  # its share of the shadow limit is 1
+    admit, home.admit = home.admit, Away().admit
+    for n in range(FAILURES):
+        verdict = await guard.admit(charges, str(n))
+        guard.settle(refunds(charges, verdict), str(n), local=verdict.local)
+    now, home.admit = now + 2 * SECOND, admit
+    verdicts = {}
+    for call in "abcd":  # the share is in the shadow from the second, the home from the fourth
+        verdicts[call] = await guard.admit(charges, call)
+        assert verdicts[call].refused < 0
+    assert guard._now() < guard._settled_at
+    for call in order:
+        guard.settle(refunds(charges, verdicts[call]), call, local=verdicts[call].local)
+    assert (home.held, guard.held) == (0, 0)
+
+
+async def test_a_place_that_only_the_home_has_in_the_shadow_is_given_back_here():
+    shadow = Limit("s", "parallel", 4, 0, 4, scopes=("key",), shadow=True)
+    now = 10**12
+    home = Memory(clock=lambda: now)
+    guard = Guard(home, lambda: (2, 0), clock=lambda: now)
+    home.decide([(shadow, "s:k", 1)] * 4)  # other workers'
+    guard._settled_at = now + SECOND
+    verdict = await guard.admit([(shadow, "s:k", 1)], "a")
+    assert verdict.shadowed == (0,) and guard.held == 0
 
 
 async def until_free(guard, place):

@@ -110,8 +110,12 @@ class Guard:
             verdict = await self._home.admit(charges, lease, floors)
             self._well(floors if verdict.refused < 0 else {})
             if verdict.refused < 0:
-                self._mirror(charges, verdict, lease, besides=ours)
+                taken = [n for at, n in enumerate(ours) if at not in own.shadowed]
+                self._mirror(charges, verdict, lease, besides=taken)
                 admitted = True
+                # what the home has only in the shadow has no end that would be told here
+                shadowed = {charges[n][1] for n in verdict.shadowed}
+                self._local.settle([change for change in refunds(shares, own) if change[1] in shadowed])
         finally:
             if not admitted:
                 self._local.settle(refunds(shares, own))
