@@ -136,6 +136,20 @@ async def test_a_key_s_policy_takes_the_place_of_the_rules_per_key():
         assert await admitted("models") == 1  # one of the two had gone to fast-1
 
 
+@pytest.mark.parametrize(("rule", "policy"), [(2, 1000), (1000, 2), (2, 2)])
+@pytest.mark.parametrize("kind", ["requests", "tokens"])
+async def test_a_rule_for_a_model_stays_beside_a_policy_s_limit_of_it(kind, rule, policy):
+    """Each counts by itself: the tighter of the two is what the key has."""
+    unit = 1 if kind == "requests" else 100
+    limits = {"m": policy * unit}
+    policies = RateLimitPolicy(**{"model_rpm_limit" if kind == "requests" else "model_tpm_limit": limits})
+    who = Principal("k", policies={"ratelimit": {"key": policies}})
+    async with limiter({"per": "key", kind: f"{rule * unit}/min", "when": {"models": ["m"]}}) as plugin:
+        layer = plugin.call_layer(Upstream(used(100)))
+        got = [(await ask(layer, principal=who, model="m", max_tokens=1)).status for _ in range(4)]
+        assert got == [200, 200, 429, 429]
+
+
 async def test_policies_of_team_and_member_bind_them_and_a_change_is_seen_at_once():
     async with limiter({"per": "key", "requests": "9/min"}) as plugin:
         layer = plugin.call_layer(Upstream())

@@ -243,7 +243,8 @@ def _own(policy: RateLimitPolicy, scopes: list[Scope], models: Models) -> Iterab
         when = When(models=[model]) if model is not None else None
         rule = Rule.model_construct(per=scopes, when=when)
         limit = Limit(
-            id=_identity(rule, kind, period * SECOND),
+            # a rule for the same model stays beside it, so it counts by itself
+            id=_identity(rule, kind, period * SECOND, *(["policy"] if model is not None else [])),
             kind=kind,
             amount=amount,
             period=period * SECOND,
@@ -294,11 +295,11 @@ def _rate(rule: Rule, rate: Rate, kind: Any) -> Limit:
     )
 
 
-def _identity(rule: Rule, kind: str, period: int = 0) -> str:
+def _identity(rule: Rule, kind: str, period: int = 0, *more: str) -> str:
     """What is counted, by whom, over which time; not how much, so that a changed amount keeps the count."""
     when = rule.when.model_dump() if rule.when else None
     counted = (rule.count, rule.count_cached) if kind == TOKENS else ()
-    said = [rule.per, when, rule.upstreams, kind, period, rule.strict, *counted, rule.shadow]
+    said = [rule.per, when, rule.upstreams, kind, period, rule.strict, *counted, rule.shadow, *more]
     return blake2b(orjson.dumps(said), digest_size=6).hexdigest()
 
 
