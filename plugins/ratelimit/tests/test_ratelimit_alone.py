@@ -213,6 +213,26 @@ async def test_an_end_that_the_machine_s_memory_did_not_hear_is_told_again(tmp_p
         await home.aclose()
 
 
+async def test_a_request_that_a_void_call_gives_back_can_be_used_here():
+    once = Limit("r", "requests", 1, 60 * SECOND, 1, scopes=("key",))
+    guard = Guard(Memory(clock=lambda: 10**12), lambda: (1, 0), clock=lambda: 10**12)
+    first = await guard.admit([(once, "r:k", 1)], "first")
+    assert (await guard.admit([(once, "r:k", 1)], "second")).refused == 0
+    guard.settle(refunds([(once, "r:k", 1)], first), "first", local=first.local)
+    assert (await guard.admit([(once, "r:k", 1)], "third")).refused < 0
+
+
+async def test_a_limit_that_was_raised_is_no_longer_refused_for_what_it_was():
+    day = 86_400 * SECOND
+    now = 10**12
+    guard = Guard(Memory(clock=lambda: now), lambda: (1, 0), clock=lambda: now)
+    small, large = (Limit("r", "requests", amount, day, amount, scopes=("key",)) for amount in (1, 100_000))
+    refused = [(await guard.admit([(small, "r:k", 1)], str(n))).refused for n in range(3)]
+    assert refused == [-1, 0, 0]
+    now += 600 * SECOND
+    assert (await guard.admit([(large, "r:k", 1)], "more")).refused < 0
+
+
 @pytest.mark.parametrize("order", ["abcd", "dcba"])
 async def test_a_shadow_limit_of_places_after_an_outage_is_held_as_often_as_it_ends(order):
     """The share and the home need not agree on which calls are in its shadow; the limit beside it is not to suffer from that."""

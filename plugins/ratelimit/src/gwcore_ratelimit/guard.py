@@ -60,7 +60,7 @@ class Guard:
         self._heard: dict[str, tuple[Limit, Reading, int]] = {}
         self._shares: dict[tuple[Limit, int, int], Limit] = {}
         self._touched: dict[str, Limit] = {}
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, tuple[Limit, int]] = {}
         self._ended: list[tuple[list[Change], str]] = []
         self._looking: asyncio.Task[None] | None = None
         self._failures = 0
@@ -123,7 +123,13 @@ class Guard:
 
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
         """Correct what was charged. A home that is away hears of the ends of its calls when it is back, and of nothing else."""
-        places = [change for change in changes if change[0].kind == PARALLEL]
+        places = []
+        for change in changes:
+            limit, key, _, _ = change
+            if limit.kind == PARALLEL:
+                places.append(change)
+            elif self._refused and limit.kind == REQUESTS:
+                self._refused.pop(key, None)  # a void call gives its request back
         here, there = (changes, places) if local else (places, changes)
         if here:
             for _, key, _, _ in here:
@@ -250,18 +256,19 @@ class Guard:
             self._local.seed(limit, key, reading, since)
 
     def _remember(self, charges: Sequence[Charge], verdict: Verdict) -> None:
-        """A key refused until then is refused here until then: of requests, which are never given back, exactly so."""
+        """A key refused until then is refused here until then: of requests, which only void calls give back."""
         limit, key, _ = charges[verdict.refused]
         if limit.kind == REQUESTS and not limit.width:
             if len(self._refused) > _MOST:
                 self._refused.clear()
-            self._refused[key] = self._now() + verdict.wait
+            self._refused[key] = limit, self._now() + verdict.wait
 
     def _still_refused(self, charges: Sequence[Charge], now: int) -> Verdict | None:
-        for index, (_, key, _) in enumerate(charges):
-            until = self._refused.get(key)
-            if until is not None:
-                if now < until:
+        for index, (limit, key, _) in enumerate(charges):
+            refused = self._refused.get(key)
+            if refused is not None:
+                of, until = refused
+                if now < until and of == limit:  # a changed amount keeps the key
                     readings: list[Reading | None] = [None] * len(charges)
                     readings[index] = 0, until - now, 0
                     return Verdict(index, until - now, readings)
