@@ -36,6 +36,22 @@ async def test_workers_alone_do_not_exceed_a_strict_limit_together():
     assert admitted <= 1
 
 
+async def test_what_the_home_has_left_of_a_strict_window_is_shared_out_when_it_goes_away():
+    """Half of the window is used, by both workers in turn, when the home goes away."""
+    strict = Limit("s", "requests", 12, 60 * SECOND, 12, 5 * SECOND, ("key",))
+    home = Memory(clock=lambda: 10**12)
+    guards = [Guard(home, lambda rank=rank: (2, rank), clock=lambda: 10**12) for rank in range(2)]
+    admitted = 0
+    for n in range(6):
+        admitted += (await guards[n % 2].admit([(strict, "s:k", 1)], str(n))).refused < 0
+    assert admitted == 6
+    home.admit = Away().admit
+    for guard in guards:
+        for n in range(FAILURES + 10):
+            admitted += (await guard.admit([(strict, "s:k", 1)], str(n))).refused < 0
+    assert admitted <= strict.amount
+
+
 async def test_a_shadow_limit_of_places_leaves_none_held(tmp_path):
     """Workers that share a machine's memory: what a shadow limit would have refused is held nowhere."""
     shadow = Limit("p", "parallel", 1, 0, 1, scopes=("key",), shadow=True)

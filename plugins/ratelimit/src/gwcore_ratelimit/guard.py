@@ -237,6 +237,8 @@ class Guard:
             if limit.gcra:
                 self._heard[key] = limit, reading, now
                 continue
+            if limit.width:  # what is left is shared out too
+                reading = reading[0] // self._crew()[0], *reading[1:]
             try:
                 self._local.seed(self._share(limit), key, reading)
             except StoreDown:
