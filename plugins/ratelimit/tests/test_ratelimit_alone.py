@@ -324,6 +324,35 @@ async def test_a_call_that_ends_while_redis_is_away_is_told_by_a_worker_without_
         assert not home.leases and idle.degraded_since is None
 
 
+async def test_rows_that_are_over_are_found_behind_many_that_are_in_use():
+    """And where none is over, the whole table is looked at once a second, not for every new key."""
+    now, looks = 10**12, 0
+    home = Memory(clock=lambda: now, rows=1024)
+
+    class Rows(type(home._rates)):
+        def items(self):
+            nonlocal looks
+            looks += 1
+            return super().items()
+
+    rates = home._rates = Rows(1024)
+    day, short = (Limit(name, "requests", 1, period * SECOND, 1) for name, period in (("d", 86_400), ("s", 1)))
+    for n in range(700):
+        home.decide([(day, f"d:{n}", 1)])
+    for n in range(324):
+        home.decide([(short, f"s:{n}", 1)])
+    now += 10 * SECOND
+    for n in range(324):
+        assert home.decide([(day, f"n:{n}", 1)]).refused < 0
+    assert (looks, len(rates)) == (1, 1024)
+    for n in range(40):
+        now += SECOND // 10
+        with pytest.raises(StoreDown):
+            home.decide([(day, f"o:{n}", 1)])
+    assert looks == 5
+    assert home.decide([(day, "d:0", 1)]).refused == 0, "none in use was taken"
+
+
 @pytest.mark.parametrize("shared", [False, True])
 async def test_a_table_that_is_full_takes_the_rows_that_are_over_and_none_that_is_in_use(shared, tmp_path):
     now = 10**12

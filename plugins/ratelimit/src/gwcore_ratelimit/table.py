@@ -1,7 +1,8 @@
 """Rows of integers under keys, in memory of this process (:class:`Rows`) or of the workers of a machine (:class:`Table`).
 
-A row says until when it matters. One whose time is over means the same as no row and may be taken by another key, so nothing is
-ever swept. A table goes by the time that its user gives it, so that an operation's own rows are not over while it lasts.
+A row says until when it matters. One whose time is over means the same as no row and may be taken by another key, so rows are
+looked through only where there is no room for a new one. A table goes by the time that its user gives it, so that an operation's
+own rows are not over while it lasts.
 
 A :class:`Table` is an open-addressed hash table over one ``mmap``: a key's row is the first of ``WINDOW`` after its hash that is its
 own. Workers share it as a file, which they lock (``flock``) for each operation; the kernel unlocks it when a worker
@@ -32,6 +33,8 @@ CELLS: Final = 15
 WINDOW: Final = 64
 _STRIDE: Final = CELLS + 1
 """Cells of a row in a file: the key's hash is before them."""
+_SWEEP: Final = 1_000_000
+"""Microseconds between two looks at all rows: how long a table may say that it is full after a row is over."""
 _REMEMBERED: Final = 100_000
 PATIENCE: Final = 0.1
 """Seconds."""
@@ -127,6 +130,7 @@ class Rows(OrderedDict[str, list[int]]):
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self._next_sweep = 0
         self.now = 0
 
     def __missing__(self, key: str) -> list[int]:
@@ -142,6 +146,13 @@ class Rows(OrderedDict[str, list[int]]):
                 del self[key]
                 return
             self.move_to_end(key)
+        if self.now >= self._next_sweep:
+            self._next_sweep = self.now + _SWEEP
+            over = [key for key, row in self.items() if row[UNTIL] < self.now]
+            for key in over:
+                del self[key]
+            if over:
+                return
         raise StoreDown("the table of the limits is full")
 
     def close(self) -> None:
