@@ -1,10 +1,13 @@
 """When a worker takes no more calls, by the measurements alone."""
 
 import asyncio
+import errno
 import time
 
 import pytest
+import uvloop
 
+from gwcore import load as module
 from gwcore.load import Load
 
 
@@ -70,3 +73,50 @@ async def test_nobody_looks_after_the_end():
     before = load.lag
     await asyncio.sleep(0.12)
     assert load.lag == before
+
+
+class FullDisk:
+    def warning(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_log_that_cannot_be_written_does_not_end_the_looking(monkeypatch):
+    monkeypatch.setattr(module, "_log", FullDisk())
+    failed = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["exception"]))
+    load = Load()
+    load.limit(None, 0.02)
+    load.start()
+    async with asyncio.timeout(10):
+        while not failed:
+            time.sleep(0.06)
+            await asyncio.sleep(0)
+        assert load.late
+        while load.full():
+            await asyncio.sleep(0.01)
+    load.stop()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_it_looks_at_the_loop_it_was_started_in_last(loop):
+    load = Load()
+
+    async def looked():
+        load.start()
+        load.lag = 1.0
+        async with asyncio.timeout(10):
+            while load.lag == 1.0:
+                await asyncio.sleep(0.01)
+
+    for _ in range(2):  # without a stop
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(looked())
+
+
+async def test_it_looks_once_however_often_it_is_started():
+    load = Load()
+    load.start()
+    first = load._timer
+    load.start()
+    assert first.cancelled() and not load._timer.cancelled()
+    load.stop()

@@ -73,9 +73,8 @@ class Load:
     # ── the lag ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Look at the lag from now on; a no-op when it is looked at."""
-        if self._timer is None:
-            self._again()
+        """Look at the lag of the running loop from now on."""
+        self._again()
 
     def stop(self) -> None:
         """Look no more."""
@@ -85,6 +84,8 @@ class Load:
             self.stuck_at = math.inf
 
     def _again(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._due = time.monotonic() + INTERVAL
         self.stuck_at = self._due + 2 * self.max_lag
@@ -94,13 +95,13 @@ class Load:
     def _look(self) -> None:
         if self._timer is None:
             return
-        self.note(time.monotonic() - self._due)
-        self._again()
+        seconds = time.monotonic() - self._due
+        self._again()  # first: a log that cannot be written does not end the looking
+        self.note(seconds)
 
     def note(self, seconds: float) -> None:
         """Take one measurement of the lag. Three in a row that are far over the limit are an overload, two are not."""
         self.lag += (max(0.0, min(seconds, 2 * self.max_lag)) - self.lag) / 4
-        late = self.lag > (self.max_lag / 2 if self.late else self.max_lag)
-        if late and not self.late:
+        before, self.late = self.late, self.lag > (self.max_lag / 2 if self.late else self.max_lag)
+        if self.late and not before:
             _log.warning("shedding calls", lag_seconds=round(self.lag, 3), inflight=self.inflight)
-        self.late = late
