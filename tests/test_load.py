@@ -54,10 +54,13 @@ async def test_the_lag_is_that_of_the_loop(max_lag, late):
     load.stop()
 
 
-@pytest.mark.parametrize(("max_lag", "full"), [(0.02, True), (None, False)], ids=["", "control: no limit"])
-async def test_a_loop_that_is_far_behind_takes_no_call_before_it_was_measured(max_lag, full):
-    load = Load()
-    load.limit(None, max_lag)
+@pytest.mark.parametrize(
+    ("max_lag", "before", "full"),
+    [(0.02, 0.015, True), (0.02, 0.01, False), (None, 0.015, False)],
+    ids=["", "control: it was not behind before", "control: no limit"],
+)
+async def test_a_loop_that_is_ever_further_behind_takes_no_call_before_it_was_measured(max_lag, before, full):
+    load = loaded(*[before] * 50, max_lag=max_lag)
     load.start()
     time.sleep(0.15)
     assert load.full() is full and not load.late

@@ -29,7 +29,8 @@ class Load:
         inflight: calls under way.
         late: whether the lag has been over its limit; until it is below half of it.
         stuck_at: when, of ``time.monotonic``, no call is taken unless the lag was measured meanwhile: a loop that is far
-            behind comes to thousands of new calls before it comes to that.
+            behind comes to thousands of new calls before it comes to that. It counts where the lag was over half of its
+            limit already, as the calls that waited out one long step are no overload.
         lag: seconds that a callback which is ready waits for its turn, smoothed: one or two long steps are no overload.
         shed: calls refused, by reason: ``inflight`` or ``lag``.
         most: calls under way beyond which none is taken.
@@ -55,7 +56,9 @@ class Load:
 
     def full(self) -> bool:
         """Whether the next call is one too many."""
-        return self.late or self.inflight >= self.most or time.monotonic() > self.stuck_at
+        if self.late or self.inflight >= self.most:
+            return True
+        return time.monotonic() > self.stuck_at and self.lag > self.max_lag / 2
 
     def refusal(self) -> Overloaded:
         """What a call is told that is not taken; it counts."""
