@@ -123,3 +123,46 @@ async def test_it_gives_back_what_its_call_held(tmp_path, monkeypatch, noticed):
                 assert not noticed, held()
             else:
                 assert noticed
+
+
+async def rest(ending, limits, within):
+    """A client reads nearly all of its last answer, then no more: whether its connection goes."""
+    loop, made = asyncio.get_running_loop(), []
+
+    class Protocol(edge_protocol(limits)):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.timeout_keep_alive = 0.2
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            made.append(self)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000000")]})
+        await send({"type": "http.response.body", "body": b"x" * 999_999, "more_body": True})
+        if ending != "broken":
+            await send({"type": "http.response.body", "body": b"x"})
+
+    async with running(app, lifespan="off", protocol=Protocol) as url:
+        with await connected(url) as sock:
+            close = b"connection: close\r\n" if ending == "close" else b""
+            await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nhost: a\r\n%b\r\n" % close)
+            await until(lambda: made)
+            buffered = made[0].transport.get_write_buffer_size
+            await loop.sock_recv(sock, 1)
+            while buffered() > 16_000:
+                await loop.sock_recv(sock, 2048 if buffered() < 200_000 else 65_536)
+            assert buffered()
+            await until(lambda: not made[0].connections, within)
+            assert made[0] not in {*made[0].stalled, *made[0].waiting}
+
+
+@LOOPS
+@pytest.mark.parametrize("ending", ["close", "keep-alive", "broken"])
+def test_a_client_that_does_not_read_the_rest_is_gone(loop, ending):
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(rest(ending, EdgeLimits(write_timeout=0.2), 20))
+
+
+def test_control_without_the_time_out_the_rest_stays():
+    with asyncio.Runner() as runner, pytest.raises(TimeoutError):
+        runner.run(rest("close", EdgeLimits(write_timeout=60), 1.5))

@@ -31,7 +31,8 @@ class EdgeLimits:
     Attributes:
         header_timeout: from the connect, or the first byte of a further request, to the end of its head.
         body_timeout: from the end of the head to the end of the body; longer only at ``min_body_rate`` bytes per second.
-        write_timeout: how long the write buffer may stay full; longer only where it empties at ``min_body_rate``.
+        write_timeout: how long the write buffer may stay full, or a connection that is closed may have something in it;
+            longer only where it empties at ``min_body_rate``.
     """
 
     header_timeout: float = 10.0
@@ -197,6 +198,16 @@ class EdgeProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self._ended)
+        self.tasks.add(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if self.transport.is_closing():  # the cycle closes it after the last response, and after one that broke off
+            self.close()
+
     def _own_target(self) -> bool:
         """An absolute-form target must name the host that the Host header names (RFC 9112 §3.2.2)."""
         try:
@@ -226,19 +237,28 @@ class EdgeProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The write buffer is full: whoever writes waits from now on."""
         super().pause_writing()
-        self.full_since, self.full_bytes = self.loop.time(), self.transport.get_write_buffer_size()
-        self.stalled.add(self)
-        self._sweep_later()
+        self._watch()
 
     def resume_writing(self) -> None:
         """The client has taken most of it."""
         super().resume_writing()
-        self.stalled.discard(self)
+        if not self.transport.is_closing():
+            self.stalled.discard(self)
+
+    def _watch(self) -> None:
+        """From now on the client must take what is written."""
+        left = self.transport.get_write_buffer_size()
+        if left and self in self.connections and self not in self.stalled:
+            self.full_since, self.full_bytes = self.loop.time(), left
+            self.stalled.add(self)
+            self._sweep_later()
 
     def unread(self, now: float) -> bool:
-        """Whether the client has left the write buffer full for too long."""
-        taken = self.full_bytes - self.transport.get_write_buffer_size()
-        return now - self.full_since > max(self.limits.write_timeout, taken / self.limits.min_body_rate)
+        """Whether the client has left what is written for too long."""
+        limits, left = self.limits, self.transport.get_write_buffer_size()
+        if self.full_bytes - left >= limits.write_timeout * limits.min_body_rate:
+            self.full_since, self.full_bytes = now, left  # what was taken fast buys no longer rest later
+        return now - self.full_since > limits.write_timeout
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -251,7 +271,6 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.refused:
             return
         self.refused = True
-        self.waiting.discard(self)
         cycle = self.cycle
         answering = cycle is not None and not cycle.response_complete
         if cycle is not None and answering and not cycle.response_started and not self.pipeline:
@@ -269,7 +288,19 @@ class EdgeProtocol(HttpToolsProtocol):
                 f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
+        self.close()
+
+    def close(self) -> None:
+        """Close once the client has taken what is written, for which it has ``write_timeout``."""
+        self.waiting.discard(self)
         self.transport.close()
+        self._watch()
+
+    def shutdown(self) -> None:
+        """The server ends: after the response under way, if there is one."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.close()
 
     def overdue(self, now: float) -> str | None:
         """What this connection has taken too long for, if it has."""
@@ -298,7 +329,7 @@ class EdgeProtocol(HttpToolsProtocol):
         now = asyncio.get_running_loop().time()
         for connection in list(cls.waiting):
             if now - connection.idle_since > connection.timeout_keep_alive:
-                connection.transport.close()
+                connection.close()
                 continue
             late = connection.overdue(now)
             if late is not None:
