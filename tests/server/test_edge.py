@@ -1,6 +1,7 @@
 """The edge table of the design: what no stock ASGI server passes, each row on a raw socket."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -132,6 +133,28 @@ async def test_pipelined_requests_are_answered_in_order():
         second = b"POST /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 3\r\n\r\nyou"
         answer = await raw(url, OK + second)
         assert answer.index(b"\r\n\r\nhi") < answer.index(b"\r\n\r\nyou")
+
+
+async def early(scope, receive, send):
+    """Answers before it has read the body."""
+    if scope["type"] != "lifespan":
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("rest", "statuses"),
+    [
+        (b"", [b"401"]),
+        (b"i" + b"POST /x HTTP/1.1\r\nho", [b"401", b"408"]),
+        (b"i" + b"no HTTP\r\n\r\n", [b"401", b"400"]),
+    ],
+    ids=["its body does not come", "control: the next head does not", "control: the next is not HTTP"],
+)
+async def test_a_request_is_answered_once(rest, statuses):
+    async with running(early, lifespan="off", protocol=edge_protocol(QUICK)) as url:
+        answer = await raw(url, head(b"host: a", b"content-length: 2", body=b"h"), pause=(0.1, rest), wait=4)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == statuses
 
 
 async def test_a_client_that_leaves_is_told_once():

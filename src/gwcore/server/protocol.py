@@ -278,7 +278,8 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
             answering = False
-        if not answering:
+        answered = self.body_since is not None and cycle is not None and cycle.response_complete
+        if not answering and not answered:
             error = {"message": message, "type": "invalid_request_error", "code": f"http_{status}"}
             body = orjson.dumps({"error": error})
             phrase = HTTPStatus(status).phrase
