@@ -338,7 +338,7 @@ async def test_a_client_says_how_long_it_waits_for_the_beginning_of_its_answer(u
     assert b"data: 3" in (await exchange(url, "POST", "/fake", STREAM, headers)).body
 
 
-@pytest.mark.parametrize("wait", ["soon", "0", "-1s"])
+@pytest.mark.parametrize("wait", ["soon", "0", "-1s", pytest.param(f"{'9' * 308}s" * 2, id="overflow")])
 async def test_a_wait_that_is_no_duration_is_named(url, upstream, wait):
     seen = await exchange(url, "POST", "/fake", BODY, [("x-gwcore-timeout", wait)])
     assert seen.status == 400 and b"x-gwcore-timeout" in seen.body and not upstream.requests

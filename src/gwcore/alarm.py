@@ -19,7 +19,7 @@ def patience(call: Call) -> float | None:
         return None
     try:
         seconds = parse_duration(wanted.decode("latin-1").strip())
-    except ValueError:  # pydantic's error is one
+    except (ValueError, OverflowError):  # pydantic's error is a ValueError; a sum of many digits overflows
         seconds = 0.0
     if seconds <= 0.0:
         raise BadRequest(f"{TIMEOUT.decode()} is not a duration: write seconds, or such as 30s")
