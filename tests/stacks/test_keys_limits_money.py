@@ -72,7 +72,7 @@ def text(urls, folder, *, ratelimit, fallback, prices, models, more):
                 *more,
                 {"ratelimit": ratelimit},
                 {"fallback": fallback},
-                {"budget": {"store": "book", "mode": "direct"}},
+                {"budget": {"store": "book", "mode": "direct", "patience": "5s"}},
             ],
         },
         indent=1,

@@ -37,6 +37,11 @@ FRAMES = {"anthropic.messages": MESSAGES, "gemini.generate": GENERATED}
 READ, OUT = 20 * 1_000, 1_000_000
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(early, "EVERY", 0.1)
+
+
 async def running(client, upstream, mode="direct", more=None):
     """What a stream of 100 tokens at most holds at first, and once its upstream has said that it has read 20."""
     path, document, name = CLIENTS[client]
@@ -47,7 +52,7 @@ async def running(client, upstream, mode="direct", more=None):
     else:
         document |= {"stream": True, name: 100}
     async with FakeUpstream() as up:
-        up.default = Answer(body=FRAMES[upstream], gap=0.6)
+        up.default = Answer(body=FRAMES[upstream], gap=0.25)
         text = json.loads(stack(up, upstream, "$5"))
         text["stack"][1]["budget"]["mode"] = mode
         async with serving(json.dumps(text, indent=1)) as (url, _, plugin):
