@@ -40,17 +40,8 @@ def largest(document: Mapping[str, Any], places: Places) -> int | None:
 
     Of two places an upstream may read either.
     """
-    most = None
-    for path in places:
-        value: Any = document.get(path[0])
-        if value is None:
-            continue
-        for key in path[1:]:
-            value = value.get(key) if isinstance(value, dict) else None
-        count = _count(value)
-        if count is not None and (most is None or count > most):
-            most = count
-    return most
+    counts = [count for value in said(document, places) if (count := _count(value)) is not None]
+    return max(counts, default=None)
 
 
 def _count(value: Any) -> int | None:

@@ -7,9 +7,10 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import NamedTuple
 
+from gwcore.resources import redis_client
 from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, Limit, Verdict
 from gwcore_ratelimit.memory import RETRY, Memory
-from gwcore_ratelimit.redis import RedisHome, connect
+from gwcore_ratelimit.redis import RedisHome
 
 START = 1_800_000_000_000_000
 TTL = 10**15
@@ -66,7 +67,7 @@ class RedisUnderTest:
         self.runner.run(self._open(url))
 
     async def _open(self, url):
-        self.home._client = connect(url, 5)
+        self.home._client = redis_client(url, 5, most=2)
         await self.home._client.set(self.prefix + "now", START)
 
     def advance(self, micros):

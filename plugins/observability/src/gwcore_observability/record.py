@@ -403,7 +403,8 @@ def _headers(
         if name in _AGENT_HEADERS:
             agent = agent or {}
             agent[name.decode()] = value[:LONGEST].decode("latin-1")
-    session = None if call.session is None else call.session[:LONGEST].decode("latin-1")
+    named = call.session
+    session = None if named is None else named[:LONGEST].decode("latin-1")
     return trace, parent, sampled, session, agent, user_agent
 
 

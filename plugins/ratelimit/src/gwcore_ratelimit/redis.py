@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from gwcore.errors import BadConfig
+from gwcore.resources import redis_client
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Change, Charge, Limit, Reading, Verdict, reading_of, refunds
 from gwcore_ratelimit.table import StoreDown
 
@@ -85,7 +85,7 @@ class RedisHome:
         self._users += 1
         if self._users > 1:
             return
-        self._client = connect(self._url, self._timeout)
+        self._client = redis_client(self._url, self._timeout, most=2)
         try:
             await self.beat()
         except StoreDown as error:
@@ -255,24 +255,6 @@ class RedisHome:
         except NoScriptError:
             answers = await run("EVAL", self._script, len(keys), *keys, text)
         return answers
-
-
-def connect(url: str, timeout: float) -> Any:
-    """A client that never retries: what was sent may have been done. Raises ``BadConfig`` where the driver is missing."""
-    try:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
-    except ImportError:
-        raise BadConfig("ratelimit: a redis store needs its driver; pip install 'gwcore[redis]'") from None
-    return Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        legacy_responses=False,
-        max_connections=2,
-    )
 
 
 def _said(limit: Limit, cost: int, floor: int) -> list[int]:
