@@ -107,15 +107,15 @@ async def test_regenerate_with_grace_works_to_the_second(api):
 async def test_lists_of_keys(api):
     await api.post("/team/new", {"team_id": "t"})
     for n in range(5):
-        await api.key(key_alias=f"k{n}", **({"team_id": "t"} if n < 3 else {}))
+        await api.key(key_alias=f"alias-{n}", **({"team_id": "t"} if n < 3 else {}))
     page = await api.get("/key/list?size=2&page=2")
     assert (page["total_count"], page["current_page"], page["total_pages"], len(page["keys"])) == (5, 2, 3, 2)
     assert all(isinstance(key, str) for key in page["keys"])
     full = await api.get("/key/list?team_id=t&return_full_object=true")
-    assert {row["key_alias"] for row in full["keys"]} == {"k0", "k1", "k2"} and set(full["keys"][0]) >= KEY_ROW
-    assert (await api.get("/key/list?search=K4"))["total_count"] == 1
+    assert {row["key_alias"] for row in full["keys"]} == {"alias-0", "alias-1", "alias-2"} and set(full["keys"][0]) >= KEY_ROW
+    assert (await api.get("/key/list?search=ALIAS-4"))["total_count"] == 1
     assert (await api.get("/key/list?search=%25"))["total_count"] == 0  # a wildcard is text (CVE-2026-25591)
-    assert sorted((await api.get("/key/aliases"))["aliases"]) == [f"k{n}" for n in range(5)]
+    assert sorted((await api.get("/key/aliases"))["aliases"]) == [f"alias-{n}" for n in range(5)]
     for wrong in ("size=0", "size=101", "page=0", "page=x"):
         await api.get(f"/key/list?{wrong}", status=400)
 
