@@ -58,6 +58,13 @@ class Api:
         sent = {**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         return await self.http.request(method, self.url + path, json=json, params=query or None, headers=sent)
 
+    async def near(self, method, path, *, key, json):
+        """Past the socket: for thousands of requests that ask about the policy alone."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        transport = httpx2.ASGITransport(self.gateway)
+        async with httpx2.AsyncClient(transport=transport, base_url=self.url) as http:
+            return await http.request(method, path, json=json, headers=headers)
+
     async def ask(self, method, path, *, status=200, **options):
         answer = await self.raw(method, path, **options)
         assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text}"

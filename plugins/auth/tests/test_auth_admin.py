@@ -112,7 +112,9 @@ async def test_lists_of_keys(api):
     assert (page["total_count"], page["current_page"], page["total_pages"], len(page["keys"])) == (5, 2, 3, 2)
     assert all(isinstance(key, str) for key in page["keys"])
     full = await api.get("/key/list?team_id=t&return_full_object=true")
-    assert {row["key_alias"] for row in full["keys"]} == {"alias-0", "alias-1", "alias-2"} and set(full["keys"][0]) >= KEY_ROW
+    assert {row["key_alias"] for row in full["keys"]} == {"alias-0", "alias-1", "alias-2"} and set(
+        full["keys"][0]
+    ) >= KEY_ROW
     assert (await api.get("/key/list?search=ALIAS-4"))["total_count"] == 1
     assert (await api.get("/key/list?search=%25"))["total_count"] == 0  # a wildcard is text (CVE-2026-25591)
     assert sorted((await api.get("/key/aliases"))["aliases"]) == [f"alias-{n}" for n in range(5)]
