@@ -13,7 +13,14 @@ import hypothesis.strategies as st
 import pytest
 from budget_kit import budget, do, reserve, spent
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate
@@ -196,14 +203,14 @@ class LedgerMachine(RuleBasedStateMachine):
         new = f"'t{os.urandom(8).hex()}:1'"
         self.runner.run(self.home.rows(f"UPDATE budget_hold SET id={new} WHERE id='take:1' RETURNING id"))
 
-    @rule(hold=holds.map("e".__add__), worker=workers, held=st.integers(0, 200), percent=st.integers(0, 130),
+    @rule(hold=holds.map("e".__add__), worker=workers, part=st.integers(0, 100), percent=st.integers(0, 130),
           state=st.sampled_from([POSTED, VOIDED, REAPED]), names=scopes)  # fmt: skip
-    def spend_a_grant(self, hold, worker, held, percent, state, names):
+    def spend_a_grant(self, hold, worker, part, percent, state, names):
         model = self.model
         # a worker that was taken for dead goes on for a while within what it had
-        had = [model.grants.get((worker, name), 0) + model.burned.get((worker, name), 0) for name in names]
-        if not all(name in self.ids for name in names) or any(one < held for one in had):
-            return
+        had = {name: model.grants.get((worker, name), 0) + model.burned.get((worker, name), 0) for name in names}
+        names = [name for name in names if had[name]]
+        held = min((had[name] for name in names), default=200) * part // 100
         amount = held * percent // 100
         op = spent(hold, held, [self.ids[name] for name in names], state, amount, worker)
         if hold in model.holds:
@@ -220,16 +227,18 @@ class LedgerMachine(RuleBasedStateMachine):
             model.move([name], -part, final - drawn, max(0, final - held))
         assert self.do(op).amount == final
 
-    @rule(worker=workers, name=st.sampled_from(NAMES), amount=st.integers(0, 300), times=st.integers(1, 2))
-    def give_back(self, worker, name, amount, times):
-        if name in self.ids:
-            part = min(amount, self.model.grants.get((worker, name), 0))
-            self.turn += 1
-            for _ in range(times):
-                self.do(GiveBack(worker, ((self.ids[name], amount),), self.turn))
-            if part:
-                self.model.grants[worker, name] -= part
-                self.model.move([name], -part, 0)
+    @precondition(lambda self: self.model.grants)
+    @rule(which=st.integers(0, 5), percent=st.integers(0, 130), times=st.integers(1, 2))
+    def give_back(self, which, percent, times):
+        grants = sorted(self.model.grants)
+        worker, name = one = grants[which % len(grants)]
+        had = self.model.grants[one]
+        amount = had * percent // 100
+        self.turn += 1
+        for _ in range(times):
+            self.do(GiveBack(worker, ((self.ids[name], amount),), self.turn))
+        self.model.grants[one] -= min(amount, had)
+        self.model.move([name], -min(amount, had), 0)
 
     @rule(worker=workers, burn=st.booleans())
     def bury(self, worker, burn):
