@@ -1,5 +1,6 @@
 """What many tests need."""
 
+import gc
 import gzip
 import json
 import os
@@ -14,6 +15,12 @@ def pytest_report_header():
     if not (RECORDINGS / "dev.jsonl.gz").is_file():
         return "gwcore: NO RECORDINGS (GWCORE_RECORDINGS is unset): only the goldens of our own writing run"
     return f"gwcore: recordings from {os.environ['GWCORE_RECORDINGS']}"
+
+
+def pytest_collection_finish():
+    """Thousands of collected tests live to the end: the collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def load_recordings():

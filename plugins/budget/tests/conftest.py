@@ -10,6 +10,12 @@ from gwcore_budget.ledger.ledger import Ledger
 HOMES = ("sqlite", "postgres")
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Journals of what is no SQLite file lie in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(params=HOMES)
 def store_url(request, tmp_path):
     """URL of a store of each kind."""

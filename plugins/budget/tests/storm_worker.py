@@ -1,9 +1,10 @@
-"""One worker process of a storm: many reserves at once over random scopes, each settled; prints what it was told as JSON."""
+"""The worker processes of a storm: many reserves at once over random scopes, each settled; prints what each was told as JSON."""
 
 import asyncio
 import json
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 from budget_kit import budget
@@ -12,17 +13,17 @@ from gwcore.resources import Lease, Resources
 from gwcore_budget.ledger.homes import home_of
 from gwcore_budget.ledger.ledger import Ledger, Refused
 from gwcore_budget.ledger.ops import POSTED, VOIDED, Facts
+from tests.crew import crew
 
 
-async def main(said):
-    rng = random.Random(said["seed"])
+async def main(said, seed, begin):
+    rng = random.Random(seed)
     lease = Lease(Resources())
     ledger = Ledger(
         home_of(lease.store(said["store"])), Path(said["folder"]), mode=said["mode"], chunk=1_000, patience=30
     )
     await ledger.start()
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    await asyncio.to_thread(begin)
     budgets = [budget(name, limit) for name, limit in said["limits"].items()]
     told = {"spent": dict.fromkeys(said["limits"], 0), "admitted": 0, "refused": 0, "wrong": 0}
     gate = asyncio.Semaphore(said["at_once"])
@@ -33,7 +34,7 @@ async def main(said):
         truth = amount if said["amount"] else rng.randint(0, amount)
         async with gate:
             try:
-                ticket = await ledger.hold(f"s{said['seed']}-{n}:1", amount, own, Facts(f"s{said['seed']}-{n}"))
+                ticket = await ledger.hold(f"s{seed}-{n}:1", amount, own, Facts(f"s{seed}-{n}"))
             except Refused as refused:
                 told["refused"] += 1
                 # a refusal names a scope that really had less
@@ -51,8 +52,13 @@ async def main(said):
     await asyncio.gather(*(one(n) for n in range(said["count"])))
     await ledger.stop()
     await lease.release()
-    print(json.dumps(told), flush=True)
+    return told
+
+
+def work(said, seed, begin):
+    return asyncio.run(main(said, seed, begin))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+    said = json.loads(sys.argv[1])
+    crew(partial(work, said), said["workers"])

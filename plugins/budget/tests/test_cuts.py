@@ -16,12 +16,6 @@ UNSAID = {"m": {"input": "$1/M", "output": "$1000/M"}, "free": {"free": True}}
 """Neither price card says how long an answer may be."""
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Journals beside PostgreSQL lie in the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("model", "rules"),
     [

@@ -20,12 +20,6 @@ from gwcore_budget.ledger.verify import verify
 PRICES = {"*": {"input": "$1/M", "output": "$1/M", "context_window": 1_000_000, "max_output": 1000}}
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """A memory store's journals lie in the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
 async def test_who_gave_up_before_a_lost_answer_was_repeated_leaves_no_hold(make_ledger, make_home):
     ledger = await make_ledger(mode="direct", patience=0.012)
     real, lost = ledger.home.transact, []

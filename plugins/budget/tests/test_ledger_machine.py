@@ -250,6 +250,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 if burn:
                     self.model.burned[worker, name] = self.model.burned.get((worker, name), 0) + part
 
+    @rule(worker=workers, name=st.sampled_from(NAMES), part=st.integers(0, 100), percent=st.integers(0, 130))
+    def whole_life_of_a_grant(self, worker, name, part, percent):
+        """Its worker is taken for dead, and is not."""
+        self.take(worker, 100, [name], 0)
+        self.bury(worker, True)
+        self.spend_a_grant(f"life{len(self.model.holds)}:1", worker, part, percent, POSTED, [name])
+
     @invariant()
     def the_store_says_what_the_model_says(self):
         if not hasattr(self, "home"):

@@ -1,4 +1,4 @@
-"""One worker process of the tests: asks a home as fast as told, and prints what it was told as JSON.
+"""The worker processes of the tests: each asks a home as fast as told; prints what each was told as JSON.
 
 Times are of the monotonic clock, which all processes of a machine share.
 """
@@ -8,6 +8,7 @@ import json
 import random
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.memory import Memory
 from gwcore_ratelimit.redis import RedisHome
 from gwcore_ratelimit.table import StoreDown
+from tests.crew import crew
 
 DAY = 86_400_000_000
 
@@ -44,12 +46,11 @@ async def open_home(said):
     return guard, guard.admit, home.leave
 
 
-async def main(said):
+async def main(said, seed, begin):
     tested, counts, far = limits(said)
-    random_ = random.Random(said["seed"])
+    random_ = random.Random(seed)
     home, admit, close = await open_home(said)
-    print("ready", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await asyncio.to_thread(begin)
     end, number = time.monotonic() + said["seconds"], 0
     admitted, slowest, refused, degraded = [], [], 0, []
     while (began := time.monotonic()) < end:
@@ -57,7 +58,7 @@ async def main(said):
         cost = random_.randint(1, said["most"])
         charges = [(far, "far", 1), (counts, "counts", cost), (tested, "tested", cost)]
         try:
-            verdict = await admit(charges, f"{said['seed']}-{number}")
+            verdict = await admit(charges, f"{seed}-{number}")
         except StoreDown:  # a worker was stopped by the system while it held the lock: nothing was decided
             continue
         done = time.monotonic()
@@ -78,9 +79,15 @@ async def main(said):
     slowest.sort()
     p99 = slowest[int(len(slowest) * 0.99) - 1]
     found = {"admitted": admitted, "refused": refused, "left": left, "p99": p99, "max": slowest[-1]}
-    print(json.dumps(found | {"degraded": [degraded[0], degraded[-1]] if degraded else None}))
+    return found | {"degraded": [degraded[0], degraded[-1]] if degraded else None}
 
 
-# stdout is for what was found
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-asyncio.run(main(json.loads(sys.argv[1])))
+def work(said, seed, begin):
+    return asyncio.run(main(said, seed, begin))
+
+
+if __name__ == "__main__":
+    # stdout is for what was found
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    said = json.loads(sys.argv[1])
+    crew(partial(work, said), said["workers"])

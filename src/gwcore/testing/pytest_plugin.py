@@ -25,8 +25,8 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """URL of a running PostgreSQL; its database is ``postgres``."""
-    with postgres() as url:
+    """URL of a running PostgreSQL that does not wait for the disk; its database is ``postgres``."""
+    with postgres(durable=False) as url:
         yield url
 
 

@@ -31,8 +31,13 @@ def redis() -> Iterator[str]:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """URL of a running PostgreSQL; its database is ``postgres``."""
+def postgres(*, durable: bool = True) -> Iterator[str]:
+    """URL of a running PostgreSQL; its database is ``postgres``.
+
+    Args:
+        durable: that it waits for the disk. Without, what was committed outlives every process all the same, and a power failure
+            it does not.
+    """
     given = os.environ.get("GWCORE_TEST_POSTGRES_URL")
     if given:
         yield given
@@ -46,6 +51,10 @@ def postgres() -> Iterator[str]:
         folder.chmod(0o755)
         server = get_server(folder, cleanup_mode="delete")
         try:
+            if not durable:
+                for setting in ("fsync", "full_page_writes"):
+                    server.psql(f"ALTER SYSTEM SET {setting} = off;")
+                server.psql("SELECT pg_reload_conf();")
             yield server.get_uri()
         finally:
             server.cleanup()
