@@ -33,13 +33,19 @@ class Key(Generic[T]):
     """A typed place for a plugin's own state on a call: ``HOLD = setup.key("hold", Hold)``; ``call[HOLD]``.
 
     Two keys are equal only if they are the same object, so two instances of one plugin never share state.
+
+    Args:
+        name: for humans.
+        kind: of what is kept.
+        own: it is about this one call or its answer: a :meth:`Call.twin` begins without it.
     """
 
-    __slots__ = ("kind", "name")
+    __slots__ = ("kind", "name", "own")
 
-    def __init__(self, name: str, kind: type[T]) -> None:
+    def __init__(self, name: str, kind: type[T], *, own: bool = False) -> None:
         self.name = name
         self.kind = kind
+        self.own = own
 
     def __repr__(self) -> str:
         return f"Key({self.name!r}, {self.kind.__name__})"
@@ -270,7 +276,7 @@ class Call:
         )
         made.asked = self.asked
         made.edited, made.principal, made.targets, made.tags = self.edited, self.principal, self.targets, self.tags
-        made._state = None if self._state is None else dict(self._state)
+        made._state = {key: value for key, value in (self._state or {}).items() if not key.own}
         return made
 
     def header(self, *names: bytes) -> bytes | None:

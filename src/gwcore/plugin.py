@@ -115,9 +115,9 @@ class Setup:
         """Whether whoever calls may use a model: every plugin's :meth:`Plugin.visible` says so."""
         return all(permit(call, model) for permit in self._permits)
 
-    def key(self, name: str, kind: type[T]) -> Key[T]:
-        """A private, typed place on every call."""
-        return Key(f"{self.plugin}.{name}", kind)
+    def key(self, name: str, kind: type[T], *, own: bool = False) -> Key[T]:
+        """A private, typed place on every call; see :class:`gwcore.call.Key`."""
+        return Key(f"{self.plugin}.{name}", kind, own=own)
 
     def port(self, kind: type[T]) -> T:
         """What another plugin of this stack offers. Raises ``MissingPort``; declare it in ``requires`` to be told early."""

@@ -30,7 +30,7 @@ class Condition:
         self._operations = frozenset(operations)
         self._dialects = frozenset(dialects)
         self._tags = frozenset(tags)
-        self._decided: Key[bool] = Key("when", bool)
+        self._decided: Key[bool] = Key("when", bool, own=True)
         given = {"models": models, "operations": operations, "dialects": dialects, "tags": tags}
         self._said = "; ".join(f"{key} {', '.join(words)}" for key, words in given.items() if words)
 

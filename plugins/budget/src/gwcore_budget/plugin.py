@@ -106,8 +106,8 @@ class BudgetPlugin(Plugin):
         self._factors = self.tally.factors  # see _over
         self._draining = 0
         self._streams = Streams(self.counts)
-        self._lingers = setup.key("lingers", bool)
-        self._lengths = setup.key("lengths", dict)
+        self._lingers = setup.key("lingers", bool, own=True)
+        self._lengths = setup.key("lengths", dict, own=True)
         self.gauges = Gauges(self.store)
 
     @asynccontextmanager

@@ -207,7 +207,7 @@ class Record:
         return max(0, len(self.attempts) - 1)
 
 
-RECORD: Key[Record] = Key("observability.record", Record)
+RECORD: Key[Record] = Key("observability.record", Record, own=True)
 _NONE: Mapping[str, Any] = {}
 _counts = attrgetter(*BUCKETS)
 _NOBODY = Principal("")

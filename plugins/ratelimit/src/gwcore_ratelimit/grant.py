@@ -102,7 +102,7 @@ class Grant:
         return [(counting.HEADER, self.bound.counted % tuple(self.told.values()))]
 
 
-_TOLD: Final = Key("ratelimit.told", list[Grant])
+_TOLD: Final = Key("ratelimit.told", list[Grant], own=True)
 
 
 def _said(call: Call, grants: list[Grant]) -> Headers:

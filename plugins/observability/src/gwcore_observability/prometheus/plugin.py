@@ -95,7 +95,7 @@ class Prometheus(Plugin):
         self._aliases: Aliases = {}
         self._looked_up: dict[str, set[str]] = {}
         self._look_again = 0.0
-        self._under_way = setup.key("under_way", bool)
+        self._under_way = setup.key("under_way", bool, own=True)
 
     def _numbers(self) -> Numbers:
         config: PrometheusConfig = self.config
