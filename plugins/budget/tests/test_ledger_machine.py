@@ -210,7 +210,9 @@ class LedgerMachine(RuleBasedStateMachine):
         # a worker that was taken for dead goes on for a while within what it had
         had = {name: model.grants.get((worker, name), 0) + model.burned.get((worker, name), 0) for name in names}
         names = [name for name in names if had[name]]
-        held = min((had[name] for name in names), default=200) * part // 100
+        if hold in model.holds:  # told again, and of the accounts that it was told of before
+            names = model.holds[hold][3]
+        held = min((had.get(name, 0) for name in names), default=200) * part // 100
         amount = held * percent // 100
         op = spent(hold, held, [self.ids[name] for name in names], state, amount, worker)
         if hold in model.holds:
