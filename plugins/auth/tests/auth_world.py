@@ -91,7 +91,7 @@ def stack_text(upstream, *, store=None, auth="", extra="", models=""):
         f"upstreams:\n  up: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary, prices: {{'*': free}}}}\n"
         f"  other: {{provider: openai-compatible, base_url: '{upstream}/v1', api_key: up-key-canary, prices: {{'*': free}}}}\n"
         f"models: {{m: up/m, n: up/n, {models}'*': pass}}\n"
-        f"stack:\n  - auth: {{admin_key: {ADMIN}, {auth}}}\n  - ratelimit\n  - budget\n  - sees\n"
+        f"stack:\n  - auth: {{admin_key: {ADMIN}, {auth}}}\n  - ratelimit\n  - budget: {{patience: 5s}}\n  - sees\n"
     )
 
 

@@ -52,6 +52,7 @@ async def make_ledger(make_home, tmp_path):
             make_home(), tmp_path / "workers", **{"mode": "escrow", "chunk": 1_000, "patience": 5.0, **options}
         )
         await ledger.start()
+        ledger._tasks[0].cancel()  # it looks for the dead each second, which might be between two steps of a test
         made.append(ledger)
         return ledger
 

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import httpx2
 import pytest
+from budget_stack import completion
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
@@ -28,7 +29,7 @@ async def served(up, store, names):
             "b": {**entry, "prices": {"*": {"input": "$1/M", "output": "$2000/M"}}},
         },
         "models": names,
-        "stack": [{"auth": {"admin_key": ADMIN}}, "ratelimit", {"budget": {"store": "book", "mode": "direct"}}],
+        "stack": [{"auth": {"admin_key": ADMIN}}, "ratelimit", {"budget": {"store": "book", "mode": "direct", "patience": "3s"}}],
     }, indent=1)  # fmt: skip
     headers = {"authorization": f"Bearer {ADMIN}"}
     async with (
@@ -88,7 +89,7 @@ async def test_a_budget_that_is_not_there_is_refused_when_it_is_written(up, stor
 
 
 async def test_many_rows_are_shown_with_turns_of_the_loop_in_between(up, tmp_path, monkeypatch):
-    up.default = Answer(body=json.dumps({"id": "c", "object": "chat.completion", "choices": []}).encode())
+    up.default = completion(3)
     turns, shown = 0, []
 
     async def turning():
@@ -104,7 +105,7 @@ async def test_many_rows_are_shown_with_turns_of_the_loop_in_between(up, tmp_pat
     async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m-1"}) as http:
         for _ in range(7):
             body, tags = {"model": "house", "messages": ASK}, {"x-litellm-tags": "eu, paid"}
-            await http.post("/v1/chat/completions", json=body, headers=tags)
+            assert (await http.post("/v1/chat/completions", json=body, headers=tags)).status_code == 200
         async with asyncio.timeout(20):
             pages = []
             while sum(row["endTime"] is not None for row in pages) < 7:

@@ -350,8 +350,6 @@ async def test_recall_and_events_reach_the_budget(home):
 
 async def test_two_connections_never_overspend(make_home):
     homes = [make_home() for _ in range(4)]
-    for one in homes:
-        await one.open()
     groups = [Group(one, patience=20) for one in homes]
     await asyncio.gather(*(group.open() for group in groups))
     five = [

@@ -399,7 +399,7 @@ async def test_money_and_limits(tmp_path):
     """A hit holds no money and has no row in the ledger, but is one of the requests that are limited."""
     stores = {"book": f"sqlite:///{tmp_path}/book.db"}
     limit = {"ratelimit": {"rules": [{"per": "key", "requests": "2/min", "burst": 2}]}}
-    budget = {"budget": {"store": "book"}}
+    budget = {"budget": {"store": "book", "patience": "5s"}}
     async with world(who=WHO, stores=stores, more=[budget]) as w:
         w.up.default = w.wire.answer(False)
         assert [state(await w.ask(who="a1")), await w.settled(), state(await w.ask(who="a1"))] == ["miss", None, "hit"]

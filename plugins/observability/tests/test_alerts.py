@@ -100,9 +100,7 @@ def store(request, tmp_path):
 
 async def test_budgets_are_told_at_each_share_and_at_their_soft_limit(store, tmp_path):
     rules = '[{per: team, limit: "$0.00100", soft: "$0.00002", window: day}, {per: key, soft: "$0.00004", window: day}]'
-    budget = (
-        f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
-    )
+    budget = f"  - budget: {{store: rows, mode: direct, patience: 5s, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
     stack = AUTH + budget + f'stores: {{rows: "{store}"}}\n'
     async with FakeUpstream() as up, Slack() as chat:
         up.default = ok()
@@ -129,9 +127,7 @@ async def test_budgets_are_told_at_each_share_and_at_their_soft_limit(store, tmp
 
 async def test_a_budget_that_refuses_is_told_though_it_is_never_spent_to_the_last_cent(store, tmp_path):
     rules = '[{per: team, limit: "$0.0004", window: day}, {per: key, limit: $5, window: rolling 24h}]'
-    budget = (
-        f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
-    )
+    budget = f"  - budget: {{store: rows, mode: direct, patience: 5s, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
     stack = AUTH + budget + f'stores: {{rows: "{store}"}}\n'
     async with FakeUpstream() as up, Slack() as chat:
         up.default = ok()

@@ -73,9 +73,7 @@ async def test_of_two_replicas_one_tells_where_they_share_a_redis(redis_url, agr
 async def test_a_budget_is_told_with_the_name_of_who_it_is_of(tmp_path):
     rules = "[{per: key, soft: $0.00001, window: day}]"
     stack = AUTH.replace("team: t1}}", "team: t1, alias: Nightly evaluation}}")
-    stack += (
-        f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
-    )
+    stack += f"  - budget: {{store: rows, mode: direct, patience: 5s, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
     stack += f'stores: {{rows: "sqlite:///{tmp_path}/book.db"}}\n'
     async with FakeUpstream() as up, Slack() as chat:
         up.default = ok()

@@ -17,9 +17,7 @@ def store(request, tmp_path):
 
 
 async def test_budgets_left(store, tmp_path):
-    budget = (
-        f"  - budget: {{store: rows, mode: direct, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {RULES}}}\n"
-    )
+    budget = f"  - budget: {{store: rows, mode: direct, patience: 5s, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {RULES}}}\n"
     auth = AUTH.replace("one: {", "one: {alias: mine, ").replace("t1: {}", "t1: {alias: research}")
     stack = auth + budget + f'stores: {{rows: "{store}"}}\n'
     async with FakeUpstream() as up:
@@ -48,7 +46,7 @@ async def test_budgets_left(store, tmp_path):
 
 
 async def test_what_records_cost_is_what_the_ledger_posted_and_a_hit_costs_nothing(store, tmp_path):
-    budget = f"  - budget: {{store: rows, mode: direct, journal: {tmp_path}/j, rules: [{{per: team, limit: $1}}]}}\n"
+    budget = f"  - budget: {{store: rows, mode: direct, patience: 5s, journal: {tmp_path}/j, rules: [{{per: team, limit: $1}}]}}\n"
     stack = AUTH + "  - cache: {store: memory}\n" + budget + f'stores: {{rows: "{store}"}}\n'
     async with FakeUpstream() as up, Place() as place:
         up.default = lambda seen: streamed() if seen.document["stream"] else ok()

@@ -18,7 +18,7 @@ from gwcore_observability.call_table import CALL
 LAYERS = """stores: {{book: "sqlite:///{folder}/book.db"}}
 stack:
   - cache: {{}}
-  - budget: {{store: book, mode: direct, drain_for: 1s, unpriced: allow_unmetered, rules: [{{per: global, limit: $5}}]}}
+  - budget: {{store: book, mode: direct, patience: 5s, drain_for: 1s, unpriced: allow_unmetered, rules: [{{per: global, limit: $5}}]}}
 """
 SINKS = ("otel", "langfuse", "helicone", "webhook", "access_log", "request_log")
 

@@ -178,7 +178,7 @@ async def test_litellm_names():
 
 async def test_litellm_names_of_a_deployment_that_never_answered(tmp_path):
     """What fails has its name; what the gateway refuses before it asks is no failure of a deployment."""
-    budget = f"  - budget: {{store: rows, mode: direct, journal: {tmp_path}/j, rules: [{{per: key, limit: $0}}]}}\n"
+    budget = f"  - budget: {{store: rows, mode: direct, patience: 5s, journal: {tmp_path}/j, rules: [{{per: key, limit: $0}}]}}\n"
     for limits, failures in (("", 1), (f'{budget}stores: {{rows: "sqlite:///{tmp_path}/b.db"}}\n', 0)):
         async with (
             FakeUpstream(Answer(500, body=b"{}")) as up,

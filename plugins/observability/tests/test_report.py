@@ -22,7 +22,7 @@ from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.units import exact_usd
 from gwcore_observability import report
 from gwcore_observability.call_table import CALL, MIGRATIONS
-from gwcore_observability.report_cli import report as verbs
+from gwcore_observability.request_log.cli import report as verbs
 
 DAY = date(2026, 11, 18)
 NOON = int(datetime(2026, 11, 18, 12, tzinfo=UTC).timestamp() * 1000)
@@ -148,7 +148,7 @@ async def test_the_report_and_the_ledger_agree_to_the_nano_dollar(url, tmp_path)
     journal = f"journal: {tmp_path}/j"
     rules = "unpriced: allow_unmetered, rules: [{per: key, limit: $5}]"
     stack = AUTH + "  - fallback: {retry: {attempts: 3}}\n"
-    stack += f'  - budget: {{store: book, mode: direct, {journal}, {rules}}}\nstores: {{book: "{url}"}}\n'
+    stack += f'  - budget: {{store: book, mode: direct, patience: 5s, {journal}, {rules}}}\nstores: {{book: "{url}"}}\n'
     watch = "  - request_log: {}"
     answers = [ok(), streamed(), Answer(500, body=b"{}"), ok(), ok(usage=None), ok()]
     async with FakeUpstream(*answers) as up:

@@ -16,6 +16,6 @@ def gwcore_plugins() -> list[type[Plugin]]:
 @hookimpl
 def gwcore_commands() -> list[Any]:
     """``gwcore report``."""
-    from gwcore_observability.report_cli import report  # noqa: PLC0415 - an optional part: a gateway needs no command line
+    from gwcore_observability.request_log.cli import report  # noqa: PLC0415 - an optional part: a gateway needs no command line
 
     return [report]
