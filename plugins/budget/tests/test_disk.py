@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 
 import pytest
 from budget_kit import accounts, budget, do, post, reserve
@@ -103,6 +104,6 @@ async def test_a_copy_is_of_one_moment_while_it_is_written(tmp_path, home, make_
 
 async def test_a_copy_that_is_not_whole_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "damage", lambda _db: ["row 1 missing from index"])
-    with pytest.raises(sqlite3.DatabaseError, match="row 1 missing"):
-        disk.copy_into(sqlite3.connect(":memory:"), tmp_path / "copy.db")
+    with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.DatabaseError, match="row 1 missing"):
+        disk.copy_into(db, tmp_path / "copy.db")
     assert not list(tmp_path.iterdir())
