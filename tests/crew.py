@@ -1,29 +1,45 @@
 """Worker processes that begin together, forked from one that has imported everything: that is most of what a process costs."""
 
+import asyncio
 import json
 import multiprocessing
+import os
 import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
-def _run(work, seed, gate, sender):
+async def launch(script, count, said):
+    """The process of a script that calls :func:`crew`; prints ``ready``, begins at a line on its stdin."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    text = json.dumps({**said, "workers": count})
+    return await asyncio.create_subprocess_exec(
+        sys.executable, script, text, stdin=PIPE, stdout=PIPE, limit=1 << 26, env=environment
+    )
+
+
+def crew(main):
+    """Prints what ``await main(said, seed, begin)`` returns in each of ``said["workers"]`` processes, as JSON, a line each.
+
+    ``said`` is the script's argument. ``begin()`` blocks until all have called it, ``ready`` is printed and a line came on stdin.
+    """
+    said = json.loads(sys.argv[1])
+    fork = multiprocessing.get_context("fork")
+    gate = fork.Barrier(said["workers"] + 1, timeout=60)
+
     def begin():
         gate.wait()  # all are ready
         gate.wait()  # go
 
-    sender.send(work(seed, begin))
+    def run(seed, sender):
+        sender.send(asyncio.run(main(said, seed, begin)))
 
-
-def crew(work, count):
-    """Prints what ``work(seed, begin)`` returns in each of so many processes, as JSON, a line each.
-
-    ``begin()`` returns once all have called it, ``ready`` is printed and a line came on stdin.
-    """
-    fork = multiprocessing.get_context("fork")
-    gate = fork.Barrier(count + 1, timeout=60)
     receivers = []
-    for seed in range(count):
+    for seed in range(said["workers"]):
         receiver, sender = fork.Pipe(duplex=False)
-        fork.Process(target=_run, args=(work, seed, gate, sender)).start()
+        fork.Process(target=run, args=(seed, sender)).start()
         sender.close()  # else its death would not be seen
         receivers.append(receiver)
     gate.wait()

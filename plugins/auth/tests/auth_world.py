@@ -49,21 +49,19 @@ class Api:
         self.url = url
         self.gateway = gateway
         self.http = http
+        self._inside = httpx2.AsyncClient(transport=httpx2.ASGITransport(gateway), trust_env=False)  # opens nothing
 
     @property
     def auth(self):
         return next(p.plugin for p in self.gateway.stack.placed if p.name == "auth")
 
-    async def raw(self, method, path, *, key=ADMIN, json=None, headers=None, **query):
+    async def raw(self, method, path, *, key=ADMIN, json=None, headers=None, http=None, **query):
         sent = {**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
-        return await self.http.request(method, self.url + path, json=json, params=query or None, headers=sent)
+        return await (http or self.http).request(method, self.url + path, json=json, params=query or None, headers=sent)
 
-    async def near(self, method, path, *, key, json):
+    async def near(self, method, path, **options):
         """Past the socket: for thousands of requests that ask about the policy alone."""
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        transport = httpx2.ASGITransport(self.gateway)
-        async with httpx2.AsyncClient(transport=transport, base_url=self.url) as http:
-            return await http.request(method, path, json=json, headers=headers)
+        return await self.raw(method, path, http=self._inside, **options)
 
     async def ask(self, method, path, *, status=200, **options):
         answer = await self.raw(method, path, **options)

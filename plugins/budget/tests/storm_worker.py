@@ -1,10 +1,7 @@
 """The worker processes of a storm: many reserves at once over random scopes, each settled; prints what each was told as JSON."""
 
 import asyncio
-import json
 import random
-import sys
-from functools import partial
 from pathlib import Path
 
 from budget_kit import budget
@@ -55,10 +52,5 @@ async def main(said, seed, begin):
     return told
 
 
-def work(said, seed, begin):
-    return asyncio.run(main(said, seed, begin))
-
-
 if __name__ == "__main__":
-    said = json.loads(sys.argv[1])
-    crew(partial(work, said), said["workers"])
+    crew(main)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import random
-import sys
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +16,7 @@ from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.ledger import Ledger
 from gwcore_budget.ledger.ops import POSTED, Facts
 from gwcore_budget.ledger.verify import verify
+from tests.crew import launch
 
 HERE = Path(__file__).parent
 LIMITS = {"global": 9_000, "team:t": 8_000, "user:u": 7_000, "key:k": 6_000, "model:m": 5_000}
@@ -25,12 +25,8 @@ LIMITS = {"global": 9_000, "team:t": 8_000, "user:u": 7_000, "key:k": 6_000, "mo
 async def storm(store, folder, mode, *, workers=4, **said):
     """Starts the workers, lets them loose at once, and adds up what they were told."""
     said = {"store": store, "folder": str(folder / "workers"), "mode": mode, "limits": LIMITS, "share": 0.6,
-            "at_once": 100, "amount": 0, "workers": workers, **said}  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[2])])}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(HERE / "storm_worker.py"), json.dumps(said), env=environment,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+            "at_once": 100, "amount": 0, **said}  # fmt: skip
+    process = await launch(HERE / "storm_worker.py", workers, said)
     async with asyncio.timeout(150):
         out, _ = await process.communicate(b"go\n")
     assert process.returncode == 0

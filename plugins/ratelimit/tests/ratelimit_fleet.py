@@ -2,34 +2,26 @@
 
 import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 
+from tests.crew import launch
+
 WORKER = Path(__file__).with_name("ratelimit_worker.py")
-ROOT = WORKER.parents[3]
 
 
 async def fleet(count, during=None, **said):
     """What each of ``count`` workers found; they start together, once all are ready."""
     base = {"seconds": 2.0, "most": 3, "pace": 0, "timeout": 5.0, "amount": 600, "period": 60_000_000, "burst": 60}
-    text, pipe = json.dumps({**base, **said, "workers": count}), asyncio.subprocess.PIPE
-    workers = await asyncio.create_subprocess_exec(
-        sys.executable,
-        WORKER,
-        text,
-        stdin=pipe,
-        stdout=pipe,
-        limit=1 << 26,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert (await workers.stdout.readline()).strip() == b"ready"
-    workers.stdin.write(b"go\n")
-    happening = asyncio.create_task(during()) if during else None
-    found = [json.loads(await workers.stdout.readline()) for _ in range(count)]
-    if happening:
-        await happening
-    await workers.wait()
+    workers = await launch(WORKER, count, {**base, **said})
+    try:
+        assert (await workers.stdout.readline()).strip() == b"ready"
+        workers.stdin.write(b"go\n")
+        happening = asyncio.create_task(during()) if during else None
+        found = [json.loads(await workers.stdout.readline()) for _ in range(count)]
+        if happening:
+            await happening
+    finally:
+        await workers.wait()
     return found
 
 

@@ -4,11 +4,9 @@ Times are of the monotonic clock, which all processes of a machine share.
 """
 
 import asyncio
-import json
 import random
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -82,12 +80,7 @@ async def main(said, seed, begin):
     return found | {"degraded": [degraded[0], degraded[-1]] if degraded else None}
 
 
-def work(said, seed, begin):
-    return asyncio.run(main(said, seed, begin))
-
-
 if __name__ == "__main__":
     # stdout is for what was found
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    said = json.loads(sys.argv[1])
-    crew(partial(work, said), said["workers"])
+    crew(main)
