@@ -46,9 +46,9 @@ def reap(hold):
     return Settle(hold, REAPED, basis="unknown")
 
 
-def spent(hold, held, accounts, state, amount, worker="w1"):
+def spent(hold, held, accounts, state, amount, worker="w1", now=1):
     """A hold within grants, and its end."""
-    one = Hold(hold, worker, PENDING, held, None, tuple(accounts), 1, 1, Facts(hold.partition(":")[0]))
+    one = Hold(hold, worker, PENDING, held, None, tuple(accounts), now, now, Facts(hold.partition(":")[0]))
     one.end(state, amount, "usage", NOTHING_METERED)
     return Spent(worker, (one,))
 

@@ -53,7 +53,7 @@ class Time:
             return
         now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
         began = "(extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint"
-        self.monkeypatch.setattr(postgres, "_NOW", f"SELECT {at} + 0 * ({now} - {began})")
+        self.monkeypatch.setattr(postgres, "_NOW", f"{at} + 0 * ({now} - {began})")
 
     def clock(self):
         return Clock(wall=lambda: self.at / 1000, boot=lambda: self.at / 1000)

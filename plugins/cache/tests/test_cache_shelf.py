@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import subprocess
+import re
 import uuid
 
 import pytest
@@ -89,14 +89,16 @@ class Home:
 @contextlib.asynccontextmanager
 async def opened(where, tmp_path, envelope):
     home, kind = Home(where, tmp_path, envelope), where[0]
-    async with home.shelf.open():
-        try:
-            yield home
-        finally:
-            if kind == "redis":
-                await home.close()
-    if kind != "redis":
-        await home.close()
+    try:
+        async with home.shelf.open():
+            try:
+                yield home
+            finally:
+                if kind == "redis":
+                    await home.close()
+    finally:
+        if kind != "redis":
+            await home.close()
 
 
 @pytest.fixture
@@ -345,19 +347,14 @@ def test_control_a_checksum_of_the_body_alone_is_caught():
 
 
 async def strings(home):
-    """Everything printable that the store holds."""
+    """Everything printable that the store holds, as strings(1) finds it."""
     if home.kind == "redis":
-        found = b""
+        held = b""
         for name in await home.shelf._reads.ask("KEYS", home.shelf._prefix + "*"):
-            found += name + (await home.shelf._reads.ask("DUMP", name) or b"")
-        file = home.tmp / "dump"
-        file.write_bytes(found)
-        files = [file]
+            held += name + (await home.shelf._reads.ask("DUMP", name) or b"")
     else:
-        files = sorted(home.tmp.glob("cache.db*"))
-    return b"".join(
-        subprocess.run(["strings", file], capture_output=True, check=True).stdout for file in files
-    ).decode()
+        held = b"\0".join(file.read_bytes() for file in sorted(home.tmp.glob("cache.db*")))
+    return b"\n".join(re.findall(rb"[\t -~]{4,}", held)).decode()
 
 
 @pytest.mark.parametrize("where", ["sqlite", "redis"], indirect=True)

@@ -95,6 +95,7 @@ class Books:
 
     Attributes:
         now: the store's clock. ``jump``: seconds by which that clock is not to be trusted with a new period; 0 is none.
+        since: of holds that began before it nothing new is taken: the store may have closed them.
         accounts: by id. ``current``: by (budget, start) in the budget's present generation.
         fresh: ids of accounts that this transaction made.
         grants: (worker, account) → nano-USD; a 0 is deleted. ``turns``: the last time that some of it was given back.
@@ -102,6 +103,7 @@ class Books:
 
     now: int
     jump: float = 0.0
+    since: int = 0
     budgets: dict[str, BudgetRow] = field(default_factory=dict)
     accounts: dict[int, Account] = field(default_factory=dict)
     current: dict[tuple[str, int], Account] = field(default_factory=dict)
@@ -368,6 +370,9 @@ class Books:
             if known is not None:
                 result = self._again(hold, known)
                 continue
+            if hold.created < self.since:
+                self._late(hold)
+                continue
             ours[hold.id] = hold
             hold.new, hold.ended = True, now
             fresh[hold.accounts].append(hold)
@@ -375,6 +380,10 @@ class Books:
             self._spend(op.worker, accounts, holds)
             result = _done(holds[-1])
         return result
+
+    def _late(self, hold: Hold) -> None:
+        """It was told before and is closed, or was a part of what was burned: the books stay as they are."""
+        self.events.append(Event(f"late:{hold.id}", "budget.late", {"hold": hold.id, "settled": hold.settled}))
 
     def _again(self, hold: Hold, known: Hold) -> Result:
         """Admitted in escrow, then corrected: the state machine of a hold applies."""

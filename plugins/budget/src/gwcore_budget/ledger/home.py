@@ -86,6 +86,14 @@ class Home(Protocol):
         """
         ...
 
+    async def close_books(self, keep: int, most: int, due: int) -> int:
+        """Carry forward and delete rows older than ``keep`` milliseconds: up to ``most`` holds, and as many entries.
+
+        In one transaction; see :mod:`gwcore_budget.ledger.closing`. ``due``: the millisecond of the next look, unless somebody
+        says otherwise. Returns how many rows went. Raises ``StoreDown``, ``Conflict``.
+        """
+        ...
+
     async def damage(self) -> list[str]:
         """What is broken in the store itself, as far as the store can tell by reading all of it. Raises ``StoreDown``."""
         ...

@@ -7,13 +7,15 @@ another and never deadlock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
 from gwcore.errors import BadConfig
+from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.home import (
     Answer,
@@ -33,7 +35,7 @@ from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS
 
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
-_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _TEXTS, _INTS = "ANY($1::text[])", "ANY($1::bigint[])"
 _LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
 _DOWN = (
@@ -120,14 +122,33 @@ class PostgresHome:
 
     async def _transact(self, ops: Sequence[Op]) -> Answer:
         needs = Needs.of(ops)
-        try:
-            db = await self._connection()
+        async with self._answering() as db:
             await self._introduce(db, needs)
             async with db.transaction():
                 books = await self._load(db, needs)
                 results = run(books, ops)
                 await self._write(db, books)
-            return Answer(results, books.events, books.now)
+        return Answer(results, books.events, books.now)
+
+    async def close_books(self, keep: int, most: int, due: int) -> int:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        async with self._turn, self._answering() as db, db.transaction():
+            now, oldest = await db.fetchrow(f"SELECT {_NOW}, ({closing.OLDEST})")
+            until = closing.until(now, keep, oldest)
+            since = await db.fetchval(closing.BEGIN, due, until)
+            # one that is being corrected is left for the next time
+            holds = await db.fetch(f"{closing.HOLDS} FOR UPDATE SKIP LOCKED", since, most)
+            entries = closing.before(await db.fetch(closing.ENTRIES, most), since)
+            await db.executemany(closing.CARRY, closing.sums(holds, entries))
+            await db.execute(f"DELETE FROM budget_hold WHERE id = {_TEXTS}", [row[0] for row in holds])
+            await db.execute(f"DELETE FROM budget_entry WHERE seq = {_INTS}", [row[0] for row in entries])
+        return len(holds) + len(entries)
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[asyncpg.Connection]:
+        """The connection that writes. Raises ``StoreDown``, ``Conflict``."""
+        try:
+            yield await self._connection()
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
             raise Conflict(type(error).__name__) from error
         except asyncpg.IntegrityConstraintViolationError as error:
@@ -178,8 +199,10 @@ class PostgresHome:
         if needs.holds:
             query = f"SELECT {_HOLD} FROM budget_hold WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
             rows = await db.fetch(query, sorted(needs.holds))
-        # read after the locks: a transaction that waited must not open its books on an old minute
-        books = Books(await db.fetchval(_NOW))
+        # read after the locks: a transaction that waited must not open its books on an old minute; and behind the holds: one that
+        # was closed meanwhile is then known to be
+        now, since = await db.fetchrow(f"SELECT {_NOW}, (SELECT since FROM budget_retention)")
+        books = Books(now, since=since)
         books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
         books.holds.update((row[0], hold_from(row)) for row in rows)
         books.grants = {key: amount for key, (amount, _) in grants.items()}

@@ -176,20 +176,46 @@ daily_tag = Table(
     sqlite_strict=True,
 )
 
+retention = Table(
+    "budget_retention",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True, autoincrement=False),
+    Column("since", _Int, nullable=False, server_default="0"),
+    Column("due", _Int, nullable=False, server_default="0"),
+    sqlite_strict=True,
+)
+"""One row: from when on the books are kept in full, and when they are to be looked through next."""
+carried = Table(
+    "budget_carried",
+    metadata,
+    Column("account", _Int, primary_key=True, autoincrement=False),
+    *(Column(name, _Int, nullable=False, server_default="0") for name in ("pending", "posted", "settled")),
+    sqlite_strict=True,
+)
+"""Sums by account of what is not kept: ``pending`` and ``posted`` of entries, ``settled`` of holds. Account 0 has those of all holds."""
+
+_NEVER = "BEGIN SELECT RAISE(ABORT, 'budget_entry is append only'); END"
+_KEPT = "coalesce((SELECT since FROM budget_retention), 0)"
 FORBID = {
     "sqlite": [
-        f"CREATE TRIGGER IF NOT EXISTS budget_entry_{verb} BEFORE {verb} ON budget_entry "
-        "BEGIN SELECT RAISE(ABORT, 'budget_entry is append only'); END"
-        for verb in ("update", "delete")
+        statement
+        for verb, when in (("update", ""), ("delete", f" WHEN OLD.at >= {_KEPT}"))
+        for statement in (
+            f"DROP TRIGGER IF EXISTS budget_entry_{verb}",
+            f"CREATE TRIGGER budget_entry_{verb} BEFORE {verb} ON budget_entry{when} {_NEVER}",
+        )
     ],
     "postgresql": [
-        """CREATE OR REPLACE FUNCTION budget_entry_forbid() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'budget_entry is append only'; END $$""",
+        f"""CREATE OR REPLACE FUNCTION budget_entry_forbid() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN
+            IF TG_OP = 'DELETE' AND OLD.at < {_KEPT} THEN RETURN OLD; END IF;
+            RAISE EXCEPTION 'budget_entry is append only';
+        END $$""",
         """CREATE OR REPLACE TRIGGER budget_entry_forbid BEFORE UPDATE OR DELETE ON budget_entry
         FOR EACH ROW EXECUTE FUNCTION budget_entry_forbid()""",
     ],
 }
-"""The book is append only: statements per dialect that make the database refuse anything else."""
+"""The book is append only, as far as it is kept: statements per dialect that make the database refuse anything else."""
 
 HOLD_COLUMNS = tuple(str(column.name) for column in hold.columns)
 HOLD_DEFAULTS = tuple(_MOSTLY.get(name, ...) for name in HOLD_COLUMNS)

@@ -13,9 +13,9 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
@@ -51,6 +52,12 @@ _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, t
 ROWS = 16
 """Rows that one INSERT takes: its cursors are opened, and the interpreter is let go and asked for again, once for all of them."""
 _PLACE = re.compile(r"\$(\d+)")
+
+
+@lru_cache(maxsize=64)
+def _numbered(statement: str) -> str:
+    """With SQLite's places: ``?1``."""
+    return _PLACE.sub(r"?\1", statement)
 
 
 def _inserting(table: str, names: Sequence[str]) -> tuple[str, str]:
@@ -141,6 +148,10 @@ class SqliteHome:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         return await self._on(self._reader, self._query, query, values)
 
+    async def close_books(self, keep: int, most: int, due: int) -> int:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._on(self._thread, self._close_books, keep, most, due)
+
     async def damage(self) -> list[str]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         return await self._on(self._reader, self._damage)
@@ -181,9 +192,7 @@ class SqliteHome:
     def _query(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         assert self._read is not None
         try:
-            return self._read.execute(
-                _PLACE.sub(r":p\1", query), {f"p{at}": v for at, v in enumerate(values, 1)}
-            ).fetchall()
+            return self._read.execute(_numbered(query), values).fetchall()
         except sqlite3.Error as error:
             raise StoreDown(type(error).__name__) from error
 
@@ -198,7 +207,9 @@ class SqliteHome:
         except sqlite3.Error as error:
             raise StoreDown(str(error)) from error
 
-    def _transact(self, ops: Sequence[Op]) -> Answer:
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Alone among the workers. Raises ``StoreDown``, ``Conflict``."""
         db = self._db
         if db is None:
             raise StoreDown("closed")
@@ -206,14 +217,8 @@ class SqliteHome:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
                 db.execute("BEGIN IMMEDIATE")
-                now, jump = self.clock.look()
-                books = self._load(db, Needs.of(ops), now, jump)
-                results = run(books, ops)
-                self._write(db, books)
+                yield db
                 db.execute("COMMIT")
-                if any(row.changed for row in books.budgets.values()):
-                    with suppress(OSError):  # it is in the store: without this word others see it a second later
-                        os.utime(self._lock, ns=(time.time_ns(),) * 2)
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -224,10 +229,35 @@ class SqliteHome:
             raise Conflict(str(error)) from error
         except (sqlite3.Error, OSError) as error:
             raise StoreDown(type(error).__name__) from error
+
+    def _transact(self, ops: Sequence[Op]) -> Answer:
+        with self._transaction() as db:
+            now, jump = self.clock.look()
+            books = self._load(db, Needs.of(ops), now, jump)
+            results = run(books, ops)
+            self._write(db, books)
+        if any(row.changed for row in books.budgets.values()):
+            with suppress(OSError):  # it is in the store: without this word others see it a second later
+                os.utime(self._lock, ns=(time.time_ns(),) * 2)
         return Answer(results, books.events, now)
 
+    def _close_books(self, keep: int, most: int, due: int) -> int:
+        with self._transaction() as db:
+            now, jump = self.clock.look()
+            if jump:
+                return 0
+            ((oldest,),) = db.execute(closing.OLDEST)
+            ((since,),) = db.execute(_numbered(closing.BEGIN), (due, closing.until(now, keep, oldest))).fetchall()
+            holds = db.execute(_numbered(closing.HOLDS), (since, most)).fetchall()
+            entries = closing.before(db.execute(_numbered(closing.ENTRIES), (most,)), since)
+            db.executemany(_numbered(closing.CARRY), closing.sums(holds, entries))
+            db.executemany("DELETE FROM budget_hold WHERE id = ?", [row[:1] for row in holds])
+            db.executemany("DELETE FROM budget_entry WHERE seq = ?", [row[:1] for row in entries])
+        return len(holds) + len(entries)
+
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
-        books = Books(now, jump)
+        ((since,),) = db.execute("SELECT since FROM budget_retention")
+        books = Books(now, jump, since)
         if needs.workers:
             for worker, account, amount, turn in db.execute(_GRANTS, (_list(needs.workers),)):
                 books.grants[worker, account], books.turns[worker, account] = amount, turn

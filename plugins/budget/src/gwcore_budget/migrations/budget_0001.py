@@ -1,8 +1,8 @@
-"""The ledger's tables, and a book that is append only."""
+"""The ledger's tables."""
 
 from alembic import op
 
-from gwcore_budget.ledger.schema import FORBID, metadata
+from gwcore_budget.ledger.schema import metadata
 
 revision = "budget_0001"
 down_revision = None
@@ -12,7 +12,4 @@ depends_on = None
 
 def upgrade() -> None:
     """Make them."""
-    bind = op.get_bind()
-    metadata.create_all(bind)
-    for statement in FORBID[bind.dialect.name]:
-        bind.exec_driver_sql(statement)
+    metadata.create_all(op.get_bind())

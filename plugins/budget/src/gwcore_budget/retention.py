@@ -1,0 +1,66 @@
+"""How long the books are kept in full (``keep``): what is older is closed, a little at a time, by one worker of all.
+
+What it came to stays: accounts, daily sums, and what ``gwcore ledger verify`` compares them with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import structlog
+
+from gwcore_budget.ledger.home import Conflict, Home, StoreDown
+
+EVERY = 3_600_000
+"""Milliseconds between two rounds, and after which another worker goes on with one that has stopped."""
+LOOK = 60.0
+"""Seconds between two questions whether it is time."""
+MOST = 500
+"""Holds, and entries, that one transaction takes."""
+SHARE = 4
+"""So many times as long as a transaction took, the next one waits: calls that the store is asked for come first."""
+_log = structlog.get_logger("gwcore.budget")
+
+
+class Retention:
+    """One task per worker. ``keep`` in seconds."""
+
+    def __init__(self, keep: float, home: Home, now: Callable[[], int], counts: Counter[str]) -> None:
+        self._keep = round(keep * 1000)
+        self._home = home
+        self._now = now
+        self._counts = counts
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                if await self._ours():
+                    await self.round()
+            except (StoreDown, Conflict) as error:
+                _log.warning("books could not be closed", error=type(error).__name__)
+
+    async def _ours(self) -> bool:
+        """Whether it is time, and nobody else has seen it before us."""
+        claim = "UPDATE budget_retention SET due = $1 WHERE due <= $2 RETURNING id"
+        now = self._now()
+        return bool(await self._home.rows(claim, now + EVERY, now))
+
+    async def round(self) -> int:
+        """Close all that is old enough; returns how many rows went. Raises ``StoreDown``, ``Conflict``."""
+        total = 0
+        while True:
+            began = time.monotonic()
+            closed = await self._home.close_books(self._keep, MOST, self._now() + EVERY)
+            if not closed:
+                break
+            total += closed
+            self._counts["closed"] += closed
+            await asyncio.sleep(SHARE * (time.monotonic() - began))
+        if total:
+            _log.info("books closed", rows=total)
+        return total
