@@ -14,7 +14,7 @@ WORKERS ?= 4
 # tests write to memory where it has room and may run programs: a disk that others keep busy is not what they are about
 SCRATCH = $(shell $(PYTHON) -c "import os; s = os.statvfs('/dev/shm'); print('/dev/shm' if s.f_bavail * s.f_frsize > 2 << 30 and not s.f_flag & os.ST_NOEXEC else '')" 2>/dev/null)
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign
 
 install: $(STAMP)
 
@@ -68,6 +68,10 @@ bench-added: install
 # whether the time of a 401 tells an unknown id, a wrong secret and a revoked key apart (S2)
 bench-refusals: install
 	$(BIN)/python benchmarks/refusals.py
+
+# a ledger of ten million attempts: verify, reports, and what `retain` closes, beside calls
+bench-books: install
+	$(BIN)/python benchmarks/books.py $(BENCH)
 
 # what needs a machine of its own: redis killed for 20 s under four workers (L7), and no call waits for it (L8)
 campaign: install

@@ -6,9 +6,11 @@ budget per key and month. SQLite and PostgreSQL (``--stores``), each beside a ga
 """
 
 import argparse
+import asyncio
 import json
 import os
 import secrets
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -20,11 +22,12 @@ import urllib.request
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import sqlalchemy
+import asyncpg
 from bench import HERE, free_port, wait_port
 
 from gwcore.testing.server import rss
 from gwcore.testing.servers import postgres
+from gwcore_budget.retention import LOOK
 
 GWCORE = str(Path(sys.executable).with_name("gwcore"))
 DAYS, KEYS, TEAMS, USERS, MODELS = 395, 400, 20, 50, 12
@@ -38,7 +41,7 @@ upstreams:
     prices: {{"*": {{input: $1/M, output: $4/M, max_output: 4096}}}}
 stack:
   - auth: {{admin_key: "${{GWCORE_ADMIN_KEY}}", keys: {{bench: {{secret: "${{BENCH_KEY}}"}}}}}}
-  - budget: {{{keep}rules: [{{per: key, limit: $9000000, window: month}}]}}
+  - budget: {{{retain}rules: [{{per: key, limit: $9000000, window: month}}]}}
 """
 MONTH, DAY = 30 * 86_400_000, 86_400_000
 # a key's number is that of its row modulo KEYS; of each month it has one account
@@ -48,8 +51,8 @@ FILL = (
     f"""INSERT INTO budget_hold (id, worker, amount, settled, accounts, created, expires, ended, request, attempt, team, user_id,
         key_id, tags, dialect, operation, model_asked, model, upstream, provider, price_version, stream, input, output, duration_ms)
     SELECT '{{prefix}}' || n || ':1', 'long-ago', 4000, 1000 + n % 3000, '[' || {_ACCOUNT} || ']', {_AT}, {_AT} + 60000, {_AT} + 900,
-        '{{prefix}}' || n, 1, 'team-' || n % {TEAMS}, 'user-' || n % {USERS}, 'key-' || {_KEY}, '[]', 'openai', 'chat', 'model-' || n % {MODELS},
-        'model-' || n % {MODELS}, 'up', 'openai-compatible', 'stack@1', 0, 700, 90, 900 FROM ({{numbers}}) AS numbers""",
+        '{{prefix}}' || n, 1, 'team-' || (n % {TEAMS}), 'user-' || (n % {USERS}), 'key-' || {_KEY}, '[]', 'openai', 'chat', 'model-' || (n % {MODELS}),
+        'model-' || (n % {MODELS}), 'up', 'openai-compatible', 'stack@1', 0, 700, 90, 900 FROM ({{numbers}}) AS numbers""",
     f"""INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at)
     SELECT '{{prefix}}' || n || ':1', '[' || {_ACCOUNT} || ']', 'post', 0, 1000 + n % 3000, {_AT} FROM ({{numbers}}) AS numbers""",
 )
@@ -118,22 +121,25 @@ def fill(url, rows):
 
 
 @contextmanager
-def gateway(folder, store, upstream, *, keep=""):
+def gateway(folder, store, upstream, *, retain=""):
     """``gwcore run``; yields its address and its process."""
     file, port = folder / "stack.yaml", free_port()
-    file.write_text(STACK.format(store=store, upstream=upstream, keep=f"keep: {keep}, " if keep else ""))
-    process = subprocess.Popen([GWCORE, "run", str(file), "--port", str(port)], stdout=subprocess.DEVNULL)
-    try:
-        wait_port(port, process)
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.terminate()
-        process.wait()
+    file.write_text(STACK.format(store=store, upstream=upstream, retain=f"retain: {retain}, " if retain else ""))
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([GWCORE, "run", str(file), "--port", str(port)], stdout=log, stderr=log)
+        try:
+            wait_port(port, process)
+            yield f"http://127.0.0.1:{port}", process
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def ask(url, path, key, body=None):
     """Seconds until the answer is read, its status and its size."""
-    request = urllib.request.Request(url + path, body, {"authorization": f"Bearer {key}", "content-type": "application/json"})
+    request = urllib.request.Request(
+        url + path, body, {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    )
     began = time.perf_counter()
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
@@ -183,17 +189,12 @@ def verified(folder):
     return f"{time.perf_counter() - began:.1f} s, {used.ru_maxrss / 1024:.0f} MiB, exit {status}, problems {problems}"
 
 
-def left(url):
-    """Holds, and entries, older than 30 days (as the gateway's ``keep``) that are still there."""
-    counts = []
-    with database(url) as run:
-        for statement in (
-            f"SELECT count(*) FROM budget_hold WHERE created < {int(time.time() * 1000) - MONTH}",
-            f"SELECT count(*) FROM budget_entry WHERE at < {int(time.time() * 1000) - MONTH}",
-        ):
-            found = run(statement)
-            counts.append(found.fetchone()[0] if hasattr(found, "fetchone") else found)
-    return counts
+def closed(url, admin):
+    """Rows that the gateway says it has closed."""
+    request = urllib.request.Request(f"{url}/health", headers={"authorization": f"Bearer {admin}"})
+    with urllib.request.urlopen(request) as answer:
+        plugins = json.load(answer)["plugins"]
+    return plugins["budget"]["counts"].get("closed", 0)
 
 
 def measure(folder, store, upstream, options):
@@ -217,12 +218,41 @@ def measure(folder, store, upstream, options):
         with Callers(url, options.rate) as callers:
             print(f"  verify: {verified(folder)}")
         print(f"  calls beside verify: {callers.told()}")
-    with gateway(folder, store, upstream, keep="30d") as (url, process):
+    with gateway(folder, store, upstream, retain="30d") as (url, process):
         began, before, most = time.perf_counter(), rss(process.pid), 0.0
         with Callers(url, options.rate) as callers:
-            while "books closed" not in (folder / "log").read_text():
+            while "books closed" not in (folder / "log").read_text() and time.perf_counter() - began < options.closing:
                 time.sleep(1)
                 most = max(most, rss(process.pid))
-        print(f"  closed in {time.perf_counter() - began:.0f} s; the gateway had {before:.0f} MiB and at most {most:.0f}")
+        took = time.perf_counter() - began - LOOK
+        gone = closed(url, admin)
+        print(f"  closed {gone:,} rows in {took:.0f} s; the gateway had {before:.0f} MiB and at most {most:.0f}")
         print(f"  calls beside it: {callers.told()}")
     print(f"  verify: {verified(folder)}", flush=True)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rows", type=int, default=10_000_000)
+    arguments.add_argument("--rate", type=int, default=50, help="calls a second beside it")
+    arguments.add_argument(
+        "--closing", type=int, default=3600, help="seconds after which closing is not waited for any more"
+    )
+    arguments.add_argument("--stores", default="sqlite,postgresql")
+    options = arguments.parse_args()
+    os.environ |= {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
+    upstream = free_port()
+    with ExitStack() as after:
+        mock = subprocess.Popen([sys.executable, str(HERE / "mock.py"), str(upstream)])
+        after.callback(mock.wait)
+        after.callback(mock.terminate)
+        wait_port(upstream, mock)
+        for kind in options.stores.split(","):
+            folder = Path(after.enter_context(tempfile.TemporaryDirectory()))
+            store = f"sqlite:///{folder}/book.db" if kind == "sqlite" else after.enter_context(postgres())
+            print(f"{kind}, {options.rows:,} attempts")
+            measure(folder, store, upstream, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""``keep``: rows of long ago go, in small transactions, by one worker; what they came to stays, and everything still agrees."""
+"""``retain``: rows of long ago go, in small transactions, by one worker; what they came to stays, and everything still agrees."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ from gwcore_budget.ledger.verify import verify
 from gwcore_budget.retention import Retention
 
 ALL = -60_000
-"""A ``keep`` that keeps nothing: until a minute from now."""
+"""A ``retain`` that keeps nothing: until a minute from now."""
 OTHERS = "UPDATE budget_worker SET seen = seen + $1 RETURNING id"
 
 
@@ -30,10 +30,10 @@ async def count(home, table):
     return (await home.rows(f"SELECT count(*) FROM {table}"))[0][0]
 
 
-async def everything(home, keep=ALL, most=7):
+async def everything(home, retain=ALL, most=7):
     """Close all that is old enough, some rows at a time; how many transactions that took."""
     turns = 0
-    while await home.close_books(keep, most, 0):
+    while await home.close_books(retain, most, 0):
         turns += 1
         await agrees(home)
     return turns
@@ -262,7 +262,7 @@ async def test_a_gateway_keeps_what_the_stack_file_says(store_url, monkeypatch):
     monkeypatch.setattr(retention, "LOOK", 0.02)
     async with FakeUpstream() as up:
         up.default = completion(100)
-        text = stack(up.url, store_url, mode="direct", keep="7d", rules=[{"per": "key", "limit": "$300"}])
+        text = stack(up.url, store_url, mode="direct", retain="7d", rules=[{"per": "key", "limit": "$300"}])
         async with serving(text) as (url, _, plugin):
             for _ in range(3):
                 assert (await ask(url)).status == 200
@@ -283,10 +283,10 @@ async def test_a_gateway_keeps_what_the_stack_file_says(store_url, monkeypatch):
 def test_a_week_is_the_least(store_url):
     from gwcore_budget.config import BudgetConfig
 
-    with pytest.raises(ValueError, match="keep"):
-        BudgetConfig(keep="6d")
-    assert BudgetConfig(keep="7d").keep == 604_800
-    assert BudgetConfig().keep is None, "nothing goes that nobody said shall go"
+    with pytest.raises(ValueError, match="retain"):
+        BudgetConfig(retain="6d")
+    assert BudgetConfig(retain="7d").retain == 604_800
+    assert BudgetConfig().retain is None, "nothing goes that nobody said shall go"
 
 
 # ── stores of before ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -140,7 +140,7 @@ class BudgetConfig(BaseModel):
         pattern="^[a-z0-9_-]+$",
         description="request header that names the session; by default those that agents and tracing SDKs send",
     )
-    keep: Duration | None = Field(
+    retain: Duration | None = Field(
         default=None,
         ge=7 * 86_400,
         description="how long each attempt's row stays, e.g. 400d; what all came to stays for good. By default: for good, too",

@@ -140,8 +140,10 @@ class BudgetPlugin(Plugin):
         tasks = [asyncio.create_task(self._watch_plans(ledger))]
         if config.export is not None:
             tasks.append(asyncio.create_task(Exporter(config.export, ledger.home, ledger.group.now, self.counts).run()))
-        if config.keep is not None:
-            tasks.append(asyncio.create_task(Retention(config.keep, ledger.home, ledger.group.now, self.counts).run()))
+        if config.retain is not None:
+            tasks.append(
+                asyncio.create_task(Retention(config.retain, ledger.home, ledger.group.now, self.counts).run())
+            )
         self.ledger = ledger
         tasks += [asyncio.create_task(self.gauges.looking()), asyncio.create_task(self._streams.looking(ledger))]
         try:

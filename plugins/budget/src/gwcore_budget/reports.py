@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from gwcore_budget.ledger.home import Home, attempts_of
 from gwcore_budget.ledger.ops import Facts, Metered
 from gwcore_budget.ledger.schema import DIMENSIONS, SUMS
 from gwcore_budget.window import Period, Window
 
+T = TypeVar("T")
+SLICE = 500
+"""Lines that are worked on without a turn of the loop in between."""
 COLUMNS = {"key": "key_id", "user": "user_id", "team": "team", "organisation": "organisation", "end_user": "end_user"}
 """Scope → the column of its ids, in the daily sums and in the rows of holds."""
 
@@ -101,6 +105,14 @@ Line = tuple[tuple[str, ...], Sums]
 """Values of the columns asked for, and their sums."""
 
 
+async def unhurried(items: Iterable[T], size: int = SLICE) -> AsyncIterator[T]:
+    """The items, with a turn of the loop after each ``size`` of them: calls run meanwhile."""
+    for n, item in enumerate(items, 1):
+        yield item
+        if n % size == 0:
+            await asyncio.sleep(0)
+
+
 async def sums(
     home: Home, by: Sequence[str], where: Where | None = None, *, limit: int | None = None, largest: bool = False
 ) -> list[Line]:
@@ -115,8 +127,8 @@ async def sums(
     text = f"SELECT {names}{', ' if by else ''}{_SUMS} FROM budget_daily{where.text}"  # noqa: S608 - constant columns
     text += f" GROUP BY {names} ORDER BY {order}" if by else ""
     text += f" LIMIT {int(limit)}" if limit is not None else ""
-    rows = await home.rows(text, *where.values)
-    return [(row[: len(by)], Sums(*row[len(by) :])) for row in rows if row[len(by)] is not None]
+    rows, width = await home.rows(text, *where.values), len(by)
+    return [(row[:width], Sums(*row[width:])) async for row in unhurried(rows) if row[width] is not None]
 
 
 async def tags(home: Home, where: Where | None = None, *, by_day: bool = False) -> list[Line]:

@@ -1,4 +1,4 @@
-"""How long the books are kept in full (``keep``): what is older is closed, a little at a time, by one worker of all.
+"""How long the books are kept in full (``retain``): what is older is closed, a little at a time, by one worker of all.
 
 What it came to stays: accounts, daily sums, and what ``gwcore ledger verify`` compares them with.
 """
@@ -18,7 +18,7 @@ EVERY = 3_600_000
 """Milliseconds between two rounds, and after which another worker goes on with one that has stopped."""
 LOOK = 60.0
 """Seconds between two questions whether it is time."""
-MOST = 500
+MOST = 200
 """Holds, and entries, that one transaction takes."""
 SHARE = 4
 """So many times as long as a transaction took, the next one waits: calls that the store is asked for come first."""
@@ -26,10 +26,10 @@ _log = structlog.get_logger("gwcore.budget")
 
 
 class Retention:
-    """One task per worker. ``keep`` in seconds."""
+    """One task per worker. ``retain`` in seconds."""
 
-    def __init__(self, keep: float, home: Home, now: Callable[[], int], counts: Counter[str]) -> None:
-        self._keep = round(keep * 1000)
+    def __init__(self, retain: float, home: Home, now: Callable[[], int], counts: Counter[str]) -> None:
+        self._retain = round(retain * 1000)
         self._home = home
         self._now = now
         self._counts = counts
@@ -55,7 +55,7 @@ class Retention:
         total = 0
         while True:
             began = time.monotonic()
-            closed = await self._home.close_books(self._keep, MOST, self._now() + EVERY)
+            closed = await self._home.close_books(self._retain, MOST, self._now() + EVERY)
             if not closed:
                 break
             total += closed

@@ -62,14 +62,17 @@ class Activity:
             "entities": await desk.aliases(scope, _ids(parts["entities"])),
         }
         totals = dict(per_day)
-        results = [_day(day, totals[day,], {name: part.get(day, []) for name, part in parts.items()}, aliases) for day in shown]  # fmt: skip
+        results = [
+            _day(day, totals[day,], {name: part.get(day, []) for name, part in parts.items()}, aliases)
+            async for day in reports.unhurried(shown, 1)
+        ]
         return {"results": results, "metadata": _metadata([s for _, s in per_day], len(per_day), page, size)}
 
     async def _part(self, column: str, where: Where, shown: list[str]) -> dict[str, list[Line]]:
         if not shown:
             return {}
         days: dict[str, list[Line]] = {day: [] for day in shown}
-        for (day, name), sums in await reports.sums(self.desk.home, ("day", column), where):
+        async for (day, name), sums in reports.unhurried(await reports.sums(self.desk.home, ("day", column), where)):
             if name and day in days:
                 days[day].append(((name,), sums))
         return days

@@ -97,9 +97,8 @@ class Spend:
         where.equal("key_id", self.desk.key_id(query.get("api_key"))).equal("user_id", query.get("user_id"))
         where.equal("team", query.get("team_id")).equal("end_user", query.get("end_user"))
         days: dict[str, dict[str, Any]] = {}
-        for (day, key, user, model), sums in await reports.sums(
-            self.desk.home, ("day", "key_id", "user_id", "model_asked"), where
-        ):
+        lines = await reports.sums(self.desk.home, ("day", "key_id", "user_id", "model_asked"), where)
+        async for (day, key, user, model), sums in reports.unhurried(lines):
             row = days.setdefault(day, {"startTime": day, "spend": 0, "users": {}, "models": {}})
             for into, name in ((row, "spend"), (row, key), (row["users"], user), (row["models"], model)):
                 into[name] = into.get(name, 0) + sums.spend

@@ -157,7 +157,7 @@ class Totals:
 
     async def _by_key(self, where: Where) -> Any:
         keys: dict[str, list[Line]] = {}
-        for line in await reports.sums(self.desk.home, ("key_id", "model_asked"), where):
+        async for line in reports.unhurried(await reports.sums(self.desk.home, ("key_id", "model_asked"), where)):
             keys.setdefault(line[0][0], []).append(line)
         return [
             {
@@ -173,7 +173,7 @@ class Totals:
         scope = "team" if column == "team" else "end_user"
         aliases = await self.desk.aliases(scope, {line[0][1] for line in lines})
         days: dict[str, dict[str, list[Line]]] = {}
-        for line in lines:
+        async for line in reports.unhurried(lines):
             days.setdefault(line[0][0], {}).setdefault(line[0][1], []).append(line)
         return [
             {
@@ -195,7 +195,7 @@ class Totals:
                     for id_, found in groups.items()
                 ],
             }
-            for day, groups in days.items()
+            async for day, groups in reports.unhurried(days.items(), 1)
         ]
 
 

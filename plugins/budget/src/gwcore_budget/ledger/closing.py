@@ -29,9 +29,9 @@ CARRY = (
 )
 
 
-def until(now: int, keep: int, oldest: int | None) -> int:
+def until(now: int, retain: int, oldest: int | None) -> int:
     """The millisecond before which books may be closed. ``oldest``: the last sign of life of the worker silent for longest."""
-    return now - keep if oldest is None else min(now - keep, oldest - DAY)
+    return now - retain if oldest is None else min(now - retain, oldest - DAY)
 
 
 def before(entries: Iterable[Sequence[Any]], since: int) -> list[Sequence[Any]]:

@@ -37,6 +37,8 @@ from gwcore_budget.ledger.ops import (
 )
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
+ANSWER, FOREVER = 30.0, 1e9
+"""Seconds for which a question may take: a report, and what looks at every row on purpose."""
 _DAY = 86_400_000
 _Found = defaultdict[tuple[str | None, ...], list[tuple[int, ...]]]
 _who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
@@ -79,15 +81,15 @@ class Home(Protocol):
         """Whether budgets may have been recalled or reset since this was last asked. Does not wait."""
         ...
 
-    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
         """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 
-        Raises ``StoreDown``.
+        Raises ``StoreDown``, also where the answer takes more than ``within`` seconds.
         """
         ...
 
-    async def close_books(self, keep: int, most: int, due: int) -> int:
-        """Carry forward and delete rows older than ``keep`` milliseconds: up to ``most`` holds, and as many entries.
+    async def close_books(self, retain: int, most: int, due: int) -> int:
+        """Carry forward and delete rows older than ``retain`` milliseconds: up to ``most`` holds, and as many entries.
 
         In one transaction; see :mod:`gwcore_budget.ledger.closing`. ``due``: the millisecond of the next look, unless somebody
         says otherwise. Returns how many rows went. Raises ``StoreDown``, ``Conflict``.

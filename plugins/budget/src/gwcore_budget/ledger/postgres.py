@@ -18,6 +18,7 @@ from gwcore.errors import BadConfig
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.home import (
+    ANSWER,
     Answer,
     Conflict,
     Needs,
@@ -66,9 +67,7 @@ class PostgresHome:
         """Connect."""
         try:
             await self._connection()
-            self._read = await asyncpg.create_pool(
-                self._url, min_size=0, max_size=2, timeout=self._patience, command_timeout=30
-            )
+            self._read = await asyncpg.create_pool(self._url, min_size=0, max_size=2, timeout=self._patience)
         except (*_LOST, *_DOWN) as error:
             raise StoreDown(type(error).__name__) from error
 
@@ -98,12 +97,12 @@ class PostgresHome:
         """Only the store itself can tell."""
         return True
 
-    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         if self._read is None:
             raise StoreDown("closed")
         try:
-            return [tuple(row) for row in await self._read.fetch(query, *values)]
+            return [tuple(row) for row in await self._read.fetch(query, *values, timeout=within)]
         except (*_LOST, *_DOWN) as error:
             raise StoreDown(type(error).__name__) from error
 
@@ -130,11 +129,11 @@ class PostgresHome:
                 await self._write(db, books)
         return Answer(results, books.events, books.now)
 
-    async def close_books(self, keep: int, most: int, due: int) -> int:
+    async def close_books(self, retain: int, most: int, due: int) -> int:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         async with self._turn, self._answering() as db, db.transaction():
             now, oldest = await db.fetchrow(f"SELECT {_NOW}, ({closing.OLDEST})")
-            until = closing.until(now, keep, oldest)
+            until = closing.until(now, retain, oldest)
             since = await db.fetchval(closing.BEGIN, due, until)
             # one that is being corrected is left for the next time
             holds = await db.fetch(f"{closing.HOLDS} FOR UPDATE SKIP LOCKED", since, most)

@@ -42,6 +42,11 @@ def _default(name: str) -> str | None:
     return None if value is None else str(value)
 
 
+def _some(name: str, where: str, *columns: str) -> Index:
+    """An index of those rows of holds alone: of the others it costs nothing."""
+    return Index(f"budget_hold_{name}", *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
 budget = Table(
     "budget_budget",
     metadata,
@@ -88,16 +93,12 @@ hold = Table(
     Column("ended", _Int),
     *_columns(Facts, {"request", "attempt", "tags", "dialect", "operation", "model", "upstream", "stream"}),
     *_columns(Metered, set()),
-    Index("budget_hold_open", "worker", "expires", postgresql_where=text("state = 0"), sqlite_where=text("state = 0")),
-    Index(
-        "budget_hold_upstream_id",
-        "upstream_id",
-        postgresql_where=text("upstream_id IS NOT NULL"),
-        sqlite_where=text("upstream_id IS NOT NULL"),
-    ),
+    _some("open", "state = 0", "worker", "expires"),
+    _some("upstream_id", "upstream_id IS NOT NULL", "upstream_id"),
     Index("budget_hold_created", "created"),
     Index("budget_hold_key", "key_id", "created"),
     Index("budget_hold_team", "team", "created"),
+    *(_some(name, f"{name} IS NOT NULL", name, "created") for name in ("user_id", "end_user", "organisation")),
     sqlite_strict=True,
 )
 plan = Table(

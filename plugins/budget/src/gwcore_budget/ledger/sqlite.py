@@ -1,8 +1,7 @@
 """The ledger in a SQLite file: one connection on a thread of its own, WAL, ``synchronous=FULL``.
 
 Workers of one machine take turns by an ``flock`` beside the file: it is fair enough and wakes at once, while SQLite's own
-busy handler polls. The connection that reads for reports is another one: an open SELECT would make ``BEGIN IMMEDIATE``
-fail at once.
+busy handler polls. The connections that read are others: an open SELECT would make ``BEGIN IMMEDIATE`` fail at once.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
+    ANSWER,
+    FOREVER,
     Answer,
     Conflict,
     Needs,
@@ -47,6 +48,10 @@ sqlite3.register_adapter(type(None), dict[None, None]().get)
 JUMP = 300.0
 """Seconds by which the wall clock may part from the boot clock before it opens no new period."""
 BUSY_MS = 200
+READERS = 3
+"""Threads that read, so that what a report takes does not hold up the ledger's own questions."""
+_STEPS = 20_000
+"""Of SQLite's machine, between two looks at the clock."""
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
 ROWS = 16
@@ -72,6 +77,8 @@ _HOLDS = f"SELECT {_HOLD} {_LISTED} budget_hold ON id = value"
 _GRANTS = f"SELECT worker, account, amount, turn {_LISTED} budget_grant ON worker = value"
 _ACCOUNTS = f"SELECT {_ACCOUNT} {_LISTED} budget_account ON id = value"
 _BUDGETS = f"SELECT id, generation, recall {_LISTED} budget_budget ON id = value"
+_GONE_HOLDS = "DELETE FROM budget_hold WHERE id IN (SELECT value FROM json_each(?))"
+_GONE_ENTRIES = "DELETE FROM budget_entry WHERE seq IN (SELECT value FROM json_each(?))"
 _SAME_HOLD = f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?"
 _ENTRIES = _inserting("budget_entry", ("hold", "accounts", "kind", "pending", "posted", "at"))
 _GRANTED = (
@@ -117,23 +124,26 @@ class SqliteHome:
         self._thread: ThreadPoolExecutor | None = None
         self._reader: ThreadPoolExecutor | None = None
         self._db: sqlite3.Connection | None = None
-        self._read: sqlite3.Connection | None = None
+        self._reads: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []  # of these
         self._lock = -1
         self._stirred = 0
 
     async def open(self) -> None:
         """Connect."""
         self._thread = ThreadPoolExecutor(1, "gwcore-ledger")
-        self._reader = ThreadPoolExecutor(1, "gwcore-reports")
+        self._reader = ThreadPoolExecutor(READERS, "gwcore-reports")
         await self._on(self._thread, self._open)
 
     async def aclose(self) -> None:
         """Disconnect, behind what is still queued."""
         if self._thread is not None and self._reader is not None:
-            await self._on(self._thread, self._close)
-            await asyncio.to_thread(self._reader.shutdown)
-            await asyncio.to_thread(self._thread.shutdown)
-            self._thread = self._reader = None
+            thread, reader, self._thread, self._reader = self._thread, self._reader, None, None
+            for read in self._reads:
+                read.interrupt()
+            await asyncio.to_thread(reader.shutdown)
+            await self._on(thread, self._close)
+            await asyncio.to_thread(thread.shutdown)
 
     async def transact(self, ops: Sequence[Op]) -> Answer:
         """See :class:`gwcore_budget.ledger.home.Home`."""
@@ -144,13 +154,13 @@ class SqliteHome:
         stirred, self._stirred = self._stirred, os.fstat(self._lock).st_mtime_ns if self._lock >= 0 else 0
         return self._stirred != stirred
 
-    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
-        return await self._on(self._reader, self._query, query, values)
+        return await self._on(self._reader, self._query, query, values, within)
 
-    async def close_books(self, keep: int, most: int, due: int) -> int:
+    async def close_books(self, retain: int, most: int, due: int) -> int:
         """See :class:`gwcore_budget.ledger.home.Home`."""
-        return await self._on(self._thread, self._close_books, keep, most, due)
+        return await self._on(self._thread, self._close_books, retain, most, due)
 
     async def damage(self) -> list[str]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
@@ -177,35 +187,47 @@ class SqliteHome:
         refuse_network(self.path)
         try:
             self._lock = os.open(f"{self.path}.ledger-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._db, self._read = self._connect(), self._connect()
+            self._db = self._connect()
         except (sqlite3.Error, OSError) as error:
             raise StoreDown(type(error).__name__) from error
 
     def _close(self) -> None:
-        for db in (self._db, self._read):
+        for db in (self._db, *self._reads):
             if db is not None:
                 db.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    def _query(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        assert self._read is not None
+    @contextmanager
+    def _reading(self, within: float = FOREVER) -> Iterator[sqlite3.Connection]:
+        """One of the connections that read: each thread that needs one has one. Raises ``StoreDown``, also when time is up."""
+        until = time.monotonic() + within
         try:
-            return self._read.execute(_numbered(query), values).fetchall()
+            if self._idle:
+                read = self._idle.pop()
+            else:
+                read = self._connect()
+                self._reads.append(read)
+            read.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+            try:
+                yield read
+            finally:
+                self._idle.append(read)
         except sqlite3.Error as error:
             raise StoreDown(type(error).__name__) from error
 
+    def _query(self, query: str, values: tuple[Any, ...], within: float) -> list[tuple[Any, ...]]:
+        with self._reading(within) as read:
+            return read.execute(_numbered(query), values).fetchall()
+
     def _damage(self) -> list[str]:
-        assert self._read is not None
-        return damage(self._read)
+        with self._reading() as read:
+            return damage(read)
 
     def _copy(self, to: Path) -> None:
-        assert self._read is not None
-        try:
-            copy_into(self._read, to)
-        except sqlite3.Error as error:
-            raise StoreDown(str(error)) from error
+        with self._reading() as read:
+            copy_into(read, to)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -241,18 +263,18 @@ class SqliteHome:
                 os.utime(self._lock, ns=(time.time_ns(),) * 2)
         return Answer(results, books.events, now)
 
-    def _close_books(self, keep: int, most: int, due: int) -> int:
+    def _close_books(self, retain: int, most: int, due: int) -> int:
         with self._transaction() as db:
             now, jump = self.clock.look()
             if jump:
                 return 0
             ((oldest,),) = db.execute(closing.OLDEST)
-            ((since,),) = db.execute(_numbered(closing.BEGIN), (due, closing.until(now, keep, oldest))).fetchall()
+            ((since,),) = db.execute(_numbered(closing.BEGIN), (due, closing.until(now, retain, oldest))).fetchall()
             holds = db.execute(_numbered(closing.HOLDS), (since, most)).fetchall()
             entries = closing.before(db.execute(_numbered(closing.ENTRIES), (most,)), since)
             db.executemany(_numbered(closing.CARRY), closing.sums(holds, entries))
-            db.executemany("DELETE FROM budget_hold WHERE id = ?", [row[:1] for row in holds])
-            db.executemany("DELETE FROM budget_entry WHERE seq = ?", [row[:1] for row in entries])
+            for statement, rows in ((_GONE_HOLDS, holds), (_GONE_ENTRIES, entries)):
+                db.execute(statement, (_list(row[0] for row in rows),))
         return len(holds) + len(entries)
 
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:

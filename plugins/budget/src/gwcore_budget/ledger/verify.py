@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from gwcore_budget.ledger.closing import ALL
-from gwcore_budget.ledger.home import Home
+from gwcore_budget.ledger.home import FOREVER, Home
 from gwcore_budget.ledger.ops import PENDING, STATES
 from gwcore_budget.ledger.worker import SILENT
 
@@ -92,7 +92,7 @@ UNION ALL SELECT 'daily', 0, CAST(coalesce(sum(spend), 0) AS BIGINT), 0, 0, 0, '
 
 async def _once(home: Home) -> Report:
     tally = _Tally()
-    for row in await home.rows(_SNAPSHOT):
+    for row in await home.rows(_SNAPSHOT, within=FOREVER):
         tally.add(row)
     return tally.report()
 

@@ -1,8 +1,8 @@
-"""A book that is append only as far as it is kept, and sums of what is not."""
+"""A book that is append only as far as it is kept, and sums of what is not; and no report that looks at every attempt."""
 
 from alembic import op
 
-from gwcore_budget.ledger.schema import FORBID, metadata
+from gwcore_budget.ledger.schema import FORBID, hold, metadata
 
 revision = "budget_0002"
 down_revision = "budget_0001"
@@ -14,6 +14,8 @@ def upgrade() -> None:
     """Make what is missing."""
     bind = op.get_bind()
     metadata.create_all(bind)
+    for index in sorted(hold.indexes, key=lambda index: str(index.name)):
+        index.create(bind, checkfirst=True)
     bind.exec_driver_sql("INSERT INTO budget_retention (id) VALUES (1)")
     for statement in FORBID[bind.dialect.name]:
         bind.exec_driver_sql(statement)

@@ -33,8 +33,10 @@ from gwcore_observability.spill import Item
 
 WITHIN = 5.0
 """Seconds for a search, and for a batch to be written."""
-CHUNK = 5000
+CHUNK = 500
 """Rows deleted at once."""
+SHARE = 4
+"""So many times as long as that took, the next chunk waits: others write into the same store."""
 _MOST_DAYS = 366
 _EARLIEST, _LATEST = date(1970, 1, 1), date(9998, 12, 31)
 _log = structlog.get_logger("gwcore.observability")
@@ -121,14 +123,17 @@ class RequestLog(SinkPlugin):
     async def sweep(self) -> int:
         """Delete rows that are too old, in chunks; returns how many went."""
         before = int((time.time() - self.config.retain) * 1000)
-        old = select(CALL.c.event).where(CALL.c.ended < before).order_by(CALL.c.ended).limit(CHUNK)
+        # where several workers sweep, each takes what no other has
+        old = select(CALL.c.event).where(CALL.c.ended < before).order_by(CALL.c.ended).limit(CHUNK).with_for_update(skip_locked=True)  # fmt: skip
         gone = 0
         while True:
+            began = time.monotonic()
             async with writing(self.store, WITHIN) as sql:
                 count = (await sql.execute(delete(CALL).where(CALL.c.event.in_(old)))).rowcount
             gone += count
             if count < CHUNK:
                 return gone
+            await asyncio.sleep(SHARE * (time.monotonic() - began))
 
     # ── admin ────────────────────────────────────────────────────────────────────────────────────────────────────
 
