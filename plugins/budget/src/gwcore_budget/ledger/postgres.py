@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ class PostgresHome:
         if self._db is not None:
             await self._drop()
         if self._read is not None:
-            await self._read.close()
+            with suppress(TimeoutError):  # by then it has cut what a report still asks
+                await asyncio.wait_for(self._read.close(), 1.0)
 
     async def _connection(self) -> asyncpg.Connection:
         if self._closed:
