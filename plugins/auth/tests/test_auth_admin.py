@@ -160,6 +160,7 @@ async def test_teams(api):
     assert info["team_info"]["team_alias"] == "T" and len(info["keys"]) == 1 and len(info["team_memberships"]) == 3
     assert [team["team_id"] for team in await api.get("/team/list")] == ["t"]
     assert (await api.get("/v2/team/list"))["total"] == 1
+    assert await api.get("/team/available") == [], "nobody joins a team by himself"
     await api.post("/team/block", {"team_id": "t"})
     assert (await api.chat(key)).status_code == 401
     await api.post("/team/unblock", {"team_id": "t"})

@@ -34,6 +34,7 @@ MATRIX = {
     ("POST", "/team/delete"): ORGS,
     ("GET", "/team/info"): ALL,
     ("GET", "/team/list"): LISTS,
+    ("GET", "/team/available"): LISTS,
     ("GET", "/v2/team/list"): LISTS,
     ("POST", "/team/block"): ORGS,
     ("POST", "/team/unblock"): ORGS,

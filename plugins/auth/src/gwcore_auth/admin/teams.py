@@ -93,6 +93,7 @@ class Teams:
                 "GET", "/team/info", "team:read", self.info, "One team, its keys and members.", query=("team_id",)
             ),
             AdminRoute("GET", "/team/list", "team:list", self.listing, "Teams.", query=("user_id", "organization_id")),
+            AdminRoute("GET", "/team/available", "team:list", self.available, "Teams that anybody may join: none."),
             AdminRoute("GET", "/v2/team/list", "team:list", self.pages, "A page of teams.", query=paged),
             AdminRoute("POST", "/team/block", "team:block", self.block, "Block a team.", bodies.OneTeam),
             AdminRoute("POST", "/team/unblock", "team:unblock", self.unblock, "Unblock a team.", bodies.OneTeam),
@@ -175,6 +176,10 @@ class Teams:
         """All that the caller may see, each with its keys and memberships."""
         rows, _ = await self._found(call, 1, 1000)
         return await self._whole(call.caller, rows)
+
+    async def available(self, _call: AdminCall) -> Any:
+        """Members are added by who leads a team; LiteLLM's clients ask all the same."""
+        return []
 
     async def pages(self, call: AdminCall) -> Any:
         """The same in pages."""
