@@ -63,7 +63,7 @@ async def all_workers(url, upstream):
     upstream.requests.clear()
 
 
-async def storm(url, count, *, stream=False, seed=0):
+async def storm(url, count, *, stream=False, seed=100):
     """So many equal calls, each on a connection of its own, so that all workers get some."""
     path, body = WIRE.request(stream, seed=seed)
     gate = asyncio.Semaphore(250)  # connections in the making, not calls
