@@ -234,6 +234,20 @@ async def _answering(within: float) -> AsyncIterator[None]:
         raise
 
 
+async def revision(store: Store, migrations: Migrations) -> str | None:
+    """Of which revision a plugin's tables are; ``None`` where there are none. Raises ``StoreUnavailable``."""
+    async with reading(store) as connection:
+        return await connection.run_sync(_revision, migrations)
+
+
+def _revision(connection: Any, migrations: Migrations) -> str | None:
+    table = f"{migrations.branch}_version"
+    if not connection.dialect.has_table(connection, table):
+        return None
+    found: str | None = connection.execute(text(f'SELECT version_num FROM "{table}"')).scalar()  # noqa: S608 - a plugin's name
+    return found
+
+
 async def migrate(store: Store, migrations: Migrations) -> None:
     """Bring a plugin's tables to its newest revision, once, however many replicas start at the same time.
 
@@ -273,10 +287,7 @@ async def _migrate(connection: AsyncConnection, migrations: Migrations) -> None:
 
 
 def _upgrade(connection: Any, migrations: Migrations) -> None:
-    table = f"{migrations.branch}_version"
-    found = None
-    if connection.dialect.has_table(connection, table):
-        found = connection.execute(text(f'SELECT version_num FROM "{table}"')).scalar()  # noqa: S608 - a plugin's name
+    found = _revision(connection, migrations)
     if found == migrations.head:
         return
     # 1.4 s of CPU: only where there is something to do
@@ -288,7 +299,7 @@ def _upgrade(connection: Any, migrations: Migrations) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("version_locations", _folder(migrations.package))
     config.set_main_option("path_separator", "newline")
-    config.attributes.update(connection=connection, version_table=table)
+    config.attributes.update(connection=connection, version_table=f"{migrations.branch}_version")
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
         _log.warning("the schema is newer than this release", branch=migrations.branch, schema=found)

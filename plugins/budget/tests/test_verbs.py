@@ -7,11 +7,15 @@ import secrets
 import pytest
 from budget_kit import accounts, budget, reap, reserve
 from budget_stack import completion
+from sqlalchemy import text
 from test_admin import ADMIN, served
 from typer.testing import CliRunner
 
+from gwcore.resources import Lease, Resources
+from gwcore.sql import Migrations, migrate, revision, writing
 from gwcore.testing.upstream import FakeUpstream
 from gwcore_budget import cli
+from gwcore_budget.ledger.homes import LEDGER
 from gwcore_budget.ledger.ops import POSTED, REAPED, Metered, Settle
 from gwcore_budget.ledger.reconcile import BadBill, read_bills, reconcile
 from gwcore_budget.ledger.verify import verify
@@ -120,6 +124,27 @@ async def test_a_bill_may_bear_the_vendors_id(home):
     # our own id comes first, whatever an upstream calls another
     assert (await reconcile(home, {ids[0]: 1})).kept == 1
     assert (await verify(home)).problems == []
+
+
+async def test_verbs_of_the_ledger_make_no_store(tmp_path, store_url):
+    """A name that is spelled wrong is told, and nothing is there afterwards that was not there before."""
+    lease = Lease(Resources())
+    store = lease.store(store_url)
+    file = tmp_path / "stack.yaml"
+    file.write_text(f"gwcore: 1\nstores: {{book: '{store_url}'}}\nupstreams: {{up: {{provider: demo}}}}\nstack: [{{budget: {{store: book}}}}]\n")  # fmt: skip
+    if store.scheme == "sqlite":
+        code, _, err = await verb("ledger", "verify", file)
+        assert code == 1 and "book.db: no such file" in err and not (tmp_path / "book.db").exists()
+    async with writing(store) as sql:
+        await sql.execute(text("CREATE TABLE other (id INTEGER)"))
+    code, _, err = await verb("ledger", "verify", file)
+    assert code == 1 and "holds no ledger" in err and "Traceback" not in err
+    assert await revision(store, LEDGER) is None
+    await migrate(store, Migrations("budget", LEDGER.package, head="budget_0001"))
+    code, out, err = await verb("ledger", "verify", file)
+    assert code == 0 and printed(out)["problems"] == [], err
+    assert await revision(store, LEDGER) == LEDGER.head, "of an older release, it is brought up"
+    await lease.release()
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,23 @@ def backup_ledger(
         raise failed(f"{file}: {error}") from None
 
 
+def _missing(file: str | None) -> bool:
+    return file is not None and not Path(file).is_file()
+
+
+async def _found(store: Any) -> None:
+    """The ledger in a store, as this release knows it; nothing is made where there is none."""
+    from gwcore.sql import engine_of, migrate, revision
+    from gwcore_budget.ledger.homes import LEDGER
+
+    file = engine_of(store).url.database
+    if store.scheme == "sqlite" and _missing(file):
+        raise failed(f"{file}: no such file")
+    if await revision(store, LEDGER) is None:
+        raise failed("the store holds no ledger; a gateway that has run with it makes one")
+    await migrate(store, LEDGER)
+
+
 def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
     """Run with the ledger's home of a stack file."""
     from gwcore.assemble import assemble
@@ -187,16 +204,20 @@ def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> 
         plugin = next((p.plugin for p in made.placed if isinstance(p.plugin, BudgetPlugin)), None)
         if plugin is None:
             raise failed(f"{stack}: no budget in its stack")
-        home = home_of(plugin.store, exports=plugin.config.export is not None)
         try:
-            await home.open()
-            return await work(home)
+            await _found(plugin.store)
+            home = home_of(plugin.store, exports=plugin.config.export is not None)
+            try:
+                await home.open()
+                return await work(home)
+            finally:
+                await home.aclose()
         finally:
-            await home.aclose()
+            await made.lease.release()
 
     try:
         return asyncio.run(run())
     except GatewayError as error:
         raise failed(error.message) from None
     except StoreDown as error:
-        raise failed(f"the ledger's store does not answer, or holds no ledger: {error}") from None
+        raise failed(f"the ledger's store does not answer: {error}") from None
