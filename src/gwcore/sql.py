@@ -41,6 +41,9 @@ from gwcore.resources import Store
 ANSWER_WITHIN = 2.0
 """Seconds that a store has to answer a statement of the request path, the wait for a connection included."""
 
+CONNECTIONS = 5
+"""To a PostgreSQL store, for all plugins of a worker: keys that are known need none."""
+
 CLOSE_WITHIN = 0.5
 """Seconds that the transaction and the connection of a task that was cancelled have to end."""
 
@@ -147,6 +150,8 @@ def _postgres(text_: str) -> AsyncEngine:
             url,
             hide_parameters=True,
             pool_pre_ping=True,  # a restart of the server costs a ping, not a refused call
+            pool_size=CONNECTIONS,
+            max_overflow=0,
             pool_timeout=ANSWER_WITHIN,
             connect_args={"timeout": ANSWER_WITHIN},
         )
