@@ -130,3 +130,17 @@ async def test_negative_control_a_repeat_gives_back_what_is_in_use(home, monkeyp
 
     monkeypatch.setattr(Books, "_returned", returned_each_time)
     assert await given_back(home) > 9_400
+
+
+async def test_after_an_outage_the_silent_are_let_speak_first(make_ledger):
+    """The store was away from everybody: who comes back first must not take the others for dead."""
+    silent, other = await make_ledger(), await make_ledger()
+    await hold(silent, "r:1", 100)
+    query = "UPDATE budget_worker SET seen = 0, boot = 'elsewhere' WHERE id = $1 RETURNING id"
+    await other.home.rows(query, silent.worker.id)
+    await other.bury_the_dead(silent=False)
+    await quiet(other)
+    assert (await accounts(other.home))[G][0] == 0
+    await other.bury_the_dead()
+    await quiet(other)
+    assert (await accounts(other.home))[G][0] == 1_000

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, spent, void
@@ -16,8 +17,11 @@ from gwcore.testing.upstream import FakeUpstream
 from gwcore_budget import retention
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Books
+from gwcore_budget.ledger.home import START, StoreDown
 from gwcore_budget.ledger.homes import LEDGER, home_of
 from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Missing
+from gwcore_budget.ledger.reconcile import reconcile
+from gwcore_budget.ledger.sqlite import SqliteHome
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.retention import Retention
 
@@ -30,10 +34,22 @@ async def count(home, table):
     return (await home.rows(f"SELECT count(*) FROM {table}"))[0][0]
 
 
-async def everything(home, retain=ALL, most=7):
+@pytest.fixture(autouse=True)
+def _young(monkeypatch):
+    """Rows of a test are closed as if they were of long ago."""
+    monkeypatch.setattr(closing, "OPEN", 10 * ALL)
+
+
+async def close(home, retain=ALL, most=100):
+    """One transaction; how many rows went."""
+    return (await home.close_books(retain, most, 0)).rows
+
+
+async def everything(home, most=7):
     """Close all that is old enough, some rows at a time; how many transactions that took."""
-    turns = 0
-    while await home.close_books(retain, most, 0):
+    last, turns = START, 0
+    while last.more:
+        last = await home.close_books(ALL, most, 0, last)
         turns += 1
         await agrees(home)
     return turns
@@ -73,7 +89,7 @@ async def test_what_is_closed_still_counts(home):
 async def test_what_is_young_stays(home):
     await some_of_all(home)
     before = await count(home, "budget_hold"), await count(home, "budget_entry")
-    assert await home.close_books(60_000, 100, 0) == 0
+    assert await close(home, 60_000) == 0
     assert (await count(home, "budget_hold"), await count(home, "budget_entry")) == before
     await agrees(home)
 
@@ -90,7 +106,7 @@ async def test_negative_control_a_sum_that_is_not_carried(home, monkeypatch, los
         "sums",
         lambda *rows: [(row[0], *(0 if n == lost else v for n, v in enumerate(row[1:]))) for row in sums(*rows)],
     )
-    await home.close_books(ALL, 100, 0)
+    await close(home)
     problems = (await verify(home)).problems
     assert problems and all(one.startswith("I2" if lost == 2 else "I3") or "daily" in one for one in problems)
 
@@ -98,7 +114,7 @@ async def test_negative_control_a_sum_that_is_not_carried(home, monkeypatch, los
 async def test_negative_control_what_is_open_is_closed_too(home, monkeypatch):
     await some_of_all(home)
     monkeypatch.setattr(closing, "HOLDS", closing.HOLDS.replace("state <> 0", "state >= 0"))
-    await home.close_books(ALL, 100, 0)
+    await close(home)
     assert any("pending 100, holds and grants 0" in one for one in (await verify(home)).problems)
 
 
@@ -113,17 +129,17 @@ async def test_all_or_nothing(home, monkeypatch):
     sums = closing.sums
     monkeypatch.setattr(closing, "sums", dies)
     with pytest.raises(ZeroDivisionError):
-        await home.close_books(ALL, 100, 0)
+        await close(home)
     monkeypatch.setattr(closing, "sums", sums)
     assert (await count(home, "budget_hold"), await count(home, "budget_entry")) == rows
     assert await accounts(home) == came_to
     await agrees(home)
-    assert await home.close_books(ALL, 100, 0)
+    assert await close(home)
 
 
 async def test_the_book_is_append_only_as_far_as_it_is_kept(home):
     await some_of_all(home)
-    await home.close_books(60_000, 100, 0)
+    await close(home, 60_000)
     for statement in ("DELETE FROM budget_entry RETURNING seq", "UPDATE budget_entry SET posted = 1 RETURNING seq"):
         with pytest.raises(Exception, match=r"append only|StoreDown|IntegrityError"):
             await home.rows(statement)
@@ -170,18 +186,120 @@ async def test_the_books_stay_open_for_who_may_still_tell(make_ledger):
     for n in range(3):
         ledger.settle(await hold(ledger, f"s{n}:1", 10), POSTED, 1)
     await quiet(ledger)
-    assert await ledger.home.close_books(ALL, 100, 0) == 0, "both live: a day is kept"
+    assert await close(ledger.home) == 0, "both live: a day is kept"
     day = closing.DAY + 120_000
     await ledger.home.rows(
         "UPDATE budget_worker SET seen = seen + $1 WHERE id = $2 RETURNING id", day, ledger.worker.id
     )
-    assert await ledger.home.close_books(ALL, 100, 0) == 0, "one is silent"
+    assert await close(ledger.home) == 0, "one is silent"
     silent.settle(held, POSTED, 7)
     await quiet(silent)
     assert (await accounts(ledger.home))["global:total"][0] == 10
     await ledger.home.rows(OTHERS, day)
-    assert await ledger.home.close_books(ALL, 100, 0) > 3
+    assert await close(ledger.home) > 3
     await agrees(ledger.home)
+
+
+async def test_a_journal_that_is_found_late_is_no_news(home):
+    """Its lines were told long ago: nothing is counted twice, and nothing is alarming."""
+    took = await do(home, reserve("take:1", 10, budget("team:t", 10_000), chunk=900))
+    await do(home, spent("in:1", 10, [took.grants[0].account], POSTED, 5))
+    await everything(home)
+    found = replace(spent("in:1", 10, [took.grants[0].account], POSTED, 5), found=True)
+    assert (await home.transact([found])).events == []
+    assert (await accounts(home))["team:t:total"][0] == 5
+
+
+async def test_a_bill_for_what_is_closed_meanwhile_is_missing(home, monkeypatch):
+    await do(home, reserve("r:1", 100, budget()))
+    await do(home, reap("r:1"))
+    rows = home.rows
+
+    async def then_closed(query, *values):
+        found = await rows(query, *values)
+        await everything(home)
+        return found
+
+    monkeypatch.setattr(home, "rows", then_closed)
+    deltas = await reconcile(home, {"r:1": 5})
+    assert (deltas.missing, deltas.kept, deltas.corrected) == (["r:1"], 0, 0)
+
+
+# ── clocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def after_a_wrong_clock(home):
+    """What is posted of a call, in a store that was closed by a clock a year ahead."""
+    took = await do(home, reserve("take:1", 10, budget("team:t", 10_000), chunk=900))
+    now = await now_of(home)
+    await home.rows("UPDATE budget_retention SET since = $1, due = $1 RETURNING id", now + 365 * closing.DAY)
+    await do(home, spent("in:1", 10, [took.grants[0].account], POSTED, 5, now=now))
+    return (await accounts(home))["team:t:total"][0]
+
+
+async def test_a_clock_that_was_wrong_once_makes_no_call_free(home, monkeypatch):
+    monkeypatch.setattr(closing, "OPEN", 6 * closing.DAY)
+    assert await after_a_wrong_clock(home) == 5
+    await agrees(home)
+    # and the store is mended by the next round, which closes by the time it is now
+    assert await close(home, 7 * closing.DAY) == 0
+    ((since,),) = await home.rows("SELECT since FROM budget_retention")
+    assert abs(since - (await now_of(home) - 7 * closing.DAY)) < 60_000
+    await home.rows("UPDATE budget_retention SET due = due + $1 RETURNING id", 365 * closing.DAY)
+    now = await now_of(home)
+    assert await Retention(604_800, home, lambda: now, Counter())._ours()
+
+
+async def test_negative_control_the_store_is_believed(home, monkeypatch):
+    monkeypatch.setattr(closing, "taken_since", lambda _now, since: since)
+    assert await after_a_wrong_clock(home) == 0
+
+
+async def test_entries_of_a_time_to_come_hinder_nobody(home):
+    """A clock that was ahead has left them at the head of the book."""
+    budgets = budget("team:t", 10_000)
+    for n in range(4):
+        await do(home, reserve(f"r{n}:1", 10, budgets))
+    if isinstance(home, SqliteHome):
+        await home.rows("DROP TRIGGER budget_entry_update")
+    else:
+        await home.rows("DROP TRIGGER budget_entry_forbid ON budget_entry")
+    await home.rows("UPDATE budget_entry SET at = at + $1 WHERE seq <= 3 RETURNING seq", 365 * closing.DAY)
+    await everything(home, most=2)
+    assert await count(home, "budget_entry") == 3
+
+
+async def test_who_sees_the_clock_jump_closes_nothing(home, monkeypatch):
+    monkeypatch.setattr(retention, "LOOK", 0.05)
+    now = [await now_of(home)]
+    await some_of_all(home)
+    task = asyncio.create_task(Retention(ALL / 1000, home, lambda: now[0], Counter()).run())
+    await asyncio.sleep(0)
+    now[0] += 400_000
+    await asyncio.wait_for(task, 5)
+    assert await count(home, "budget_hold") == 7
+
+
+async def test_a_round_that_fails_is_not_the_last(home, monkeypatch):
+    monkeypatch.setattr(retention, "LOOK", 0.02)
+    now = await now_of(home)
+    await some_of_all(home)
+    close_books, fails = home.close_books, [PermissionError, StoreDown]
+
+    async def failing(*arguments):
+        await home.rows("UPDATE budget_retention SET due = 0 RETURNING id")
+        if fails:
+            raise fails.pop()
+        return await close_books(*arguments)
+
+    monkeypatch.setattr(home, "close_books", failing)
+    task = asyncio.create_task(Retention(ALL / 1000, home, lambda: now, Counter()).run())
+
+    async def gone():
+        return await count(home, "budget_hold") == 1
+
+    await eventually(gone)
+    task.cancel()
 
 
 # ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,7 +332,7 @@ async def test_any_history_closed_anywhere(home, seed):
             await do(home, {POSTED: post(id_, amount), VOIDED: void(id_), REAPED: reap(id_)}[state])
             expected.update(dict.fromkeys(bound, amount))
         elif kind < 0.7:
-            await home.close_books(chance.choice([ALL, 0, 5]), chance.randrange(1, 9), 0)
+            await close(home, chance.choice([ALL, 0, 5]), chance.randrange(1, 9))
         else:
             await do(home, reserve(f"r{n}:1", 100, *some))
             running[f"r{n}:1"] = ids

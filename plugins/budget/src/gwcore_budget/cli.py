@@ -174,16 +174,18 @@ def _missing(file: str | None) -> bool:
 
 
 async def _found(store: Any) -> None:
-    """The ledger in a store, as this release knows it; nothing is made where there is none."""
-    from gwcore.sql import engine_of, migrate, revision
+    """Raises ``typer.Exit`` where a store holds no ledger as this release knows it; nothing is made or changed."""
+    from gwcore.sql import engine_of, revision
     from gwcore_budget.ledger.homes import LEDGER
 
     file = engine_of(store).url.database
     if store.scheme == "sqlite" and _missing(file):
         raise failed(f"{file}: no such file")
-    if await revision(store, LEDGER) is None:
+    found = await revision(store, LEDGER)
+    if found is None:
         raise failed("the store holds no ledger; a gateway that has run with it makes one")
-    await migrate(store, LEDGER)
+    if found < LEDGER.head:
+        raise failed(f"the ledger is of an older release ({found}); a gateway of this one brings it up when it starts")
 
 
 def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:

@@ -127,7 +127,7 @@ async def sums(
     text = f"SELECT {names}{', ' if by else ''}{_SUMS} FROM budget_daily{where.text}"  # noqa: S608 - constant columns
     text += f" GROUP BY {names} ORDER BY {order}" if by else ""
     text += f" LIMIT {int(limit)}" if limit is not None else ""
-    rows, width = await home.rows(text, *where.values), len(by)
+    rows, width = await home.report(text, *where.values), len(by)
     return [(row[:width], Sums(*row[width:])) async for row in unhurried(rows) if row[width] is not None]
 
 
@@ -137,18 +137,18 @@ async def tags(home: Home, where: Where | None = None, *, by_day: bool = False) 
     names = "day, tag" if by_day else "tag"
     text = f"SELECT {names}, {_SUMS} FROM budget_daily_tag{where.text} GROUP BY {names} ORDER BY {names}"  # noqa: S608
     width = 2 if by_day else 1
-    return [(row[:width], Sums(*row[width:])) for row in await home.rows(text, *where.values)]
+    return [(row[:width], Sums(*row[width:])) for row in await home.report(text, *where.values)]
 
 
 async def attempts(home: Home, where: Where, *, limit: int, offset: int = 0) -> Iterator[dict[str, Any]]:
     """Rows of attempts, newest first, by column name; made as they are taken. Raises ``StoreDown``."""
     text = f"SELECT {', '.join(_ROW)} FROM budget_hold{where.text} ORDER BY created DESC, id LIMIT {int(limit)} OFFSET {int(offset)}"  # noqa: S608
-    return (dict(zip(_ROW, row, strict=True)) for row in await home.rows(text, *where.values))
+    return (dict(zip(_ROW, row, strict=True)) for row in await home.report(text, *where.values))
 
 
 async def count(home: Home, where: Where) -> int:
     """How many attempts. Raises ``StoreDown``."""
-    rows = await home.rows(f"SELECT count(*) FROM budget_hold{where.text}", *where.values)  # noqa: S608 - constant text
+    rows = await home.report(f"SELECT count(*) FROM budget_hold{where.text}", *where.values)  # noqa: S608 - constant text
     return int(rows[0][0])
 
 
@@ -173,7 +173,7 @@ async def running(home: Home, scope: str, ids: Iterable[str], now: int) -> dict[
         f"JOIN budget_account a ON a.budget = b.id{where.text} GROUP BY b.scope_id, b.id, b.span, b.zone, b.generation, "
         "b.origin ORDER BY CASE b.origin WHEN 'policy' THEN 1 ELSE 0 END, max(a.id)"
     )
-    main = {row[0]: row[1:] for row in await home.rows(text, *where.values)}
+    main = {row[0]: row[1:] for row in await home.report(text, *where.values)}
     if not main:
         return {}
     windows = {budget: Window.parse(span, zone) for budget, span, zone, _ in main.values()}
@@ -183,7 +183,7 @@ async def running(home: Home, scope: str, ids: Iterable[str], now: int) -> dict[
     where = Where().among("budget", windows).between("start", since, None)
     text = f"SELECT budget, generation, start, posted, lim FROM budget_account{where.text} ORDER BY start"  # noqa: S608
     posted, limits = dict.fromkeys(windows, 0), dict[str, int | None]()
-    for budget, generation, start, spent, limit in await home.rows(text, *where.values):
+    for budget, generation, start, spent, limit in await home.report(text, *where.values):
         if generation == generations[budget] and periods[budget].since <= start < periods[budget].end:
             posted[budget] += spent
             limits[budget] = limit

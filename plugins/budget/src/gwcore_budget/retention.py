@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 import structlog
 
-from gwcore_budget.ledger.home import Conflict, Home, StoreDown
+from gwcore_budget.ledger.clock import JUMP, boot
+from gwcore_budget.ledger.home import START, Home
 
 EVERY = 3_600_000
 """Milliseconds between two rounds, and after which another worker goes on with one that has stopped."""
-LOOK = 60.0
-"""Seconds between two questions whether it is time."""
+LOOK = 600.0
+"""Seconds between two questions whether it is time; the first is asked when a machine that has just started knows the hour."""
 MOST = 200
 """Holds, and entries, that one transaction takes."""
 SHARE = 4
@@ -26,7 +27,7 @@ _log = structlog.get_logger("gwcore.budget")
 
 
 class Retention:
-    """One task per worker. ``retain`` in seconds."""
+    """One task per worker. ``retain`` in seconds; ``now`` is the store's clock."""
 
     def __init__(self, retain: float, home: Home, now: Callable[[], int], counts: Counter[str]) -> None:
         self._retain = round(retain * 1000)
@@ -35,31 +36,36 @@ class Retention:
         self._counts = counts
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled, or until the store's clock has jumped: which of its times was wrong is for a person to say."""
+        apart = self._apart()
         while True:
             await asyncio.sleep(LOOK)
+            if abs(self._apart() - apart) > JUMP:
+                _log.error("the store's clock has jumped: this worker closes no books until it is started anew")
+                return
             try:
                 if await self._ours():
                     await self.round()
-            except (StoreDown, Conflict) as error:
-                _log.warning("books could not be closed", error=type(error).__name__)
+            except Exception as error:  # what is wrong with one round must not end them all
+                _log.error("books could not be closed", error=type(error).__name__)
+
+    def _apart(self) -> float:
+        return self._now() / 1000 - boot()
 
     async def _ours(self) -> bool:
-        """Whether it is time, and nobody else has seen it before us."""
-        claim = "UPDATE budget_retention SET due = $1 WHERE due <= $2 RETURNING id"
+        """Whether it is time, and nobody else has seen it before us. What is due in a time to come was set by a wrong clock."""
+        claim = "UPDATE budget_retention SET due = $1 WHERE due <= $2 OR due > $3 RETURNING id"
         now = self._now()
-        return bool(await self._home.rows(claim, now + EVERY, now))
+        return bool(await self._home.rows(claim, now + EVERY, now, now + 2 * EVERY))
 
     async def round(self) -> int:
         """Close all that is old enough; returns how many rows went. Raises ``StoreDown``, ``Conflict``."""
-        total = 0
-        while True:
+        total, last = 0, START
+        while last.more:
             began = time.monotonic()
-            closed = await self._home.close_books(self._retain, MOST, self._now() + EVERY)
-            if not closed:
-                break
-            total += closed
-            self._counts["closed"] += closed
+            last = await self._home.close_books(self._retain, MOST, self._now() + EVERY, last)
+            total += last.rows
+            self._counts["closed"] += last.rows
             await asyncio.sleep(SHARE * (time.monotonic() - began))
         if total:
             _log.info("books closed", rows=total)

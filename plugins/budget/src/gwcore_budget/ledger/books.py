@@ -371,7 +371,8 @@ class Books:
                 result = self._again(hold, known)
                 continue
             if hold.created < self.since:
-                self._late(hold)
+                if not op.found:
+                    self._late(hold)
                 continue
             ours[hold.id] = hold
             hold.new, hold.ended = True, now

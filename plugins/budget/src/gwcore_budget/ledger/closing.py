@@ -1,32 +1,58 @@
 """Closing the books: rows of long ago are deleted, and their sums are carried forward, so that everything still agrees.
 
-A hold is closed when it has ended and began before the day until which books are closed; an entry by its own time. What a
-worker might still have to tell of such holds would be counted anew: so the books stay open since a day before the last sign
-of life of whoever is not buried (:mod:`gwcore_budget.ledger.worker`), and :meth:`Books._spent` takes nothing older.
+A hold is closed when it has ended and began long enough ago; an entry by its own time. What a worker might still have to tell
+of such holds would be counted anew: so the books stay open since a day before the last sign of life of whoever is not buried
+(:mod:`gwcore_budget.ledger.worker`), and :meth:`Books._spent` takes nothing older. That rule, which the store keeps, holds for
+no time that a clock which is right would have left open: a clock that was wrong once must not make later calls free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
 DAY = 86_400_000
 """Milliseconds; longer than any call."""
+OPEN = 6 * DAY
+"""For so long books are open, whatever the store says: ``retain`` is a week at least."""
 ALL = 0
 """The account under which the sums of all holds are carried."""
 
-BEGIN = "UPDATE budget_retention SET due = $1, since = CASE WHEN since < $2 THEN $2 ELSE since END WHERE id = 1 RETURNING since"
+BEGIN = (
+    "UPDATE budget_retention SET due = $1, since = CASE WHEN since < $2 OR since > $3 THEN $2 ELSE since END "
+    "WHERE id = 1 RETURNING id"
+)
 """Whoever runs this is alone: the row stays locked until the transaction ends."""
+SINCE = "SELECT since FROM budget_retention"
 OLDEST = "SELECT min(seen) FROM budget_worker"
-HOLDS = "SELECT id, accounts, coalesce(settled, 0) FROM budget_hold WHERE created < $1 AND state <> 0 ORDER BY created LIMIT $2"
-ENTRIES = "SELECT seq, accounts, pending, posted, at FROM budget_entry ORDER BY seq LIMIT $1"
+HOLDS = (
+    "SELECT id, accounts, coalesce(settled, 0), created FROM budget_hold "
+    "WHERE created >= $1 AND created < $2 AND state <> 0 ORDER BY created LIMIT $3"
+)
+ENTRIES = "SELECT seq, accounts, pending, posted, at FROM budget_entry WHERE seq > $1 ORDER BY seq LIMIT $2"
 CARRY = (
     "INSERT INTO budget_carried (account, pending, posted, settled) VALUES ($1,$2,$3,$4) ON CONFLICT (account) DO UPDATE SET "
     "pending = budget_carried.pending + excluded.pending, posted = budget_carried.posted + excluded.posted, "
     "settled = budget_carried.settled + excluded.settled"
 )
+Rows = Sequence[Sequence[Any]]
+
+
+class Round(NamedTuple):
+    """How far closing has come.
+
+    Attributes:
+        rows: that went in the last transaction; ``more``: whether there may be others.
+        created, seq: of the last hold and entry that were looked at: whoever holds a snapshot keeps what is deleted in the
+            way of a look from the beginning.
+    """
+
+    rows: int = 0
+    created: int = 0
+    seq: int = 0
+    more: bool = True
 
 
 def until(now: int, retain: int, oldest: int | None) -> int:
@@ -34,20 +60,31 @@ def until(now: int, retain: int, oldest: int | None) -> int:
     return now - retain if oldest is None else min(now - retain, oldest - DAY)
 
 
-def before(entries: Iterable[Sequence[Any]], since: int) -> list[Sequence[Any]]:
-    """The first of them, as long as they are old enough: they were written in about this order."""
-    found = []
-    for entry in entries:
-        if entry[4] >= since:
-            break
-        found.append(entry)
-    return found
+def taken_since(now: int, since: int) -> int:
+    """Of holds that began before that nothing new is taken; ``since`` as the store has it."""
+    return min(since, now - OPEN)
 
 
-def sums(holds: Iterable[Sequence[Any]], entries: Iterable[Sequence[Any]]) -> list[tuple[int, ...]]:
+def old(entries: Rows, before: int) -> Rows:
+    """Those of them that are old enough. They were written in about this order, unless a clock was wrong."""
+    return [entry for entry in entries if entry[4] < before]
+
+
+def went(last: Round, holds: Rows, looked: Rows, gone: Rows, now: int) -> Round:
+    """How far it has come: ``looked`` at entries, ``gone`` are those that were old."""
+    young = any(entry[4] <= now for entry in looked) and not gone
+    return Round(
+        len(holds) + len(gone),
+        holds[-1][3] if holds else last.created,
+        looked[-1][0] if looked and not young else last.seq,
+        bool(holds or (looked and not young)),
+    )
+
+
+def sums(holds: Rows, entries: Rows) -> list[tuple[int, ...]]:
     """What is carried, by account: the values of :data:`CARRY`, in the order of accounts."""
     found: dict[int, list[int]] = {}
-    for _, accounts, settled in holds:
+    for _, accounts, settled, _ in holds:
         for account in (ALL, *orjson.loads(accounts)):
             found.setdefault(account, [0, 0, 0])[2] += settled
     for _, accounts, pending, posted, _ in entries:

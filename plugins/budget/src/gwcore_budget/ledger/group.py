@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from gwcore_budget.ledger.clock import BOOT
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
@@ -59,7 +60,7 @@ class Group:
 
     Attributes:
         on_grants: told of every grant, in the turn in which it is known.
-        behind: milliseconds by which the process's monotonic clock is behind the store's clock.
+        behind: milliseconds by which the machine's boot clock is behind the store's clock.
         down: the store did not answer the last time.
     """
 
@@ -101,12 +102,12 @@ class Group:
     # ── the clock ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def now(self) -> int:
-        """The store's clock, as last heard and carried on by the monotonic one."""
-        return time.monotonic_ns() // 1_000_000 + self.behind
+        """The store's clock, as last heard and carried on by the boot clock."""
+        return time.clock_gettime_ns(BOOT) // 1_000_000 + self.behind
 
     def heard(self, now: int) -> None:
         """The store has told its time."""
-        self.behind = now - time.monotonic_ns() // 1_000_000
+        self.behind = now - time.clock_gettime_ns(BOOT) // 1_000_000
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 

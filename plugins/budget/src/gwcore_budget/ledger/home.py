@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter, sub
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from gwcore_budget.ledger.books import Books, burn_id, ids_text
+from gwcore_budget.ledger.closing import Round
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
     REAPED,
@@ -37,8 +40,10 @@ from gwcore_budget.ledger.ops import (
 )
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
+T = TypeVar("T")
+START = Round()
 ANSWER, FOREVER = 30.0, 1e9
-"""Seconds for which a question may take: a report, and what looks at every row on purpose."""
+"""Seconds for which a question may take: any, and what looks at every row on purpose."""
 _DAY = 86_400_000
 _Found = defaultdict[tuple[str | None, ...], list[tuple[int, ...]]]
 _who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
@@ -81,18 +86,22 @@ class Home(Protocol):
         """Whether budgets may have been recalled or reset since this was last asked. Does not wait."""
         ...
 
-    async def rows(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 
-        Raises ``StoreDown``, also where the answer takes more than ``within`` seconds.
+        Raises ``StoreDown``, also where the answer takes more than :data:`ANSWER` seconds.
         """
         ...
 
-    async def close_books(self, retain: int, most: int, due: int) -> int:
+    async def report(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
+        """The same, where many rows may be looked at. ``within`` seconds, the wait for other reports included."""
+        ...
+
+    async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
         """Carry forward and delete rows older than ``retain`` milliseconds: up to ``most`` holds, and as many entries.
 
-        In one transaction; see :mod:`gwcore_budget.ledger.closing`. ``due``: the millisecond of the next look, unless somebody
-        says otherwise. Returns how many rows went. Raises ``StoreDown``, ``Conflict``.
+        In one transaction, from where the ``last`` one came to; see :mod:`gwcore_budget.ledger.closing`. ``due``: the
+        millisecond of the next look, unless somebody says otherwise. Raises ``StoreDown``, ``Conflict``.
         """
         ...
 
@@ -110,6 +119,26 @@ class Home(Protocol):
     async def aclose(self) -> None:
         """Disconnect."""
         ...
+
+
+class Turns:
+    """Lets so many reports ask at once: the ledger's own questions find a connection that is free."""
+
+    def __init__(self, most: int) -> None:
+        self._free = asyncio.Semaphore(most)
+
+    async def take(self, asking: Callable[[float], Awaitable[T]], within: float) -> T:
+        """What is asked, with the seconds that are left for it. Raises ``StoreDown`` where its turn does not come in time."""
+        until = time.monotonic() + within
+        try:
+            async with asyncio.timeout(within):
+                await self._free.acquire()
+        except TimeoutError:
+            raise StoreDown("reports take too long") from None
+        try:
+            return await asking(until - time.monotonic())
+        finally:
+            self._free.release()
 
 
 @dataclass(slots=True)

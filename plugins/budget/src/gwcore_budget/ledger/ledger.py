@@ -346,10 +346,9 @@ class Ledger:
             self.escrow.retire(self.group.now(), rows)
 
     async def _beats(self) -> None:
-        beat = time.monotonic()
+        beat = well = time.monotonic()
         while True:
             try:
-                await self.bury_the_dead()
                 if time.monotonic() - beat >= BEAT:
                     beat = time.monotonic()
                     if not await self.worker.beat(self.home, self.group.now()):
@@ -360,8 +359,10 @@ class Ledger:
                         self.mode = "direct"
                         self.escrow.forget()
                     await self._audit()
+                # an outage of the store has silenced everybody: who lives has some beats to say so
+                await self.bury_the_dead(silent=time.monotonic() - well > 3 * BEAT)
             except (StoreDown, Unavailable):
-                pass  # the next beat may arrive
+                well = time.monotonic()  # the next beat may arrive
             await asyncio.sleep(1.0)
 
     async def _audit(self) -> None:
@@ -371,8 +372,8 @@ class Ledger:
             if hold not in self.open and not self.group.backlog:
                 self.group.send(Settle(hold, VOIDED, basis="never dispatched", worker=self.worker.id))
 
-    async def bury_the_dead(self) -> None:
-        """Settle what dead workers left. Raises ``StoreDown``."""
+    async def bury_the_dead(self, *, silent: bool = True) -> None:
+        """Settle what dead workers left; also of those ``silent`` ones of which nobody here can tell. Raises ``StoreDown``."""
         others = await self.worker.others(self.home)
         self.workers = 1 + len(others)
         for other in others:
@@ -384,7 +385,7 @@ class Ledger:
                     corpse.close()
                 for kind in KINDS:
                     other.file(kind).unlink(missing_ok=True)
-            elif self.group.now() - other.seen > SILENT:
+            elif silent and self.group.now() - other.seen > SILENT:
                 await self._bury(other, here=False)
 
     async def _bury(self, other: Other, *, here: bool) -> None:
@@ -399,7 +400,7 @@ class Ledger:
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
         rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
         for at in range(0, len(spent), BATCH):
-            self.group.send(Spent(other.id, tuple(spent[at : at + BATCH])))
+            self.group.send(Spent(other.id, tuple(spent[at : at + BATCH]), found=True))
         for (hold,) in rows:
             self.group.send(Settle(hold, REAPED, basis=LOST))
         done = await self.group.ask(Bury(other.id, burn=burn), 30)

@@ -211,11 +211,13 @@ class Shrink:
 class Spent:
     """Escrow: holds within ``worker``'s grants that have ended. Repeats are told by their ids.
 
-    Where some of ``holds`` cannot be written, the others are taken out.
+    Where some of ``holds`` cannot be written, the others are taken out. ``found`` in the journal of a dead worker, which may
+    have told them long ago.
     """
 
     worker: str
     holds: tuple[Hold, ...]
+    found: bool = False
 
 
 @dataclass(slots=True, frozen=True)

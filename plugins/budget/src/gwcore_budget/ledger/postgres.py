@@ -7,8 +7,8 @@ another and never deadlock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ import asyncpg  # type: ignore[import-untyped]
 from gwcore.errors import BadConfig
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
+from gwcore_budget.ledger.closing import Round
 from gwcore_budget.ledger.home import (
     ANSWER,
+    START,
     Answer,
     Conflict,
     Needs,
     StoreDown,
+    Turns,
     exported,
     folding,
     hold_from,
@@ -38,6 +41,8 @@ _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _TEXTS, _INTS = "ANY($1::text[])", "ANY($1::bigint[])"
+READERS = 2
+"""Connections that read; all but one of them for reports, and for closing."""
 _LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
 _DOWN = (
     asyncpg.OperatorInterventionError,
@@ -50,6 +55,24 @@ _DOWN = (
 )
 
 
+_REFUSED = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Raises ``Conflict`` and ``StoreDown`` for what the driver says."""
+    try:
+        yield
+    except _REFUSED as error:
+        raise Conflict(type(error).__name__) from error
+    except (*_LOST, *_DOWN) as error:
+        raise StoreDown(type(error).__name__) from error
+
+
 class PostgresHome:
     """One database, by URL. ``patience``: seconds for which a statement may take; ``exports`` writes the outbox."""
 
@@ -59,6 +82,7 @@ class PostgresHome:
         self.exports = exports
         self._db: asyncpg.Connection | None = None
         self._read: asyncpg.Pool | None = None
+        self._reports = Turns(READERS - 1)
         self._known: set[str] = set()
         self._closed = False
         self._turn = asyncio.Lock()  # a connection has one transaction: verify asks beside the ledger
@@ -67,7 +91,7 @@ class PostgresHome:
         """Connect."""
         try:
             await self._connection()
-            self._read = await asyncpg.create_pool(self._url, min_size=0, max_size=2, timeout=self._patience)
+            self._read = await asyncpg.create_pool(self._url, min_size=0, max_size=READERS, timeout=self._patience)
         except (*_LOST, *_DOWN) as error:
             raise StoreDown(type(error).__name__) from error
 
@@ -98,14 +122,21 @@ class PostgresHome:
         """Only the store itself can tell."""
         return True
 
-    async def rows(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._ask(query, values, ANSWER)
+
+    async def report(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._reports.take(lambda left: self._ask(query, values, left), within)
+
+    async def _ask(self, query: str, values: tuple[Any, ...], within: float) -> list[tuple[Any, ...]]:
         if self._read is None:
             raise StoreDown("closed")
-        try:
-            return [tuple(row) for row in await self._read.fetch(query, *values, timeout=within)]
-        except (*_LOST, *_DOWN) as error:
-            raise StoreDown(type(error).__name__) from error
+        with _named():
+            async with asyncio.timeout(within):
+                rows = await self._read.fetch(query, *values)
+        return [tuple(row) for row in rows]
 
     async def damage(self) -> list[str]:
         """See :class:`gwcore_budget.ledger.home.Home`. The server's own tools (checksums, ``amcheck``) are for that."""
@@ -130,36 +161,39 @@ class PostgresHome:
                 await self._write(db, books)
         return Answer(results, books.events, books.now)
 
-    async def close_books(self, retain: int, most: int, due: int) -> int:
-        """See :class:`gwcore_budget.ledger.home.Home`."""
-        async with self._turn, self._answering() as db, db.transaction():
-            now, oldest = await db.fetchrow(f"SELECT {_NOW}, ({closing.OLDEST})")
-            until = closing.until(now, retain, oldest)
-            since = await db.fetchval(closing.BEGIN, due, until)
-            # one that is being corrected is left for the next time
-            holds = await db.fetch(f"{closing.HOLDS} FOR UPDATE SKIP LOCKED", since, most)
-            entries = closing.before(await db.fetch(closing.ENTRIES, most), since)
-            await db.executemany(closing.CARRY, closing.sums(holds, entries))
-            await db.execute(f"DELETE FROM budget_hold WHERE id = {_TEXTS}", [row[0] for row in holds])
-            await db.execute(f"DELETE FROM budget_entry WHERE seq = {_INTS}", [row[0] for row in entries])
-        return len(holds) + len(entries)
+    async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
+        """See :class:`gwcore_budget.ledger.home.Home`. In a report's place: no call waits for it."""
+        return await self._reports.take(lambda left: self._close_books(retain, most, due, last, left), ANSWER)
+
+    async def _close_books(self, retain: int, most: int, due: int, last: Round, within: float) -> Round:
+        if self._read is None:
+            raise StoreDown("closed")
+        with _named():
+            async with asyncio.timeout(within), self._read.acquire() as db, db.transaction():
+                now, oldest = await db.fetchrow(f"SELECT {_NOW}, ({closing.OLDEST})")
+                before = closing.until(now, retain, oldest)
+                await db.fetchval(closing.BEGIN, due, before, now - closing.OPEN)
+                # one that is being corrected is left for the next time
+                holds = await db.fetch(f"{closing.HOLDS} FOR UPDATE SKIP LOCKED", last.created, before, most)
+                looked = await db.fetch(closing.ENTRIES, last.seq, most)
+                gone = closing.old(looked, before)
+                await db.executemany(closing.CARRY, closing.sums(holds, gone))
+                await db.execute(f"DELETE FROM budget_hold WHERE id = {_TEXTS}", [row[0] for row in holds])
+                await db.execute(f"DELETE FROM budget_entry WHERE seq = {_INTS}", [row[0] for row in gone])
+        return closing.went(last, holds, looked, gone, now)
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection that writes. Raises ``StoreDown``, ``Conflict``."""
-        try:
-            yield await self._connection()
-        except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
-            raise Conflict(type(error).__name__) from error
-        except asyncpg.IntegrityConstraintViolationError as error:
-            raise Conflict(str(error)) from error
-        except (*_LOST, *_DOWN) as error:
-            # after a lost connection nobody knows whether the commit arrived
-            await self._drop()
-            raise StoreDown(type(error).__name__) from error
-        except BaseException:
-            await self._drop()
-            raise
+        with _named():
+            try:
+                yield await self._connection()
+            except _REFUSED:
+                raise
+            except BaseException:
+                # after a lost connection nobody knows whether the commit arrived
+                await self._drop()
+                raise
 
     async def _introduce(self, db: asyncpg.Connection, needs: Needs) -> None:
         """Insert budgets never seen, in a transaction of its own, so that no lock is held while waiting for another's."""
@@ -201,8 +235,8 @@ class PostgresHome:
             rows = await db.fetch(query, sorted(needs.holds))
         # read after the locks: a transaction that waited must not open its books on an old minute; and behind the holds: one that
         # was closed meanwhile is then known to be
-        now, since = await db.fetchrow(f"SELECT {_NOW}, (SELECT since FROM budget_retention)")
-        books = Books(now, since=since)
+        now, since = await db.fetchrow(f"SELECT {_NOW}, ({closing.SINCE})")
+        books = Books(now, since=closing.taken_since(now, since))
         books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
         books.holds.update((row[0], hold_from(row)) for row in rows)
         books.grants = {key: amount for key, (amount, _) in grants.items()}

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from gwcore.units import DOLLAR, parse_money
 from gwcore_budget.ledger.home import Home, attempts_of, day_of, places
-from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Settle
+from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Missing, Settle
 
 _BATCH = 200
 
@@ -109,5 +109,7 @@ async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: 
             sums = deltas.by.setdefault(key, [0, 0])
             sums[0] += before
             sums[1] += settle.amount
+        elif isinstance(result, Missing):  # closed since we looked
+            deltas.missing.append(settle.hold)
         else:
             deltas.kept += 1

@@ -24,14 +24,18 @@ import orjson
 
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
+from gwcore_budget.ledger.clock import Clock
+from gwcore_budget.ledger.closing import Round
 from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
     ANSWER,
     FOREVER,
+    START,
     Answer,
     Conflict,
     Needs,
     StoreDown,
+    Turns,
     exported,
     folding,
     hold_from,
@@ -45,11 +49,9 @@ from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, HOLD_DEFAULTS
 T = TypeVar("T")
 # a None that nobody adapts is asked for two protocols that it does not know, each time it is bound: two errors made and dropped
 sqlite3.register_adapter(type(None), dict[None, None]().get)
-JUMP = 300.0
-"""Seconds by which the wall clock may part from the boot clock before it opens no new period."""
 BUSY_MS = 200
 READERS = 3
-"""Threads that read, so that what a report takes does not hold up the ledger's own questions."""
+"""Threads that read; all but one of them for reports."""
 _STEPS = 20_000
 """Of SQLite's machine, between two looks at the clock."""
 _HOLD = ", ".join(HOLD_COLUMNS)
@@ -89,26 +91,16 @@ _DAILY = _PLACE.sub("?", folding("budget_daily", DIMENSIONS))
 _DAILY_TAG = _PLACE.sub("?", folding("budget_daily_tag", ("day", "tag")))
 
 
-class Clock:
-    """Wall-clock milliseconds, and whether the clock has jumped since the last look."""
+class _Question:
+    """What is asked of a connection that reads, until when; ``over``: nobody waits for the answer."""
 
-    def __init__(
-        self,
-        wall: Callable[[], float] = time.time,
-        boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-    ) -> None:
-        self._wall, self._boot = wall, boot
-        self._apart = wall() - boot()
+    __slots__ = ("over", "query", "until", "values")
 
-    def look(self) -> tuple[int, float]:
-        """Now, and the seconds of a jump; small steps (NTP) are followed, a jump stays until the process ends."""
-        wall = self._wall()
-        apart = wall - self._boot()
-        jump = apart - self._apart
-        if abs(jump) <= JUMP:
-            self._apart = apart
-            jump = 0.0
-        return int(wall * 1000), jump
+    def __init__(self, query: str = "", values: tuple[Any, ...] = (), within: float = FOREVER) -> None:
+        self.query = query
+        self.values = values
+        self.until = time.monotonic() + within
+        self.over = False
 
 
 class SqliteHome:
@@ -126,6 +118,8 @@ class SqliteHome:
         self._db: sqlite3.Connection | None = None
         self._reads: list[sqlite3.Connection] = []
         self._idle: list[sqlite3.Connection] = []  # of these
+        self._reports = Turns(READERS - 1)
+        self._closing = False
         self._lock = -1
         self._stirred = 0
 
@@ -139,8 +133,7 @@ class SqliteHome:
         """Disconnect, behind what is still queued."""
         if self._thread is not None and self._reader is not None:
             thread, reader, self._thread, self._reader = self._thread, self._reader, None, None
-            for read in self._reads:
-                read.interrupt()
+            self._closing = True  # whoever reads sees it soon
             await asyncio.to_thread(reader.shutdown)
             await self._on(thread, self._close)
             await asyncio.to_thread(thread.shutdown)
@@ -154,13 +147,23 @@ class SqliteHome:
         stirred, self._stirred = self._stirred, os.fstat(self._lock).st_mtime_ns if self._lock >= 0 else 0
         return self._stirred != stirred
 
-    async def rows(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
-        return await self._on(self._reader, self._query, query, values, within)
+        return await self._ask(_Question(query, values, ANSWER))
 
-    async def close_books(self, retain: int, most: int, due: int) -> int:
+    async def report(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
-        return await self._on(self._thread, self._close_books, retain, most, due)
+        return await self._reports.take(lambda left: self._ask(_Question(query, values, left)), within)
+
+    async def _ask(self, question: _Question) -> list[tuple[Any, ...]]:
+        try:
+            return await self._on(self._reader, self._query, question)
+        finally:
+            question.over = True  # of one that was cancelled, the thread is free again soon
+
+    async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._on(self._thread, self._close_books, retain, most, due, last)
 
     async def damage(self) -> list[str]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
@@ -200,16 +203,21 @@ class SqliteHome:
             self._lock = -1
 
     @contextmanager
-    def _reading(self, within: float = FOREVER) -> Iterator[sqlite3.Connection]:
+    def _reading(self, asked: _Question) -> Iterator[sqlite3.Connection]:
         """One of the connections that read: each thread that needs one has one. Raises ``StoreDown``, also when time is up."""
-        until = time.monotonic() + within
+
+        def over() -> bool:
+            return asked.over or self._closing or time.monotonic() > asked.until
+
+        if over():
+            raise StoreDown("no time is left")
         try:
-            if self._idle:
+            try:
                 read = self._idle.pop()
-            else:
+            except IndexError:
                 read = self._connect()
                 self._reads.append(read)
-            read.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+            read.set_progress_handler(over, _STEPS)
             try:
                 yield read
             finally:
@@ -217,16 +225,16 @@ class SqliteHome:
         except sqlite3.Error as error:
             raise StoreDown(type(error).__name__) from error
 
-    def _query(self, query: str, values: tuple[Any, ...], within: float) -> list[tuple[Any, ...]]:
-        with self._reading(within) as read:
-            return read.execute(_numbered(query), values).fetchall()
+    def _query(self, asked: _Question) -> list[tuple[Any, ...]]:
+        with self._reading(asked) as read:
+            return read.execute(_numbered(asked.query), asked.values).fetchall()
 
     def _damage(self) -> list[str]:
-        with self._reading() as read:
+        with self._reading(_Question()) as read:
             return damage(read)
 
     def _copy(self, to: Path) -> None:
-        with self._reading() as read:
+        with self._reading(_Question()) as read:
             copy_into(read, to)
 
     @contextmanager
@@ -263,23 +271,25 @@ class SqliteHome:
                 os.utime(self._lock, ns=(time.time_ns(),) * 2)
         return Answer(results, books.events, now)
 
-    def _close_books(self, retain: int, most: int, due: int) -> int:
+    def _close_books(self, retain: int, most: int, due: int, last: Round) -> Round:
         with self._transaction() as db:
             now, jump = self.clock.look()
             if jump:
-                return 0
+                raise StoreDown("the clock has jumped")
             ((oldest,),) = db.execute(closing.OLDEST)
-            ((since,),) = db.execute(_numbered(closing.BEGIN), (due, closing.until(now, retain, oldest))).fetchall()
-            holds = db.execute(_numbered(closing.HOLDS), (since, most)).fetchall()
-            entries = closing.before(db.execute(_numbered(closing.ENTRIES), (most,)), since)
-            db.executemany(_numbered(closing.CARRY), closing.sums(holds, entries))
-            for statement, rows in ((_GONE_HOLDS, holds), (_GONE_ENTRIES, entries)):
+            before = closing.until(now, retain, oldest)
+            db.execute(_numbered(closing.BEGIN), (due, before, now - closing.OPEN)).fetchall()
+            holds = db.execute(_numbered(closing.HOLDS), (last.created, before, most)).fetchall()
+            looked = db.execute(_numbered(closing.ENTRIES), (last.seq, most)).fetchall()
+            gone = closing.old(looked, before)
+            db.executemany(_numbered(closing.CARRY), closing.sums(holds, gone))
+            for statement, rows in ((_GONE_HOLDS, holds), (_GONE_ENTRIES, gone)):
                 db.execute(statement, (_list(row[0] for row in rows),))
-        return len(holds) + len(entries)
+        return closing.went(last, holds, looked, gone, now)
 
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
-        ((since,),) = db.execute("SELECT since FROM budget_retention")
-        books = Books(now, jump, since)
+        ((since,),) = db.execute(closing.SINCE)
+        books = Books(now, jump, closing.taken_since(now, since))
         if needs.workers:
             for worker, account, amount, turn in db.execute(_GRANTS, (_list(needs.workers),)):
                 books.grants[worker, account], books.turns[worker, account] = amount, turn

@@ -51,12 +51,12 @@ async def verify(home: Home) -> Report:
 
 
 async def _overdue(home: Home, now: int) -> list[str]:
-    lost = await home.rows(
+    lost = await home.report(
         "SELECT id FROM budget_hold WHERE state = 0 AND expires < $1 AND NOT EXISTS "
         "(SELECT 1 FROM budget_worker WHERE budget_worker.id = budget_hold.worker AND seen >= $2) ORDER BY id",
         now - REAP, now - SILENT,
     )  # fmt: skip
-    unsent = await home.rows("SELECT id FROM budget_outbox WHERE created < $1 ORDER BY created, id", now - SEND)
+    unsent = await home.report("SELECT id FROM budget_outbox WHERE created < $1 ORDER BY created, id", now - SEND)
     told = []
     if lost:
         told.append(f"I4: {_some(lost)} expired without a living worker, and no worker reaps")
@@ -66,7 +66,7 @@ async def _overdue(home: Home, now: int) -> list[str]:
 
 
 async def _beyond(home: Home) -> list[str]:
-    rows = await home.rows("SELECT id, budget, posted, lim, excess FROM budget_account WHERE posted > lim + excess")
+    rows = await home.report("SELECT id, budget, posted, lim, excess FROM budget_account WHERE posted > lim + excess")
     return [
         f"I1: account {id_} ({budget}): posted {posted} of {limit}, excess {over}: was the limit lowered, or an increase over?"
         for id_, budget, posted, limit, over in rows
@@ -92,7 +92,7 @@ UNION ALL SELECT 'daily', 0, CAST(coalesce(sum(spend), 0) AS BIGINT), 0, 0, 0, '
 
 async def _once(home: Home) -> Report:
     tally = _Tally()
-    for row in await home.rows(_SNAPSHOT, within=FOREVER):
+    for row in await home.report(_SNAPSHOT, within=FOREVER):
         tally.add(row)
     return tally.report()
 
