@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gwcore_budget.ledger.clock import boot
+from gwcore_budget.ledger.clock import BOOT
 from gwcore_budget.ledger.home import Home
 
 KINDS = ("next", "journal", "alive")
@@ -86,7 +87,7 @@ class Worker:
 
     def fenced(self) -> bool:
         """Others may take us for dead: no grant may be spent."""
-        return boot() - self._heard > FENCED
+        return time.clock_gettime(BOOT) - self._heard > FENCED
 
     async def enter(self, home: Home, now: int) -> None:
         """Lock, then say so. Raises ``OSError`` where the folder cannot be written, ``StoreDown``."""
@@ -102,11 +103,11 @@ class Worker:
             str(self.folder.resolve()),
             now,
         )
-        self._heard = boot()
+        self._heard = time.clock_gettime(BOOT)
 
     async def beat(self, home: Home, now: int) -> bool:
         """A sign of life; ``False`` when others have buried us. Raises ``StoreDown``."""
-        began = boot()
+        began = time.clock_gettime(BOOT)
         found = await home.rows("UPDATE budget_worker SET seen=$1 WHERE id=$2 RETURNING id", now, self.id)
         if found:
             self._heard = began
