@@ -279,9 +279,7 @@ async def test_the_command_line_against_a_running_gateway(sqlite_api, monkeypatc
     await said(cli.users, "create", "--id", "ann", "--email", "ann@x.y")
     await said(cli.teams, "create", "--id", "t", "--alias", "research", "--budget", "50", "--per", "30d")
     await said(cli.teams, "add", "t", "ann", "--lead")
-    made = json.loads(
-        await said(cli.keys, "create", "--alias", "ci", "--team", "t", "--models", "m,up/*", "--duration", "30d")
-    )
+    made = await told(cli.keys, "create", "--alias", "ci", "--team", "t", "--models", "m,up/*", "--duration", "30d")
     assert (await sqlite_api.chat(made["key"])).status_code == 200
     assert "ci" in await said(cli.keys, "list") and "1 keys" in await said(cli.keys, "list", "--team", "t")
     assert "research" in await said(cli.teams, "list") and "ann@x.y" in await said(cli.users, "list")
