@@ -27,7 +27,7 @@ from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Books
-from gwcore_budget.ledger.home import START
+from gwcore_budget.ledger.closing import START
 from gwcore_budget.ledger.homes import LEDGER
 from gwcore_budget.ledger.ops import (
     PENDING,

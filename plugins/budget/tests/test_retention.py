@@ -17,7 +17,8 @@ from gwcore.testing.upstream import FakeUpstream
 from gwcore_budget import retention
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Books
-from gwcore_budget.ledger.home import START, StoreDown
+from gwcore_budget.ledger.closing import START
+from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, home_of
 from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Missing
 from gwcore_budget.ledger.reconcile import reconcile

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import structlog
 
-from gwcore_budget.ledger.clock import JUMP, boot
-from gwcore_budget.ledger.home import START, Home
+from gwcore_budget.ledger.clock import Clock
+from gwcore_budget.ledger.closing import START
+from gwcore_budget.ledger.home import Home
 
 EVERY = 3_600_000
 """Milliseconds between two rounds, and after which another worker goes on with one that has stopped."""
@@ -37,10 +38,11 @@ class Retention:
 
     async def run(self) -> None:
         """Until cancelled, or until the store's clock has jumped: which of its times was wrong is for a person to say."""
-        apart = self._apart()
+        clock = Clock(wall=lambda: self._now() / 1000)
         while True:
             await asyncio.sleep(LOOK)
-            if abs(self._apart() - apart) > JUMP:
+            _, jump = clock.look()
+            if jump:
                 _log.error("the store's clock has jumped: this worker closes no books until it is started anew")
                 return
             try:
@@ -48,9 +50,6 @@ class Retention:
                     await self.round()
             except Exception as error:  # what is wrong with one round must not end them all
                 _log.error("books could not be closed", error=type(error).__name__)
-
-    def _apart(self) -> float:
-        return self._now() / 1000 - boot()
 
     async def _ours(self) -> bool:
         """Whether it is time, and nobody else has seen it before us. What is due in a time to come was set by a wrong clock."""

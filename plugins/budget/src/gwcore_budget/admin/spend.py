@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import orjson
@@ -85,10 +83,8 @@ class Spend:
             return await self._by_day(call, first, last)
         limit = _limit(call, default=_ROWS)
         rows = await reports.attempts(self.desk.home, self._asked(call, first, last), limit=limit)
-        parts = []
-        while part := [log_row(row) for row in islice(rows, SLICE)]:
-            parts.append(orjson.dumps(part)[1:-1])
-            await asyncio.sleep(0)  # ten thousand rows take half a second; calls run meanwhile
+        # ten thousand rows take half a second
+        parts = [orjson.dumps(log_row(row)) async for row in reports.unhurried(rows, SLICE)]
         return Page(b"[%b]" % b",".join(parts), "application/json")
 
     async def _by_day(self, call: AdminCall, first: str, last: str | None) -> Any:

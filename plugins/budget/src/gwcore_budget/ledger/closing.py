@@ -55,6 +55,9 @@ class Round(NamedTuple):
     more: bool = True
 
 
+START = Round()
+
+
 def until(now: int, retain: int, oldest: int | None) -> int:
     """The millisecond before which books may be closed. ``oldest``: the last sign of life of the worker silent for longest."""
     return now - retain if oldest is None else min(now - retain, oldest - DAY)

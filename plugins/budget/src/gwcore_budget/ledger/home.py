@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from gwcore_budget.ledger.books import Books, burn_id, ids_text
-from gwcore_budget.ledger.closing import Round
+from gwcore_budget.ledger.closing import START, Round
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
     REAPED,
@@ -41,7 +41,6 @@ from gwcore_budget.ledger.ops import (
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 T = TypeVar("T")
-START = Round()
 ANSWER, FOREVER = 30.0, 1e9
 """Seconds for which a question may take: any, and what looks at every row on purpose."""
 _DAY = 86_400_000

@@ -17,10 +17,9 @@ import asyncpg  # type: ignore[import-untyped]
 from gwcore.errors import BadConfig
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
-from gwcore_budget.ledger.closing import Round
+from gwcore_budget.ledger.closing import START, Round
 from gwcore_budget.ledger.home import (
     ANSWER,
-    START,
     Answer,
     Conflict,
     Needs,

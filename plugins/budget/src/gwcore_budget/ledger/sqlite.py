@@ -25,12 +25,11 @@ import orjson
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.clock import Clock
-from gwcore_budget.ledger.closing import Round
+from gwcore_budget.ledger.closing import START, Round
 from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
     ANSWER,
     FOREVER,
-    START,
     Answer,
     Conflict,
     Needs,
@@ -87,8 +86,8 @@ _GRANTED = (
     "INSERT INTO budget_grant (worker, account, amount, turn) VALUES (?,?,?,?) "
     "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount, turn = excluded.turn"
 )
-_DAILY = _PLACE.sub("?", folding("budget_daily", DIMENSIONS))
-_DAILY_TAG = _PLACE.sub("?", folding("budget_daily_tag", ("day", "tag")))
+_DAILY = _numbered(folding("budget_daily", DIMENSIONS))
+_DAILY_TAG = _numbered(folding("budget_daily_tag", ("day", "tag")))
 
 
 class _Question:
@@ -288,9 +287,10 @@ class SqliteHome:
         return closing.went(last, holds, looked, gone, now)
 
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
-        ((since,),) = db.execute(closing.SINCE)
-        books = Books(now, jump, closing.taken_since(now, since))
+        books = Books(now, jump)
         if needs.workers:
+            ((since,),) = db.execute(closing.SINCE)
+            books.since = closing.taken_since(now, since)
             for worker, account, amount, turn in db.execute(_GRANTS, (_list(needs.workers),)):
                 books.grants[worker, account], books.turns[worker, account] = amount, turn
             needs.granted(books.grants)
