@@ -6,21 +6,25 @@ running count stops it.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator
 
-import zstandard
-
 from gwcore.errors import BadRequest, TooLarge, UnsupportedEncoding
+
+try:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+except ImportError:  # this Python was built where there was no libzstd: bodies in it get a 415
+    zstd = None  # type: ignore[assignment]
 
 _LAYERS = 2
 _RATIO, _SMALL = 100, 1 << 20  # how much longer a body may become; prompts become three to ten times as long
 _STEP = 64 * 1024
-# Four bytes of zstd can stand for a block of 128 KiB, its maximum (RFC 8878 §3.1.1.2), and python-zstandard cannot be
-# told to stop in between: this bounds one step's output to 8 MiB.
-_ZSTD_STEP = 256
 _MEMBERS = 4096  # each costs a decompressor; a body of nothing but empty ones would keep the loop busy for seconds
-_ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659: no zstd sender on the web may need more
+_ZSTD_WINDOW = 23  # 8 MiB as a power of two; RFC 9659: no zstd sender on the web may need more
 
 Member = Callable[[bytes, int], Generator[bytes, None, int]]
 
@@ -44,7 +48,7 @@ def decode(raw: bytes, encodings: str, *, limit: int) -> bytes:
     names = [name for part in encodings.lower().split(",") if (name := part.strip()) not in {"", "identity"}]
     if len(names) > _LAYERS or not _DECODERS.keys() >= set(names):
         raise UnsupportedEncoding(
-            "the body's content-encoding is none of gzip, deflate, zstd, or more than two of them"
+            f"the body's content-encoding is none of {', '.join(_DECODERS)}, or more than {_LAYERS} of them"
         )
     _check(len(raw), limit)
     limit = min(limit, max(_SMALL, _RATIO * len(raw)))
@@ -67,7 +71,7 @@ def _decode(raw: bytes, name: str, limit: int) -> bytes:
             size += len(piece)
             _check(size, limit)
             pieces.append(piece)
-    except (zlib.error, zstandard.ZstdError, EOFError):
+    except (zlib.error, EOFError):
         complete = False
     else:
         complete = True
@@ -103,13 +107,16 @@ def _inflate(raw: bytes, at: int, wbits: int) -> Generator[bytes, None, int]:
 
 def _unzstd(raw: bytes, at: int) -> Generator[bytes, None, int]:
     """One zstd frame from ``at`` on; returns where it ends."""
-    frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+    frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW})
     while not frame.eof:
-        chunk = raw[at : at + _ZSTD_STEP]
-        if not chunk:
+        chunk = raw[at : at + _STEP] if frame.needs_input else b""
+        if frame.needs_input and not chunk:
             raise EOFError
         at += len(chunk)
-        yield frame.decompress(chunk)
+        try:
+            yield frame.decompress(chunk, _STEP)
+        except zstd.ZstdError:
+            raise EOFError from None
     return at - len(frame.unused_data)
 
 
@@ -133,5 +140,6 @@ _DECODERS: dict[str, Callable[[bytes], Iterator[bytes]]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
-    "zstd": _zstd,
 }
+if zstd is not None:
+    _DECODERS["zstd"] = _zstd
