@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import secrets
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gwcore import __version__
 from gwcore.template import create_plugin
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +97,16 @@ def test_plugins_and_schema():
     assert listed.returncode == 0 and "gwcore-providers" in listed.stdout and "anthropic.messages" in listed.stdout
     schema = json.loads(run("schema").stdout)
     assert "upstreams" in json.dumps(schema) and "tokencount" in json.dumps(schema)
+
+
+def test_version():
+    told = run("--version")
+    assert told.returncode == 0 and told.stdout.split() == [
+        "gwcore",
+        f"{__version__},",
+        "Python",
+        platform.python_version(),
+    ]
 
 
 def test_help_names_the_verbs():

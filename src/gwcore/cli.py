@@ -24,6 +24,25 @@ app.add_typer(new, name="new")
 StackArg = Annotated[Path, typer.Argument(help="The stack file.", metavar="STACK")]
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from platform import python_version
+
+        from gwcore import __version__
+
+        typer.echo(f"gwcore {__version__}, Python {python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the versions and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 def _fail(error: GatewayError | str) -> typer.Exit:
     message = error if isinstance(error, str) else error.message
     typer.echo(message, err=True)
@@ -151,7 +170,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """The ``gwcore`` command. Verbs of installed distributions are loaded only where none of the core's is meant."""
     given = sys.argv[1:] if arguments is None else arguments
     core = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    if not given or given[0] not in core | {"new"}:
+    if not given or given[0] not in core | {"new", "--version"}:
         from gwcore.catalog import Catalog
 
         catalog = Catalog()
