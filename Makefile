@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export UV_PROJECT_ENVIRONMENT := $(VENV)
+# useradd is there: PostgreSQL refuses to run as root, and the suite makes a user for it
+export PATH := $(PATH):/usr/sbin
 # the operating system's trust store, as pip does: company proxies have certificates of their own
 export UV_SYSTEM_CERTS ?= true
 # the suite starts hundreds of processes: without cached bytecode each of them compiles all it imports, for a second
@@ -30,7 +32,7 @@ $(STAMP): uv.lock pyproject.toml $(wildcard plugins/*/pyproject.toml) $(wildcard
 run: install
 	$(BIN)/gwcore run examples/quickstart/stack.yaml --port $(PORT)
 
-# PostgreSQL refuses to run as root: where the suite does, it runs it as a user, whom a minimal Debian 14 cannot make
+# a minimal Debian 14 has no useradd
 test: install
 	@[ "$$(id -u)" != 0 ] || command -v useradd >/dev/null || { apt-get update -qq && apt-get install -y -qq passwd; }
 	TMPDIR=$(or $(SCRATCH),$(TMPDIR),/tmp) $(BIN)/python -m pytest -n $(WORKERS) -q
