@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -119,8 +120,12 @@ _OPENER = urllib.request.build_opener(_Stay)
 def _get(url: str) -> Any:
     if not url.startswith(("https://", "http://")):  # never a file, whatever a discovery document says
         raise ValueError("no http URL")
-    with _OPENER.open(url, timeout=_TIMEOUT) as answer:
-        text = answer.read(_LARGEST + 1)
+    try:
+        with _OPENER.open(url, timeout=_TIMEOUT) as answer:
+            text = answer.read(_LARGEST + 1)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise
     if len(text) > _LARGEST:
         raise ValueError("too long")
     return json.loads(text)
