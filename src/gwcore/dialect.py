@@ -30,7 +30,8 @@ class Route:
         operation: what is asked for: ``chat``, ``embeddings``, ``models`` … the same word in every dialect.
         prefixes: each is tried before ``path``; ``("", "/v1")`` by default.
         model: where the model's name stands.
-        body: ``json`` is parsed once, ``form`` is multipart, ``raw`` and ``none`` are never looked into.
+        body: ``json`` is parsed once, ``form`` is multipart or, where its content-type says so, JSON; ``raw`` and ``none``
+            are never looked into.
         stream: ``body`` reads the document's ``stream`` key; ``always`` and ``never`` speak for themselves.
         local: answered by the gateway itself (lists of models), never forwarded.
         header: serves only requests that carry this header; lets two dialects share one address.

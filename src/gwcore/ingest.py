@@ -115,7 +115,10 @@ async def ingest(
     if door is not None and route.body != "none" and (length is None or length > FREE or encoding):
         await door(call)
     call.raw = raw = _decoded(route, await _body(receive, server.max_body), encoding, server.max_body)
-    if route.body == "json":
+    kind = call.header(b"content-type") or b""
+    # what takes a form may take a document, too, with addresses in place of files
+    form = route.body == "form" and not kind.startswith(b"application/json")
+    if route.body == "json" or (route.body == "form" and not form):
         call.document = parse(raw, unique=dialect.unique, max_depth=server.json_depth, most=server.json_items)
         if route.stream == "body":
             stream = call.document.get("stream", False)
@@ -126,8 +129,8 @@ async def ingest(
         call.stream = True
     if route.model == "none":
         return
-    if route.body == "form":
-        field = read_field(raw, call.header(b"content-type") or b"", b"model")
+    if form:
+        field = read_field(raw, kind, b"model")
         document = {} if field is None else {"model": field.decode("utf-8", "replace")}
         call.model = call.asked = dialect.model_of(route, document, call.params)
     else:

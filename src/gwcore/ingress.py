@@ -43,6 +43,7 @@ class Ingress:
                 self._exact.setdefault((route.method, prefix + route.path), []).append((dialect, route))
         for found in self._exact.values():
             found.sort(key=lambda pair: pair[1].header is None)  # who asks for a header is asked first
+        self._patterns.sort(key=lambda pattern: pattern[3].header is None)
 
     def find(self, method: str, path: str, headers: Headers) -> Match | None:
         """Who serves this address; ``path`` is the decoded path below the mount point."""

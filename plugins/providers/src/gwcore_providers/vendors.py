@@ -55,8 +55,13 @@ _MESSAGES = {
     "count_tokens": "/v1/messages/count_tokens",
     "batches": "/v1/messages/batches",
     "completions": "/v1/complete",
+    "files": "/v1/files",
 }
-_BATCH = {"batch_cancel": "cancel", "batch_results": "results"}
+_BELOW = {
+    "batch_cancel": "/v1/messages/batches/{}/cancel",
+    "batch_results": "/v1/messages/batches/{}/results",
+    "file_content": "/v1/files/{}/content",
+}
 
 
 class Anthropic(Vendor):
@@ -76,13 +81,13 @@ class Anthropic(Vendor):
         *,
         stream: bool,  # noqa: ARG002
     ) -> Address:
-        """Messages, token counts, batches."""
+        """Messages, token counts, batches, files."""
         if dialect != "anthropic.messages":
             return None
-        if operation in _BATCH:
-            return f"{upstream.base_path}/v1/messages/batches/{segment(params['id'])}/{_BATCH[operation]}", False
+        if operation in _BELOW:
+            return upstream.base_path + _BELOW[operation].format(segment(params["id"])), False
         path = _MESSAGES.get(operation)
-        return None if path is None else (upstream.base_path + _with_id(path, params), operation != "batches")
+        return None if path is None else (upstream.base_path + _with_id(path, params), operation not in _STATELESS)
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
         """``x-api-key``."""

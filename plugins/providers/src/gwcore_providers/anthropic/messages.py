@@ -64,11 +64,12 @@ _KNOBS_THINKING: Knobs = {
 }
 _KNOBS_COMPLETIONS: Knobs = {**_KNOBS, "max_tokens": (("max_tokens_to_sample",),)}
 _EMPTY = frozenset({"message_start", "ping", "content_block_stop", "message_stop"})
+_VERSION = "anthropic-version"
 _TOO_LONG = "prompt is too long"
 
 
 class AnthropicMessages(BaseDialect):
-    """Messages, token counts, message batches, and the old text completions."""
+    """Messages, token counts, message batches, files, and the old text completions."""
 
     name = "anthropic.messages"
     chat = MessagesCodec()
@@ -87,8 +88,14 @@ class AnthropicMessages(BaseDialect):
         Route("POST", "/messages/batches/{id}/cancel", "batch_cancel", model="none", body="none"),
         Route("GET", "/messages/batches/{id}/results", "batch_results", model="none", body="none"),
         Route("POST", "/complete", "completions", stream="body"),
-        Route("GET", "/models", "models", local=True, model="none", body="none", header="anthropic-version"),
-        Route("GET", "/models/{model}", "models", local=True, model="none", body="none", header="anthropic-version"),
+        # OpenAI's files have the same addresses
+        Route("GET", "/files", "files", model="none", body="none", header=_VERSION),
+        Route("POST", "/files", "files", model="none", body="raw", header=_VERSION),
+        Route("GET", "/files/{id}", "files", model="none", body="none", header=_VERSION),
+        Route("DELETE", "/files/{id}", "files", model="none", body="none", header=_VERSION),
+        Route("GET", "/files/{id}/content", "file_content", model="none", body="none", header=_VERSION),
+        Route("GET", "/models", "models", local=True, model="none", body="none", header=_VERSION),
+        Route("GET", "/models/{model}", "models", local=True, model="none", body="none", header=_VERSION),
     )
 
     def knobs(self, operation: str, document: Document, _model: str) -> Knobs:
