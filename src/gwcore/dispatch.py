@@ -24,13 +24,14 @@ from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
-from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, read_on, refused, relay, says_nothing
+from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, in_band, look, read_on, refused, relay, says_nothing
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
 from gwcore.translate import CHAT, Translation, Way, translate, void
 from gwcore.units import exact_usd
 from gwcore.wire.form import replace_field
 from gwcore.wire.splice import insert_top_level, replace_top_level
+from gwcore.wire.sse import halved
 from gwcore.wire.transport import Headers, Request, Response
 
 COUNT = "count_tokens"
@@ -256,9 +257,10 @@ class Dispatch:
         try:
             if response.status >= 400:
                 raise await self._refusal(attempt, response, translation)
+            look(attempt, response)
             if translation is not None:
                 attempt.meter = translation.meter
-                settle, ending = partial(self._settle, attempt), partial(self._ending, attempt)
+                settle, ending = partial(self._settle, attempt), partial(self._cost, attempt)
                 await relay(attempt, response, translation, settle, ending)
             else:
                 await self._pass(attempt, response)
@@ -272,7 +274,9 @@ class Dispatch:
         events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
         if self.demand:
             attempt.meter = call.dialect.meter(call.operation, call.document, stream=events)
-        relayed = self._relay_stream if call.stream or events else self._relay_body
+        # a document in place of a stream is read whole; where streams may be lists of documents, it is one
+        whole = kind.find(b"json") >= 0 and call.route.stream != "always"
+        relayed = self._relay_stream if events or (call.stream and not whole) else self._relay_body
         return relayed(attempt, response)
 
     def _settle(self, attempt: Attempt) -> None:
@@ -308,6 +312,10 @@ class Dispatch:
         call.waited += time.perf_counter() - began
         body = b"".join(parts)
         if not chunk:
+            if call.model is not None and not body:
+                raise says_nothing(attempt)
+            if whole and (told := in_band(call.dialect, call.operation, body)) is not None:
+                raise refused(attempt, told.status, told.body, headers)
             headers.append((b"content-length", b"%d" % size))
             if attempt.meter is not None and not header(headers, b"content-encoding"):
                 attempt.meter.whole(body)
@@ -339,25 +347,33 @@ class Dispatch:
         attempt.first_byte_at = time.perf_counter()
         if not reply.committed:
             await reply.commit(response.status, headers)
-        tail = b""
+        tail = half = b""
         while chunk:
             if events:
                 tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
             if meter is not None:
                 chunk = meter.feed(chunk)
+            if events:
+                chunk, half = halved(half + chunk if half else chunk)
             if chunk:
                 await reply.write(chunk)
             chunk = await read_on(response, call.dialect, call.operation, tail)
-        if meter is not None and (rest := meter.finish()):
-            await reply.write(rest)
-        if events and not call.dialect.ended(call.operation, tail):
-            raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
-        if events and call.dialect.failed(call.operation, tail):
-            # the client has the upstream's own error event; what is left is to know of it
-            attempt.error = Broken(f"upstream {attempt.target.upstream.name!r} ended its stream with an error")
-        await reply.end(self._ending(attempt) if events else b"")
+        if meter is not None:
+            half += meter.finish()
+        await reply.end(self._ending(attempt, tail, half) if events else half)
 
-    def _ending(self, attempt: Attempt) -> bytes:
+    def _ending(self, attempt: Attempt, tail: bytes, half: bytes) -> bytes:
+        """What an event stream closes with: what was held back, and the cost. ``tail`` is the end of what was read."""
+        call, name = attempt.call, attempt.target.upstream.name
+        if not call.dialect.ended(call.operation, tail):
+            raise Broken(f"upstream {name!r} ended its stream before the answer was complete")
+        if call.dialect.failed(call.operation, tail):
+            # the client has the upstream's own error event; what is left is to know of it
+            attempt.error = Broken(f"upstream {name!r} ended its stream with an error")
+        told = self._cost(attempt)
+        return half + b"\n\n" + told if half and told else half + told  # vendors omit the last newline
+
+    def _cost(self, attempt: Attempt) -> bytes:
         """The cost as the last comment of an event stream: readers skip it unless they look for it."""
         self._settle(attempt)
         told = cost_of(attempt.call) if self.tell_cost and attempt.call.dialect.comments else None

@@ -11,8 +11,7 @@ import asyncio
 
 from gwcore.call import Call
 from gwcore.reply import ENDED
-
-_BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+from gwcore.wire.sse import BLANK_LINES
 
 
 def wanted(call: Call) -> bool:
@@ -25,7 +24,7 @@ async def keep_alive(call: Call, interval: float) -> None:
     reply = call.reply
     sent = -1
     while reply.state != ENDED:
-        if reply.sent == sent and not reply.held and (not reply.last or reply.last.endswith(_BLANK_LINES)):
+        if reply.sent == sent and not reply.held and (not reply.last or reply.last.endswith(BLANK_LINES)):
             headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
             await reply.comment(call.dialect.keepalive, headers)
         sent = reply.sent

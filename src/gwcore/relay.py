@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -10,9 +11,10 @@ import structlog
 from gwcore.call import Attempt
 from gwcore.chat import ChatReply
 from gwcore.codec import EVENTS
-from gwcore.dialect import Dialect
-from gwcore.errors import Broken, Refused, UpstreamError
+from gwcore.dialect import Dialect, InBandError
+from gwcore.errors import Broken, Malformed, Refused, UpstreamError
 from gwcore.translate import Stream, Translation, Way
+from gwcore.wire.sse import encode
 from gwcore.wire.transport import Headers, Response
 
 _log = structlog.get_logger("gwcore.relay")
@@ -23,6 +25,7 @@ WHOLE_BODY_CAP = 64 << 20
 TAIL = 4096
 _IDS = frozenset({b"request-id", b"x-request-id"})
 _KEPT = _IDS | {b"retry-after", b"retry-after-ms"}
+_ERROR = re.compile(rb'"error"\s*:\s*[{"]')
 _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
 
 
@@ -98,7 +101,7 @@ async def relay(
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
             body = await read_whole(attempt, response)
-            heard = _answer(translation, body)
+            heard = _answer(attempt, translation, body, headers)
             said = stream.spelled(heard)
             settle()
             _look_for_words(attempt, heard)
@@ -107,7 +110,7 @@ async def relay(
         return
     body = await read_whole(attempt, response)
     headers.append((b"content-type", b"application/json"))
-    reply = translation.stream(lines=lines).gathered(body) if events else _answer(translation, body)
+    reply = translation.stream(lines=lines).gathered(body) if events else _answer(attempt, translation, body, headers)
     said = translation.written(reply)
     settle()
     _look_for_words(attempt, reply)
@@ -126,11 +129,33 @@ async def read_on(response: Response, dialect: Dialect, operation: str, tail: by
         raise
 
 
-def _answer(translation: Translation, body: bytes) -> ChatReply:
+def _answer(attempt: Attempt, translation: Translation, body: bytes, headers: Headers) -> ChatReply:
     """A whole answer, or a stream that came under another name: a missing or wrong content type is no reason to fail."""
+    if not body:
+        raise says_nothing(attempt)
     if body[:256].lstrip().startswith(_EVENTS):
         return translation.stream().gathered(body)
+    told = in_band(translation.upstream, attempt.call.operation, body)
+    if told is not None:
+        raise refused(attempt, told.status, told.body, headers, translation)
     return translation.read(body)
+
+
+def in_band(dialect: Dialect, operation: str, body: bytes) -> InBandError | None:
+    """The error that a whole answer is, whatever its status says; ``None`` for any other."""
+    if _ERROR.search(body, 0, 512) is None:
+        return None
+    verdict = dialect.opening(operation, encode(body))
+    return verdict if isinstance(verdict, InBandError) else None
+
+
+def look(attempt: Attempt, response: Response) -> None:
+    """Raise ``Malformed`` for a head that no model's answer has, though it tells of no failure."""
+    name = attempt.target.upstream.name
+    if response.status >= 300:
+        raise Malformed(f"upstream {name!r} answered {response.status}: base_url must name the place that answers")
+    if attempt.call.model is not None and header(response.headers, b"content-type").startswith(b"text/html"):
+        raise Malformed(f"upstream {name!r} answered with a web page: base_url must name its API")
 
 
 def says_nothing(attempt: Attempt) -> Broken:

@@ -103,13 +103,14 @@ class Reply:
         sent: body bytes handed to the server; ``head`` is the first piece of them, ``last`` the latest.
         before_commit: called with the headers just before they leave, so that the gateway can add its own.
         gate: a router's, or ``None``.
+        headers: as they left; empty before.
         waiting: the head left with a keep-alive comment, and nothing else has.
         copy: keeps what leaves; ``None`` unless a watcher asked for it, see :meth:`keep`.
     """
 
     __slots__ = (
-        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "copy", "gate", "head", "last", "sent", "state",
-        "status", "waiting",
+        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "copy", "gate", "head", "headers", "last", "sent",
+        "state", "status", "waiting",
     )  # fmt: skip
 
     def __init__(self, send: Send) -> None:
@@ -121,6 +122,7 @@ class Reply:
         self.state = IDLE
         self.status = 0
         self.sent = 0
+        self.headers: Headers = []
         self.head = b""
         self.last = b""
         self.before_commit: Callable[[int, Headers], None] | None = None
@@ -204,6 +206,7 @@ class Reply:
             headers += told
         if self.before_commit is not None:
             self.before_commit(status, headers)
+        self.headers = headers
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     def part(self) -> None:

@@ -16,6 +16,7 @@ import structlog
 from gwcore.call import Attempt, Call
 from gwcore.dispatch import COST, cost_of
 from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused, UnknownModel
+from gwcore.relay import header
 from gwcore.reply import COMMITTED, IDLE, Send
 from gwcore.wire.transport import Headers
 
@@ -90,10 +91,10 @@ def error_headers(error: GatewayError) -> Headers:
 
 
 async def fail(call: Call, error: GatewayError) -> None:
-    """Tell the client. Before the commit with a true status, inside a stream with a terminal event.
+    """Tell the client. Before the commit with a true status, inside a stream of events with a terminal one.
 
     Raises:
-        ConnectionAbortedError: bytes of a non-stream answer have left; only a cut tells the client that more were due.
+        ConnectionAbortedError: bytes of another answer have left; only a cut tells the client that more were due.
     """
     reply = call.reply
     if reply.state == IDLE:
@@ -105,7 +106,9 @@ async def fail(call: Call, error: GatewayError) -> None:
         await reply.commit(error.status, headers)
         await reply.end(body)
     elif reply.state == COMMITTED:
-        if not call.stream:
+        # what the client asked for does not tell: a transcript streams by a field of a form, Google's streams may be a list
+        kind = header(reply.headers, b"content-type")
+        if not (kind.startswith(b"text/event-stream") or (call.stream and not kind)):
             raise ConnectionAbortedError(error.code)
         await reply.end(call.dialect.error_event(error, call.id, call.operation, reply.head))
 

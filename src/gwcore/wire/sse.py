@@ -18,7 +18,10 @@ _CR, _LF = b"\r\n"  # as numbers, which CPython looks for faster than for bytes
 _TAIL = 3  # the longest beginning of a blank line that may still grow: CR LF CR
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r){2}")  # atomic, else one CR LF would be read as two line ends
 
+BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
+"""What a frame that is whole ends with."""
 LIMIT = 16 * 1024 * 1024
+_HELD = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -143,6 +146,17 @@ def scan(data: bytes) -> Iterator[Frame]:
     while (end := reader._end(data, start)) > 0:  # noqa: SLF001
         yield reader._frame(data[start:end])  # noqa: SLF001
         start = end
+
+
+def halved(data: bytes) -> tuple[bytes, bytes]:
+    """The frames of ``data`` that are whole, and the beginning of one that is not.
+
+    Nobody can read the beginning of a frame, and nothing that follows it can take it back. One that is long goes as it comes.
+    """
+    if data.endswith(BLANK_LINES):
+        return data, b""
+    at = max((found + len(end) for end in BLANK_LINES if (found := data.rfind(end)) >= 0), default=0)
+    return (data[:at], data[at:]) if len(data) - at <= _HELD else (data, b"")
 
 
 def encode(data: bytes, event: str | None = None) -> bytes:

@@ -112,6 +112,8 @@ class BaseDialect:
         error = document.get("error")
         if isinstance(error, dict):
             return InBandError(status_of(error), orjson.dumps({"error": error}))
+        if isinstance(error, str) and error:
+            return InBandError(status_of(document), orjson.dumps(document))
         return "go"
 
     def void(self, document: dict[str, Any]) -> bool:

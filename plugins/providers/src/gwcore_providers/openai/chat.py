@@ -140,6 +140,8 @@ def _only_usage(document: dict[str, Any]) -> bool:
     return document.get("choices") == [] and isinstance(document.get("usage"), dict)
 
 
+_MARKED = frozenset({"chat", "completions"})  # their streams say when they are complete
+_WHOLE = (b"}", b"]")
 _UNMETERED = frozenset({"files", "batches", "file_content", "batch_cancel"})
 _READ: Mapping[str, tuple[Gather, Total]] = {
     "rerank": (_gather_rerank, _total_rerank),
@@ -187,7 +189,7 @@ class OpenAIChat(BaseDialect):
             Route("POST", "/embeddings", "embeddings"),
             Route("POST", "/moderations", "moderations", model="none"),
             Route("POST", "/images/generations", "image_generation", stream="body"),
-            Route("POST", "/images/edits", "image_edit", body="form"),
+            Route("POST", "/images/edits", "image_edit", body="form", stream="body"),
             Route("POST", "/images/variations", "image_variation", body="form", model="none"),
             Route("POST", "/audio/speech", "speech"),
             Route("POST", "/audio/transcriptions", "transcription", body="form"),
@@ -282,6 +284,13 @@ class OpenAIChat(BaseDialect):
             if any(value for key, value in delta.items() if key != "role"):
                 return "go"
         return "wait"
+
+    def ended(self, operation: str, tail: bytes) -> bool:
+        """Speech, transcripts and images end with a kind of event of their own, whose name may stand megabytes before its end.
+
+        Vendors differ in whether ``[DONE]`` follows; so a stream of theirs is complete where its last event is.
+        """
+        return super().ended(operation, tail) if operation in _MARKED else tail.rstrip().endswith(_WHOLE)
 
     def bare(self, document: dict[str, Any]) -> bool:
         """No message has anything but its role."""

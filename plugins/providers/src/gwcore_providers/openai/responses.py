@@ -87,8 +87,10 @@ class OpenAIResponses(BaseDialect):
         )
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """``response.failed`` before any output is the error it holds."""
+        """``response.failed`` before any output is the error it holds. A whole response that failed is one, and has its id."""
         kind = document.get("type")
+        if document.get("object") == "response":
+            return "go"
         if kind in _LIFECYCLE or _bare(document):
             return "wait"
         if kind == "response.completed" and self.bare(document["response"]):
