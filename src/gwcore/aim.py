@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from gwcore.call import Call, Outcome
-from gwcore.errors import Forbidden, Untranslatable
+from gwcore.errors import Forbidden, UnknownModel, Untranslatable
 from gwcore.models import Models
 from gwcore.service import Layer, Service
 
@@ -35,8 +35,14 @@ def aim(models: Models, call: Call, permits: Permits = ()) -> None:
     if call.model is not None:
         if call.model != call.asked and not all(permit(call, call.model) for permit in permits):
             raise Forbidden(f"this credential may not use {call.model[:200]}")
-        call.targets = models.resolve(call.model)
-        return
+        try:
+            call.targets = models.resolve(call.model)
+        except UnknownModel:
+            if call.route.model != "optional":
+                raise
+            call.model = None  # a name of its vendor's
+        else:
+            return
     wanted = call.header(UPSTREAM)
     name, operation = call.dialect.name, call.operation
     for target in models.upstream_for(wanted.decode("latin-1") if wanted else None):

@@ -29,7 +29,8 @@ class Route:
         path: without prefix; ``{name}`` stands for one path segment (``{model}`` may contain slashes).
         operation: what is asked for: ``chat``, ``embeddings``, ``models`` … the same word in every dialect.
         prefixes: each is tried before ``path``; ``("", "/v1")`` by default.
-        model: where the model's name stands.
+        model: where the model's name stands; ``optional`` is in the body, if anywhere: without one, or with one that the stack
+            does not know, the call goes where one without a model does.
         body: ``json`` is parsed once, ``form`` is multipart or, where its content-type says so, JSON; ``raw`` and ``none``
             are never looked into.
         stream: ``body`` reads the document's ``stream`` key; ``always`` and ``never`` speak for themselves.
@@ -41,7 +42,7 @@ class Route:
     path: str
     operation: str
     prefixes: tuple[str, ...] = ("", "/v1")
-    model: Literal["body", "path", "none"] = "body"
+    model: Literal["body", "path", "optional", "none"] = "body"
     body: Literal["json", "form", "raw", "none"] = "json"
     stream: Literal["body", "always", "never"] = "never"
     local: bool = False

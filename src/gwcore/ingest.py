@@ -129,11 +129,12 @@ async def ingest(
         call.stream = True
     if route.model == "none":
         return
+    document = call.document
     if form:
         field = read_field(raw, kind, b"model")
         document = {} if field is None else {"model": field.decode("utf-8", "replace")}
-        call.model = call.asked = dialect.model_of(route, document, call.params)
-    else:
-        call.model = call.asked = dialect.model_of(route, call.document, call.params)
+    if route.model == "optional" and not (document or {}).get("model"):
+        return
+    call.model = call.asked = dialect.model_of(route, document, call.params)
     if call.model is not None and "\0" in call.model:  # no name has it, and PostgreSQL keeps no text with it
         raise BadRequest("the model's name holds a NUL character")

@@ -90,7 +90,9 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str, headers: 
         headers=[(b"content-type", b"application/json"), *map(_header, headers)],
         raw=body,
         document=document,
-        model=dialect.model_of(route, document, {}) if route.model == "body" else None,
+        model=dialect.model_of(route, document, {})
+        if route.model == "body" or (route.model == "optional" and document.get("model"))
+        else None,
         stream=bool(document.get("stream")) or route.stream == "always",
     )
     say = console.print
