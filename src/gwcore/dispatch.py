@@ -24,7 +24,7 @@ from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
-from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, in_band, look, read_on, refused, relay, says_nothing
+from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, in_band, look, plain, read_on, refused, relay, says_nothing
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
 from gwcore.translate import CHAT, Translation, Way, translate, void
@@ -293,8 +293,9 @@ class Dispatch:
         while size < ERROR_BODY_CAP and (chunk := await response.read()):
             parts.append(chunk)
             size += len(chunk)
-        headers = _response_headers(attempt.call, response)
-        return refused(attempt, response.status, b"".join(parts), headers, translation)
+        # read here, for what it says and for a credential it may quote
+        body, headers = plain(b"".join(parts), _response_headers(attempt.call, response))
+        return refused(attempt, response.status, body, headers, translation)
 
     async def _relay_body(self, attempt: Attempt, response: Response) -> None:
         """JSON is relayed whole, so that a cut is a 502 and not half an answer; anything else as it arrives."""

@@ -12,8 +12,9 @@ from gwcore.call import Attempt
 from gwcore.chat import ChatReply
 from gwcore.codec import EVENTS
 from gwcore.dialect import Dialect, InBandError
-from gwcore.errors import Broken, Malformed, Refused, UpstreamError
+from gwcore.errors import Broken, GatewayError, Malformed, Refused, UpstreamError
 from gwcore.translate import Stream, Translation, Way
+from gwcore.wire.decode import decode
 from gwcore.wire.sse import encode
 from gwcore.wire.transport import Headers, Response
 
@@ -191,7 +192,19 @@ async def read_whole(attempt: Attempt, response: Response) -> bytes:
                 raise Broken(f"an answer of more than {WHOLE_BODY_CAP} bytes cannot be translated")
     finally:
         attempt.call.waited += time.perf_counter() - began
-    return b"".join(parts)
+    return plain(b"".join(parts), response.headers)[0]
+
+
+def plain(body: bytes, headers: Headers) -> tuple[bytes, Headers]:
+    """A whole body without a content-encoding, which upstreams are asked not to use; both as they are where it is unknown."""
+    encoding = header(headers, b"content-encoding")
+    if not encoding:
+        return body, headers
+    try:
+        body = decode(body, encoding.decode("latin-1"), limit=WHOLE_BODY_CAP)
+    except GatewayError:
+        return body, headers
+    return body, [(name, value) for name, value in headers if name != b"content-encoding"]
 
 
 async def _whole(attempt: Attempt, translation: Translation, said: bytes, headers: Headers) -> None:

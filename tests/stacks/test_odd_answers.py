@@ -1,5 +1,6 @@
 """Upstreams that answer unlike most, read by the official SDKs: streams with ends of their own, halves, errors as a 200."""
 
+import gzip
 import json
 from contextlib import asynccontextmanager
 
@@ -227,6 +228,30 @@ async def test_control_words_about_errors_are_an_answer():
         # one that failed is told as it is: it has an id, by which it can be asked for
         answer = await exchange(url, "POST", "/v1/responses", b'{"model": "up/m", "input": "hi"}')
         assert (answer.status, json.loads(answer.body)) == (200, failed)
+
+
+# ── answers that are compressed though nobody asked for it ───────────────────────────────────────────────────────────
+
+ZIPPED = [*JSON, ("content-encoding", "gzip")]
+
+
+async def test_a_compressed_answer_is_translated():
+    async with serving() as (up, _, url, _):
+        up.script(Answer(body=gzip.compress(json.dumps(WHOLE).encode()), headers=ZIPPED))
+        async with AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as anthropic:
+            answer = await anthropic.messages.create(model="up/m", max_tokens=9, messages=HELLO)
+        assert answer.content[0].text == "Hello"
+
+
+async def test_a_compressed_error_is_read_and_quotes_no_credential():
+    words = b'{"error": {"message": "your key vendor-key-123 is wrong", "code": "invalid_api_key"}}'
+    async with FakeUpstream() as up:
+        up.default = Answer(status=401, body=gzip.compress(words), headers=ZIPPED)
+        text = f'upstreams: {{up: {{provider: openai-compatible, base_url: "{up.url}/v1", api_key: vendor-key-123}}}}'
+        async with running(Gateway(f"gwcore: 1\n{text}\nstack: []\n")) as url:
+            for path, body in (("/v1/chat/completions", ASK), ("/v1/messages", b'{"max_tokens": 9, ' + ASK[1:])):
+                answer = await exchange(url, "POST", path, body)
+                assert json.loads(answer.body)["error"]["message"] == "your key [redacted] is wrong"
 
 
 # ── addresses that two vendors share ─────────────────────────────────────────────────────────────────────────────────
