@@ -6,6 +6,7 @@ bound is one the upstream enforces. ``None`` where nothing bounds it: no price, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -16,9 +17,10 @@ import orjson
 from gwcore.call import Attempt, Call
 from gwcore.errors import BadRequest
 from gwcore.knobs import MAX_TOKENS, Places, largest
-from gwcore.prices import MILLION, PriceCard
+from gwcore.prices import MILLION, STACK, STANDARD, PriceCard
 from gwcore.units import DOLLAR
 from gwcore.usage import OUT
+from gwcore_budget.tools import NONE, Runs, runs
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
 """Tokens that vendors add: per message, for the presence of tools, per request."""
@@ -26,8 +28,13 @@ IMAGE = 50_000
 """Tokens of one picture given by address: the dearest tiling that is documented."""
 IMAGE_OUT = 16_384
 """Tokens of one picture made."""
+SOUND = 16
+"""Tokens of speech of one letter: a ``7`` or a ``W`` is spoken for half a second, of about twenty tokens a second."""
 CHUNK = 500
 """Tokens of a document, its query included, that a search counts as one. Source: https://cohere.com/pricing."""
+LONG = 1_000_000
+"""Tokens of the longer window that some models have where the request asks for it."""
+_LONGER = "context-1m"
 LEAST_OUTPUT = 256
 """Output below which a clamped answer would be of no use."""
 MOST = 1_000_000 * DOLLAR
@@ -59,21 +66,24 @@ _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
 _ELSEWHERE = frozenset({"previous_response_id", "conversation", "cachedContent", "container", "prompt"})
 """Members that stand for input the gateway does not see; of a ``prompt``, one that is an object."""
-_FILES = ('"file', '"document"', '"input_audio"', '"video', '"inlineData"')
+_UNSEEN = (
+    '"document"',
+    '"document_url"',
+    '"input_audio"',
+    '"audio_url"',
+    '"video',
+    '"inlineData"',
+    '"inline_data"',
+    '"item_reference"',
+)
+_FILE = re.compile(r'"file(?:"|:|id:|Id|Data|Uri|Search|_ids?"|_data|_ur[il]|_search)')
+"""What stands for a file, in all its spellings; not the names of parameters of tools, such as ``file_path``."""
 _PICTURES = ('"image_url"', '"input_image"', '"image"')
-
-
-@dataclass(slots=True, frozen=True)
-class Tool:
-    """A tool that runs at the vendor and is charged by use: how a request names it, and the key of its price."""
-
-    mark: str
-    fee: str
-
-
-_TOOLS = (Tool("web_search", "web_search"), Tool("google_search", "web_search"), Tool("googleSearch", "web_search"),
-          Tool('"code_', "code_execution"), Tool('"codeExecution"', "code_execution"),
-          Tool('"file_search"', "file_search"))  # fmt: skip
+_DEARER = frozenset({"service_tier", "serviceTier", "speed"})
+_TIERS = frozenset({"priority", "fast"})
+"""Service tiers that cost more than none, and where a request asks for one."""
+_ONLINE = ":online"
+"""A model's name behind which OpenRouter searches."""
 
 
 @dataclass(slots=True, init=False)
@@ -145,6 +155,8 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
     if card is None:
         return None
     document = call.document or {}
+    if operation in _CHAT and not endless and _boundless(attempt, card, document):
+        return None
     if operation in _CHAT and not call.edited and _plain(call.raw, document):
         found = _words(call, card, document, assumed)
     else:
@@ -152,6 +164,16 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
     if found is not None and found.amount > MOST:
         raise BadRequest("the request asks for more answers, or longer ones, than anybody could pay")
     return found
+
+
+def _boundless(attempt: Attempt, card: PriceCard, document: Mapping[str, Any]) -> bool:
+    """Whether what it costs is no matter of its length: a model that reads up on its own, or a service tier without prices."""
+    if attempt.target.model.endswith(_ONLINE) or ("citation" in card.prices and card.highest("citation", 0)):
+        return True
+    if _DEARER.isdisjoint(document):
+        return False
+    asked = [document[name] for name in _DEARER if name in document]
+    return any(isinstance(tier, str) and tier in _TIERS and tier not in card.sheets for tier in asked)
 
 
 def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
@@ -185,10 +207,7 @@ def sent(call: Call) -> bytes:
 
 def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int) -> Bound | None:
     """Of what is :func:`_plain`: there is nothing to search for."""
-    tokens = len(call.raw) + MESSAGE * len(document["messages"]) + FRAME
-    window = card.context_window
-    if window is not None and window < tokens:
-        tokens = window
+    tokens = _within(len(call.raw) + MESSAGE * len(document["messages"]) + FRAME, card)
     prices = card.dearest(tokens)
     price = prices.get("input")
     return None if price is None else _answers(call, card, prices, tokens * price + prices.get("request", 0), assumed)
@@ -196,17 +215,18 @@ def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: in
 
 def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int, *, endless: bool) -> Bound | None:
     text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
-    tokens = _input_tokens(document, text, card)
-    if tokens is None:
+    chat = call.operation in _CHAT
+    ran = runs(document, card, endless=endless) if chat else NONE
+    tokens = None if ran is None else _input_tokens(call, document, text, card, ran)
+    if ran is None or tokens is None:
         return None
+    rounds = 2 if '"compact' in text and document.get("context_management") else 1  # a summary of it all comes first
+    tokens *= rounds
     prices = card.dearest(tokens)
     fixed = _input_price(text, prices, tokens)
     fee = prices.get("request", 0)
-    if call.operation in _CHAT:
-        fees = _tool_fees(call, text, card, endless=endless)
-        if fixed is None or fees is None:
-            return None
-        return _answers(call, card, prices, fixed + fees + fee, assumed)
+    if chat:
+        return None if fixed is None else _answers(call, card, prices, fixed + ran.fees + fee, assumed, rounds=rounds)
     special = _SPECIAL.get(call.operation)
     if special is None:
         return None if fixed is None or call.operation not in _INPUT_ONLY else Bound(fixed + fee)
@@ -214,10 +234,12 @@ def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed:
     return None if found is None else Bound(found + (fixed or 0) + fee)
 
 
-def _input_tokens(document: Mapping[str, Any], text: str, card: PriceCard) -> int | None:
+def _input_tokens(call: Call, document: Mapping[str, Any], text: str, card: PriceCard, ran: Runs) -> int | None:
     window = card.context_window
-    if _elsewhere(document) or _says(text, _FILES):
-        return window
+    if window is not None and window < LONG and _long(call, text):
+        window = LONG
+    if _elsewhere(document) or _says(text, _UNSEEN) or _FILE.search(text):
+        return None if window is None else ran.read(window, window)
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
     tokens = len(text) + MESSAGE * count + FRAME
@@ -225,7 +247,23 @@ def _input_tokens(document: Mapping[str, Any], text: str, card: PriceCard) -> in
         tokens += TOOLS
     if "image" in text:
         tokens += IMAGE * sum(text.count(mark) for mark in _PICTURES)
-    return tokens if window is None else min(tokens, window)
+    return ran.read(_within(tokens, card), window)
+
+
+def _within(tokens: int, card: PriceCard) -> int:
+    """As many, or the window: an upstream reads no more.
+
+    A catalogue says 1,000,000 of 1,048,576. And of a model that has a price beyond its window, somebody has a longer one.
+    """
+    window = card.context_window
+    if window is None or card.sheets[STANDARD][-1].above >= window:
+        return tokens
+    return min(tokens, window if card.source == STACK else window + window // 20)
+
+
+def _long(call: Call, text: str) -> bool:
+    """Whether Anthropic is asked for its longer window."""
+    return _LONGER in text or _LONGER.encode() in (call.header(b"anthropic-beta") or b"")
 
 
 def _elsewhere(document: Mapping[str, Any]) -> bool:
@@ -255,52 +293,18 @@ def _input_price(text: str, prices: Prices, tokens: int) -> int | None:
     return tokens * price
 
 
-def _tool_fees(call: Call, text: str, card: PriceCard, *, endless: bool) -> int | None:
-    document = call.document or {}
-    if "tools" not in document and "web_search_options" not in document:
-        return 0
-    total = 0
-    for tool in _TOOLS:
-        if tool.mark not in text:
-            continue
-        uses, price = _uses(document, tool), card.highest(tool.fee, 0)
-        if uses == 0:
-            continue
-        if uses is None or price is None:
-            if endless:
-                continue
-            return None
-        total += uses * price
-    return total
-
-
-def _uses(document: Mapping[str, Any], tool: Tool) -> int | None:
-    """How often it may be used; ``None`` without end, 0 where only a text names it."""
-    mark = tool.mark.strip('"')
-    total = 0
-    tools = document.get("tools")
-    for one in tools if isinstance(tools, list) else ():
-        if not isinstance(one, dict) or one.get("type") == "function" or "input_schema" in one:
-            continue
-        if str(one.get("type", "")).startswith(mark) or any(name.startswith(mark) for name in one):
-            most = one.get("max_uses") or document.get("max_tool_calls")
-            if not isinstance(most, int):
-                return None
-            total += most
-    if mark == "web_search" and "web_search_options" in document:
-        total += 1  # a search model searches once per request
-    return total
-
-
-def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int) -> Bound | None:
+def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int, *, rounds: int = 1) -> Bound | None:
     # where text has a price, all that can be written has one
     priced = _written(prices) if "output" in prices else [prices[bucket] for bucket in card.prices.keys() & OUT]
     if not priced:
         return None
     wanted, answers = call.wanted()
-    choices = answers or 1
+    choices = (answers or 1) * rounds
     if call.operation == "completions":
         choices *= _prompts(call.document or {})
+    if (said := (call.document or {}).get("prediction")) is not None:
+        # words that were foretold and are not used are paid as written ones, beside the answer
+        fixed += choices * max(priced) * len(orjson.dumps(said))
     most = card.max_output
     if wanted is None:
         length = assumed if most is None else most
@@ -349,8 +353,7 @@ def _speech(call: Call, card: PriceCard, tokens: int) -> int | None:
     each, by_token = card.highest("characters", tokens), card.prices.get("audio_out")
     if each is None and by_token is None:
         return None
-    # speech of one letter is well below four tokens of sound
-    return max(len(call.raw) * (each or 0), 4 * len(call.raw) * (card.highest("audio_out", tokens) or 0))
+    return max(len(call.raw) * (each or 0), SOUND * len(call.raw) * (card.highest("audio_out", tokens) or 0))
 
 
 def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:

@@ -290,7 +290,7 @@ class BudgetPlugin(Plugin):
             self.counts["unpriced_denied"] += 1
             raise Unpriced(
                 f"{attempt.target} has no price for this request, so no budget can bound it: price the model under "
-                "`prices`, bound its tools with max_uses, or set `unpriced`",
+                "`prices` (its context_window, too), bound its tools with max_uses or max_tool_calls, or set `unpriced`",
                 plugin=self.name,
             )
         if budgets.default is None:
