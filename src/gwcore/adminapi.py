@@ -35,6 +35,8 @@ from gwcore.wire.document import parse
 
 MAX_BODY = 1 << 20
 _log = structlog.get_logger("gwcore.admin")
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NUL = "the request holds a NUL character, which PostgreSQL keeps in no text"
 _NOT_WORD = re.compile(r"\W+")
 _SEGMENT = re.compile(r"\{(\w+)\}")
 _TYPES = {Unauthenticated: "auth_error", Forbidden: "auth_error", NotServed: "not_found_error"}
@@ -120,10 +122,14 @@ class _Endpoint:
         authority, route = self.app.authority, self.route
         client = request.client.host if request.client else None
         caller = await authority.caller(request.scope["headers"], client, route.path)
+        if any("\0" in text for text in (*request.path_params.values(), *request.query_params.values())):
+            raise BadRequest(_NUL)
         call = AdminCall(caller, path=request.path_params, query=dict(request.query_params))
         await authority.permit(route, call)  # the endpoint, before a byte of the body is read; then the fields
         if route.Body is not None:
             raw = await _body(request)
+            if _ESCAPED_NUL.search(raw):
+                raise BadRequest(_NUL)
             call.body = route.Body.model_validate(parse(raw, unique=frozenset(route.Body.model_fields)))
             call.given = frozenset(call.body.model_fields_set)
             await authority.permit(route, call)

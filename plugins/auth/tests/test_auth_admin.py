@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pytest
 
+from gwcore_auth.admin import desk
 from gwcore_auth.admin.bodies import LIMIT_FIELDS
 from gwcore_auth.keys import mint, presented
 
@@ -292,6 +293,9 @@ async def test_customers(api):
         ({"guardrails": ["pii"]}, 422, "guardrails"),
         ({"permissions": {"get_spend_routes": True}}, 422, "permissions"),
         ({"duration": "soon"}, 400, "duration"),
+        ({"duration": "4000000d"}, 400, "year 9999"),
+        ({"duration": "9" * 400 + "d"}, 400, "year 9999"),
+        ({"key_alias": "a\0b"}, 400, "NUL"),
         ({"team_id": "nobody"}, 404, "Team not found"),
         ({"organization_id": "nobody"}, 404, "Organization not found"),
         ({"policies": {"rules": {"a": 1}}}, 400, "rules"),
@@ -307,6 +311,31 @@ async def test_mistakes_are_said(sqlite_api, body, status, says):
     told = await sqlite_api.post("/key/generate", body, status=status)
     assert says in told["error"]["message"] and told["error"]["code"] == str(status)
     assert (await sqlite_api.get("/key/list"))["total_count"] == 0
+
+
+async def test_a_row_of_an_older_release_that_ends_behind_all_dates_is_listed(sqlite_api, monkeypatch):
+    """Of each list that held one such key, only a 500 was left."""
+    monkeypatch.setattr(desk, "_LAST", 1 << 60)
+    await sqlite_api.raw("POST", "/key/generate", json={"duration": "4000000d"})
+    monkeypatch.undo()
+    listed = await sqlite_api.get("/key/list", return_full_object="true")
+    assert [row["expires"][:4] for row in listed["keys"]] == ["9999"]
+
+
+async def test_a_nul_character_is_the_callers_mistake_wherever_it_stands(api):
+    """PostgreSQL keeps none: each of a hundred fields and parameters was an internal error."""
+    key = await api.key()
+    for path, body in (("/key/update", {"key": key, "metadata": {"a": ["\0"]}}), ("/team/new", {"team_alias": "\0"})):
+        assert "NUL" in (await api.post(path, body, status=400))["error"]["message"]
+    for path, query in (
+        ("/key/list", {"team_id": "\0"}),
+        ("/team/info", {"team_id": "a\0"}),
+        ("/user/list", {"role": "\0"}),
+    ):
+        assert "NUL" in (await api.get(path, status=400, **query))["error"]["message"]
+    assert "NUL" in (await api.post("/key/a%00b/regenerate", {}, status=400))["error"]["message"]
+    named = await api.post("/key/update", {"key": key, "key_alias": "a\\u0000b"})  # a backslash, and no NUL
+    assert named["key_alias"] == "a\\u0000b"
 
 
 async def test_what_litellm_sends_and_means_nothing_by_is_accepted(sqlite_api):

@@ -22,6 +22,8 @@ from gwcore_auth.book import Book, Change, Row, clean, now
 from gwcore_auth.keys import Pepper, presented
 
 _MONTHS = re.compile(r"(\d{1,3})mo")
+_LAST = 253_402_300_799_000
+"""The last second that has a date: of the year 9999."""
 _NEVER = {"-1", ""}
 
 
@@ -209,22 +211,32 @@ def expiry(duration: str | None, begin: int | None = None) -> int | None:
     if duration is None or duration in _NEVER:
         return None
     begin = now() if begin is None else begin
-    months = _MONTHS.fullmatch(duration)
-    if months is not None:
-        start = datetime.fromtimestamp(begin / 1000, UTC)
-        year, month = divmod(start.month - 1 + int(months[1]), 12)
-        day = min(start.day, calendar.monthrange(start.year + year, month + 1)[1])
-        return int(start.replace(year=start.year + year, month=month + 1, day=day).timestamp() * 1000)
     try:
-        return begin + round(parse_duration(duration) * 1000)
+        at = _after(begin, duration)
     except PydanticCustomError as error:
         raise BadRequest(f"duration {error.message()}: {(error.context or {}).get('mend')}") from None
+    except OverflowError:
+        at = _LAST + 1
+    if at > _LAST:
+        raise BadRequest("duration ends behind the year 9999: leave it out for a key that never expires")
+    return at
+
+
+def _after(begin: int, duration: str) -> int:
+    months = _MONTHS.fullmatch(duration)
+    if months is None:
+        return begin + round(parse_duration(duration) * 1000)
+    start = datetime.fromtimestamp(begin / 1000, UTC)
+    year, month = divmod(start.month - 1 + int(months[1]), 12)
+    day = min(start.day, calendar.monthrange(start.year + year, month + 1)[1])
+    return int(start.replace(year=start.year + year, month=month + 1, day=day).timestamp() * 1000)
 
 
 def iso(at: int | None) -> str | None:
     """A time as LiteLLM's clients read it."""
     if at is None:
         return None
+    at = min(at, _LAST)  # a row that an older release wrote must not be the end of every list
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
