@@ -5,6 +5,8 @@ Policy and upstream must see the same request, so what two parsers may read diff
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import orjson
@@ -26,7 +28,8 @@ def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH, mos
     Args:
         raw: the body, decoded (:func:`gwcore.wire.decode.decode`).
         unique: top-level keys that policy acts on, e.g. ``model``. RFC 8259 §4 leaves open which one of two
-            duplicates counts. ASCII identifiers.
+            duplicates counts. ASCII identifiers. A key that differs from one of them in case alone is refused, too: upstreams
+            written in Go read ``Model`` as ``model``.
         max_depth: levels of objects and arrays, the outermost included; at most 250, which orjson can encode.
         most: commas and opening brackets, wherever they stand. A text of a megabyte costs nothing, a million values cost
             tenths of a second in which nobody else is served.
@@ -43,6 +46,7 @@ def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH, mos
     shallow = len(raw) < _SMALL and _occurs(raw, b"{") + _occurs(raw, b"[") <= max_depth
     if not shallow and _deeper(document, max_depth):
         raise BadRequest(f"the body is nested more than {max_depth} levels deep")
+    _refuse_other_spellings(document, unique)
     # What encodes to the very same bytes holds no duplicate: a cheap proof for compact bodies, which most clients send.
     compact = raw.find(b'": ', 0, 64) < 0
     if not (compact and orjson.dumps(document) == raw):
@@ -60,6 +64,21 @@ def _refuse_duplicates(raw: bytes, keys: frozenset[str]) -> None:
         for key, spans in top_level_spans(raw, doubtful).items():
             if len(spans) > 1:
                 raise BadRequest(f"the key {key!r} occurs {len(spans)} times")
+
+
+def _refuse_other_spellings(document: dict[str, Any], keys: frozenset[str]) -> None:
+    names = "".join(document)
+    if names.isascii() and names.islower():  # nearly always: one look instead of one for each
+        return
+    folded = _folded(keys)
+    for key in document.keys() - keys:
+        if key.casefold() in folded:
+            raise BadRequest(f"the key {folded[key.casefold()]!r} is written in other letters")
+
+
+@cache
+def _folded(keys: frozenset[str]) -> Mapping[str, str]:
+    return {key.casefold(): key for key in keys}
 
 
 def _load(raw: bytes) -> Any:
