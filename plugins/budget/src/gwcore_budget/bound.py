@@ -28,8 +28,6 @@ IMAGE = 50_000
 """Tokens of one picture given by address: the dearest tiling that is documented."""
 IMAGE_OUT = 16_384
 """Tokens of one picture made."""
-SOUND = 16
-"""Tokens of speech of one letter: a ``7`` or a ``W`` is spoken for half a second, of about twenty tokens a second."""
 CHUNK = 500
 """Tokens of a document, its query included, that a search counts as one. Source: https://cohere.com/pricing."""
 LONG = 1_000_000
@@ -353,7 +351,8 @@ def _speech(call: Call, card: PriceCard, tokens: int) -> int | None:
     each, by_token = card.highest("characters", tokens), card.prices.get("audio_out")
     if each is None and by_token is None:
         return None
-    return max(len(call.raw) * (each or 0), SOUND * len(call.raw) * (card.highest("audio_out", tokens) or 0))
+    # speech of one letter is well below four tokens of sound
+    return max(len(call.raw) * (each or 0), 4 * len(call.raw) * (card.highest("audio_out", tokens) or 0))
 
 
 def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:
