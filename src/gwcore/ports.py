@@ -159,10 +159,12 @@ class Sample:
 class Spending(Protocol):
     """What has been spent, for those who show it beside something else."""
 
-    async def spent(self, scope: str, ids: Iterable[str]) -> Mapping[str, int]:
+    async def spent(self, scope: str, policies: Mapping[str, Mapping[str, Any]]) -> Mapping[str, int]:
         """Nano-dollars in the running budget period (all time where there is none) by id; ids without spend may be absent.
 
-        ``scope`` is one of those of ``Principal.policies``.
+        Args:
+            scope: one of those of ``Principal.policies``.
+            policies: id → the settings of its budget as they are now; what bound it before them does not count.
         """
         ...
 

@@ -133,3 +133,26 @@ async def test_what_is_said_elsewhere_is_refused_with_the_place(up, tmp_path, pa
     async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m-1"}) as http:
         answer = await http.post(path, json={field: 5})
         assert answer.status_code in {400, 422} and field in answer.text and mend in answer.text
+
+
+async def test_spend_is_that_of_the_budget_that_binds_now(up, tmp_path):
+    """It froze where a limit was taken away, and stayed another period's where a duration came back."""
+    up.default = completion(100)
+    each = 0.10001
+    async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m"}) as http:
+        key = (await told(http, "/key/generate", {"max_budget": 5, "budget_duration": "1d"}, 200))["key"]
+
+        async def spends(**change):
+            await told(http, "/key/update", {"key": key, **change}, 200)
+            headers = {"authorization": f"Bearer {key}"}
+            answer = await http.post("/v1/chat/completions", json={"model": "house", "messages": ASK}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            row = (await http.get("/key/info", params={"key": key})).json()["info"]
+            return round(row["spend"] / each, 6)
+
+        assert await spends() == 1
+        assert await spends(budget_duration="30d") == 1  # of the month only what was spent since it counts
+        assert await spends(budget_duration="1d") == 2
+        assert await spends(max_budget=None) == 4  # all time
+        assert await spends() == 5
+        assert await spends(max_budget=5) == 3

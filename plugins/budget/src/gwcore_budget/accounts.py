@@ -177,6 +177,14 @@ class Accounts:
             origin="part" if rule.models else "rule",
         )
 
+    def main(self, scope: str, name: str, policy: BudgetPolicy) -> frozenset[str]:
+        """Ids of the budgets that :func:`gwcore_budget.reports.running` may tell of somebody with this policy. Raises ``UnknownPlan``."""
+        name, policy = name[:_NAME], self.planned(policy)
+        if policy.max_budget is None and policy.soft_budget is None:
+            rules = (pair for pair in self._fixed if pair[0].per == scope and not pair[0].models)
+            return frozenset(_id(scope, name, window) for rule, window in rules if rule.of in {None, name})
+        return frozenset({_id(scope, name, Window.parse(policy.budget_duration or "total", self._config.zone))})
+
     def planned(self, policy: BudgetPolicy) -> BudgetPolicy:
         """The policy, with its plan's values where it says nothing itself."""
         if policy.budget_id is None:

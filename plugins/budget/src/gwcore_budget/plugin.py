@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -167,11 +167,15 @@ class BudgetPlugin(Plugin):
         """Budgets and reports, in LiteLLM's shapes."""
         return [route for part in (BudgetRoutes, Spend, Totals, Activity) for route in part(self.desk).routes()]
 
-    async def spent(self, scope: str, ids: Iterable[str]) -> Mapping[str, int]:
+    async def spent(self, scope: str, policies: Mapping[str, Mapping[str, Any]]) -> Mapping[str, int]:
         """See :class:`gwcore.ports.Spending`."""
-        desk, wanted = self.desk, list(ids)
+        desk, wanted = self.desk, list(policies)
+        main = {}
+        for id_, policy in policies.items():
+            with suppress(UnknownPlan):
+                main[id_] = self.accounts.main(scope, id_, BudgetPolicy.model_validate(policy))
         try:
-            running = await reports.running(desk.home, scope, wanted, desk.now())
+            running = await reports.running(desk.home, scope, wanted, desk.now(), main)
             found = {id_: one.posted for id_, one in running.items()}
             others = [id_ for id_ in wanted if id_ not in found]
             column = reports.COLUMNS.get(scope)

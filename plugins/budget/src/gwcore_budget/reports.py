@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from gwcore_budget.ledger.home import Home, attempts_of
@@ -162,10 +162,13 @@ class Running(NamedTuple):
     limit: int | None = None
 
 
-async def running(home: Home, scope: str, ids: Iterable[str], now: int) -> dict[str, Running]:
+async def running(
+    home: Home, scope: str, ids: Iterable[str], now: int, among: Mapping[str, Collection[str]] | None = None
+) -> dict[str, Running]:
     """Of each id, its main budget's running period; ids that no budget has bound yet are absent. Raises ``StoreDown``.
 
-    The main budget is the one of ``max_budget``, else a rule's; of several, the one that was opened last.
+    The main budget is the one of ``max_budget``, else a rule's; of several, the one that was opened last. Of an id that is in
+    ``among``, only those budgets: the others are of settings that it had before.
     """
     where = Where().equal("b.scope", scope).among("b.scope_id", ids).among("b.origin", ("policy", "rule"))
     text = (
@@ -173,7 +176,9 @@ async def running(home: Home, scope: str, ids: Iterable[str], now: int) -> dict[
         f"JOIN budget_account a ON a.budget = b.id{where.text} GROUP BY b.scope_id, b.id, b.span, b.zone, b.generation, "
         "b.origin ORDER BY CASE b.origin WHEN 'policy' THEN 1 ELSE 0 END, max(a.id)"
     )
-    main = {row[0]: row[1:] for row in await home.report(text, *where.values)}
+    of = among or {}
+    rows = await home.report(text, *where.values)
+    main = {row[0]: row[1:] for row in rows if row[0] not in of or row[1] in of[row[0]]}
     if not main:
         return {}
     windows = {budget: Window.parse(span, zone) for budget, span, zone, _ in main.values()}

@@ -97,14 +97,14 @@ class Customers:
     async def listing(self, _call: AdminCall) -> Any:
         """Newest first."""
         rows, _ = await self.book.listed("end_user", Filter(), page=1, size=1000)
-        spend = await self.desk.spent("end_user", [row["id"] for row in rows])
+        spend = await self.desk.spent("end_user", rows)
         return [customer_row(row, spend) for row in rows]
 
     async def _one(self, id_: str) -> Row:
         return await self.desk.need("end_user", id_, f"End User Id={id_} does not exist in db")
 
     async def _shown(self, row: Row) -> dict[str, Any]:
-        return customer_row(row, await self.desk.spent("end_user", [row["id"]]))
+        return customer_row(row, await self.desk.spent("end_user", [row]))
 
     async def _set_blocked(self, call: AdminCall, *, blocked: bool) -> Any:
         ids = [clean("customer", id_) for id_ in call.body.user_ids]

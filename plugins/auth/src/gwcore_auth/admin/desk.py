@@ -91,12 +91,13 @@ class Desk:
 
     # ── spend ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def spent(self, scope: str, ids: Iterable[str]) -> Spent:
-        """For showing; nothing where no plugin keeps accounts."""
+    async def spent(self, scope: str, rows: Iterable[Row]) -> Spent:
+        """By whom the rows are, for showing; nothing where no plugin keeps accounts."""
         port = self._spending
         if port is None:
             return Spent()
-        dollars = {id_: nano / DOLLAR for id_, nano in (await port.spent(scope, ids)).items()}
+        policies = {row["id"]: row["policies"].get("budget", {}) for row in rows}
+        dollars = {id_: nano / DOLLAR for id_, nano in (await port.spent(scope, policies)).items()}
         return Spent(dollars, port.resets)
 
     @property

@@ -128,7 +128,7 @@ class Keys:
             row = await self._changed(call, await self._mine(call, call.body.key))
             await self._belongs(change, call, row)
             await change.update("key", [row["id"]], {k: v for k, v in row.items() if k != "id"})
-        return {"key": call.body.key, **key_row(row, await self.desk.spent("key", [row["id"]]))}
+        return {"key": call.body.key, **key_row(row, await self.desk.spent("key", [row]))}
 
     async def delete(self, call: AdminCall) -> Any:
         """All or none."""
@@ -195,7 +195,7 @@ class Keys:
         """Ids, or whole rows with ``return_full_object=true``."""
         rows, total, page, size = await self._page(call)
         if call.query.get("return_full_object", "").lower() == "true":
-            spend = await self.desk.spent("key", [row["id"] for row in rows])
+            spend = await self.desk.spent("key", rows)
             listed: list[Any] = [key_row(row, spend) for row in rows]
         else:
             listed = [row["id"] for row in rows]
@@ -217,7 +217,7 @@ class Keys:
 
     async def _info(self, call: AdminCall, row: Row) -> dict[str, Any]:
         policy.reach(policy.reads_key(call.caller, row, await self.book.get("team", row["team_id"])), "key")
-        info = key_row(row, await self.desk.spent("key", [row["id"]]))
+        info = key_row(row, await self.desk.spent("key", [row]))
         del info["token"]
         return {**info, "status": status_of(row)}
 
@@ -300,7 +300,7 @@ class Keys:
             row = {**await self._mine(call, call.body.key), "blocked": blocked, **touched(call)}
             values = {name: row[name] for name in ("blocked", "updated_at", "updated_by")}
             await change.update("key", [row["id"]], values)
-        return key_row(row, await self.desk.spent("key", [row["id"]]))
+        return key_row(row, await self.desk.spent("key", [row]))
 
     async def _secret(self, change: Change, text: str, key_id: str) -> None:
         if self.desk.pepper is None:

@@ -113,7 +113,7 @@ class Organisations:
         """At most a thousand."""
         among = None if policy.reads_all(call.caller) else [("id", call.caller.organisations)]
         rows, _ = await self.book.listed("organisation", Filter(among=among), page=1, size=1000)
-        spend = await self.desk.spent("organisation", [row["id"] for row in rows])
+        spend = await self.desk.spent("organisation", rows)
         return [organisation_row(row, spend) for row in rows]
 
     async def add(self, call: AdminCall) -> Any:
@@ -172,7 +172,7 @@ class Organisations:
         raise NotFound("this user is not in the organization")
 
     async def _shown(self, row: Row) -> dict[str, Any]:
-        return organisation_row(row, await self.desk.spent("organisation", [row["id"]]))
+        return organisation_row(row, await self.desk.spent("organisation", [row]))
 
 
 def _is(member: Row) -> Any:

@@ -55,7 +55,7 @@ def membership(row: Row) -> dict[str, Any]:
 async def team_rows(desk: Desk, teams: list[Row]) -> list[dict[str, Any]]:
     """Teams with their members and what they spent."""
     members = await _by_team(desk, teams)
-    spend = await desk.spent("team", [team["id"] for team in teams])
+    spend = await desk.spent("team", teams)
     return [team_row(team, members[team["id"]], spend) for team in teams]
 
 
@@ -288,7 +288,7 @@ class Teams:
         for key in (await self.book.listed("key", keys, page=1, size=_MOST_KEYS))[0]:
             if policy.reads_key(caller, key, by_id[key["team_id"]]):
                 own[key["team_id"]].append(key)
-        spend = await self.desk.spent("key", [key["id"] for listed in own.values() for key in listed])
+        spend = await self.desk.spent("key", [key for listed in own.values() for key in listed])
         found = []
         for team in await team_rows(self.desk, teams):
             await asyncio.sleep(0)  # thousands of keys take a while to show; calls run meanwhile

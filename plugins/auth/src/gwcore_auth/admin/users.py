@@ -137,7 +137,7 @@ class Users:
         row = await self._asked(call)
         id_ = row["id"]
         keys, _ = await self.book.listed("key", Filter({"user_id": id_}), page=1, size=1000)
-        spend = await self.desk.spent("key", [key["id"] for key in keys])
+        spend = await self.desk.spent("key", keys)
         teams = await self.book.some("team", [m["team_id"] for m in await self.book.members(user_id=id_)])
         return {
             "user_id": id_,
@@ -154,7 +154,7 @@ class Users:
         if query.get("role"):
             equal["role"] = ROLES.get(query["role"], query["role"])
         rows, total = await self.book.listed("user", Filter(equal, text=query.get("search")), page=page, size=size)
-        spend = await self.desk.spent("user", [row["id"] for row in rows])
+        spend = await self.desk.spent("user", rows)
         teams: dict[str, list[str]] = {row["id"]: [] for row in rows}
         for member in await self.book.members_of("user_id", list(teams)):
             teams[member["user_id"]].append(member["team_id"])
@@ -188,7 +188,7 @@ class Users:
 
     async def _shown(self, row: Row) -> dict[str, Any]:
         teams = [m["team_id"] for m in await self.book.members(user_id=row["id"])]
-        return user_row(row, teams, await self.desk.spent("user", [row["id"]]))
+        return user_row(row, teams, await self.desk.spent("user", [row]))
 
 
 def _team_id(team: Any) -> str:
