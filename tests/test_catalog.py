@@ -1,5 +1,7 @@
 """What is installed: entry points of distributions that are not ours, found by the words of the stack file."""
 
+import sys
+
 import pytest
 
 from gwcore.assemble import assemble
@@ -62,3 +64,21 @@ def test_explain_knows_a_third_partys_dialect(installed, tmp_path, capsys):
     file.write_text("gwcore: 1\nupstreams:\n  a: {provider: imaginary}\n")
     walk(file, b'{"model": "a/m"}', "imaginary.chat", "chat")
     assert "POST http://127.0.0.1:1/up" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", [word for word in Catalog().installed() if word not in {"providers", "tokencount"}])
+def test_every_word_of_ours_says_what_to_install(word, monkeypatch):
+    ours = Catalog().installed()[word][0]
+    monkeypatch.setattr("gwcore.catalog.entry_points", lambda group: ())
+    assert f"no plugin named {word} is installed. Mend: pip install {ours}" in refused(f"gwcore: 1\nstack: [{word}]\n")
+
+
+def test_without_any_provider_it_says_which_distribution_has_them(monkeypatch):
+    monkeypatch.setattr("gwcore.catalog.entry_points", lambda group: ())
+    message = refused("gwcore: 1\nupstreams:\n  a: {provider: demo}\n")
+    assert "no provider named demo is installed. Mend: pip install gwcore-providers" in message
+
+
+def test_a_plugin_whose_extra_is_not_installed_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gwcore_observability.otel", None)  # as where what it imports is missing
+    assert "Mend: pip install 'gwcore-observability[otel]'" in refused("gwcore: 1\nwatch: [otel]\n")

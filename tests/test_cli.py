@@ -75,6 +75,15 @@ def test_check_names_every_problem(tmp_path):
     assert "did you mean auth" in done.stderr and "did you mean port" in done.stderr
 
 
+def test_a_store_that_does_not_answer_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    stack, place = tmp_path / "stack.yaml", f"sqlite:///{tmp_path}/file/book.db"
+    stack.write_text(GOOD.replace("stack: []", "stack: [{budget: {store: book}}]") + f"stores: {{book: '{place}'}}\n")
+    done = run("run", stack, "--port", "0")
+    assert done.returncode == 3 and "Traceback" not in done.stdout + done.stderr
+    assert f"budget: the store {place} does not answer: NotADirectoryError" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("verb", [["check"], ["run"], ["explain", "--request", "x"]])
 def test_a_missing_file_is_a_sentence(verb):
     done = run(verb[0], "/no/such.yaml", *verb[1:])

@@ -183,6 +183,27 @@ async def test_an_outage_is_named_and_says_nothing_of_the_url():
         await lease.release()
 
 
+async def test_a_gateway_that_cannot_start_says_which_store_and_why_and_no_password(package):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}/db"
+        lease = Lease(Resources())
+        store = lease.store(f"postgresql://me:password-canary@{place}?password=canary")
+        with pytest.raises(StoreUnavailable) as caught:
+            await migrate(store, demo(package))
+        assert caught.value.message == f"demo: the store postgresql://{place} does not answer: ConnectionRefusedError"
+        await lease.release()
+
+
+async def test_options_of_a_postgresql_url_are_libpqs(postgres_url):
+    lease = Lease(Resources())
+    more = "&" if "?" in postgres_url else "?"
+    store = lease.store(f"{postgres_url}{more}application_name=gwcore-a&sslmode=prefer")
+    async with reading(store) as sql:
+        assert (await sql.execute(text("SHOW application_name"))).scalar() == "gwcore-a"
+    await lease.release()
+
+
 async def test_a_store_that_hangs_is_an_outage():
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never says a word
         lease = Lease(Resources())

@@ -33,7 +33,10 @@ _KNOWN = {
     "helicone": "gwcore-observability",
     "otel": "gwcore-observability",
     "access_log": "gwcore-observability",
+    "request_log": "gwcore-observability",
+    "webhook": "gwcore-observability",
     "alerts": "gwcore-observability",
+    PROVIDERS: "gwcore-providers",
 }
 
 
@@ -158,8 +161,12 @@ class Catalog:
         return self._offers.get(name, [])
 
     def install_hint(self, name: str) -> str | None:
-        """The distribution that offers a word of ours, if it is one."""
-        return _KNOWN.get(name)
+        """What to install for a word: the distribution of ours that offers it; where it is there, its extra of that name."""
+        entry = self._found.get(name)
+        if entry is None:
+            return _KNOWN.get(name)
+        extras = entry.dist.metadata.get_all("Provides-Extra") if entry.dist else None
+        return f"'{entry.dist.name}[{name}]'" if entry.dist and name in (extras or ()) else None
 
     def plugin_classes(self) -> dict[str, type[Plugin]]:
         """Every loaded plugin class by name."""

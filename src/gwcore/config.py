@@ -88,7 +88,7 @@ class Registry(Protocol):
         ...
 
     def install_hint(self, name: str) -> str | None:
-        """The distribution that offers a word which is not installed, if known."""
+        """What to install for a word: the distribution that offers it, or the extra without which it cannot be loaded."""
         ...
 
 
@@ -199,7 +199,8 @@ class _Reader:
         try:
             model = self._registry.plugin_config(name)
         except Exception as error:  # importing a distribution may raise anything
-            mend = "install what it needs, or take the entry out"
+            hint = self._registry.install_hint(name) if isinstance(error, ImportError) else None
+            mend = f"pip install {hint}" if hint else "install what it needs, or take the entry out"
             self._add(loc, f"the plugin {name} cannot be loaded: {type(error).__name__}: {error}", mend, name)
             return None
         if model is None:
@@ -207,7 +208,9 @@ class _Reader:
         return model
 
     def _missing(self, kind: str, name: str, loc: Loc, known: list[str]) -> None:
-        hint, offered = self._registry.install_hint(name), self._registry.offered(name)
+        # one distribution has every provider of ours
+        hint = self._registry.install_hint(name if kind == "plugin" or known else "providers")
+        offered = self._registry.offered(name)
         if offered:
             mend = f"the entry point {name} offers {', '.join(offered)}; "
             alike = any(kind in one for one in offered)

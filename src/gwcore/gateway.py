@@ -119,7 +119,7 @@ class Gateway:
         async with self._starting:
             try:
                 fresh = await self._build()
-            except AssemblyError as error:
+            except GatewayError as error:
                 self.state.reload_error = error.message
                 _log.error("reload refused", problem=error.message)
                 return False
@@ -194,7 +194,7 @@ class Gateway:
         await receive()
         try:
             await self.startup()
-        except AssemblyError as error:
+        except GatewayError as error:  # a stack that cannot be built, or a store that does not answer
             await send({"type": "lifespan.startup.failed", "message": error.message})
             return
         await send({"type": "lifespan.startup.complete"})

@@ -140,23 +140,21 @@ def _open(store: Store) -> _Open:
     return _Open(engine, folder)
 
 
-def _postgres(text_: str) -> AsyncEngine:
-    url = make_url(text_).set(drivername="postgresql+asyncpg")
-    sslmode = url.query.get("sslmode")
-    if sslmode is not None:  # libpq's word; asyncpg says ssl
-        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": sslmode})
+def _postgres(url: str) -> AsyncEngine:
     try:
-        return create_async_engine(
-            url,
-            hide_parameters=True,
-            pool_pre_ping=True,  # a restart of the server costs a ping, not a refused call
-            pool_size=CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=ANSWER_WITHIN,
-            connect_args={"timeout": ANSWER_WITHIN},
-        )
+        from asyncpg import connect  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional driver
     except ImportError:
         raise BadConfig("a postgresql: store needs asyncpg; pip install 'gwcore[postgres]'") from None
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        # the URL as it stands: libpq's options (sslmode, application_name …) are the driver's to read
+        async_creator=lambda: connect(url, timeout=ANSWER_WITHIN),
+        hide_parameters=True,
+        pool_pre_ping=True,  # a restart of the server costs a ping, not a refused call
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=ANSWER_WITHIN,
+    )
 
 
 @asynccontextmanager
@@ -229,14 +227,17 @@ async def _answering(within: float) -> AsyncIterator[None]:
     except IntegrityError:
         raise
     except (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError, TimeoutError) as error:
-        # the type alone: the text of a driver's error may quote parameters, and with them a digest or a name
-        cause = getattr(error, "orig", None) or error.__cause__ or error
-        _log.error("store unavailable", error=type(cause).__name__)
+        _log.error("store unavailable", error=_cause(error))
         raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
         raise
+
+
+def _cause(error: BaseException) -> str:
+    """The type alone: the text of a driver's error may quote parameters, and with them a digest or a name."""
+    return type(getattr(error, "orig", None) or error.__cause__ or error).__name__
 
 
 async def revision(store: Store, migrations: Migrations) -> str | None:
@@ -261,15 +262,30 @@ async def migrate(store: Store, migrations: Migrations) -> None:
 
     Raises:
         AssemblyError: the migration failed, or another replica's took over two minutes. The gateway must not serve.
-        StoreUnavailable: the store cannot be reached.
+        StoreUnavailable: the store cannot be reached; which, and why, for the operator who starts the gateway.
     """
-    async with _alembic, _answering(MIGRATE_WITHIN), _connection(engine_of(store)) as connection:
-        await _wait(connection, MIGRATE_WITHIN)
-        try:
-            async with _transaction(connection):
-                await _migrate(connection, migrations)
-        finally:
-            await _wait(connection, ANSWER_WITHIN)
+    try:
+        async with _alembic, _answering(MIGRATE_WITHIN), _connection(engine_of(store)) as connection:
+            await _wait(connection, MIGRATE_WITHIN)
+            try:
+                async with _transaction(connection):
+                    await _migrate(connection, migrations)
+            finally:
+                await _wait(connection, ANSWER_WITHIN)
+    except StoreUnavailable as error:
+        why = _cause(error.__cause__ or error)
+        raise StoreUnavailable(
+            f"{migrations.branch}: the store {_place(store)} does not answer: {why}", retry_after=1
+        ) from error
+
+
+def _place(store: Store) -> str:
+    """Where a store is: its URL without user, password and options."""
+    if store.scheme == "memory":
+        return store.url
+    url = make_url(store.url)
+    port = f":{url.port}" if url.port else ""
+    return f"{store.scheme}://{url.host or ''}{port}/{url.database or ''}"
 
 
 async def _wait(connection: AsyncConnection, seconds: float) -> None:

@@ -22,6 +22,9 @@ from gwcore.server.protocol import EdgeLimits, edge_protocol
 
 FAREWELL = 1.0
 """Seconds that kept connections have for one more request when a server ends."""
+NOT_STARTED = 3
+"""Exit code of a worker whose application did not start."""
+
 _log = structlog.get_logger("gwcore")
 
 
@@ -163,7 +166,7 @@ def serve_on(
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
-    return 0 if server.started else 3
+    return 0 if server.started else NOT_STARTED
 
 
 def serve(

@@ -27,10 +27,17 @@ import structlog
 
 from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits
-from gwcore.server.run import address, bind, serve_on
+from gwcore.server.run import NOT_STARTED, address, bind, serve_on
 from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
 STATUS_ENV = "GWCORE_STATUS_FILE"
+
+PROVEN = 10.0
+"""Seconds after which a worker that is there counts as one that serves."""
+
+PAUSE = 0.05
+"""Seconds before the first restart of a worker that did not come up; twice as long before each further one, at most 2."""
+
 _log = structlog.get_logger("gwcore")
 
 
@@ -46,6 +53,8 @@ class Supervisor:
         self.alive = os.pipe()
         self.stopping_since: float | None = None
         self.failures = 0
+        self.due: list[float] = []
+        self.gave_up = False
         self.reload_wanted = False
 
     def run(self, watch: list[Path]) -> int:
@@ -62,15 +71,16 @@ class Supervisor:
             seen = _stamps(watch)
             for _ in range(self.count):
                 self._fork()
-            while self.pids:
+            while self.pids or self._waiting():
                 self._reap()
+                self._fork_due()
                 now = _stamps(watch)
                 if self.reload_wanted or now != seen:
                     seen, self.reload_wanted = now, False
                     self._reload()
                 self._kill_late()
                 time.sleep(0.05)
-        return 1 if self.stopping_since is None else 0
+        return 1 if self.gave_up or self.stopping_since is None else 0
 
     def _fork(self) -> None:
         pid = os.fork()
@@ -88,25 +98,37 @@ class Supervisor:
 
     def _reap(self) -> None:
         for pid, born in list(self.pids.items()):
+            code = 1
             with contextlib.suppress(ChildProcessError):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done == 0:
                     continue
-                if self.stopping_since is None:
-                    _log.error("worker ended", pid=pid, exit_code=os.waitstatus_to_exitcode(status))
+                code = os.waitstatus_to_exitcode(status)
             del self.pids[pid]
             if self.stopping_since is None:
-                self._again(born)
+                _log.error("worker ended", pid=pid, exit_code=code)
+                self._again(code == NOT_STARTED or time.monotonic() - born < 1)
 
-    def _again(self, born: float) -> None:
-        """Restart with a back-off; give up when no worker has lived for a second ten times in a row."""
-        self.failures = self.failures + 1 if time.monotonic() - born < 1 else 0
-        if self.failures > 10:
+    def _again(self, failed: bool) -> None:  # noqa: FBT001 - read where it is called
+        """Restart with a back-off; give up when ten in a row did not come up, and no other serves."""
+        self.failures = self.failures + 1 if failed else 0
+        now = time.monotonic()
+        if self.failures > 10 and not any(now - born > PROVEN for born in self.pids.values()):
             _log.error("workers do not stay up; giving up")
+            self.gave_up = True
             self._stop(signal.SIGTERM, None)
             return
-        time.sleep(min(2.0, 0.05 * 2**self.failures))
-        self._fork()
+        # not slept: other workers end meanwhile, and signals come
+        self.due.append(now + min(2.0, PAUSE * 2 ** min(self.failures, 10)))
+
+    def _fork_due(self) -> None:
+        now = time.monotonic()
+        while self._waiting() and min(self.due) <= now:
+            self.due.remove(min(self.due))
+            self._fork()
+
+    def _waiting(self) -> bool:
+        return bool(self.due) and self.stopping_since is None
 
     def _stop(self, _number: int, _frame: Any) -> None:
         again, self.stopping_since = self.stopping_since is not None, self.stopping_since or time.monotonic()
