@@ -81,7 +81,7 @@ def test_a_store_that_does_not_answer_is_a_sentence(tmp_path):
     stack.write_text(GOOD.replace("stack: []", "stack: [{budget: {store: book}}]") + f"stores: {{book: '{place}'}}\n")
     done = run("run", stack, "--port", "0")
     assert done.returncode == 3 and "Traceback" not in done.stdout + done.stderr
-    assert f"budget: the store {place} does not answer: NotADirectoryError" in done.stdout + done.stderr
+    assert f"budget: the store {place} does not answer: FileExistsError" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("verb", [["check"], ["run"], ["explain", "--request", "x"]])
