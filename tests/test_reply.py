@@ -1,5 +1,7 @@
 """The reply's four states."""
 
+import asyncio
+
 import pytest
 
 from gwcore.reply import Reply, ReplyMisuse
@@ -57,6 +59,67 @@ async def test_held_is_released_by_a_clean_exit_and_dropped_by_an_exception():
     assert send.status == 200 and not send.ended
     await reply.end(b"b")
     assert send.body == b"ab"
+
+
+async def test_several_layers_hold_one_behind_the_other():
+    send = RecordingSend()
+    reply = Reply(send)
+    async with reply.hold() as outer:
+        async with reply.hold() as inner:
+            await reply.commit(200, [(b"content-length", b"5"), (b"x", b"y")])
+            await reply.end(b"draft")
+            assert not outer.status
+            inner.body = [b"final draft"]
+        assert (outer.status, outer.body, outer.ended, send.status) == (200, [b"final draft"], True, 0)
+        outer.body = [b"final"]
+    assert (send.body, send.headers) == (b"final", [(b"content-length", b"5"), (b"x", b"y")])
+
+
+async def test_what_an_inner_layer_drops_an_outer_one_never_saw():
+    send = RecordingSend()
+    reply = Reply(send)
+    async with reply.hold() as outer:
+        with pytest.raises(ValueError):
+            async with reply.hold():
+                await reply.commit(500, [])
+                raise ValueError
+        assert not outer.status
+        await reply.commit(200, [])
+        await reply.end(b"b")
+    assert (send.status, send.body) == (200, b"b")
+
+
+async def test_a_body_of_another_length_is_said_so():
+    send = RecordingSend()
+    reply = Reply(send)
+    async with reply.hold() as held:
+        await reply.commit(200, [(b"content-length", b"6")])
+        await reply.end(b"secret")
+        held.body = [b"[hidden]"]
+    assert send.headers == [(b"content-length", b"8")]
+
+
+async def test_attempts_that_race_do_not_hold_together():
+    reply = Reply(RecordingSend())
+
+    async def second():
+        with pytest.raises(ReplyMisuse):
+            async with reply.hold():
+                pass
+
+    async with reply.hold():
+        await asyncio.create_task(second())
+
+
+async def test_a_second_answer_takes_the_place_of_one_that_broke_while_it_was_held():
+    send = RecordingSend()
+    reply = Reply(send)
+    async with reply.hold():
+        await reply.commit(200, [])
+        await reply.write(b"half an ans")  # and its upstream broke: nothing has left, so another is asked
+        await reply.commit(200, [])
+        await reply.end(b"answer")
+    assert send.body == b"answer"
 
 
 async def test_hold_after_commit_is_refused():

@@ -148,7 +148,7 @@ def new_plugin(
         folder = create_plugin(name, into)
     except GatewayError as error:
         raise _fail(error) from None
-    typer.echo(f"{folder}: pip install -e {folder} pytest && python -m pytest {folder}")
+    typer.echo(f"{folder}: pip install -e {folder} pytest pytest-asyncio && python -m pytest {folder}")
 
 
 @new.command("provider")
@@ -163,7 +163,7 @@ def new_provider(
         folder = create_provider(name, into)
     except GatewayError as error:
         raise _fail(error) from None
-    typer.echo(f"{folder}: pip install -e {folder} pytest && python -m pytest {folder}")
+    typer.echo(f"{folder}: pip install -e {folder} pytest pytest-asyncio && python -m pytest {folder}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -6,6 +6,7 @@ still be tried (``waiting``).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ class Tee(Protocol):
     """What a layer puts beside a reply: it sees what leaves, as the layer's inner side wrote it."""
 
     def commit(self, status: int, headers: Headers) -> None:
-        """Told just before a commit; may add to ``headers``."""
+        """Told just before a commit; may add to ``headers``. Where a layer further out holds, a second answer may begin."""
         ...
 
     def write(self, chunk: bytes) -> None:
@@ -69,26 +70,38 @@ class Copy:
 
 
 class Held:
-    """What a layer kept back: status, headers and body so far. :meth:`release` lets it go, unchanged or replaced."""
+    """What a layer kept back. :meth:`release` lets it go, unchanged or with what the layer put in its place.
 
-    __slots__ = ("_reply", "body", "ended", "headers", "status")
+    Attributes:
+        status: of the answer; 0 while nothing came.
+        headers: its headers; a ``content-length`` among them is made right when a whole body is released.
+        body: its bytes, in pieces: JSON, or frames of events where ``call.stream`` says so; never compressed.
+        ended: that is all of it.
+    """
 
-    def __init__(self, reply: Reply) -> None:
+    __slots__ = ("_outer", "_reply", "_task", "body", "ended", "headers", "status")
+
+    def __init__(self, reply: Reply, outer: Held | None) -> None:
         self._reply = reply
+        self._outer = outer
+        self._task = asyncio.current_task()
         self.status = 0
         self.headers: Headers = []
         self.body: list[bytes] = []
         self.ended = False
 
     async def release(self) -> None:
-        """Send what was held; from here on the reply flows. A no-op when nothing was committed."""
+        """Send what was held, or give it to a layer further out that holds; from here on the reply flows. A no-op when nothing was committed."""
         reply = self._reply
         if reply._held is not self:  # noqa: SLF001 - one class in two parts
             return
-        reply._held = None  # noqa: SLF001
+        reply._held = self._outer  # noqa: SLF001
         if self.status:
-            await reply.commit(self.status, self.headers)
             body = b"".join(self.body)
+            if self.ended:  # the body may be another than the upstream's
+                size = b"%d" % len(body)
+                self.headers = [(name, size if name == b"content-length" else value) for name, value in self.headers]
+            await reply.commit(self.status, self.headers)
             if self.ended:
                 await reply.end(body)
             elif body:
@@ -186,8 +199,9 @@ class Reply:
         held = self._held
         if self._tee is not None and held is self._beneath:
             self._tee.commit(status, headers)
-        if held is not None:
-            held.status, held.headers = status, headers
+        if held is not None:  # of an upstream that broke while it was held, nothing stays: another was asked
+            held.status, held.headers, held.ended = status, headers, False
+            held.body.clear()
             return
         if self.waiting:
             self.waiting = False
@@ -285,14 +299,18 @@ class Reply:
         """Look before anything leaves: ``async with call.reply.hold() as held: … await held.release()``.
 
         What was not released when the block ends without an exception is released then; with one, it is dropped.
+        Several layers may hold, each what the one further in releases.
         """
-        if self.state != IDLE or self._held is not None:
-            raise ReplyMisuse("hold of a reply that is held or committed")
-        held = self._held = Held(self)
+        outer = self._held
+        held = Held(self, outer)
+        # of attempts that race, one holds: the bytes of two would meet
+        if self.state != IDLE or (outer is not None and (outer.status or outer._task is not held._task)):  # noqa: SLF001
+            raise ReplyMisuse("hold of a reply that is committed, or held by another attempt")
+        self._held = held
         try:
             yield held
         except BaseException:
             if self._held is held:
-                self._held = None
+                self._held = outer
             raise
         await held.release()

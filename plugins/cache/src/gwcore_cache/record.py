@@ -52,7 +52,9 @@ class Record:
     by: Attempt | None = None
 
     def commit(self, status: int, headers: Headers) -> None:
-        """The answer begins."""
+        """The answer begins; anew, where one that broke was held further out and another target was asked."""
+        self.parts.clear()
+        self.size, self.ended = 0, False
         self.code = status
         self.headers = list(headers)
         self.by = self.call.served
