@@ -179,11 +179,12 @@ def _failed(error: GatewayError) -> Response:
 def _invalid(error: ValidationError) -> Response:
     # never the input: it may hold a key
     found = [
-        {"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]}
+        {"loc": ["body", *one["loc"]], "msg": one["msg"].removeprefix("Value error, "), "type": one["type"]}
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     first = found[0]
-    refused = BadRequest(f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}")
+    # what a whole body is refused for names its fields itself
+    refused = BadRequest(": ".join(filter(None, (".".join(map(str, first["loc"][1:])), first["msg"]))))
     refused.status = 422
     document = error_document(refused)
     return _json(422, {**document, "detail": found})

@@ -17,7 +17,7 @@ from gwcore.assemble import assemble, package_owners
 from gwcore.call import Call, Outcome
 from gwcore.catalog import Catalog
 from gwcore.dialect import Dialect
-from gwcore.errors import AssemblyError, GatewayError, NotServed, PluginFault
+from gwcore.errors import GatewayError, NotServed, PluginFault
 from gwcore.ids import new_id
 from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match

@@ -102,8 +102,8 @@ class Setup:
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """``make()`` the first time, the same object after a reload that asks for the same ``key``.
 
-        For what must go on counting or must not be open twice. It has ``aclose()``, awaited when no stack of this gateway
-        uses it any more. Plugins share no keys.
+        For what must go on counting or must not be open twice. Its ``aclose()``, if it has one, is awaited when no stack of this
+        gateway uses it any more. Plugins share no keys.
         """
         return self._lease.once((self.plugin, key), make)
 

@@ -80,7 +80,7 @@ class Lease:
         return self._take(("store", url), lambda: Store(url, scheme))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """An object with ``aclose()`` that the next stack may go on with."""
+        """An object that the next stack may go on with; closed, if it has ``aclose()``, when none does."""
         return self._take(("once", key), make)
 
     def transport(self, tls: Tls, proxy: str | None = None, *, http2: bool = False) -> Transport:
@@ -112,12 +112,9 @@ class Lease:
 
 
 async def _close(resource: Any) -> None:
-    if isinstance(resource, Store):
-        for value in reversed(list(resource.shared.values())):
-            if hasattr(value, "aclose"):
-                await value.aclose()
-        return
-    await resource.aclose()
+    for value in reversed(list(resource.shared.values())) if isinstance(resource, Store) else (resource,):
+        if hasattr(value, "aclose"):
+            await value.aclose()
 
 
 def redis_client(url: str, timeout: float | None, *, within: float | None = None, most: int | None = None) -> Any:

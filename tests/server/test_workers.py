@@ -30,7 +30,9 @@ def parent(work, proven=20):
     return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=50)
 
 
-@pytest.mark.parametrize("work", ["return 3", "time.sleep(1.2); return 3", "return 1"], ids=["at once", "late", "crash"])
+@pytest.mark.parametrize(
+    "work", ["return 3", "time.sleep(1.2); return 3", "return 1"], ids=["at once", "late", "crash"]
+)
 def test_a_parent_whose_workers_never_start_gives_up_and_says_so(work):
     done = parent(work)
     assert "giving up" in done.stdout + done.stderr and "twenty" not in done.stdout

@@ -1,5 +1,6 @@
 """The guide for those who come from LiteLLM: its stack file serves what the guide says, with LiteLLM's own words."""
 
+import hashlib
 import json
 import re
 import secrets
@@ -37,7 +38,7 @@ DOWN = Answer(503, body=b'{"error": {"message": "down"}}')
 
 def stack_file(ups):
     """The guide's own, at upstreams of ours and with a store in memory."""
-    (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    text = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
     text = re.sub(r'book: "postgresql:[^"]*"', 'book: "memory://book"', text)
     for name, up in ups.items():
         root = up.url if name in {"anthropic", "azure"} else f"{up.url}/v1"
@@ -158,3 +159,26 @@ async def test_models_and_their_prices_in_litellms_shape():
         seen = await exchange(url, "GET", "/model/info", b"", [("authorization", f"Bearer {key}")])
         listed = {one["model_name"]: one["model_info"] for one in json.loads(seen.body)["data"]}
         assert set(listed) == {"claude", "house"} and listed["claude"]["input_cost_per_token"] == 0.000003
+
+
+async def test_a_field_that_nothing_keeps_is_refused_in_a_sentence():
+    async with served() as (_, url):
+        seen = await post(url, "/key/generate", {"guardrails": ["pii"]}, ADMIN)
+        said = json.loads(seen.body)
+        assert seen.status == 422
+        assert said["error"]["message"] == "guardrails: not supported by this gateway; leave it out"
+        assert said["detail"][0]["msg"] == said["error"]["message"]
+
+
+async def test_a_key_of_litellms_table_goes_on_working():
+    """As the guide has it: what the table holds is the digest of the key that clients send."""
+    key = f"sk-{secrets.token_urlsafe(16)}"
+    found = re.findall(r"```yaml\n(stack:\n  - auth:.*?)```", GUIDE.read_text(), re.DOTALL)
+    (text,) = [
+        re.sub(r"sha256: [0-9a-f]{64}", f"sha256: {hashlib.sha256(key.encode()).hexdigest()}", one) for one in found
+    ]
+    head = "gwcore: 1\nstores: {book: 'memory://book'}\nupstreams: {demo: {provider: demo}}\nmodels: {gpt-4o: demo/a, b: demo/b}\n"
+    async with running(Gateway(head + text, env={"GWCORE_ADMIN_KEY": ADMIN}, serve_admin=True)) as url:
+        assert (await chat(url, key, "gpt-4o")).status == 200
+        assert (await chat(url, key, "b")).status == 403
+        assert (await chat(url, key + "x", "gpt-4o")).status == 401

@@ -45,7 +45,9 @@ def said(text, finish=None):
     return b"data: %s\n\n" % json.dumps({**HEAD, "choices": [choice]}).encode()
 
 
-@pytest.mark.parametrize("stack", ["[looks, fallback]", "[looks, looks, fallback]", "[looks, {cache: {ttl: 1m}}, fallback]"])
+@pytest.mark.parametrize(
+    "stack", ["[looks, fallback]", "[looks, looks, fallback]", "[looks, {cache: {ttl: 1m}}, fallback]"]
+)
 async def test_a_stream_that_broke_while_it_was_held_leaves_nothing(stack):
     first, second = FakeUpstream(), FakeUpstream()
     first.default = Answer(body=[said("half "), said("an ")], cut_after=len(said("half ")) + 5)

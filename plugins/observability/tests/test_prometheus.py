@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import structlog
 from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -47,6 +48,15 @@ async def scrape(made):
     port = plugin_of(made, "prometheus").port.port
     async with httpx2.AsyncClient(verify=False) as client:
         return numbers((await client.get(f"http://127.0.0.1:{port}/metrics")).text)
+
+
+@pytest.mark.parametrize(("stack", "warned"), [("  - prometheus", True), ("  - prometheus: {port: 0}", False)])
+async def test_numbers_that_nobody_can_read_are_warned_of(stack, warned):
+    async with FakeUpstream() as up:
+        with structlog.testing.capture_logs() as said:
+            async with gateway(up, stack):
+                pass
+    assert any(one["event"] == "nobody can read /metrics" for one in said) is warned
 
 
 async def test_calls_are_counted_as_they_end():

@@ -109,7 +109,7 @@ class Supervisor:
                 _log.error("worker ended", pid=pid, exit_code=code)
                 self._again(code == NOT_STARTED or time.monotonic() - born < 1)
 
-    def _again(self, failed: bool) -> None:  # noqa: FBT001 - read where it is called
+    def _again(self, failed: bool) -> None:
         """Restart with a back-off; give up when ten in a row did not come up, and no other serves."""
         self.failures = self.failures + 1 if failed else 0
         now = time.monotonic()

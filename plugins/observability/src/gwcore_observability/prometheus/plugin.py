@@ -12,13 +12,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.call import Call, Outcome
 from gwcore.errors import MissingPort, StoreUnavailable
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Demand, Plugin, Setup
-from gwcore.ports import AdminCall, AdminRoute, Directory, Page, Sample
+from gwcore.ports import AdminCall, AdminRoute, Authority, Directory, Page, Sample
 from gwcore.redact import Redactor
 from gwcore.taps import faults
 from gwcore_observability.prometheus import registry
@@ -33,6 +34,9 @@ EVERY = 1.0
 
 NAMED = 30.0
 """Seconds for which the names of ids are taken to stay what they are."""
+
+
+_log = structlog.get_logger("gwcore")
 
 
 class PrometheusConfig(BaseModel):
@@ -115,11 +119,20 @@ class Prometheus(Plugin):
         made = self.setup.once(("numbers", mark), lambda: Numbers(Registry(None), labels, litellm=config.litellm_names))
         return made.know(labels)
 
+    def _has_admin(self) -> bool:
+        try:
+            self.setup.port(Authority)
+        except MissingPort:
+            return False
+        return True
+
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Begin to count; listen on the port of one's own."""
         config: PrometheusConfig = self.config
         self.numbers = self._numbers()
+        if config.port is None and not self._has_admin():
+            _log.warning("nobody can read /metrics", mend="set prometheus.port; without one it needs auth in the stack")
         several = self.setup.workers.count > 1
         publishing = asyncio.create_task(self._publishing()) if several else None
         if config.port is not None:
