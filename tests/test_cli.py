@@ -14,6 +14,11 @@ from pathlib import Path
 import pytest
 
 from gwcore import __version__
+from gwcore.assemble import assemble
+from gwcore.catalog import Catalog
+from gwcore.remote import table
+from gwcore.resources import Resources
+from gwcore.show import rings
 from gwcore.template import create_plugin
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +121,21 @@ def test_version():
         "Python",
         platform.python_version(),
     ]
+
+
+def test_tables_are_whole_and_money_is_plain(capsys):
+    id_, address = "k" * 90, "https://a-very-long-name.of-a-server.example.com/with/a/path/that/goes/on/and/on/v1"
+    table(
+        [{"token": id_, "spend": 0.00003525, "max_budget": 50.0, "models": []}],
+        "token",
+        "spend",
+        "max_budget",
+        "models",
+    )
+    assert capsys.readouterr().out.splitlines()[1].split() == [id_, "0.00003525", "50"]
+    stack = f"gwcore: 1\nupstreams: {{a: {{provider: openai-compatible, base_url: '{address}'}}}}\nstack: []\n"
+    rings(assemble(stack, Catalog(), Resources(), {}), Path("stack.yaml"))
+    assert address in capsys.readouterr().out
 
 
 def test_help_names_the_verbs():

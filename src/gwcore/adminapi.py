@@ -184,7 +184,8 @@ def _invalid(error: ValidationError) -> Response:
     ]
     first = found[0]
     # what a whole body is refused for names its fields itself
-    refused = BadRequest(": ".join(filter(None, (".".join(map(str, first["loc"][1:])), first["msg"]))))
+    place = ".".join(map(str, first["loc"][1:]))
+    refused = BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))
     refused.status = 422
     document = error_document(refused)
     return _json(422, {**document, "detail": found})

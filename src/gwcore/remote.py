@@ -55,9 +55,15 @@ def say(document: Any) -> None:
 
 
 def table(rows: Iterable[Mapping[str, Any]], *columns: str) -> None:
-    """Print members of rows as a table."""
+    """Print members of rows as a table, whole: what is shown here is what other commands take."""
     made = Table(*columns, box=None, header_style="bold")
     for row in rows:
-        values = [row.get(column) for column in columns]
-        made.add_row(*("" if value in (None, [], {}) else escape(str(value)) for value in values))
-    Console(highlight=False, soft_wrap=True).print(made)
+        made.add_row(*(escape(_said(row.get(column))) for column in columns))
+    # a line is as long as what it says, and the terminal wraps it: else ids end in an ellipsis
+    Console(highlight=False, soft_wrap=True, width=10_000).print(made)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):  # money: never 3.5e-05
+        return f"{value:.9f}".rstrip("0").rstrip(".")
+    return "" if value in (None, [], {}) else str(value)

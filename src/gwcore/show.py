@@ -28,7 +28,7 @@ from gwcore.usage import BUCKETS
 from gwcore.wire.document import parse
 from gwcore.wire.transport import Request
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=10_000)  # the terminal wraps; no table cuts
 _OPEN_HEADERS = frozenset({"content-type", "accept", "accept-encoding", "user-agent", "anthropic-version"})
 
 
