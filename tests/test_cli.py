@@ -89,6 +89,16 @@ def test_a_store_that_does_not_answer_is_a_sentence(tmp_path):
     assert f"budget: the store {place} does not answer: FileExistsError" in done.stdout + done.stderr
 
 
+def test_a_store_that_is_away_at_start_is_a_sentence(tmp_path):
+    file = tmp_path / "stack.yaml"
+    book = "postgresql://u:p@127.0.0.1:1/x"
+    guard = "auth: {admin_key: '${GWCORE_ADMIN_KEY}'}"
+    file.write_text(GOOD.replace("stack: []", f"stores: {{book: '{book}'}}\nstack: [{guard}]"))
+    done = run("run", file, "--port", "0", env={**os.environ, "GWCORE_ADMIN_KEY": secrets.token_hex(32)})
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert "cannot start: auth: the store postgresql://127.0.0.1:1/x does not answer" in done.stderr
+
+
 @pytest.mark.parametrize("verb", [["check"], ["run"], ["explain", "--request", "x"]])
 def test_a_missing_file_is_a_sentence(verb):
     done = run(verb[0], "/no/such.yaml", *verb[1:])

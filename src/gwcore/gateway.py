@@ -51,6 +51,7 @@ class Gateway:
         env: environment for ``${VAR}``; ``os.environ`` by default.
         serve_admin: answer the admin API's addresses too, as ``gwcore run`` does. A mounted gateway serves inference
             only; mount ``gateway.admin`` where you want it.
+        check: asked before a reload; what it raises refuses it. What a start asks of the file and its place is asked again.
 
     Raises:
         gwcore.errors.AssemblyError: at start, naming every problem of the stack file.
@@ -64,12 +65,14 @@ class Gateway:
         catalog: Catalog | None = None,
         env: MutableMapping[str, str] | None = None,
         serve_admin: bool = False,
+        check: Callable[[], object] | None = None,
     ) -> None:
         self.source = stack
         self.fallthrough = fallthrough
         self.catalog = catalog or Catalog()
         self.env = os.environ if env is None else env
         self.serve_admin = serve_admin
+        self.check = check
         self.state = State()
         self.resources = Resources()
         self.load = self.resources.load
@@ -118,6 +121,8 @@ class Gateway:
         """Assemble, start, swap, drain the old. Any failure before the swap changes nothing and shows in health."""
         async with self._starting:
             try:
+                if self.check is not None:
+                    self.check()
                 fresh = await self._build()
             except GatewayError as error:
                 self.state.reload_error = error.message
@@ -195,7 +200,7 @@ class Gateway:
         try:
             await self.startup()
         except GatewayError as error:  # a stack that cannot be built, or a store that does not answer
-            await send({"type": "lifespan.startup.failed", "message": error.message})
+            await send({"type": "lifespan.startup.failed", "message": f"cannot start: {error.message}"})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import structlog
 
 from gwcore import log
 from gwcore.catalog import Catalog
@@ -15,6 +18,13 @@ from gwcore.gateway import Gateway
 from gwcore.server import EdgeLimits, serve, serve_workers
 from gwcore.stackfile import load
 from gwcore.workers import COUNT_ENV
+
+_OF_A_START = (
+    *("host", "port", "drain", "header_timeout", "body_timeout", "write_timeout", "min_body_rate"),
+    *("max_headers", "max_head", "max_connections", "max_connections_per_ip", "watch"),
+)
+"""Settings of ``server`` that the listening socket and its connections were made with."""
+_log = structlog.get_logger("gwcore")
 
 
 def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int, watch: bool) -> int:
@@ -28,10 +38,11 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
     server = config.server
     address, number = host or server.host, server.port if port is None else port
     _refuse_debugging(address)
-    limits = edge_limits(server)
-    make, announce = partial(Gateway, stack, serve_admin=True), partial(_announce, stack, config)
+    limits, announce = edge_limits(server), partial(_announce, stack, config)
     os.environ[COUNT_ENV] = str(workers)  # what a platform says of other servers (WEB_CONCURRENCY) does not count here
-    common = partial(serve_workers, workers=workers, check=partial(_check, stack)) if workers > 1 else serve
+    again, tell = partial(servable, stack, address), partial(_reloadable, stack, address, server)
+    make = partial(Gateway, stack, serve_admin=True, check=again if workers > 1 else tell)
+    common = partial(serve_workers, workers=workers, check=partial(_problem, tell)) if workers > 1 else serve
     return common(
         make,
         host=address,
@@ -59,22 +70,30 @@ def edge_limits(server: ServerConfig) -> EdgeLimits:
 
 def servable(stack: Path, host: str | None = None) -> StackConfig:
     """What the file says. Raises ``AssemblyError`` for mistakes, and for what would hand the gateway to strangers."""
-    config = read(load(stack), env=os.environ, registry=Catalog())
+    catalog = Catalog()
+    config = read(load(stack), env=os.environ, registry=catalog)
     _refuse_published(stack, config)
-    _refuse_open(config, host or config.server.host)
+    _refuse_open(config, host or config.server.host, any(catalog.identifies(entry.name) for entry in config.stack))
     return config
 
 
-def _check(stack: Path) -> str | None:
-    """What is wrong with the file now; ``None`` when it can be loaded."""
+def _reloadable(stack: Path, address: str, started: ServerConfig) -> None:
+    """Raises what a start with this file would, where we listen; tells what of it waits for the next start."""
+    now = servable(stack, address).server
+    waiting = [name for name in _OF_A_START if getattr(now, name) != getattr(started, name)]
+    if waiting:
+        _log.warning("settings of server that hold from the next start on", settings=waiting)
+
+
+def _problem(check: Callable[[], None]) -> str | None:
     try:
-        read(load(stack), env=os.environ, registry=Catalog())
+        check()
     except AssemblyError as error:
         return error.message
     return None
 
 
-def _refuse_open(config: StackConfig, host: str) -> None:
+def _refuse_open(config: StackConfig, host: str, guarded: bool) -> None:
     guard = next((entry.config for entry in config.stack if entry.name == "auth"), None)
     if getattr(guard, "open", False):
         if not is_loopback(host):
@@ -82,7 +101,7 @@ def _refuse_open(config: StackConfig, host: str) -> None:
                 f"refusing to listen on {host} with auth.open: it is for this machine alone. Set auth.admin_key."
             )
         return
-    if guard is not None or config.server.open:
+    if guarded or config.server.open:
         return
     if not is_loopback(host):
         raise BadConfig(

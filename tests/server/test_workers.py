@@ -9,7 +9,7 @@ import pytest
 PARENT = """
     import os, sys, time
     from gwcore.server import workers
-    workers.PAUSE, workers.PROVEN = 0.0001, {proven}
+    workers.PAUSE, workers.UP = 0.0001, {proven}
     born = []
     def work():
         first = len(born) == 0

@@ -23,18 +23,24 @@ from gwcore.server.protocol import EdgeLimits, edge_protocol
 FAREWELL = 1.0
 """Seconds that kept connections have for one more request when a server ends."""
 NOT_STARTED = 3
-"""Exit code of a worker whose application did not start."""
-
+"""Exit code of a process whose application could not start."""
 _log = structlog.get_logger("gwcore")
 
 
 class EdgeServer(uvicorn.Server):
-    """Drains on the first SIGTERM or SIGINT, ends at once on the second, reloads on SIGHUP."""
+    """Drains on the first SIGTERM or SIGINT, ends at once on the second, reloads on SIGHUP.
 
-    def __init__(self, config: uvicorn.Config, app: Any, on_ready: Callable[[], None] | None) -> None:
+    Under a supervisor it is the supervisor who counts: a terminal's Ctrl-C and systemd's stop reach every process, so a
+    worker hears each signal twice, its own and the one passed on.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, app: Any, on_ready: Callable[[], None] | None, *, supervised: bool = False
+    ) -> None:
         super().__init__(config)
         self._app = app
         self._on_ready = on_ready
+        self._supervised = supervised
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @contextmanager
@@ -59,7 +65,7 @@ class EdgeServer(uvicorn.Server):
             self._on_ready()
 
     def _stop(self) -> None:
-        if self.should_exit:
+        if self.should_exit and not self._supervised:
             self.force_exit = True
         self.should_exit = True
         if hasattr(self._app, "drain"):
@@ -133,8 +139,9 @@ def serve_on(
     drain: float,
     watch: list[Path] | None = None,
     on_ready: Callable[[], None] | None = None,
+    supervised: bool = False,
 ) -> int:
-    """Serve until a signal ends it; returns the exit code."""
+    """Serve until a signal ends it, or ``supervised`` by somebody who ends it at once if need be; returns the exit code."""
     # each client and each upstream is a descriptor; the soft limit of most systems is 1024
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -154,7 +161,7 @@ def serve_on(
         server_header=False,
         proxy_headers=False,
     )
-    server = EdgeServer(config, app, on_ready)
+    server = EdgeServer(config, app, on_ready, supervised=supervised)
 
     async def main() -> None:
         watcher = asyncio.create_task(server.watch(watch)) if watch else None

@@ -19,9 +19,11 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -31,13 +33,11 @@ from gwcore.server.run import NOT_STARTED, address, bind, serve_on
 from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
 STATUS_ENV = "GWCORE_STATUS_FILE"
-
-PROVEN = 10.0
+UP = 30.0
 """Seconds after which a worker that is there counts as one that serves."""
-
 PAUSE = 0.05
 """Seconds before the first restart of a worker that did not come up; twice as long before each further one, at most 2."""
-
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = structlog.get_logger("gwcore")
 
 
@@ -80,25 +80,38 @@ class Supervisor:
                     self._reload()
                 self._kill_late()
                 time.sleep(0.05)
-        return 1 if self.gave_up or self.stopping_since is None else 0
+        return 1 if self.gave_up else 0
 
     def _fork(self) -> None:
-        pid = os.fork()
-        if pid == 0:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # a signal between the fork and what follows would miss the new worker, or have it act for the parent
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_worker()
+            self.pids[pid] = time.monotonic()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _be_worker(self) -> NoReturn:
+        code = 1
+        try:
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            code = 1
-            try:
-                os.close(self.alive[1])
-                threading.Thread(target=_end_with_parent, args=(self.alive[0],), daemon=True).start()
-                code = self.work()
-            finally:
-                os._exit(code)
-        self.pids[pid] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.close(self.alive[1])
+            threading.Thread(target=_end_with_parent, args=(self.alive[0],), daemon=True).start()
+            code = self.work()
+        except SystemExit as error:  # uvicorn's way to say that the application did not start
+            code = error.code if isinstance(error.code, int) else 1
+        except Exception:  # nobody above would print it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
     def _reap(self) -> None:
         for pid, born in list(self.pids.items()):
-            code = 1
+            code = None
             with contextlib.suppress(ChildProcessError):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done == 0:
@@ -107,25 +120,28 @@ class Supervisor:
             del self.pids[pid]
             if self.stopping_since is None:
                 _log.error("worker ended", pid=pid, exit_code=code)
-                self._again(code == NOT_STARTED or time.monotonic() - born < 1)
+                self._again(served=code != NOT_STARTED and time.monotonic() - born >= 1)
 
-    def _again(self, failed: bool) -> None:
-        """Restart with a back-off; give up when ten in a row did not come up, and no other serves."""
-        self.failures = self.failures + 1 if failed else 0
-        now = time.monotonic()
-        if self.failures > 10 and not any(now - born > PROVEN for born in self.pids.values()):
+    def _again(self, *, served: bool) -> None:
+        """Restart with a back-off; give up when none is up, and ten in a row did not come to serve."""
+        self.failures = 0 if served else self.failures + 1
+        if self.failures > 10 and not any(time.monotonic() - born > UP for born in self.pids.values()):
             _log.error("workers do not stay up; giving up")
             self.gave_up = True
             self._stop(signal.SIGTERM, None)
             return
         # not slept: other workers end meanwhile, and signals come
-        self.due.append(now + min(2.0, PAUSE * 2 ** min(self.failures, 10)))
+        self.due.append(time.monotonic() + min(2.0, PAUSE * 2 ** min(self.failures, 10)))
 
     def _fork_due(self) -> None:
         now = time.monotonic()
         while self._waiting() and min(self.due) <= now:
             self.due.remove(min(self.due))
-            self._fork()
+            try:
+                self._fork()
+            except OSError as error:  # no memory, or no more processes allowed: others serve until there are
+                _log.error("cannot start a worker", problem=error.strerror)
+                self.due.append(now + 2.0)
 
     def _waiting(self) -> bool:
         return bool(self.due) and self.stopping_since is None
@@ -144,10 +160,18 @@ class Supervisor:
         self.reload_wanted = True
 
     def _reload(self) -> None:
-        problem = self.check()
+        try:
+            problem = self.check()
+        except (
+            Exception
+        ) as error:  # what plugins check of their settings may raise anything; the parent must survive it
+            problem = f"{type(error).__name__} while reading it"
         fresh = self.status.with_suffix(".new")
-        fresh.write_text(json.dumps({"reload_failed": problem}), encoding="utf-8")
-        fresh.replace(self.status)
+        try:
+            fresh.write_text(json.dumps({"reload_failed": problem}), encoding="utf-8")
+            fresh.replace(self.status)
+        except OSError as error:  # a full disk: only health pages miss it
+            _log.error("the status of the reload cannot be written", problem=error.strerror)
         if problem is not None:
             _log.error("reload refused", problem=problem)
             return
@@ -190,7 +214,8 @@ def serve_workers(
         raise BadConfig("--workers needs fork, which this system does not have; run one worker")
     listener = bind(host, port)
     listener.listen(2048)
-    supervisor = Supervisor(workers, lambda: serve_on(listener, make, limits=limits, drain=drain), drain, check)
+    work = partial(serve_on, listener, make, limits=limits, drain=drain, supervised=True)
+    supervisor = Supervisor(workers, work, drain, check)
     if on_ready is not None:
         on_ready(address(listener))
     return supervisor.run(watch or [])
