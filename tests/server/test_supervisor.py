@@ -14,7 +14,7 @@ import pytest
 from gwcore import log, serving
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
 from tests.stacks.raw import exchange
-from tests.test_cli import Serving
+from tests.test_cli import GOOD, Serving
 
 OPEN = """
 gwcore: 1
@@ -49,6 +49,23 @@ async def test_a_signal_to_every_process_drains(tmp_path, number):
             seen = await asyncio.gather(*calls)
             assert all(one.body.endswith(b"data: [DONE]\n\n") for one in seen)
             assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_file_that_others_take_the_place_of_is_watched_on(tmp_path, workers):
+    """As editors save and Kubernetes swaps: what is watched is a name, not what it first stood for."""
+    for version in range(3):
+        (tmp_path / f"v{version}").mkdir()
+        (tmp_path / f"v{version}/stack.yaml").write_text(GOOD.replace("house:", f"v{version}:"))
+    (tmp_path / "data").symlink_to("v0")
+    with Serving(tmp_path / "data/stack.yaml", "--workers", workers, "--watch") as gateway:
+        (tmp_path / "new").symlink_to("v1")
+        (tmp_path / "new").replace(tmp_path / "data")
+        assert gateway.until(lambda health: health["models"] == ["v1"])
+        for name in ("once", "again"):
+            (tmp_path / "new").write_text(GOOD.replace("house:", f"{name}:"))
+            (tmp_path / "new").replace(tmp_path / "v1/stack.yaml")
+            assert gateway.until(lambda health, name=name: health["models"] == [name])
 
 
 def supervised(script, *, count=2, check="lambda: None", until=None):

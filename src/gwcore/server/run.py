@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 import uvicorn
-import watchfiles
 
 from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits, edge_protocol
@@ -24,6 +23,8 @@ FAREWELL = 1.0
 """Seconds that kept connections have for one more request when a server ends."""
 NOT_STARTED = 3
 """Exit code of a process whose application could not start."""
+LOOK = 0.1
+"""Seconds between two looks at files that are watched."""
 _log = structlog.get_logger("gwcore")
 
 
@@ -96,8 +97,29 @@ class EdgeServer(uvicorn.Server):
 
     async def watch(self, paths: list[Path]) -> None:
         """Reload when a file changes."""
-        async for _ in watchfiles.awatch(*paths, debounce=100):
-            self.reload()
+        seen = stamps(paths)
+        while True:
+            await asyncio.sleep(LOOK)
+            now = stamps(paths)
+            if now != seen:
+                seen = now
+                self.reload()
+
+
+def stamps(paths: list[Path]) -> list[tuple[int, int, int]]:
+    """What differs when a file was written, or another took its place.
+
+    The system's own watches are of what was there when they began: an editor that saves by renaming, and Kubernetes, which
+    swaps a link, would be heard once or never.
+    """
+    found = []
+    for path in paths:
+        try:
+            stat = path.stat()
+            found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            found.append((0, 0, 0))
+    return found
 
 
 def quiet_collector() -> None:

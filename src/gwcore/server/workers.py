@@ -29,7 +29,7 @@ import structlog
 
 from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits
-from gwcore.server.run import NOT_STARTED, address, bind, serve_on
+from gwcore.server.run import NOT_STARTED, address, bind, serve_on, stamps
 from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
 STATUS_ENV = "GWCORE_STATUS_FILE"
@@ -68,13 +68,13 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
             signal.signal(signal.SIGHUP, self._want_reload)
-            seen = _stamps(watch)
+            seen = stamps(watch)
             for _ in range(self.count):
                 self._fork()
             while self.pids or self._waiting():
                 self._reap()
                 self._fork_due()
-                now = _stamps(watch)
+                now = stamps(watch)
                 if self.reload_wanted or now != seen:
                     seen, self.reload_wanted = now, False
                     self._reload()
@@ -184,17 +184,6 @@ def _end_with_parent(alive: int) -> None:
     """Drain this worker when nobody has the other end of the pipe any more."""
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _stamps(paths: list[Path]) -> list[tuple[int, int]]:
-    stamps = []
-    for path in paths:
-        try:
-            stat = path.stat()
-            stamps.append((stat.st_mtime_ns, stat.st_size))
-        except OSError:
-            stamps.append((0, 0))
-    return stamps
 
 
 def serve_workers(
