@@ -1,11 +1,13 @@
 """What stacks share."""
 
+import asyncio
 from collections import Counter
 
 import pytest
 
 from gwcore.errors import BadConfig
-from gwcore.resources import Lease, Resources
+from gwcore.resources import Lease, Resources, redis_client
+from gwcore.testing import servers
 
 
 def test_a_store_of_no_known_kind_is_bad_configuration():
@@ -21,3 +23,15 @@ async def test_what_survives_a_reload_need_not_be_closed():
     await first.release()
     await second.release()
     assert not resources.open
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again():
+    """Servers and balancers close what is idle; a store that is there must not be taken for one that is away."""
+    with servers.redis() as url:
+        client, admin = redis_client(url, 1.0), redis_client(url, 1.0)
+        assert await client.ping()
+        await admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.sleep(0.1)
+        assert await client.ping()
+        await client.aclose()
+        await admin.aclose()

@@ -135,6 +135,7 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
         from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
         from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
         from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+        from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415 - an optional driver
     except ImportError:
         raise BadConfig("a redis store needs its driver; pip install 'gwcore[redis]'") from None
     connect: Any = Redis.from_url  # untyped in the driver
@@ -145,4 +146,7 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
         socket_connect_timeout=timeout if within is None else within,
         legacy_responses=False,
         max_connections=most,
+        # with them the pool takes what the server closed for a connection with a notice, and hands it out: after each pause
+        # longer than the server's or a balancer's patience, the first call would find no store
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )

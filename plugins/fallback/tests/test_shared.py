@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 from fallback_world import WIRES, stack_text, until
@@ -181,3 +181,52 @@ async def test_the_store_comes_back(redis_url):
         assert not f.breakers()[1].opens
         shared._client = real
         await until(lambda: f.breakers()[1].opens)
+
+
+class Silence:
+    """In front of a store; while ``silent``, what goes either way is lost and every connection stays."""
+
+    def __init__(self, url):
+        self._port = int(url.rpartition(":")[2].partition("/")[0])
+        self.silent = False
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        there, away = await asyncio.open_connection("127.0.0.1", self._port)
+        await asyncio.gather(self._pass(reader, away), self._pass(there, writer))
+
+    async def _pass(self, reader, writer):
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if not self.silent:
+                    writer.write(data)
+        writer.close()
+
+
+async def test_one_answer_that_came_late_does_not_part_it_for_good(redis_url):
+    """What listens is well, so nothing tells that a command failed: it is asked again."""
+    async with fleet(redis_url, 2, "cooldown: 10s, deployments: {a/m: {requests: 600/min}}") as f:
+        one = f.plugin(0).shared
+        one._lost(TimeoutError())
+        assert one.state == "alone"
+        await until(lambda: one.state == "shared")
+        for _ in range(5):
+            await f.ask(1)
+        await until(lambda: f.breakers()[0].opens)
+
+
+async def test_a_store_that_is_gone_without_a_word_is_noticed(redis_url):
+    """As after a failover: the connection that listens is neither closed nor answered."""
+    async with Silence(redis_url) as proxy, fleet(proxy.url, 1) as f:
+        shared = f.plugin(0).shared
+        proxy.silent = True
+        await until(lambda: shared.state == "alone", within=6)
+        proxy.silent = False
+        await until(lambda: shared.state == "shared", within=6)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import structlog
 
@@ -261,11 +262,8 @@ class Shared(Alone):
                 async with client.pubsub() as events:
                     await events.subscribe(self._channel)
                     await self._catch_up()
-                    self.state = "shared"
                     ready.set()
-                    async for message in events.listen():
-                        if message["type"] == "message":
-                            self._heard(message["data"].decode())
+                    await self._hear(events)
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # as in claim
@@ -274,14 +272,33 @@ class Shared(Alone):
             finally:
                 await client.aclose()
 
+    async def _hear(self, events: Any) -> None:
+        """What the others tell, until the store is lost. One that says nothing is asked for a sign of life: a connection
+        whose other end is gone, as after a failover, is silent and does not break."""
+        asked = False
+        while True:
+            message = await events.get_message(timeout=_PAUSE)
+            if self.state == "alone":  # a command failed, and this connection did not
+                await self._catch_up()
+            if message is not None:
+                asked = False
+                if message["type"] == "message":
+                    self._heard(message["data"].decode())
+            elif asked:
+                raise TimeoutError
+            else:
+                await events.ping()
+                asked = True
+
     async def _catch_up(self) -> None:
-        """What is open now; asked after subscribing, so that nothing falls between."""
+        """What is open now, and so shared; asked after subscribing, so that nothing falls between."""
         before = time.monotonic()
         seconds, micros = await self._client.time()
         self._offset = seconds + micros / 1e6 - (before + time.monotonic()) / 2
         for name, entry in (await self._client.hgetall(self._hash)).items():
             event, opens, until, reason = entry.decode().split("|", 3)
             self._apply(event, name.decode(), int(opens), float(until), reason)
+        self.state = "shared"
 
     def _heard(self, said: str) -> None:
         worker, event, rest = said.split("|", 2)
