@@ -273,8 +273,10 @@ class Shared(Alone):
                 await client.aclose()
 
     async def _hear(self, events: Any) -> None:
-        """What the others tell, until the store is lost. One that says nothing is asked for a sign of life: a connection
-        whose other end is gone, as after a failover, is silent and does not break."""
+        """What the others tell, until the store is lost.
+
+        A connection whose other end is gone, as after a failover, is silent and does not break: silence is asked.
+        """
         asked = False
         while True:
             message = await events.get_message(timeout=_PAUSE)
