@@ -385,6 +385,26 @@ async def test_a_full_disk_costs_nothing_while_memory_has_room(tmp_path, monkeyp
         assert box.dropped == 0
 
 
+async def test_a_stop_on_a_full_disk_does_not_say_that_records_are_kept(tmp_path, monkeypatch):
+    sink = Scripted()
+    sink.default = Verdict("later", "http_503")
+    with structlog.testing.capture_logs() as said:
+        async with Running(outbox(sink, tmp_path, flush=0.1)) as box:
+
+            def full(*_):
+                raise OSError(28, "No space left on device")
+
+            for n in range(20):
+                box.put(record(n))
+            await until(lambda: box._spill.count == 20)
+            monkeypatch.setattr(box._spill, "append", full)
+            for n in range(20, 30):
+                box.put(record(n))
+    (left,) = [line for line in said if line["event"].startswith("sink did not")]
+    assert (left["left"], left["lost"], left["kept"]) == (30, 10, False)
+    assert box.dropped == 10
+
+
 async def test_what_was_dropped_is_said(tmp_path, caplog):
     with structlog.testing.capture_logs() as said:
         async with Running(outbox(Scripted(), None, queue=1)) as box:

@@ -168,10 +168,10 @@ class Outbox:
         sending.cancel()
         await asyncio.wait({sending})
         left = self.waiting
-        if self._spill is None:
-            self.dropped += left
+        lost = left if self._spill is None else len(self._fresh) + len(self._ready)  # the disk did not take them
+        self.dropped += lost
         if left:
-            _log.warning("sink did not take everything", sink=self.name, left=left, kept=self._spill is not None)
+            _log.warning("sink did not take everything", sink=self.name, left=left, kept=not lost, lost=lost)
         if self._spill is not None:
             async with self._disk:
                 await asyncio.to_thread(self._spill.close)
