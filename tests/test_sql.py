@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
 from gwcore.resources import Lease, Resources
@@ -201,6 +201,24 @@ async def test_options_of_a_postgresql_url_are_libpqs(postgres_url):
     store = lease.store(f"{postgres_url}{more}application_name=gwcore-a&sslmode=prefer")
     async with reading(store) as sql:
         assert (await sql.execute(text("SHOW application_name"))).scalar() == "gwcore-a"
+    await lease.release()
+
+
+@pytest.mark.parametrize("state", ["25006", "53100", "53300", "55P03", "57014", "57P01", "40P01", "58030"])
+async def test_a_server_that_cannot_now_is_an_outage(postgres_url, state):
+    """Read-only after a failover, full, locked …: whoever writes tries again, and loses nothing for it."""
+    lease = Lease(Resources())
+    store = lease.store(postgres_url)
+    with pytest.raises(StoreUnavailable):
+        async with writing(store) as sql:
+            await sql.execute(text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"))
+    with pytest.raises(StoreUnavailable):
+        async with writing(store) as sql:
+            await sql.execute(text("SET TRANSACTION READ ONLY"))
+            await sql.execute(text("CREATE TABLE never (id int)"))
+    with pytest.raises(DBAPIError):  # the control: what was asked is at fault
+        async with writing(store) as sql:
+            await sql.execute(text("SELECT 1 / 0"))
     await lease.release()
 
 

@@ -50,6 +50,9 @@ CLOSE_WITHIN = 0.5
 MIGRATE_WITHIN = 120.0
 """Seconds that start-up waits for another replica's migration, and for its own."""
 
+_PASSING = ("08", "25006", "40", "53", "55", "57", "58")
+"""SQLSTATEs that say "not now": no connection, read-only as after a failover, deadlock, full, locked, shutting down, broken."""
+
 _log = structlog.get_logger("gwcore")
 _alembic = asyncio.Lock()  # its context is global to the process, and two gateways may start in one
 _BEGIN = "gwcore_begin"
@@ -226,18 +229,24 @@ async def _answering(within: float) -> AsyncIterator[None]:
             yield
     except IntegrityError:
         raise
-    except (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError, TimeoutError) as error:
+    except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+        if isinstance(error, DBAPIError) and not _passing(error):
+            raise
         _log.error("store unavailable", error=_cause(error))
         raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
-        raise
+
+
+def _passing(error: DBAPIError) -> bool:
+    """Whether the store's state is the reason, and not what was asked of it."""
+    if isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated:
+        return True
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_PASSING)
 
 
 def _cause(error: BaseException) -> str:
     """The type alone: the text of a driver's error may quote parameters, and with them a digest or a name."""
-    return type(getattr(error, "orig", None) or error.__cause__ or error).__name__
+    cause = getattr(error, "orig", None) or error
+    return type(cause.__cause__ or cause).__name__
 
 
 async def revision(store: Store, migrations: Migrations) -> str | None:
