@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from gwcore.adminapi import AdminApp
 
 
-def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str]) -> Stack:
+def assemble(
+    source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str], lease: Lease | None = None
+) -> Stack:
     """Compile a stack.
 
     Args:
@@ -53,6 +55,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
         catalog: what is installed.
         resources: the pool that stores and transports come from.
         env: for ``${VAR}``.
+        lease: what is taken of them, for whoever goes on where this raises.
 
     Raises:
         gwcore.stackfile.StackErrors: with every problem of the file.
@@ -60,7 +63,7 @@ def assemble(source: str | Path, catalog: Catalog, resources: Resources, env: Ma
     """
     text = load(source)
     config = read(text, env=env, registry=catalog)
-    lease = Lease(resources)
+    lease = lease or Lease(resources)
     upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
     models = Models(config.models, upstreams)
     digest = hashlib.sha256(text.text.encode()).hexdigest()[:12]

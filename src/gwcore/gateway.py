@@ -23,7 +23,7 @@ from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
 from gwcore.reply import ENDED, Reply, Send
-from gwcore.resources import Resources
+from gwcore.resources import Lease, Resources
 from gwcore.respond import as_fault, error_headers, fail, named, plain_error, stamp
 from gwcore.stack import Stack
 from gwcore.taps import tell
@@ -142,11 +142,12 @@ class Gateway:
         return True
 
     async def _build(self) -> Stack:
-        stack = assemble(self.source, self.catalog, self.resources, self.env)
+        lease = Lease(self.resources)
         try:
+            stack = assemble(self.source, self.catalog, self.resources, self.env, lease)
             await stack.start()
         except BaseException:
-            await stack.lease.release()
+            await lease.release()
             raise
         return stack
 

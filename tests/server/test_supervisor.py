@@ -210,3 +210,16 @@ async def test_what_waits_for_the_next_start_is_told(tmp_path, monkeypatch, caps
         said = capsys.readouterr()
         assert "['port', 'drain']" in said.out + said.err
         assert gateway.load is not None and gateway.stack.server.max_inflight == 7
+
+
+async def test_a_reload_that_is_refused_takes_nothing(tmp_path, monkeypatch):
+    """Else what it opened, and what a later one needs no more, would stay open."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "stack.yaml"
+    file.write_text(OPEN.format(host="127.0.0.1", guard="cache, fallback"))
+    gateway, _ = served(monkeypatch, file, None, 1)
+    async with gateway:
+        before = dict(gateway.resources.users)
+        file.write_text(file.read_text().replace("cache, fallback", "fallback, fallback"))
+        assert not await gateway.reload()
+        assert gateway.resources.users == before
