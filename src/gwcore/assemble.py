@@ -29,7 +29,7 @@ from gwcore.load import Load
 from gwcore.models import Models
 from gwcore.plugin import Demand, Setup, overrides
 from gwcore.ports import Authority, Sample
-from gwcore.prices import Prices
+from gwcore.prices import Override, Prices
 from gwcore.provider import Preparing, Upstream
 from gwcore.redact import secrets_of
 from gwcore.resources import Lease, Resources
@@ -67,11 +67,7 @@ def assemble(
     upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
     models = Models(config.models, upstreams)
     digest = hashlib.sha256(text.text.encode()).hexdigest()[:12]
-    own_prices = {
-        name: {model: entry.override() for model, entry in upstream.prices.items()}
-        for name, upstream in config.upstreams.items()
-    }
-    prices = Prices(own_prices, catalog.price, digest)
+    prices = Prices(_own_prices(config), catalog.price, digest)
     dialects = {dialect.name: dialect for dialect in catalog.dialects()}
     detached = Detached()
     permits: list[Callable[[Call, str], bool]] = []
@@ -108,6 +104,13 @@ def assemble(
         digest=digest,
         prices=prices,
     )
+
+
+def _own_prices(config: StackConfig) -> dict[str, dict[str, Override]]:
+    return {
+        name: {model: entry.override() for model, entry in upstream.prices.items()}
+        for name, upstream in config.upstreams.items()
+    }
 
 
 def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease) -> Upstream:
