@@ -23,9 +23,9 @@ class Caller:
 
     Attributes:
         role: ``admin`` (everything), ``viewer`` (reads everything), ``user`` (its own), ``reader`` (reads its own),
-            ``key`` (a key without a user: reads itself).
+            ``key`` (a key without a user, or of a team that its user does not lead: reads itself).
         id: for the audit log: ``admin``, or the id of the key or the token's subject.
-        user: id of the user behind the credential, if there is one.
+        user: id of the user behind the credential, if it may speak for one.
         teams: ids of the teams the user leads.
         organisations: ids of the organisations the user leads; it leads their teams too.
         member_of: ids of the teams the user or the key belongs to, led or not.

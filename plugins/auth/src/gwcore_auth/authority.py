@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from gwcore.call import Principal
 from gwcore.errors import BadRequest, Forbidden, Unauthenticated
 from gwcore.ports import Caller
 from gwcore_auth.book import Book
@@ -53,9 +54,8 @@ class Callers:
             names = claim(await self._tokens.claims(credential), self._tokens.config.claims.role)
             if not set(names).isdisjoint(self._tokens.config.admin_roles):
                 role = "admin"
-        if who.user is None:
-            member_of = frozenset({who.team} if who.team else ())
-            return KnownCaller("key", who.id, member_of=member_of, key=who.id, grant=grant)
+        if who.user is None or (who.team is not None and not token):
+            return await self._of_key(who, role, grant)
         memberships = await self.book.members(user_id=who.user)
         # who only reads leads nothing, whatever a team says
         leads = await self.book.leaders(user_id=who.user) if role == "user" else []
@@ -70,6 +70,14 @@ class Callers:
             key=None if token else who.id,
             grant=grant,
         )
+
+    async def _of_key(self, who: Principal, role: str, grant: Grant) -> KnownCaller:
+        """A key that is no user's own. Whoever leads its team may make and rotate it: it speaks for that team at most."""
+        member = await self.book.member(who.team, who.user) if who.team and who.user else None
+        leads = role in {"user", "admin"} and member is not None and member["role"] == "admin"
+        team = frozenset({who.team} if who.team else ())
+        teams = team if leads else frozenset[str]()
+        return KnownCaller("user" if leads else "key", who.id, teams=teams, member_of=team, key=who.id, grant=grant)
 
     async def _role(self, user: str | None) -> str:
         row = await self.book.get("user", user)

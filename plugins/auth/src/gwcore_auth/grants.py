@@ -80,6 +80,18 @@ def model_rule(whose: str, names: Sequence[str]) -> ModelRule | None:
     return ModelRule(whose, [name for name in names if name != NO_MODELS])
 
 
+_GROUPS = {
+    "llm_api": (INFERENCE,),
+    "management": (MANAGEMENT, READING),
+    "read_only": (READING,),
+}
+
+
+def words_of(routes: Iterable[str], kind: str) -> list[str]:
+    """Which addresses a key may use, by its list and its kind together; empty for all."""
+    return [*routes, *_GROUPS.get(kind, ())]
+
+
 class RouteRule:
     """An allow-list of addresses: paths (``*`` for any text), operations (``chat``), and LiteLLM's groups of routes."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from gwcore.errors import Forbidden
 from gwcore.ports import AdminCall, Caller
 from gwcore_auth.authority import KnownCaller
-from gwcore_auth.grants import ALL_MODELS, NO_MODELS, TEAM_MODELS, Grant, ModelRule, networks_of
+from gwcore_auth.grants import ALL_MODELS, NO_MODELS, TEAM_MODELS, Grant, ModelRule, networks_of, words_of
 
 Row = Mapping[str, Any]
 ADMIN, VIEWER, ORG, TEAM, USER, READER, KEY = "admin", "viewer", "org_admin", "team_admin", "user", "reader", "key"
@@ -234,12 +234,7 @@ def _models(names: Sequence[str], rules: Iterable[ModelRule]) -> None:
 def _routes(words: Sequence[str], kind: str, grant: Grant) -> None:
     if grant.routes is None:
         return
-    groups = {
-        "llm_api": ["llm_api_routes"],
-        "read_only": ["info_routes"],
-        "management": ["management_routes", "info_routes"],
-    }
-    wanted = [*words, *groups.get(kind, [])]
+    wanted = words_of(words, kind)
     if not wanted or not all(grant.routes.allows(word) for word in wanted):
         raise Forbidden("allowed_routes: beyond those of this credential")
 
@@ -269,7 +264,8 @@ def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None
     if before["organisation_id"] is not None and before["organisation_id"] in caller.organisations:
         return
     _wider("models", before["models"], after["models"])
-    _wider("allowed_routes", before["routes"], after["routes"])
+    was, becomes = (words_of(row["routes"], row["kind"]) for row in (before, after))
+    _wider("allowed_routes with key_type", was, becomes)
     _wider("allowed_networks", before["networks"], after["networks"])
     if before["kind"] not in {after["kind"], "default"}:
         raise Forbidden("key_type: cannot be changed by its owner")
@@ -279,12 +275,22 @@ def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None
         _looser(settings, after["policies"].get(plugin, {}))
 
 
+_LOOSENS: Final[Mapping[str, frozenset[str]]] = {
+    "max_budget": frozenset({"budget_duration"}),  # of all time, it would be one per second
+    "budget_id": LIMITS,  # what the key says itself holds instead of what that budget says
+}
+"""What would loosen a limit by standing beside it."""
+
+
 def _wider(name: str, before: Sequence[str], after: Sequence[str]) -> None:
     if before and (not after or not set(after) <= set(before)):
         raise Forbidden(f"{name}: only fewer of them")
 
 
 def _looser(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    for name, added in _LOOSENS.items():
+        if name in before and (new := sorted(added & (after.keys() - before.keys()))):
+            raise Forbidden(f"{', '.join(new)}: beside {name}, only whoever gave it adds this")
     for name, old in before.items():
         new = after.get(name)
         if new == old:

@@ -21,6 +21,7 @@ from gwcore_auth.grants import (
     model_rule,
     networks_of,
     policies_of,
+    words_of,
 )
 from gwcore_auth.keys import Pepper, Presented, hint, proof_of
 
@@ -29,12 +30,6 @@ UNKNOWN = "Authentication Error, Invalid API key provided."
 
 ADMIN = Principal("admin", alias="admin")
 OPEN = Principal("open")
-
-_GROUPS = {
-    "llm_api": ["llm_api_routes"],
-    "management": ["management_routes", "info_routes"],
-    "read_only": ["info_routes"],
-}
 
 
 def declared_rows(config: AuthConfig) -> tuple[dict[tuple[str, str], Row], dict[str, str]]:
@@ -123,7 +118,7 @@ class Resolver:
         key, secret_until = found
         ends = [at for at in (key["expires"], secret_until) if at is not None]
         principal = Principal(key["id"], alias=key["alias"], team=key["team_id"], user=key["user_id"])
-        words = [*key["routes"], *_GROUPS.get(key["kind"], [])]
+        words = words_of(key["routes"], key["kind"])
         made = Grant(
             principal,
             until=min(ends) / 1000 if ends else None,
