@@ -150,7 +150,7 @@ async def answer(
         response = await attempt.target.upstream.transport.send(request)
         attempt.first_byte_at = attempt.first_byte_at or time.perf_counter()
         try:
-            if response.status >= 400:
+            if response.status >= 300:
                 attempt.status = response.status
                 raise await refuse(attempt, response, batches)
             body = await read_whole(attempt, response)

@@ -21,7 +21,7 @@ from gwcore.alarm import Alarm, Single, patience
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, InBandError
-from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Refused, Untranslatable
+from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Untranslatable, UpstreamError
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
 from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, in_band, look, plain, read_on, refused, relay, says_nothing
@@ -129,7 +129,8 @@ def _body(attempt: Attempt, demand: Demand) -> bytes:
     call, model = attempt.call, attempt.target.model
     document = call.document
     if document is None:
-        if call.route.body == "form" and model and model != call.asked:
+        # where the path names the model, the form may name another one
+        if call.route.body == "form" and model and (model != call.asked or call.route.model == "path"):
             return replace_field(call.raw, call.header(b"content-type") or b"", b"model", model.encode())
         return call.raw
     fields = attempt.fields or {}
@@ -255,7 +256,7 @@ class Dispatch:
         attempt.status = response.status
         attempt.headers = response.headers
         try:
-            if response.status >= 400:
+            if response.status >= 300:
                 raise await self._refusal(attempt, response, translation)
             look(attempt, response)
             if translation is not None:
@@ -287,7 +288,7 @@ class Dispatch:
             card = attempt.card or self.prices.card(attempt.target)
             attempt.cost = card.charge(attempt.usage) if card is not None else None
 
-    async def _refusal(self, attempt: Attempt, response: Response, translation: Way | None) -> Refused:
+    async def _refusal(self, attempt: Attempt, response: Response, translation: Way | None) -> UpstreamError:
         parts: list[bytes] = []
         size = 0
         while size < ERROR_BODY_CAP and (chunk := await response.read()):

@@ -115,9 +115,11 @@ async def ingest(
     if door is not None and route.body != "none" and (length is None or length > FREE or encoding):
         await door(call)
     call.raw = raw = _decoded(route, await _body(receive, server.max_body), encoding, server.max_body)
-    kind = call.header(b"content-type") or b""
-    # what takes a form may take a document, too, with addresses in place of files
-    form = route.body == "form" and not kind.startswith(b"application/json")
+    form = False
+    if route.body == "form":
+        kinds = [value for name, value in call.headers if name == b"content-type"]  # all of them go upstream
+        # what takes a form may take a document, too, with addresses in place of files
+        form = len(kinds) != 1 or not kinds[0].startswith(b"application/json")
     if route.body == "json" or (route.body == "form" and not form):
         call.document = parse(raw, unique=dialect.unique, max_depth=server.json_depth, most=server.json_items)
         if route.stream == "body":
@@ -131,7 +133,7 @@ async def ingest(
         return
     document = call.document
     if form:
-        field = read_field(raw, kind, b"model")
+        field = read_field(raw, b", ".join(kinds), b"model")
         document = {} if field is None else {"model": field.decode("utf-8", "replace")}
     if route.model == "optional" and not (document or {}).get("model"):
         return

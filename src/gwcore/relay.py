@@ -27,21 +27,25 @@ TAIL = 4096
 _IDS = frozenset({b"request-id", b"x-request-id"})
 _KEPT = _IDS | {b"retry-after", b"retry-after-ms"}
 _ERROR = re.compile(rb'"error"\s*:\s*[{"]')
+_REDACTED = b"[redacted]"
 _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
 
 
-def refused(attempt: Attempt, status: int, body: bytes, headers: Headers, translation: Way | None = None) -> Refused:
+def refused(
+    attempt: Attempt, status: int, body: bytes, headers: Headers, translation: Way | None = None
+) -> UpstreamError:
     """The upstream's own error. Body and headers pass unmodified, but for our credential, should the vendor echo it.
 
     In another dialect its words pass, in the client's envelope.
     """
     upstream = attempt.target.upstream
-    for _, value in upstream.headers:
-        secret = value.removeprefix(b"Bearer ")
-        if len(secret) >= 8:
-            body = body.replace(secret, b"[redacted]")
-            # a type is none, though an upstream's configured headers may name the same
-            headers = [(k, v if k == b"content-type" else v.replace(secret, b"[redacted]")) for k, v in headers]
+    if status < 400:  # nothing was done there; followed, our credential would go wherever an answer says
+        told = f"upstream {upstream.name!r} answered {status}, a redirect, and none is followed: correct its base_url"
+        return Malformed(told, sent=False)
+    for secret in _secrets(attempt):
+        body = body.replace(secret, _REDACTED)
+        # a type is none, though an upstream's configured headers may name the same
+        headers = [(k, v if k == b"content-type" else v.replace(secret, _REDACTED)) for k, v in headers]
     if translation is None:
         message = f"upstream {upstream.name!r} answered {status}"
         return Refused(message, status=status, body=body, headers=headers, dialect=attempt.call.dialect.name)
@@ -57,6 +61,19 @@ def refused(attempt: Attempt, status: int, body: bytes, headers: Headers, transl
     )
     error.headers = tuple((name.decode(), value.decode("latin-1")) for name, value in _kept(headers))
     return error
+
+
+def _secrets(attempt: Attempt) -> list[bytes]:
+    """What of our credential a vendor may echo."""
+    values = (value.removeprefix(b"Bearer ") for _, value in attempt.target.upstream.headers)
+    return [value for value in values if len(value) >= 8]
+
+
+def _heard(attempt: Attempt, message: str) -> str:
+    """What an upstream said inside a stream, less our credential."""
+    for secret in _secrets(attempt):
+        message = message.replace(secret.decode("latin-1"), _REDACTED.decode())
+    return message
 
 
 def header(headers: Headers, name: bytes) -> bytes:
@@ -151,11 +168,9 @@ def in_band(dialect: Dialect, operation: str, body: bytes) -> InBandError | None
 
 
 def look(attempt: Attempt, response: Response) -> None:
-    """Raise ``Malformed`` for a head that no model's answer has, though it tells of no failure."""
-    name = attempt.target.upstream.name
-    if response.status >= 300:
-        raise Malformed(f"upstream {name!r} answered {response.status}: base_url must name the place that answers")
+    """Raise ``Malformed`` for a web page, which is no model's answer, though its status tells of no failure."""
     if attempt.call.model is not None and header(response.headers, b"content-type").startswith(b"text/html"):
+        name = attempt.target.upstream.name
         raise Malformed(f"upstream {name!r} answered with a web page: base_url must name its API")
 
 
@@ -238,7 +253,7 @@ async def _relay_events(
         if out:
             await reply.write(out)
         if stream.failed is not None:
-            raise Broken(stream.failed.message or stream.failed.code)
+            raise Broken(_heard(attempt, stream.failed.message or stream.failed.code))
         if over or not (chunk := await read_on(response, translation.upstream, call.operation, tail)):
             break
         tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
@@ -268,7 +283,8 @@ async def _opening(
             if stream.failed is not None and not stream.content:
                 failed = stream.failed
                 name = translation.upstream.name
-                raise Refused(failed.message, status=failed.status, dialect=name, said={"code": failed.code})
+                told = _heard(attempt, failed.message)
+                raise Refused(told, status=failed.status, dialect=name, said={"code": failed.code})
     finally:
         attempt.call.waited += time.perf_counter() - began
     return out, tail, not chunk

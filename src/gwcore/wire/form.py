@@ -1,53 +1,121 @@
-"""One text field of a multipart/form-data body, found and replaced without touching any other byte (RFC 7578)."""
+"""One text field of a multipart/form-data body, found and replaced without touching any other byte (RFC 7578).
+
+Policy and upstream must see the same field. Parsers disagree about folded lines, bare line feeds, ``name*=``, a second boundary
+and more; what one of them may read otherwise is refused, as no client of ours writes it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from gwcore.errors import BadRequest
 
 # RFC 2046 §5.1.1: at most 70 characters of this alphabet; a longer boundary is an attack on the parser.
-_BOUNDARY = re.compile(
-    rb'boundary=(?:"([0-9A-Za-z\'()+_,\-./:=? ]{1,70})"|([0-9A-Za-z\'()+_\-./:=?]{1,70}))(?:;|\s|$)', re.IGNORECASE
-)
-_DISPOSITION = re.compile(rb"\r\ncontent-disposition:[ \t]*[^;\r\n]*([^\r\n]*)", re.IGNORECASE)
-# RFC 6266: quoted or a bare token; .NET writes name=model
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
+_MULTIPART = re.compile(rb"[ \t]*multipart/form-data[ \t]*", re.IGNORECASE)
+# RFC 6266: quoted or a bare token; .NET writes name=model. Bare boundaries hold characters that no token has.
 _PARAMETER = re.compile(rb'[ \t]*;[ \t]*([^=;\s"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))')
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
+_NAME = re.compile(rb"[^\\]*")  # one parser takes an escape out, another takes it for a letter
+_BARE_NAME = re.compile(rb"[!#$%&'+.^_`|~0-9A-Za-z\-\[\]]+")
+_PLAIN = frozenset({b"7bit", b"8bit", b"binary"})
 _MAX_PARTS = 1000
+_MAX_HEAD = 8192
+Span = tuple[int, int]
 
 
-def _is_named(head: bytes, name: bytes) -> bool:
+def _ambiguous(what: str) -> BadRequest:
+    return BadRequest(f"the multipart body could be read in several ways: {what}")
+
+
+def _parameters(text: bytes) -> tuple[list[tuple[bytes, bytes | None, bytes | None]], bytes]:
+    """Name, quoted and bare value of each parameter, and what is none."""
+    found: list[tuple[bytes, bytes | None, bytes | None]] = []
+    at = 0
+    while parameter := _PARAMETER.match(text, at):  # one after the other: what stands inside a quoted value is none
+        found.append((parameter[1].lower(), parameter[2], parameter[3]))
+        at = parameter.end()
+    return found, text[at:].strip(b"; \t")
+
+
+def _delimiter(content_type: bytes) -> bytes:
+    kind = _MULTIPART.match(content_type)
+    parameters, rest = _parameters(content_type[kind.end() :]) if kind else ([], b"")
+    values = [quoted if bare is None else bare for name, quoted, bare in parameters if name.startswith(b"boundary")]
+    if rest or len(values) != 1 or not values[0] or not _BOUNDARY.fullmatch(values[0]):
+        raise BadRequest("the content-type of a multipart body must be multipart/form-data and name its boundary, once")
+    return b"--" + values[0]
+
+
+def _name(disposition: bytes) -> bytes | None:
+    """The field that a part's content-disposition names."""
+    parameters, rest = _parameters(disposition[len(disposition.partition(b";")[0]) :])
+    names = [one for one in parameters if one[0].startswith(b"name")]
+    if b"name" in rest.lower() or len(names) > 1 or any(name != b"name" for name, _, _ in names):
+        raise _ambiguous("a part's name")
+    if not names:
+        return None
+    _, quoted, bare = names[0]
+    if not (_NAME.fullmatch(quoted) if bare is None and quoted is not None else _BARE_NAME.fullmatch(bare or b"")):
+        raise _ambiguous("a part's name")
+    return quoted if bare is None else bare
+
+
+def _named(head: bytes, name: bytes) -> bool:
     """Whether the header block of a part calls it ``name``."""
-    match = _DISPOSITION.search(head)
-    parameter = match and _PARAMETER.match(match[1])
-    while match and parameter:  # one after the other: what stands inside a quoted value is none
-        if parameter[1].lower() == b"name" and (parameter[2] or parameter[3]) == name:
-            return True
-        parameter = _PARAMETER.match(match[1], parameter.end())
-    return False
+    if len(head) > _MAX_HEAD:
+        raise BadRequest(f"the headers of a part are over {_MAX_HEAD} bytes")
+    found: dict[bytes, bytes] = {}
+    for line in head.split(b"\r\n") if head else ():
+        header = _HEADER.fullmatch(line)
+        if header is None or header[1].lower() in found:
+            raise _ambiguous("a part's headers")
+        found[header[1].lower()] = header[2].strip()
+    if _name(found.get(b"content-disposition", b"")) != name:
+        return False
+    if found.get(b"content-transfer-encoding", b"binary").lower() not in _PLAIN:
+        raise _ambiguous("an encoded field")
+    return True
 
 
-def _spans(body: bytes, content_type: bytes, name: bytes) -> list[tuple[int, int]]:
-    match = _BOUNDARY.search(content_type)
-    if match is None:
-        raise BadRequest("the content-type of a multipart body must name its boundary")
-    delimiter = b"--" + (match[1] or match[2])
-    found: list[tuple[int, int]] = []
-    at = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
-    parts = 0
-    while at >= 0:
-        parts += 1
-        if parts > _MAX_PARTS:
-            raise BadRequest(f"a multipart body of more than {_MAX_PARTS} parts")
-        head = body.find(b"\r\n", at + 2)
-        end = body.find(b"\r\n" + delimiter, head)
-        split = body.find(b"\r\n\r\n", head, end if end >= 0 else len(body))
-        if head < 0 or end < 0 or split < 0:
-            break
-        # a header block beyond 8 KiB names nothing we look for
-        if _is_named(body[head : min(split, head + 8192)], name):
-            found.append((split + 4, end))
-        at = end
+def _lines(body: bytes, delimiter: bytes) -> Iterator[int]:
+    """Where the delimiter begins a line."""
+    at = body.find(delimiter)
+    for _ in range(_MAX_PARTS + 1):
+        if at < 0:
+            return
+        before = body[max(0, at - 2) : at]
+        if not before or before == b"\r\n":
+            yield at
+        elif before.endswith((b"\r", b"\n")):
+            raise _ambiguous("a delimiter behind a bare line feed")
+        at = body.find(delimiter, at + 1)
+    raise BadRequest(f"a multipart body of more than {_MAX_PARTS} parts")
+
+
+def _spans(body: bytes, content_type: bytes, name: bytes) -> list[Span]:
+    delimiter = _delimiter(content_type)
+    found: list[Span] = []
+    start, closed = -1, False
+    for at in _lines(body, delimiter):
+        if closed:
+            raise _ambiguous("a part behind the last")
+        if start >= 0:
+            # a part without headers begins with the empty line that ends them
+            split = start - 2 if body.startswith(b"\r\n", start) else body.find(b"\r\n\r\n", start, at - 2)
+            if split < 0:
+                raise _ambiguous("a part without an end of its headers")
+            if _named(body[start : max(start, split)], name):
+                found.append((split + 4, at - 2))
+        rest = at + len(delimiter)
+        closed = body.startswith(b"--", rest)
+        start = body.find(b"\r\n", rest)
+        if not closed and (start < 0 or body[rest:start].strip(b" \t")):
+            raise _ambiguous("a line that only begins with the boundary")
+        start += 2
+    if not closed:
+        raise BadRequest("the multipart body does not end with its boundary")
     return found
 
 
@@ -55,7 +123,7 @@ def read_field(body: bytes, content_type: bytes, name: bytes) -> bytes | None:
     """The value of the field ``name``; ``None`` where there is none.
 
     Raises:
-        BadRequest: no boundary, too many parts, or the field stands more than once.
+        BadRequest: no boundary, too many parts, the field stands more than once, or not all parsers would read the same.
     """
     spans = _spans(body, content_type, name)
     if len(spans) > 1:
