@@ -72,6 +72,7 @@ def head(*lines, body=b""):
     return b"\r\n".join((b"POST /x HTTP/1.1", *lines)) + b"\r\n\r\n" + body
 
 
+CHUNKED = b"transfer-encoding: chunked"
 TABLE = {
     "CL and TE": (head(b"host: a", b"content-length: 2", b"transfer-encoding: chunked", body=b"0\r\n\r\n"), 400),
     "two lengths": (head(b"host: a", b"content-length: 2", b"content-length: 3", body=b"hi!"), 400),
@@ -92,6 +93,11 @@ TABLE = {
     "1000 headers": (head(b"host: a", *[b"x%d: 1" % n for n in range(1000)], b"content-length: 0"), 431),
     "many small headers, too many bytes": (head(b"host: a", *[b"x%d: " % n + b"a" * 900 for n in range(50)]), 431),
     "long target": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 431),
+    "1000 trailers": (head(b"host: a", CHUNKED, body=b"0\r\n" + b"x: 1\r\n" * 1000 + b"\r\n"), 431),
+    "another protocol, in an odd spelling": (
+        head(b"host: a", b"connection: uPgRaDe", b"uPgRaDe: h2c", b"content-length: 0"),
+        400,
+    ),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 4, 400),
 }
 
@@ -133,6 +139,79 @@ async def test_pipelined_requests_are_answered_in_order():
         second = b"POST /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 3\r\n\r\nyou"
         answer = await raw(url, OK + second)
         assert answer.index(b"\r\n\r\nhi") < answer.index(b"\r\n\r\nyou")
+
+
+ENDLESS = {"a trailer": b"0\r\nx: ", "a chunk extension": b"1;x=", "the zeros of a chunk size": b"0"}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_what_the_parser_gathers_has_a_bound(what):
+    """It would keep a trailer of any length, and copy it with each packet; nobody has said yet who sends it."""
+    start = head(b"host: a", CHUNKED, b"connection: close", body=ENDLESS[what])
+    end = b"\r\n\r\n" if what == "a trailer" else b"1\r\nh\r\n0\r\n\r\n"
+    async with running(app, protocol=edge_protocol(QUICK)) as url:
+        assert (await raw(url, start, pause=(0.1, b"0" * 99_000))).startswith(b"HTTP/1.1 431 ")
+    async with running(app, edge=False) as url:  # the control
+        assert (await raw(url, start, pause=(0.1, b"0" * 99_000 + end))).startswith(b"HTTP/1.1 200 ")
+
+
+async def named(scope, receive, send):
+    """Says which headers there are once the body is read."""
+    if scope["type"] == "lifespan":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    said = b",".join(name for name, _ in scope["headers"]) + b";"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
+    await send({"type": "http.response.body", "body": said})
+
+
+TRAILED = head(b"host: a", CHUNKED, b"connection: close", body=b"2\r\nhi\r\n0\r\nauthorization: Bearer x\r\n\r\n")
+
+
+@pytest.mark.parametrize("at", [len(TRAILED), TRAILED.index(b"0\r\nauth")], ids=["at once", "later"])
+async def test_a_trailer_is_no_header(at):
+    """A proxy before us looked at the headers: their credentials, and the addresses that it vouches for."""
+    async with running(named, lifespan="off", protocol=edge_protocol(QUICK)) as url:
+        answer = await raw(url, TRAILED[:at], pause=(0.1, TRAILED[at:]))
+        assert answer.endswith(b"\r\n\r\nhost,transfer-encoding,connection;")
+
+
+async def test_control_a_stock_server_takes_it_for_one():
+    async with running(named, edge=False) as url:
+        assert b"authorization;" in await raw(url, TRAILED)
+
+
+OFFERS = [
+    b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c",
+    b"Upgrade: websocket\r\nConnection: upgrade",
+    b"connection: upgrade\r\nUPGRADE : x".replace(b" :", b":"),
+]
+HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+async def smuggled(url, offer):
+    """How many requests the server saw in one whose body looks like another."""
+    request = head(b"host: a", offer, b"content-length: %d" % len(HIDDEN))
+    answer = await raw(url, request, pause=(0.1, HIDDEN + LAST))
+    return answer.count(b"HTTP/1.1 200"), answer
+
+
+LAST = b"POST /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi"
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+async def test_an_offer_of_another_protocol_is_passed_over(offer):
+    """Java's client makes one with each request; its body is a body, and no further request."""
+    async with running(app, protocol=edge_protocol(QUICK)) as url:
+        seen, answer = await smuggled(url, offer)
+        assert seen == 2 and HIDDEN in answer
+
+
+async def test_control_a_stock_server_takes_the_body_for_a_request():
+    async with running(app, edge=False) as url:
+        seen, answer = await smuggled(url, OFFERS[0])
+        assert seen == 3 and HIDDEN not in answer
 
 
 async def early(scope, receive, send):

@@ -20,6 +20,8 @@ OURS = {
     "1000 headers",
     "many small headers, too many bytes",
     "long target",
+    "1000 trailers",
+    "another protocol, in an odd spelling",
 }
 PARSERS = {"CL and TE", "xchunked", "NUL in a header", "folded line"}
 

@@ -10,7 +10,7 @@ from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from tests.stacks.raw import exchange
 
-SECRET = "sk-upstream-canary-0123"  # noqa: S105 - made up
+SECRET = "sk-upstream-canary-0123"
 FORM = ("content-type", "multipart/form-data; boundary=B")
 EVENTS = [("content-type", "text/event-stream")]
 CONTENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'

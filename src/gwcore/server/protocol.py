@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gwcore.server.cycle import EdgeCycle
 
 DISCONNECT = "gwcore.disconnect"
+_HEAD = 16 * 1024  # of it an offer of another protocol is looked for; one beyond is refused
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,6 +48,12 @@ class EdgeLimits:
     max_connections_per_ip: int | None = None
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """A request's head without its offer of another protocol, which Java's client makes for HTTP/2 and nobody must take up."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-grade", head) + end + rest
+
+
 class EdgeProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
@@ -57,7 +66,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.refused = False
-        self.head_bytes = self.header_bytes = self.body_bytes = self.hosts = 0
+        self.head_bytes = self.header_bytes = self.body_bytes = self.framing_bytes = self.hosts = 0
         self.body_since: float | None = None
         self.idle_since = math.inf
         self.request_since: float | None = self.loop.time()
@@ -97,12 +106,22 @@ class EdgeProtocol(HttpToolsProtocol):
             self._begin()
         if self.body_since is None:
             self.head_bytes += len(data)
+            if data.find(b"pgrade", 0, _HEAD) >= 0 or data.find(b"PGRADE", 0, _HEAD) >= 0:
+                data = _without_upgrade(data)
+        else:
+            self.framing_bytes += len(data)
         super().data_received(data)
-        if self.body_since is None and self.head_bytes > self.limits.max_header_bytes + 65_536:
+        most = self.limits.max_header_bytes + 65_536
+        if self.body_since is None and self.head_bytes > most:
             self.refuse(431, "the request head is too large")
+        elif self.framing_bytes > most:  # the parser gathers a trailer until it ends, however long it is
+            self.refuse(431, "the request's trailers or chunk extensions are too large")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to warn of: who offers to change the protocol takes HTTP/1.1, too."""
 
     def _begin(self) -> None:
-        self.idle_since = math.inf
+        self.idle_since, self.body_since = math.inf, None
         self.request_since = self.loop.time()
         self.waiting.add(self)
         self._sweep_later()
@@ -122,7 +141,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.head_bytes = self.header_bytes = self.body_bytes = self.hosts = 0
+        self.head_bytes = self.header_bytes = self.body_bytes = self.framing_bytes = self.hosts = 0
         self.body_since = None
         self.scope["extensions"] = {DISCONNECT: self._register}  # type: ignore[dict-item]
         if self.request_since is None:
@@ -152,6 +171,9 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.refused:
             return
+        if self.parser.should_upgrade():  # the parser would take the body for the next request
+            self.refuse(400, "this server changes to no other protocol; send no Upgrade header")
+            return
         if self.hosts != 1:
             self.refuse(400, "exactly one Host header is required")
             return
@@ -163,6 +185,8 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self.body_since = self.loop.time()
         self._start_request()
+        # what comes from now on are trailers: no credential, no address, nothing that a proxy before us looked at (RFC 9110 §6.5.1)
+        self.headers = []
 
     def _start_request(self) -> None:
         """What the base does, less websockets, access log and a cap on concurrency, with a cycle of our own."""
@@ -220,9 +244,14 @@ class EdgeProtocol(HttpToolsProtocol):
             authority += b":%d" % parsed.port
         return bool(parsed.path) and authority == host
 
+    def on_chunk_header(self) -> None:
+        """Called by the parser for each chunk."""
+        self.framing_bytes = 0
+
     def on_body(self, body: bytes) -> None:
         if not self.refused:
             self.body_bytes += len(body)
+            self.framing_bytes = 0
             super().on_body(body)
 
     def on_message_complete(self) -> None:

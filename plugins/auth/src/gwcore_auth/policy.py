@@ -289,8 +289,8 @@ def _wider(name: str, before: Sequence[str], after: Sequence[str]) -> None:
 
 def _looser(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name, added in _LOOSENS.items():
-        if name in before and (new := sorted(added & (after.keys() - before.keys()))):
-            raise Forbidden(f"{', '.join(new)}: beside {name}, only whoever gave it adds this")
+        if name in before and (more := sorted(added & (after.keys() - before.keys()))):
+            raise Forbidden(f"{', '.join(more)}: beside {name}, only whoever gave it adds this")
     for name, old in before.items():
         new = after.get(name)
         if new == old:
