@@ -1,6 +1,7 @@
 """Stores as SQL: engines, transactions, outages, and the one migrator, on SQLite and PostgreSQL."""
 
 import asyncio
+import os
 import socket
 import sqlite3
 import subprocess
@@ -270,3 +271,21 @@ async def asking(store):
     while True:
         async with writing(store) as sql:
             await sql.execute(text("SELECT count(*) FROM demo_thing"))
+
+
+@pytest.mark.parametrize("mutant", [False, True], ids=["", "control"])
+async def test_a_sqlite_file_is_its_owner_s_alone(tmp_path, package, monkeypatch, mutant):
+    """It may hold addresses, prompts and money; what SQLite puts beside it takes its mode."""
+    if mutant:
+        monkeypatch.setattr("gwcore.sql._make_private", lambda _path: None)
+    before = os.umask(0o022)
+    lease = Lease(Resources())
+    try:
+        store = lease.store(f"sqlite:///{tmp_path}/book.db")
+        await migrate(store, demo(package))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("book.db*")}
+    finally:
+        os.umask(before)
+        await lease.release()
+    assert modes.keys() >= {"book.db", "book.db-wal"}
+    assert (set(modes.values()) == {0o600}) is not mutant

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
@@ -117,6 +118,7 @@ def _open(store: Store) -> _Open:
         if not url.database or url.database == ":memory:":
             raise BadConfig("a sqlite: store names no file; write sqlite:///gwcore.db or sqlite:////var/lib/gwcore.db")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        _make_private(url.database)
     engine = create_async_engine(url, hide_parameters=True, pool_timeout=ANSWER_WITHIN)
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -141,6 +143,15 @@ def _open(store: Store) -> _Open:
             connection.rollback()
 
     return _Open(engine, folder)
+
+
+def _make_private(path: str) -> None:
+    """Make the file, if there is none, for its owner alone: it may hold addresses, prompts and money.
+
+    What SQLite puts beside it takes its mode.
+    """
+    with suppress(OSError):  # what cannot be made, SQLite names
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _postgres(url: str) -> AsyncEngine:
