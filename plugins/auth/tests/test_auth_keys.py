@@ -1,6 +1,8 @@
 """The shape of keys, digests, allow-lists."""
 
+import re
 import string
+import time
 from collections import Counter
 
 import pytest
@@ -136,3 +138,21 @@ def test_the_cache_is_bounded_and_drops_by_subject():
     assert len(cache.grants) == 49
     cache.clear()
     assert not cache._by_subject
+
+
+def naive(words):
+    """The control: how one writes it in a minute."""
+    return re.compile("|".join(re.escape(word).replace(r"\*", ".*") for word in words))
+
+
+@pytest.mark.parametrize("rule", [lambda words: RouteRule(words).allows, lambda words: ModelRule("key", words).allows])
+def test_a_pattern_of_a_user_holds_up_nobody(rule):
+    """A user writes the routes of its key, and the address that they are held against: a worker would stand still for minutes."""
+    address = "/v1/models/" + "a" * 30_000
+    began = time.perf_counter()
+    assert not rule(["/v1/*" + "a*" * 50 + "b"])(address)
+    assert rule(["/v1/*" + "a*" * 50])(address)
+    took = time.perf_counter() - began
+    began = time.perf_counter()
+    assert not naive(["/v1/*a*a*a*b"]).fullmatch(address[:250])  # a hundredth of it
+    assert took < time.perf_counter() - began

@@ -44,6 +44,12 @@ class Blocked(Unauthenticated):
     code = "blocked"
 
 
+def _wild(words: Iterable[str]) -> re.Pattern[str] | None:
+    """Those with a ``*``, as one expression that goes back over no text: users write them, and clients what they are held against."""
+    found = [translate(word.replace("[", "[[]").replace("?", "[?]")) for word in words if "*" in word]
+    return re.compile("|".join(found)) if found else None
+
+
 class ModelRule:
     """An allow-list of models: exact names, and patterns in which ``*`` stands for any text. Case counts."""
 
@@ -53,8 +59,7 @@ class ModelRule:
         self.whose = whose
         self.names = tuple(names)
         self._exact = frozenset(name for name in names if "*" not in name)
-        wild = [translate(name.replace("[", "[[]").replace("?", "[?]")) for name in names if "*" in name]
-        self._patterns = re.compile("|".join(wild)) if wild else None
+        self._patterns = _wild(names)
         self._seen: dict[str, bool] = {}
 
     def allows(self, name: str) -> bool:
@@ -101,8 +106,7 @@ class RouteRule:
         listed = list(words)
         self._words = frozenset(word for word in listed if "*" not in word)
         self._inference = INFERENCE in self._words
-        wild = [re.escape(word).replace(r"\*", ".*") for word in listed if "*" in word]
-        self._patterns = re.compile("|".join(wild)) if wild else None
+        self._patterns = _wild(listed)
 
     def serves(self, call: Call) -> bool:
         """Whether the list has one of the names an inference call goes by."""
@@ -115,7 +119,7 @@ class RouteRule:
         """Whether the list has one of the names a request goes by."""
         if not self._words.isdisjoint(names):
             return True
-        return self._patterns is not None and any(self._patterns.fullmatch(name) for name in names)
+        return self._patterns is not None and any(map(self._patterns.match, names))
 
 
 @dataclass(slots=True, frozen=True, eq=False)
