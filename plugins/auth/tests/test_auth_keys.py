@@ -109,6 +109,7 @@ def test_routes():
     ("client", "inside"),
     [
         ("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("2001:db8::1", True), ("11.0.0.1", False), ("10.1.2.3.4", False),
+        ("10.1.2.3:4711", True), ("[2001:db8::1]:4711", True), ("[2001:db8::1]", True), ("11.0.0.1:10", False), ("10.1.2.3:1:2", False),
         ("", False), (None, False), ("localhost", False), ("010.1.2.3", False), ("2001:db9::1", False),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import httpx2
@@ -89,6 +90,7 @@ REFUSED = {
     "placeholder": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": "your-api-key-changeme-0123456789abcdef"}, "example"),
     "weak pepper": ({"admin_key": KEY, "pepper": "sk-1234"}, {"GWCORE_ADMIN_KEY": ADMIN}, "example"),
     "weak declared key": ({"admin_key": KEY, "keys": {"a": {"secret": "sk-1234"}}}, {"GWCORE_ADMIN_KEY": ADMIN}, "example"),
+    "digest of an example": ({"admin_key": KEY, "keys": {"a": {"sha256": sha256(b"test").hexdigest()}}}, {"GWCORE_ADMIN_KEY": ADMIN}, "example"),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -49,11 +50,26 @@ KeySecret = Annotated[SecretStr, AfterValidator(_key)]
 """A virtual key that somebody chose: 24 characters at least, which LiteLLM's own have (128 random bits)."""
 
 
+_EXAMPLES = frozenset(
+    sha256(word.encode()).hexdigest()
+    for word in (
+        "", "test", "password", "secret", "admin", "key", "demo", "example", "changeme", "change-me", "hello", "foo", "abc",
+        "123", "1234", "123456", "sk-1234", "sk-test", "sk-xxx", "token", "master-key", "api-key", "your-api-key",
+    )
+)  # fmt: skip
+
+
+def _digest(digest: str) -> str:
+    if digest in _EXAMPLES:
+        raise fault("is that of an example, not of a secret", "make a key with: openssl rand -hex 32")
+    return digest
+
+
 class DeclaredKey(_Thing):
     """A key whose secret the stack file names."""
 
     secret: KeySecret | None = Field(default=None, description="the key itself, best written as ${VAR}")
-    sha256: str | None = Field(
+    sha256: Annotated[str, AfterValidator(_digest)] | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="its SHA-256 in hex, instead of secret"
     )
     team: str | None = Field(default=None, description="id of its team")

@@ -198,6 +198,10 @@ def within(client: str | None, networks: Sequence[Network]) -> bool:
 
 @lru_cache(4096)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if text.startswith("["):  # some proxies add the port: 192.0.2.1:4711, [2001:db8::1]:4711
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
         address = ip_address(text)
     except ValueError:
