@@ -14,10 +14,11 @@ import structlog
 
 from gwcore.admin import State, answer
 from gwcore.assemble import assemble, package_owners
+from gwcore.browsers import website
 from gwcore.call import Call, Outcome
 from gwcore.catalog import Catalog
 from gwcore.dialect import Dialect
-from gwcore.errors import GatewayError, NotServed, PluginFault
+from gwcore.errors import Forbidden, GatewayError, NotServed, PluginFault
 from gwcore.ids import new_id
 from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match
@@ -32,6 +33,7 @@ from gwcore.wire.transport import Headers
 Scope = MutableMapping[str, Any]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 DISCONNECT = "gwcore.disconnect"
+_NO_WEBSITE = "this gateway asks for no key, so it answers no website; add auth to stack, or set server.open: true if something else guards it"
 _JSON: Headers = [(b"content-type", b"application/json")]
 
 _log = structlog.get_logger("gwcore")
@@ -81,6 +83,7 @@ class Gateway:
         self._starting = asyncio.Lock()
         self._drains: set[asyncio.Task[None]] = set()
         self._app: ASGIApp = self.serve
+        self._open = False
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -157,6 +160,8 @@ class Gateway:
         for middleware in reversed(stack.asgi):
             app = middleware.wrap(app)
         self.stack, self._app = stack, app
+        # mounted, it is the host application's to say who may call
+        self._open = self.serve_admin and stack.door is None and not stack.server.open
         self.load.limit(stack.server.max_inflight, stack.server.max_lag)
         self.load.start()
         self.state.generation += 1
@@ -222,6 +227,9 @@ class Gateway:
         load = self.load
         if load.full():
             await _shed(found[0], send, load.refusal())
+            return
+        if self._open and website(scope["headers"]):
+            await _shed(found[0], send, Forbidden(_NO_WEBSITE))
             return
         load.inflight += 1
         stack.inflight += 1

@@ -252,7 +252,9 @@ class ServerConfig(_Strict):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=4000, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    open: bool = Field(default=False, description="allow a stack without authentication beyond loopback")
+    open: bool = Field(
+        default=False, description="allow a stack without authentication beyond loopback, and to websites in a browser"
+    )
     max_body: Size = Field(default=20_000_000, gt=0, description="largest request body, decoded")
     json_depth: int = Field(default=64, ge=1, le=1000, description="deepest nesting of a JSON body")
     json_items: int = Field(

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
+from gwcore.browsers import website
 from gwcore.call import Attempt, Call, Outcome, Principal
 from gwcore.credentials import credentials_of
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
@@ -230,6 +231,8 @@ class Auth(Plugin):
             raise Forbidden("this gateway is open to its own machine alone")
         if not _FORWARDED.isdisjoint(name for name, _ in call.headers):
             raise Forbidden("this gateway is open to its own machine alone, and a proxy asks for somebody else")
+        if website(call.headers):
+            raise Forbidden("this gateway is open to its own machine alone, and answers no website")
         if credentials:
             try:
                 return await self._admit(credentials[0], sha256(credentials[0].encode()).digest())
