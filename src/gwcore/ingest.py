@@ -116,12 +116,8 @@ async def ingest(
     if door is not None and route.body != "none" and (length is None or length > FREE or encoding):
         await door(call)
     call.raw = raw = _decoded(route, await _body(receive, server.max_body), encoding, server.max_body)
-    form = False
-    if route.body == "form":
-        kinds = [value for name, value in call.headers if name == b"content-type"]  # all of them go upstream
-        # what takes a form may take a document, too, with addresses in place of files
-        form = len(kinds) != 1 or not kinds[0].startswith(b"application/json")
-    if route.body == "json" or (route.body == "form" and not form):
+    form = _form(call) if route.body == "form" else None
+    if route.body == "json" or (route.body == "form" and form is None):
         call.document = parse(raw, unique=dialect.unique, max_depth=server.json_depth, most=server.json_items)
         if route.stream == "body":
             stream = call.document.get("stream", False)
@@ -130,11 +126,20 @@ async def ingest(
             call.stream = bool(stream)
     if route.stream == "always":
         call.stream = True
-    if route.model == "none":
-        return
-    document = call.document
-    if form:
-        field = read_field(raw, b", ".join(kinds), b"model")
+    if route.model != "none":
+        _name(call, form)
+
+
+def _form(call: Call) -> bytes | None:
+    """The content-type of a form, ``None`` for JSON: what takes files may take a document, too, with addresses in their place."""
+    kinds = [value for name, value in call.headers if name == b"content-type"]  # all of them go upstream
+    return None if len(kinds) == 1 and kinds[0].startswith(b"application/json") else b", ".join(kinds)
+
+
+def _name(call: Call, form: bytes | None) -> None:
+    route, dialect, document = call.route, call.dialect, call.document
+    if form is not None:
+        field = read_field(call.raw, form, b"model")
         document = {} if field is None else {"model": field.decode("utf-8", "replace")}
     if route.model == "optional" and not (document or {}).get("model"):
         return
