@@ -5,7 +5,12 @@ import re
 import time
 from random import Random
 
+import pytest
+
 from gwcore.ids import new_id
+
+# Python warns of a fork beside threads, which other tests of this process may have left
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
 
 def some(count=100):
