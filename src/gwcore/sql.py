@@ -118,8 +118,11 @@ def _open(store: Store) -> _Open:
         if not url.database or url.database == ":memory:":
             raise BadConfig("a sqlite: store names no file; write sqlite:///gwcore.db or sqlite:////var/lib/gwcore.db")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        _make_private(url.database)
     engine = create_async_engine(url, hide_parameters=True, pool_timeout=ANSWER_WITHIN)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def _connecting(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> None:
+        _make_private(url.database or "")
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
