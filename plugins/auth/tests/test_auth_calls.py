@@ -155,6 +155,26 @@ async def test_models_of_key_team_organisation_and_member_all_count(api, upstrea
     assert len(upstream.requests) == 2
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"models": ["a", "b"]},
+        {"models": "b"},
+        {"models": ["a", {"id": "b"}]},
+        {"providerOptions": {"gateway": {"models": ["b"]}}},
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "b", "max_uses": 1}]},
+    ],
+)
+async def test_models_that_a_request_names_beside_its_own_count_too(api, upstream, named):
+    """A broker takes another model of a list where the first fails."""
+    key = await api.key(models=["up/a"])
+    assert (await api.chat(key, "up/a", models=["a"], providerOptions={"gateway": {"order": ["x"]}})).status_code == 200
+    denied = await api.chat(key, "up/a", **named)
+    assert denied.status_code == 403 and denied.json()["error"]["code"] == "model_access_denied"
+    assert "up/" in denied.text and len(upstream.requests) == 1
+    assert (await api.chat(await api.key(), "up/a", models=["a", "b"])).status_code == 200
+
+
 async def test_names_are_no_oracle_for_strangers(api):
     assert (await api.chat(mint(), "no-such-model")).status_code == 401
     assert (await api.chat(await api.key(models=["m"]), "no-such-model")).status_code == 403

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 import httpx2
 import openai
@@ -49,12 +49,12 @@ class Api:
 
 
 @asynccontextmanager
-async def served(up, store, **budget):
+async def served(up, store, auth=None, **budget):
     prices = {"*": {"input": "$1/M", "output": "$1000/M", "context_window": 100_000, "max_output": 128_000}}
     text = json.dumps({
         "gwcore": 1, "stores": {"book": store},
         "upstreams": {"up": {"provider": "openai-compatible", "base_url": f"{up.url}/v1", "api_key": "sk-up-00000000", "prices": prices}},
-        "stack": [{"auth": {"admin_key": ADMIN}}, {"budget": {"store": "book", "mode": "direct", "patience": "3s", **budget}}],
+        "stack": [{"auth": {"admin_key": ADMIN, **(auth or {})}}, {"budget": {"store": "book", "mode": "direct", "patience": "3s", **budget}}],
     }, indent=1)  # fmt: skip
     gateway = Gateway(text + "\n", catalog=Catalog(), serve_admin=True)
     async with running(gateway) as url, httpx2.AsyncClient(timeout=20, trust_env=False) as http:
@@ -374,3 +374,21 @@ async def test_b26_a_limit_that_changes_and_a_key_that_goes_while_a_call_runs(ap
     assert (await running).status_code == 200
     assert [row["spend"] for row in await api.get("/spend/logs")] == [1.00001] * 2
     assert (await verify(api.budget.ledger.home)).problems == []
+
+
+async def test_names_of_keys_and_teams_do_not_meet_the_words_of_a_report(up, store_url):
+    """LiteLLM's rows hold them side by side: a key may be called "spend", and a team "date"."""
+    secret = secrets.token_hex(32)
+    keys = {name: {"secret": f"{secret}{name}"} for name in ("spend", "users", "models", "startTime")}
+    async with served(up, store_url, auth={"keys": keys}) as api:
+        team = await api.post("/team/new", {"team_alias": "date"})
+        for key in [
+            *(key["secret"] for key in keys.values()),
+            (await api.post("/key/generate", {"team_id": team["team_id"]}))["key"],
+        ]:
+            assert (await api.chat(key)).status_code == 200
+        today = datetime.now(UTC).date().isoformat()
+        (row,) = await api.get("/spend/logs", start_date=today, end_date=today)
+        assert (row["startTime"], row["spend"], row["models"]) == (today, 5.00005, {"up/m": 5.00005})
+        (row,) = (await api.get("/global/spend/teams"))["daily_spend"]
+        assert row["date"] == today

@@ -62,6 +62,7 @@ def test_what_fetches_or_browses_may_fill_the_window_in_each_round():
         {"mcp_servers": [{"type": "url", "url": "https://x.y"}]},
         {"plugins": [{"id": "web"}]},
         {"models": ["dearer"]},
+        {"providerOptions": {"gateway": {"models": ["dearer"]}}},
         {"search_parameters": {"mode": "on"}},
         {"model": "openai/gpt-5:online"},
         {"service_tier": "priority"},

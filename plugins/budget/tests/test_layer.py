@@ -194,6 +194,28 @@ async def test_policies_of_a_principal_bind_and_change(store_url):
             assert rows["key:k1:total"] == rows["team:t1:month"] == 10_010_000
 
 
+async def test_a_temporary_increase_is_of_max_budget_alone(store_url):
+    """As in LiteLLM: a model's budget, another window and a rule of the stack file stay what they are."""
+    async with FakeUpstream() as up:
+        up.default = completion(10)
+        rules = [{"per": "key", "limit": "$2", "on_short": "reject"}]
+        async with serving(stack(up.url, store_url, mode="direct", on_short="reject", rules=rules)) as (url, _, plugin):
+            raised = {"max_budget": 0.5, "temp_budget_increase": 100, "temp_budget_expiry": "2999-01-01T00:00:00Z"}
+
+            async def with_(**more):
+                policy = plugin.Policy.model_validate(raised | more)
+                Anybody.who["k"] = Principal(id="k1", policies={"budget": {"key": policy}})
+                return (await ask(url, max_tokens=900)).status, (await ask(url, max_tokens=2500)).status
+
+            # the rule counts the same money: two dollars, whatever the key has on top
+            assert await with_() == (200, 429)
+            assert await with_(model_max_budget={"m": 0.5}) == (429, 429)
+            assert await with_(budget_limits=[{"max_budget": 0.5, "budget_duration": "1h"}]) == (429, 429)
+            assert await with_(budget_duration="1d") == (200, 429)
+            Anybody.who["k"] = Principal(id="k2")
+            assert (await ask(url, max_tokens=2500)).status == 429
+
+
 async def test_b28_truth_above_the_estimate(store_url):
     async with FakeUpstream() as up:
         up.default = completion(300)

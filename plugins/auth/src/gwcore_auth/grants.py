@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
@@ -24,6 +24,7 @@ ALL_MODELS = frozenset({"*", "all-proxy-models"})
 TEAM_MODELS, NO_MODELS = "all-team-models", "no-default-models"
 INFERENCE, MANAGEMENT, READING = "llm_api_routes", "management_routes", "info_routes"
 _REMEMBERED = 256
+_NAMING = frozenset({"models", "providerOptions", "tools"})
 
 
 class ModelNotAllowed(Forbidden):
@@ -177,6 +178,8 @@ class Grant:
         model's name there.
         """
         target, name = attempt.target, attempt.call.model
+        for other in _beside(attempt.call.document):
+            self._permit_there(f"{target.upstream.name}/{other}", other)
         if name is not None and any(
             t is target or (t.model == target.model and t.upstream.name == target.upstream.name) for t in asked
         ):
@@ -184,10 +187,30 @@ class Grant:
             return
         if not target.model:
             return
-        here = str(target)
+        self._permit_there(str(target), target.model)
+
+    def _permit_there(self, here: str, model: str) -> None:
         for rule in self.rules:
-            if not (rule.allows(here) or rule.allows(target.model)):
+            if not (rule.allows(here) or rule.allows(model)):
                 raise ModelNotAllowed(f"{rule.whose} not allowed to access model {here[:200]}")
+
+
+def _beside(document: Mapping[str, Any] | None) -> Iterator[str]:
+    """Models that a request names beside ``model``, by their upstream's names.
+
+    Brokers take one of ``models`` where the first fails (Vercel's stand in ``providerOptions.gateway``), and some tools of vendors
+    ask a model of their own.
+    """
+    if document is None or _NAMING.isdisjoint(document):
+        return
+    options, tools = document.get("providerOptions"), document.get("tools")
+    broker = options.get("gateway") if isinstance(options, dict) else None
+    for listed in (document.get("models"), broker.get("models") if isinstance(broker, dict) else None):
+        if listed:
+            yield from map(str, listed if isinstance(listed, list) else [listed])
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict) and isinstance(tool.get("model"), str):
+            yield tool["model"]
 
 
 def within(client: str | None, networks: Sequence[Network]) -> bool:

@@ -200,7 +200,8 @@ class Accounts:
         zone = self._config.zone
 
         def budget(window: str, limit: int | None, soft: int | None = None, origin: str = "part") -> Budget:
-            bonus, until = policy.bonus
+            # an increase is of max_budget alone, as in LiteLLM: a model's limit, or an hour's, was not asked for
+            bonus, until = policy.bonus if origin == "policy" else (0, 0)
             parsed = Window.parse(window, zone)
             return Budget(_id(scope, name, parsed), scope, name, parsed, limit, soft, bonus, until,
                           self._config.on_short, self._config.unpriced, origin)  # fmt: skip
@@ -223,8 +224,11 @@ class Accounts:
             if other is not None:
                 limits = [b.limit for b in (other, budget) if b.limit is not None]
                 softs = [b.soft for b in (other, budget) if b.soft is not None]
-                lower = budget if (budget.limit is not None and budget.limit == min(limits, default=None)) else other
-                budget = replace(lower, soft=min(softs, default=None))  # noqa: PLW2901 - the two are one
+                first = budget.limit is not None and budget.limit == min(limits, default=None)
+                lower = budget if first else other
+                # an increase of the one goes no further than the other
+                bonus = lower.bonus if len(limits) < 2 else min(lower.bonus, max(limits) - min(limits))
+                budget = replace(lower, soft=min(softs, default=None), bonus=bonus)  # noqa: PLW2901 - the two are one
             found[budget.id] = budget
         if len(found) > MOST_ACCOUNTS:  # leaving one out would be a way past it
             raise BadRequest(f"{len(found)} budgets bind this call, and at most {MOST_ACCOUNTS} can: send fewer tags")

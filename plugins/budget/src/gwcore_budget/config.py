@@ -193,7 +193,9 @@ class BudgetPolicy(BaseModel):
         default=None, description="budgets per model"
     )
     budget_limits: list[ModelBudget] | None = Field(default=None, description="further windows beside budget_duration")
-    temp_budget_increase: Dollars | None = Field(default=None, description="dollars on top, until temp_budget_expiry")
+    temp_budget_increase: Dollars | None = Field(
+        default=None, description="dollars on top of max_budget, until temp_budget_expiry"
+    )
     temp_budget_expiry: datetime | None = Field(default=None, description="when the increase ends")
 
     @property

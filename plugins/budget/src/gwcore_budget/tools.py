@@ -23,8 +23,11 @@ _OWN_BEGIN = ("bash_", "text_editor_", "memory_", "computer_", "tool_search_")
 """What the client runs itself, behind the answer; and a search among the request's own tools."""
 _ONCE = frozenset({"urlContext", "url_context", "fileSearch"})
 """What fills the window once, before the answer, and costs no more than the tokens."""
-_WITHOUT_END = frozenset({"mcp_servers", "plugins", "models", "search_parameters", "enable_search", "connectors"})
-"""Members of a request that let a vendor read, search, or take another model, as often as it likes."""
+_OPTIONS = "providerOptions"
+_WITHOUT_END = frozenset(
+    {"mcp_servers", "plugins", "models", "search_parameters", "enable_search", "connectors", _OPTIONS}
+)
+"""Members of a request that let a vendor read, search, or take another model, as often as it likes; for the last see :func:`_brokered`."""
 
 _TOOLS = frozenset({"tools", "web_search_options"})
 
@@ -100,7 +103,9 @@ def runs(document: Document, card: PriceCard, *, endless: bool) -> Runs | None:
         card: of the model.
         endless: leave those out.
     """
-    if not (endless or _WITHOUT_END.isdisjoint(document)) and any(document.get(name) for name in _WITHOUT_END):
+    if not (endless or _WITHOUT_END.isdisjoint(document)) and (
+        any(document.get(name) for name in _WITHOUT_END - {_OPTIONS}) or _brokered(document)
+    ):
         return None
     if _TOOLS.isdisjoint(document):
         return NONE
@@ -126,6 +131,13 @@ def runs(document: Document, card: PriceCard, *, endless: bool) -> Runs | None:
             return None
         fees, most = fees + (price or 0), most + 1
     return Runs(fees, most, fill, once) if most or once else NONE
+
+
+def _brokered(document: Document) -> bool:
+    """Whether Vercel's gateway may take other models."""
+    options = document.get(_OPTIONS)
+    broker = options.get("gateway") if isinstance(options, dict) else None
+    return isinstance(broker, dict) and bool(broker.get("models"))
 
 
 def _vendors(document: Document) -> Iterator[tuple[str, Document]]:

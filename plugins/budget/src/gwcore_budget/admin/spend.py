@@ -92,13 +92,22 @@ class Spend:
         where = Where().within(call.caller.reach).between("day", first, last)
         where.equal("key_id", self.desk.key_id(query.get("api_key"))).equal("user_id", query.get("user_id"))
         where.equal("team", query.get("team_id")).equal("end_user", query.get("end_user"))
-        days: dict[str, dict[str, Any]] = {}
+        days: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
         lines = await reports.sums(self.desk.home, ("day", "key_id", "user_id", "model_asked"), where)
-        async for (day, key, user, model), sums in reports.unhurried(lines):
-            row = days.setdefault(day, {"startTime": day, "spend": 0, "users": {}, "models": {}})
-            for into, name in ((row, "spend"), (row, key), (row["users"], user), (row["models"], model)):
+        async for (day, *names), sums in reports.unhurried(lines):
+            for into, name in zip(days.setdefault(day, ({}, {}, {})), names, strict=True):
                 into[name] = into.get(name, 0) + sums.spend
-        return [_in_dollars(row) for row in days.values()]
+        return [
+            # LiteLLM's shape: keys stand beside these four, whose names a key may have
+            {
+                **_in_dollars(keys),
+                "startTime": day,
+                "spend": money(sum(keys.values())),
+                "users": _in_dollars(users),
+                "models": _in_dollars(models),
+            }
+            for day, (keys, users, models) in days.items()
+        ]
 
     async def paged(self, call: AdminCall) -> Any:
         """``GET /spend/logs/v2``."""
@@ -235,15 +244,8 @@ def _counted(sums: Sums) -> dict[str, Any]:
     }
 
 
-def _in_dollars(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: money(value)
-        if isinstance(value, int)
-        else {inner: money(nano) for inner, nano in value.items()}
-        if isinstance(value, dict)
-        else value
-        for name, value in row.items()
-    }
+def _in_dollars(spent: dict[str, int]) -> dict[str, float | None]:
+    return {name: money(nano) for name, nano in spent.items()}
 
 
 def _limit(call: AdminCall, default: int = _MOST_ROWS) -> int:

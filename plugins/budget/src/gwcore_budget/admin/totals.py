@@ -98,13 +98,15 @@ class Totals:
         for (_, team), sums in lines:
             totals[team] = totals.get(team, 0) + sums.spend
         aliases = await self.desk.aliases("team", totals)
-        daily: dict[str, dict[str, Any]] = {}
+        daily: dict[str, dict[str, int]] = {}
         for (day, team), sums in lines:
-            row = daily.setdefault(day, {"date": day})
-            # two teams may be called alike; their ids are not
-            row[aliases.get(team, team)] = row.get(aliases.get(team, team), 0.0) + (money(sums.spend) or 0.0)
+            row, name = daily.setdefault(day, {}), aliases.get(team, team)
+            row[name] = row.get(name, 0) + sums.spend  # two teams may be called alike; their ids are not
         return {
-            "daily_spend": list(daily.values()),
+            # a team may be called "date"
+            "daily_spend": [
+                {**{name: money(nano) for name, nano in row.items()}, "date": day} for day, row in daily.items()
+            ],
             "teams": [aliases.get(team, team) for team in totals],
             "total_spend_per_team": [
                 {"team_id": team, "team_alias": aliases.get(team), "total_spend": money(nano)}
