@@ -206,3 +206,12 @@ def test_what_is_no_part_of_an_answer_is_not_written_as_one(dialect, document, n
         said = json.dumps(dialect.chat.write_reply(reply, crossing)).encode()
     assert b'"hi"' in said and b"c1" not in said and b"a.example" not in said
     assert crossing.dropped == [name]
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress", "completed"])
+def test_what_comes_later_has_used_nothing_yet_that_anybody_knows(status):
+    """``background``: a count of the first moment is not what it will have cost."""
+    usage = {"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}
+    meter = OpenAIResponses().meter("chat", {}, stream=False)
+    meter.whole(json.dumps({"id": "resp_1", "object": "response", "status": status, "usage": usage}).encode())
+    assert (meter.usage is None) == (status != "completed")

@@ -26,7 +26,7 @@ _LIFECYCLE = frozenset({"response.created", "response.in_progress", "response.qu
 def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     response = document.get("response")
     response = response if isinstance(response, dict) else document
-    if isinstance(response.get("usage"), dict):
+    if isinstance(response.get("usage"), dict) and response.get("status") not in _UNDER_WAY:
         facts["usage"] = response["usage"]
         facts["tier"] = response.get("service_tier")
         facts["output"] = response.get("output")
@@ -45,6 +45,8 @@ def _total(facts: Facts) -> Usage | None:
 
 
 _OVER = frozenset({"completed", "incomplete", "failed"})
+_UNDER_WAY = frozenset({"queued", "in_progress"})
+"""Of an answer that comes later (``background``): what it will have used is not known."""
 _ID = re.compile(rb'"id"\s*:\s*"(resp[\w-]*)"')
 
 
