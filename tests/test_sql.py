@@ -289,3 +289,31 @@ async def test_a_sqlite_file_is_its_owner_s_alone(tmp_path, package, monkeypatch
         await lease.release()
     assert modes.keys() >= {"book.db", "book.db-wal"}
     assert (set(modes.values()) == {0o600}) is not mutant
+
+
+async def test_a_file_is_made_when_it_is_first_connected_to(tmp_path, package):
+    """Verbs that only look make none."""
+    lease = Lease(Resources())
+    store = lease.store(f"sqlite:///{tmp_path}/book.db")
+    engine_of(store)
+    assert not list(tmp_path.glob("*.db*"))
+    await migrate(store, demo(package))
+    await lease.release()
+
+
+@pytest.mark.parametrize("mutant", [False, True], ids=["", "control"])
+async def test_a_file_that_is_there_is_not_opened_beside_sqlite(tmp_path, package, monkeypatch, mutant):
+    """Closing it lets go of the locks that this process has on it: who closes it elsewhere deletes the log that we write."""
+    if mutant:
+        monkeypatch.setattr("gwcore.sql._make_private", lambda path: os.close(os.open(path, os.O_RDWR)))
+        (tmp_path / "book.db").touch()
+    leases = Lease(Resources()), Lease(Resources())  # as two gateways of one process
+    stores = [lease.store(f"sqlite:///{tmp_path}/book.db") for lease in leases]
+    await migrate(stores[0], demo(package))
+    async with reading(stores[1]) as sql:
+        await sql.execute(text("SELECT * FROM demo_thing"))
+    look = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM demo_thing'); db.close()"
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", look, f"{tmp_path}/book.db"], check=False)
+    assert done.returncode == 0 and (tmp_path / "book.db-wal").exists() is not mutant
+    for lease in leases:
+        await lease.release()

@@ -314,10 +314,11 @@ class Dispatch:
         call.waited += time.perf_counter() - began
         body = b"".join(parts)
         if not chunk:
-            if call.model is not None and not body:
-                raise says_nothing(attempt)
-            if whole and (told := in_band(call.dialect, call.operation, body)) is not None:
-                raise refused(attempt, told.status, told.body, headers)
+            if call.route.model != "none":  # else it is what somebody keeps there, such as the errors of a batch
+                if not body:
+                    raise says_nothing(attempt)
+                if whole and (told := in_band(call.dialect, call.operation, body)) is not None:
+                    raise refused(attempt, told.status, told.body, headers)
             headers.append((b"content-length", b"%d" % size))
             if attempt.meter is not None and not header(headers, b"content-encoding"):
                 attempt.meter.whole(body)

@@ -169,7 +169,7 @@ def in_band(dialect: Dialect, operation: str, body: bytes) -> InBandError | None
 
 def look(attempt: Attempt, response: Response) -> None:
     """Raise ``Malformed`` for a web page, which is no model's answer, though its status tells of no failure."""
-    if attempt.call.model is not None and header(response.headers, b"content-type").startswith(b"text/html"):
+    if attempt.call.route.model != "none" and header(response.headers, b"content-type").startswith(b"text/html"):
         name = attempt.target.upstream.name
         raise Malformed(f"upstream {name!r} answered with a web page: base_url must name its API")
 

@@ -121,8 +121,8 @@ def _open(store: Store) -> _Open:
     engine = create_async_engine(url, hide_parameters=True, pool_timeout=ANSWER_WITHIN)
 
     @event.listens_for(engine.sync_engine, "do_connect")
-    def _connecting(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> None:
-        _make_private(url.database or "")
+    def _connects(_dialect: Any, _record: Any, where: list[str], _how: Any) -> None:
+        _make_private(where[0])
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -151,10 +151,12 @@ def _open(store: Store) -> _Open:
 def _make_private(path: str) -> None:
     """Make the file, if there is none, for its owner alone: it may hold addresses, prompts and money.
 
-    What SQLite puts beside it takes its mode.
+    What SQLite puts beside it takes its mode. One that is there is never opened: closing it would let go of every lock that
+    this process has on it (POSIX), and another process could delete the log that is being written.
     """
     with suppress(OSError):  # what cannot be made, SQLite names
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not Path(path).exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _postgres(url: str) -> AsyncEngine:

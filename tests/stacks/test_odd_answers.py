@@ -106,6 +106,18 @@ async def test_speech_streams_to_its_end():
             assert await answer.read() == b"".join(body)
 
 
+@pytest.mark.parametrize("told", [b": x-gwcore-cost-usd 0.001\n\n", b":\r\n\r\n: ping\r\n\r\n"])
+async def test_comments_behind_the_last_event_are_no_cut(told):
+    """As another gateway says what it cost, or a proxy that it is there."""
+    async with serving() as (up, _, _, client):
+        body = frames({"type": "speech.audio.delta", "audio": "AAAA"}, {"type": "speech.audio.done"})
+        speech = client.audio.speech.with_streaming_response
+        for sent, whole in ((body, True), ([body[0][:-9]], False)):
+            up.script(Answer(body=[*sent, told]))
+            async with speech.create(model="up/m", voice="alloy", input="hi", stream_format="sse") as answer:
+                assert (b"before the answer was complete" not in await answer.read()) is whole
+
+
 @pytest.mark.parametrize("method", MEDIA)
 async def test_one_that_is_cut_ends_with_an_error_event(method):
     async with serving() as (up, _, _, client):
@@ -208,6 +220,25 @@ async def test_another_target_is_tried_after_it(what):
         up.script(FAILURES[what][0], Answer(body=json.dumps(WHOLE).encode()))
         answer = await client.chat.completions.create(model="up/m", messages=HELLO)
         assert answer.choices[0].message.content == "Hello" and len(up.requests) == 2
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/jsonl"])
+async def test_a_file_of_errors_is_a_file(kind):
+    """What a batch could not do is told in one: its errors are no failure of whoever hands it out."""
+    line = b'{"custom_id": "a", "response": null, "error": {"code": "batch_expired", "message": "too late"}}\n'
+    async with serving() as (up, _, _, client):
+        up.script(Answer(body=line, headers=[("content-type", kind)]))
+        assert (await client.files.content("file-1")).read() == line
+
+
+@pytest.mark.parametrize("what", [name for name in FAILURES if name != "no content"])
+async def test_moderations_need_name_no_model_to_fail(what):
+    answer, status, words = FAILURES[what]
+    async with serving() as (up, _, _, client):
+        up.script(answer)
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.moderations.create(input="x")
+        assert caught.value.status_code == status and words in caught.value.response.text
 
 
 async def test_control_words_about_errors_are_an_answer():

@@ -290,7 +290,11 @@ class OpenAIChat(BaseDialect):
 
         Vendors differ in whether ``[DONE]`` follows; so a stream of theirs is complete where its last event is.
         """
-        return super().ended(operation, tail) if operation in _MARKED else tail.rstrip().endswith(_WHOLE)
+        if operation in _MARKED:
+            return super().ended(operation, tail)
+        lines = tail.splitlines()
+        # comments may follow it: another gateway's cost
+        return next((line for line in reversed(lines) if line and line[:1] != b":"), b"").rstrip().endswith(_WHOLE)
 
     def bare(self, document: dict[str, Any]) -> bool:
         """No message has anything but its role."""
