@@ -314,11 +314,7 @@ class Dispatch:
         call.waited += time.perf_counter() - began
         body = b"".join(parts)
         if not chunk:
-            if call.route.model != "none":  # else it is what somebody keeps there, such as the errors of a batch
-                if not body:
-                    raise says_nothing(attempt)
-                if whole and (told := in_band(call.dialect, call.operation, body)) is not None:
-                    raise refused(attempt, told.status, told.body, headers)
+            _judge(attempt, body, headers, whole=whole)
             headers.append((b"content-length", b"%d" % size))
             if attempt.meter is not None and not header(headers, b"content-encoding"):
                 attempt.meter.whole(body)
@@ -410,6 +406,17 @@ class Dispatch:
                 attempt.meter.feed(buffer)
             raise says_nothing(attempt)
         return buffer
+
+
+def _judge(attempt: Attempt, body: bytes, headers: Headers, *, whole: bool) -> None:
+    """Raise what a body under a good status tells of. Not of what somebody keeps there, such as the errors of a batch."""
+    call = attempt.call
+    if call.route.model == "none":
+        return
+    if not body:
+        raise says_nothing(attempt)
+    if whole and (told := in_band(call.dialect, call.operation, body)) is not None:
+        raise refused(attempt, told.status, told.body, headers)
 
 
 def cost_of(call: Call) -> bytes | None:
