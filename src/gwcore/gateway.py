@@ -298,10 +298,23 @@ class Gateway:
         elif self.fallthrough is not None:
             await self.fallthrough(scope, receive, send)
         else:
-            others = self.stack.ingress.methods(path) if self.stack is not None else []
-            hint = f"; this address takes {', '.join(others)}" if others else ""
-            error = NotServed(f"{scope['method']} {path[:200]} is not served{hint}")
-            await _answer(named(send, id_), error.status, plain_error(error, id_))
+            await _answer(named(send, id_), NotServed.status, _not_served(self.stack, path, scope, id_))
+
+
+def _not_served(stack: Stack | None, path: str, scope: Scope, request_id: str) -> bytes:
+    """The body of a 404: what to mend and, as far as can be told, in the client's dialect."""
+    said = f"{scope['method']} {path[:200]} is not served"
+    if stack is None:
+        return plain_error(NotServed(said), request_id)
+    if others := stack.ingress.methods(path):
+        return plain_error(NotServed(f"{said}; this address takes {', '.join(others)}"), request_id)
+    meant = stack.ingress.meant(scope["method"], path, scope["headers"])
+    if meant is None:
+        return plain_error(NotServed(said), request_id)
+    (dialect, _, _), end = meant
+    over = path[: -len(end)] if path.endswith(end) else ""
+    mend = f": leave {over[:200]} out of the client's base URL" if over.strip("/") else ""
+    return dialect.error_body(NotServed(f"{said}, but {end[:200]} is{mend}"), request_id)
 
 
 def _part(call: Call) -> None:

@@ -10,6 +10,7 @@ from gwcore.dialect import Dialect, Route
 from gwcore.wire.transport import Headers
 
 Match = tuple[Dialect, Route, Mapping[str, str]]
+_SEGMENTS = 8  # at most so many of a base URL's are taken off: each is a look-up
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -60,6 +61,18 @@ class Ingress:
                 if ":" in route.path:
                     params["verb"] = route.path.rpartition(":")[2]
                 return dialect, route, params
+        return None
+
+    def meant(self, method: str, path: str, headers: Headers) -> tuple[Match, str] | None:
+        """What a client asks for whose base URL holds too much: who serves the end of the path, and that end.
+
+        ``/v1/v1/messages`` is ``/v1/messages``; slashes that are doubled or stand at the end count for nothing.
+        """
+        parts = [part for part in path.split("/") if part]
+        for at in range(min(len(parts), _SEGMENTS)):
+            end = "/" + "/".join(parts[at:])
+            if end != path and (found := self.find(method, end, headers)) is not None:
+                return found, end
         return None
 
     def methods(self, path: str) -> list[str]:

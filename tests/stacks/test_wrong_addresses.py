@@ -1,0 +1,54 @@
+"""A base URL that holds too much, which users get wrong most often: the 404 says what to mend, in the client's dialect."""
+
+import anthropic
+import httpx
+import openai
+import pytest
+from google.genai.errors import ClientError
+
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from tests.fidelity.sdks import ASK, client_for, close
+
+STACK = "gwcore: 1\nupstreams: {up: {provider: openai-compatible, base_url: 'http://127.0.0.1:9/v1'}}\nstack: []\n"
+CASES = [
+    ("openai.chat", "/v1", "/v1/chat/completions", "leave /v1 out of"),
+    ("openai.chat", "/v1/chat", "/v1/chat/completions", "leave /v1/chat out of"),
+    ("openai.responses", "/api", "/v1/responses", "leave /api out of"),
+    ("anthropic.messages", "/v1", "/v1/messages", "leave /v1 out of"),
+    ("anthropic.messages", "/anthropic", "/v1/messages", "leave /anthropic out of"),
+    ("gemini.generate", "/v1beta", "/v1beta/models/up/m:generateContent", "leave /v1beta out of"),
+]
+
+
+@pytest.mark.parametrize(("client", "more", "served", "mend"), CASES)
+async def test_what_a_base_url_has_too_much_is_named(client, more, served, mend):
+    async with running(Gateway(STACK)) as url:
+        sdk = client_for(client, url + more)
+        with pytest.raises((openai.NotFoundError, anthropic.NotFoundError, ClientError)) as found:
+            await ASK[client](sdk, "up/m", False)
+        await close(sdk)
+    said = str(found.value)
+    assert f"but {served} is: {mend} the client's base URL" in said
+    if client.startswith("anthropic"):
+        assert found.value.body["error"]["type"] == "not_found_error"
+    elif client.startswith("gemini"):
+        assert found.value.status == "NOT_FOUND"
+    else:
+        assert found.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions/", "//v1/chat/completions", "/v1//chat/completions"])
+async def test_a_slash_too_many_is_told(path):
+    async with running(Gateway(STACK)) as url, httpx.AsyncClient() as client:
+        got = await client.post(url + path, json={})
+    assert got.status_code == 404
+    assert got.json()["error"]["message"] == f"POST {path} is not served, but /v1/chat/completions is"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/no/such", "/x" * 4000])
+async def test_nothing_is_guessed(path):
+    async with running(Gateway(STACK)) as url, httpx.AsyncClient() as client:
+        got = await client.post(url + path, json={})
+    assert got.status_code == 404
+    assert got.json()["error"]["message"].endswith(" is not served")
