@@ -62,7 +62,9 @@ class Crossing:
 
     def refuse(self, what: str, why: str = "") -> Untranslatable:
         """The error for something that cannot be said; ``what`` is the client's name for it."""
-        return Untranslatable(f"{what} cannot be said to model {self.model!r}{': ' + why if why else ''}")
+        error = Untranslatable(f"{what} cannot be said to model {self.model!r}{': ' + why if why else ''}")
+        error.what = what
+        return error
 
 
 @dataclass(slots=True, frozen=True)

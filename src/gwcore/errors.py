@@ -150,10 +150,15 @@ class UnsupportedEncoding(ClientError):
 
 
 class Untranslatable(ClientError):
-    """422: something in the request cannot be said in the upstream's dialect."""
+    """422: something in the request cannot be said in the upstream's dialect.
+
+    Attributes:
+        what: the client's name for it, where it is one thing; a dialect may have words of its own for its absence.
+    """
 
     code = "untranslatable"
     status = 422
+    what: str | None = None
 
 
 class LimitError(GatewayError):

@@ -2,6 +2,7 @@
 
 import json
 
+import anthropic
 import pytest
 
 from gwcore.gateway import Gateway
@@ -216,6 +217,41 @@ async def test_what_only_anthropic_runs_is_refused_by_name(dialect):
     tools = [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}]
     got, seen = await claude(dialect, claude_code(tools=tools))
     assert got.status == 422 and "web_search" in json.loads(got.body)["error"]["message"] and seen is None
+
+
+THREAD = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+@pytest.mark.parametrize("more", [THREAD, {"compaction": {"type": "enabled"}}])
+async def test_what_anthropic_keeps_or_compacts_is_refused_by_name(dialect, more):
+    got, sent = await claude(dialect, claude_code(**more))
+    assert (got.status, sent) == (422, None)
+    assert next(iter(more)) in json.loads(got.body)["error"]["message"]
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_the_sdks_tool_runner_sends_its_whole_history_where_no_vendor_keeps_it(dialect):
+    """By default it continues a thread that the vendor holds, with the new messages alone."""
+
+    @anthropic.beta_async_tool
+    async def read(file_path: str) -> str:
+        """Read a file."""
+        return f"text of {file_path}"
+
+    async with FakeUpstream() as upstream:
+        upstream.default = Answer(body=call_of(dialect, "read", '{"file_path":"/d"}'))
+        async with running(Gateway(stack(upstream.url, dialect, "claude-best"))) as url:
+            async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client:
+                runner = client.beta.messages.tool_runner(
+                    model="claude-best", max_tokens=99, max_iterations=2, tools=[read], stream=True,
+                    messages=[{"role": "user", "content": "look into /d"}],
+                )  # fmt: skip
+                async for events in runner:
+                    await events.get_final_message()
+    assert len(upstream.requests) == 2
+    said = upstream.requests[-1].body.decode()
+    assert all(words in said for words in ("look into /d", "text of /d", "read"))
 
 
 # ── Codex ────────────────────────────────────────────────────────────────────────────────────────────────────────────

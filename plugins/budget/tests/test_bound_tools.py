@@ -63,6 +63,7 @@ def test_what_fetches_or_browses_may_fill_the_window_in_each_round():
         {"plugins": [{"id": "web"}]},
         {"models": ["dearer"]},
         {"providerOptions": {"gateway": {"models": ["dearer"]}}},
+        {"fallbacks": [{"model": "dearer"}]},
         {"search_parameters": {"mode": "on"}},
         {"model": "openai/gpt-5:online"},
         {"service_tier": "priority"},

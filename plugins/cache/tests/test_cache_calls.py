@@ -333,6 +333,7 @@ async def test_no_usage_is_not_kept():
         ({"n": 1}, 1),
         ({"background": True}, 2),
         ({"conversation": "c"}, 2),
+        ({"thread": {"type": "create"}}, 2),
     ],
 )
 async def test_what_wants_variety_or_keeps_state_is_passed_by(more, asked):

@@ -62,7 +62,7 @@ _written: Callable[[Prices], Sequence[int]] = itemgetter(*OUT)
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
-_ELSEWHERE = frozenset({"previous_response_id", "conversation", "cachedContent", "container", "prompt"})
+_ELSEWHERE = frozenset({"previous_response_id", "conversation", "cachedContent", "container", "prompt", "thread"})
 """Members that stand for input the gateway does not see; of a ``prompt``, one that is an object."""
 _UNSEEN = (
     '"document"',

@@ -25,7 +25,7 @@ _ONCE = frozenset({"urlContext", "url_context", "fileSearch"})
 """What fills the window once, before the answer, and costs no more than the tokens."""
 _OPTIONS = "providerOptions"
 _WITHOUT_END = frozenset(
-    {"mcp_servers", "plugins", "models", "search_parameters", "enable_search", "connectors", _OPTIONS}
+    {"mcp_servers", "plugins", "models", "fallbacks", "search_parameters", "enable_search", "connectors", _OPTIONS}
 )
 """Members of a request that let a vendor read, search, or take another model, as often as it likes; for the last see :func:`_brokered`."""
 

@@ -284,7 +284,8 @@ def _other(value: Any) -> Any:
 
 def is_stateful(document: Mapping[str, Any]) -> bool:
     """Whether the answer depends on what a vendor keeps and changes, or comes later."""
-    return bool(document.get("background")) or document.get("conversation") is not None
+    kept = document.get("conversation"), document.get("thread")  # OpenAI's, Anthropic's
+    return bool(document.get("background")) or kept != (None, None)
 
 
 def is_fickle(document: Mapping[str, Any]) -> bool:

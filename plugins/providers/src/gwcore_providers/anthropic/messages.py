@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
-from gwcore.errors import GatewayError, Refused
+from gwcore.errors import GatewayError, Refused, Untranslatable
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
@@ -132,6 +132,9 @@ class AnthropicMessages(BaseDialect):
         """Anthropic's error object."""
         default = "invalid_request_error" if error.status < 500 else "api_error"
         shown = {"type": _TYPES.get(error.status, default), "message": error.message, "code": error.code}
+        if isinstance(error, Untranslatable) and error.what == "thread":
+            # upon this Anthropic's SDKs, whose tool runner keeps its history at the vendor, send the whole of it instead
+            shown["details"] = {"error_code": "thread_unsupported_request"}
         if isinstance(error, Refused):
             shown["code"] = error.said.get("code") or error.said.get("type") or error.code
             if shown["code"] == OVERFLOW and _TOO_LONG not in error.message:

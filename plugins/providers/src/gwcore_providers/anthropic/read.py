@@ -30,7 +30,7 @@ from gwcore_providers.crossing import objects, rest, spelled, string, thought_of
 DIALECT = "anthropic.messages"
 CACHE = "cache_control"
 _KNOBS = ("temperature", "top_p", "top_k", "service_tier")
-_NEEDS = ("container", "mcp_servers")
+_NEEDS = ("container", "mcp_servers", "thread", "compaction")
 SHOWN = {"summarized": "summary", "omitted": "none"}
 """``thinking.display`` → the canonical word."""
 _READ = frozenset({
