@@ -12,6 +12,7 @@ from google import genai
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
 from tests.conftest import RECORDINGS
 from tests.fidelity.corpus import MISSING, NAMES, SPECS, answers, chats, recorded_body, requests, streamed
 from tests.fidelity.oracle import UNREADABLE, differs, reply_of
@@ -142,6 +143,23 @@ async def test_an_upstreams_error_keeps_status_and_message(source, client, strea
                     wrong.append((record["id"], "request-id", shown))
         await close(sdk)
     assert chosen and not wrong, (len(wrong), len(chosen), wrong[:4])
+
+
+@pytest.mark.parametrize(("told", "times"), [("true", 2), ("false", 1)])
+@pytest.mark.parametrize(("source", "client"), [pair for pair in PAIRS if pair[1] != "gemini.generate"])
+async def test_whether_to_try_again_is_told_to_every_client(source, client, told, times):
+    """OpenAI's and Anthropic's SDKs repeat a 400 or a 429 as ``x-should-retry`` says, whoever said it."""
+    status = 400 if told == "true" else 429
+    async with FakeUpstream() as upstream:
+        upstream.default = Answer(
+            status, [("x-should-retry", told), ("retry-after-ms", "1")], b'{"error":{"message":"no"}}'
+        )
+        async with running(Gateway(stack_for(source, upstream.url.rpartition(":")[2]))) as url:
+            sdk = client_for(client, url).with_options(max_retries=1)
+            with pytest.raises(RAISED):
+                await ASK[client](sdk, "up/m", False)
+            await close(sdk)
+    assert len(upstream.requests) == times
 
 
 @pytest.mark.parametrize("how", ["cut", "in_band"])
