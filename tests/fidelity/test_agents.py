@@ -241,14 +241,16 @@ async def test_the_sdks_tool_runner_sends_its_whole_history_where_no_vendor_keep
 
     async with FakeUpstream() as upstream:
         upstream.default = Answer(body=call_of(dialect, "read", '{"file_path":"/d"}'))
-        async with running(Gateway(stack(upstream.url, dialect, "claude-best"))) as url:
-            async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client:
-                runner = client.beta.messages.tool_runner(
-                    model="claude-best", max_tokens=99, max_iterations=2, tools=[read], stream=True,
-                    messages=[{"role": "user", "content": "look into /d"}],
-                )  # fmt: skip
-                async for events in runner:
-                    await events.get_final_message()
+        async with (
+            running(Gateway(stack(upstream.url, dialect, "claude-best"))) as url,
+            anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client,
+        ):
+            runner = client.beta.messages.tool_runner(
+                model="claude-best", max_tokens=99, max_iterations=2, tools=[read], stream=True,
+                messages=[{"role": "user", "content": "look into /d"}],
+            )  # fmt: skip
+            async for events in runner:
+                await events.get_final_message()
     assert len(upstream.requests) == 2
     said = upstream.requests[-1].body.decode()
     assert all(words in said for words in ("look into /d", "text of /d", "read"))

@@ -135,7 +135,12 @@ def test_letters_that_are_escaped_are_read_all_the_same(mark):
 
 def test_what_the_gateway_does_not_see_is_a_whole_window():
     seen = of(max_tokens=1).fixed
-    for fields in ({"previous_response_id": "r"}, {"prompt": {"id": "p"}}, {"conversation": "c"}, {"thread": {"type": "continue"}}):
+    for fields in (
+        {"previous_response_id": "r"},
+        {"prompt": {"id": "p"}},
+        {"conversation": "c"},
+        {"thread": {"type": "continue"}},
+    ):
         assert of(max_tokens=1, **fields).fixed == 1_000_000 * 37_500_000 > seen
     assert of(max_tokens=1, prompt="a text").fixed < 2 * seen
 

@@ -131,7 +131,11 @@ class AnthropicMessages(BaseDialect):
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
         """Anthropic's error object."""
         default = "invalid_request_error" if error.status < 500 else "api_error"
-        shown = {"type": _TYPES.get(error.status, default), "message": error.message, "code": error.code}
+        shown: dict[str, Any] = {
+            "type": _TYPES.get(error.status, default),
+            "message": error.message,
+            "code": error.code,
+        }
         if isinstance(error, Untranslatable) and error.what == "thread":
             # upon this Anthropic's SDKs, whose tool runner keeps its history at the vendor, send the whole of it instead
             shown["details"] = {"error_code": "thread_unsupported_request"}
