@@ -162,6 +162,7 @@ async def test_models_of_key_team_organisation_and_member_all_count(api, upstrea
         {"models": "b"},
         {"models": ["a", {"id": "b"}]},
         {"providerOptions": {"gateway": {"models": ["b"]}}},
+        {"fallbacks": [{"model": "b"}]},
         {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "b", "max_uses": 1}]},
     ],
 )

@@ -24,7 +24,7 @@ ALL_MODELS = frozenset({"*", "all-proxy-models"})
 TEAM_MODELS, NO_MODELS = "all-team-models", "no-default-models"
 INFERENCE, MANAGEMENT, READING = "llm_api_routes", "management_routes", "info_routes"
 _REMEMBERED = 256
-_NAMING = frozenset({"models", "providerOptions", "tools"})
+_NAMING = frozenset({"models", "fallbacks", "providerOptions", "tools"})
 
 
 class ModelNotAllowed(Forbidden):
@@ -198,16 +198,18 @@ class Grant:
 def _beside(document: Mapping[str, Any] | None) -> Iterator[str]:
     """Models that a request names beside ``model``, by their upstream's names.
 
-    Brokers take one of ``models`` where the first fails (Vercel's stand in ``providerOptions.gateway``), and some tools of vendors
-    ask a model of their own.
+    Brokers take one of ``models`` where the first fails (Vercel's stand in ``providerOptions.gateway``), Anthropic one of
+    ``fallbacks``, and some tools of vendors ask a model of their own.
     """
     if document is None or _NAMING.isdisjoint(document):
         return
     options, tools = document.get("providerOptions"), document.get("tools")
     broker = options.get("gateway") if isinstance(options, dict) else None
-    for listed in (document.get("models"), broker.get("models") if isinstance(broker, dict) else None):
-        if listed:
-            yield from map(str, listed if isinstance(listed, list) else [listed])
+    for listed in (
+        document.get("models"), document.get("fallbacks"), broker.get("models") if isinstance(broker, dict) else None
+    ):  # fmt: skip
+        for other in listed if isinstance(listed, list) else [listed] if listed else ():
+            yield str(other.get("model") or other) if isinstance(other, dict) else str(other)
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, dict) and isinstance(tool.get("model"), str):
             yield tool["model"]
