@@ -15,7 +15,8 @@ import pytest
 
 from gwcore import __version__
 from gwcore.assemble import assemble
-from gwcore.catalog import Catalog
+from gwcore.catalog import VERBS, Catalog
+from gwcore.cli import main
 from gwcore.remote import table
 from gwcore.resources import Resources
 from gwcore.show import rings
@@ -97,6 +98,32 @@ def test_a_store_that_is_away_at_start_is_a_sentence(tmp_path):
     done = run("run", file, "--port", "0", env={**os.environ, "GWCORE_ADMIN_KEY": secrets.token_hex(32)})
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert "cannot start: auth: the store postgresql://127.0.0.1:1/x does not answer" in done.stderr
+
+
+def test_several_workers_do_not_say_that_they_serve_before_one_does(tmp_path):
+    (tmp_path / "file").touch()
+    stack, place = tmp_path / "stack.yaml", f"sqlite:///{tmp_path}/file/book.db"
+    stack.write_text(GOOD.replace("stack: []", "stack: [{budget: {store: book}}]") + f"stores: {{book: '{place}'}}\n")
+    command = [GWCORE, "run", str(stack), "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert any("worker ended" in line for line in process.stderr)
+        finally:
+            process.terminate()
+        assert "serves" not in process.communicate(timeout=20)[0]
+
+
+def test_a_verb_whose_distribution_is_missing_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(Catalog, "load_all", lambda _self: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["keys", "list"])
+    assert ended.value.code == 2 and "pip install gwcore-auth" in capsys.readouterr().err
+
+
+def test_the_verbs_of_ours_are_known():
+    catalog = Catalog()
+    catalog.load_all()
+    assert {verbs.info.name for verbs in catalog.commands()} == VERBS.keys()
 
 
 @pytest.mark.parametrize("verb", [["check"], ["run"], ["explain", "--request", "x"]])

@@ -18,6 +18,7 @@ def said(status, message, **more):
 
 
 CASES = [
+    (errors.Exhausted("too many open files"), "exhausted"),
     (
         said(400, "This model's maximum context length is 8192 tokens.", code="context_length_exceeded"),
         "context_window",

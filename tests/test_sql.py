@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from structlog.testing import capture_logs
 
 from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
 from gwcore.resources import Lease, Resources
@@ -182,6 +183,24 @@ async def test_an_outage_is_named_and_says_nothing_of_the_url():
         assert caught.value.status == 503
         assert "canary" not in f"{caught.value!r} {caught.value.message} {engine_of(store)!r} {store!r}"
         await lease.release()
+
+
+async def test_an_outage_is_told_once_with_the_store_s_name_and_so_is_its_end(tmp_path, monkeypatch):
+    lease, file = Lease(Resources()), tmp_path / "book.db"
+    store = lease.store(f"sqlite:///{file}")
+    file.mkdir()
+    with capture_logs() as said:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                async with reading(store) as sql:
+                    await sql.execute(text("SELECT 1"))
+        file.rmdir()
+        for _ in range(3):
+            async with reading(store) as sql:
+                await sql.execute(text("SELECT 1"))
+    told = [(line["event"], line["store"]) for line in said]
+    assert told == [(event, f"sqlite:///{file}") for event in ("store unavailable", "store answers again")]
+    await lease.release()
 
 
 async def test_a_gateway_that_cannot_start_says_which_store_and_why_and_no_password(package):

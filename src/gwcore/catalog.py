@@ -39,6 +39,14 @@ _KNOWN = {
     PROVIDERS: "gwcore-providers",
 }
 
+VERBS = {
+    **dict.fromkeys(("keys", "teams", "users"), "gwcore-auth"),
+    **dict.fromkeys(("spend", "budget", "ledger"), "gwcore-budget"),
+    "cache": "gwcore-cache",
+    "report": "gwcore-observability",
+}
+"""Verbs of the command line that distributions of ours bring."""
+
 
 class Catalog:
     """One per gateway. ``extra`` modules or objects are registered as if installed (tests, embedding)."""

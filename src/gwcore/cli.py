@@ -171,10 +171,14 @@ def main(arguments: list[str] | None = None) -> Any:
     given = sys.argv[1:] if arguments is None else arguments
     core = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     if not given or given[0] not in core | {"new", "--version"}:
-        from gwcore.catalog import Catalog
+        from gwcore.catalog import VERBS, Catalog
 
         catalog = Catalog()
         catalog.load_all()
         for verbs in catalog.commands():
             app.add_typer(verbs)
+        there = {verbs.info.name for verbs in catalog.commands()}
+        if given and given[0] in VERBS and given[0] not in there:
+            typer.echo(f"gwcore {given[0]} comes with {VERBS[given[0]]}; pip install {VERBS[given[0]]}", err=True)
+            sys.exit(2)
     return app(given)

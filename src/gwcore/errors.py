@@ -219,6 +219,13 @@ class Unreachable(UpstreamError):
         super().__init__(message, sent=False)
 
 
+class Exhausted(Unreachable):
+    """503: this process may open no more files or connections; no fault of the upstream's, and nothing was sent."""
+
+    code = "gateway_exhausted"
+    status = 503
+
+
 class UpstreamTimeout(UpstreamError):
     """504: a deadline fired. ``phase`` is ``connect``, ``first_byte``, ``idle`` or ``total``."""
 

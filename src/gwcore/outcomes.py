@@ -19,6 +19,7 @@ from gwcore.errors import (
     BudgetExceeded,
     BudgetReserved,
     ClientError,
+    Exhausted,
     Forbidden,
     LimitError,
     NotServed,
@@ -53,6 +54,8 @@ TABLE = {
     for row in (
         # nothing was sent
         Ending("unreachable", "void", "again", "failure"),
+        # nothing was sent, and nobody was asked: this process may open no more connections
+        Ending("exhausted", "void", "again", "none"),
         # sent, and no answer of which a byte was shown: it may have been executed
         Ending("timeout", "reap", "again", "failure"),
         Ending("broken", "reap", "again", "failure"),
@@ -148,6 +151,8 @@ def ending(error: BaseException, *, committed: bool = False) -> Ending:
         return TABLE["committed"]
     if isinstance(error, Refused):
         return TABLE[_refusal(error)]
+    if isinstance(error, Exhausted):
+        return TABLE["exhausted"]
     if isinstance(error, UpstreamError) and not error.sent:
         return TABLE["unreachable"]
     return TABLE[next((kind for type_, kind in _BY_TYPE if isinstance(error, type_)), "internal")]

@@ -22,6 +22,7 @@ import importlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ CLOSE_WITHIN = 0.5
 
 MIGRATE_WITHIN = 120.0
 """Seconds that start-up waits for another replica's migration, and for its own."""
+
+TOLD_EVERY = 10.0
+"""Seconds between two lines of the log about a store that does not answer."""
 
 _PASSING = ("08", "25006", "40", "53", "55", "57", "58")
 """SQLSTATEs that say "not now": no connection, read-only as after a failover, deadlock, full, locked, shutting down, broken."""
@@ -91,6 +95,33 @@ class _Open:
         await self.engine.dispose()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Told:
+    """What the log was told of a store: every call fails while it is away, which is one line now and then."""
+
+    def __init__(self, store: Store) -> None:
+        self._place = _place(store)
+        self._down = False
+        self._failures = 0
+        self._at = -TOLD_EVERY
+
+    @classmethod
+    def of(cls, store: Store) -> _Told:
+        told: _Told = store.once("sql-told", lambda: cls(store))
+        return told
+
+    def failed(self, cause: str) -> None:
+        self._failures += 1
+        now = time.monotonic()
+        if now - self._at >= TOLD_EVERY:
+            _log.error("store unavailable", store=self._place, error=cause, failures=self._failures)
+            self._down, self._failures, self._at = True, 0, now
+
+    def answered(self) -> None:
+        if self._down:
+            self._down = False
+            _log.info("store answers again", store=self._place)
 
 
 def is_sql(store: Store) -> bool:
@@ -183,14 +214,14 @@ async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[
     options: dict[str, Any] = (
         {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {_BEGIN: None}
     )
-    async with _answering(within), _connection(engine.execution_options(**options)) as connection:
+    async with _answering(store, within), _connection(engine.execution_options(**options)) as connection:
         yield connection
 
 
 @asynccontextmanager
 async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
     """A connection inside one transaction, committed when the block ends well. Raises ``StoreUnavailable``."""
-    async with _answering(within), _connection(engine_of(store)) as connection, _transaction(connection):
+    async with _answering(store, within), _connection(engine_of(store)) as connection, _transaction(connection):
         yield connection
 
 
@@ -239,16 +270,17 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def _answering(within: float) -> AsyncIterator[None]:
+async def _answering(store: Store, within: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(within):
             yield
+        _Told.of(store).answered()
     except IntegrityError:
         raise
     except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
         if isinstance(error, DBAPIError) and not _passing(error):
             raise
-        _log.error("store unavailable", error=_cause(error))
+        _Told.of(store).failed(_cause(error))
         raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
 
 
@@ -290,7 +322,7 @@ async def migrate(store: Store, migrations: Migrations) -> None:
         StoreUnavailable: the store cannot be reached; which, and why, for the operator who starts the gateway.
     """
     try:
-        async with _alembic, _answering(MIGRATE_WITHIN), _connection(engine_of(store)) as connection:
+        async with _alembic, _answering(store, MIGRATE_WITHIN), _connection(engine_of(store)) as connection:
             await _wait(connection, MIGRATE_WITHIN)
             try:
                 async with _transaction(connection):

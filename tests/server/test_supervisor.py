@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +14,8 @@ import time
 import pytest
 
 from gwcore import log, serving
+from gwcore.server import EdgeLimits
+from gwcore.server.run import fitting
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
 from tests.stacks.raw import exchange
 from tests.test_cli import GOOD, Serving
@@ -223,3 +227,43 @@ async def test_a_reload_that_is_refused_takes_nothing(tmp_path, monkeypatch):
         file.write_text(file.read_text().replace("cache, fallback", "fallback, fallback"))
         assert not await gateway.reload()
         assert gateway.resources.users == before
+
+
+TWICE = """
+import asyncio, sys
+from gwcore.server import EdgeLimits, serve
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await asyncio.sleep(60)
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    print("closed", flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+print(serve(lambda: app, host="127.0.0.1", port=0, limits=EdgeLimits(), on_ready=lambda url: print(url, flush=True)))
+"""
+
+
+def test_a_second_signal_ends_at_once_and_what_is_held_is_closed_all_the_same():
+    command = [sys.executable, "-c", TWICE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        port = int(process.stdout.readline().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(4096)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            said, wrong = process.communicate(timeout=10)
+    assert said.split() == ["closed", "0"] and "Traceback" not in wrong
+
+
+@pytest.mark.parametrize(
+    ("most", "files", "fits"),
+    [(20_000, 1_048_576, 20_000), (20_000, 1024, 480), (100, 1024, 100), (5, 10, 1), (9, resource.RLIM_INFINITY, 9)],
+)
+def test_no_more_connections_than_files_to_carry_them(most, files, fits):
+    assert fitting(EdgeLimits(max_connections=most), files).max_connections == fits

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from unittest import mock
 
 import pytest
+from structlog.testing import capture_logs
 
-from gwcore.errors import Broken, Unreachable, UpstreamTimeout
+from gwcore.errors import Broken, Exhausted, Unreachable, UpstreamTimeout
 from gwcore.wire import http1, pool
 from gwcore.wire.http1 import Http1Transport
 from gwcore.wire.transport import Origin, Request, Timeouts
@@ -378,3 +380,30 @@ async def test_a_dead_first_address_does_not_cost_the_timeout(first):
             await until(lambda: server.opened == 1)
             # the losers are gone
             await until(lambda: not [t for t in asyncio.all_tasks() if t.get_coro().__name__ == "_connect"])
+
+
+@contextlib.contextmanager
+def no_more_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # those that are open stay open
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_files_that_cannot_be_opened_are_no_fault_of_the_upstream(host):
+    """Its breaker would open for what this process lacks, and its log would say nothing of the reason."""
+    async with upstream(answering(OK)) as server:
+        transport, request = Http1Transport(), server.request()
+        request.origin = Origin("http", host, request.origin.port)
+        pool._told = -60.0
+        with capture_logs() as said, no_more_files():
+            for _ in range(2):
+                with pytest.raises(Exhausted) as refused:
+                    await transport.send(request)
+        assert (refused.value.status, refused.value.retry_after, refused.value.sent) == (503, 1, False)
+        assert [line["problem"] for line in said] == ["too many open files"]
+        assert (await transport.send(request)).status == 200
+        await transport.aclose()

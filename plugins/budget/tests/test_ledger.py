@@ -455,3 +455,12 @@ async def test_a_waiter_that_gives_up_leaves_nothing(make_home):
     assert (await accounts(home)).get(G, (0, 0, 0)) == (0, 0, 0)
     await sound(home)
     await group.aclose()
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(make_home, tmp_path):
+    (tmp_path / "file").touch()
+    ledger = Ledger(make_home(), tmp_path / "file/journals")
+    before = asyncio.all_tasks()
+    with pytest.raises(OSError, match="Not a directory"):
+        await ledger.start()
+    assert asyncio.all_tasks() == before

@@ -6,6 +6,7 @@ once, joined, and leaves in one write with the first body bytes, as ASGI asks ("
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +27,28 @@ class EdgeCycle(RequestResponseCycle):
 
     head: list[bytes] | None = None
     """The response head, until the first body message."""
+
+    async def run_asgi(self, app: Any) -> None:
+        """As the base does; a call that the server's end cuts is no fault of the application, whose traceback would say nothing."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self.transport.close()
+        except Exception as error:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+            await self._unfinished()
+        else:
+            if not self.response_complete and not self.disconnected:
+                self.logger.error("ASGI callable returned without completing response.")
+                await self._unfinished()
+        finally:
+            self.on_response = _nothing
+
+    async def _unfinished(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
 
     async def send(self, message: Any) -> None:
         """ASGI: a response message. Raises ``RuntimeError`` for one that may not come now or breaks the framing."""
@@ -107,6 +130,10 @@ class EdgeCycle(RequestResponseCycle):
             self.message_event.clear()
             return {"type": "http.request", "body": body, "more_body": False}
         return await super().receive()
+
+
+def _nothing() -> None:
+    """The connection hears nothing more of it."""
 
 
 def _name(name: bytes) -> bytes:

@@ -9,7 +9,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,14 @@ import uvicorn
 from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits, edge_protocol
 
+AT_ONCE = 2.0
+"""Seconds in which a server that is to end at once still closes what its application holds."""
 FAREWELL = 1.0
 """Seconds that kept connections have for one more request when a server ends."""
+FEW = 1000
+"""Connections below which even a server that nobody told how many to take says that there cannot be more."""
+SPARE = 64
+"""Open files that are no connection of a client or to an upstream: stores, sinks, logs."""
 NOT_STARTED = 3
 """Exit code of a process whose application could not start."""
 LOOK = 0.1
@@ -84,6 +91,15 @@ class EdgeServer(uvicorn.Server):
         while self.server_state.connections and not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn's set
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self._end_at_once()
+
+    async def _end_at_once(self) -> None:
+        """Cut what is under way, and have plugins keep what they would lose: journals, queues, places among the workers."""
+        for task in self.server_state.tasks:
+            task.cancel()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.lifespan.shutdown(), AT_ONCE)
 
     def reload(self) -> None:
         """Have the application read its stack file again."""
@@ -153,6 +169,24 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def fitting(limits: EdgeLimits, files: int) -> EdgeLimits:
+    """As many connections as there may be open files for: each client's, one to an upstream, and some for the rest.
+
+    One more would be reset by the system, and none to an upstream could be opened; so it hears 503 instead.
+    """
+    most = max(1, (files - SPARE) // 2)
+    if files == resource.RLIM_INFINITY or limits.max_connections <= most:
+        return limits
+    if most < FEW or limits.max_connections != EdgeLimits().max_connections:
+        _log.warning(
+            "fewer connections than server.max_connections, since few files may be open",
+            connections=most,
+            open_files=files,
+            mend="raise the limit of open files (ulimit -n, LimitNOFILE), or set server.max_connections",
+        )
+    return replace(limits, max_connections=most)
+
+
 def serve_on(
     listener: socket.socket,
     make: Callable[[], Any],
@@ -167,6 +201,7 @@ def serve_on(
     # each client and each upstream is a descriptor; the soft limit of most systems is 1024
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limits = fitting(limits, most)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold every key and prompt in memory
     app = make()
     config = uvicorn.Config(

@@ -44,11 +44,22 @@ _log = structlog.get_logger("gwcore")
 class Supervisor:
     """The parent of the workers."""
 
-    def __init__(self, count: int, work: Callable[[], int], drain: float, check: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        count: int,
+        work: Callable[[], int],
+        drain: float,
+        check: Callable[[], str | None],
+        *,
+        ups: int | None = None,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.count = count
         self.work = work
         self.drain = drain
         self.check = check
+        self.ups = ups  # the end of a pipe into which each worker that serves writes a byte
+        self.on_up = on_up
         self.pids: dict[int, float] = {}
         self.alive = os.pipe()
         self.stopping_since: float | None = None
@@ -72,6 +83,7 @@ class Supervisor:
             for _ in range(self.count):
                 self._fork()
             while self.pids or self._waiting():
+                self._hear()
                 self._reap()
                 self._fork_due()
                 now = stamps(watch)
@@ -81,6 +93,15 @@ class Supervisor:
                 self._kill_late()
                 time.sleep(0.05)
         return 1 if self.gave_up else 0
+
+    def _hear(self) -> None:
+        """Say that we serve once a worker does."""
+        if self.ups is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            if os.read(self.ups, 512):
+                told, self.on_up = self.on_up, lambda: None
+                told()
 
     def _fork(self) -> None:
         # a signal between the fork and what follows would miss the new worker, or have it act for the parent
@@ -203,8 +224,12 @@ def serve_workers(
         raise BadConfig("--workers needs fork, which this system does not have; run one worker")
     listener = bind(host, port)
     listener.listen(2048)
-    work = partial(serve_on, listener, make, limits=limits, drain=drain, supervised=True)
-    supervisor = Supervisor(workers, work, drain, check)
-    if on_ready is not None:
-        on_ready(address(listener))
-    return supervisor.run(watch or [])
+    ups, up = os.pipe()
+    os.set_blocking(ups, False)
+
+    def tell() -> None:
+        os.write(up, b".")
+
+    work = partial(serve_on, listener, make, limits=limits, drain=drain, supervised=True, on_ready=tell)
+    announce = (lambda: None) if on_ready is None else partial(on_ready, address(listener))
+    return Supervisor(workers, work, drain, check, ups=ups, on_up=announce).run(watch or [])

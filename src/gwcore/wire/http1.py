@@ -22,7 +22,7 @@ from math import inf
 
 from gwcore.errors import BadRequest, Broken, Unreachable, UpstreamTimeout
 from gwcore.wire.connection import Answer, Connection
-from gwcore.wire.pool import Pool, dial
+from gwcore.wire.pool import Pool, dial, unconnected
 from gwcore.wire.transport import Origin, Request, Tls
 
 STALE = 1.0  # seconds, see above
@@ -163,7 +163,7 @@ class Http1Transport:
             reason = getattr(error, "strerror", None) or type(error).__name__
             if isinstance(error, ssl.SSLCertVerificationError):
                 reason = f"certificate verify failed: {error.verify_message}"
-            raise Unreachable(f"cannot connect to {origin.authority}: {reason}") from error
+            raise unconnected(f"cannot connect to {origin.authority}: {reason}") from error
         if self._closed or conn.transport.is_closing():
             conn.close()
             raise Unreachable(f"the connection to {origin.authority} was closed at once")

@@ -19,6 +19,7 @@ import httpx2
 
 from gwcore.errors import BadConfig, Broken, Malformed, Unreachable, UpstreamError, UpstreamTimeout
 from gwcore.wire.http1 import SYSTEM, TRANSPORT_HEADERS, build_head
+from gwcore.wire.pool import unconnected
 from gwcore.wire.transport import Headers, Request, Tls
 
 _FAILURES = (httpx2.RequestError, httpx2.StreamError, httpx2.InvalidURL, OSError, ValueError)
@@ -45,7 +46,7 @@ def named(error: Exception, where: str, phase: str) -> UpstreamError:
             phase = "idle" if isinstance(error, httpx2.WriteTimeout) else phase
             return UpstreamTimeout(f"{where} ran into the {phase} timeout", phase=phase)
         case httpx2.ConnectError() | httpx2.ProxyError() | httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
-            return Unreachable(f"cannot connect to {where}: {kind}")
+            return unconnected(f"cannot connect to {where}: {kind}")
         case httpx2.RemoteProtocolError() if not str(error).startswith(_ENDED):
             return Malformed(f"{where} does not speak HTTP: {kind}")
         case httpx2.DecodingError() | httpx2.SSEError():

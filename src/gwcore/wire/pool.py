@@ -7,12 +7,23 @@ IPv6 route would cost the whole connect timeout. :func:`dial` races them instead
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import time
 from collections import deque
 from itertools import chain, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
+import structlog
+
+from gwcore.errors import Exhausted, Unreachable
+
+_TELL_EVERY = 10.0  # seconds between two lines of the log that say the same
 _STAGGER = 0.25  # seconds between two attempts: RFC 8305 §5, "Connection Attempt Delay"
+
+
+_told = -_TELL_EVERY
+_log = structlog.get_logger("gwcore")
 
 
 class Pooled(Protocol):
@@ -139,6 +150,31 @@ async def dial(host: str, port: int) -> socket.socket:
     if len(infos) == 1:
         return await _connect(loop, infos[0])
     return await _race(loop, infos)
+
+
+def unconnected(message: str) -> Unreachable:
+    """Why there is no connection: the upstream, or that this process may open no more, which is asked of the system.
+
+    What failed cannot tell: names are looked up, and certificates read, through files, too.
+    """
+    global _told  # noqa: PLW0603 - it is the process that may open no more
+    try:
+        socket.socket().close()
+    except OSError as error:
+        if error.errno not in {errno.EMFILE, errno.ENFILE}:
+            return Unreachable(message)
+    else:
+        return Unreachable(message)
+    if time.monotonic() - _told >= _TELL_EVERY:
+        _told = time.monotonic()
+        _log.error(
+            "no more connections can be opened",
+            problem="too many open files",
+            mend="raise the limit of open files (ulimit -n, LimitNOFILE)",
+        )
+    exhausted = Exhausted("the gateway may open no more connections")
+    exhausted.retry_after = 1
+    return exhausted
 
 
 async def _race(loop: asyncio.AbstractEventLoop, infos: list[Any]) -> socket.socket:

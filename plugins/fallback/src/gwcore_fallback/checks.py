@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import structlog
 
-from gwcore.errors import GatewayError
+from gwcore.errors import Exhausted, GatewayError
 from gwcore.provider import Upstream
 from gwcore.wire.transport import Request, Timeouts
 from gwcore_fallback.config import CheckConfig
@@ -71,6 +71,8 @@ class Checks:
         request = Request("GET", upstream.origin, upstream.base_path + path, list(upstream.headers), b"", timeouts)
         try:
             response = await upstream.transport.send(request)
+        except Exhausted:  # says nothing of the upstream
+            return None
         except GatewayError as error:
             return error.code
         response.close()

@@ -171,6 +171,8 @@ class Group:
             self._inflight = sum(entry.weight for entry in batch)
             try:
                 await self._commit(batch)
+                if self.down:
+                    _log.info("ledger store answers again")
                 self.down, pause = False, 0.0
             except StoreDown as error:
                 if not self.down:

@@ -99,8 +99,13 @@ class Ledger:
 
     async def start(self) -> None:
         """Connect, register, begin. Raises ``StoreDown``, ``OSError`` where the folder cannot be written."""
-        await self.group.open()
-        await self.worker.enter(self.home, self.group.now())
+        try:
+            await self.group.open()
+            await self.worker.enter(self.home, self.group.now())
+        except BaseException:
+            await self.group.aclose(0.1)
+            self.worker.close()
+            raise
         self._tasks = [asyncio.create_task(self._beats()), asyncio.create_task(self._recalls())]
 
     async def stop(self, within: float = 5.0) -> None:
