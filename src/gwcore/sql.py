@@ -342,7 +342,8 @@ def _place(store: Store) -> str:
         return store.url
     url = make_url(store.url)
     port = f":{url.port}" if url.port else ""
-    return f"{store.scheme}://{url.host or ''}{port}/{url.database or ''}"
+    host = url.host or url.query.get("host") or ""  # libpq's way to name the folder of a socket
+    return f"{store.scheme}://{host}{port}/{url.database or ''}"
 
 
 async def _wait(connection: AsyncConnection, seconds: float) -> None:

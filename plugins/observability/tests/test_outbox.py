@@ -441,3 +441,45 @@ async def test_a_record_that_a_sink_keeps_waiting_shows_in_the_lag(tmp_path, spi
             assert box.lag > before
     finally:
         await box.stop()
+
+
+class Each(Scripted):
+    """A sink that takes one record at a time, as Helicone does; ``bad`` always fails."""
+
+    bad = frozenset()
+
+    def pack(self, items):
+        return [Delivery([item]) for item in items]
+
+    async def send(self, delivery):
+        if delivery.items[0].id in self.bad:
+            return Verdict("later", "http_500")
+        return await super().send(delivery)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "most"), [(Verdict("later", "http_429", after=60.0), 4), (Verdict("later", "x"), 6)]
+)
+async def test_a_sink_that_is_not_well_is_not_sent_the_rest_of_a_batch(tmp_path, verdict, most):
+    """Each delivery has its time-out: one that hangs was noticed after as many of them as a batch has records."""
+    sink = Each()
+    sink.default = verdict
+    async with Running(outbox(sink, tmp_path, backoff=60)) as box:
+        for n in range(50):
+            box.put(record(n))
+        await until(lambda: box._open_until > 0)
+        assert 0 < len(sink.sent) <= most
+        sink.default, box._open_until = ACCEPTED, 0.0
+        box._work.set()
+        await until(lambda: len(sink.taken) == 50)
+    assert set(sink.taken.values()) == {1}
+
+
+async def test_a_few_records_that_always_fail_keep_no_others_back(tmp_path):
+    sink = Each()
+    sink.bad = {f"e{n}" for n in range(8)}
+    async with Running(outbox(sink, tmp_path, backoff=0.01)) as box:
+        for n in range(40):
+            box.put(record(n))
+        await until(lambda: len(sink.taken) == 32)
+    assert set(sink.taken.values()) == {1}

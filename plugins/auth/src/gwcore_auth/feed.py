@@ -23,6 +23,7 @@ from gwcore_auth.book import CHANNEL, Book
 _log = structlog.get_logger("gwcore.auth")
 Subjects = Iterable[tuple[str, str]]
 _RETRY = 2.0
+_TELL = 60.0  # seconds between two lines of the log that say the same
 
 
 class Feed:
@@ -100,11 +101,14 @@ class Feed:
 
     async def _again(self, once: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Keep a push connection up. What happened while it was down is read, so nothing is lost."""
+        told = -_TELL
         while True:
             try:
                 await once()
             except Exception as error:
-                _log.warning("push is down; reading goes on", error=type(error).__name__)
+                if time.monotonic() - told >= _TELL:  # not at each try
+                    told = time.monotonic()
+                    _log.warning("push is down; reading goes on", error=type(error).__name__)
             self._wake.set()
             await asyncio.sleep(_RETRY)
 

@@ -300,8 +300,7 @@ class Outbox:
 
     async def _turn(self) -> bool:
         """One batch; ``False`` where there is nothing to do."""
-        wait = self._open_until - time.monotonic()
-        if wait > 0:
+        if (wait := self._open_until - time.monotonic()) > 0:
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing(), wait)
@@ -369,15 +368,20 @@ class Outbox:
         return not left
 
     async def _send_all(self, items: Sequence[Item]) -> list[Item]:
-        """The items that are not settled. Deliveries of one batch go out side by side."""
-        slots = asyncio.Semaphore(self.config.parallel)
+        """The items that are not settled. Deliveries of one batch go out side by side, until the sink is found not to be well."""
+        slots, row = asyncio.Semaphore(self.config.parallel), 0
+        deliveries = list(self._sink.pack(items))
+        if self._failures:  # else a few that always fail would keep the others back
+            random.shuffle(deliveries)
 
         async def one(delivery: Delivery) -> list[Item]:
+            nonlocal row
             async with slots:
-                return await self._send(delivery)
+                left = list(delivery.items) if row >= OPEN_AFTER else await self._send(delivery)
+                row = 0 if not left else OPEN_AFTER if self.last.after else row + 1
+                return left
 
-        results = await asyncio.gather(*(one(delivery) for delivery in self._sink.pack(items)))
-        left = [item for result in results for item in result]
+        left = [item for result in await asyncio.gather(*map(one, deliveries)) for item in result]
         if left:
             self._failures += 1
             pause = min(self.config.backoff, 0.25 * 2 ** min(self._failures, 20))
