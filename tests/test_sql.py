@@ -215,6 +215,14 @@ async def test_a_gateway_that_cannot_start_says_which_store_and_why_and_no_passw
         await lease.release()
 
 
+async def test_a_file_that_cannot_be_opened_is_told_by_its_code(tmp_path, package):
+    (tmp_path / "book.db").mkdir()
+    lease = Lease(Resources())
+    with pytest.raises(StoreUnavailable, match="OperationalError SQLITE_CANTOPEN"):
+        await migrate(lease.store(f"sqlite:///{tmp_path}/book.db"), demo(package))
+    await lease.release()
+
+
 async def test_options_of_a_postgresql_url_are_libpqs(postgres_url):
     lease = Lease(Resources())
     more = "&" if "?" in postgres_url else "?"

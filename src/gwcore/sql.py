@@ -292,9 +292,12 @@ def _passing(error: DBAPIError) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The type alone: the text of a driver's error may quote parameters, and with them a digest or a name."""
-    cause = getattr(error, "orig", None) or error
-    return type(cause.__cause__ or cause).__name__
+    """The type, and its code where it has one: the text of a driver's error may quote parameters, and with them a digest or a name."""
+    cause = error
+    while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
+        cause = below
+    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    return f"{type(cause).__name__} {code}" if code else type(cause).__name__
 
 
 async def revision(store: Store, migrations: Migrations) -> str | None:

@@ -1,5 +1,8 @@
 """What is gathered into one transaction, and what becomes of the rest where one of it cannot be written."""
 
+import asyncio
+import time
+
 from budget_kit import budget, do, eventually, reserve
 
 from gwcore_budget.ledger import group as module
@@ -7,7 +10,7 @@ from gwcore_budget.ledger.escrow import Escrow
 from gwcore_budget.ledger.group import Group
 from gwcore_budget.ledger.home import Conflict
 from gwcore_budget.ledger.journal import Journal
-from gwcore_budget.ledger.ops import POSTED, Facts, Spent
+from gwcore_budget.ledger.ops import POSTED, Admitted, Facts, Spent
 
 ONE = budget(limit=1_000_000)
 
@@ -88,4 +91,15 @@ async def test_a_transaction_is_no_larger_for_an_outage(make_home, tmp_path, mon
     await settled(group, tmp_path / "journal", taken, 90)
     await eventually(lambda: not group.backlog)
     assert sum(home.sizes) == 90 and max(home.sizes) == 20
+    await group.aclose()
+
+
+async def test_time_in_which_the_loop_was_stuck_is_not_the_store_s(make_home):
+    """A reload on a busy machine refused every call that just asked for money: 'the budget's store does not answer'."""
+    group = Group(make_home(), patience=0.1)
+    await group.open()
+    asking = [asyncio.create_task(group.ask(reserve(f"r:{n}", 10, budget()))) for n in range(3)]
+    await asyncio.sleep(0)
+    time.sleep(0.3)
+    assert all(isinstance(one, Admitted) for one in await asyncio.gather(*asking))
     await group.aclose()

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -32,6 +33,7 @@ from gwcore_budget.ledger.ops import (
 BATCH = 512
 """Holds that one transaction may end or begin."""
 _CONFLICTS = 8
+_LATE = 0.02
 _log = structlog.get_logger("gwcore.budget")
 
 
@@ -138,7 +140,8 @@ class Group:
         future: asyncio.Future[Result] = loop.create_future()
         self._queue.append(_Entry(op, future))
         self._wake.set()
-        timer = loop.call_later(self.patience if patience is None else patience, _expire, future)
+        patience = self.patience if patience is None else patience
+        timer = loop.call_later(patience, _expire, loop, future, loop.time() + patience, patience)
         try:
             return await future
         except BaseException:
@@ -277,6 +280,13 @@ class Group:
         self._queue.extendleft(reversed(keep))
 
 
-def _expire(future: asyncio.Future[Result]) -> None:
-    if not future.done():
+def _expire(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], due: float, patience: float, *, again: bool = True
+) -> None:
+    if future.done():
+        return
+    if again and loop.time() - due > _LATE:
+        # the loop was stuck, in a reload, say: the store may have answered, or not have been asked yet
+        loop.call_later(patience, partial(_expire, loop, future, due, patience, again=False))
+    else:
         future.set_exception(Unavailable())
