@@ -84,6 +84,19 @@ class Migrations:
     head: str
 
 
+class _Open:
+    """An engine as a store keeps it."""
+
+    def __init__(self, engine: AsyncEngine, folder: str | None) -> None:
+        self.engine = engine
+        self._folder = folder
+
+    async def aclose(self) -> None:
+        await self.engine.dispose()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
 class _Told:
     """What the log was told of a store: every call fails while it is away, which is one line now and then."""
 
@@ -92,6 +105,11 @@ class _Told:
         self._down = False
         self._failures = 0
         self._at = -TOLD_EVERY
+
+    @classmethod
+    def of(cls, store: Store) -> _Told:
+        told: _Told = store.once("sql-told", lambda: cls(store))
+        return told
 
     def failed(self, cause: str) -> None:
         self._failures += 1
@@ -106,20 +124,6 @@ class _Told:
             _log.info("store answers again", store=self._place)
 
 
-class _Open:
-    """An engine as a store keeps it."""
-
-    def __init__(self, engine: AsyncEngine, told: _Told, folder: str | None = None) -> None:
-        self.engine = engine
-        self.told = told
-        self._folder = folder
-
-    async def aclose(self) -> None:
-        await self.engine.dispose()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
 def is_sql(store: Store) -> bool:
     """Whether the store can hold tables."""
     return store.scheme in {"memory", "sqlite", "postgresql"}
@@ -127,19 +131,15 @@ def is_sql(store: Store) -> bool:
 
 def engine_of(store: Store) -> AsyncEngine:
     """The engine of a store; everyone who asks gets the same, with one pool. Raises ``BadConfig`` for a redis store."""
-    return _kept(store).engine
-
-
-def _kept(store: Store) -> _Open:
     if not is_sql(store):
         raise BadConfig(f"a {store.scheme} store holds no tables; name a store with a sqlite: or postgresql: URL")
     opened: _Open = store.once("sql", lambda: _open(store))
-    return opened
+    return opened.engine
 
 
 def _open(store: Store) -> _Open:
     if store.scheme == "postgresql":
-        return _Open(_postgres(store.url), _Told(store))
+        return _Open(_postgres(store.url), None)
     folder = None
     if store.scheme == "memory":
         folder = tempfile.mkdtemp(prefix="gwcore-")
@@ -176,7 +176,7 @@ def _open(store: Store) -> _Open:
         with suppress(Exception):
             connection.rollback()
 
-    return _Open(engine, _Told(store), folder)
+    return _Open(engine, folder)
 
 
 def _make_private(path: str) -> None:
@@ -274,13 +274,13 @@ async def _answering(store: Store, within: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(within):
             yield
-        _kept(store).told.answered()
+        _Told.of(store).answered()
     except IntegrityError:
         raise
     except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
         if isinstance(error, DBAPIError) and not _passing(error):
             raise
-        _kept(store).told.failed(_cause(error))
+        _Told.of(store).failed(_cause(error))
         raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
 
 

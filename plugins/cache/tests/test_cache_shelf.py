@@ -76,7 +76,8 @@ class Home:
             await self.shelf.purge(Wanted())
         elif self.kind != "memory":
             for value in self.store.shared.values():
-                await value.aclose()
+                if hasattr(value, "aclose"):
+                    await value.aclose()
 
     async def put(self, *pairs):
         turned = await self.shelf.turn(pairs[0][0], "s")
