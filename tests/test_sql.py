@@ -7,9 +7,12 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
+import aiosqlite
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -220,6 +223,29 @@ async def test_a_file_that_cannot_be_opened_is_told_by_its_code(tmp_path, packag
     lease = Lease(Resources())
     with pytest.raises(StoreUnavailable, match="OperationalError SQLITE_CANTOPEN"):
         await migrate(lease.store(f"sqlite:///{tmp_path}/book.db"), demo(package))
+    await lease.release()
+
+
+@pytest.mark.parametrize("mutant", [False, True], ids=["", "control"])
+async def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path, monkeypatch, mutant):
+    """One that outlives its loop ends in a traceback beside the sentence that says why the gateway cannot start."""
+    if mutant:
+        monkeypatch.setattr("gwcore.sql._sqlite", aiosqlite.connect)
+    stop = aiosqlite.Connection.stop
+
+    def slow_stop(connection):
+        connection._tx.put_nowait((None, lambda: time.sleep(0.2)))
+        return stop(connection)
+
+    monkeypatch.setattr(aiosqlite.Connection, "stop", slow_stop)
+    (tmp_path / "book.db").mkdir()
+    lease, before = Lease(Resources()), set(threading.enumerate())
+    with pytest.raises(StoreUnavailable):
+        async with reading(lease.store(f"sqlite:///{tmp_path}/book.db")):
+            pass
+    left = [thread for thread in set(threading.enumerate()) - before if "connection_worker" in thread.name]
+    assert bool(left) is mutant
+    await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in left))
     await lease.release()
 
 

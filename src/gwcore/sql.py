@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import aiosqlite
 import structlog
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
@@ -149,11 +150,10 @@ def _open(store: Store) -> _Open:
         if not url.database or url.database == ":memory:":
             raise BadConfig("a sqlite: store names no file; write sqlite:///gwcore.db or sqlite:////var/lib/gwcore.db")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, hide_parameters=True, pool_timeout=ANSWER_WITHIN)
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def _connects(_dialect: Any, _record: Any, where: list[str], _how: Any) -> None:
-        _make_private(where[0])
+    where, how = url.get_dialect()().create_connect_args(url)
+    engine = create_async_engine(
+        url, async_creator=lambda: _sqlite(*where, **how), hide_parameters=True, pool_timeout=ANSWER_WITHIN
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -177,6 +177,19 @@ def _open(store: Store) -> _Open:
             connection.rollback()
 
     return _Open(engine, folder)
+
+
+async def _sqlite(path: str, **how: Any) -> aiosqlite.Connection:
+    """A connection, or an error and nothing left: aiosqlite's thread of one that fails ends behind the loop's back."""
+    _make_private(path)
+    connection = aiosqlite.connect(path, **how)
+    thread = connection._thread  # noqa: SLF001 - as SQLAlchemy does, who would make it a daemon
+    thread.daemon = True
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(thread.join, CLOSE_WITHIN)
+        raise
 
 
 def _make_private(path: str) -> None:
