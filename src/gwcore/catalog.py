@@ -44,6 +44,7 @@ VERBS = {
     **dict.fromkeys(("spend", "budget", "ledger"), "gwcore-budget"),
     "cache": "gwcore-cache",
     "report": "gwcore-observability",
+    "import": "gwcore-litellm",
 }
 """Verbs of the command line that distributions of ours bring."""
 

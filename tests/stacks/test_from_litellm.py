@@ -1,17 +1,21 @@
-"""The guide for those who come from LiteLLM: its stack file serves what the guide says, with LiteLLM's own words."""
+"""The guide for those who come from LiteLLM: its stack file, and the one that the importer makes of its ``config.yaml``, serve
+what the guide says, with LiteLLM's own words."""
 
 import hashlib
 import json
 import re
 import secrets
+import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_litellm.importer import imported
 from tests.stacks.raw import exchange
 
 GUIDE = Path(__file__).parents[2] / "docs/guide/from-litellm.md"
@@ -36,35 +40,54 @@ MESSAGE = {
 DOWN = Answer(503, body=b'{"error": {"message": "down"}}')
 
 
-def stack_file(ups):
-    """The guide's own, at upstreams of ours and with a store in memory."""
-    text = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
-    text = re.sub(r'book: "postgresql:[^"]*"', 'book: "memory://book"', text)
-    for name, up in ups.items():
-        root = up.url if name in {"anthropic", "azure"} else f"{up.url}/v1"
-        text, count = re.subn(
-            rf'(?m)^  {name}: +{{(provider: \w+)(, base_url: "[^"]*")?', rf'  {name}: {{\1, base_url: "{root}"', text
-        )
-        text, more = (
-            re.subn(r'base_url: "https://example[^"]*"', f'base_url: "{root}"', text) if name == "azure" else (text, 0)
-        )
-        assert count + more == 1, name
+def guides():
+    """The stack file that the guide shows."""
+    return re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
+
+
+def importers():
+    """The one that is made of the ``config.yaml`` that it shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(re.findall(r"```yaml config\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0])
+        text, findings = imported(file)
+    assert {finding.status for finding in findings} == {"exact", "approximate"}
     return text
 
 
+def stack_file(text, ups):
+    """At upstreams of ours, and with a store in memory."""
+    data = yaml.safe_load(text)
+    assert set(data["upstreams"]) == set(ups)
+    for name, up in ups.items():
+        data["upstreams"][name]["base_url"] = up.url if name in {"anthropic", "azure"} else f"{up.url}/v1"
+    data["stores"]["book"] = "memory://book"
+    return data
+
+
+@pytest.fixture(params=[guides, importers], ids=["guide", "import"])
+def served(request):
+    """``served(without="")`` → a gateway of that stack file, without one plugin."""
+    text = request.param()
+    return lambda without="": _served(text, without)
+
+
 @asynccontextmanager
-async def served(without=""):
+async def _served(text, without):
     names = ("azure", "openai", "anthropic", "vllm", "groq")
     ups = {name: FakeUpstream() for name in names}
     for name, up in ups.items():
         up.default = Answer(body=json.dumps(MESSAGE if name == "anthropic" else CHAT).encode())
-    env = {f"{name.upper()}_API_KEY": f"up-{name}" for name in names} | {"GWCORE_ADMIN_KEY": ADMIN}
+    env = {f"{name.upper()}_API_KEY": f"up-{name}" for name in names}
+    env |= {"GWCORE_ADMIN_KEY": ADMIN, "LITELLM_MASTER_KEY": ADMIN}
     async with AsyncExitStack() as opened:
         for up in ups.values():
             await opened.enter_async_context(up)
-        url = await opened.enter_async_context(
-            running(Gateway(stack_file(ups).replace(without, ""), env=env, serve_admin=True))
-        )
+        data = stack_file(text, ups)
+        data["stack"] = [
+            entry for entry in data["stack"] if without not in {entry if isinstance(entry, str) else next(iter(entry))}
+        ]
+        url = await opened.enter_async_context(running(Gateway(yaml.safe_dump(data), env=env, serve_admin=True)))
         yield ups, url
 
 
@@ -89,7 +112,7 @@ def _there_is_a_guide():
     assert "```yaml config\nmodel_list:" in GUIDE.read_text()
 
 
-async def test_a_group_an_alias_a_wildcard_and_an_own_model_serve():
+async def test_a_group_an_alias_a_wildcard_and_an_own_model_serve(served):
     async with served() as (ups, url):
         key = await make(url, key_alias="ci", max_budget=10, budget_duration="30d", rpm_limit=60)
         for model in ("gpt-4o", "gpt-4"):
@@ -104,14 +127,14 @@ async def test_a_group_an_alias_a_wildcard_and_an_own_model_serve():
         assert (info["info"]["max_budget"], info["info"]["rpm_limit"], info["info"]["key_alias"]) == (10, 60, "ci")
 
 
-async def test_defaults_of_a_model_are_those_of_its_rule():
+async def test_defaults_of_a_model_are_those_of_its_rule(served):
     async with served() as (ups, url):
         key = await make(url)
         assert (await chat(url, key, "claude")).status == 200
         assert ups["anthropic"].requests[0].document["temperature"] == 0.2
 
 
-async def test_fallbacks_go_where_the_key_may():
+async def test_fallbacks_go_where_the_key_may(served):
     async with served() as (ups, url):
         wide, narrow = await make(url), await make(url, models=["gpt-4o"])
         ups["azure"].default = ups["openai"].default = DOWN
@@ -127,14 +150,14 @@ async def test_fallbacks_go_where_the_key_may():
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key"])
-async def test_keys_stand_where_clients_put_them(header):
+async def test_keys_stand_where_clients_put_them(served, header):
     async with served() as (_, url):
         key = await make(url)
         assert (await chat(url, key, "gpt-4o", header=header)).status == 200
         assert (await chat(url, key + "x", "gpt-4o", header=header)).status == 401
 
 
-async def test_limits_and_budgets_of_keys_are_kept():
+async def test_limits_and_budgets_of_keys_are_kept(served):
     async with served() as (_, url):
         limited = await make(url, rpm_limit=1)
         assert [(await chat(url, limited, "house")).status for _ in range(2)] == [200, 429]
@@ -143,17 +166,15 @@ async def test_limits_and_budgets_of_keys_are_kept():
         assert (await chat(url, poor, "gpt-4o")).status == 429
 
 
-@pytest.mark.parametrize(
-    ("without", "limit"), [("  - ratelimit\n", "rpm_limit"), ("  - budget: {store: book}\n", "max_budget")]
-)
-async def test_a_limit_that_nobody_would_keep_is_refused(without, limit):
+@pytest.mark.parametrize(("without", "limit"), [("ratelimit", "rpm_limit"), ("budget", "max_budget")])
+async def test_a_limit_that_nobody_would_keep_is_refused(served, without, limit):
     async with served(without) as (_, url):
         seen = await post(url, "/key/generate", {limit: 5}, ADMIN)
-        assert 400 <= seen.status < 500 and without.split()[1].strip(":").encode() in seen.body
+        assert 400 <= seen.status < 500 and without.encode() in seen.body
         assert (await post(url, "/key/generate", {}, ADMIN)).status == 200
 
 
-async def test_models_and_their_prices_in_litellms_shape():
+async def test_models_and_their_prices_in_litellms_shape(served):
     async with served() as (_, url):
         key = await make(url, models=["claude", "house"])
         seen = await exchange(url, "GET", "/model/info", b"", [("authorization", f"Bearer {key}")])
@@ -161,7 +182,7 @@ async def test_models_and_their_prices_in_litellms_shape():
         assert set(listed) == {"claude", "house"} and listed["claude"]["input_cost_per_token"] == 0.000003
 
 
-async def test_a_field_that_nothing_keeps_is_refused_in_a_sentence():
+async def test_a_field_that_nothing_keeps_is_refused_in_a_sentence(served):
     async with served() as (_, url):
         seen = await post(url, "/key/generate", {"guardrails": ["pii"]}, ADMIN)
         said = json.loads(seen.body)

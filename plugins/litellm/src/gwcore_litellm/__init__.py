@@ -1,0 +1,13 @@
+"""``gwcore import litellm``: a stack file made of LiteLLM's ``config.yaml``."""
+
+from typing import Any
+
+from gwcore.hookspecs import hookimpl
+
+
+@hookimpl
+def gwcore_commands() -> list[Any]:
+    """``gwcore import``."""
+    from gwcore_litellm.cli import importing  # noqa: PLC0415 - an optional part: a gateway needs no command line
+
+    return [importing]

@@ -1,0 +1,275 @@
+"""``model_list``: every deployment is a target of a model, at an upstream that it may share with others."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gwcore_litellm.costs import dollars, prices
+from gwcore_litellm.draft import Draft, name_of
+from gwcore_litellm.findings import Status
+from gwcore_litellm.names import NAMES
+from gwcore_litellm.source import Config
+from gwcore_litellm.vendors import settings, upstream_name, vendor_of
+
+_SAMPLING: Final = (
+    "temperature",
+    "max_tokens",
+    "top_p",
+    "top_k",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "stop",
+)
+_WEIGHT: Final = 100
+"""Of the deployment that has the most."""
+_MODES: Final = {
+    "chat", "completion", "embedding", "image_generation", "audio_speech", "audio_transcription", "rerank", "responses",
+    "moderation", "batch", "text_completion",
+}  # fmt: skip
+_NOTHING: Final = (Status.EXACT, "nothing is needed for it")
+_KNOB: Final = (Status.MANUAL, "defaults of requests are the `sampling` of a rule; this one clients must send")
+_BY_ITSELF: Final = (Status.EXACT, "so by itself")
+
+_PARAMS: Final[dict[str, tuple[Status, str]]] = {
+    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
+    "additional_drop_params": (Status.MANUAL, "what a target refuses is known per vendor; a plugin may take out more"),
+    "max_retries": (Status.EXACT, "upstreams are asked once; fallback.retry says how often a call is tried"),
+    "num_retries": (Status.APPROXIMATE, "fallback.retry.attempts holds for all models"),
+    "cooldown_time": (Status.APPROXIMATE, "fallback.cooldown holds for all deployments"),
+    "use_in_pass_through": (Status.EXACT, "native routes of the vendor's dialect are served by themselves"),
+    "merge_reasoning_content_in_choices": (Status.UNSUPPORTED, "reasoning stays apart, as the dialect has it"),
+    "silent_model": (Status.UNSUPPORTED, "nothing here sends a copy of a call elsewhere"),
+    "mock_response": (Status.MANUAL, "an upstream with `provider: demo` answers without a vendor"),
+    "fallbacks": (Status.MANUAL, "fallback.models.<name>.fallbacks"),
+    "region_name": (Status.UNSUPPORTED, "deployments are not chosen by region"),
+    "tag_regex": (Status.MANUAL, "tags are matched as they are; a rule may choose models by more"),
+    "itpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: input}"),
+    "otpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: output}"),
+    "configurable_clientside_auth_params": (Status.UNSUPPORTED, "clients never choose an upstream's address or key"),
+    "cache_control_injection_points": (Status.UNSUPPORTED, "prompt caching is what the client asks for"),
+    "extra_body": (Status.MANUAL, "clients send it, or a plugin puts it in"),
+    "default_api_key_rpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], requests: …}"),
+    "default_api_key_tpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], tokens: …}"),
+    "vertex_ai_project": (Status.ERROR, "LiteLLM's key is vertex_project"),
+    "vertex_ai_location": (Status.ERROR, "LiteLLM's key is vertex_location"),
+    "aws_region": (Status.ERROR, "LiteLLM's key is aws_region_name"),
+    "stream": (Status.EXACT, "clients say whether they want a stream"),
+    "keepalive_seconds": (Status.MANUAL, "server.keepalive holds for all streams"),
+    "num_ctx": (Status.MANUAL, "num_ctx of the upstream, where its provider is ollama"),
+    "keep_alive": (Status.MANUAL, "keep_alive of the upstream, where its provider is ollama"),
+    "azure_scope": (Status.UNSUPPORTED, "Entra ID is not asked for tokens here"),
+    **dict.fromkeys(("aws_session_name", "aws_web_identity_token", "aws_external_id", "aws_sts_endpoint"),
+                    (Status.MANUAL, "put it into a profile of AWS's config file, and name that: profile")),
+    **dict.fromkeys(("n", "logit_bias", "logprobs", "top_logprobs", "response_format", "reasoning_effort", "thinking",
+                     "verbosity", "tools", "tool_choice", "parallel_tool_calls", "user", "service_tier", "store",
+                     "dimensions", "encoding_format", "input_type", "max_completion_tokens", "metadata", "min_p",
+                     "web_search_options", "safety_settings", "repeat_penalty", "think", "chat_template_kwargs",
+                     "stream_options", "modalities", "allowed_openai_params"), _KNOB),
+}  # fmt: skip
+_INFO: Final[dict[str, tuple[Status, str]]] = {
+    "id": (Status.EXACT, "a deployment is upstream/model"),
+    "access_groups": (Status.MANUAL, "write the models into `models` of the keys and teams that have the group"),
+    "team_id": (Status.MANUAL, "write the model into `models` of that team, and of no other"),
+    "team_public_model_name": (Status.MANUAL, "`aliases` of a key give a model another name"),
+    "blocked": (Status.MANUAL, "take the model out of `models`"),
+    "discoverable": (Status.UNSUPPORTED, "every model that a key may use is listed"),
+    "max_tokens": (Status.APPROXIMATE, "max_output_tokens is prices.max_output; this one says nothing more"),
+    "disable_background_health_check": (Status.MANUAL, "fallback.checks.upstreams names those that are checked"),
+    **dict.fromkeys(
+        ("description", "litellm_provider", "key", "db_model", "created_at", "created_by", "updated_at", "updated_by"),
+        _NOTHING,
+    ),
+}
+
+
+@dataclass(slots=True)
+class Group:
+    """The deployments behind one name."""
+
+    targets: list[str] = field(default_factory=list)
+    orders: list[float] = field(default_factory=list)
+    sampling: list[dict[str, Any]] = field(default_factory=list)
+    first_token: list[Any] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Defaults:
+    """What ``router_settings`` and ``litellm_settings`` say for every deployment that does not say it itself."""
+
+    timeout: Any = None
+    shuffled: bool = True
+    tags_count: bool = False
+
+
+def read_models(config: Config, draft: Draft, defaults: Defaults) -> dict[str, Group]:
+    """Fill ``upstreams``, ``models`` and ``fallback.deployments``; the groups by name, for the router."""
+    entries = config.data.get("model_list")
+    groups: dict[str, Group] = {}
+    if not isinstance(entries, list):
+        if entries is not None:
+            config.add(Status.ERROR, ("model_list",), "is not a list; begin each deployment with - model_name:")
+        return groups
+    for at in range(len(entries)):
+        _Deployment(config, at, draft, defaults).read(groups)
+    for name, group in groups.items():
+        _group(config, draft, name, group)
+    return groups
+
+
+class _Deployment:
+    def __init__(self, config: Config, at: int, draft: Draft, defaults: Defaults) -> None:
+        self._config, self._draft, self._defaults = config, draft, defaults
+        self._entry = config.section("model_list", at)
+        inside = self._entry.below("litellm_params")
+        self._misplaced = not list(inside) and self._entry.peek("model") is not None
+        self._params = self._entry if self._misplaced else inside
+        self._info = self._entry.below("model_info")
+
+    def read(self, groups: dict[str, Group]) -> None:
+        name = self._entry.take("model_name", "a name in models")
+        if self._misplaced:
+            said = "stands beside litellm_params; indent what follows it deeper. Read as it was meant"
+            self._entry.say(Status.ERROR, "litellm_params", said)
+        if not isinstance(name, str) or name.count("*") > 1 or "${" in name:
+            self._entry.say(Status.ERROR, "model_name", "a name is text with one * at most; the deployment is left out")
+            return
+        self._credential()
+        if (target := self._target()) is None:
+            return
+        group = groups.setdefault(name, Group())
+        if target in group.targets:
+            self._entry.say(Status.APPROXIMATE, "litellm_params", f"the same deployment twice: {target} stands once")
+            return
+        group.targets.append(target)
+        self._described(name, target, group)
+        self._params.rest(_PARAMS, NAMES, "litellm_params")
+        known = {key: _BY_ITSELF for key in self._info if key.startswith("supports_")}
+        mode = str(self._info.peek("mode"))
+        known["mode"] = _BY_ITSELF if mode in _MODES else (Status.UNSUPPORTED, "that mode is not served")
+        self._info.rest({**_INFO, **known}, NAMES, "model_info")
+
+    def _credential(self) -> None:
+        """``litellm_credential_name``: what is said there holds where the deployment does not say it itself."""
+        wanted = self._params.text("litellm_credential_name", "the values of that credential, in the upstream")
+        listed = self._config.data.get("credential_list")
+        for at, credential in enumerate(listed if isinstance(listed, list) and wanted else ()):
+            if isinstance(credential, dict) and credential.get("credential_name") == wanted:
+                values = credential.get("credential_values")
+                info = credential.get("credential_info")
+                kind = info.get("custom_llm_provider") if isinstance(info, dict) else None
+                also = {"custom_llm_provider": str(kind).lower()} if kind else {}
+                self._params.fill({**also, **values} if isinstance(values, dict) else also)
+                self._config.add(Status.EXACT, ("credential_list", at), "in the upstreams that name it")
+                return
+        if wanted:
+            self._params.say(Status.ERROR, "litellm_credential_name", "no entry of credential_list has that name")
+
+    def _target(self) -> str | None:
+        found = vendor_of(self._params)
+        if found is None:
+            self._unserved()
+            return None
+        prefix, model = found
+        if not model:
+            self._params.say(Status.ERROR, "model", "names no model behind the /; the deployment is left out")
+            return None
+        upstream, model = settings(self._params, prefix, model)
+        headers = self._params.take("extra_headers", "headers of the upstream")
+        if isinstance(headers, dict):
+            upstream["headers"] = {**upstream.get("headers", {}), **headers}
+        timeout = self._params.number("timeout", "the upstream's timeout: for its first byte")
+        if (timeout := timeout or self._defaults.timeout) is not None:
+            upstream["timeout"] = timeout if isinstance(timeout, str) else f"{timeout}s"
+        name = self._draft.upstream(upstream_name(prefix, upstream), upstream)
+        cost = prices(self._params, self._info)
+        if cost and "${" in model:
+            self._params.say(
+                Status.MANUAL, "model", f"its prices belong under upstreams.{name}.prices, by its name there"
+            )
+        elif cost:
+            self._draft.upstreams[name].setdefault("prices", {}).setdefault(model, cost)
+        return f"{name}/{model}"
+
+    def _unserved(self) -> None:
+        model = self._params.peek("model")
+        if not isinstance(model, str):
+            self._params.say(Status.ERROR, "model", "names no model; the deployment is left out")
+            return
+        if model.startswith("os.environ/"):
+            said = "a whole reference does not tell the vendor: write ${NAME} behind the upstream, in models"
+            self._params.say(Status.MANUAL, "model", f"{said}. The deployment is left out")
+            return
+        vendor = model.partition("/")[0] if "/" in model else model
+        said = f"{vendor} is no vendor that is served here" if re.fullmatch(r"[\w.-]+", vendor) else "names no vendor"
+        mend = "an address that speaks OpenAI's API is an upstream with provider: openai-compatible and a base_url"
+        self._params.say(Status.UNSUPPORTED, "model", f"{said}; {mend}. The deployment is left out")
+
+    def _described(self, name: str, target: str, group: Group) -> None:
+        """What is said of the deployment, and not of the upstream that it is at."""
+        params, said = self._params, self._draft.deployments.get(target, {})
+        for theirs, ours in (("rpm", "requests"), ("tpm", "tokens")):
+            kept = "kept, so that more goes elsewhere; LiteLLM keeps it with enable_pre_call_checks or by usage alone"
+            rate = params.number(theirs, f"fallback.deployments: {ours}; {kept}", Status.APPROXIMATE)
+            if rate:
+                said[ours] = f"{rate}/min"
+        for theirs, ours in (("rpd", "requests"), ("tpd", "tokens")):
+            rate = params.number(theirs, "the rate of the day", Status.APPROXIMATE)
+            if rate and ours not in said:
+                said[ours] = f"{rate}/day"
+        weight = params.number("weight", "fallback.deployments: weight")
+        weight = weight if weight is not None else params.peek("rpm")
+        if self._defaults.shuffled and isinstance(weight, int | float) and not isinstance(weight, bool):
+            group.weights[target] = weight
+        tags = params.peek("tags")
+        if isinstance(tags, list) and self._defaults.tags_count:
+            said["tags"] = params.take("tags", "fallback.deployments: tags")
+        elif tags is not None:
+            params.say(
+                Status.UNSUPPORTED, "tags", "spend is not counted by a deployment's tags; /spend/models knows its model"
+            )
+        if said:
+            self._draft.deployments[target] = said
+        group.orders.append(params.number("order", "the order of models, with strategy: ordered") or 0)
+        group.first_token.append(params.number("stream_timeout", f"fallback.models.{name}.first_token"))
+        values = {key: params.take(key, "sampling of a rule") for key in _SAMPLING if key in params}
+        group.sampling.append({key: value for key, value in values.items() if value is not None})
+        self._limited(name, target)
+
+    def _limited(self, name: str, target: str) -> None:
+        upstream = target.partition("/")[0]
+        most = self._params.number("max_parallel_requests", "ratelimit.rules: parallel, per upstream and model")
+        if most:
+            rule = {"per": ["upstream", "model"], "upstreams": [upstream], "when": {"models": [name]}, "parallel": most}
+            self._draft.limits.append(rule)
+        money = self._params.number("max_budget", "budget.rules: per model")
+        window = self._params.text("budget_duration", "the window of that rule")
+        if money is not None:
+            rule = {"per": "model", "of": target, "limit": dollars(money), "window": window or "total"}
+            if rule not in (self._draft.budget or {}).get("rules", ()):
+                self._draft.spend(rule)
+
+
+def _group(config: Config, draft: Draft, name: str, group: Group) -> None:
+    """What the deployments of one name say together."""
+    if len(set(group.orders)) > 1:
+        pairs = sorted(zip(group.orders, range(len(group.targets)), strict=True))
+        group.targets = [group.targets[at] for _, at in pairs]
+        draft.routes.setdefault(name, {})["strategy"] = "ordered"
+    draft.models[name] = group.targets
+    for target in group.targets if len(group.targets) > 1 and any(group.weights.values()) else ():
+        # LiteLLM never chooses one without a weight where another has one; 0 is for fallback only here, too
+        share = round(group.weights.get(target, 0) * _WEIGHT / max(group.weights.values()))
+        draft.deployments.setdefault(target, {})["weight"] = share
+    waits = [wait for wait in group.first_token if wait is not None]
+    if waits:
+        draft.routes.setdefault(name, {})["first_token"] = waits[0] if isinstance(waits[0], str) else f"{waits[0]}s"
+    samplings = [sampling for sampling in group.sampling if sampling]
+    if samplings:
+        draft.sampling.append({"name": name_of(name)[:60], "when": {"models": [name]}, "sampling": samplings[0]})
+    if any(sampling != group.sampling[0] for sampling in group.sampling):
+        said = f"the deployments of {name} have different defaults; a rule holds for a name: those of the first that has any"
+        config.add(Status.APPROXIMATE, ("model_list",), said)

@@ -1,0 +1,276 @@
+"""``router_settings``, and what of it people write into ``litellm_settings``: how a deployment is chosen, and what follows it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gwcore_litellm.costs import dollars
+from gwcore_litellm.deployments import Defaults, Group
+from gwcore_litellm.draft import Draft
+from gwcore_litellm.findings import Status
+from gwcore_litellm.names import NAMES
+from gwcore_litellm.redis import redis_url
+from gwcore_litellm.source import Config, Section
+
+_STRATEGIES: Final = {
+    "simple-shuffle": ("shuffle", Status.EXACT),
+    "least-busy": ("least-busy", Status.EXACT),
+    "latency-based-routing": ("fastest", Status.APPROXIMATE),
+    "cost-based-routing": ("cheapest", Status.EXACT),
+    "usage-based-routing-v2": ("usage", Status.EXACT),
+    "usage-based-routing": ("usage", Status.APPROXIMATE),
+}
+_CHAINS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+_AFFINITY: Final = {
+    "prompt_caching": "prefix",
+    "deployment_affinity": "session",
+    "session_affinity": "session",
+    "responses_api_deployment_check": "session",
+    "encrypted_content_affinity": "session",
+}
+_RETRIES, _FAILS, _MOST = 2, 3, 20
+"""LiteLLM's own defaults; and the most attempts that ``fallback`` makes for one call."""
+
+ROUTER: Final[dict[str, tuple[Status, str]]] = {
+    "set_verbose": (Status.EXACT, "logs are JSON lines; nothing is needed"),
+    "debug_level": (Status.EXACT, "logs are JSON lines; nothing is needed"),
+    "retry_after": (Status.APPROXIMATE, "fallback.retry.base; an upstream's Retry-After is kept"),
+    "retry_policy": (Status.MANUAL, "not set by kind of error: docs/reference/faults.md says what follows which"),
+    "model_group_retry_policy": (Status.MANUAL, "not set by kind of error or model"),
+    "allowed_fails_policy": (Status.MANUAL, "not set by kind of error: docs/reference/faults.md says what counts"),
+    "disable_cooldowns": (
+        Status.UNSUPPORTED,
+        "a deployment that fails is left alone; with `panic` one is always tried",
+    ),
+    "enable_pre_call_checks": (Status.APPROXIMATE, "context_window_fallbacks act on the vendor's refusal"),
+    "tag_filtering_match_any": (Status.EXACT, "one common tag is enough"),
+    "max_fallbacks": (Status.APPROXIMATE, "fallback.retry.attempts bounds all attempts of a call"),
+    "cache_responses": (Status.APPROXIMATE, "the cache plugin, where litellm_settings.cache asks for it"),
+    "enable_health_check_routing": (
+        Status.MANUAL,
+        "fallback.checks: deployments are checked, and left alone while down",
+    ),
+    "enable_mid_stream_fallback_continuation": (Status.MANUAL, "fallback.continuation: true"),
+    "default_max_parallel_requests": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], parallel: …}"),
+    "ignore_invalid_deployments": (
+        Status.UNSUPPORTED,
+        "what is wrong in the stack file is told before anything starts",
+    ),
+    "fallback_on_unsupported_params": (
+        Status.EXACT,
+        "what a target lacks is left out; content it cannot be told goes on",
+    ),
+    "alerting_config": (Status.MANUAL, "watch: alerts"),
+    "routing_strategy_args": (Status.UNSUPPORTED, "the strategies need no numbers"),
+    "client_ttl": (Status.EXACT, "connections are kept by themselves"),
+    "default_litellm_params": (Status.MANUAL, "defaults of requests are the `sampling` of a rule"),
+    "caching_groups": (Status.UNSUPPORTED, "an answer is cached under the model that was asked"),
+    "model_group_affinity_config": (Status.MANUAL, "fallback.models.<name>.affinity"),
+    "deployment_affinity_ttl_seconds": (Status.EXACT, "affinity needs no memory, and so no end"),
+    "polling_interval": (Status.UNSUPPORTED, "there are no priorities among calls that queue"),
+    "default_priority": (Status.UNSUPPORTED, "there are no priorities among calls that queue"),
+}
+
+
+def read_defaults(config: Config) -> Defaults:
+    """What holds for every deployment; before ``model_list`` is read."""
+    router, settings = config.data.get("router_settings"), config.data.get("litellm_settings")
+    router, settings = router if isinstance(router, dict) else {}, settings if isinstance(settings, dict) else {}
+    strategy = router.get("routing_strategy") or "simple-shuffle"
+    timeout = router.get("timeout") or settings.get("request_timeout")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        timeout = None
+    tags = str(router.get("enable_tag_filtering")).lower() == "true"
+    return Defaults(timeout=timeout, shuffled=strategy == "simple-shuffle", tags_count=tags)
+
+
+class Router:
+    """Fills ``fallback`` and the aliases in ``models``, of both sections."""
+
+    def __init__(self, config: Config, draft: Draft, groups: dict[str, Group]) -> None:
+        self._config, self._draft, self._groups = config, draft, groups
+        self._router = config.section("router_settings")
+        self._redirected: dict[str, str] = {}
+
+    def read(self, settings: Section) -> None:
+        """``router_settings`` wholly, and its words in ``litellm_settings``."""
+        router, fallback = self._router, self._draft.fallback
+        self._strategy()
+        self._aliases()
+        for section in (router, settings):
+            for kind in _CHAINS:
+                self._chains(section, kind)
+            self._default_fallbacks(section)
+        fails = settings.number("allowed_fails", "fallback.allowed_fails: failures in a row", Status.APPROXIMATE)
+        mine = router.number("allowed_fails", "fallback.allowed_fails: failures in a row", Status.APPROXIMATE)
+        fails = mine if mine is not None else fails
+        fallback["allowed_fails"] = max(1, int(fails)) if isinstance(fails, int | float) else _FAILS
+        cooldown = router.number("cooldown_time", "fallback.cooldown")
+        also = settings.number("cooldown_time", "fallback.cooldown")
+        if (cooldown := cooldown or also) is not None and cooldown:
+            fallback["cooldown"] = cooldown if isinstance(cooldown, str) else f"{cooldown}s"
+        wait = router.number("stream_timeout", "fallback.first_token")
+        if wait:
+            fallback["first_token"] = wait if isinstance(wait, str) else f"{wait}s"
+        router.number("timeout", "timeout of the upstreams, where a deployment has none")
+        router.flag("enable_tag_filtering", "tags of deployments are always kept")
+        self._attempts(settings)
+        self._checks()
+        self._budgets()
+        self._store()
+        for name, target in self._redirected.items():
+            if target in self._draft.routes:
+                self._draft.routes[name] = self._draft.routes[target]
+        router.rest(ROUTER, NAMES, "router_settings")
+
+    def _strategy(self) -> None:
+        said = self._router.peek("routing_strategy")
+        if said is None:
+            self._draft.fallback["strategy"] = "shuffle"  # LiteLLM's default
+        elif str(said) in _STRATEGIES:
+            ours, status = _STRATEGIES[str(said)]
+            self._router.say(status, "routing_strategy", f"fallback.strategy: {ours}")
+            self._draft.fallback["strategy"] = ours
+        elif said == "provider-budget-routing":
+            self._draft.fallback.update(strategy="shuffle", budget_aware=True)
+            self._router.say(
+                Status.APPROXIMATE, "routing_strategy", "budget_aware: true, with rules of budget per upstream"
+            )
+        else:
+            self._draft.fallback["strategy"] = "shuffle"
+            self._router.say(
+                Status.ERROR, "routing_strategy", f"one of: {', '.join(_STRATEGIES)}; read as simple-shuffle"
+            )
+
+    def _aliases(self) -> None:
+        aliases = self._router.below("model_group_alias")
+        for name in aliases:
+            meant = aliases.peek(name)
+            if isinstance(meant, dict):
+                if meant.get("hidden"):
+                    self._config.add(Status.APPROXIMATE, (*aliases.loc, name, "hidden"), "it is listed like any model")
+                meant = meant.get("model")
+            if not isinstance(meant, str):
+                aliases.say(Status.ERROR, name, "is not the name of one model_name; `models` takes a list of targets")
+            elif meant not in self._draft.models:
+                aliases.say(Status.ERROR, name, "no deployment has that model_name; the alias is left out")
+            elif name in self._draft.models:
+                aliases.say(Status.ERROR, name, "a deployment has that model_name; the alias is left out")
+            else:
+                aliases.say(Status.EXACT, name, "another name in models")
+                self._draft.models[name] = self._draft.models[meant]
+                self._redirected[name] = meant
+                for rule in self._draft.sampling:
+                    if meant in rule["when"]["models"]:
+                        rule["when"]["models"].append(name)
+
+    # ── fallbacks ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _chains(self, section: Section, kind: str) -> None:
+        listed = section.peek(kind)
+        if listed is None:
+            return
+        section.say(Status.EXACT, kind, f"fallback.models.<name>.{kind}")
+        if isinstance(listed, dict):
+            section.say(Status.ERROR, kind, "is not a list; LiteLLM wants - {model: [models]}. Read as it was meant")
+            listed = [listed]
+        for at, entry in enumerate(listed if isinstance(listed, list) else ()):
+            if not isinstance(entry, dict):
+                self._config.add(Status.ERROR, (*section.loc, kind, at), "is not {model: [models]}; left out")
+                continue
+            for name, targets in entry.items():
+                self._chain((*section.loc, kind, at, name), name, targets, kind)
+
+    def _chain(self, loc: tuple[str | int, ...], name: str, targets: Any, kind: str) -> None:
+        names = self._there(loc, [targets] if isinstance(targets, str) else targets, name)
+        if not names:
+            return
+        if name == "*":
+            if kind == "fallbacks":
+                self._draft.fallback["default_fallbacks"] = names
+            else:
+                self._draft.fallback[kind] = names
+        elif name in self._draft.models or any("*" in model for model in self._draft.models):
+            self._draft.routes.setdefault(name, {}).setdefault(kind, names)
+        else:
+            self._config.add(
+                Status.ERROR, loc, "no deployment has that model_name, so nothing ever falls back; left out"
+            )
+
+    def _there(self, loc: tuple[str | int, ...], targets: Any, name: str) -> list[str]:
+        found: list[str] = []
+        for target in targets if isinstance(targets, list) else ():
+            if isinstance(target, dict):
+                self._config.add(
+                    Status.MANUAL, loc, "a fallback with parameters: name a model in `models`, and a rule for it"
+                )
+            elif target == name:
+                said = "falls back to itself; the other deployments of a name are tried by themselves. Left out"
+                self._config.add(Status.ERROR, loc, said)
+            elif not isinstance(target, str) or not self._served(target):
+                self._config.add(Status.ERROR, loc, "no deployment has the model_name that it falls back to; left out")
+            else:
+                found.append(target)
+        return found
+
+    def _served(self, name: str) -> bool:
+        if name in self._draft.models:
+            return True
+        parts = (model.split("*") for model in self._draft.models if "*" in model)
+        return any(name.startswith(before) and name.endswith(after) for before, after in parts)
+
+    def _default_fallbacks(self, section: Section) -> None:
+        listed = section.take("default_fallbacks", "fallback.default_fallbacks")
+        if listed is not None:
+            names = self._there(
+                (*section.loc, "default_fallbacks"), [listed] if isinstance(listed, str) else listed, ""
+            )
+            if names:
+                self._draft.fallback["default_fallbacks"] = names
+
+    def _attempts(self, settings: Section) -> None:
+        said = "fallback.retry: all attempts of a call, fallbacks included"
+        first, second = settings.number("num_retries", said), self._router.number("num_retries", said)
+        wanted = first if first is not None else second
+        again = int(wanted) if isinstance(wanted, int | float) else _RETRIES
+        routes = self._draft.routes.values()
+        chains = [route.get(kind, ()) for route in routes for kind in _CHAINS]
+        longest = max([len(chain) for chain in (*chains, self._draft.fallback.get("default_fallbacks", ()))], default=0)
+        attempts = min(_MOST, (again + 1) * (1 + longest))
+        self._draft.fallback["retry"] = {"attempts": attempts, "per_target": min(10, again)}
+
+    # ── the rest ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _checks(self) -> None:
+        listed = self._router.peek("optional_pre_call_checks")
+        for word in listed if isinstance(listed, list) else ():
+            if (word := str(word)) in _AFFINITY:
+                self._draft.fallback["affinity"] = _AFFINITY[word]
+                self._router.say(Status.APPROXIMATE, "optional_pre_call_checks", f"affinity: {_AFFINITY[word]}")
+            else:
+                self._router.say(Status.MANUAL, "optional_pre_call_checks", f"nothing follows from {word} by itself")
+
+    def _budgets(self) -> None:
+        budgets = self._router.below("provider_budget_config")
+        for vendor in budgets:
+            one = budgets.below(vendor)
+            limit = one.number("budget_limit", "budget.rules: per upstream")
+            limit = limit if limit is not None else one.number("max_budget", "budget.rules: per upstream")
+            window = one.text("time_period", "the window") or one.text("budget_duration", "the window") or "total"
+            ours = [name for name, up in self._draft.upstreams.items() if up["provider"] == vendor or name == vendor]
+            if not ours or limit is None:
+                budgets.say(Status.ERROR, vendor, "no deployment is at that vendor, or no limit is given; left out")
+                continue
+            for name in ours:
+                self._draft.spend({"per": "upstream", "of": name, "limit": dollars(limit), "window": window})
+            if len(ours) > 1:
+                budgets.say(Status.APPROXIMATE, vendor, f"each of {', '.join(ours)} has the whole limit: share it out")
+
+    def _store(self) -> None:
+        url = redis_url(
+            self._router, "redis_", "the store `hot`: replicas share limits and what they know of deployments"
+        )
+        if url is not None:
+            name = self._draft.store("hot", url)
+            self._draft.fallback["store"] = name
+            self._draft.shared = name

@@ -1,0 +1,231 @@
+"""Reading a ``config.yaml`` with what it includes, and its sections key by key, so that none is passed over in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gwcore.errors import BadConfig
+from gwcore.stackfile import Loc, StackErrors, StackSource, load
+from gwcore.units import suggest
+from gwcore_litellm.findings import Finding, Status
+
+_REFERENCE = re.compile(r"os\.environ/\s*(.+)", re.DOTALL)
+_INSIDE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|credentials|access_key_id)$")
+_YES, _NO = {"true", "yes", "on", "y", "1"}, {"false", "no", "off", "n", "0", ""}
+"""LiteLLM reads YAML 1.1, in which these are truth values without being quoted."""
+
+
+class Config:
+    """One ``config.yaml``, its ``include`` files put in as LiteLLM does: lists are lengthened, mappings are updated.
+
+    Attributes:
+        data: the sections.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ``BadConfig``: a file that cannot be read, or is no mapping."""
+        self._findings: dict[Loc, list[Finding]] = {}
+        self._main = _loaded(path)
+        self._origins: dict[Loc, tuple[StackSource, Loc]] = {}
+        self.data: dict[str, Any] = dict(self._main.data)
+        names = self.data.pop("include", None)
+        for at, name in enumerate(names if isinstance(names, list) else ()):
+            if isinstance(name, str):
+                self._include(_loaded(path.parent / name))
+            else:
+                self.add(Status.ERROR, ("include", at), "is not the name of a file")
+        if names is not None:
+            self.add(Status.EXACT, ("include",), "put into this one stack file")
+
+    def _include(self, other: StackSource) -> None:
+        for key, value in other.data.items():
+            mine = self.data.get(key)
+            if isinstance(value, list) and isinstance(mine, list):
+                self._origins.update({(key, len(mine) + at): (other, (key, at)) for at in range(len(value))})
+                self.data[key] = [*mine, *value]
+            elif isinstance(value, dict) and isinstance(mine, dict):
+                self._origins.update({(key, below): (other, (key, below)) for below in value})
+                self.data[key] = {**mine, **value}
+            else:
+                self._origins[key,] = (other, (key,))
+                self.data[key] = value
+
+    def add(self, status: Status, loc: Loc, said: str) -> None:
+        """Note something about the value at ``loc``, beside what is noted already."""
+        source, there = self._main, loc
+        for length in (2, 1):
+            if (found := self._origins.get(loc[:length])) is not None:
+                source, there = found[0], (*found[1], *loc[length:])
+                break
+        finding = Finding(status, source.name, source.position(there)[0], ".".join(map(str, loc)), said)
+        self._findings.setdefault(loc, []).append(finding)
+
+    def put(self, status: Status, loc: Loc, said: str) -> None:
+        """Note what became of the key at ``loc``, instead of what is noted."""
+        self._findings.pop(loc, None)
+        self.add(status, loc, said)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of them, by file and line; the main file's first."""
+        found = (finding for there in self._findings.values() for finding in there)
+        return sorted(found, key=lambda one: (one.file != self._main.name, one.file, one.line))
+
+    def section(self, *loc: str | int) -> Section:
+        """The mapping at ``loc``; an empty one where there is none."""
+        value: Any = self.data
+        for part in loc:
+            value = value.get(part) if isinstance(value, dict) else value[part]
+        return Section(self, loc, value)
+
+
+def _loaded(path: Path) -> StackSource:
+    source = load(path)
+    blank = all(line.lstrip().startswith(("#", "---")) or not line.strip() for line in source.text.splitlines())
+    if source.problems and not (source.text and blank):
+        raise StackErrors(source.problems)
+    if not isinstance(source.data, dict):
+        raise BadConfig(f"{path}: holds no mapping; LiteLLM's config.yaml begins with model_list:")
+    return source
+
+
+class Section:
+    """A mapping of the file. Whoever takes a key says what became of it; :meth:`rest` tells of those that nobody took."""
+
+    def __init__(self, config: Config, loc: Loc, value: Any) -> None:
+        self.config, self.loc = config, loc
+        self._data: dict[str, Any] = value if isinstance(value, dict) else {}
+        self._taken: set[str] = set()
+        if value is not None and not isinstance(value, dict):
+            config.add(Status.ERROR, loc, "is not a mapping; check its indentation")
+
+    def __contains__(self, key: str) -> bool:
+        return self._data.get(key) is not None
+
+    def peek(self, key: str) -> Any:
+        """The value, as it stands; ``None`` where there is none."""
+        return self._data.get(key)
+
+    def say(self, status: Status, key: str, said: str) -> None:
+        """Note what became of a key."""
+        self._taken.add(key)
+        self.config.put(status, (*self.loc, key), said)
+
+    def take(self, key: str, said: str, status: Status = Status.EXACT) -> Any:
+        """The value, with references as a stack file has them; if there is one, note what becomes of it."""
+        value = self._data.get(key)
+        self._taken.add(key)
+        if value is None:
+            return None
+        self.say(status, key, said)
+        return self._referred((key,), value)
+
+    def flag(self, key: str, said: str, status: Status = Status.EXACT) -> bool:
+        """A truth value."""
+        value = self.take(key, said, status)
+        return str(value).lower() in _YES if value is not None else False
+
+    def number(self, key: str, said: str, status: Status = Status.EXACT) -> Any:
+        """A number of 0 or more, or a reference to one; anything else is told, and ``None``."""
+        value = self._data.get(key)
+        if isinstance(value, str):
+            if _REFERENCE.match(value) or "${" in value:
+                return self.take(key, said, status)
+            value = _number(value)
+        if key in self and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            self.say(Status.ERROR, key, "is not a number of 0 or more; left out")
+        elif key in self:
+            self.say(status, key, said)
+            return value
+        return None
+
+    def text(self, key: str, said: str, status: Status = Status.EXACT) -> str | None:
+        """A text, or a number that is taken for one; anything else is told, and ``None``."""
+        value = self._data.get(key)
+        if key in self and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            self.say(Status.ERROR, key, "is not text; left out")
+            return None
+        found = self.take(key, said, status)
+        return None if found is None else str(found)
+
+    def fill(self, values: Mapping[str, Any]) -> None:
+        """Put in what another part of the file says, where nothing is said here."""
+        self._data = {**values, **self._data}
+
+    def below(self, key: str) -> Section:
+        """A mapping under a key, which tells of its own keys."""
+        self._taken.add(key)
+        return Section(self.config, (*self.loc, key), self._data.get(key))
+
+    def rest(self, known: Mapping[str, tuple[Status, str]], names: Mapping[str, frozenset[str]], here: str) -> None:
+        """Tell of each key that nobody took.
+
+        Args:
+            known: what there is to say of keys that need nothing, or have nothing here.
+            names: per section of LiteLLM's file, the keys that it reads there.
+            here: which of those sections this is.
+        """
+        for key in self._data:
+            if key in self._taken or self._data[key] is None:
+                continue
+            if key in known:
+                self.say(*_of(known[key], key))
+            elif key in names[here]:
+                self.say(Status.UNSUPPORTED, key, "nothing here does this")
+            elif homes := [name for name, keys in names.items() if key in keys]:
+                self.say(Status.ERROR, key, f"LiteLLM reads this under {' or '.join(homes)}, and not here; left out")
+            else:
+                self._unknown(key, names[here], here)
+
+    def _unknown(self, key: str, known: frozenset[str], here: str) -> None:
+        mend = suggest(key, known, "")
+        if here == "litellm_params" and not mend:
+            self.say(Status.MANUAL, key, "LiteLLM hands it to the vendor with every request; here clients send it")
+        else:
+            self.say(Status.ERROR, key, f"unknown to LiteLLM{': ' if mend else ''}{mend}; left out")
+
+    def __iter__(self) -> Iterator[str]:
+        """Its keys, of those with a value."""
+        return (key for key, value in self._data.items() if value is not None)
+
+    def _referred(self, below: Loc, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._referred((*below, key), inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._referred((*below, at), inner) for at, inner in enumerate(value)]
+        return self._text(below, value) if isinstance(value, str) else value
+
+    def _text(self, below: Loc, value: str) -> str:
+        loc = (*self.loc, *below)
+        if match := _REFERENCE.fullmatch(value):
+            if _NAME.fullmatch(match[1].strip()):
+                return f"${{{match[1].strip()}}}"
+            self.config.add(Status.ERROR, loc, "names no variable behind os.environ/")
+        elif "os.environ/" in value:
+            self.config.add(
+                Status.ERROR, loc, "LiteLLM reads os.environ/NAME only as a whole value; here it is a reference"
+            )
+            return _INSIDE.sub(r"${\1}", value)
+        elif "${" in value:
+            said = "LiteLLM takes ${…} as it stands, and expands only os.environ/NAME; here it is a reference"
+            self.config.add(Status.ERROR, loc, said)
+        elif _SECRET.search(str(loc[-1])) and len(value) > 12:
+            said = "a secret stands in the file, and now in the stack file; better a reference: ${NAME}"
+            self.config.add(Status.APPROXIMATE, loc, said)
+        return value
+
+
+def _of(known: tuple[Status, str], key: str) -> tuple[Status, str, str]:
+    return known[0], key, known[1]
+
+
+def _number(text: str) -> float | int | None:
+    try:
+        return float(text) if any(sign in text for sign in ".eE") else int(text)
+    except ValueError:
+        return None
