@@ -24,23 +24,39 @@ CREDENTIAL = "GWCORE_ADMIN_KEY"
 
 def ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
     """One request to the admin API; ``None`` is left out. A refusal is a sentence and exit code 1."""
+    with client(url) as asking:
+        status, document = answer(asking, method, path, body, **query)
+    if status >= 400:
+        raise failed(refusal(document))
+    return document
+
+
+def client(url: str) -> httpx2.Client:
+    """For several requests, with the credential of the environment; without one a sentence and exit code 1."""
     key = os.environ.get(CREDENTIAL)
     if not key:
         raise failed(f"{CREDENTIAL} is not set")
+    return httpx2.Client(base_url=url.rstrip("/"), headers={"authorization": f"Bearer {key}"})
+
+
+def answer(
+    asking: httpx2.Client, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any
+) -> tuple[int, Any]:
+    """Status and document of one request, refused or not; a sentence and exit code 1 where no gateway answers."""
     wanted = {name: value for name, value in query.items() if value is not None}
     sent = None if body is None else {name: value for name, value in body.items() if value is not None}
     try:
-        answer = httpx2.request(
-            method, url.rstrip("/") + path, json=sent, params=wanted, headers={"authorization": f"Bearer {key}"}
-        )
-        document = answer.json()
+        found = asking.request(method, path, json=sent, params=wanted)
+        return found.status_code, found.json()
     except httpx2.HTTPError as error:
-        raise failed(f"{url} cannot be reached: {type(error).__name__}") from None
+        raise failed(f"{asking.base_url} cannot be reached: {type(error).__name__}") from None
     except ValueError:
-        raise failed(f"{url} is no gateway: it answered {answer.status_code} without JSON") from None
-    if answer.status_code >= 400:
-        raise failed(str(document.get("error", {}).get("message", document)))
-    return document
+        raise failed(f"{asking.base_url} is no gateway: it answered {found.status_code} without JSON") from None
+
+
+def refusal(document: Any) -> str:
+    """The sentence in an answer that refuses."""
+    return str(document.get("error", {}).get("message", document))
 
 
 def failed(message: str) -> typer.Exit:

@@ -86,6 +86,21 @@ async def test_deleting_is_all_or_nothing(api):
     assert (await api.chat(key)).status_code == 200
 
 
+async def test_a_key_that_only_its_client_knows_is_made_of_its_digest(api):
+    """What LiteLLM's database holds of one."""
+    key = f"sk-{secrets.token_urlsafe(16)}"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    made = await api.post("/key/generate", {"sha256": digest, "models": ["m"], "key_alias": "old"})
+    assert (made["key"], made["token"], made["key_name"]) == (None, digest, "")
+    assert (await api.chat(key)).status_code == 200
+    assert (await api.chat(key, "n")).status_code == 403
+    assert (await api.chat(digest)).status_code == 401  # what a dump of that database holds opens nothing
+    await api.post("/key/generate", {"sha256": digest}, status=409)
+    again = await api.post("/key/regenerate", {"key": digest})
+    assert (await api.chat(again["key"])).status_code == 200
+    assert (await api.chat(key)).status_code == 401
+
+
 async def test_regenerate_with_grace_works_to_the_second(api):
     """I11."""
     made = await api.post("/key/generate", {"models": ["m"]})
@@ -303,6 +318,9 @@ async def test_customers(api):
         ({"key": "sk-1234"}, 400, "example"),
         ({"key": "sk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}, 400, "repeats"),
         ({"key": "Qw3rTy7uIoPaZxCvBnM9kLjHgFdSa2XyZw"}, 400, "sk-"),
+        ({"sha256": hashlib.sha256(b"sk-1234").hexdigest()}, 422, "example"),
+        ({"sha256": "A" * 64}, 422, "sha256"),
+        ({"sha256": "0" * 64, "key": f"sk-{'0123456789' * 4}"}, 400, "one of them"),
         ({"allowed_networks": ["10.0.0.0/99"]}, 422, "network"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -20,7 +20,7 @@ GRASP = {
     "policies": {"budget": {"max_budget": None, "budget_duration": None}}, "duration": "9999d", "user_id": "victim",
     "team_id": "theirs", "organization_id": "org2", "metadata": {"x": 1}, "tags": ["vip"], "aliases": {"cheap": "n"},
     "model_aliases": {"cheap": "n"}, "allowed_routes": ["/*"], "allowed_networks": [], "key_type": "default", "blocked": False,
-    "key": "VICTIM", "new_key": "sk-Qw3rTy7uIoPaZxCvBnM9kLjHgFdSa2XyZ", "grace_period": "9999d", "keys": ["VICTIM"],
+    "key": "VICTIM", "sha256": "c0ffee" + "0" * 58, "new_key": "sk-Qw3rTy7uIoPaZxCvBnM9kLjHgFdSa2XyZ", "grace_period": "9999d", "keys": ["VICTIM"],
     "key_aliases": ["victim"], "key_alias": "mine", "member": {"user_id": "ME", "role": "admin"}, "members_with_roles": [{"user_id": "ME", "role": "admin"}],
     "max_budget_in_team": 1e6, "allowed_models": ["*"], "role": "admin", "team_alias": "x", "team_ids": ["theirs", "ours"],
     "user_email": "victim@x.y", "user_alias": "x", "user_role": "proxy_admin", "teams": ["theirs"], "organizations": ["org2"],

@@ -65,13 +65,15 @@ def _digest(digest: str) -> str:
     return digest
 
 
+KeyDigest = Annotated[str, AfterValidator(_digest), Field(pattern="^[0-9a-f]{64}$")]
+"""SHA-256 in hex of a key that only its clients know."""
+
+
 class DeclaredKey(_Thing):
     """A key whose secret the stack file names."""
 
     secret: KeySecret | None = Field(default=None, description="the key itself, best written as ${VAR}")
-    sha256: Annotated[str, AfterValidator(_digest)] | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="its SHA-256 in hex, instead of secret"
-    )
+    sha256: KeyDigest | None = Field(default=None, description="its SHA-256 in hex, instead of secret")
     team: str | None = Field(default=None, description="id of its team")
     user: str | None = Field(default=None, description="id of its user")
     organisation: str | None = Field(default=None, description="id of its organisation; its team's by default")

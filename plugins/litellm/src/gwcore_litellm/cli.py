@@ -1,26 +1,28 @@
-"""``gwcore import litellm CONFIG``."""
+"""``gwcore import litellm CONFIG`` and ``gwcore import litellm-db``."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gwcore.errors import GatewayError
+from gwcore.remote import HERE, Url, answer, client, failed, refusal
+from gwcore_litellm.database import tables
 from gwcore_litellm.findings import Status
 from gwcore_litellm.importer import imported, variables
+from gwcore_litellm.people import steps
+
+DATABASE = "LITELLM_DATABASE_URL"
 
 importing = typer.Typer(
     name="import", help="Make a stack file of another gateway's.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-
-
-@importing.callback()
-def _from() -> None:
-    pass
 
 
 @importing.command("litellm")
@@ -55,6 +57,38 @@ def litellm(
     if out is not None:
         typer.echo(f"next: gwcore check {out}", err=True)
     raise typer.Exit(1 if counted[Status.ERROR] else 0)
+
+
+@importing.command("litellm-db")
+def litellm_db(url: Url = HERE) -> None:
+    """Make the organisations, teams, users, budgets and keys of LiteLLM's database in a running gateway; clients keep their keys.
+
+    The database is ${LITELLM_DATABASE_URL}, and is only read. What is there already stays as it is, so that it can be done again.
+    """
+    database = os.environ.get(DATABASE)
+    if not database:
+        raise failed(f"{DATABASE} is not set")
+    try:
+        rows = tables(database)
+    except GatewayError as error:
+        raise failed(error.message) from None
+    made: Counter[str] = Counter()
+    there: Counter[str] = Counter()
+    refused = 0
+    with client(url) as asking:
+        for step in steps(rows, datetime.now(UTC)):
+            status, document = answer(asking, "POST", step.path, step.body)
+            if status < HTTPStatus.BAD_REQUEST:
+                made[step.kind] += 1
+            elif step.there and answer(asking, "GET", step.there[0], None, **step.there[1])[0] == HTTPStatus.OK:
+                there[step.kind] += 1
+            else:
+                refused += 1
+                typer.echo(f"not taken over: {step.kind} {step.name}: {refusal(document)}", err=True)
+    for kind in dict.fromkeys([*made, *there]):
+        typer.echo(f"{kind}: {made[kind]} made, {there[kind]} there already")
+    typer.echo(f"not taken over: {refused}. Spend is not: budgets begin anew")
+    raise typer.Exit(1 if refused else 0)
 
 
 def _write(out: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gwcore_auth.config import Networks
+from gwcore_auth.config import KeyDigest, Networks
 
 _NOT_HERE = frozenset(
     {
@@ -119,6 +119,9 @@ class NewKey(KeyFields):
     """``/key/generate``."""
 
     key: str | None = Field(default=None, description="the key itself, where an admin chooses one")
+    sha256: KeyDigest | None = Field(
+        default=None, description="or its SHA-256 in hex, which is what LiteLLM's database holds of a key"
+    )
 
 
 class UpdateKey(KeyFields):

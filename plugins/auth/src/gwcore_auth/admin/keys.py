@@ -15,7 +15,7 @@ from gwcore_auth.admin import bodies
 from gwcore_auth.admin.desk import Desk, NotFound, Spent, common, expiry, iso, new_row, page_of, pages, shown, touched
 from gwcore_auth.book import Change, Conflict, Filter, Row, now
 from gwcore_auth.config import KeySecret
-from gwcore_auth.keys import hint, mint, presented
+from gwcore_auth.keys import Presented, hint, mint, presented
 from gwcore_auth.tables import SECRET
 
 _CHOSEN = TypeAdapter[Any](KeySecret)
@@ -102,16 +102,28 @@ class Keys:
     async def generate(self, call: AdminCall) -> Any:
         """The answer holds the key; it is never shown again."""
         async with self.book.change() as change:
-            row, text = await self.create(change, call, call.body.key)
+            if call.body.key and call.body.sha256:
+                raise BadRequest("key and sha256: one of them says which key it is")
+            digest = call.body.sha256
+            text = None if digest else _checked(call.body.key) if call.body.key else mint()
+            row = await self.create(change, call, text, Presented(digest, digest) if digest else None)
         return self._with_secret(row, text)
 
-    async def create(self, change: Change, call: AdminCall, chosen: str | None = None) -> tuple[Row, str]:
-        """Insert a key as the body says. Raises ``BadRequest``, ``Forbidden``, ``Conflict``, ``NotFound``."""
+    async def create(self, change: Change, call: AdminCall, text: str | None, given: Presented | None = None) -> Row:
+        """Insert a key as the body says. Raises ``BadRequest``, ``Forbidden``, ``Conflict``, ``NotFound``.
+
+        Args:
+            text: the key; ``None`` where nobody here knows it,
+            given: and this is what it will be, seen as a credential.
+        """
         caller = call.caller
-        text = _checked(chosen) if chosen else mint()
-        id_ = presented(text).id
-        assert id_ is not None, "what is minted, and what is checked, is a key"
-        row = {**new_row(id_, caller.id), "hint": hint(text), "expires": expiry(call.body.duration)}
+        given = given or presented(text or "")
+        assert given.id is not None, "what is minted, and what is checked, is a key"
+        row = {
+            **new_row(given.id, caller.id),
+            "hint": hint(text) if text else "",
+            "expires": expiry(call.body.duration),
+        }
         row = self._columns(call, row)
         if caller.role != "admin" and row["user_id"] is None and row["team_id"] is None:
             row["user_id"] = caller.user
@@ -119,8 +131,8 @@ class Keys:
         await self._belongs(change, call, row)
         policy.within_grant(caller, row)
         await change.insert("key", row)
-        await self._secret(change, text, id_)
-        return row, text
+        await self._secret(change, given, row["id"])
+        return row
 
     async def update(self, call: AdminCall) -> Any:
         """Fields that are absent stay."""
@@ -167,7 +179,7 @@ class Keys:
             await self._belongs(change, call, row)
             old = (SECRET.c.key_id == row["id"]) & or_(SECRET.c.until.is_(None), SECRET.c.until > until)
             await change.sql.execute(update(SECRET).where(old).values(until=until))
-            await self._secret(change, text, row["id"])
+            await self._secret(change, presented(text), row["id"])
             await change.update("key", [row["id"]], {k: v for k, v in row.items() if k != "id"})
         return self._with_secret(row, text)
 
@@ -302,17 +314,16 @@ class Keys:
             await change.update("key", [row["id"]], values)
         return key_row(row, await self.desk.spent("key", [row]))
 
-    async def _secret(self, change: Change, text: str, key_id: str) -> None:
+    async def _secret(self, change: Change, given: Presented, key_id: str) -> None:
         if self.desk.pepper is None:
             raise BadRequest("this gateway has no admin_key, so it makes no keys")
-        given = presented(text)
         values = {"id": given.id, "key_id": key_id, "digest": self.desk.pepper.digest(given.proof), "until": None}
         try:
             await change.sql.execute(insert(SECRET).values(**values))
         except IntegrityError:
             raise Conflict("this key exists already") from None
 
-    def _with_secret(self, row: Row, text: str) -> dict[str, Any]:
+    def _with_secret(self, row: Row, text: str | None) -> dict[str, Any]:
         return {**key_row(row, self.desk.unspent), "key": text, "token_id": row["id"]}
 
 

@@ -15,6 +15,7 @@ from gwcore_auth.admin.desk import Desk, Spent, common, new_row, page_of, pages,
 from gwcore_auth.admin.keys import Keys, key_row
 from gwcore_auth.admin.teams import team_rows
 from gwcore_auth.book import Conflict, Filter, Row, clean
+from gwcore_auth.keys import mint
 from gwcore_auth.tables import LEADER, MEMBER
 
 ROLES = {
@@ -95,8 +96,8 @@ class Users:
             if body.auto_create_key:
                 wanted = bodies.NewKey(user_id=id_, key_alias=body.key_alias, duration=body.duration)
                 made = AdminCall(call.caller, body=wanted, given=frozenset({"user_id", "key_alias", "duration"}))
-                key, text = await self.keys.create(change, made)
-                answer = {**key_row(key, self.desk.unspent), "key": text}
+                text = mint()
+                answer = {**key_row(await self.keys.create(change, made, text), self.desk.unspent), "key": text}
         return {**answer, **user_row(row, teams, self.desk.unspent)}
 
     async def update(self, call: AdminCall) -> Any:

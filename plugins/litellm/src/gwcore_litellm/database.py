@@ -1,0 +1,88 @@
+"""LiteLLM's database: its tables as it has them. Nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import orjson
+
+from gwcore.errors import BadConfig, StoreUnavailable
+
+Row = dict[str, Any]
+
+_TABLES: Final = {
+    "budget": "LiteLLM_BudgetTable",
+    "organization": "LiteLLM_OrganizationTable",
+    "user": "LiteLLM_UserTable",
+    "team": "LiteLLM_TeamTable",
+    "member": "LiteLLM_TeamMembership",
+    "leader": "LiteLLM_OrganizationMembership",
+    "model": "LiteLLM_ModelTable",
+    "customer": "LiteLLM_EndUserTable",
+    "key": "LiteLLM_VerificationToken",
+}
+_PRISMA: Final = {
+    "schema", "connection_limit", "connect_timeout", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size",
+    "single_use_connections", "max_connection_lifetime", "max_idle_connection_lifetime", "sslaccept", "sslidentity", "sslpassword",
+}  # fmt: skip
+_WITHIN: Final = 30.0
+
+
+def tables(url: str) -> dict[str, list[Row]]:
+    """Rows by kind: budget, organization, user, team, member, leader, model, customer, key. What a release lacks is empty.
+
+    Raises:
+        BadConfig: the driver is missing, the URL is not PostgreSQL's, or the database holds no keys of LiteLLM.
+        StoreUnavailable: it cannot be reached.
+    """
+    return asyncio.run(_read(url))
+
+
+async def _read(url: str) -> dict[str, list[Row]]:
+    try:
+        import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional driver
+    except ImportError:
+        raise BadConfig("reading LiteLLM's database needs asyncpg; pip install 'gwcore[postgres]'") from None
+    try:
+        address, schema = _understood(url)
+        connection = await asyncpg.connect(address, timeout=_WITHIN, server_settings={"search_path": schema})
+    except ValueError:
+        raise BadConfig("the URL of LiteLLM's database is not one of PostgreSQL's") from None
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        # the text of a driver's error may quote the URL
+        raise StoreUnavailable(f"LiteLLM's database does not answer: {type(error).__name__}") from None
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            there = await connection.fetch(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema"
+            )
+            names = {row["table_name"] for row in there}
+            if _TABLES["key"] not in names:
+                raise BadConfig(f"that database is not LiteLLM's: it has no table {_TABLES['key']}")
+            found = {}
+            for kind, table in _TABLES.items():
+                rows = await connection.fetch(f'SELECT * FROM "{table}"') if table in names else []  # noqa: S608 - of the table above
+                found[kind] = [{name: _plain(value) for name, value in row.items()} for row in rows]
+            return found
+    finally:
+        await connection.close()
+
+
+def _understood(url: str) -> tuple[str, str]:
+    """The URL without Prisma's own options, and the schema that one of them names."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query)
+    query = urlencode([(name, value) for name, value in options if name not in _PRISMA])
+    return urlunsplit(parts._replace(query=query)), dict(options).get("schema", "public")
+
+
+def _plain(value: Any) -> Any:
+    """JSON columns come as text."""
+    if isinstance(value, str) and value[:1] in {"{", "["}:
+        try:
+            return orjson.loads(value)
+        except ValueError:
+            return value
+    return value
