@@ -40,7 +40,7 @@ CREATE TABLE "LiteLLM_BudgetTable" (budget_id text PRIMARY KEY, allowed_models t
 CREATE TABLE "LiteLLM_OrganizationTable" (organization_id text PRIMARY KEY, organization_alias text, budget_id text, metadata jsonb, models text[]);
 CREATE TABLE "LiteLLM_UserTable" (user_id text PRIMARY KEY, user_alias text, user_email text, user_role text, password text, {LIMITS});
 CREATE TABLE "LiteLLM_TeamTable" (team_id text PRIMARY KEY, team_alias text, organization_id text, members_with_roles jsonb, model_id int, {LIMITS});
-CREATE TABLE "LiteLLM_ModelTable" (id int PRIMARY KEY, model_aliases jsonb);
+CREATE TABLE "LiteLLM_ModelTable" (id int PRIMARY KEY, aliases jsonb);
 CREATE TABLE "LiteLLM_TeamMembership" (user_id text, team_id text, budget_id text);
 CREATE TABLE "LiteLLM_EndUserTable" (user_id text PRIMARY KEY, alias text, budget_id text, blocked bool);
 CREATE TABLE "LiteLLM_VerificationToken" (token text PRIMARY KEY, key_name text, key_alias text, user_id text, team_id text, organization_id text,

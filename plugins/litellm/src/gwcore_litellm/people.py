@@ -87,7 +87,7 @@ def _step(kind: str, name: str, body: dict[str, Any], query: str) -> Step:
 
 
 def _teams(rows: Mapping[str, list[Row]], budgets: Mapping[str, Row]) -> Iterator[Step]:
-    aliases = {row.get("id"): row.get("model_aliases") for row in rows["model"]}
+    aliases = {row.get("id"): row.get("aliases") for row in rows["model"]}
     for row in rows["team"]:
         if row["team_id"] == _PAGES:
             continue

@@ -113,8 +113,10 @@ class Keys:
         """Insert a key as the body says. Raises ``BadRequest``, ``Forbidden``, ``Conflict``, ``NotFound``.
 
         Args:
-            text: the key; ``None`` where nobody here knows it,
-            given: and this is what it will be, seen as a credential.
+            change: what it is part of.
+            call: whose body says what the key may.
+            text: the key; ``None`` where nobody here knows it.
+            given: what it is as a credential, where ``text`` does not say it.
         """
         caller = call.caller
         given = given or presented(text or "")
