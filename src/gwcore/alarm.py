@@ -33,15 +33,19 @@ class Alarm:
         attempt: its task is the current one.
         at: seconds from now, and the phase it is the end of; ``None`` never.
         begun: called at the commit.
+
+    Attributes:
+        committed: the answer has begun.
+        rang: it did not in time.
     """
 
-    __slots__ = ("_attempt", "_begun", "_cancelling", "_handle", "_phase", "_task", "rang")
+    __slots__ = ("_attempt", "_begun", "_cancelling", "_handle", "_phase", "_task", "committed", "rang")
 
     def __init__(self, attempt: Attempt, at: tuple[float, str] | None, begun: Callable[[], None] | None) -> None:
         self._attempt = attempt
         self._begun = begun
         self._handle: asyncio.TimerHandle | None = None
-        self.rang = False
+        self.committed = self.rang = False
         if at is not None:
             task = asyncio.current_task()
             assert task is not None
@@ -71,6 +75,7 @@ class Alarm:
     def commit(self) -> None:
         """The answer begins."""
         self.off()
+        self.committed = True
         if self._begun is not None:
             self._begun()
 

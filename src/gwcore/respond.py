@@ -51,8 +51,8 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
     if served is not None:
         headers.append((b"x-gwcore-upstream", served.target.upstream.name.encode("latin-1", "replace")))
         headers.append((b"x-gwcore-model", _printable(served.target.model)))
-        if len(attempts) > 1:
-            headers.append((b"x-gwcore-failed", b", ".join(_why(a) for a in attempts if a.error)))
+        if len(attempts) > 1 and (failed := [_why(a) for a in attempts if a.error]):
+            headers.append((b"x-gwcore-failed", b", ".join(failed)))
         if (cost := cost_of(call)) is not None:
             headers.append((COST, cost))
     headers.append((b"x-gwcore-attempts", b"%d" % len(attempts)))
@@ -83,7 +83,7 @@ def error_headers(error: GatewayError) -> Headers:
     """Content type, ``retry-after`` and what the error itself brings."""
     headers: Headers = [(b"content-type", b"application/json")]
     headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers)
-    if error.retry_after is not None:
+    if error.retry_after is not None and "retry-after" not in (name for name, _ in error.headers):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     if isinstance(error, BudgetExceeded):
         headers.append((b"x-should-retry", b"false"))

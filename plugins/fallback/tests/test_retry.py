@@ -42,6 +42,8 @@ def at(seconds):
         (refused(b'{"error": {"details": "retryDelay"}}'), None),
         (refused(b"retryDelay"), None),
         (refused(retry_after="soon"), None),
+        (refused(retry_after="Mon, 01 Jan 99999999999999999999 00:00:00 GMT"), None),
+        (refused(retry_after="Mon, 01 Jan 2030 00:00:00 +99999999999999999999"), None),
         (refused(retry_after="99999999999"), 86400.0),
         (refused(), None),
         (RateLimited("x", retry_after=3), 3),

@@ -4,6 +4,7 @@ import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
+import httpx2
 import pytest
 from fallback_faults import ELSEWHERE, ENDS, QUICK, SERVED, TRUNCATED, blames, faults
 from fallback_world import WIRES, World, ended_with_error, said
@@ -125,3 +126,14 @@ async def test_control_a_retry_of_every_refusal_is_seen(monkeypatch):
 async def test_control_a_fallback_after_the_commit_is_seen(monkeypatch):
     monkeypatch.setattr("gwcore.reply.Reply.committed", False)
     assert await table("anthropic.messages", True, {"cut after content"})
+
+
+@pytest.mark.parametrize("client", CHAINS)
+async def test_a_wait_is_told_once(client):
+    """Two headers of a name are one list, which no SDK takes for a number."""
+    async with chain(client) as (w, _), httpx2.AsyncClient() as http:
+        for name in "ac":
+            w.breaker(f"{name}/m").cool(60.0)
+        w.ups["b"].default = Answer(429, [("retry-after", "30")], b"{}")
+        path, body = w.wire.request(False)
+        assert (await http.post(w.url + path, content=body)).headers.get_list("retry-after") == ["30"]

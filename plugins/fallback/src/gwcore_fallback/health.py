@@ -188,20 +188,31 @@ class Breaker:
 
 
 class Latency:
-    """Time to the first content: a moving average, and the 95th percentile of the last samples. Seconds."""
+    """Time to the first content: a moving average, and the 95th percentile of the last samples. Seconds.
 
-    __slots__ = ("_next", "_p95", "_samples", "average", "count")
+    Attributes:
+        passed: how often others were chosen since the last sample.
+    """
+
+    __slots__ = ("_next", "_p95", "_samples", "average", "count", "passed")
+    STALE = 100
+
+    @property
+    def known(self) -> bool:
+        """Whether there are samples, and not of a time that is over."""
+        return self.count > 0 and self.passed < self.STALE
 
     def __init__(self) -> None:
         self.average = 0.0
-        self.count = 0
+        self.count = self.passed = 0
         self._samples: list[float] = []
         self._next = 0
         self._p95 = 0.0
 
     def add(self, seconds: float) -> None:
         """One more sample."""
-        self.average = seconds if not self.count else self.average + _ALPHA * (seconds - self.average)
+        self.average = self.average + _ALPHA * (seconds - self.average) if self.known else seconds
+        self.passed = 0
         if len(self._samples) < _KEPT:
             self._samples.append(seconds)
         else:

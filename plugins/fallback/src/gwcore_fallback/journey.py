@@ -15,11 +15,12 @@ from gwcore.outcomes import Ending
 from gwcore_fallback.config import FallbackConfig
 from gwcore_fallback.continuation import Script
 from gwcore_fallback.health import Breaker
-from gwcore_fallback.plan import TOKENS, Deployment, Fleet, Group, Planner, tagged
+from gwcore_fallback.plan import TOKENS, UNSENT, Deployment, Fleet, Group, Planner, tagged
 from gwcore_fallback.retry import Budget, backoff
 from gwcore_fallback.routes import Route, Routes
 
 _HEDGES = 10  # second attempts that may be saved up
+_EARLY = 0.002  # a timer may fire almost this much early (uvloop counts whole milliseconds)
 _SHORTEST = 1.0  # no attempt starts with less time left, in seconds, or a tenth of the deadline
 
 
@@ -117,6 +118,10 @@ class Journey:
             self._tokens = sum(TOKENS.estimate(self.call))
         return self._tokens
 
+    def reserved(self, deployment: Deployment) -> int:
+        """What an attempt takes of a limit on tokens until its usage is known; 0 where there is none."""
+        return self.tokens if deployment.tokens is not None else 0
+
     async def next(self) -> tuple[Deployment, Breaker | None]:
         """The next deployment, and the breaker that the attempt is the probe of. Raises the error to end with."""
         chooser = self._chooser
@@ -133,12 +138,21 @@ class Journey:
             return self._panic(now), None
         return await self._again(now), None
 
-    def second(self, first: Deployment) -> Deployment | None:
-        """Another that may run beside the first: healthy, and within the attempts of the call."""
-        if not self._left:
+    def second(self, first: Deployment, share: float) -> Deployment | None:
+        """Another that may run beside the first: healthy, within the attempts of the call and the share of hedges."""
+        hedges = self._chooser.hedges(share)
+        if not self._left or not hedges.left:
             return None
+        planned = self._planned
         found = self._fresh(self._chooser.clock())
-        return None if found is None or found is first or found.breaker.opens or found.credential.opens else found
+        self._planned = planned  # what comes after the call's own is for a failure to decide, and there was none
+        if found is None or found is first:
+            return None
+        if found.breaker.opens or found.credential.opens:  # a probe runs beside nothing, but may come next
+            self._queue.appendleft(found)
+            return None
+        hedges.take()
+        return found
 
     def begins(self, deployment: Deployment) -> None:
         """An attempt starts."""
@@ -153,7 +167,7 @@ class Journey:
         self.tried[deployment] = times, ending, self._chooser.clock() + pause
         if self.error is None or ending.kind not in _GIVES_WAY:
             self.error = error
-        if ending.kind in _UNSENT:
+        if ending.kind in UNSENT:
             self._left += 1
         if ending.health == "failure":
             self._struck.add(deployment.target.upstream.name)
@@ -179,18 +193,14 @@ class Journey:
         self._stages = deque(self.route.after[need])
 
     def _barred(self, one: Deployment, now: float) -> str | None:
-        return one.barred(now, self.tokens if one.tokens is not None else 0)
+        return one.barred(now, self.reserved(one))
 
     def _fresh(self, now: float) -> Deployment | None:
         """The next candidate that was not tried and is not barred."""
         while True:
             while self._queue:
                 one = self._queue.popleft()
-                if (
-                    one not in self.tried
-                    and one.barred(now, self.tokens if one.tokens else 0) is None
-                    and self._suits(one)
-                ):
+                if one not in self.tried and self._barred(one, now) is None and self._suits(one):
                     return one
             if not self._planned:  # nothing of its own may be used
                 limited = all(self._barred(one, now) in _LIMITED for one in self.seen)
@@ -243,7 +253,8 @@ class Journey:
             raise self.error
         if not self._chooser.budget(chosen.target.upstream.name).take():
             raise self.error
-        await asyncio.sleep(wait)
+        await asyncio.sleep(wait + _EARLY)
+        self.call.waited += wait  # for the upstream's sake
         if self._barred(chosen, self._chooser.clock()) is not None:
             raise self.error
         return chosen
@@ -253,7 +264,8 @@ class Journey:
         if not self.seen:
             raise BadRequest(f"no target of {self.call.model!r} serves calls with these tags")
         ranked = {"open": 0, "probing": 1, "credential": 2}
-        barred = [(one, self._barred(one, now)) for one in self.seen]
+        # what nothing bars here was not to be had: another replica probes it
+        barred = [(one, self._barred(one, now) or "probing") for one in self.seen]
         usable = [(ranked[why], one.breaker.failed_at, one) for one, why in barred if why in ranked]
         soonest = max(min(one.frees_at(now) for one in self.seen) - now, 0.0)
         if not usable:
@@ -267,5 +279,3 @@ class Journey:
 # A refusal of ours says less than the upstream's error before it: the client asked for that one's model.
 _LIMITED = frozenset({"cooling", "requests", "tokens"})
 _GIVES_WAY = frozenset({"unserved", "denied"})
-# Refused by the gateway itself: no attempt at an upstream, and never made again at the same one.
-_UNSENT = frozenset({"unserved", "denied", "budget"})

@@ -10,7 +10,9 @@ from random import Random
 from typing import Any, TypeVar
 
 from gwcore.call import Call, Target
+from gwcore.errors import GatewayError
 from gwcore.estimate import Estimator
+from gwcore.outcomes import ending
 from gwcore.prices import PriceCard
 from gwcore.provider import Upstream
 from gwcore.units import Rate
@@ -22,7 +24,9 @@ V = TypeVar("V")
 TOKENS = Estimator(output=512)  # only used to compare candidates and to reserve part of a limit
 _OUTLIER, _OUTLIER_SAMPLES, _EJECTED = 3.0, 20, 10.0
 _KNOWN = 4096
-
+# Refused by the gateway itself: no attempt at an upstream, and never made again at the same one.
+UNSENT = frozenset({"unserved", "denied", "budget"})
+UNASKED = UNSENT | {"unreachable", "exhausted"}
 
 Prices = Callable[[Target], PriceCard | None]
 
@@ -73,6 +77,14 @@ class Deployment:
             self.requests.add(1)
         if self.tokens is not None:
             self.tokens.add(tokens)
+
+    def spared(self, error: GatewayError, tokens: int, *, committed: bool) -> None:
+        """An attempt failed: give back of the limits what it cannot have used."""
+        how = ending(error, committed=committed)
+        if self.requests is not None and how.kind in UNASKED:
+            self.requests.add(-1)
+        if self.tokens is not None and how.money == "void":
+            self.tokens.add(-tokens)
 
     def barred(self, now: float, tokens: int) -> str | None:
         """Why nothing more may be sent now; ``None`` if it may. An open breaker that is due for a probe bars nothing."""
@@ -275,9 +287,14 @@ class Planner:
         return sorted(members, key=lambda one: ((one.inflight + 1) / (one.weight or 1e-9), draw()))
 
     def fastest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
-        """Power of two choices on time to first token times load; the unmeasured are tried first."""
+        """Power of two choices on time to first token times load; the unmeasured are tried first.
+
+        What was slow is never chosen, so it is measured anew after a while: it may be slow no more.
+        """
         scores = {one.id: score(one, call) for one in members}
-        unknown = [one for one in members if not one.ttft[call.stream].count and not one.inflight]
+        for one in members:
+            one.ttft[call.stream].passed += 1
+        unknown = [one for one in members if not one.ttft[call.stream].known and not one.inflight]
         if unknown:
             first = self._random.choice(unknown)
         else:

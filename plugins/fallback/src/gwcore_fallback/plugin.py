@@ -145,6 +145,7 @@ class Fallback(Plugin):
             return False
         if committed:
             how = _CONTINUED
+            journey.call.deadline = None  # the answer had begun in time
         return journey.failed(deployment, error, how, _pause(deployment, error, how, self.clock()))
 
     async def _attempt(
@@ -160,14 +161,15 @@ class Fallback(Plugin):
         journey.begins(deployment)
         decides = probe is not None or journey.panicking
         attempt = Attempt(call, deployment.target)
-        alarm = self._alarm(journey, attempt, deployment, decides, race)
-        deployment.begin(journey.tokens if deployment.tokens is not None else 0)
+        alarm = self._alarm(journey, attempt, deployment, probe, race)
+        deployment.begin(journey.reserved(deployment))
         try:
             outcome = await inner(attempt)
         except GatewayError as error:
             if attempt.error is None:  # a layer's, which sent nothing
                 attempt.error = error
             self._fared(deployment, attempt, error, decides)
+            deployment.spared(error, journey.reserved(deployment), committed=call.reply.committed)
             raise
         except asyncio.CancelledError:
             late = alarm.ours() if alarm is not None else None
@@ -181,7 +183,7 @@ class Fallback(Plugin):
                 alarm.off()
                 if race is None:
                     call.reply.gate = None
-            if probe is not None:
+            if probe is not None and not (alarm is not None and alarm.committed):
                 self.shared.release(probe)
         if outcome.error is not None:  # an error event of the upstream's own, which the client has
             self._fared(deployment, attempt, outcome.error, decides)
@@ -207,8 +209,8 @@ class Fallback(Plugin):
         try:
             await asyncio.wait(runners, timeout=delay)
             if race.winner is None and not any(task.done() for task in runners):
-                second = journey.second(first)
-                if second is not None and self.chooser.hedges(hedge.share).take():
+                second = journey.second(first, hedge.share)
+                if second is not None:
                     runners[asyncio.create_task(self._attempt(inner, journey, second, None, race))] = second
             waiting = set(runners)
             while waiting:
@@ -225,12 +227,15 @@ class Fallback(Plugin):
             for task in runners:
                 task.cancel()
             await asyncio.gather(*runners, return_exceptions=True)
+            if race.winner is None:
+                race.clock()
             call.reply.gate = None
 
     def _alarm(
-        self, journey: Journey, attempt: Attempt, deployment: Deployment, decides: bool, race: Race | None
+        self, journey: Journey, attempt: Attempt, deployment: Deployment, probe: Breaker | None, race: Race | None
     ) -> Alarm | None:
         call, settings = journey.call, journey.route.settings
+        decides = probe is not None or journey.panicking
         at: tuple[float, str] | None = None
         if call.deadline is not None:
             at = max(call.deadline - self.clock(), 0.0), "total"
@@ -240,8 +245,10 @@ class Fallback(Plugin):
             return None
 
         def begun() -> None:
-            # a stream may last for minutes: that it began is what the others wait to hear
+            # a stream may last for minutes: that it began is what the others wait to hear, and all that it decides
             self._alive(deployment, decides=True)
+            if probe is not None:
+                self.shared.release(probe)
 
         alarm = Alarm(attempt, at, begun if decides else None)
         if race is not None:

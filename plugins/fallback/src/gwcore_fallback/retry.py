@@ -55,7 +55,7 @@ def _seconds_or_date(text: str | None, wall: Callable[[], float]) -> float | Non
         return found
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year or an offset that fits no machine word
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - wall()
 
@@ -115,9 +115,14 @@ class Budget:
         """A request, not a retry."""
         self._balance = min(self._reserve, self._balance + self._share)
 
+    @property
+    def left(self) -> bool:
+        """Whether one more retry is allowed."""
+        return self._balance >= 1.0
+
     def take(self) -> bool:
         """Whether one more retry is allowed; it is then counted."""
-        if self._balance < 1.0:
+        if not self.left:
             return False
         self._balance -= 1.0
         return True

@@ -8,9 +8,10 @@ import orjson
 
 from gwcore.call import Call
 
-# what begins a conversation, in every dialect; its first message is taken on its own
+# what begins a conversation, in every dialect, or is all that is asked
 _PREFIX = ("system", "instructions", "systemInstruction", "tools")
-_TURNS = ("messages", "input", "contents")
+_TURNS = ("messages", "input", "contents", "prompt", "query")
+_OPENING = 2  # turns
 
 
 def session_of(call: Call, affinity: str) -> bytes | None:
@@ -33,16 +34,27 @@ def session_of(call: Call, affinity: str) -> bytes | None:
         if affinity != "prefix":
             return None
         named = _beginning(document)
+        if named is None:
+            return None
     caller = call.principal.id if call.principal is not None else ""
     return blake2b(named, digest_size=16, key=caller.encode()[:64]).digest()
 
 
-def _beginning(document: dict[str, object]) -> bytes:
+def _beginning(document: dict[str, object]) -> bytes | None:
+    """What stays the same while a conversation grows; ``None`` where nothing can be told from it."""
     parts = [document.get(key) for key in _PREFIX]
     for key in _TURNS:
         turns = document.get(key)
         if isinstance(turns, list):
-            parts += turns[:2]
+            parts += turns[: _opening(turns)]
         elif isinstance(turns, str):
             parts.append(turns[:4096])
-    return orjson.dumps(parts)
+    return orjson.dumps(parts) if any(parts) else None
+
+
+def _opening(turns: list[object]) -> int:
+    """How many turns there are up to what the user said first: the answer to it is in later calls only."""
+    for at, turn in enumerate(turns[:_OPENING], 1):
+        if isinstance(turn, dict) and turn.get("role") == "user":
+            return at
+    return _OPENING

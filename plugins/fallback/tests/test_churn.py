@@ -1,0 +1,179 @@
+"""What is easily lost on the way: a candidate, a probe, a limit, a wait; and what is said of it."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from fallback_world import until, world
+from test_shared import OK, fleet
+
+from gwcore.testing.upstream import Answer
+from gwcore_fallback import journey
+from gwcore_fallback.gate import Race
+from gwcore_fallback.health import Latency
+from gwcore_fallback.session import session_of
+
+BUSY = Answer(503, body=b"{}")
+LATE = Answer(503, body=b"{}", delay_head=0.3)
+EARNED = "hedge: {delay: 20ms, share: 0.5}"
+
+
+async def earn(w):
+    """Two answers pay for one second attempt."""
+    for up in w.ups.values():
+        up.default = w.wire.answer(False)
+    await w.ask()
+    await w.ask()
+
+
+# ── hedging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_next_target_is_not_lost_where_no_second_attempt_is_left():
+    async with world(fallback="{hedge: {delay: 20ms, share: 0.01}}") as w:
+        w.ups["a"].default, w.ups["b"].default = LATE, w.wire.answer(False)
+        assert (await w.ask()).status == 200 and w.calls == {"a": 1, "b": 1}
+
+
+async def test_a_target_on_probation_is_no_second_but_comes_next():
+    async with world(fallback=f"{{{EARNED}}}") as w:
+        await earn(w)
+        w.ups["a"].default = LATE
+        w.breaker("b/m").opens = 1
+        seen = await w.ask()
+        assert seen.headers["x-gwcore-upstream"] == "b" and w.breaker("b/m").opens == 0
+        assert w.ups["b"].requests[-1].at - w.ups["a"].requests[-1].at > 0.25
+
+
+async def test_looking_for_a_second_does_not_decide_which_models_come_after():
+    models = {"m": ["a/m"], "n": ["b/m"], "limited": ["c/m"]}
+    async with world(
+        "abc", models=models, fallback=f"{{{EARNED}, models: {{m: {{rate_limit_fallbacks: [limited]}}}}}}"
+    ) as w:
+        await earn(w)
+        w.ups["a"].default = Answer(429, [("retry-after", "60")], b"{}", delay_head=0.3)
+        assert (await w.ask()).headers["x-gwcore-upstream"] == "c"
+
+
+async def test_one_that_comes_to_a_race_too_late_does_not_start():
+    race = Race(SimpleNamespace(waited=0.0))
+    race.winner = asyncio.current_task()
+    with pytest.raises(asyncio.CancelledError):
+        race.enter(None, None)
+
+
+@pytest.mark.parametrize("failing", [True, False])
+async def test_what_two_attempts_waited_is_no_sum(failing):
+    async with world(fallback=f"{{{EARNED}, retry: {{per_target: 0}}}}") as w:
+        await earn(w)
+        w.ups["a"].default = LATE
+        w.ups["b"].default = Answer(503 if failing else 200, body=w.wire.answer(False).body, delay_head=0.5)
+        seen = await w.ask()
+        assert seen.status == (503 if failing else 200) and w.calls["b"] == 1
+        assert float(seen.headers["x-gwcore-overhead-ms"]) >= 0.0
+
+
+async def test_nobody_failed_where_the_other_was_faster():
+    async with world(fallback=f"{{{EARNED}}}") as w:
+        await earn(w)
+        w.ups["a"].default = Answer(200, body=b"{}", delay_head=60.0)
+        seen = await w.ask()
+        assert seen.headers["x-gwcore-attempts"] == "2" and "x-gwcore-failed" not in seen.headers
+
+
+# ── probes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_another_replica_probes_is_no_rate_limit(redis_url):
+    """Every target is half-open, and somebody else has both probes: one is asked all the same, as on one worker."""
+    async with fleet(redis_url, 2) as f:
+        f.a.default = f.b.default = OK
+        for name in ("a/m", "b/m"):
+            for breaker in f.breakers(name):
+                breaker.opens = 1
+            assert await f.plugin(0).shared.claim(f.breakers(name)[0])
+        seen = await f.ask(1)
+        assert seen.status == 200 and len(f.a.requests) + len(f.b.requests) == 1
+
+
+async def test_a_stream_that_has_begun_is_no_probe_any_more():
+    async with world() as w:
+        frames = w.wire.frames("hello")
+        w.ups["a"].script(Answer(body=frames, stall_after=len(b"".join(frames[:-1]))))
+        w.breaker("a/m").opens = 1
+        stream = asyncio.create_task(w.ask(True))
+        await until(lambda: w.calls["a"] and not w.breaker("a/m").opens)
+        w.breaker("a/m").opens = 1  # down once more, and due for a probe
+        w.ups["a"].default = w.wire.answer(False)
+        seen = await w.ask()
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+        assert seen.headers["x-gwcore-upstream"] == "a" and not w.breaker("a/m").opens
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_deadline_is_over_once_an_answer_has_begun():
+    async with world(fallback="{continuation: true, deadline: 1s}") as w:
+        opening, text, *rest = w.wire.frames("one ", "two ")
+        w.ups["a"].default = Answer(body=[opening + text, *rest], gap=1.5, cut_after=len(opening + text + rest[0]))
+        w.ups["b"].default = w.wire.answer(True, "three")
+        seen = await w.ask(True)
+        assert b"three" in seen.body and b"error" not in seen.body
+
+
+async def test_a_timer_that_fires_early_wastes_no_wait(monkeypatch):
+    sleep = asyncio.sleep
+    early = SimpleNamespace(sleep=lambda seconds: sleep(seconds - 0.0015))
+    monkeypatch.setattr(journey, "asyncio", early)
+    async with world("a") as w:
+        w.ups["a"].script(Answer(429, [("retry-after-ms", "300")], b"{}"))
+        w.ups["a"].default = w.wire.answer(False)
+        seen = await w.ask()
+        assert seen.status == 200 and w.calls == {"a": 2}
+        assert float(seen.headers["x-gwcore-overhead-ms"]) < 300.0  # the wait was for the upstream
+
+
+# ── limits, measures, sessions ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_limit_counts_what_an_upstream_was_asked():
+    limits = "deployments: {'*/m': {requests: 100/min, tokens: 100k/min}}"
+    async with world(dead="a", fallback=f"{{{limits}, retry: {{per_target: 0}}}}") as w:
+        w.ups["b"].default = BUSY
+        assert (await w.ask()).status == 503
+        a, b = (w.plugin.fleet.deployments[name] for name in ("a/m", "b/m"))
+        assert (a.requests.used(), a.tokens.used()) == (0, 0)  # not reached
+        assert (b.requests.used(), b.tokens.used()) == (1, 0)  # refused: a request, and no tokens
+
+
+async def test_what_was_slow_is_measured_anew():
+    async with world(fallback="{strategy: fastest}") as w:
+        for up in w.ups.values():
+            up.default = w.wire.answer(False)
+        a, b = (w.plugin.fleet.deployments[name].ttft[False] for name in ("a/m", "b/m"))
+        a.add(30.0)
+        b.add(5.0)
+        for _ in range(Latency.STALE + 5):
+            await w.ask()
+        assert w.calls["a"] >= 1 and a.average < 30.0 / 2
+
+
+@pytest.mark.parametrize("field", ["prompt", "query", "input"])
+def test_calls_without_messages_begin_differently(field):
+    def session(**document):
+        return session_of(SimpleNamespace(session=None, document=document, principal=None), "prefix")
+
+    assert session(**{field: "one"}) != session(**{field: "two"})
+    assert session(**{field: "one"}) == session(**{field: "one"})
+    assert session(model="m") is None
+
+
+def test_a_conversation_keeps_its_beginning_as_it_grows():
+    def session(turns):
+        return session_of(SimpleNamespace(session=None, document={"messages": turns}, principal=None), "prefix")
+
+    said = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+    assert session(said[:2]) == session(said)
+    assert session(said[1:2]) == session(said[1:]) != session(said)
