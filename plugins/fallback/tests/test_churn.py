@@ -1,13 +1,16 @@
 """What is easily lost on the way: a candidate, a probe, a limit, a wait; and what is said of it."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
 import pytest
-from fallback_world import until, world
+from fallback_world import WIRES, World, stack_text, until, world
 from test_shared import OK, fleet
 
-from gwcore.testing.upstream import Answer
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_fallback import journey
 from gwcore_fallback.gate import Race
 from gwcore_fallback.health import Latency
@@ -146,6 +149,28 @@ async def test_a_limit_counts_what_an_upstream_was_asked():
         a, b = (w.plugin.fleet.deployments[name] for name in ("a/m", "b/m"))
         assert (a.requests.used(), a.tokens.used()) == (0, 0)  # not reached
         assert (b.requests.used(), b.tokens.used()) == (1, 0)  # refused: a request, and no tokens
+
+
+async def test_a_reload_forgets_neither_a_wait_nor_what_was_used(tmp_path):
+    async with AsyncExitStack() as exits:
+        a, b, c = [await exits.enter_async_context(FakeUpstream()) for _ in range(3)]
+        wire, path = WIRES["openai.chat"], tmp_path / "stack.yaml"
+        a.default, b.default = Answer(429, [("retry-after", "60")], b"{}"), wire.answer(False)
+        c.default = wire.answer(False)
+
+        def write(first):
+            limits = "{deployments: {b/m: {requests: 3/h}}, allowed_fails: 4}"
+            path.write_text(stack_text({"a": first.url, "b": b.url}, wire, fallback=limits))
+
+        write(a)
+        gateway = Gateway(str(path))
+        w = World(await exits.enter_async_context(running(gateway)), gateway, {"a": a, "b": b, "c": c})
+        assert [(await w.ask()).status for _ in range(4)] == [200, 200, 200, 429]
+        await gateway.reload()
+        assert (await w.ask()).status == 429 and w.calls == {"a": 1, "b": 3, "c": 0}
+        write(c)  # the same name at another place
+        await gateway.reload()
+        assert (await w.ask()).status == 200 and w.calls == {"a": 1, "b": 3, "c": 1}
 
 
 async def test_what_was_slow_is_measured_anew():

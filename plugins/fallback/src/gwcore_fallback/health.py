@@ -161,6 +161,11 @@ class Breaker:
         self._good = [0] * _BUCKETS
         self._bad = [0] * _BUCKETS
 
+    def follows(self, other: Breaker) -> None:
+        """Go on where that one is, of the same deployment before a reload. A probe of its is not ours."""
+        self.fails, self.opens, self.until = other.fails, other.opens, other.until
+        self.cooling, self.failed_at, self.reason = other.cooling, other.failed_at, other.reason
+
     def heard(self, event: str, *, opens: int = 0, until: float = 0.0, reason: str = "") -> None:
         """What another replica reported; nothing is reported on."""
         if event == "fail":
@@ -263,6 +268,11 @@ class Window:
         self._advance()
         self._used[self._turn % len(self._used)] += amount
         self.pending += amount
+
+    def follows(self, other: Window) -> None:
+        """Go on counting where that one is, if it counts in the same slices."""
+        if other.per == self.per:
+            self._turn, self._used = other._turn, list(other._used)
 
     def free_in(self) -> float:
         """Seconds until the oldest slice leaves."""

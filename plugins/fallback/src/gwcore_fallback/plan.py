@@ -78,6 +78,17 @@ class Deployment:
         if self.tokens is not None:
             self.tokens.add(tokens)
 
+    def follows(self, other: Deployment) -> None:
+        """Go on where that one is, before a reload: what it was told to wait, what it has used. One that was mended begins anew."""
+        ours, theirs = self.target.upstream, other.target.upstream
+        if (ours.origin, ours.base_path, ours.headers) != (theirs.origin, theirs.base_path, theirs.headers):
+            return
+        self.breaker.follows(other.breaker)
+        self.ttft = other.ttft
+        for window, before in ((self.requests, other.requests), (self.tokens, other.tokens)):
+            if window is not None and before is not None:
+                window.follows(before)
+
     def spared(self, error: GatewayError, tokens: int, *, committed: bool) -> None:
         """An attempt failed: give back of the limits what it cannot have used."""
         how = ending(error, committed=committed)
@@ -134,6 +145,7 @@ class Fleet:
     Args:
         settings: ``upstream/model`` or wildcard → what is known of it.
         breaker: makes one; of deployments and, named ``key:…``, of credentials.
+        before: deployments of before a reload, by id. Credentials begin anew: to mend one is what a reload is for.
     """
 
     def __init__(
@@ -141,7 +153,9 @@ class Fleet:
         settings: Mapping[str, DeploymentConfig],
         breaker: Callable[[str], Breaker],
         clock: Callable[[], float],
+        before: Mapping[str, Deployment] | None = None,
     ) -> None:
+        self._before = dict(before or {})
         self._settings = settings
         self._breaker = breaker
         self._clock = clock
@@ -168,6 +182,9 @@ class Fleet:
         if found is None or found.target.upstream is not target.upstream:
             settings = best(self._settings, str(target)) or DeploymentConfig()
             found = Deployment(target, settings, self._breaker(name), self.credential(target.upstream), self._clock)
+            was = self._before.pop(name, None)
+            if was is not None:
+                found.follows(was)
             if len(self.deployments) >= _KNOWN:
                 self.deployments = {key: one for key, one in self.deployments.items() if not one.resting}
             if len(self.deployments) < _KNOWN:

@@ -53,7 +53,9 @@ class Fallback(Plugin):
             key_cooldown=config.key_cooldown,
         )
         self.shared: Alone | Shared = shared_for(setup.store(config.store), config.namespace)
-        self.fleet = Fleet(config.deployments, self._breaker, clock)
+        self._kept: dict[str, Fleet] = setup.once("kept", dict)
+        before = self._kept.get("fleet")
+        self.fleet = Fleet(config.deployments, self._breaker, clock, before.deployments if before else None)
         self.clock = clock
         self.random = random
         self.shared.fleet = self.fleet
@@ -84,6 +86,7 @@ class Fallback(Plugin):
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Share health while the stack serves."""
+        self._kept["fleet"] = self.fleet
         async with self.shared.running():
             checks = self.config.checks
             if checks is None:
