@@ -279,6 +279,7 @@ class ChatWriter:
         self._fixed: dict[str, Any] = {}
         self._text_prefix: dict[int, bytes] = {}
         self._calls: dict[int, int] = {}
+        self._bare: set[int] = set()  # calls without a word of arguments so far
         self._per_choice: dict[int, int] = {}
         self._listed: dict[str, int] = {}
         self._usage: Usage | None = None
@@ -297,7 +298,11 @@ class ChatWriter:
                 self._usage = event.usage
             elif isinstance(event, Started):
                 self._start(event)
-            elif not isinstance(event, PartEnded | Failed):
+            elif isinstance(event, PartEnded):
+                # as Anthropic streams a call without arguments: clients parse what they add up
+                if event.part in self._bare:
+                    self._rare(ToolCallDelta(event.part, "{}", event.choice), out)
+            elif not isinstance(event, Failed):
                 self._rare(event, out)
         return b"".join(out)
 
@@ -347,6 +352,8 @@ class ChatWriter:
         elif isinstance(event, ToolCallStarted):
             delta = {"tool_calls": [self._call(event.part, event.choice, event.call)]}
         elif isinstance(event, ToolCallDelta):
+            if event.arguments:
+                self._bare.discard(event.part)
             delta = {"tool_calls": [{"index": self._calls[event.part], "function": {"arguments": event.arguments}}]}
         elif isinstance(event, Cited):
             # the official SDK adds up lists by this index
@@ -374,6 +381,8 @@ class ChatWriter:
         shown = written_call(made)
         if not made.custom:
             shown["function"]["arguments"] = made.arguments
+            if not made.arguments:
+                self._bare.add(part)
         return {"index": index, **shown}
 
     def _finish(self, choice: int, finish: Finish) -> bytes:
