@@ -59,6 +59,9 @@ async def test_wildcards_are_listed_as_what_they_reach(serve):
         assert set(wild) - set(listed) == {"c-*", "gpt-4*"}
         assert "c-opus-4-1" in await ids(http, "/v1/models", **{"anthropic-version": "2023-06-01"})
         assert (await got(http, "/v1/models/c-opus-4-1"))["id"] == "c-opus-4-1"
+        googles = {"x-goog-api-key": ADMIN}  # Google's newer SDKs ask for v1
+        assert {"models/c-opus-4-1"} <= {one["name"] for one in (await got(http, "/v1/models", **googles))["models"]}
+        assert (await got(http, "/v1/models/c-opus-4-1", **googles))["name"] == "models/c-opus-4-1"
         made = await http.post(
             "/key/generate", json={"models": ["c-opus*"]}, headers={"authorization": f"Bearer {ADMIN}"}
         )

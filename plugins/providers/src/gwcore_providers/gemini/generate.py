@@ -12,6 +12,7 @@ from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Rou
 from gwcore.errors import GatewayError, Refused
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
+from gwcore_providers import returned
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.gemini.codec import GeminiCodec
 from gwcore_providers.gemini.lists import LISTS
@@ -20,6 +21,7 @@ from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
 
 _V = ("/v1beta", "/v1")
+_KEY = "x-goog-api-key"
 # grounding is billed per prompt up to this generation, per query from the next on
 _PER_PROMPT = ("gemini-1", "gemini-2")
 _STATUS = {
@@ -107,12 +109,19 @@ class GeminiGenerate(BaseDialect):
         Route("POST", "/models/{model}:predict", "predict", _V, "path"),
         Route("GET", "/models", "models", ("/v1beta",), "none", "none", local=True),
         Route("GET", "/models/{model}", "models", ("/v1beta",), "none", "none", local=True),
+        # Google's SDKs ask for v1, where OpenAI's and Anthropic's clients ask for theirs
+        Route("GET", "/models", "models", ("/v1",), "none", "none", local=True, header=_KEY),
+        Route("GET", "/models/{model}", "models", ("/v1",), "none", "none", local=True, header=_KEY),
         Route("POST", "/cachedContents", "cached_contents", _V, "none"),
         Route("GET", "/cachedContents", "cached_contents", _V, "none", "none"),
         Route("GET", "/cachedContents/{id}", "cached_contents", _V, "none", "none"),
         Route("PATCH", "/cachedContents/{id}", "cached_contents", _V, "none"),
         Route("DELETE", "/cachedContents/{id}", "cached_contents", _V, "none", "none"),
     )
+
+    def returned(self, raw: bytes, document: Document) -> Document | None:
+        """See :mod:`gwcore_providers.returned`."""
+        return returned.generate(raw, document)
 
     def knobs(self, operation: str, _document: Document, _model: str) -> Knobs:
         """Members of ``generationConfig``."""
