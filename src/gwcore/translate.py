@@ -286,6 +286,8 @@ def said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tupl
     """
     try:
         request = client.read_request(crossing.request, crossing.asked, stream=crossing.stream)
+        if (joined := getattr(client, "joined", None)) is not None:
+            request.messages = joined(request.messages)
         crossing.usage_wanted = request.usage_wanted
         body = orjson.dumps(upstream.write_request(request, crossing))
     except MISSHAPEN as error:

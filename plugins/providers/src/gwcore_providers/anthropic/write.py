@@ -352,8 +352,8 @@ class _Messages:
         return out
 
     def _text(self, part: Text) -> dict[str, Any] | None:
-        if not part.text and not self.same:
-            return None  # the API refuses empty blocks
+        if not self.same and not part.text.strip():
+            return None  # the API refuses blocks of nothing or of nothing but white space
         out: dict[str, Any] = {"type": "text", "text": part.text}
         if self.same:
             cited = [dict(one.doc) for one in part.citations]

@@ -16,6 +16,7 @@ class GeminiCodec:
     """See :class:`gwcore.codec.ChatCodec`."""
 
     read_request = staticmethod(read.read_request)
+    joined = staticmethod(read.joined)
     write_request = staticmethod(write.write_request)
     write_reply = staticmethod(reply.write_reply)
     read_error = staticmethod(reply.read_error)

@@ -7,6 +7,7 @@ one by their place, and results are matched to them by name and order.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -90,6 +91,23 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
         needs={"cachedContent": top["cachedContent"]} if top.get("cachedContent") else {},
         extra=extra,
     )
+
+
+def joined(messages: list[Message]) -> list[Message]:
+    """The same with every answer as one message and its words in one piece.
+
+    Google's SDKs keep a streamed answer as they got it: a content per chunk, each with some of the words or one of the calls.
+    """
+    out: list[Message] = []
+    for message in messages:
+        if message.role != "assistant" or not out or out[-1].role != "assistant":
+            out.append(message)
+            continue
+        parts, more = list(out[-1].parts), list(message.parts)
+        if parts and more and isinstance(parts[-1], Text) and isinstance(more[0], Text):
+            parts[-1:], more = [replace(parts[-1], text=parts[-1].text + more[0].text)], more[1:]
+        out[-1] = replace(out[-1], parts=parts + more)
+    return out
 
 
 class Calls:

@@ -36,6 +36,10 @@ _LEVELS = (
     (re.compile(r"gemini-3(?:\.\d)?-pro"), ("low", "medium", "high")),
     (re.compile(r"gemini-(?:[3-9]|\d\d)"), ("minimal", "low", "medium", "high")),
 )
+# who signs calls refuses, in the turn being answered, a step whose first call is unsigned; this is what stands for the signature
+# of a call that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs
+_SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
+UNSIGNED = "skip_thought_signature_validator"
 _BUDGETS = (
     (re.compile(r"gemini-2\.5-pro"), (128, 32_768)),
     (re.compile(r"gemini-2\.5-flash-lite"), (512, 24_576)),
@@ -216,6 +220,9 @@ class _Contents:
         if not self.same:
             for content in contents:  # results before anything else, as calls and results must be neighbours
                 content["parts"].sort(key=lambda part: "functionResponse" not in part and content["role"] == "user")
+                call = next((part for part in content["parts"] if "functionCall" in part), None)
+                if call is not None and _SIGNS.search(self.crossing.model):
+                    call.setdefault("thoughtSignature", UNSIGNED)
         if not listed[:first] and not system:
             return None, contents
         return {"parts": self._parts(system)}, contents
