@@ -206,6 +206,10 @@ class Dialect(Protocol):
         """The request body changed so that its stream will report usage; ``raw`` itself where it already does."""
         ...
 
+    def returned(self, raw: bytes, document: Document) -> Document | None:
+        """A chat without what another vendor signed and this API refuses; ``None`` where there is none, as almost always."""
+        ...
+
     def opening(self, operation: str, buffer: bytes) -> Opening:
         """Judge the first bytes of an event stream. Called with all bytes so far until it says ``go`` or an error."""
         ...

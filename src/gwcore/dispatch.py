@@ -20,7 +20,7 @@ import orjson
 from gwcore.alarm import Alarm, Single, patience
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
-from gwcore.dialect import Dialect, InBandError
+from gwcore.dialect import Dialect, Document, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Untranslatable, UpstreamError
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
@@ -95,12 +95,13 @@ def build(
             f"{call.operation} in the dialect {call.dialect.name}"
         )
     path, names_model = found
+    own = call.dialect.returned(call.raw, document) if document is not None and call.operation == CHAT else None
     request = Request(
         call.method,
         upstream.origin,
         _with_query(path, call.query),
         _request_headers(call, upstream.headers),
-        _body(attempt, demand) if names_model or call.edited or attempt.fields or demand else call.raw,
+        _body(attempt, demand, own) if names_model or call.edited or attempt.fields or demand or own else call.raw,
         upstream.timeouts,
     )
     if attempt.added:
@@ -125,22 +126,23 @@ def _translated(attempt: Attempt, way: Translation | Batches, body: bytes) -> Re
     return request
 
 
-def _body(attempt: Attempt, demand: Demand) -> bytes:
+def _body(attempt: Attempt, demand: Demand, own: Document | None) -> bytes:
     call, model = attempt.call, attempt.target.model
-    document = call.document
+    document = call.document if own is None else own
     if document is None:
         # where the path names the model, the form may name another one
         if call.route.body == "form" and model and (model != call.asked or call.route.model == "path"):
             return replace_field(call.raw, call.header(b"content-type") or b"", b"model", model.encode())
         return call.raw
     fields = attempt.fields or {}
-    if call.edited:
+    edited = call.edited or own is not None
+    if edited:
         raw = orjson.dumps({**document, **({"model": model} if "model" in document else {}), **fields})
     elif model and "model" in document and document["model"] != model:
         raw = replace_top_level(call.raw, "model", orjson.dumps(model))
     else:
         raw = call.raw
-    if fields and not call.edited:
+    if fields and not edited:
         for key, value in fields.items():
             put = replace_top_level if key in document else insert_top_level
             raw = put(raw, key, orjson.dumps(value))

@@ -63,6 +63,10 @@ class FakeDialect:
         """Usage always comes."""
         return raw
 
+    def returned(self, _raw: bytes, _document: Document) -> Document | None:
+        """Nobody signs."""
+        return None
+
     def opening(self, _operation: str, _buffer: bytes) -> Opening:
         """Everything is content."""
         return "go"

@@ -86,6 +86,10 @@ class BaseDialect:
         """This API reports usage unasked."""
         return raw
 
+    def returned(self, _raw: bytes, _document: Document) -> Document | None:
+        """Nothing that another vendor signed."""
+        return None
+
     def opening(self, _operation: str, buffer: bytes) -> Opening:
         """Frames without content wait; the first content goes; an error before it is a status."""
         if len(buffer) > OPENING_CAP:

@@ -19,8 +19,8 @@ from gwcore.errors import BadRequest
 
 # ── thoughts that travel through a dialect which did not sign them ───────────────────────────────────────────────────
 
-_SEAL = "gw1."
-_THOUGHT = "__thought__"
+SEAL = "gw1."
+THOUGHT = "__thought__"
 
 
 def seal(thought: Reasoning) -> str:
@@ -34,14 +34,14 @@ def seal(thought: Reasoning) -> str:
         "r": thought.redacted, "u": thought.summary, "x": dict(thought.extra),
     }  # fmt: skip
     packed = orjson.dumps({key: value for key, value in known.items() if value})
-    return _SEAL + base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    return SEAL + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
 def unseal(token: object) -> Reasoning | None:
     """The thought in a token of :func:`seal`; ``None`` for anything else. Raises ``BadRequest`` for a damaged one."""
-    if not isinstance(token, str) or not token.startswith(_SEAL):
+    if not isinstance(token, str) or not token.startswith(SEAL):
         return None
-    packed = token[len(_SEAL) :]
+    packed = token[len(SEAL) :]
     try:
         known = orjson.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
         return Reasoning(
@@ -63,12 +63,12 @@ def with_thought(call: ToolCall) -> str:
         plain = False
     # "b" for base64, as Google's are; "t" for any other text
     packed = b"b" + raw if plain else b"t" + call.signature.encode()
-    return f"{call.id}{_THOUGHT}{base64.urlsafe_b64encode(packed).decode().rstrip('=')}"
+    return f"{call.id}{THOUGHT}{base64.urlsafe_b64encode(packed).decode().rstrip('=')}"
 
 
 def thought_of(id: str) -> tuple[str, str | None]:  # noqa: A002 - the field's standard name
     """An id and the signature that :func:`with_thought` put behind it."""
-    plain, mark, packed = id.partition(_THOUGHT)
+    plain, mark, packed = id.partition(THOUGHT)
     plain = _unpacked(plain)
     if not mark:
         return plain, None

@@ -14,6 +14,7 @@ from gwcore.errors import GatewayError, Refused, Untranslatable
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
+from gwcore_providers import returned
 from gwcore_providers.anthropic.codec import MessagesCodec
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.crossing import OVERFLOW
@@ -97,6 +98,10 @@ class AnthropicMessages(BaseDialect):
         Route("GET", "/models", "models", local=True, model="none", body="none", header=_VERSION),
         Route("GET", "/models/{model}", "models", local=True, model="none", body="none", header=_VERSION),
     )
+
+    def returned(self, raw: bytes, document: Document) -> Document | None:
+        """See :mod:`gwcore_providers.returned`."""
+        return returned.messages(raw, document)
 
     def knobs(self, operation: str, document: Document, _model: str) -> Knobs:
         """Flat members; none to sample with beside thinking."""

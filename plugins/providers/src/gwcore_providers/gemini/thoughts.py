@@ -8,6 +8,9 @@ import binascii
 from gwcore.chat import Reasoning
 from gwcore_providers.crossing import seal, unseal
 
+SEALED = "Z3cx"
+"""How all that is sealed begins: ``gw1`` in base64."""
+
 
 def closed(thought: Reasoning) -> str:
     """A foreign thought for ``thoughtSignature``."""
@@ -16,7 +19,7 @@ def closed(thought: Reasoning) -> str:
 
 def opened(signature: object) -> Reasoning | None:
     """The foreign thought in a ``thoughtSignature``; ``None`` for one of Google's own."""
-    if not isinstance(signature, str) or not signature.startswith("Z3cx"):  # "gw1"
+    if not isinstance(signature, str) or not signature.startswith(SEALED):
         return None
     try:
         token = base64.b64decode(

@@ -17,6 +17,7 @@ from gwcore.errors import GatewayError, LimitError, Refused, Unauthenticated
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
+from gwcore_providers import returned
 from gwcore_providers.base import BaseDialect
 from gwcore_providers.listing import described, model_groups, model_info
 from gwcore_providers.meter import FINAL, Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
@@ -219,6 +220,10 @@ class OpenAIChat(BaseDialect):
         Route("POST", "/openai/deployments/{model}/audio/transcriptions", "transcription", _AZURE, "path", "form"),
         Route("POST", "/openai/deployments/{model}/audio/translations", "translation", _AZURE, "path", "form"),
     )
+
+    def returned(self, raw: bytes, document: Document) -> Document | None:
+        """See :mod:`gwcore_providers.returned`."""
+        return returned.chat(raw, document)
 
     def knobs(self, operation: str, document: Document, model: str) -> Knobs:
         """Flat members; of a document in the shape of the Responses API, that one's: what is read there is bounded there."""

@@ -13,6 +13,7 @@ from gwcore.errors import GatewayError
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore.wire.sse import encode
+from gwcore_providers import returned
 from gwcore_providers.base import BaseDialect, status_of
 from gwcore_providers.meter import FINAL, Facts, JsonMeter, StreamMeter
 from gwcore_providers.openai.chat import error_body, everywhere, models_body
@@ -71,6 +72,10 @@ class OpenAIResponses(BaseDialect):
         Route("POST", "/responses/{id}/cancel", "response_cancel", model="none", body="none"),
         Route("GET", "/responses/{id}/input_items", "response_items", model="none", body="none"),
     )
+
+    def returned(self, raw: bytes, document: Document) -> Document | None:
+        """See :mod:`gwcore_providers.returned`."""
+        return returned.responses(raw, document)
 
     def knobs(self, operation: str, _document: Document, model: str) -> Knobs:
         """Flat members, but for ``text``."""

@@ -1,0 +1,179 @@
+"""Sessions that several vendors answer in turn, as a fallback makes them: what each left in the history disturbs no other."""
+
+import base64
+import json
+
+import orjson
+import pytest
+
+from gwcore.chat import Reasoning
+from gwcore.codec import Crossing
+from gwcore.gateway import Gateway
+from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.translate import said
+from gwcore.wire.sse import SseReader
+from gwcore_providers.crossing import seal
+from tests.fidelity.corpus import CODECS
+from tests.fidelity.test_agents import frame
+from tests.fidelity.test_attempts import UPSTREAMS
+from tests.stacks.raw import exchange
+
+SEALED = seal(Reasoning("I think.", "c2ln", dialect="some.other"))
+GOOGLES = base64.b64encode(SEALED.encode()).decode()
+THOUGHT_ID = "call_1__thought__YmdzaWc"
+
+PATHS = {"openai.chat": "/v1/chat/completions", "openai.responses": "/v1/responses", "anthropic.messages": "/v1/messages",
+         "gemini.generate": "/v1beta/models/up/m:generateContent"}  # fmt: skip
+USE = {"type": "tool_use", "id": "call_1", "name": "f", "input": {}}
+CALL = {"functionCall": {"name": "f", "args": {}}}
+HISTORIES = {
+    "openai.chat": (
+        "messages",
+        [
+            {"role": "assistant", "tool_calls": [{"id": THOUGHT_ID, "type": "function", "function": {"name": "f"}}]},
+            {"role": "tool", "tool_call_id": THOUGHT_ID, "content": "x"},
+        ],
+        [
+            {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f"}}]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "x"},
+        ],
+    ),
+    "openai.responses": (
+        "input",
+        [
+            {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": SEALED},
+            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        ],
+        [
+            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        ],
+    ),
+    "anthropic.messages": (
+        "messages",
+        [
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "a", "signature": SEALED}, USE]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "b", "signature": ""}]},
+            {"role": "assistant", "content": [{"type": "redacted_thinking", "data": SEALED}, USE]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "c", "signature": "own"}, USE]},
+            {"role": "user", "content": "go on"},
+        ],
+        [
+            {"role": "assistant", "content": [USE]},
+            {"role": "assistant", "content": [USE]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "c", "signature": "own"}, USE]},
+            {"role": "user", "content": "go on"},
+        ],
+    ),
+    "gemini.generate": (
+        "contents",
+        [
+            {"role": "model", "parts": [{"text": "a", "thought": True, "thoughtSignature": GOOGLES}, CALL]},
+            {"role": "model", "parts": [{"text": "", "thoughtSignature": GOOGLES}]},
+            {"role": "model", "parts": [{"text": "b", "thoughtSignature": GOOGLES}]},
+            {"role": "model", "parts": [{"text": "c", "thoughtSignature": "b3du"}]},
+        ],
+        [
+            {"role": "model", "parts": [CALL]},
+            {"role": "model", "parts": [{"text": "b"}]},
+            {"role": "model", "parts": [{"text": "c", "thoughtSignature": "b3du"}]},
+        ],
+    ),
+}
+
+
+async def _heard(dialect, body):
+    provider, base, _ = UPSTREAMS[dialect]
+    async with FakeUpstream(Answer(body=b'{"id": "x"}')) as upstream:
+        stack = (
+            f'gwcore: 1\nupstreams:\n  up: {{provider: {provider}, base_url: "{upstream.url}{base}", api_key: "sk-vendor-key"}}\n'
+            'models: {"*": pass}\nstack: []\n'
+        )
+        async with running(Gateway(stack)) as url:
+            await exchange(url, "POST", PATHS[dialect], body)
+    return upstream.requests[-1].body
+
+
+@pytest.mark.parametrize("dialect", HISTORIES)
+async def test_no_vendor_hears_what_another_one_signed_in_its_own_dialect(dialect):
+    key, history, wanted = HISTORIES[dialect]
+    body = {"model": "up/m", "max_tokens": 9, key: history, "other": [1, {"a": None}]}
+    assert json.loads(await _heard(dialect, json.dumps(body).encode())) == {**body, "model": "m", key: wanted}
+
+
+@pytest.mark.parametrize("dialect", HISTORIES)
+async def test_a_history_of_one_vendor_is_sent_as_it_came(dialect):
+    key, _, wanted = HISTORIES[dialect]
+    body = b'{"model" :"up/m", "%s":%s}' % (key.encode(), json.dumps(wanted).encode())
+    model = b'"up/m"' if dialect == "gemini.generate" else b'"m"'
+    assert await _heard(dialect, body) == body.replace(b'"up/m"', model)
+
+
+def _crossed(source, target, document, model="m"):
+    crossing = Crossing(model, "asked", request=document)
+    return json.loads(said(CODECS[source], CODECS[target], crossing)[0])
+
+
+@pytest.mark.parametrize(("model", "signs"), [("gemini-3-pro-preview", True), ("gemini-2.5-flash", False)])
+def test_calls_of_other_models_pass_the_validator_of_signatures(model, signs):
+    """Unsigned, the first call of a step in the turn being answered is a 400 of Gemini 3's models."""
+    calls = [{"id": f"c{at}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for at in (1, 2)]
+    results = [{"role": "tool", "tool_call_id": one["id"], "content": "x"} for one in calls]
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": calls}, *results]
+    parts = _crossed("openai.chat", "gemini.generate", {"messages": turns}, model)["contents"][1]["parts"]
+    signatures = [part.get("thoughtSignature") for part in parts]
+    assert signatures == (["skip_thought_signature_validator", None] if signs else [None, None])
+
+
+CHUNKS = [
+    {"role": "user", "parts": [{"text": "hi"}]},
+    *({"role": "model", "parts": [{"text": text}]} for text in ("Let me", "\n\n", "see.")),
+    *({"role": "model", "parts": [{"functionCall": {"id": one, "name": "f", "args": {}}}]} for one in "ab"),
+    {"role": "user", "parts": [{"functionResponse": {"id": one, "name": "f", "response": {"result": "x"}}} for one in "ab"]},
+]  # fmt: skip
+
+
+def test_an_answer_kept_in_chunks_is_one_answer_elsewhere():
+    """As Google's SDKs keep a streamed answer: OpenAI wants the results behind the message of their calls."""
+    messages = _crossed("gemini.generate", "openai.chat", {"contents": CHUNKS})["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
+    assert messages[1]["content"] == "Let me\n\nsee."
+    assert [one["id"] for one in messages[1]["tool_calls"]] == ["a", "b"]
+    turns = _crossed("gemini.generate", "anthropic.messages", {"contents": CHUNKS})["messages"]
+    assert [block["type"] for block in turns[1]["content"]] == ["text", "tool_use", "tool_use"]
+
+
+def test_no_block_of_white_space_goes_to_anthropic():
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "\n", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+    ]
+    written = _crossed("openai.chat", "anthropic.messages", {"messages": turns})["messages"]
+    assert [block["type"] for block in written[1]["content"]] == ["tool_use"]
+
+
+def test_a_streamed_call_without_arguments_has_an_empty_object():
+    """Anthropic streams none at all; whoever adds them up for OpenAI's SDK parses the empty string otherwise."""
+    start = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "usage": {"input_tokens": 1}}
+    events = [{"type": "message_start", "message": start}]
+    for at, given in enumerate(("", '{"a":1}')):
+        events += [
+            {"type": "content_block_start", "index": at, "content_block": {**USE, "id": f"toolu_{at}"}},
+            {"type": "content_block_delta", "index": at, "delta": {"type": "input_json_delta", "partial_json": ""}},
+            {"type": "content_block_delta", "index": at, "delta": {"type": "input_json_delta", "partial_json": given}},
+            {"type": "content_block_stop", "index": at},
+        ]
+    events.append({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 1}})
+    reader, writer = CODECS["anthropic.messages"].reader(), CODECS["openai.chat"].writer(Crossing("m", "asked"))
+    frames = SseReader().feed(b"".join(frame(one, named=True) for one in events))
+    out = b"".join(writer.write(reader.read(one)) for one in frames) + writer.write(reader.close()) + writer.close()
+    arguments = ["", ""]
+    for line in out.split(b"\n\n"):
+        if line.startswith(b"data: {"):
+            for call in orjson.loads(line[6:])["choices"][0]["delta"].get("tool_calls", ()):
+                arguments[call["index"]] += call["function"]["arguments"]
+    assert arguments == ["{}", '{"a":1}']
