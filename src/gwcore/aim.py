@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from gwcore.call import Call, Outcome
+from gwcore.call import Call, Outcome, words
 from gwcore.errors import Forbidden, UnknownModel, Untranslatable
 from gwcore.models import Models
 from gwcore.service import Layer, Service
@@ -21,7 +21,7 @@ def read_tags(call: Call) -> None:
     """Give the call the tags that its client names."""
     tags = call.header(TAGS, _THEIR_TAGS)
     if tags is not None:
-        named = [tag.strip() for tag in tags.decode("latin-1").split(",")[:32]]
+        named = [tag.strip() for tag in words(tags).split(",")[:32]]
         call.tags |= frozenset(tag for tag in named if tag)
 
 

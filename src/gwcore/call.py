@@ -17,7 +17,7 @@ from gwcore.reply import Reply
 from gwcore.usage import Cost, Usage
 from gwcore.wire.transport import Headers
 
-__all__ = ["Attempt", "CacheUse", "Call", "Key", "Outcome", "Principal", "Target"]
+__all__ = ["Attempt", "CacheUse", "Call", "Key", "Outcome", "Principal", "Target", "words"]
 
 T = TypeVar("T")
 SESSION_HEADERS = (
@@ -27,6 +27,14 @@ SESSION_HEADERS = (
 )  # fmt: skip
 """Where clients, agents and tracing SDKs name the session that a call belongs to; the first that is there counts."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def words(value: bytes) -> str:
+    """A header that names somebody: UTF-8, as bodies and the stack file say the same name, and Latin-1 where it is none."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class Key(Generic[T]):

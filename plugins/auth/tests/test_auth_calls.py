@@ -324,6 +324,14 @@ async def test_end_users_can_be_blocked_and_limited(api, carrier):
     assert (await ask("x" * 300)).status_code == 400
 
 
+@pytest.mark.parametrize("said", ["Jürgen".encode(), "Jürgen".encode("latin-1")])
+async def test_an_end_user_is_the_same_in_a_header_as_in_a_body(api, said):
+    key = await api.key()
+    await api.post("/customer/block", {"user_ids": ["Jürgen"]})
+    assert (await api.chat(key, user="Jürgen")).status_code == 401
+    assert (await api.chat(key, headers={b"x-gwcore-end-user": said})).status_code == 401
+
+
 async def test_expiry_is_exact(api):
     key = await api.key(duration="4s")  # a busy machine may take a second until it is used
     made = time.time()

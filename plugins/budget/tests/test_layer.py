@@ -3,10 +3,12 @@
 import asyncio
 
 import pytest
-from budget_stack import Anybody, ask, body, completion, holds, serving, sound, stack
+from budget_stack import CHAT, Anybody, ask, body, completion, holds, serving, settled, sound, stack
 
 from gwcore.call import Principal
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
+from gwcore_budget.reports import tags
+from tests.stacks.raw import exchange
 
 DOLLAR = 1_000_000_000
 
@@ -258,3 +260,21 @@ async def test_b7_the_first_burst_of_an_unknown_end_user(store_url):
             assert len(up.requests) == 3
             await holds(plugin)
             await sound(plugin)
+
+
+async def test_a_tag_in_letters_of_all_the_world_has_its_budget(store_url):
+    """Tags and sessions are words of the stack file and of keys, which are UTF-8; and one that is cut counts once."""
+    rules = [{"per": "tag", "of": "größe", "limit": "$0"}, {"per": "session", "of": "日", "limit": "$0"}]
+    async with FakeUpstream() as up:
+        up.default = completion(5)
+        async with serving(stack(up.url, store_url, rules=rules)) as (url, _, plugin):
+
+            async def named(name, value):
+                headers = [("authorization", "Bearer k"), (name, value.encode().decode("latin-1"))]
+                return (await exchange(url, "POST", CHAT, body(), headers)).status
+
+            assert await named("x-gwcore-tags", "a,größe") == 429
+            assert await named("x-gwcore-session-id", "日") == 429
+            assert await named("x-gwcore-tags", f"{'t' * 200}1,{'t' * 200}2") == 200
+            await settled(plugin)
+            assert [sums.attempts for _, sums in await tags(plugin.ledger.home)] == [1]

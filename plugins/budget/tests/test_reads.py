@@ -4,10 +4,12 @@ import asyncio
 import time
 
 import pytest
-from budget_kit import budget, do, now_of, post, reserve
+from budget_kit import accounts, budget, do, now_of, post, reserve
 
 from gwcore_budget.ledger.home import StoreDown, Turns
+from gwcore_budget.ledger.ops import POSTED, Facts
 from gwcore_budget.reports import Where, attempts
+from gwcore_budget.reports import sums as sums_of
 
 ENDLESS = {
     "sqlite": "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
@@ -18,6 +20,21 @@ ENDLESS = {
 @pytest.fixture
 def endless(store_url):
     return ENDLESS["sqlite" if store_url.startswith("sqlite") else "postgres"]
+
+
+async def test_names_that_no_index_takes_together_cost_no_money(make_ledger):
+    """Each of them is as long as it may be, in letters of three bytes: PostgreSQL refused the row, and the spend with it."""
+    odd = ["".join(chr(0x4E00 + (seed * 7919 + n * 104_729) % 20_000) for n in range(long)) for seed, long in ((1, 490), (2, 256))]
+    ledger = await make_ledger()
+    for n in "ab":
+        known = Facts(n, model_asked=f"up/{odd[0]}", model=odd[0], upstream="up", end_user=odd[1], key_id=n)
+        hold = await ledger.hold(f"{n}:1", 10, [budget(limit=10**9)], known)
+        ledger.settle(hold, POSTED, 7, basis="usage")
+    ledger.escrow.pump()
+    assert await ledger.group.flushed()
+    assert (await accounts(ledger.home))["global:total"][0] == 14
+    assert [(key, sums.spend) for (key,), sums in await sums_of(ledger.home, ("key_id",))] == [("a", 7), ("b", 7)]
+    assert [row["end_user"] for row in await attempts(ledger.home, Where(), limit=9)] == [odd[1]] * 2
 
 
 async def test_a_report_that_takes_too_long_is_given_up(home, endless):

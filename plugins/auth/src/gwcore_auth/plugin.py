@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from gwcore.browsers import website
-from gwcore.call import Attempt, Call, Outcome, Principal
+from gwcore.call import Attempt, Call, Outcome, Principal, words
 from gwcore.credentials import credentials_of
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
 from gwcore.plugin import Plugin, Setup
@@ -408,7 +408,7 @@ def _may_share(grant: Grant, call: Call) -> bool:
 def end_user_of(call: Call) -> str | None:
     """Whom the client says it asks for: a header, OpenAI's ``user``, or Anthropic's ``metadata.user_id``."""
     header, document = call.header(*_END_USER_HEADERS), call.document
-    said: Any = None if header is None else header.decode("latin-1")
+    said: Any = None if header is None else words(header)
     if said is None and document is not None:
         said = document.get("user")
         if said is None:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from gwcore.call import Attempt, Principal
+from gwcore.call import Attempt, Principal, words
 from gwcore.errors import BadRequest
 from gwcore_budget.config import BudgetConfig, BudgetPolicy, Rule
 from gwcore_budget.ledger.ops import Budget
@@ -129,7 +129,7 @@ class Accounts:
         """What the client named as its session."""
         call = attempt.call
         value = call.session if self._session is None else call.header(self._session)
-        return value.decode("latin-1")[:_NAME] if value else None
+        return words(value)[:_NAME] if value else None
 
     @staticmethod
     def tags_of(attempt: Attempt) -> list[str]:
@@ -137,7 +137,7 @@ class Accounts:
         tags, principal = attempt.call.tags, attempt.call.principal
         if principal is not None and principal.tags:
             tags = tags | principal.tags
-        return sorted([tag[:_NAME] for tag in tags]) if tags else []
+        return sorted({tag[:_NAME] for tag in tags}) if tags else []
 
     def _of_principal(self, principal: Principal | None, key: Key) -> Iterable[Budget]:
         names: dict[str, str | None] = {"global": "", "model": key[0], "upstream": key[1]}

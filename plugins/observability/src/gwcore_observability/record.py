@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal
+from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal, words
 from gwcore.dialect import Document
 from gwcore.errors import ClientError, LimitError
 from gwcore.outcomes import ending
@@ -404,7 +404,7 @@ def _headers(
             agent = agent or {}
             agent[name.decode()] = value[:LONGEST].decode("latin-1")
     named = call.session
-    session = None if named is None else named[:LONGEST].decode("latin-1")
+    session = None if named is None else words(named)[:LONGEST]
     return trace, parent, sampled, session, agent, user_agent
 
 

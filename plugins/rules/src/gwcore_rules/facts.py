@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from gwcore.call import Call, Principal
+from gwcore.call import Call, Principal, words
 from gwcore.chat import Media, Part, ToolResult
 from gwcore.codec import both_ways
 from gwcore.errors import BadRequest, GatewayError
@@ -52,7 +52,7 @@ class Facts:
         """Its task type: of a header, of the body's metadata, of the model's name; empty where nobody says."""
         said = self.call.header(TASK)
         if said is not None:
-            return _short(said.decode("latin-1").strip(), "x-gwcore-task")
+            return _short(words(said).strip(), "x-gwcore-task")
         metadata = (self.call.document or {}).get(METADATA)
         if isinstance(metadata, dict) and (task := metadata.get(TASK_TYPE)) is not None:
             if not isinstance(task, str):

@@ -46,6 +46,8 @@ ANSWER, FOREVER = 30.0, 1e9
 _DAY = 86_400_000
 _Found = defaultdict[tuple[str | None, ...], list[tuple[int, ...]]]
 _who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
+_ROW_BYTES, _NAME_BYTES = 2_500, 300
+"""A row of the daily sums is known by its names, and PostgreSQL's index takes some 2,700 bytes; of each, where all are too long."""
 
 
 class StoreDown(Exception):
@@ -279,11 +281,20 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
         sums = (spend, count, failed, *_tokens(metered))
         if before is not NOTHING_METERED:
             sums = (*sums[:3], *map(sub, sums[3:], _tokens(before)))
-        days[day, *_who_and_what(facts)].append(sums)
+        days[day, *_indexed(_who_and_what(facts))].append(sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
                 tags[day, tag].append(sums)
     return _summed(days), _summed(tags)
+
+
+@lru_cache(maxsize=1000)
+def _indexed(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """The names, cut where an index cannot take them all: the rows of attempts have them whole, and no money is without a day."""
+    coded = [(name or "").encode() for name in names]
+    if sum(map(len, coded)) <= _ROW_BYTES:
+        return names
+    return tuple([name[:_NAME_BYTES].decode(errors="ignore") for name in coded])
 
 
 def places(count: int, first: int = 1) -> str:
