@@ -1,6 +1,7 @@
 """The layer on a real port: what is held, sent, refused, posted."""
 
 import asyncio
+from hashlib import sha256
 
 import pytest
 from budget_stack import CHAT, Anybody, ask, body, completion, holds, serving, settled, sound, stack
@@ -278,3 +279,16 @@ async def test_a_tag_in_letters_of_all_the_world_has_its_budget(store_url):
             assert await named("x-gwcore-tags", f"{'t' * 200}1,{'t' * 200}2") == 200
             await settled(plugin)
             assert [sums.attempts for _, sums in await tags(plugin.ledger.home)] == [1]
+
+
+async def test_a_rule_may_name_more_models_than_an_index_takes(store_url):
+    """PostgreSQL refused such a budget, and with it every call."""
+    models = ["up/m", *(f"up/{sha256(b'%d' % n).hexdigest()}" for n in range(120))]
+    rules = [{"per": "key", "limit": "$1", "models": some} for some in (models, models[:-1], models)]
+    async with FakeUpstream() as up:
+        up.default = completion(5)
+        async with serving(stack(up.url, store_url, rules=rules)) as (url, _, plugin):
+            assert (await ask(url, max_tokens=300)).status == 200
+            await settled(plugin)
+            spent = await plugin.ledger.home.rows("SELECT posted FROM budget_account")
+            assert [posted for (posted,) in spent] == [5_010_000] * 2, "two lists, two accounts"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,8 @@ from gwcore_budget.window import Window
 MOST_ACCOUNTS = 16
 """A call binds at most so many budgets."""
 _NAME = 200
+_ID_BYTES = 2_600
+"""PostgreSQL's index takes some 2,700; of a longer id, as of a rule for a hundred models, the end is a digest."""
 _CACHED = 1024
 Names = dict[str, str]
 """Scope → its id in this call."""
@@ -166,7 +169,7 @@ class Accounts:
     def _by_rule(self, rule: Rule, window: Window, name: str) -> Budget:
         some = ":" + ",".join(sorted(rule.models)) if rule.models else ""
         return Budget(
-            _id(rule.per, name, window) + some,
+            _id(rule.per, name, window, some),
             rule.per,
             name,
             window,
@@ -213,7 +216,7 @@ class Accounts:
         for wanted, one in (policy.model_max_budget or {}).items():
             if one.limit is not None and _fits([wanted], key):
                 made = budget(one.window, one.limit)
-                yield replace(made, id=f"{made.id}:{wanted}")
+                yield replace(made, id=_id(scope, name, made.window, f":{wanted}"))
 
     @staticmethod
     def _merged(budgets: Iterable[Budget], attempt: Attempt) -> Budgets:
@@ -235,9 +238,12 @@ class Accounts:
         return Budgets.of(tuple(found[id_] for id_ in sorted(found)), attempt)
 
 
-def _id(scope: str, name: str, window: Window) -> str:
+def _id(scope: str, name: str, window: Window, some: str = "") -> str:
     zone = "" if window.zone == "UTC" or not (window.calendar or window.length) else f"@{window.zone}"
-    return f"{scope}:{name}:{window.name}{zone}"
+    id_ = f"{scope}:{name}:{window.name}{zone}"
+    if 4 * (len(id_) + len(some)) > _ID_BYTES and len(id_.encode()) + len(some.encode()) > _ID_BYTES:
+        return f"{id_}:{sha256(some.encode()).hexdigest()}"
+    return id_ + some
 
 
 def _fits(models: list[str], key: Key) -> bool:
