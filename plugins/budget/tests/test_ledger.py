@@ -286,6 +286,32 @@ async def test_soft_and_hard_limits_tell_once(make_home):
     await home.aclose()
 
 
+async def test_a_rolling_window_tells_once_what_its_slices_have_come_to(home):
+    hour = budget("key:k", 100, Window.parse("rolling 1h"), soft=50)
+    told = []
+
+    async def spend(hold, amount, back):
+        """In a slice of its own, that was so many minutes ago."""
+        now = await now_of(home)
+        ops = [reserve(hold, amount, hour, now=now), post(hold, amount)]
+        told.extend((event.topic, event.body["posted"]) for event in (await home.transact(ops)).events)
+        start = hour.window.period(now).start
+        await home.rows(f"UPDATE budget_account SET start={start - back * 60_000} WHERE start={start} RETURNING id")
+
+    for n, (amount, back) in enumerate(((40, 50), (30, 40), (20, 30), (10, 20), (1, 10))):
+        await spend(f"r{n}:1", amount, back)
+    assert told == [("budget.soft", 70), ("budget.exceeded", 100)]
+    await home.rows("UPDATE budget_account SET start=start-600001 WHERE posted=40 RETURNING id")
+    await spend("x:1", 40, 5)
+    assert len(told) == 2, "the slice that told is among the last hour's"
+    await home.rows("UPDATE budget_account SET start=start-3600000 RETURNING id")
+    for n in range(2):
+        await spend(f"y{n}:1", 50, 4 - n)
+    assert told[2:] == [("budget.soft", 50)], "a slice that crosses by itself tells at once"
+    await spend("z:1", 1, 1)
+    assert told[3:] == [("budget.exceeded", 100)]
+
+
 async def test_grants_are_taken_spent_returned_and_burnt(home):
     a, b = budget("team:t", 10_000), budget("key:k", 8_000)
     taken = await do(home, reserve("r:1", 100, a, b, chunk=900))

@@ -24,7 +24,10 @@ def endless(store_url):
 
 async def test_names_that_no_index_takes_together_cost_no_money(make_ledger):
     """Each of them is as long as it may be, in letters of three bytes: PostgreSQL refused the row, and the spend with it."""
-    odd = ["".join(chr(0x4E00 + (seed * 7919 + n * 104_729) % 20_000) for n in range(long)) for seed, long in ((1, 490), (2, 256))]
+    odd = [
+        "".join(chr(0x4E00 + (seed * 7919 + n * 104_729) % 20_000) for n in range(long))
+        for seed, long in ((1, 490), (2, 256))
+    ]
     ledger = await make_ledger()
     for n in "ab":
         known = Facts(n, model_asked=f"up/{odd[0]}", model=odd[0], upstream="up", end_user=odd[1], key_id=n)

@@ -18,9 +18,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-
-import orjson
 
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
@@ -52,9 +49,13 @@ from gwcore_budget.ledger.ops import (
     Shrink,
     Spent,
     Stale,
+    burn_id,
+    ids_text,
 )
 
 SOFT_TOLD, LIMIT_TOLD = 1, 2
+SOFT_KNOWN, LIMIT_KNOWN = 1 | 4, 2 | 8
+"""Or told by another slice of a rolling window."""
 _KIND = {POSTED: "post", VOIDED: "void", REAPED: "reap"}
 
 
@@ -159,6 +160,8 @@ class Books:
         if amount:
             amount, short = self._room(op, accounts, amount)
             if short is not None:
+                for charge, account in zip(op.charges, accounts, strict=True):
+                    self._note(charge, account)
                 return short
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
@@ -242,15 +245,28 @@ class Books:
         return account.start + width + window.length
 
     def _note(self, charge: Charge, account: Account) -> None:
-        """The account remembers the limits it was last asked under; a rolling window tells of its soft limit here."""
+        """The account remembers the limits it was last asked under."""
         budget = charge.budget
         limit = budget.limit_at(self.now)
         if account.lim != limit or account.soft != budget.soft:
             account.lim, account.soft, account.changed = limit, budget.soft, True
-        if budget.window.rolling and budget.soft is not None:
-            posted, _ = self._used(charge, account)
-            if posted >= budget.soft and not any(one.told & SOFT_TOLD for one in self.slices[budget.id]):
-                self._tell(account, SOFT_TOLD, "budget.soft", posted)
+        self._rolled(charge, account)
+
+    def _rolled(self, charge: Charge, account: Account) -> None:
+        """What all slices of a rolling window have come to is told here, once per window; see :meth:`_crossed` for one alone."""
+        budget = charge.budget
+        if not budget.window.rolling:
+            return
+        posted, _ = self._used(charge, account)
+        for mark, known, topic, line in (
+            (SOFT_TOLD, SOFT_KNOWN, "budget.soft", budget.soft),
+            (LIMIT_TOLD, LIMIT_KNOWN, "budget.exceeded", budget.limit_at(self.now)),
+        ):
+            if any(one.told & mark for one in self.slices[budget.id]):
+                if not account.told & known:
+                    account.told, account.changed = account.told | known - mark, True
+            elif line is not None and posted >= line:
+                self._tell(account, mark, topic, posted)
 
     def _grant(self, op: Reserve, accounts: list[Account], amount: int) -> tuple[Granted, ...]:
         frees = []
@@ -321,9 +337,9 @@ class Books:
             self._crossed(account)
 
     def _crossed(self, account: Account) -> None:
-        if account.soft is not None and account.posted >= account.soft and not account.told & SOFT_TOLD:
+        if account.soft is not None and account.posted >= account.soft and not account.told & SOFT_KNOWN:
             self._tell(account, SOFT_TOLD, "budget.soft", account.posted)
-        if account.lim is not None and account.posted >= account.lim and not account.told & LIMIT_TOLD:
+        if account.lim is not None and account.posted >= account.lim and not account.told & LIMIT_KNOWN:
             self._tell(account, LIMIT_TOLD, "budget.exceeded", account.posted)
 
     def _tell(self, account: Account, mark: int, topic: str, posted: int) -> None:
@@ -479,16 +495,5 @@ class Books:
         return Done(VOIDED, row.generation)
 
 
-def burn_id(worker: str, account: int) -> str:
-    """The hold of what was burned of a worker's grant."""
-    return f"burn:{worker}:{account}"
-
-
 def _done(hold: Hold) -> Done:
     return Done(hold.state, hold.settled or 0, hold.over if hold.amount is not None else 0)
-
-
-@lru_cache(maxsize=1000)
-def ids_text(ids: tuple[int, ...]) -> str:
-    """Accounts as they stand in a row: a JSON array."""
-    return orjson.dumps(ids).decode()

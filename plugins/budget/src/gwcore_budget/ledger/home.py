@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
-from gwcore_budget.ledger.books import Books, burn_id, ids_text
+from gwcore_budget.ledger.books import Books
 from gwcore_budget.ledger.closing import START, Round
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
@@ -37,6 +37,8 @@ from gwcore_budget.ledger.ops import (
     Settle,
     Shrink,
     Spent,
+    burn_id,
+    ids_text,
 )
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
+
+import orjson
 
 from gwcore_budget.window import Period, Window
 
@@ -362,3 +364,14 @@ class Event:
     id: str
     topic: str
     body: dict[str, object] = field(default_factory=dict)
+
+
+def burn_id(worker: str, account: int) -> str:
+    """The hold of what was burned of a worker's grant."""
+    return f"burn:{worker}:{account}"
+
+
+@lru_cache(maxsize=1000)
+def ids_text(ids: tuple[int, ...]) -> str:
+    """Accounts as they stand in a row: a JSON array."""
+    return orjson.dumps(ids).decode()
