@@ -284,12 +284,18 @@ async def test_reports_of_everything(api, up):
     assert (metrics["api_requests"], metrics["completion_tokens"]) == (1, 1000)
     days = await api.get("/spend/logs", start_date=found["results"][0]["date"], end_date=found["results"][0]["date"])
     assert days[0]["spend"] == total and days[0][key["token"]] == total
+    asked = dict.fromkeys(("start_date", "end_date"), found["results"][0]["date"])
+    days = await api.get("/spend/logs", model="up/n", **asked)
+    assert (days[0]["spend"], days[0]["models"]) == (pytest.approx(1.00001), {"up/n": pytest.approx(1.00001)})
+    assert (await api.get("/team/daily/activity"))["results"]
+    assert (await api.get("/team/daily/activity", exclude_team_ids=f"y, {team}"))["results"] == []
     page = await api.get("/spend/logs/v2", page="2", page_size="3")
     assert (len(page["data"]), page["total"], page["total_pages"]) == (1, 4, 2)
     failed = [row for row in await api.get("/spend/logs") if row["status"] == "failure"]
     assert len(failed) == 1 and failed[0]["spend"] == 0
     one = failed[0]["request_id"]
-    assert [row["request_id"] for row in await api.get("/spend/logs", request_id=one)] == [one]
+    for query in ({}, asked):
+        assert [row["request_id"] for row in await api.get("/spend/logs", request_id=one, **query)] == [one]
     assert await api.get("/spend/logs", request_id=one[:-1]) == [], "a request's, not of all whose ids begin alike"
 
 

@@ -156,7 +156,7 @@ async def test_b18_negative_control_a_period_that_waits_for_a_job(at_night, monk
 
 
 @pytest.mark.parametrize("zone", NIGHTS)
-@pytest.mark.parametrize("span", ["hour", "day", "week", "month", "year", "6h", "3d", "15m"])
+@pytest.mark.parametrize("span", ["hour", "day", "week", "month", "year", "6h", "3d", "15m", "36h", "100000s"])
 def test_periods_leave_no_gap_and_do_not_overlap(zone, span):
     made = Window.parse(span, zone)
     at = begins(zone, NIGHTS[zone]) - 3 * 86_400_000
@@ -166,4 +166,13 @@ def test_periods_leave_no_gap_and_do_not_overlap(zone, span):
         assert period.start <= at < period.end
         assert made.period(period.end - 1) == period
         assert made.period(period.end).start == period.end
+        if span in {"36h", "100000s"}:
+            assert period.end - period.start == made.length, "no shorter one, in which as much may be spent"
         at = max(period.end, at + 600_000)
+
+
+@pytest.mark.parametrize("span", ["60s", "61s", "97m", "24h", "1000s"])
+def test_a_rolling_window_is_no_shorter_than_it_says(span):
+    made = Window.parse(f"rolling {span}")
+    for now in range(1_772_323_200_000, 1_772_323_300_000, 7):
+        assert made.period(now).since <= now - made.length

@@ -58,6 +58,11 @@ class Where:
         self._parts.append(self._among(column, values))
         return self
 
+    def without(self, column: str, values: Iterable[Any]) -> Where:
+        """The column is none of the values."""
+        self._parts.append(f"NOT ({self._among(column, values)})")
+        return self
+
     def within(self, reach: Mapping[str, frozenset[str]] | None) -> Where:
         """Only records of those ids by scope; ``None`` is everybody's."""
         if reach is not None:

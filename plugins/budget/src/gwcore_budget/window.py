@@ -8,7 +8,8 @@ written as                 means
 ``month`` ``year``
 ``1h`` ``24h`` ``7d``      the same: ``1d`` and ``24h`` are a day, ``7d`` and ``1w`` a week, ``30d`` and ``1mo`` a month,
 ``30d`` ``1mo``            as LiteLLM snaps them
-``15m`` ``6h`` ``3d``      other durations: from midnight (below a day), or by whole days since 1970-01-01
+``15m`` ``6h`` ``3d``      other durations: from midnight (below a day), or by whole days since 1970-01-01; ``36h``, which
+                           is no number of days, in hours since then
 ``rolling 24h``            the last 24 hours, always; in slices of a 60th, of which 61 are counted: never over
 ========================== ============================================================================================
 """
@@ -87,7 +88,7 @@ class Window:
     def period(self, now: int) -> Period:
         """The period that holds the millisecond ``now``."""
         if self.rolling:
-            slice_ = self.length // SLICES
+            slice_ = -(-self.length // SLICES)
             start = now // slice_ * slice_
             return Period(start, start + slice_, start - SLICES * slice_)
         if not self.calendar and not self.length:
@@ -114,6 +115,9 @@ def _aligned(calendar: str | None, length: int, zone_name: str, now: int) -> Per
     zone = _zone(zone_name)
     local = datetime.fromtimestamp(now / 1000, UTC).astimezone(zone)
     day = local.date()
+    if length > _DAY_MS and length % _DAY_MS:
+        start = now // length * length
+        return _fixed(start, start + length)
     if calendar == "hour" or (not calendar and length < _DAY_MS):
         step = length or _UNITS["h"]
         midnight, next_midnight = _ms(day, zone), _ms(day + timedelta(days=1), zone)

@@ -52,6 +52,8 @@ class Activity:
             where.among(column, {desk.key_id(id_) or "" for id_ in ids} if scope == "key" else ids)
         elif scope not in {"user", "key"}:
             where.present(column)
+        if excluded := query.get("exclude_team_ids" if scope == "team" else ""):
+            where.without(column, {one.strip() for one in excluded.split(",")})
         page, size = page_of(call, 50, 366)
         per_day = await reports.sums(desk.home, ("day",), where)
         shown = [day for (day,), _ in reversed(per_day)][(page - 1) * size : page * size]

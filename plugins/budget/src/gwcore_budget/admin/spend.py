@@ -79,7 +79,8 @@ class Spend:
     async def logs(self, call: AdminCall) -> Any:
         """``GET /spend/logs``."""
         first, last = self.desk.days(call)
-        if first is not None and call.query.get("summarize", "true").lower() != "false":
+        summarize = call.query.get("summarize", "true").lower() != "false" and not call.query.get("request_id")
+        if first is not None and summarize:
             return await self._by_day(call, first, last)
         limit = _limit(call, default=_ROWS)
         rows = await reports.attempts(self.desk.home, self._asked(call, first, last), limit=limit)
@@ -92,6 +93,7 @@ class Spend:
         where = Where().within(call.caller.reach).between("day", first, last)
         where.equal("key_id", self.desk.key_id(query.get("api_key"))).equal("user_id", query.get("user_id"))
         where.equal("team", query.get("team_id")).equal("end_user", query.get("end_user"))
+        where.equal("model_asked", query.get("model"))
         days: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
         lines = await reports.sums(self.desk.home, ("day", "key_id", "user_id", "model_asked"), where)
         async for (day, *names), sums in reports.unhurried(lines):
