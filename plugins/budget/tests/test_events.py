@@ -75,4 +75,4 @@ async def test_d9_refusals_and_unknown_outcomes_are_counted(store_url, monkeypat
             assert (refused.status, refused.error["code"]) == (503, "budget_store_unavailable")
             monkeypatch.setattr(plugin.ledger.home, "transact", transact)
             counts = {event: count for event, count in told(plugin).items() if count}
-            assert counts == {"clamped": 1, "reaped": 1, "exceeded": 1, "store_unavailable": 1}
+            assert counts == {"clamped": 1, "reaped": 1, "exceeded": 1, "budget.exceeded": 1, "store_unavailable": 1}

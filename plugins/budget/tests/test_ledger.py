@@ -286,6 +286,29 @@ async def test_soft_and_hard_limits_tell_once(make_home):
     await home.aclose()
 
 
+@pytest.mark.parametrize("window", ["total", "rolling 1h"])
+async def test_what_refuses_is_told_once_though_a_little_is_left(home, window):
+    """Calls are refused before a limit is met to the nano-dollar, and whoever waits for ``budget.exceeded`` waited for ever."""
+    one = budget("key:k", 100, Window.parse(window))
+    told = []
+
+    async def tried(hold, amount):
+        answer = await home.transact([reserve(hold, amount, one, now=await now_of(home)), post(hold, amount)])
+        told.extend((event.topic, event.body["posted"], event.body["limit"]) for event in answer.events)
+        return isinstance(answer.results[0], Admitted)
+
+    assert not await tried("r1:1", 101), "this is too large for the budget"
+    assert await tried("r2:1", 45) and not await tried("r3:1", 56)
+    assert await tried("r4:1", 45) and told == []
+    await do(home, reserve("r5:1", 8, one, now=await now_of(home)))
+    assert not await tried("r6:1", 9) and told == [], "what is held comes back"
+    assert not await tried("r7:1", 11) and not await tried("r8:1", 20)
+    assert told == [("budget.exceeded", 90, 100)]
+    await do(home, void("r5:1"))
+    assert await tried("r9:1", 10) and not await tried("r10:1", 1)
+    assert len(told) == 1
+
+
 async def test_a_rolling_window_tells_once_what_its_slices_have_come_to(home):
     hour = budget("key:k", 100, Window.parse("rolling 1h"), soft=50)
     told = []

@@ -27,6 +27,7 @@ from gwcore_budget.ledger.ops import (
     VOIDED,
     Admitted,
     Already,
+    Budget,
     Bury,
     Charge,
     ClockJump,
@@ -50,6 +51,7 @@ from gwcore_budget.ledger.ops import (
     Spent,
     Stale,
     burn_id,
+    done,
     ids_text,
 )
 
@@ -160,8 +162,7 @@ class Books:
         if amount:
             amount, short = self._room(op, accounts, amount)
             if short is not None:
-                for charge, account in zip(op.charges, accounts, strict=True):
-                    self._note(charge, account)
+                self._refused(op, accounts, short)
                 return short
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
@@ -235,8 +236,7 @@ class Books:
         window = charge.budget.window
         if not window.rolling:
             return window.frees_at(charge.period)
-        width = charge.period.end - charge.period.start
-        gone = 0
+        width, gone = charge.period.end - charge.period.start, 0
         for one in sorted(self.slices[charge.budget.id], key=lambda a: a.start):
             if one.start >= charge.period.since:
                 gone += one.posted
@@ -250,14 +250,11 @@ class Books:
         limit = budget.limit_at(self.now)
         if account.lim != limit or account.soft != budget.soft:
             account.lim, account.soft, account.changed = limit, budget.soft, True
-        self._rolled(charge, account)
+        if budget.window.rolling:
+            self._rolled(budget, account, self._used(charge, account)[0])
 
-    def _rolled(self, charge: Charge, account: Account) -> None:
+    def _rolled(self, budget: Budget, account: Account, posted: int) -> None:
         """What all slices of a rolling window have come to is told here, once per window; see :meth:`_crossed` for one alone."""
-        budget = charge.budget
-        if not budget.window.rolling:
-            return
-        posted, _ = self._used(charge, account)
         for mark, known, topic, line in (
             (SOFT_TOLD, SOFT_KNOWN, "budget.soft", budget.soft),
             (LIMIT_TOLD, LIMIT_KNOWN, "budget.exceeded", budget.limit_at(self.now)),
@@ -267,6 +264,14 @@ class Books:
                     account.told, account.changed = account.told | known - mark, True
             elif line is not None and posted >= line:
                 self._tell(account, mark, topic, posted)
+
+    def _refused(self, op: Reserve, accounts: list[Account], short: Short) -> None:
+        """What is left is too little for a call: as a rule, the limit is never met. While half is left, the call is too large."""
+        for charge, account in zip(op.charges, accounts, strict=True):
+            self._note(charge, account)
+            final = charge.budget is short.budget and not short.held_only and 2 * short.posted >= short.limit > 0
+            if final and not account.told & LIMIT_KNOWN:
+                self._tell(account, LIMIT_TOLD, "budget.exceeded", short.posted)
 
     def _grant(self, op: Reserve, accounts: list[Account], amount: int) -> tuple[Granted, ...]:
         frees = []
@@ -322,7 +327,7 @@ class Books:
         self._move(hold.accounts, pending, posted, hold.over)
         self._enter(op.hold, hold.accounts, _KIND[op.state], pending, posted)
         self.turnover.append((hold, op.state, posted, 0 if correction else 1, metered))
-        return _done(hold)
+        return done(hold)
 
     def _enter(self, hold: str, accounts: tuple[int, ...], kind: str, pending: int, posted: int) -> None:
         self.entries.append((hold, ids_text(accounts), kind, pending, posted, self.now))
@@ -395,7 +400,7 @@ class Books:
             fresh[hold.accounts].append(hold)
         for accounts, holds in fresh.items():
             self._spend(op.worker, accounts, holds)
-            result = _done(holds[-1])
+            result = done(holds[-1])
         return result
 
     def _late(self, hold: Hold) -> None:
@@ -493,7 +498,3 @@ class Books:
         row.recall += 1
         row.changed = True
         return Done(VOIDED, row.generation)
-
-
-def _done(hold: Hold) -> Done:
-    return Done(hold.state, hold.settled or 0, hold.over if hold.amount is not None else 0)

@@ -375,3 +375,8 @@ def burn_id(worker: str, account: int) -> str:
 def ids_text(ids: tuple[int, ...]) -> str:
     """Accounts as they stand in a row: a JSON array."""
     return orjson.dumps(ids).decode()
+
+
+def done(hold: Hold) -> Done:
+    """What became of a hold that has ended."""
+    return Done(hold.state, hold.settled or 0, hold.over if hold.amount is not None else 0)
