@@ -13,6 +13,7 @@ from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget import export
 from gwcore_budget.config import Export
 from gwcore_budget.export import Exporter
+from gwcore_budget.ledger.home import Conflict
 
 POSTS = 10_000
 
@@ -110,6 +111,30 @@ async def test_b20_negative_control_rows_deleted_before_they_are_taken(exporting
         sink = Sink(1)
         await drained(exporting, up, sink, monkeypatch, kills=10)
         assert not ids <= set(sink.got)
+
+
+async def test_what_ends_one_batch_does_not_end_them_all(exporting, monkeypatch):
+    """Two workers' claims may meet in PostgreSQL, one of which it refuses; and a header's secret may be of any letters."""
+    claim, failures = Exporter._claim, [Conflict("DeadlockDetectedError"), RuntimeError]
+
+    async def refused(self):
+        if failures:
+            raise failures.pop()
+        return await claim(self)
+
+    monkeypatch.setattr(Exporter, "_claim", refused)
+    async with FakeUpstream() as up:
+        up.default = Answer(status=204)
+        await posts(exporting, 1)
+        began = await now_of(exporting)
+        config = Export(url=up.url, interval=0.01, headers={"authorization": "Bearer größe"})
+        task = asyncio.create_task(Exporter(config, exporting, lambda: began + 1_000, Counter()).run())
+        try:
+            await eventually(lambda: up.requests, 20)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert not failures and up.requests[0].header("authorization").encode("latin-1").decode() == "Bearer größe"
 
 
 async def test_calls_and_threshold_events_are_pushed(store_url):

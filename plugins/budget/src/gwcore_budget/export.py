@@ -15,7 +15,7 @@ import orjson
 import structlog
 
 from gwcore_budget.config import Export
-from gwcore_budget.ledger.home import Home, StoreDown, places
+from gwcore_budget.ledger.home import Home, places
 
 CLAIM = 30_000
 """Milliseconds for which a claimed row is left to the worker that has it."""
@@ -35,15 +35,15 @@ class Exporter:
 
     async def run(self) -> None:
         """Until cancelled."""
-        headers = {name: secret.get_secret_value() for name, secret in self._config.headers.items()}
-        headers["content-type"] = "application/json"
+        headers = {name: secret.get_secret_value().encode() for name, secret in self._config.headers.items()}
+        headers["content-type"] = b"application/json"
         pause = 0.0
         async with httpx2.AsyncClient(headers=headers, timeout=CLAIM / 3000, trust_env=False) as http:
             while True:
                 try:
                     sent = await self.once(http)
                     pause = 0.0 if sent else self._config.interval
-                except (StoreDown, httpx2.HTTPError) as error:
+                except Exception as error:  # a deadlock of two workers' claims, say: what ends one batch must not end them all
                     self._counts["export_failed"] += 1
                     pause = min(MOST_PAUSE, max(0.5, 2 * pause))
                     _log.warning("export failed", error=type(error).__name__, again_in=pause)
