@@ -175,6 +175,12 @@ def test_tables_are_whole_and_money_is_plain(capsys):
     assert address in capsys.readouterr().out
 
 
+def test_names_that_clients_type_write_nothing_else_on_a_terminal(capsys):
+    table([{"model": "up/\x1b[31mred\nX\x9b2J", "spend": 1.0}, {"model": "größe 漢字", "spend": 2.0}], "model", "spend")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["up/\\x1b[31mred\\nX\\x9b2J", "größe"]
+
+
 def test_help_names_the_verbs():
     text = run("--help").stdout
     assert all(verb in text for verb in ("run", "check", "explain", "plugins", "schema", "new"))

@@ -82,4 +82,8 @@ def table(rows: Iterable[Mapping[str, Any]], *columns: str) -> None:
 def _said(value: Any) -> str:
     if isinstance(value, float):  # money: never 3.5e-05
         return f"{value:.9f}".rstrip("0").rstrip(".")
-    return "" if value in (None, [], {}) else str(value)
+    text = "" if value in (None, [], {}) else str(value)
+    if text.isprintable():
+        return text
+    # names that clients type: one must not write on this terminal what it likes, nor break a line
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
