@@ -43,7 +43,7 @@ class Exporter:
                 try:
                     sent = await self.once(http)
                     pause = 0.0 if sent else self._config.interval
-                except Exception as error:  # a deadlock of two workers' claims, say: what ends one batch must not end them all
+                except Exception as error:  # two claims that met, say: what ends one batch must not end them all
                     self._counts["export_failed"] += 1
                     pause = min(MOST_PAUSE, max(0.5, 2 * pause))
                     _log.warning("export failed", error=type(error).__name__, again_in=pause)
