@@ -273,68 +273,6 @@ async def test_a_hold_shrinks_while_its_stream_runs(home):
     await sound(home)
 
 
-async def test_soft_and_hard_limits_tell_once(make_home):
-    home = make_home(exports=True)
-    await home.open()
-    one = budget(limit=100, soft=50)
-    told = []
-    for n, amount in enumerate((40, 20, 30, 10)):
-        told += (await home.transact([reserve(f"r{n}:1", amount, one), post(f"r{n}:1", amount)])).events
-    assert [(event.topic, event.body["posted"]) for event in told] == [("budget.soft", 60), ("budget.exceeded", 100)]
-    topics = [row[0] for row in await home.rows("SELECT topic FROM budget_outbox ORDER BY topic")]
-    assert topics == ["budget.exceeded", "budget.soft", *["ledger.spend"] * 4]
-    await home.aclose()
-
-
-@pytest.mark.parametrize("window", ["total", "rolling 1h"])
-async def test_what_refuses_is_told_once_though_a_little_is_left(home, window):
-    """Calls are refused before a limit is met to the nano-dollar, and whoever waits for ``budget.exceeded`` waited for ever."""
-    one = budget("key:k", 100, Window.parse(window))
-    told = []
-
-    async def tried(hold, amount):
-        answer = await home.transact([reserve(hold, amount, one, now=await now_of(home)), post(hold, amount)])
-        told.extend((event.topic, event.body["posted"], event.body["limit"]) for event in answer.events)
-        return isinstance(answer.results[0], Admitted)
-
-    assert not await tried("r1:1", 101), "this is too large for the budget"
-    assert await tried("r2:1", 45) and not await tried("r3:1", 56)
-    assert await tried("r4:1", 45) and told == []
-    await do(home, reserve("r5:1", 8, one, now=await now_of(home)))
-    assert not await tried("r6:1", 9) and told == [], "what is held comes back"
-    assert not await tried("r7:1", 11) and not await tried("r8:1", 20)
-    assert told == [("budget.exceeded", 90, 100)]
-    await do(home, void("r5:1"))
-    assert await tried("r9:1", 10) and not await tried("r10:1", 1)
-    assert len(told) == 1
-
-
-async def test_a_rolling_window_tells_once_what_its_slices_have_come_to(home):
-    hour = budget("key:k", 100, Window.parse("rolling 1h"), soft=50)
-    told = []
-
-    async def spend(hold, amount, back):
-        """In a slice of its own, that was so many minutes ago."""
-        now = await now_of(home)
-        ops = [reserve(hold, amount, hour, now=now), post(hold, amount)]
-        told.extend((event.topic, event.body["posted"]) for event in (await home.transact(ops)).events)
-        start = hour.window.period(now).start
-        await home.rows(f"UPDATE budget_account SET start={start - back * 60_000} WHERE start={start} RETURNING id")
-
-    for n, (amount, back) in enumerate(((40, 50), (30, 40), (20, 30), (10, 20), (1, 10))):
-        await spend(f"r{n}:1", amount, back)
-    assert told == [("budget.soft", 70), ("budget.exceeded", 100)]
-    await home.rows("UPDATE budget_account SET start=start-600001 WHERE posted=40 RETURNING id")
-    await spend("x:1", 40, 5)
-    assert len(told) == 2, "the slice that told is among the last hour's"
-    await home.rows("UPDATE budget_account SET start=start-3600000 RETURNING id")
-    for n in range(2):
-        await spend(f"y{n}:1", 50, 4 - n)
-    assert told[2:] == [("budget.soft", 50)], "a slice that crosses by itself tells at once"
-    await spend("z:1", 1, 1)
-    assert told[3:] == [("budget.exceeded", 100)]
-
-
 async def test_grants_are_taken_spent_returned_and_burnt(home):
     a, b = budget("team:t", 10_000), budget("key:k", 8_000)
     taken = await do(home, reserve("r:1", 100, a, b, chunk=900))

@@ -35,8 +35,8 @@ class Exporter:
 
     async def run(self) -> None:
         """Until cancelled."""
-        headers = {name: secret.get_secret_value().encode() for name, secret in self._config.headers.items()}
-        headers["content-type"] = b"application/json"
+        headers = {name.encode(): secret.get_secret_value().encode() for name, secret in self._config.headers.items()}
+        headers[b"content-type"] = b"application/json"
         pause = 0.0
         async with httpx2.AsyncClient(headers=headers, timeout=CLAIM / 3000, trust_env=False) as http:
             while True:
