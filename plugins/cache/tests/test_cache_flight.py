@@ -205,6 +205,53 @@ async def test_a_stale_answer_is_better_than_the_upstreams_error(failure, stream
         assert (await w.ask(stream)).status >= 429
 
 
+async def test_who_waited_while_the_upstream_failed_gets_the_stale_answer_too():
+    async with world(cache={"ttl": 60, "stale_if_error": "10m", "jitter": 0}) as w:
+        w.up.script(w.wire.answer(False, "old"))
+        w.up.default = Answer(500, body=b"{}", delay_head=0.2)
+        await w.ask()
+        await w.settled()
+        aged(w, 120)
+        seen = await together(w, 20)
+        assert {(one.status, state(one)) for one in seen} == {(200, "stale")}
+        assert w.asked == 2
+
+
+async def test_calls_do_not_fail_one_after_the_other():
+    """One more asks, and when that fails, all do; in a queue the last one's client would wait twenty times as long."""
+    async with world() as w:
+        under_way, most = 0, 0
+
+        def fails(_seen):
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            asyncio.get_running_loop().call_later(0.2, ends)
+            return Answer(500, body=b"{}", delay_head=0.2)
+
+        def ends():
+            nonlocal under_way
+            under_way -= 1
+
+        w.up.default = fails
+        seen = await together(w, 20)
+        assert {one.status for one in seen} == {500}
+        assert (w.asked, most) == (20, 18)
+
+
+async def test_a_refresh_that_fails_is_no_hit():
+    async with world(cache={"ttl": 60, "stale_while_revalidate": "1h", "stale_if_error": "1h", "jitter": 0}) as w:
+        w.up.script(w.wire.answer(False, "old"))
+        w.up.default = Answer(500, body=b"{}")
+        await w.ask()
+        await w.settled()
+        aged(w, 61)
+        assert state(await w.ask()) == "stale"
+        await until(lambda: not w.gateway.stack.detached.running)
+        assert sorted(outcome.status for _, outcome in w.ended) == [200, 200, 500]
+        assert w.plugin.counts["stale"] == 1
+
+
 async def test_but_not_than_a_refusal_of_the_request():
     async with world(cache={"ttl": 60, "stale_if_error": "10m", "jitter": 0}) as w:
         w.up.script(w.wire.answer(False, "old"))

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from cache_world import state, until, world
+from test_cache_flight import aged
 
 from gwcore.testing.upstream import Answer
 from gwcore_cache.inputs import shares
@@ -25,8 +26,8 @@ def embedded(seen):
 
 
 async def embed(w, *inputs, **more):
-    text = inputs[0] if more.pop("single", False) else list(inputs)
-    seen = await w.post("/v1/embeddings", {"model": "m", "input": text, **more}, more.pop("headers", ()))
+    text, headers = inputs[0] if more.pop("single", False) else list(inputs), more.pop("headers", ())
+    seen = await w.post("/v1/embeddings", {"model": "m", "input": text, **more}, headers)
     await w.settled()
     return seen
 
@@ -131,6 +132,36 @@ async def test_an_answer_that_does_not_fit_is_not_kept(bad):
         # half of it is there: then no wrong half may be put beside it
         w.up.script(Answer(body=json.dumps(bad).encode()))
         assert (await embed(w, "a", "b")).status >= 500
+
+
+async def test_stale_inputs_are_given_while_they_are_fetched_anew():
+    async with world(cache={"ttl": 60, "stale_while_revalidate": "1h", "jitter": 0}) as w:
+        w.up.default = embedded
+        await embed(w, "a", "b")
+        aged(w, 61)
+        await embed(w, "b", headers=[("cache-control", "no-cache")])
+        seen = await embed(w, "a", "b")
+        assert (state(seen), vectors(seen)) == ("stale", [vector("a"), vector("b")])
+        await until(lambda: w.plugin.counts["kept"] == 3)
+        assert [one.document["input"] for one in w.up.requests] == [["a", "b"], ["b"], ["a"]]
+        assert state(await embed(w, "a", "b")) == "hit"
+        assert w.asked == 3
+
+
+async def test_stale_inputs_are_better_than_the_upstreams_error():
+    async with world(cache={"ttl": 60, "stale_if_error": "10m", "jitter": 0}) as w:
+        w.up.script(embedded)
+        w.up.default = Answer(500, body=b"{}", delay_head=0.1)
+        await embed(w, "a", "b")
+        aged(w, 120)
+        many = await asyncio.gather(*(embed(w, "a", "b") for _ in range(10)))
+        assert {(one.status, state(one), str(vectors(one))) for one in many} == {
+            (200, "stale", str([vector("a"), vector("b")]))
+        }
+        assert w.asked == 2
+        assert (await embed(w, "a", "c")).status == 500  # of c there is nothing
+        aged(w, 600)
+        assert (await embed(w, "a", "b")).status == 500
 
 
 async def test_errors_pass():

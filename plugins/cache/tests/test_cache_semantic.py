@@ -113,8 +113,8 @@ async def test_control_a_partition_without_the_system_prompt_leaks(monkeypatch):
 
     exact = Keyer.partition
 
-    def careless(self, call, scope, namespace):
-        found = exact(self, call, scope, namespace)
+    def careless(self, call, scope, namespace, by):
+        found = exact(self, call, scope, namespace, by)
         return found and (b"p" * 32, found[1])
 
     monkeypatch.setattr(Keyer, "partition", careless)
@@ -209,6 +209,23 @@ async def test_in_a_store_and_sealed(kind, redis_url, tmp_path):
         await ask(w, ONE)
         assert state(await ask(w, ALIKE)) == "hit"
         assert state(await ask(w, OTHER)) == "miss"
+
+
+@pytest.mark.parametrize(
+    ("models", "dimensions"), [({**MODELS, "embed": ["a/other"]}, None), ({**MODELS, "embed": ["a/embed"]}, 64)]
+)
+async def test_what_another_embedding_model_said_is_not_compared(models, dimensions, tmp_path):
+    """Vectors of as many numbers, in a store that outlives a reload."""
+    about, stores = {**SEMANTIC, "store": "hot", "timeout": 5}, {"hot": f"sqlite:///{tmp_path}/cache.db"}
+    async with world(cache=about, stores=stores, models=MODELS) as w:
+        w.up.default = upstream
+        await ask(w, ONE)
+        assert state(await ask(w, ALIKE)) == "hit"
+    other = {**about, "semantic": {**SEMANTIC["semantic"], "dimensions": dimensions}}
+    async with world(cache=other, stores=stores, models=models) as w:
+        w.up.default = upstream
+        assert state(await ask(w, ONE)) == "hit"
+        assert state(await ask(w, ALIKE)) == "miss"
 
 
 def test_the_operators_floor():

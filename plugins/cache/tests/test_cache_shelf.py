@@ -197,6 +197,27 @@ async def test_the_oldest_go_when_it_is_full(home):
     assert [bool(one) for one in found] == [False, False, True, True, True]
 
 
+@pytest.mark.parametrize("where", ["memory", "sqlite"], indirect=True)
+async def test_one_that_is_larger_than_all_of_it_pushes_out_nobody(home):
+    size = entry("x" * 500).size
+    if home.kind == "memory":
+        home.shelf.capacity = size
+    else:
+        home.shelf._capacity = size
+    await home.put((key(1), entry("x" * 500)))
+    await home.put((key(2), entry("x" * 501, now=home.now + 1)))
+    if home.kind == "sqlite":
+        await home.shelf.sweep()
+    assert [bool(one) for one in await home.get(key(1), key(2))] == [True, False]
+
+
+@EVERY
+async def test_tags_that_begin_alike(home):
+    """In a table they are cut to its columns: clients name them."""
+    assert await home.put((key(1), entry(tags=("x" * 600 + "a", "x" * 600 + "b"))))
+    assert await home.shelf.purge(Wanted(tag="x" * 600 + "a")) == 1
+
+
 async def test_sweeping_forgets_what_has_ended(tmp_path):
     async with opened(("sqlite", f"sqlite:///{tmp_path}/cache.db"), tmp_path, Plain()) as home:
         await home.put((key(1), entry(tags=("a",))))

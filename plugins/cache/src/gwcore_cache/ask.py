@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass
 
 from gwcore.call import Call
-from gwcore.errors import GatewayError
+from gwcore.errors import GatewayError, Refused, UpstreamError
 from gwcore.service import Service
 from gwcore_cache.config import Settings
 from gwcore_cache.control import Control
@@ -37,7 +37,11 @@ class Question:
 
 @dataclass(slots=True)
 class Ask:
-    """A call on its way."""
+    """A call on its way.
+
+    Attributes:
+        failures: of the upstream that it saw while it waited for others to ask.
+    """
 
     call: Call
     inner: Service[Call]
@@ -46,6 +50,7 @@ class Ask:
     scope: str
     key: bytes
     question: Question | None = None
+    failures: int = 0
 
     def ttl(self, most: float) -> float:
         """Seconds that its answer shall be fresh; a request's own wish up to ``most``."""
@@ -66,6 +71,13 @@ def usable(ask: Ask, entry: Entry | None, now: int, *, stale_for: float | None =
         return "hit"
     behind = ask.settings.stale_while_revalidate if stale_for is None else stale_for
     return "stale" if now < entry.fresh + behind * 1000 else None
+
+
+def fails(error: BaseException) -> bool:
+    """Whether an older answer is better than this error: the upstream's fault, not the request's or a policy's."""
+    if isinstance(error, Refused):
+        return error.status >= 500 or error.status == 429
+    return isinstance(error, UpstreamError)
 
 
 def now_ms() -> int:

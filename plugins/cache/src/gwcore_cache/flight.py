@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 from gwcore.errors import GatewayError, Refused
 from gwcore.outcomes import ending
+from gwcore_cache.ask import Ask, fails
 from gwcore_cache.entry import Entry
 
 _SHARED = frozenset({"request", "context_window", "content_policy"})
+_ENOUGH = 2
+"""Failures of the upstream after which nobody waits for another's answer: else many calls would fail one after the other."""
 
 
 @dataclass(slots=True)
@@ -20,11 +23,13 @@ class Landed:
         entry: what was found; ``None``: nothing that others may have.
         error: a refusal that every one of them would meet.
         again: the leader left or failed: the next one may try.
+        failed: it was the upstream that failed; ``entry`` is then what is better than that, if it is not too old.
     """
 
     entry: Entry | None = None
     error: GatewayError | None = None
     again: bool = False
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -54,6 +59,20 @@ class Flight:
                 return await waiter
         except TimeoutError:
             return None
+
+
+def lost(error: BaseException, old: Entry | None = None) -> Landed:
+    """How a flight ended whose leader met an error; ``old``: an answer from before."""
+    refusal = shared(error)
+    if refusal is not None:
+        return Landed(error=refusal)
+    return Landed(old, again=True, failed=fails(error))
+
+
+def waits(ask: Ask, landed: Landed) -> bool:
+    """Whether a call that waited should wait, or lead, once more; if not, it asks by itself, beside all others."""
+    ask.failures += landed.failed
+    return landed.again and ask.failures < _ENOUGH
 
 
 def shared(error: BaseException) -> GatewayError | None:

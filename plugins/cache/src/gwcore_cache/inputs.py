@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
 
-from gwcore.call import Attempt, CacheUse, Outcome
+from gwcore.call import Attempt, CacheUse, Call, Outcome
 from gwcore.errors import Malformed
 from gwcore.plugin import Setup
 from gwcore.reply import Held
+from gwcore.service import Service
 from gwcore.usage import Cost, Usage
-from gwcore_cache.ask import Ask, NotCached, now_ms, usable
+from gwcore_cache.ask import Ask, NotCached, fails, now_ms, usable
 from gwcore_cache.config import CacheConfig
 from gwcore_cache.entry import Entry
-from gwcore_cache.flight import Flight, Landed, shared
+from gwcore_cache.flight import Flight, Landed, lost, shared, waits
 from gwcore_cache.key import is_doubtful
 from gwcore_cache.record import HEADER, entry_of, is_asked_for
-from gwcore_cache.replay import Told, tell
+from gwcore_cache.replay import STALE, Told, tell
 from gwcore_cache.shelf import Turn, Turned
 
 INPUTS: Final = b"x-gwcore-cache-inputs"
@@ -47,8 +49,14 @@ class Home(Protocol):
         """The flight is over."""
         ...
 
-    def give_back(self, ask: Ask, flight: Flight | None, turned: Turned | None, landed: Landed) -> None:
+    def give_back(
+        self, ask: Ask, flight: Flight | None, turned: Turned | None, landed: Landed, *, alone: bool = False
+    ) -> None:
         """The flight is over, and nothing is kept of it."""
+        ...
+
+    def refresh(self, ask: Ask, anew: Any) -> None:
+        """Fetch it anew, behind the client's back."""
         ...
 
     async def turn(self, ask: Ask, until: float) -> Turned:
@@ -70,10 +78,10 @@ class Parts:
     keys: list[bytes]
     entries: list[Entry | None]
 
-    def missing(self, ask: Ask) -> list[int]:
-        """Places of what is to be asked for."""
+    def missing(self, ask: Ask, *, stale_for: float | None = None) -> list[int]:
+        """Places of what is to be asked for; see :func:`gwcore_cache.ask.usable`."""
         now = now_ms()
-        return [at for at, entry in enumerate(self.entries) if usable(ask, entry, now) is None]
+        return [at for at, entry in enumerate(self.entries) if usable(ask, entry, now, stale_for=stale_for) is None]
 
 
 class Inputs:
@@ -108,8 +116,9 @@ class Inputs:
             return await self._fetch(ask, parts, None, await home.shelf.turn(ask.key, ask.scope))
         while True:
             parts.entries = await home.shelf.get(parts.keys, ask.scope)
-            if not parts.missing(ask):
-                return await self._tell(ask, parts)
+            stale_for = ask.settings.stale_if_error if ask.failures else None
+            if not parts.missing(ask, stale_for=stale_for):
+                return await self._tell(ask, parts, stale_for=stale_for)
             if ask.control.only:
                 raise NotCached("nothing in the cache answers this request", plugin="cache")
             flight = home.flights.get(ask.key)
@@ -118,7 +127,7 @@ class Inputs:
             landed = await flight.join(until - loop.time())
             if landed is not None and landed.error is not None:
                 raise shared(landed.error) or landed.error
-            if landed is None or not landed.again:
+            if landed is None or not waits(ask, landed):
                 return await self._fetch(ask, parts, None, await home.shelf.turn(ask.key, ask.scope))
 
     async def _lead(self, ask: Ask, parts: Parts, until: float) -> Outcome:
@@ -155,8 +164,11 @@ class Inputs:
                 outcome = await ask.inner(call)
                 new = self._join(ask, parts, missing, held, outcome)
         except BaseException as error:
-            refusal = shared(error)
-            home.give_back(ask, flight, turned, Landed(error=refusal, again=refusal is None))
+            home.give_back(ask, flight, turned, lost(error), alone=ask.failures > 0 and fails(error))
+            late = fails(error) and ask.control.read and not call.reply.committed
+            stale_for = ask.settings.stale_if_error
+            if late and not parts.missing(ask, stale_for=stale_for):
+                return await self._tell(ask, parts, stale_for=stale_for)
             raise
         finally:
             document[parts.member] = asked
@@ -242,8 +254,14 @@ class Inputs:
             made.append((parts.keys[at], entry))
         return made
 
-    async def _tell(self, ask: Ask, parts: Parts) -> Outcome:
-        """All of it is there."""
+    async def _anew(self, parts: Parts, ask: Ask, turned: Turned) -> Service[Call] | None:
+        """How what is stale by now is fetched."""
+        entries, now = await self._home.shelf.get(parts.keys, ask.scope), now_ms()
+        again = replace(parts, entries=[entry if entry and now < entry.fresh else None for entry in entries])
+        return (lambda _call: self._fetch(ask, again, None, turned)) if None in again.entries else None
+
+    async def _tell(self, ask: Ask, parts: Parts, *, stale_for: float | None = None) -> Outcome:
+        """All of it is there; ``stale_for``: though the upstream failed."""
         call, counts = ask.call, self._home.counts
         entries = [entry for entry in parts.entries if entry is not None]
         kept = [orjson.loads(entry.body) for entry in entries]
@@ -254,8 +272,13 @@ class Inputs:
         document = {**kept[0]["rest"], parts.output: _numbered([one["item"] for one in kept])}
         if usage:
             document["usage"] = usage
-        counts["hit"] += 1
-        return await tell(call, Told(b"application/json", orjson.dumps(document)), self._use("hit", entries, ask))
+        now = now_ms()
+        stale = any(now >= entry.fresh for entry in entries)
+        if stale and stale_for is None:
+            self._home.refresh(ask, partial(self._anew, parts))
+        counts["stale" if stale else "hit"] += 1
+        use = self._use(STALE if stale else "hit", entries, ask)
+        return await tell(call, Told(b"application/json", orjson.dumps(document)), use)
 
     def _use(self, status: str, entries: list[Entry], ask: Ask) -> CacheUse:
         tokens = sum(entry.usage.input for entry in entries if entry.usage is not None)

@@ -116,8 +116,11 @@ class Keyer:
             self._known[print_] = found
         return found
 
-    def partition(self, call: Call, scope: str, namespace: str) -> tuple[bytes, str] | None:
-        """A key of all but the text of the last user message, and that text; ``None`` where the two cannot be told apart."""
+    def partition(self, call: Call, scope: str, namespace: str, by: Any = None) -> tuple[bytes, str] | None:
+        """A key of all but the text of the last user message, and that text; ``None`` where the two cannot be told apart.
+
+        ``by``: what compares the texts.
+        """
         if call.document is None or len(call.raw) > READ or (not call.edited and is_doubtful(call.raw, call.document)):
             return None
         request = self._read(call, self._canonical(call.document))
@@ -129,7 +132,7 @@ class Keyer:
             return None
         text = "\n".join(part.text for part in texts)
         last.parts = []
-        said = b"near\0" + _dumps(request)
+        said = b"near\0" + _dumps([by, request])
         about = self._about(call, scope, namespace)
         return hmac.digest(self._index, b"near\0%d\0%b%b" % (len(about), about, said), "sha256"), text
 

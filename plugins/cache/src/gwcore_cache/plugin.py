@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from random import random
 from typing import Any
 
 import structlog
 
 from gwcore.call import CacheUse, Call, Outcome
-from gwcore.errors import Refused, UpstreamError
 from gwcore.ids import new_id
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import AdminRoute, Sample
@@ -23,11 +23,11 @@ from gwcore.service import Service
 from gwcore.units import DOLLAR
 from gwcore.when import Condition
 from gwcore_cache import admin
-from gwcore_cache.ask import Ask, NotCached, now_ms, usable
+from gwcore_cache.ask import Ask, NotCached, fails, now_ms, usable
 from gwcore_cache.config import CacheConfig, CachePolicy, Mode, Settings, merged
 from gwcore_cache.control import Control, control_of
 from gwcore_cache.entry import Entry
-from gwcore_cache.flight import Flight, Landed, shared
+from gwcore_cache.flight import Flight, Landed, lost, shared, waits
 from gwcore_cache.inputs import Inputs
 from gwcore_cache.key import Keyer, is_fickle, is_stateful, scope_of
 from gwcore_cache.record import HEADER, Record, kept, wanted_form
@@ -43,6 +43,7 @@ from gwcore_cache.shelf.sql import SqlShelf
 _POLL, _SLOWEST = 0.01, 0.1  # seconds between two looks whether another worker has the answer
 _REFRESHES = 64  # at once
 _log = structlog.get_logger("gwcore")
+Anew = Callable[[Ask, Turned], Awaitable[Service[Call] | None]]
 _STRICT = {"on": 0, "opt-in": 1, "off": 2}
 
 
@@ -195,7 +196,7 @@ class Cache(Plugin):
         if near is not None:
             ask.call.reply.add_header(SIMILARITY, b"%.4f" % near.similarity)
         elif stale_for is None and (status == "stale" or self._early(entry, now)):
-            self._refresh(ask, entry)
+            self.refresh(ask, partial(self._anew, entry))
         self.counts[status] += 1
         if entry.cost is not None:
             self.counts["saved_nano_usd"] += entry.cost.nano
@@ -213,26 +214,33 @@ class Cache(Plugin):
         beta = self.config.early_refresh
         return bool(beta) and now - entry.took * beta * math.log(1.0 - random()) >= entry.fresh  # noqa: S311
 
-    def _refresh(self, ask: Ask, entry: Entry) -> None:
-        """Fetch it anew, behind the client's back; once in the fleet."""
+    def refresh(self, ask: Ask, anew: Anew) -> None:
+        """Fetch it anew, behind the client's back; once in the fleet. ``anew`` says how, if it is still wanted."""
         if ask.key in self._refreshing or ask.key in self.flights or len(self._refreshing) >= _REFRESHES:
             return
         self._refreshing.add(ask.key)
         call = ask.call.twin(new_id(), Reply(_nowhere))
-        self.setup.detached.start(self._refreshed(replace(ask, call=call), entry))
+        self.setup.detached.start(self._refreshed(replace(ask, call=call), anew))
 
-    async def _refreshed(self, ask: Ask, old: Entry) -> None:
+    async def _refreshed(self, ask: Ask, anew: Anew) -> None:
         try:
             turned = await self.shelf.turn(ask.key, ask.scope)
             if turned.turn is not Turn.OURS:
                 return
-            if turned.entry is not None and turned.entry.made > old.made:
+            service = await anew(ask, turned)
+            if service is None:
                 await self.shelf.leave(ask.key, alone=False)
                 return
             self.counts["refresh"] += 1
-            await self.setup.detached.call(ask.call, lambda _call: self.lead(ask, None, turned))
+            await self.setup.detached.call(ask.call, service)
         finally:
             self._refreshing.discard(ask.key)
+
+    async def _anew(self, old: Entry, ask: Ask, turned: Turned) -> Service[Call] | None:
+        if turned.entry is not None and turned.entry.made > old.made:
+            return None
+        # there is no client to whom an old answer would be better than the error
+        return lambda _call: self.lead(ask, None, replace(turned, entry=None))
 
     # ── misses ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,11 +256,12 @@ class Cache(Plugin):
             if landed is not None:
                 if landed.error is not None:
                     raise shared(landed.error) or landed.error
-                if landed.again:
-                    continue
-                if (outcome := await self._hit(ask, landed.entry)) is not None:
+                stale_for = ask.settings.stale_if_error if landed.failed else None
+                if (outcome := await self._hit(ask, landed.entry, stale_for=stale_for)) is not None:
                     self.counts["coalesced"] += 1
                     return outcome
+                if waits(ask, landed):
+                    continue
             turned = await self.shelf.turn(ask.key, ask.scope)
             return await self.lead(ask, None, turned)
         flight = self.flights[ask.key] = Flight()
@@ -305,8 +314,7 @@ class Cache(Plugin):
             with call.reply.record(record):
                 outcome = await ask.inner(call)
         except BaseException as error:
-            refusal = shared(error)
-            self.give_back(ask, flight, turned, Landed(error=refusal, again=refusal is None))
+            self.give_back(ask, flight, turned, lost(error, turned.entry), alone=ask.failures > 0 and fails(error))
             if fails(error) and not call.reply.committed and ask.control.read:
                 stale = await self._hit(ask, turned.entry, stale_for=ask.settings.stale_if_error)
                 if stale is not None:
@@ -394,13 +402,6 @@ class Cache(Plugin):
             **self.home.health(),
             **self.counts,
         }
-
-
-def fails(error: BaseException) -> bool:
-    """Whether an older answer is better than this error: the upstream's fault, not the request's or a policy's."""
-    if isinstance(error, Refused):
-        return error.status >= 500 or error.status == 429
-    return isinstance(error, UpstreamError)
 
 
 async def _nowhere(_message: MutableMapping[str, Any]) -> None:

@@ -76,6 +76,8 @@ class MemoryShelf:
             return False
         for key, entry in entries:
             self._drop(key)
+            if entry.size > self.capacity:  # all others would go for it, and then it would
+                continue
             self._entries[key] = entry
             self.size += entry.size
         while self.size > self.capacity:

@@ -113,7 +113,10 @@ class SqlShelf:
 
     async def put(self, entries: Sequence[tuple[bytes, Entry]], turn: bytes | None, epoch: int) -> bool:  # noqa: ARG002
         """See :class:`gwcore_cache.shelf.Shelf`."""
-        entries = list(dict(entries).items())
+        # one that is larger than the capacity would push out all others, and then go itself
+        entries = [(key, entry) for key, entry in dict(entries).items() if entry.size <= self._capacity]
+        if not entries:
+            return False
         rows = [
             {
                 "key": key,
@@ -126,7 +129,7 @@ class SqlShelf:
             }
             for key, entry in entries
         ]
-        tags = [{"key": key, "tag": tag[:512]} for key, entry in entries for tag in entry.tags]
+        tags = [{"key": key, "tag": tag} for key, entry in entries for tag in {tag[:512] for tag in entry.tags}]
         try:
             async with writing(self._store, WRITE_WITHIN) as sql:
                 # locks the row on PostgreSQL, so that a purge comes before or after
