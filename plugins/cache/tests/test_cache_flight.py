@@ -349,6 +349,33 @@ async def test_a_store_that_goes_away_costs_one_wait(how, redis_url):
             assert not w.plugin.health()["degraded"]
 
 
+async def test_a_full_store_still_gives_what_it_has():
+    from redis.asyncio import Redis
+
+    from gwcore.testing.servers import redis as server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GWCORE_TEST_REDIS_URL", raising=False)  # filled up, it must be our own
+        with server() as url:
+            async with world(cache={"store": "hot", "timeout": 5}, stores={"hot": url}) as w:
+                w.up.default = w.wire.answer(False)
+                await w.ask()
+                await w.settled()
+                async with Redis.from_url(url) as admin:
+                    await admin.config_set("maxmemory-policy", "noeviction")
+                    await admin.config_set("maxmemory", 1)
+                    for _ in range(2):
+                        seen = await w.ask(seed=7)
+                        await w.settled()
+                        assert (seen.status, state(seen)) == (200, "miss")
+                        assert state(await w.ask()) == "hit"
+                    assert w.plugin.health()["degraded"] is False
+                    await admin.config_set("maxmemory", 0)
+                assert state(await w.ask(seed=7)) == "miss"
+                await w.settled()
+                assert state(await w.ask(seed=7)) == "hit"
+
+
 async def test_a_turn_is_given_back_whatever_happens_behind_it(redis_url, monkeypatch):
     """Else it would be renewed for ever, and nobody in the fleet could ask for that key again."""
     async with world(**redis(redis_url, timeout=5)) as w:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gwcore import errors
 from gwcore.codec import Crossing
 from gwcore.dialect import InBandError
-from gwcore.events import spell
+from gwcore.events import gather, spell
 from gwcore.wire.sse import SseReader
 from gwcore_providers import gwcore_dialects
 from gwcore_providers.anthropic.messages import AnthropicMessages
@@ -215,3 +215,15 @@ def test_what_comes_later_has_used_nothing_yet_that_anybody_knows(status):
     meter = OpenAIResponses().meter("chat", {}, stream=False)
     meter.whole(json.dumps({"id": "resp_1", "object": "response", "status": status, "usage": usage}).encode())
     assert (meter.usage is None) == (status != "completed")
+
+
+def test_words_and_a_call_in_one_piece_are_in_the_order_of_a_whole_message():
+    """Vendors send both at once, and some the whole message as one piece: the words are said before the call."""
+    called = [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "get", "arguments": "{}"}}]
+    delta = {"role": "assistant", "content": "let me", "tool_calls": called}
+    chunk = {"id": "x", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]}
+    reader = OpenAIChat().chat.reader()
+    frames = SseReader().feed(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
+    events = [event for frame in frames for event in reader.read(frame)]
+    (choice,) = gather([*events, *reader.close()], "openai.chat").choices
+    assert [type(part).__name__ for part in choice.parts] == ["Text", "ToolCall"]

@@ -14,6 +14,10 @@ class ShelfDown(Exception):
     """The store does not answer in time, or not at all. Holds no text of a driver's."""
 
 
+class ShelfFull(ShelfDown):
+    """The store answers, and takes nothing more."""
+
+
 class Turn(Enum):
     """Who asks the upstream."""
 

@@ -9,10 +9,12 @@ from typing import Final, TypeVar
 import structlog
 
 from gwcore_cache.entry import Entry
-from gwcore_cache.shelf import Shelf, ShelfDown, Turn, Turned
+from gwcore_cache.shelf import Shelf, ShelfDown, ShelfFull, Turn, Turned
 
 PAUSE: Final = 1.0
 """Seconds between two looks at a store that is away."""
+_AGAIN: Final = 60.0
+"""Seconds between two lines of the log that say it is full."""
 T = TypeVar("T")
 _log = structlog.get_logger("gwcore")
 
@@ -27,7 +29,7 @@ class Guard:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._next = 0.0
+        self._next = self._tell = 0.0
         self.down_since: float | None = None
         self.failures = 0
 
@@ -58,6 +60,12 @@ class Guard:
             self._next = now + PAUSE  # this call looks; those behind it do not wait
         try:
             answer = await ask()
+        except ShelfFull:  # what is there can still be had
+            self.failures += 1
+            if now >= self._tell:
+                self._tell = now + _AGAIN
+                _log.warning("cache store is full; nothing new is kept")
+            return None
         except ShelfDown as error:
             self.failures += 1
             self._next = time.monotonic() + PAUSE

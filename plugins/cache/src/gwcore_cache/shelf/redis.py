@@ -17,7 +17,7 @@ from typing import Any, Final
 from gwcore.resources import Store, redis_client
 from gwcore_cache.entry import Entry
 from gwcore_cache.seal import Envelope
-from gwcore_cache.shelf import ShelfDown, Turn, Turned, Wanted
+from gwcore_cache.shelf import ShelfDown, ShelfFull, Turn, Turned, Wanted
 from gwcore_cache.shelf.sql import opened
 
 PASS: Final = 1000
@@ -27,12 +27,13 @@ WARM_WITHIN: Final = 1.0
 _BATCH: Final = 500
 _LARGEST: Final = 1000  # keys that one command deletes
 
+# a store that is full still reads: then there are no turns, and all ask for themselves
 _TURN = """
 local v, held = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
 local epoch = redis.call('GET', KEYS[3]) or '0'
 if held == 'alone' then return {2, epoch, v} end
 if held then return {1, epoch, v} end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]).err then return {2, epoch, v} end
 return {0, epoch, v}
 """
 # KEYS: purges, lease or '', then the entry and its indexes, time and again; ARGV: token, epoch, and per entry its data,
@@ -102,13 +103,13 @@ class Pipe:
 
     async def run(self, script: _Script, keys: Sequence[Any], *args: Any) -> Any:
         """One script's answer; a server that has lost it is given it again. Raises ``ShelfDown``."""
-        from redis.exceptions import NoScriptError  # noqa: PLC0415 - an optional driver
+        from redis.exceptions import NoScriptError, OutOfMemoryError  # noqa: PLC0415 - an optional driver
 
         answer = await self.ask("EVALSHA", script.sha, len(keys), *keys, *args)
         if isinstance(answer, NoScriptError):
             answer = await self.ask("EVAL", script.text, len(keys), *keys, *args)
         if isinstance(answer, Exception):
-            raise ShelfDown(type(answer).__name__)
+            raise (ShelfFull if isinstance(answer, OutOfMemoryError) else ShelfDown)(type(answer).__name__)
         return answer
 
     async def _send(self) -> None:

@@ -119,10 +119,13 @@ class ChatReader:
             delta = choice.get("message") or {}
         self._note(beside_words(choice, delta))
         text = delta.get("content")
-        if len(delta) > 1 or text is None:
+        more = len(delta) > 1 or text is None
+        if more:
             self._rare(delta, number, lane, events)
         if text:
             self._text(text, number, lane, choice.get("logprobs"), events)
+        if more:  # behind the words that may stand in the same piece, as in a whole message
+            self._all_calls(delta, number, lane, events)
         reason = choice.get("finish_reason")
         if reason and number not in self._over:
             lane.finish, lane.native = reason, choice.get("native_finish_reason")
@@ -148,7 +151,7 @@ class ChatReader:
         events.append(TextDelta(lane.text, text, number, logprobs=listed))
 
     def _rare(self, delta: dict[str, Any], number: int, lane: _Lane, events: list[Event]) -> None:
-        """All that is not plain text."""
+        """All that is no plain text and no call."""
         self._thoughts(delta, number, lane, events)
         refusal = delta.get("refusal")
         if refusal:
@@ -165,6 +168,8 @@ class ChatReader:
             events.append(Whole(self._next(), drawn, number))
         if isinstance(delta.get("audio"), dict):
             self._audio(delta["audio"], number, lane, events)
+
+    def _all_calls(self, delta: dict[str, Any], number: int, lane: _Lane, events: list[Event]) -> None:
         for at, item in enumerate(delta.get("tool_calls") or ()):
             self._call(item, at, number, lane, events)
         legacy = delta.get("function_call")
