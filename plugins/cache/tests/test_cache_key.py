@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import string
+from dataclasses import replace
 
 import pytest
 from cache_world import DIALECTS, WIRES
@@ -15,8 +16,9 @@ from gwcore.catalog import Catalog
 from gwcore.provider import Target
 from gwcore.reply import Reply
 from gwcore.testing.fakes import upstream
+from gwcore.wire.transport import Origin
 from gwcore_cache import key as module
-from gwcore_cache.config import IGNORED, IGNORED_HEADERS
+from gwcore_cache.config import IGNORED, IGNORED_HEADERS, CacheConfig
 from gwcore_cache.key import Keyer, scope_of
 
 ALL = {dialect.name: dialect for dialect in Catalog().dialects()}
@@ -355,3 +357,24 @@ def test_an_edited_document_is_keyed_by_what_it_says_now():
 
     before, after = asyncio.run(keys())
     assert before != after
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"origin": Origin("http", "127.0.0.1", 2)},
+        {"base_path": "/v2"},
+        {"options": CacheConfig(ttl=7)},  # any model does
+        {"dialect": "openai.chat"},
+    ],
+)
+def test_an_upstream_that_leads_elsewhere_is_another_target(other):
+    """By a reload, or in another stack that shares the store."""
+
+    def at(upstream):
+        call = made({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+        call.targets = (Target(upstream, "m"),)
+        return Keyer(b"index").key(call, "s")
+
+    assert at(upstream("a")) == at(upstream("a"))
+    assert at(replace(upstream("a"), **other)) != at(upstream("a"))

@@ -211,20 +211,14 @@ async def test_in_a_store_and_sealed(kind, redis_url, tmp_path):
         assert state(await ask(w, OTHER)) == "miss"
 
 
-@pytest.mark.parametrize(
-    ("models", "dimensions"), [({**MODELS, "embed": ["a/other"]}, None), ({**MODELS, "embed": ["a/embed"]}, 64)]
-)
-async def test_what_another_embedding_model_said_is_not_compared(models, dimensions, tmp_path):
+@pytest.mark.parametrize("other", [{"model": "embed2"}, {"dimensions": 64}])
+async def test_what_another_embedding_model_said_is_not_compared(other):
     """Vectors of as many numbers, in a store that outlives a reload."""
-    about, stores = {**SEMANTIC, "store": "hot", "timeout": 5}, {"hot": f"sqlite:///{tmp_path}/cache.db"}
-    async with world(cache=about, stores=stores, models=MODELS) as w:
+    async with world(cache=SEMANTIC, models={**MODELS, "embed2": ["a/other"]}) as w:
         w.up.default = upstream
         await ask(w, ONE)
         assert state(await ask(w, ALIKE)) == "hit"
-    other = {**about, "semantic": {**SEMANTIC["semantic"], "dimensions": dimensions}}
-    async with world(cache=other, stores=stores, models=models) as w:
-        w.up.default = upstream
-        assert state(await ask(w, ONE)) == "hit"
+        w.plugin.nearest._config = w.plugin.nearest._config.model_copy(update=other)
         assert state(await ask(w, ALIKE)) == "miss"
 
 

@@ -23,6 +23,7 @@ from gwcore.call import Call, Principal
 from gwcore.chat import ChatRequest, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing, both_ways
 from gwcore.errors import MISSHAPEN, GatewayError
+from gwcore.provider import Target, Upstream
 from gwcore.translate import CHAT
 from gwcore_cache.entry import VERSION
 
@@ -100,6 +101,7 @@ class Keyer:
         self._tags = TAGS not in ignore
         self._volatile = re.compile("|".join(f"(?:{one})" for one in volatile)) if volatile else None
         self._known: dict[bytes, bytes] = {}
+        self._places: dict[int, tuple[Upstream, str]] = {}
 
     def key(self, call: Call, scope: str, namespace: str = "") -> bytes:
         """32 bytes. ``call.document`` is an object."""
@@ -144,6 +146,16 @@ class Keyer:
         said = _dumps([call.dialect.name, "part", document])
         return hmac.digest(self._index, b"part\0%d\0%b%b" % (len(about), about, said), "sha256")
 
+    def meaning(self, target: Target) -> str:
+        """The target and where it is: the name of an upstream stays when its address, vendor or options change."""
+        upstream = target.upstream
+        found = self._places.get(id(upstream))
+        if found is None:
+            options = upstream.options.model_dump_json() if upstream.options is not None else ""  # secrets are masked
+            place = f"{upstream.provider.name} {upstream.origin} {upstream.base_path} {upstream.dialect} {options}"
+            found = self._places[id(upstream)] = upstream, place  # kept, so that the id stays its own
+        return f"{target} {found[1]}"
+
     def _about(self, call: Call, scope: str, namespace: str) -> bytes:
         """All but the document."""
         prefixes = _prefixes(call.dialect.forward)
@@ -163,7 +175,7 @@ class Keyer:
                 namespace,
                 call.operation,
                 call.model,
-                [str(target) for target in call.targets],
+                [self.meaning(target) for target in call.targets],
                 sorted(call.tags) if self._tags else (),
                 sorted(headers),
                 query or [],

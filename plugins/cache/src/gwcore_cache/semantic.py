@@ -66,8 +66,9 @@ class Nearest:
         """What is asked; ``None`` where it cannot be told from the rest of the request."""
         config, models = self._config, self._home.setup.models
         # what two embedding models say of texts cannot be compared, not even in as many dimensions
-        by = (config.model, [str(target) for target in models.means(config.model)], config.dimensions)
-        found = self._home.keyer.partition(ask.call, ask.scope, ask.control.namespace, by)
+        keyer = self._home.keyer
+        by = (config.model, [keyer.meaning(target) for target in models.means(config.model)], config.dimensions)
+        found = keyer.partition(ask.call, ask.scope, ask.control.namespace, by)
         return None if found is None else Question(*found)
 
     async def find(self, ask: Ask, question: Question) -> Near | None:
