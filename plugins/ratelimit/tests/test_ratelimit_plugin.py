@@ -18,8 +18,9 @@ from gwcore.usage import Usage
 from gwcore.workers import Workers
 from gwcore_ratelimit.config import RateLimitConfig, RateLimitPolicy
 from gwcore_ratelimit.counting import counted
+from gwcore_ratelimit.gcra import SECOND, Limit
 from gwcore_ratelimit.grant import Grant
-from gwcore_ratelimit.plugin import RateLimit
+from gwcore_ratelimit.plugin import RateLimit, refusal
 
 MANY = {"per": "key", "requests": "1M/min", "tokens": "1G/min", "parallel": 1000}
 README = Path(__file__).parent.parent / "README.md"
@@ -342,3 +343,14 @@ async def test_waits_count_for_the_clock():
         assert (await ask(layer, max_tokens=900)).status == 429
         clock.advance(0.001)
         assert (await ask(layer, max_tokens=900)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("micros", "said"),
+    [(1, "0.001"), (9_823_456, "9.82"), (99_999_999, "100"), (4_318_508_000, "4319"), (2_592_000_000_000, "2592000")],
+)
+def test_a_wait_is_told_without_an_exponent(micros, said):
+    """A limit over days has such waits, and such a period."""
+    limit = Limit(id="x", kind="requests", amount=7, period=30 * 86_400 * SECOND, burst=7, scopes=("global",))
+    told = refusal((limit, "x:", 1), micros).message
+    assert told == f"rate limit reached: 7 requests per 2592000 s for everybody; retry in {said} s"

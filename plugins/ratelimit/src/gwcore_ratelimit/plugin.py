@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import blake2b
@@ -285,7 +286,7 @@ def describe(limit: Limit) -> str:
     counted_as = f"{limit.count} " if limit.kind == TOKENS and limit.count != "total" else ""
     if limit.kind == TOKENS and not limit.count_cached:
         counted_as = f"uncached {counted_as}"
-    return f"{limit.amount} {counted_as}{limit.kind} per {limit.period / SECOND:g} s"
+    return f"{limit.amount} {counted_as}{limit.kind} per {limit.period // SECOND} s"
 
 
 def _note(call: Call, attempts: Sequence[Attempt], told: dict[str, int]) -> None:
@@ -303,6 +304,11 @@ def _who(limit: Limit, key: str) -> str:
     return f" for {', '.join(named)}" if limit.scopes != ("global",) else " for everybody"
 
 
+def _digits(seconds: float) -> str:
+    """Never with an exponent: a limit per day has waits of hours."""
+    return f"{math.ceil(seconds * 1000) / 1000:.3g}" if seconds < 100 else str(math.ceil(seconds))
+
+
 def refusal(charge: Charge, wait: int | None) -> RateLimited:
     """Which limit of whom is reached, and in how many microseconds a retry can succeed; ``None`` for never."""
     limit, key, _ = charge
@@ -311,7 +317,7 @@ def refusal(charge: Charge, wait: int | None) -> RateLimited:
         return RateLimited(message, headers=(("x-should-retry", "false"),))
     seconds = wait / SECOND
     return RateLimited(
-        f"rate limit reached: {describe(limit)}{_who(limit, key)}; retry in {seconds:.3g} s",
+        f"rate limit reached: {describe(limit)}{_who(limit, key)}; retry in {_digits(seconds)} s",
         retry_after=seconds,
         headers=(("retry-after-ms", str(-(-wait // 1000))),),
     )
