@@ -336,3 +336,22 @@ def test_start_is_lean(stack):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_verb_prints_is_its_own_and_what_it_logs_goes_to_stderr(tmp_path):
+    """Whoever reads its output as CSV or JSON must not meet a line of the log."""
+    (tmp_path / "book.db").mkdir()
+    file = tmp_path / "stack.yaml"
+    file.write_text(
+        f'gwcore: 1\nstores: {{book: "sqlite:///{tmp_path}/book.db"}}\nupstreams: {{demo: {{provider: demo}}}}\nstack: []\nwatch: [request_log]\n'
+    )
+    done = run("report", "daily", "--stack", file, "--format", "csv")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert '"event":"store unavailable"' in done.stderr
+
+
+def test_python_m_gwcore_has_the_verbs_of_distributions():
+    command = [sys.executable, "-m", "gwcore", "ledger", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert "gwcore ledger" in done.stdout

@@ -1,5 +1,5 @@
 """``python -m gwcore`` is ``gwcore``."""
 
-from gwcore.cli import app
+from gwcore.cli import main
 
-app(prog_name="gwcore")
+main()

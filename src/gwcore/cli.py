@@ -168,6 +168,10 @@ def new_provider(
 
 def main(arguments: list[str] | None = None) -> Any:
     """The ``gwcore`` command. Verbs of installed distributions are loaded only where none of the core's is meant."""
+    if arguments is None:  # a process of its own: what it prints is the verb's, and what it logs goes to stderr
+        from gwcore import log
+
+        log.setup()
     given = sys.argv[1:] if arguments is None else arguments
     core = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     if not given or given[0] not in core | {"new", "--version"}:
@@ -181,4 +185,4 @@ def main(arguments: list[str] | None = None) -> Any:
         if given and given[0] in VERBS and given[0] not in there:
             typer.echo(f"gwcore {given[0]} comes with {VERBS[given[0]]}; pip install {VERBS[given[0]]}", err=True)
             sys.exit(2)
-    return app(given)
+    return app(given, prog_name="gwcore")
