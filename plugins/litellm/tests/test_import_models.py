@@ -229,3 +229,90 @@ def test_what_is_not_meant_so_is_told(tmp_path, entry_text, where, status):
 def test_what_stands_beside_litellm_params_is_read_as_it_was_meant(tmp_path):
     stack, _ = made(tmp_path, "model_list:\n  - model_name: m\n    litellm_params:\n    model: openai/a\n    rpm: 5\n")
     assert stack["models"] == {"m": "openai/a"}
+
+
+@pytest.mark.parametrize(
+    ("params", "expected", "target"),
+    [
+        (  # a gateway's own path stays, wherever a word of a vendor's path stands in it
+            "{model: anthropic/claude-x, api_base: 'https://gw.example/v1/account/name/anthropic'}",
+            {"provider": "anthropic", "base_url": "https://gw.example/v1/account/name/anthropic"},
+            "anthropic/claude-x",
+        ),
+        (
+            "{model: azure/mine, api_base: 'https://gw.example/openai/tenant'}",
+            {"provider": "azure", "base_url": "https://gw.example/openai/tenant"},
+            "azure/mine",
+        ),
+        (  # LiteLLM takes the prefix off
+            "{model: xinference/llama, api_base: 'http://gpu.example:9997/v1'}",
+            {"provider": "openai-compatible", "base_url": "http://gpu.example:9997/v1"},
+            "gpu/llama",
+        ),
+        (  # one model alone, which speaks OpenAI's API
+            "{model: azure_ai/mistral, api_base: 'https://mistral.eastus2.models.ai.azure.com/v1'}",
+            {"provider": "openai-compatible", "base_url": "https://mistral.eastus2.models.ai.azure.com/v1"},
+            "mistral/mistral",
+        ),
+        (
+            "{model: azure_ai/claude-x, api_base: 'https://r.services.ai.azure.com/'}",
+            {"provider": "anthropic", "base_url": "https://r.services.ai.azure.com/anthropic"},
+            "anthropic/claude-x",
+        ),
+        ("{model: text-embedding-004, vertex_project: p}", {"provider": "vertex"}, "vertex/text-embedding-004"),
+        ("{model: ollama/q}", {"base_url": "${OLLAMA_API_BASE:-http://localhost:11434}"}, "ollama/q"),
+        (
+            "{model: 'bedrock/arn:aws:bedrock:eu-west-1:1:inference-profile/eu.x'}",
+            {"provider": "bedrock", "region": "eu-west-1"},
+            "bedrock/arn:aws:bedrock:eu-west-1:1:inference-profile/eu.x",
+        ),
+    ],
+)
+def test_a_request_goes_where_litellm_sent_it(tmp_path, params, expected, target):
+    _, settings, found, _ = upstream(tmp_path, params)
+    assert ({key: settings[key] for key in expected}, found) == (expected, target)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "{model: watsonx/llama, api_base: 'https://w.example', api_key: x}",
+        "{model: sagemaker/llama, api_base: 'https://w.example'}",
+        "{model: gpt-4o, custom_llm_provider: github_copilot}",
+    ],
+)
+def test_what_litellm_asks_in_another_way_is_not_asked_in_openais(tmp_path, params):
+    stack, said = made(tmp_path, ONE.format(params=params))
+    assert "upstreams" not in stack
+    (told,) = said["model_list.0.litellm_params.model"]
+    assert told[0] == "unsupported"
+    assert told[1].startswith(("watsonx ", "sagemaker ", "github_copilot "))
+
+
+def test_an_address_or_a_region_that_is_not_the_same_is_told(tmp_path):
+    _, settings, _, said = upstream(tmp_path, "{model: bedrock/eu.amazon.nova-pro-v1:0}")
+    assert settings["region"] == "${AWS_REGION_NAME}"  # never a region that nobody named
+    assert statuses(said, "model_list.0.litellm_params.model") == ["manual"]
+    _, settings, _, said = upstream(tmp_path, "{model: vertex_ai/gemini-x, api_base: 'https://proxy.example/v'}")
+    assert "base_url" not in settings
+    assert statuses(said, "model_list.0.litellm_params.api_base") == ["manual"]
+    _, _, _, said = upstream(tmp_path, "{model: gemini/x, api_base: 'https://a.example/v1/publishers/google'}")
+    assert statuses(said, "model_list.0.litellm_params.api_base") == ["manual"]
+
+
+def test_what_is_said_of_one_deployment_is_not_said_of_another(tmp_path):
+    """LiteLLM keeps limits, weights and prices of each entry, though two be the same model with the same key."""
+    stack, _ = made(
+        tmp_path,
+        """
+        model_list:
+          - {model_name: ci, litellm_params: {model: openai/gpt-4o, rpm: 10, input_cost_per_token: 0.000001}}
+          - {model_name: all, litellm_params: {model: openai/gpt-4o, rpm: 900, input_cost_per_token: 0.000009}}
+          - {model_name: also, litellm_params: {model: openai/gpt-4o, rpm: 10, input_cost_per_token: 0.000001}}
+        """,
+    )
+    assert stack["models"] == {"ci": "openai/gpt-4o", "all": "openai-2/gpt-4o", "also": "openai/gpt-4o"}
+    kept = entry(stack, "fallback")["deployments"]
+    assert kept == {"openai/gpt-4o": {"requests": "10/min"}, "openai-2/gpt-4o": {"requests": "900/min"}}
+    prices = [stack["upstreams"][name]["prices"]["gpt-4o"]["input"] for name in ("openai", "openai-2")]
+    assert prices == ["$1/M", "$9/M"]

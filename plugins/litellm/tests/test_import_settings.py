@@ -175,3 +175,51 @@ def test_without_a_master_key_only_this_machine_may_call(tmp_path):
 def test_mistakes_that_litellm_takes_in_silence(tmp_path, text, where):
     _, said = made(tmp_path, f"{MODELS}{text}\n")
     assert "error" in statuses(said, where)
+
+
+def test_what_the_router_says_comes_before_litellm_settings(tmp_path):
+    stack, said = made(
+        tmp_path,
+        MODELS + "router_settings: {num_retries: 0, timeout: '45', cooldown_time: 600}\n"
+        "litellm_settings: {num_retries: 7, request_timeout: os.environ/WAIT_S, drop_params: false}\n",
+    )
+    layer = entry(stack, "fallback")
+    assert layer["retry"] == {"attempts": 1, "per_target": 0}
+    assert (layer["cooldown"], layer["max_cooldown"]) == ("600s", "600s")
+    assert stack["upstreams"]["openai"]["timeout"] == "45s"
+    assert statuses(said, "litellm_settings.drop_params") == ["approximate"]  # LiteLLM answers 400 then
+
+
+def test_a_cooldown_of_0_is_litellms_default(tmp_path):
+    stack, said = made(tmp_path, MODELS + "router_settings: {cooldown_time: 0}\n")
+    assert entry(stack, "fallback")["cooldown"] == "5s"
+    assert statuses(said, "router_settings.cooldown_time") == ["error"]
+
+
+def test_aliases_are_asked_as_litellm_asks_them(tmp_path):
+    stack, said = made(
+        tmp_path,
+        MODELS + "router_settings:\n"
+        "  model_group_alias: {a: b, star: groq/llama, mine: b}\n"
+        "  fallbacks: [{mine: [star]}, {b: [groq/x]}, {nowhere: [b]}]\n",
+    )
+    assert stack["models"]["a"] == "anthropic/b"  # before the deployments of that name
+    assert statuses(said, "router_settings.model_group_alias.a") == ["error"]
+    assert stack["models"]["star"] == "groq/llama"
+    routes = entry(stack, "fallback")["models"]
+    assert routes["mine"]["fallbacks"] == ["star"]  # its own, and not those of what it stands for
+    assert routes["a"]["fallbacks"] == ["groq/x"]
+    assert statuses(said, "router_settings.fallbacks.2.nowhere") == ["error"]
+    assert "nowhere" not in routes
+
+
+def test_without_a_master_key_the_environments_is_told_of(tmp_path):
+    _, said = made(tmp_path, MODELS)
+    ((status, what),) = said["general_settings"]
+    assert status == "manual"
+    assert "without LITELLM_MASTER_KEY in its environment" in what
+
+
+def test_redis_that_the_file_does_not_name_is_that_of_the_environment(tmp_path):
+    stack, _ = made(tmp_path, MODELS + "litellm_settings: {cache: true, cache_params: {type: redis}}\n")
+    assert stack["stores"]["hot"] == "redis://:${REDIS_PASSWORD:-}@${REDIS_HOST}:${REDIS_PORT:-6379}/0"

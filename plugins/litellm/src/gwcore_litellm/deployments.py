@@ -11,6 +11,7 @@ from gwcore_litellm.draft import Draft, name_of
 from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.source import Config
+from gwcore_litellm.tables import dropping
 from gwcore_litellm.vendors import settings, upstream_name, vendor_of
 
 _SAMPLING: Final = (
@@ -23,6 +24,8 @@ _SAMPLING: Final = (
     "frequency_penalty",
     "stop",
 )
+_APART: Final = ("rpm", "tpm", "rpd", "tpd", "weight", "tags", "max_parallel_requests", "max_budget", "budget_duration")
+"""What LiteLLM keeps of each deployment by itself, though it be at the same vendor as another."""
 _WEIGHT: Final = 100
 """Of the deployment that has the most."""
 _MODES: Final = {
@@ -34,7 +37,6 @@ _KNOB: Final = (Status.MANUAL, "defaults of requests are the `sampling` of a rul
 _BY_ITSELF: Final = (Status.EXACT, "so by itself")
 
 _PARAMS: Final[dict[str, tuple[Status, str]]] = {
-    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
     "additional_drop_params": (Status.MANUAL, "what a target refuses is known per vendor; a plugin may take out more"),
     "max_retries": (Status.EXACT, "upstreams are asked once; fallback.retry says how often a call is tried"),
     "num_retries": (Status.APPROXIMATE, "fallback.retry.attempts holds for all models"),
@@ -50,6 +52,7 @@ _PARAMS: Final[dict[str, tuple[Status, str]]] = {
     "otpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: output}"),
     "configurable_clientside_auth_params": (Status.UNSUPPORTED, "clients never choose an upstream's address or key"),
     "cache_control_injection_points": (Status.UNSUPPORTED, "prompt caching is what the client asks for"),
+    "headers": (Status.MANUAL, "headers of the upstream"),
     "extra_body": (Status.MANUAL, "clients send it, or a plugin puts it in"),
     "default_api_key_rpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], requests: …}"),
     "default_api_key_tpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], tokens: …}"),
@@ -146,7 +149,7 @@ class _Deployment:
             return
         group.targets.append(target)
         self._described(name, target, group)
-        self._params.rest(_PARAMS, NAMES, "litellm_params")
+        self._params.rest({**_PARAMS, **dropping(self._params)}, NAMES, "litellm_params")
         known = {key: _BY_ITSELF for key in self._info if key.startswith("supports_")}
         mode = str(self._info.peek("mode"))
         known["mode"] = _BY_ITSELF if mode in _MODES else (Status.UNSUPPORTED, "that mode is not served")
@@ -184,8 +187,9 @@ class _Deployment:
         timeout = self._params.number("timeout", "the upstream's timeout: for its first byte")
         if (timeout := timeout or self._defaults.timeout) is not None:
             upstream["timeout"] = timeout if isinstance(timeout, str) else f"{timeout}s"
-        name = self._draft.upstream(upstream_name(prefix, upstream), upstream)
         cost = prices(self._params, self._info)
+        about = (cost, *(self._params.peek(key) for key in _APART))
+        name = self._draft.upstream(upstream_name(prefix, upstream), upstream, model, about)
         if cost and "${" in model:
             self._params.say(
                 Status.MANUAL, "model", f"its prices belong under upstreams.{name}.prices, by its name there"
@@ -203,7 +207,7 @@ class _Deployment:
             said = "a whole reference does not tell the vendor: write ${NAME} behind the upstream, in models"
             self._params.say(Status.MANUAL, "model", f"{said}. The deployment is left out")
             return
-        vendor = model.partition("/")[0] if "/" in model else model
+        vendor = str(self._params.peek("custom_llm_provider") or model.partition("/")[0])
         said = f"{vendor} is no vendor that is served here" if re.fullmatch(r"[\w.-]+", vendor) else "names no vendor"
         mend = "an address that speaks OpenAI's API is an upstream with provider: openai-compatible and a base_url"
         self._params.say(Status.UNSUPPORTED, "model", f"{said}; {mend}. The deployment is left out")

@@ -36,17 +36,26 @@ class Draft:
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
     budget: dict[str, Any] | None = None
     watch: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _about: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def upstream(self, name: str, settings: dict[str, Any]) -> str:
-        """The name of an upstream with these settings: one that is there, or a new one named after ``name``."""
-        bare = {key: value for key, value in settings.items() if key != "prices"}
+    def upstream(self, name: str, settings: dict[str, Any], model: str, about: tuple[Any, ...]) -> str:
+        """The name of an upstream with these settings: one that is there, or a new one named after ``name``.
+
+        Args:
+            name: what it is called if it is new.
+            settings: as they will stand in the file, but for prices.
+            model: the deployment at it,
+            about: and what there is to say of that one: where another is said to be the same, it is of an upstream of its own.
+        """
         for known, there in self.upstreams.items():
-            if bare == {key: value for key, value in there.items() if key != "prices"}:
+            bare = {key: value for key, value in there.items() if key != "prices"}
+            if settings == bare and self._about.setdefault(f"{known}/{model}", about) == about:
                 return known
         found, at = name, 2
         while found in self.upstreams:
             found, at = f"{name}-{at}", at + 1
         self.upstreams[found] = settings
+        self._about[f"{found}/{model}"] = about
         return found
 
     def store(self, name: str, url: str) -> str:

@@ -252,3 +252,24 @@ NAMES: Final[dict[str, frozenset[str]]] = {
         """
     ),
 }
+
+ALIKE: Final = _words(
+    """
+    abliteration aiand aihubmix aiml aiohttp_openai anyscale apertis chutes clf_ai_gateway cognition cometapi coralbricks
+    cortecs crusoe darkbloom edenai empiriolabs empower galadriel gmi hostinger_router inception inferenceapis kyma lemonade
+    libertai llamagate meta minimax modelscope morph nano-gpt neosantara openinfer ovhcloud parasail pinstripes poe prism
+    publicai qwen_ai_platform qwencloud reka refuseless sail sarvam scaleway scx-ai streamlake synthetic tencent tensormesh v0
+    veniceai wandb xiaomi_mimo xinference zerogpu
+    """
+)
+"""Prefixes that LiteLLM takes off before it speaks OpenAI's API to the ``api_base``."""
+FOREIGN: Final = _words(
+    """
+    a2a a2a_agent amazon_nova auto_router aws_polly bedrock_mantle bytez charity_engine clarifai cloudflare compactifai custom
+    cursor databricks_agent datarobot docker_model_runner dotprompt gdc gigachat github_copilot chatgpt gradient_ai helicone
+    heroku infinity jina_ai langflow langgraph manus maritalk nadir nlp_cloud oci oobabooga petals predibase ragflow replicate
+    runwayml sagemaker sagemaker_chat sagemaker_nova sap snowflake text-completion-codestral text-completion-inception
+    triton vllm watsonx watsonx_text
+    """
+)
+"""Prefixes to which it speaks something else, or runs the model itself: what ``api_base`` serves there is not OpenAI's."""

@@ -28,8 +28,9 @@ _AFFINITY: Final = {
     "responses_api_deployment_check": "session",
     "encrypted_content_affinity": "session",
 }
-_RETRIES, _FAILS, _MOST = 2, 3, 20
-"""LiteLLM's own defaults; and the most attempts that ``fallback`` makes for one call."""
+_RETRIES, _FAILS, _COOLDOWN, _MOST, _LONGEST = 2, 3, 5, 20, 300
+"""LiteLLM's own defaults; the most attempts that ``fallback`` makes for one call, and its ``max_cooldown``."""
+_TIMEOUT: Final = "timeout of the upstreams, where a deployment has none"
 
 ROUTER: Final[dict[str, tuple[Status, str]]] = {
     "set_verbose": (Status.EXACT, "logs are JSON lines; nothing is needed"),
@@ -77,9 +78,9 @@ def read_defaults(config: Config) -> Defaults:
     router, settings = config.data.get("router_settings"), config.data.get("litellm_settings")
     router, settings = router if isinstance(router, dict) else {}, settings if isinstance(settings, dict) else {}
     strategy = router.get("routing_strategy") or "simple-shuffle"
-    timeout = router.get("timeout") or settings.get("request_timeout")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        timeout = None
+    sections = (("router_settings", router, "timeout"), ("litellm_settings", settings, "request_timeout"))
+    waits = [config.section(name).number(key, _TIMEOUT) for name, there, key in sections if key in there]
+    timeout = next((wait for wait in waits if wait), None)
     tags = str(router.get("enable_tag_filtering")).lower() == "true"
     return Defaults(timeout=timeout, shuffled=strategy == "simple-shuffle", tags_count=tags)
 
@@ -105,22 +106,20 @@ class Router:
         mine = router.number("allowed_fails", "fallback.allowed_fails: failures in a row", Status.APPROXIMATE)
         fails = mine if mine is not None else fails
         fallback["allowed_fails"] = max(1, int(fails)) if isinstance(fails, int | float) else _FAILS
-        cooldown = router.number("cooldown_time", "fallback.cooldown")
-        also = settings.number("cooldown_time", "fallback.cooldown")
-        if (cooldown := cooldown or also) is not None and cooldown:
-            fallback["cooldown"] = cooldown if isinstance(cooldown, str) else f"{cooldown}s"
+        self._cooldown(settings)
         wait = router.number("stream_timeout", "fallback.first_token")
         if wait:
             fallback["first_token"] = wait if isinstance(wait, str) else f"{wait}s"
-        router.number("timeout", "timeout of the upstreams, where a deployment has none")
+        router.number("timeout", _TIMEOUT)
         router.flag("enable_tag_filtering", "tags of deployments are always kept")
         self._attempts(settings)
         self._checks()
         self._budgets()
         self._store()
         for name, target in self._redirected.items():
-            if target in self._draft.routes:
-                self._draft.routes[name] = self._draft.routes[target]
+            routes = self._draft.routes
+            if target in routes or name in routes:
+                routes[name] = {**routes.get(target, {}), **routes.get(name, {})}
         router.rest(ROUTER, NAMES, "router_settings")
 
     def _strategy(self) -> None:
@@ -144,6 +143,7 @@ class Router:
 
     def _aliases(self) -> None:
         aliases = self._router.below("model_group_alias")
+        models = dict(self._draft.models)
         for name in aliases:
             meant = aliases.peek(name)
             if isinstance(meant, dict):
@@ -152,13 +152,16 @@ class Router:
                 meant = meant.get("model")
             if not isinstance(meant, str):
                 aliases.say(Status.ERROR, name, "is not the name of one model_name; `models` takes a list of targets")
-            elif meant not in self._draft.models:
+            elif (targets := self._targets(meant, models)) is None:
                 aliases.say(Status.ERROR, name, "no deployment has that model_name; the alias is left out")
-            elif name in self._draft.models:
-                aliases.say(Status.ERROR, name, "a deployment has that model_name; the alias is left out")
             else:
                 aliases.say(Status.EXACT, name, "another name in models")
-                self._draft.models[name] = self._draft.models[meant]
+                if name in models:
+                    said = (
+                        "LiteLLM asks the alias, and the deployments that have this model_name never; so does the stack"
+                    )
+                    aliases.say(Status.ERROR, name, said)
+                self._draft.models[name] = targets
                 self._redirected[name] = meant
                 for rule in self._draft.sampling:
                     if meant in rule["when"]["models"]:
@@ -190,7 +193,7 @@ class Router:
                 self._draft.fallback["default_fallbacks"] = names
             else:
                 self._draft.fallback[kind] = names
-        elif name in self._draft.models or any("*" in model for model in self._draft.models):
+        elif self._served(name) or "*" in name:
             self._draft.routes.setdefault(name, {}).setdefault(kind, names)
         else:
             self._config.add(
@@ -214,10 +217,18 @@ class Router:
         return found
 
     def _served(self, name: str) -> bool:
-        if name in self._draft.models:
-            return True
-        parts = (model.split("*") for model in self._draft.models if "*" in model)
-        return any(name.startswith(before) and name.endswith(after) for before, after in parts)
+        return self._targets(name, self._draft.models) is not None
+
+    @staticmethod
+    def _targets(name: str, models: dict[str, list[str]]) -> list[str] | None:
+        """What serves a name; of several with a * the longest."""
+        if name in models:
+            return models[name]
+        for model in sorted((model for model in models if "*" in model), key=len, reverse=True):
+            before, after = model.split("*")
+            if len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after):
+                return [target.replace("*", name[len(before) : len(name) - len(after)]) for target in models[model]]
+        return None
 
     def _default_fallbacks(self, section: Section) -> None:
         listed = section.take("default_fallbacks", "fallback.default_fallbacks")
@@ -228,10 +239,23 @@ class Router:
             if names:
                 self._draft.fallback["default_fallbacks"] = names
 
+    def _cooldown(self, settings: Section) -> None:
+        said = "fallback.cooldown, doubled while it goes on failing"
+        theirs = settings.number("cooldown_time", said, Status.APPROXIMATE)
+        mine = self._router.number("cooldown_time", said, Status.APPROXIMATE)
+        wait = theirs if mine is None else mine
+        if wait == 0:
+            key = self._router if mine == 0 else settings
+            key.say(Status.ERROR, "cooldown_time", f"LiteLLM reads 0 as its default, {_COOLDOWN} s; so does the stack")
+        if wait is not None:
+            self._draft.fallback["cooldown"] = wait if isinstance(wait, str) else f"{wait or _COOLDOWN}s"
+        if isinstance(wait, int | float) and wait > _LONGEST:
+            self._draft.fallback["max_cooldown"] = f"{wait}s"
+
     def _attempts(self, settings: Section) -> None:
         said = "fallback.retry: all attempts of a call, fallbacks included"
         first, second = settings.number("num_retries", said), self._router.number("num_retries", said)
-        wanted = first if first is not None else second
+        wanted = second if second is not None else first
         again = int(wanted) if isinstance(wanted, int | float) else _RETRIES
         routes = self._draft.routes.values()
         chains = [route.get(kind, ()) for route in routes for kind in _CHAINS]

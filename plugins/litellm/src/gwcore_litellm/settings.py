@@ -10,7 +10,7 @@ from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.redis import redis_url
 from gwcore_litellm.source import Config, Section
-from gwcore_litellm.tables import GENERAL, LITELLM, SECTIONS
+from gwcore_litellm.tables import GENERAL, LITELLM, SECTIONS, dropping
 from gwcore_litellm.watchers import read_alerts
 
 _OPERATIONS: Final = {
@@ -18,6 +18,8 @@ _OPERATIONS: Final = {
     "embedding": "embeddings", "aembedding": "embeddings", "rerank": "rerank", "arerank": "rerank",
     "responses": "chat", "aresponses": "chat", "anthropic_messages": "chat",
 }  # fmt: skip
+_REDIS: Final = "redis://:${REDIS_PASSWORD:-}@${REDIS_HOST}:${REDIS_PORT:-6379}/0"
+"""Where LiteLLM looks if the file does not say it."""
 _SQL: Final = ("postgresql://", "postgres://", "sqlite:", "${")
 
 
@@ -41,7 +43,7 @@ def read_litellm(config: Config, draft: Draft, settings: Section) -> None:
     if status is not None:
         settings.say(Status.APPROXIMATE, "budget_exceeded_status_code", "budget.status: 429, or 402")
     _cache(config, draft, settings)
-    settings.rest(LITELLM, NAMES, "litellm_settings")
+    settings.rest({**LITELLM, **dropping(settings)}, NAMES, "litellm_settings")
 
 
 def _tags(draft: Draft, tags: Section) -> None:
@@ -73,7 +75,7 @@ def _cache(config: Config, draft: Draft, settings: Section) -> None:
     kind = params.peek("type") or "local"
     url = None
     if "redis" in str(kind) or "valkey" in str(kind):
-        url = redis_url(params, "", "cache.store") or "redis://${REDIS_HOST}:${REDIS_PORT:-6379}/0"
+        url = redis_url(params, "", "cache.store") or _REDIS
         params.say(Status.EXACT if kind == "redis" else Status.APPROXIMATE, "type", "a redis store")
     elif kind == "disk":
         url = "sqlite:///gwcore-cache.db"
@@ -185,8 +187,9 @@ def _keys(config: Config, draft: Draft, general: Section) -> None:
     elif url is not None:
         general.say(Status.ERROR, "database_url", "is not the URL of PostgreSQL; `book` is a SQLite file meanwhile")
     if key is None:
-        config.add(Status.MANUAL, ("general_settings",), "without a master_key LiteLLM lets everybody in; this stack does, too, "
-                   "and so listens on this machine only (server.host)")  # fmt: skip
+        config.add(Status.MANUAL, ("general_settings",), "without a master_key, and without LITELLM_MASTER_KEY in its environment, "
+                   "LiteLLM lets everybody in; this stack does, too, and so listens on this machine only (server.host). With one, "
+                   "put first into stack: - auth: {admin_key: '${LITELLM_MASTER_KEY}'}, and budget last")  # fmt: skip
         return
     reference = isinstance(key, str) and key.startswith("os.environ/")
     admin = general.text("master_key", "auth.admin_key; it needs 32 random characters: openssl rand -hex 32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gwcore_litellm.findings import Status
+from gwcore_litellm.source import Section
 
 Said = tuple[Status, str]
 
@@ -19,7 +20,6 @@ _FILE_ONLY: Final[Said] = (
 _KEYS: Final[Said] = (Status.MANUAL, "a rule `per: key` of ratelimit is every key's default, one of budget its ceiling")
 
 LITELLM: Final[dict[str, Said]] = {
-    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
     "modify_params": (Status.EXACT, "requests are fitted to the target where they can be, and refused by name where not"),
     **dict.fromkeys(("set_verbose", "json_logs", "suppress_debug_info", "log_raw_request_response", "litellm_mode"), _LOGS),
     **dict.fromkeys(
@@ -159,3 +159,11 @@ SECTIONS: Final[dict[str, Said]] = {
     "finetune_settings": (Status.UNSUPPORTED, "fine-tuning is not served"),
     "assistant_settings": (Status.UNSUPPORTED, "assistants are not served"),
 }
+
+
+def dropping(section: Section) -> dict[str, Said]:
+    """``drop_params``: what is never refused here is a refusal there where it is false."""
+    if section.peek("drop_params") is False:
+        said = "LiteLLM answers 400 to what the target lacks; here it is left out, and named in x-gwcore-dropped"
+        return {"drop_params": (Status.APPROXIMATE, said)}
+    return {"drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped")}

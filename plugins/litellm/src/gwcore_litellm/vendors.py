@@ -10,12 +10,18 @@ from urllib.parse import urlsplit
 
 from gwcore_litellm.draft import name_of
 from gwcore_litellm.findings import Status
+from gwcore_litellm.names import ALIKE, FOREIGN
 from gwcore_litellm.source import Section
 
 COMPATIBLE: Final = "openai-compatible"
 _OPENAI: Final = "api.openai.com"
-_ADDED: Final = re.compile(r"/+(v1(beta)?|openai|api|models)(/.*)?$|/+$")
-"""Paths below the bases of Azure, Anthropic, Gemini and Ollama."""
+_ADDED: Final = re.compile(
+    r"(/+(v1(/(messages|complete|chat/completions))?|v1beta(/models(/.*)?)?|openai(/v1|/responses|/deployments/.*)?"
+    r"|models(/chat/completions)?|api(/(chat|generate|embed|embeddings))?))?/*$"
+)
+"""What follows the bases of Azure, Anthropic, Gemini and Ollama by itself; a gateway's own path before it stays."""
+_FOUNDRY: Final = (".services.ai.azure.com", ".openai.azure.com", ".cognitiveservices.azure.com")
+"""Hosts that serve models under the paths of Azure OpenAI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,8 @@ VENDORS: Final[dict[str, Vendor]] = {
     "vertex_ai_beta": Vendor("vertex"),
     "bedrock": Vendor("bedrock"),
     "bedrock_converse": Vendor("bedrock"),
-    "ollama": Vendor("ollama", base="OLLAMA_API_BASE", bare=True),
-    "ollama_chat": Vendor("ollama", base="OLLAMA_API_BASE", bare=True),
+    "ollama": Vendor("ollama", base="OLLAMA_API_BASE:-http://localhost:11434", bare=True),
+    "ollama_chat": Vendor("ollama", base="OLLAMA_API_BASE:-http://localhost:11434", bare=True),
     "cohere": Vendor("cohere", "COHERE_API_KEY"),
     "cohere_chat": Vendor("cohere", "COHERE_API_KEY"),
     "groq": Vendor("groq", "GROQ_API_KEY"),
@@ -101,9 +107,12 @@ VENDORS: Final[dict[str, Vendor]] = {
 """Prefix → vendor. What LiteLLM speaks otherwise than over OpenAI's API, and gwcore does not at all, is not here."""
 
 _GUESSES: Final = (
-    (re.compile(r"gpt-|o\d|chatgpt-|text-embedding-|dall-e|whisper|tts-|omni-moderation|codex|ft:gpt"), "openai"),
+    (
+        re.compile(r"gpt-|o\d|chatgpt-|text-embedding-(3|ada)|dall-e|whisper|tts-|omni-moderation|codex|ft:gpt"),
+        "openai",
+    ),
     (re.compile(r"claude-"), "anthropic"),
-    (re.compile(r"gemini-"), "vertex_ai"),
+    (re.compile(r"gemini-|text-(multilingual-)?embedding-\d{3}$"), "vertex_ai"),
     (re.compile(r"command-|embed-(english|multilingual)"), "cohere"),
 )
 """What LiteLLM takes a model without a prefix for."""
@@ -115,16 +124,18 @@ def vendor_of(params: Section) -> tuple[str, str] | None:
     if not isinstance(model, str) or not model:
         return None
     said = params.text("custom_llm_provider", "the upstream's provider")
+    if said and model.partition("/")[0] != said:
+        model = f"{said}/{model}"
     prefix, slash, rest = model.partition("/")
-    if said in VENDORS:
-        return said, rest if slash and prefix == said else model
     if slash and prefix in VENDORS:
         return prefix, rest
+    if slash and prefix in FOREIGN:
+        return None
     for pattern, guessed in _GUESSES:
         if not slash and pattern.match(model):
             return guessed, model
     if params.peek("api_base") or params.peek("base_url"):
-        return "custom_openai", model
+        return "custom_openai", rest if prefix in ALIKE else model
     return None
 
 
@@ -133,7 +144,7 @@ def settings(params: Section, prefix: str, model: str) -> tuple[dict[str, Any], 
     vendor = VENDORS[prefix]
     base = params.text("api_base", "the upstream's base_url") or params.text("base_url", "the upstream's base_url")
     base = base or vendor.url or (f"${{{vendor.base}}}" if vendor.base else None)
-    found: dict[str, Any] = {"provider": vendor.provider}
+    found: dict[str, Any] = {"provider": _azure_ai(base, model) if prefix == "azure_ai" else vendor.provider}
     key = params.text("api_key", "the upstream's api_key")
     own = base is None or urlsplit(base).hostname == _OPENAI
     if vendor.provider == "openai" and not own:
@@ -141,7 +152,9 @@ def settings(params: Section, prefix: str, model: str) -> tuple[dict[str, Any], 
     elif key is None and vendor.key:
         key = f"${{{vendor.key}}}"
     if base is not None and not (own and vendor.provider == "openai"):
-        found["base_url"] = _bare(params, base) if vendor.bare else base
+        found["base_url"] = _bare(params, base) if vendor.bare and found["provider"] != COMPATIBLE else base
+    if prefix == "azure_ai" and found["provider"] == "anthropic":
+        found["base_url"] = found["base_url"].removesuffix("/anthropic") + "/anthropic"
     if key is not None:
         found["api_key"] = key
     if special := _SPECIAL.get(found["provider"]):
@@ -191,8 +204,28 @@ def _azure(params: Section, found: dict[str, Any], model: str) -> str:
     return model.removeprefix("o_series/").removeprefix("gpt5_series/").removeprefix("responses/")
 
 
+def _azure_ai(base: str | None, model: str) -> str:
+    """Who answers at an address of Azure AI: Claude, Azure OpenAI's paths, or one model that speaks OpenAI's API by itself."""
+    host = urlsplit(base or "").hostname or ""
+    if "claude" in model.lower():
+        return "anthropic"
+    return "azure" if not host or "$" in host or host.endswith(_FOUNDRY) else COMPATIBLE
+
+
+def _gemini(params: Section, _found: dict[str, Any], model: str) -> str:
+    key = "api_base" if "api_base" in params else "base_url"
+    if key in params and not urlsplit(str(params.peek(key))).path.rstrip("/").endswith("/v1beta"):
+        said = "LiteLLM asks for /models/… below it, the upstream's base_url is asked for /v1beta/models/…: see that it is there"
+        params.say(Status.MANUAL, key, said)
+    return model
+
+
 def _vertex(params: Section, found: dict[str, Any], model: str) -> str:
     found.pop("base_url", None)
+    for key in ("api_base", "base_url"):
+        if key in params:
+            said = "left out: `vertex` asks Google's own address of the location. Behind a proxy it is an upstream of its own"
+            params.say(Status.MANUAL, key, said)
     for theirs, ours in (("vertex_project", "project"), ("vertex_location", "location")):
         value = params.text(theirs, f"the upstream's {ours}")
         if value is not None:
@@ -233,12 +266,20 @@ def _bedrock(params: Section, found: dict[str, Any], model: str) -> str:
     if slash and re.fullmatch(r"[a-z]{2}(-[a-z]+)+-\d", region):
         found.setdefault("region", region)
         model = rest
-    found.setdefault("region", "${AWS_REGION_NAME:-us-east-1}")
+    if "region" not in found and (arn := re.match(r"(?:[\w-]+/)?arn:aws[\w-]*:bedrock:([a-z0-9-]+):", model)):
+        found["region"] = arn[1]
+    if "region" not in found:
+        found["region"] = "${AWS_REGION_NAME}"
+        said = (
+            "set AWS_REGION_NAME: LiteLLM takes AWS_REGION, AWS's own configuration and us-west-2 where it is not set"
+        )
+        params.say(Status.MANUAL, "model", f"a target. Its region is nowhere in the file; {said}")
     return model
 
 
 _SPECIAL: Final[dict[str, Callable[[Section, dict[str, Any], str], str]]] = {
     "azure": _azure,
+    "gemini": _gemini,
     "vertex": _vertex,
     "bedrock": _bedrock,
     "openai": lambda _params, _found, model: model.removeprefix("responses/"),
