@@ -154,3 +154,65 @@ async def test_what_is_no_database_of_litellms_is_said(postgres_url, database, s
     assert done.exit_code == 1
     assert says in done.stderr
     assert "canary" not in done.output
+
+
+async def execute(database, *statements):
+    connection = await asyncpg.connect(database)
+    for statement in statements:
+        await connection.execute(*statement)
+    await connection.close()
+
+
+async def test_a_budget_of_nothing_stays_one(theirs):
+    key = f"sk-{secrets.token_urlsafe(16)}"
+    await execute(
+        theirs,
+        ("""INSERT INTO "LiteLLM_BudgetTable" (budget_id, max_budget, rpm_limit) VALUES ('none', 0, 0)""",),
+        ("""UPDATE "LiteLLM_TeamMembership" SET budget_id = 'none'""",),
+        (
+            """INSERT INTO "LiteLLM_VerificationToken" (token, key_alias, budget_id) VALUES ($1, 'none', 'none')""",
+            hashlib.sha256(key.encode()).hexdigest(),
+        ),
+    )
+    async with gateway() as url:
+        await run(url, theirs)
+        budgets = {budget["budget_id"]: budget["max_budget"] for budget in await look(url, "/budget/list")}
+        assert budgets == {"b1": 100, "b2": 2, "none": 0}
+        (member,) = (await look(url, "/team/info?team_id=team"))["team_memberships"]
+        assert (member["litellm_budget_table"]["max_budget"], member["litellm_budget_table"]["rpm_limit"]) == (0, 0)
+        assert await chat(url, key) == 429
+
+
+async def test_a_table_that_may_not_be_read_is_not_empty(theirs):
+    """Keys whose budgets cannot be seen are not made without them."""
+    role = f"reader_{secrets.token_hex(6)}"
+    await execute(
+        theirs,
+        (f"CREATE ROLE {role}",),
+        (f'GRANT SELECT ON "LiteLLM_VerificationToken" TO {role}',),
+    )
+    try:
+        async with gateway() as url:
+            done = await run(url, f"{theirs}{'&' if '?' in theirs else '?'}role={role}")
+            assert done.exit_code == 1
+            assert "permission denied for table LiteLLM_BudgetTable" in done.stderr
+            assert (await look(url, "/key/list"))["total_count"] == 0
+    finally:
+        await execute(theirs, (f"DROP OWNED BY {role}",), (f"DROP ROLE {role}",))
+
+
+async def test_a_credential_that_may_not_is_told_of_once(theirs):
+    async with gateway() as url:
+        done = await run(url, theirs, GWCORE_ADMIN_KEY=f"sk-{secrets.token_urlsafe(16)}")
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "GWCORE_ADMIN_KEY" in done.stderr
+
+
+async def test_names_are_told_on_one_line(theirs):
+    await execute(
+        theirs, ("UPDATE \"LiteLLM_VerificationToken\" SET key_alias = E'x\\n\\x1b[2Jy' WHERE key_alias = 'guarded'",)
+    )
+    async with gateway() as url:
+        done = await run(url, theirs)
+    assert "not taken over: key x??[2Jy: guardrails" in done.stderr

@@ -316,3 +316,26 @@ def test_what_is_said_of_one_deployment_is_not_said_of_another(tmp_path):
     assert kept == {"openai/gpt-4o": {"requests": "10/min"}, "openai-2/gpt-4o": {"requests": "900/min"}}
     prices = [stack["upstreams"][name]["prices"]["gpt-4o"]["input"] for name in ("openai", "openai-2")]
     assert prices == ["$1/M", "$9/M"]
+
+
+def test_files_include_files(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/b.yaml").write_text(
+        "include: [c.yaml, ../config.yaml, d.yaml]\n"
+        "model_list: [{model_name: b, litellm_params: {model: openai/b, rpm: 5}}]\n"
+        "litellm_settings: {num_retries: 4}\n"
+    )
+    (tmp_path / "sub/c.yaml").write_text("model_list: [{model_name: c, litellm_params: {model: openai/c}}]\n")
+    (tmp_path / "d.yaml").write_text("model_list: [{model_name: d, litellm_params: {model: openai/d}}]\n")
+    stack, said = made(
+        tmp_path,
+        """
+        include: [sub/b.yaml]
+        model_list: []
+        litellm_settings: {drop_params: true}
+        """,
+    )
+    assert list(stack["models"]) == ["b", "c", "d"]
+    assert statuses(said, "litellm_settings") == ["error"]  # LiteLLM forgets the main file's
+    assert entry(stack, "fallback")["retry"]["per_target"] == 4
+    assert statuses(said, "model_list.0.litellm_params.rpm") == ["approximate"]

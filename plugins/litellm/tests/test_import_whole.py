@@ -139,9 +139,11 @@ def test_the_verb(tmp_path):
     assert ": exact: " not in done.stderr
     assert ": exact: " in run(config, "--all").stderr
     out.write_text("mine")
+    out.chmod(0o644)
     assert run(config, "--out", out).exit_code == 2
     assert out.read_text() == "mine"
     assert run(config, "--out", out, "--force").exit_code == 0
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert environment(out.read_text()).keys() == {"OPENAI_API_KEY"}
     assert run(tmp_path / "nowhere.yaml").exit_code == 2
 

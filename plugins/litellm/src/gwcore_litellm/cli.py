@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gwcore.errors import GatewayError
-from gwcore.remote import HERE, Url, answer, client, failed, refusal
+from gwcore.remote import CREDENTIAL, HERE, Url, answer, client, failed, refusal
 from gwcore_litellm.database import tables
 from gwcore_litellm.findings import Status
 from gwcore_litellm.importer import imported, variables
@@ -80,11 +80,14 @@ def litellm_db(url: Url = HERE) -> None:
             status, document = answer(asking, "POST", step.path, step.body)
             if status < HTTPStatus.BAD_REQUEST:
                 made[step.kind] += 1
+            elif status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                raise failed(f"{refusal(document)} Only an admin's credential does: {CREDENTIAL}")
             elif step.there and answer(asking, "GET", step.there[0], None, **step.there[1])[0] == HTTPStatus.OK:
                 there[step.kind] += 1
             else:
                 refused += 1
-                typer.echo(f"not taken over: {step.kind} {step.name}: {refusal(document)}", err=True)
+                name = "".join(sign if sign.isprintable() else "?" for sign in step.name)
+                typer.echo(f"not taken over: {step.kind} {name}: {refusal(document)}", err=True)
     for kind in dict.fromkeys([*made, *there]):
         typer.echo(f"{kind}: {made[kind]} made, {there[kind]} there already")
     typer.echo(f"not taken over: {refused}. Spend is not: budgets begin anew")
@@ -94,4 +97,5 @@ def litellm_db(url: Url = HERE) -> None:
 def _write(out: Path, text: str) -> None:
     """For its owner alone: what was written out in the file that it is made of may be secret."""
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        os.chmod(out, 0o600)  # one that was there had modes of its own
         file.write(text)

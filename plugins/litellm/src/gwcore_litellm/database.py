@@ -47,27 +47,39 @@ async def _read(url: str) -> dict[str, list[Row]]:
         raise BadConfig("reading LiteLLM's database needs asyncpg; pip install 'gwcore[postgres]'") from None
     try:
         address, schema = _understood(url)
-        connection = await asyncpg.connect(address, timeout=_WITHIN, server_settings={"search_path": schema})
+        # a pooler between shares connections, and with it statements that are kept by name
+        connection = await asyncpg.connect(address, timeout=_WITHIN, statement_cache_size=0)
     except ValueError:
         raise BadConfig("the URL of LiteLLM's database is not one of PostgreSQL's") from None
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         # the text of a driver's error may quote the URL
         raise StoreUnavailable(f"LiteLLM's database does not answer: {type(error).__name__}") from None
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            there = await connection.fetch(
-                "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema"
-            )
-            names = {row["table_name"] for row in there}
-            if _TABLES["key"] not in names:
-                raise BadConfig(f"that database is not LiteLLM's: it has no table {_TABLES['key']}")
-            found = {}
-            for kind, table in _TABLES.items():
-                rows = await connection.fetch(f'SELECT * FROM "{table}"') if table in names else []  # noqa: S608 - of the table above
-                found[kind] = [{name: _plain(value) for name, value in row.items()} for row in rows]
-            return found
+            return await _rows(connection, schema)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise BadConfig(f"LiteLLM's database: {error}; the role needs SELECT on its tables") from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise StoreUnavailable(f"LiteLLM's database could not be read: {type(error).__name__}") from None
     finally:
-        await connection.close()
+        await connection.close(timeout=_WITHIN)
+
+
+async def _rows(connection: Any, schema: str) -> dict[str, list[Row]]:
+    # the catalogue names tables that the role may not read, too: what is in one of those is not nothing
+    there = await connection.fetch(
+        "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)",
+        schema,
+    )
+    names = {row["relname"] for row in there}
+    if _TABLES["key"] not in names:
+        raise BadConfig(f"that database is not LiteLLM's: it has no table {_TABLES['key']}")
+    found = {}
+    quoted = schema.replace('"', '""')
+    for kind, table in _TABLES.items():
+        rows = await connection.fetch(f'SELECT * FROM "{quoted}"."{table}"') if table in names else []  # noqa: S608 - quoted, and of the table above
+        found[kind] = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    return found
 
 
 def _understood(url: str) -> tuple[str, str]:

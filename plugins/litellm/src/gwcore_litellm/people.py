@@ -11,6 +11,7 @@ from gwcore_litellm.database import Row
 
 _MONEY: Final = ("max_budget", "soft_budget", "budget_duration", "model_max_budget", "budget_limits")
 _RATES: Final = ("rpm_limit", "tpm_limit", "tpd_limit", "max_parallel_requests")
+_ZERO: Final = {"max_budget", "max_budget_in_team", *_RATES}
 _INSIDE: Final = (
     "tags", "model_rpm_limit", "model_tpm_limit", "temp_budget_increase", "temp_budget_expiry", "guardrails", "enforced_params",
 )  # fmt: skip
@@ -139,16 +140,14 @@ def _key(row: Row, budgets: Mapping[str, Row], now: datetime) -> dict[str, Any] 
 
 
 def _some(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Those that say something."""
-    return {name: row[name] for name in names if row.get(name) not in (None, [], {}, "", False)}
+    """Those that say something; a limit of 0 says that nothing is allowed."""
+    return {name: row[name] for name in names if row.get(name) or (name in _ZERO and row.get(name) is not None)}
 
 
 def _limits(row: Row, budgets: Mapping[str, Row]) -> dict[str, Any]:
     """A row's own; of its named budget the rates, which a budget here does not have."""
-    shared = budgets.get(row.get("budget_id") or "")
-    found = {**(_some(shared, *_RATES) if shared else {}), **_some(row, *_MONEY, *_RATES)}
-    zero = {name: 0 for name in ("max_budget", *_RATES) if row.get(name) == 0 and row.get(name) is not None}
-    return {**found, **zero, **({"budget_id": shared["budget_id"]} if shared else {})}
+    shared = budgets.get(row.get("budget_id") or "", {})
+    return {**_some(shared, *_RATES), **_some(row, "budget_id", *_MONEY, *_RATES)}
 
 
 def _metadata(row: Row) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _YES, _NO = {"true", "yes", "on", "y", "1"}, {"false", "no", "off", "n", "0", ""
 
 
 class Config:
-    """One ``config.yaml``, its ``include`` files put in as LiteLLM does: lists are lengthened, mappings are updated.
+    """One ``config.yaml``, its ``include`` files and theirs put in: lists are lengthened, mappings are updated.
 
     Attributes:
         data: the sections.
@@ -33,14 +33,31 @@ class Config:
         self._main = _loaded(path)
         self._origins: dict[Loc, tuple[StackSource, Loc]] = {}
         self.data: dict[str, Any] = dict(self._main.data)
+        pending = self._included(path, path, self._main)
+        seen = {path.resolve()}
+        for file in pending:  # grows by what the files include
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                other = _loaded(file)
+                self._include(other)
+                pending += self._included(file, path, other)
+
+    def _included(self, file: Path, main: Path, source: StackSource) -> list[Path]:
+        """What a file includes: beside it, or, as LiteLLM does, beside the main one."""
         names = self.data.pop("include", None)
-        for at, name in enumerate(names if isinstance(names, list) else ()):
-            if isinstance(name, str):
-                self._include(_loaded(path.parent / name))
+        if names is None:
+            return []
+        found: list[Path] = []
+        if file != main:
+            self._origins["include",] = (source, ("include",))
+        self.add(Status.EXACT, ("include",), "put into this one stack file")
+        for at, name in enumerate(names if isinstance(names, list) else [names]):
+            if isinstance(names, list) and isinstance(name, str):
+                beside = file.parent / name
+                found.append(beside if beside.exists() else main.parent / name)
             else:
-                self.add(Status.ERROR, ("include", at), "is not the name of a file")
-        if names is not None:
-            self.add(Status.EXACT, ("include",), "put into this one stack file")
+                self.add(Status.ERROR, ("include", at), "is not the name of a file in a list; LiteLLM does not start")
+        return found
 
     def _include(self, other: StackSource) -> None:
         for key, value in other.data.items():
@@ -49,6 +66,8 @@ class Config:
                 self._origins.update({(key, len(mine) + at): (other, (key, at)) for at in range(len(value))})
                 self.data[key] = [*mine, *value]
             elif isinstance(value, dict) and isinstance(mine, dict):
+                said = f"LiteLLM takes that of {other.name} in its place; here the keys of both hold"
+                self.add(Status.ERROR, (key,), said)
                 self._origins.update({(key, below): (other, (key, below)) for below in value})
                 self.data[key] = {**mine, **value}
             else:
