@@ -223,3 +223,16 @@ def test_without_a_master_key_the_environments_is_told_of(tmp_path):
 def test_redis_that_the_file_does_not_name_is_that_of_the_environment(tmp_path):
     stack, _ = made(tmp_path, MODELS + "litellm_settings: {cache: true, cache_params: {type: redis}}\n")
     assert stack["stores"]["hot"] == "redis://:${REDIS_PASSWORD:-}@${REDIS_HOST}:${REDIS_PORT:-6379}/0"
+
+
+def test_what_is_off_is_not_asked_for(tmp_path):
+    _, said = made(
+        tmp_path,
+        MODELS + "general_settings: {store_model_in_db: false, enable_jwt_auth: false}\n"
+        "router_settings: {disable_cooldowns: false}\n"
+        "litellm_settings: {require_auth_for_metrics_endpoint: false}\n",
+    )
+    assert statuses(said, "general_settings.store_model_in_db") == ["exact"]
+    assert statuses(said, "general_settings.enable_jwt_auth") == ["exact"]
+    assert statuses(said, "router_settings.disable_cooldowns") == ["exact"]
+    assert statuses(said, "litellm_settings.require_auth_for_metrics_endpoint") == ["manual"]  # /metrics wants a key

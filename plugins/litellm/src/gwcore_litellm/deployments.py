@@ -11,7 +11,7 @@ from gwcore_litellm.draft import Draft, name_of
 from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.source import Config
-from gwcore_litellm.tables import dropping
+from gwcore_litellm.tables import said_of
 from gwcore_litellm.vendors import settings, upstream_name, vendor_of
 
 _SAMPLING: Final = (
@@ -37,6 +37,7 @@ _KNOB: Final = (Status.MANUAL, "defaults of requests are the `sampling` of a rul
 _BY_ITSELF: Final = (Status.EXACT, "so by itself")
 
 _PARAMS: Final[dict[str, tuple[Status, str]]] = {
+    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
     "additional_drop_params": (Status.MANUAL, "what a target refuses is known per vendor; a plugin may take out more"),
     "max_retries": (Status.EXACT, "upstreams are asked once; fallback.retry says how often a call is tried"),
     "num_retries": (Status.APPROXIMATE, "fallback.retry.attempts holds for all models"),
@@ -149,7 +150,7 @@ class _Deployment:
             return
         group.targets.append(target)
         self._described(name, target, group)
-        self._params.rest({**_PARAMS, **dropping(self._params)}, NAMES, "litellm_params")
+        self._params.rest(said_of(self._params, _PARAMS), NAMES, "litellm_params")
         known = {key: _BY_ITSELF for key in self._info if key.startswith("supports_")}
         mode = str(self._info.peek("mode"))
         known["mode"] = _BY_ITSELF if mode in _MODES else (Status.UNSUPPORTED, "that mode is not served")

@@ -11,6 +11,7 @@ from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.redis import redis_url
 from gwcore_litellm.source import Config, Section
+from gwcore_litellm.tables import said_of
 
 _STRATEGIES: Final = {
     "simple-shuffle": ("shuffle", Status.EXACT),
@@ -120,7 +121,7 @@ class Router:
             routes = self._draft.routes
             if target in routes or name in routes:
                 routes[name] = {**routes.get(target, {}), **routes.get(name, {})}
-        router.rest(ROUTER, NAMES, "router_settings")
+        router.rest(said_of(router, ROUTER), NAMES, "router_settings")
 
     def _strategy(self) -> None:
         said = self._router.peek("routing_strategy")

@@ -10,7 +10,7 @@ from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.redis import redis_url
 from gwcore_litellm.source import Config, Section
-from gwcore_litellm.tables import GENERAL, LITELLM, SECTIONS, dropping
+from gwcore_litellm.tables import GENERAL, LITELLM, SECTIONS, said_of
 from gwcore_litellm.watchers import read_alerts
 
 _OPERATIONS: Final = {
@@ -43,7 +43,7 @@ def read_litellm(config: Config, draft: Draft, settings: Section) -> None:
     if status is not None:
         settings.say(Status.APPROXIMATE, "budget_exceeded_status_code", "budget.status: 429, or 402")
     _cache(config, draft, settings)
-    settings.rest({**LITELLM, **dropping(settings)}, NAMES, "litellm_settings")
+    settings.rest(said_of(settings, LITELLM), NAMES, "litellm_settings")
 
 
 def _tags(draft: Draft, tags: Section) -> None:
@@ -170,7 +170,7 @@ def read_general(config: Config, draft: Draft, general: Section) -> None:
     keep = general.text("maximum_spend_logs_retention_period", "budget.retain")
     if keep is not None and draft.budget is not None:
         draft.budget["retain"] = keep
-    general.rest(GENERAL, NAMES, "general_settings")
+    general.rest(said_of(general, GENERAL), NAMES, "general_settings")
 
 
 def _keys(config: Config, draft: Draft, general: Section) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from gwcore_litellm.findings import Status
@@ -20,6 +21,7 @@ _FILE_ONLY: Final[Said] = (
 _KEYS: Final[Said] = (Status.MANUAL, "a rule `per: key` of ratelimit is every key's default, one of budget its ceiling")
 
 LITELLM: Final[dict[str, Said]] = {
+    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
     "modify_params": (Status.EXACT, "requests are fitted to the target where they can be, and refused by name where not"),
     **dict.fromkeys(("set_verbose", "json_logs", "suppress_debug_info", "log_raw_request_response", "litellm_mode"), _LOGS),
     **dict.fromkeys(
@@ -161,9 +163,22 @@ SECTIONS: Final[dict[str, Said]] = {
 }
 
 
-def dropping(section: Section) -> dict[str, Said]:
-    """``drop_params``: what is never refused here is a refusal there where it is false."""
-    if section.peek("drop_params") is False:
-        said = "LiteLLM answers 400 to what the target lacks; here it is left out, and named in x-gwcore-dropped"
-        return {"drop_params": (Status.APPROXIMATE, said)}
-    return {"drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped")}
+_OFF: Final[Said] = (Status.EXACT, "off, and nothing is needed for that")
+_FALSE: Final[dict[str, Said]] = {
+    "drop_params": (
+        Status.APPROXIMATE,
+        "LiteLLM answers 400 to what the target lacks; here it is left out, and named in x-gwcore-dropped",
+    ),
+    "require_auth_for_metrics_endpoint": (Status.MANUAL, "prometheus.port serves metrics without a key; /metrics never does"),
+    **dict.fromkeys(
+        ("store_model_in_db", "store_prompts_in_spend_logs", "disable_spend_logs", "enable_jwt_auth", "disable_cooldowns",
+         "enable_pre_call_checks", "cache_responses", "allow_requests_on_db_unavailable", "infer_model_from_keys", "budget_rollover",
+         "enforce_user_param", "use_x_forwarded_for", "enable_health_check_routing", "merge_reasoning_content_in_choices"),
+        _OFF,
+    ),
+}  # fmt: skip
+
+
+def said_of(section: Section, known: Mapping[str, Said]) -> dict[str, Said]:
+    """What there is to say of keys, some of which mean another thing, or nothing, where they are false."""
+    return {**known, **{key: said for key, said in _FALSE.items() if section.peek(key) is False}}
