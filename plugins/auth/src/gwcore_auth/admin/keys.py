@@ -319,6 +319,8 @@ class Keys:
     async def _secret(self, change: Change, given: Presented, key_id: str) -> None:
         if self.desk.pepper is None:
             raise BadRequest("this gateway has no admin_key, so it makes no keys")
+        if given.proof in self.book.secrets:  # which comes first: what is made here would say what nobody keeps
+            raise Conflict("this key is declared in the stack file")
         values = {"id": given.id, "key_id": key_id, "digest": self.desk.pepper.digest(given.proof), "until": None}
         try:
             await change.sql.execute(insert(SECRET).values(**values))
