@@ -446,7 +446,10 @@ async def test_declared_keys_are_read_only_and_work(serve, sqlite_url, upstream,
             ("/key/block", {"key": secret}),
             ("/key/delete", {"keys": ["ci"]}),
             ("/key/regenerate", {"key": "ci"}),
-            ("/key/generate", {"sha256": hashlib.sha256(secret.encode()).hexdigest()}),  # never what a request would get
+            (
+                "/key/generate",
+                {"sha256": hashlib.sha256(secret.encode()).hexdigest()},
+            ),  # never what a request would get
             ("/team/update", {"team_id": "gitops", "models": []}),
             ("/team/delete", {"team_ids": ["gitops"]}),
         ):
