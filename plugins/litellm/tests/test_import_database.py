@@ -25,7 +25,7 @@ models: {{small: up/small, large: up/large}}
 stack:
   - auth: {{admin_key: "${{GWCORE_ADMIN_KEY}}"}}
   - ratelimit
-  - budget
+  - budget: {{patience: 10s}}
 """
 ANSWER = {
     "id": "c1", "object": "chat.completion", "created": 1, "model": "m",
@@ -216,3 +216,15 @@ async def test_names_are_told_on_one_line(theirs):
     async with gateway() as url:
         done = await run(url, theirs)
     assert "not taken over: key x??[2Jy: guardrails" in done.stderr
+
+
+async def test_policies_of_guardrails_are_no_policies_of_ours(theirs):
+    await execute(
+        theirs,
+        ('ALTER TABLE "LiteLLM_VerificationToken" ADD policies text[]',),
+        ("UPDATE \"LiteLLM_VerificationToken\" SET policies = '{strict}' WHERE key_alias = 'ops'",),
+    )
+    async with gateway() as url:
+        done = await run(url, theirs)
+        assert "not taken over: key ops: policies" in done.stderr
+        assert await chat(url, KEYS["ops"]) == 401

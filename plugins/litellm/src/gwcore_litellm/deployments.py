@@ -272,6 +272,9 @@ def _group(config: Config, draft: Draft, name: str, group: Group) -> None:
     waits = [wait for wait in group.first_token if wait is not None]
     if waits:
         draft.routes.setdefault(name, {})["first_token"] = waits[0] if isinstance(waits[0], str) else f"{waits[0]}s"
+    if len(set(map(str, waits))) > 1:
+        said = f"the deployments of {name} have different stream_timeouts; that of the first that has one holds for all"
+        config.add(Status.APPROXIMATE, ("model_list",), said)
     samplings = [sampling for sampling in group.sampling if sampling]
     if samplings:
         draft.sampling.append({"name": name_of(name)[:60], "when": {"models": [name]}, "sampling": samplings[0]})

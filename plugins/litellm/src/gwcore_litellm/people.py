@@ -93,7 +93,9 @@ def _teams(rows: Mapping[str, list[Row]], budgets: Mapping[str, Row]) -> Iterato
         if row["team_id"] == _PAGES:
             continue
         body = {
-            **_some(row, "team_id", "team_alias", "organization_id", "models", "blocked", "access_group_ids"),
+            **_some(
+                row, "team_id", "team_alias", "organization_id", "models", "blocked", "access_group_ids", "policies"
+            ),
             **_limits(row, budgets),
             **_metadata(row),
         }
@@ -124,7 +126,7 @@ def _key(row: Row, budgets: Mapping[str, Row], now: datetime) -> dict[str, Any] 
         "sha256": row["token"],
         **_some(
             row, "key_alias", "models", "aliases", "user_id", "team_id", "organization_id", "allowed_routes", "blocked", "permissions",
-            "budget_fallbacks", "access_group_ids", "agent_id", "project_id", "router_settings",
+            "budget_fallbacks", "access_group_ids", "agent_id", "project_id", "router_settings", "policies",
         ),
         **_limits(row, budgets),
         **_metadata(row),

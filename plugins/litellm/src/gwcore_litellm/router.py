@@ -248,8 +248,7 @@ class Router:
         if wait == 0:
             key = self._router if mine == 0 else settings
             key.say(Status.ERROR, "cooldown_time", f"LiteLLM reads 0 as its default, {_COOLDOWN} s; so does the stack")
-        if wait is not None:
-            self._draft.fallback["cooldown"] = wait if isinstance(wait, str) else f"{wait or _COOLDOWN}s"
+        self._draft.fallback["cooldown"] = wait if isinstance(wait, str) else f"{wait or _COOLDOWN}s"
         if isinstance(wait, int | float) and wait > _LONGEST:
             self._draft.fallback["max_cooldown"] = f"{wait}s"
 
