@@ -14,7 +14,7 @@ from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, home_of
-from gwcore_budget.ledger.ops import NOTHING_METERED, POSTED, REAPED, VOIDED, Bury, Facts
+from gwcore_budget.ledger.ops import NOTHING_METERED, POSTED, VOIDED, Bury, Facts
 from gwcore_budget.ledger.verify import verify
 
 PRICES = {"*": {"input": "$1/M", "output": "$1/M", "context_window": 1_000_000, "max_output": 1000}}
@@ -56,7 +56,7 @@ async def test_what_the_store_refuses_for_good_is_spent_all_the_same(make_ledger
     monkeypatch.setattr(ledger.home, "transact", strict)
     ledger.settle(held, POSTED, 70, "usage", NOTHING_METERED._replace(error="x"))
     await eventually(lambda: not ledger.group.backlog, 20)
-    assert await ledger.home.rows("SELECT state, settled FROM budget_hold") == [(REAPED, 100)]
+    assert await ledger.home.rows("SELECT state, settled FROM budget_hold") == [(POSTED, 70)]
 
 
 async def test_a_worker_whose_grants_move_while_it_is_buried(postgres_url):

@@ -223,7 +223,7 @@ async def test_no_name_keeps_what_was_spent_out_of_the_books(store_url):
     assert await with_nul(store_url) == ([200, 400], 1)
 
 
-async def test_negative_control_a_name_that_postgresql_refuses(postgres_url, monkeypatch):
+async def test_a_name_that_postgresql_refuses_costs_what_it_costs(postgres_url, monkeypatch):
     class Loose(str):
         __slots__ = ()
 
@@ -232,4 +232,4 @@ async def test_negative_control_a_name_that_postgresql_refuses(postgres_url, mon
 
     model_of = OpenAIChat.model_of
     monkeypatch.setattr(OpenAIChat, "model_of", lambda *said: Loose(model_of(*said)))
-    assert await with_nul(postgres_url) == ([200, 200], 1)
+    assert await with_nul(postgres_url) == ([200, 200], 2)

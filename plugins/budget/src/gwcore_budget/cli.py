@@ -194,7 +194,7 @@ def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> 
     from gwcore.catalog import Catalog
     from gwcore.errors import GatewayError
     from gwcore.resources import Resources
-    from gwcore_budget.ledger.home import StoreDown
+    from gwcore_budget.ledger.home import Conflict, StoreDown, Unfit
     from gwcore_budget.ledger.homes import home_of
     from gwcore_budget.plugin import BudgetPlugin
 
@@ -223,3 +223,5 @@ def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> 
         raise failed(error.message) from None
     except StoreDown as error:
         raise failed(f"the ledger's store does not answer: {error}") from None
+    except (Conflict, Unfit) as error:
+        raise failed(f"the ledger's store refuses: {error}") from None

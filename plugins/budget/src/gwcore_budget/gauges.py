@@ -29,7 +29,7 @@ MOST = 200
 EVENTS = (
     "exceeded", "reserved", "clamped", "tightened", "reaped", "underestimates", "store_unavailable", "unmetered",
     "unpriced_denied", "partly_unpriced", "unknown_plan", "drained", "drains_refused", "budget.soft", "budget.exceeded",
-    "exported", "export_failed", "closed", "budget.late",
+    "exported", "export_failed", "closed", "close_failed", "budget.late", "budget.lessened", "budget.refused",
 )  # fmt: skip
 """What is counted; each is shown from the start, since a counter that begins at 1 has not grown."""
 

@@ -37,7 +37,7 @@ from gwcore_budget.config import BudgetConfig, BudgetPolicy
 from gwcore_budget.early import Streams
 from gwcore_budget.export import Exporter
 from gwcore_budget.gauges import Gauges, Tally
-from gwcore_budget.ledger.group import Unavailable
+from gwcore_budget.ledger.group import Unavailable, Unbooked
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
 from gwcore_budget.ledger.ledger import Ledger, Refused
@@ -45,6 +45,7 @@ from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Hold,
 from gwcore_budget.plans import Plans
 from gwcore_budget.refusal import (
     DOWN,
+    REFUSED,
     BudgetStoreUnavailable,
     PlanMissing,
     Unpriced,
@@ -270,9 +271,10 @@ class BudgetPlugin(Plugin):
             return await ledger.hold(attempt.id, amount, budgets.all, known, least=least, wait=wait, expires=expires)
         except Refused as refused:
             raise self._refusal(refused.short, ledger) from None
-        except Unavailable:
+        except Unavailable as error:
             self.counts["store_unavailable"] += 1
-            raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
+            said = REFUSED if isinstance(error, Unbooked) else DOWN
+            raise BudgetStoreUnavailable(said, retry_after=1, plugin=self.name) from None
 
     async def _looked_up(self, ledger: Ledger, attempt: Attempt) -> Budgets:
         """The budgets of an attempt, one of which this worker has not heard of."""
@@ -455,6 +457,7 @@ class BudgetPlugin(Plugin):
             "open": len(ledger.open),
             "unwritten": ledger.group.backlog + len(ledger.escrow.done),
             "store": "down" if ledger.group.down else "up",
+            "refused": len(ledger.group.refused),
             "counts": dict(self.counts),
         }
 

@@ -10,6 +10,7 @@ from gwcore_budget.ledger.ops import Short
 from gwcore_budget.window import FOREVER
 
 DOWN = "the budget's store does not answer"
+REFUSED = "the budget's store refuses to hold money for this call; the gateway's log says why"
 
 
 class BudgetStoreUnavailable(StoreUnavailable):

@@ -54,6 +54,7 @@ from gwcore_budget.ledger.ops import (
     done,
     ids_text,
 )
+from gwcore_budget.ledger.refused import fewer
 
 SOFT_TOLD, LIMIT_TOLD = 1, 2
 SOFT_KNOWN, LIMIT_KNOWN = 1 | 4, 2 | 8
@@ -119,8 +120,7 @@ class Books:
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     turnover: list[tuple[Hold, int, int, int, Metered]] = field(default_factory=list)
-    """For the daily sums and the outbox: (hold, its state, change of spend, 1 if the attempt is counted now and 0 for a
-    correction, what was metered before)."""
+    """For the daily sums and the outbox: (hold, its state, change of spend, 1 or for a correction 0, what was metered before)."""
 
     def grant_row(self, key: tuple[str, int]) -> tuple[str, int, int, int]:
         """What the store keeps of a grant."""
@@ -310,10 +310,8 @@ class Books:
             return Done(VOIDED, 0)
         correction = hold.state == REAPED and op.state == POSTED
         if hold.state != PENDING and not correction:
-            again = hold.settled if op.state != VOIDED else 0
-            return Already(
-                hold.state, hold.settled, conflict=hold.state != op.state or (op.amount or 0) != (again or 0)
-            )
+            again = hold.settled or 0 if op.state != VOIDED else 0
+            return Already(hold.state, hold.settled, conflict=hold.state != op.state or op.amount != again)
         if correction and hold.new:
             # still in its worker's hands: a transaction that fails is repeated with the hold as it was
             hold = self.holds[op.hold] = replace(hold)
@@ -321,6 +319,8 @@ class Books:
         before = hold.settled or 0 if correction else 0
         hold.end(op.state, op.amount, op.basis, op.metered)
         hold.ended, hold.changed = self.now, True
+        if op.less:
+            hold.facts = fewer(hold.facts, op.less)
         final = hold.settled or 0
         pending, posted = (0 if correction else -held), final - before
         # a correction after a reap counts what the reap under-estimated, once

@@ -26,7 +26,7 @@ BEGIN = (
 )
 """Whoever runs this is alone: the row stays locked until the transaction ends."""
 SINCE = "SELECT since FROM budget_retention"
-OLDEST = "SELECT min(seen) FROM budget_worker"
+OLDEST = "SELECT min(at) FROM (SELECT seen AS at FROM budget_worker UNION ALL SELECT at FROM budget_refused) AS open"
 HOLDS = (
     "SELECT id, accounts, coalesce(settled, 0), created FROM budget_hold "
     "WHERE created >= $1 AND created < $2 AND state <> 0 ORDER BY created LIMIT $3"

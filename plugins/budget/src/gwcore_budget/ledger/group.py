@@ -10,25 +10,26 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from gwcore_budget.ledger.clock import BOOT
-from gwcore_budget.ledger.home import Conflict, Home, StoreDown
+from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unfit
 from gwcore_budget.ledger.ops import (
-    NOTHING_METERED,
-    REAPED,
     VOIDED,
     Admitted,
     Done,
     Event,
+    Hold,
     Op,
     Reserve,
     Result,
     Settle,
     Spent,
 )
+from gwcore_budget.ledger.refused import held_by, lessened
 
 BATCH = 512
 """Holds that one transaction may end or begin."""
@@ -41,16 +42,33 @@ class Unavailable(Exception):
     """The store did not say in time whether it holds the money; whatever it did is undone."""
 
 
+class Unbooked(Unavailable):
+    """The store refuses it for good, whatever is left out of it; ``holds`` are not ended."""
+
+    def __init__(self, holds: tuple[str, ...]) -> None:
+        super().__init__(*holds)
+        self.holds = holds
+
+
 class _Entry:
-    __slots__ = ("conflicts", "done", "future", "op")
+    """An operation on its way: ``op`` may say ``less`` than the ``whole``, and be a ``part`` of another's."""
+
+    __slots__ = ("done", "future", "less", "op", "part", "refused", "tries", "whole")
 
     def __init__(
-        self, op: Op, future: asyncio.Future[Result] | None, done: Callable[[Result], None] | None = None
+        self,
+        op: Op,
+        future: asyncio.Future[Result] | None,
+        done: Callable[[Result], None] | None = None,
+        *,
+        part: bool = False,
     ) -> None:
-        self.op = op
+        self.op = self.whole = op
         self.future = future
         self.done = done
-        self.conflicts = 0
+        self.tries = self.less = 0
+        self.part = part
+        self.refused = False
 
     @property
     def weight(self) -> int:
@@ -64,6 +82,7 @@ class Group:
         on_grants: told of every grant, in the turn in which it is known.
         behind: milliseconds by which the machine's boot clock is behind the store's clock.
         down: the store did not answer the last time.
+        refused: ids of holds whose end the store does not take.
     """
 
     def __init__(
@@ -74,6 +93,7 @@ class Group:
         self.behind = 0
         self.down = False
         self.commits = 0
+        self.refused: dict[str, None] = {}
         self.on_grants: Callable[[Reserve, Admitted], None] = lambda _op, _admitted: None
         self._on_event = on_event
         self._queue: deque[_Entry] = deque()
@@ -82,6 +102,7 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._inflight = 0
+        self._parked: list[_Entry] = []  # what the store refuses
 
     async def open(self) -> None:
         """Begin. Raises ``StoreDown``."""
@@ -135,6 +156,7 @@ class Group:
 
         Raises:
             Unavailable: not within ``patience`` seconds. A reserve is undone; anything else will still be done.
+            Unbooked: the store refuses it; nothing is done.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
@@ -203,19 +225,18 @@ class Group:
         ops = [entry.op for entry in batch]
         try:
             answer = await self.home.transact(ops)
-        except Conflict as error:
-            if any(entry.conflicts for entry in batch):
-                await self._singly(batch, error)
-                return
-            for entry in batch:  # as a rule another worker came between, and is through
-                entry.conflicts = 1
-            await self._commit(batch)
-            return
         except StoreDown:
             raise
-        except Exception as error:  # a bug must not stop the ledger: find the operation it belongs to
-            _log.error("ledger transaction failed", error=type(error).__name__)
-            await self._singly(batch, error)
+        except Conflict as error:
+            if any(entry.tries for entry in batch):
+                await self._apart(batch, error)
+                return
+            for entry in batch:  # as a rule another worker came between, and is through
+                entry.tries = 1
+            await self._commit(batch)
+            return
+        except Exception as error:  # a bug must not stop the ledger either: find the operation it belongs to
+            await self._apart(batch, error)
             return
         self.commits += 1
         self.heard(answer.now)
@@ -223,39 +244,93 @@ class Group:
             self._resolve(entry, result)
         for event in answer.events:
             self._on_event(event)
+        if self.refused:
+            for id_ in [id_ for op in ops for id_ in held_by(op)]:
+                self.refused.pop(id_, None)
 
-    async def _singly(self, batch: list[_Entry], error: Exception) -> None:
-        """Apply one by one what failed together, so that one refusal never hurts its neighbours."""
-        if len(batch) > 1:
-            for at, entry in enumerate(batch):
-                try:
-                    await self._commit([entry])
-                except StoreDown:
-                    batch[:] = batch[at:]  # what went before is done
-                    raise
-            return
-        entry = batch[0]
-        if isinstance(entry.op, Spent) and len(entry.op.holds) > 1:
-            alone = [_Entry(Spent(entry.op.worker, (hold,)), None) for hold in entry.op.holds]
-            await self._singly(alone, error)
-            refused = [hold for hold, one in zip(entry.op.holds, alone, strict=True) if one.conflicts >= _CONFLICTS]
-            if refused:
-                entry.op.holds = tuple(refused)  # they stay in the journal
+    # ── what the store refuses ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _apart(self, batch: list[_Entry], error: Exception) -> None:
+        """Halve what failed together until what is refused stands alone: one refusal never hurts its neighbours."""
+        if len(batch) == 1:
+            (entry,) = batch
+            if isinstance(entry.op, Spent) and len(entry.op.holds) > 1:
+                await self._parts(entry, entry.op, error)
             else:
-                self._resolve(entry, Done(VOIDED))
+                await self._alone(entry, error)
             return
-        entry.conflicts += 1
-        if entry.conflicts < _CONFLICTS:
-            await asyncio.sleep(0.001 * 2**entry.conflicts)
-            await self._commit(batch)
+        half = len(batch) // 2
+        first, second = batch[:half], batch[half:]
+        try:
+            await self._commit(first)
+            first = []
+            await self._commit(second)
+        except StoreDown:
+            batch[:] = first + second  # what went before is done
+            raise
+
+    async def _parts(self, entry: _Entry, op: Spent, error: Exception) -> None:
+        half = len(op.holds) // 2
+        refused: list[Hold] = []
+        for some in (op.holds[:half], op.holds[half:]):
+            part = _Entry(replace(op, holds=some), None, part=True)
+            part.tries = entry.tries
+            await self._commit([part])
+            assert isinstance(part.whole, Spent)
+            refused += part.whole.holds if part.refused else ()
+        if refused:
+            op.holds = tuple(refused)  # they stay in the journal
+            self._refuse(entry, error)
+        else:
+            self._resolve(entry, Done(VOIDED))
+
+    async def _alone(self, entry: _Entry, error: Exception) -> None:
+        """Again, then with less said of it."""
+        entry.tries += 1
+        if entry.tries < (_CONFLICTS if isinstance(error, Conflict) else 2):
+            await asyncio.sleep(0.001 * 2**entry.tries)
+            await self._commit([entry])
             return
-        _log.error("ledger operation refused by the store", op=type(entry.op).__name__, error=type(error).__name__)
-        op = entry.op
-        if isinstance(op, Settle) and op.state != VOIDED and op.metered != NOTHING_METERED:
-            # what cannot be written of it must not make it free
-            self.send(Settle(op.hold, REAPED, basis="refused by the store", worker=op.worker))
-        if entry.future is not None and not entry.future.done():
-            entry.future.set_exception(error)
+        less = entry.less = entry.less + 1
+        op = lessened(entry.whole, less)
+        if op is None:
+            self._refuse(entry, error)
+            return
+        entry.op, entry.tries = op, _CONFLICTS - 1
+        await self._commit([entry])
+        if entry.less == less and not entry.refused:
+            self._tell("budget.lessened", entry, error)
+
+    def _refuse(self, entry: _Entry, error: Exception) -> None:
+        """What it was to end stays held, and is asked again later; who waits for it is told at once."""
+        entry.op, entry.less, entry.tries, entry.refused = entry.whole, 0, 0, True
+        if entry.part:
+            return
+        self._tell("budget.refused", entry, error)
+        holds = held_by(entry.whole)
+        if entry.future is None and holds:
+            self._parked.append(entry)
+            self.refused.update(dict.fromkeys(holds))
+        elif entry.future is not None and not entry.future.done():
+            entry.future.set_exception(Unbooked(holds))
+
+    def _tell(self, topic: str, entry: _Entry, error: Exception) -> None:
+        holds = held_by(entry.whole)
+        body = {
+            "op": type(entry.whole).__name__,
+            "holds": len(holds),
+            "first": holds[:1],
+            "error": str(error)[:200] if isinstance(error, Unfit | Conflict) else type(error).__name__,
+        }
+        self._on_event(Event(f"{topic}:{''.join(holds[:1])}", topic, body))
+
+    def again(self) -> None:
+        """Ask once more for what the store has refused."""
+        for entry in self._parked:
+            entry.refused = False
+            self._queue.append(entry)
+        self._parked.clear()
+        self._wake.set()
 
     def _resolve(self, entry: _Entry, result: Result) -> None:
         op = entry.op

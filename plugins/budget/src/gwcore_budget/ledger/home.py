@@ -60,6 +60,10 @@ class Conflict(Exception):
     """The store refused a batch as a whole (a row that another worker inserted meanwhile): send it again."""
 
 
+class Unfit(Exception):
+    """The store refused a batch for what one of its rows says, and would again: nothing was applied."""
+
+
 @dataclass(slots=True)
 class Answer:
     """What a transaction came to: one result per operation, the events it told, and the store's clock."""
@@ -81,7 +85,7 @@ class Home(Protocol):
 
         Raises:
             StoreDown: nothing is known of the batch; every operation may be sent again, with the same ids.
-            Conflict: nothing was applied.
+            Conflict, Unfit: nothing was applied.
         """
         ...
 
@@ -92,7 +96,7 @@ class Home(Protocol):
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 
-        Raises ``StoreDown``, also where the answer takes more than :data:`ANSWER` seconds.
+        Raises ``StoreDown``, also where the answer takes more than :data:`ANSWER` seconds; ``Unfit``.
         """
         ...
 
@@ -104,7 +108,7 @@ class Home(Protocol):
         """Carry forward and delete rows older than ``retain`` milliseconds: up to ``most`` holds, and as many entries.
 
         In one transaction, from where the ``last`` one came to; see :mod:`gwcore_budget.ledger.closing`. ``due``: the
-        millisecond of the next look, unless somebody says otherwise. Raises ``StoreDown``, ``Conflict``.
+        millisecond of the next look, unless somebody says otherwise. Raises ``StoreDown``, ``Conflict``, ``Unfit``.
         """
         ...
 

@@ -9,6 +9,7 @@ into what was mapped, zeros fill the gap.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 from collections.abc import Iterable
@@ -131,7 +132,10 @@ def _dispatched(hold: Hold) -> bytes:
 
 def _settled(hold: Hold) -> bytes:
     record = ("S", hold.id, hold.state, hold.settled or 0, hold.basis, tuple(hold.metered))
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a number beyond 64 bits: it costs what it costs
+        return json.dumps(record).encode() + b"\n"
 
 
 def recover(path: Path, worker: str) -> list[Hold]:

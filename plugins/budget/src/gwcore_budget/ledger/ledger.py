@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import structlog
 
 from gwcore_budget.ledger.escrow import Escrow, Within
-from gwcore_budget.ledger.group import BATCH, Group, Unavailable
-from gwcore_budget.ledger.home import Home, StoreDown, places
+from gwcore_budget.ledger.group import BATCH, Group, Unavailable, Unbooked
+from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unfit, places
 from gwcore_budget.ledger.journal import LOST, Journal, recover
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
@@ -29,6 +30,7 @@ from gwcore_budget.ledger.ops import (
     Facts,
     Hold,
     Metered,
+    Op,
     Recall,
     Reserve,
     Result,
@@ -38,6 +40,7 @@ from gwcore_budget.ledger.ops import (
     Spent,
     Stale,
 )
+from gwcore_budget.ledger.refused import AGAIN
 from gwcore_budget.ledger.worker import BEAT, KINDS, SILENT, Corpse, Other, Worker
 from gwcore_budget.window import Period, Window
 
@@ -91,6 +94,8 @@ class Ledger:
         self._on_over = on_over
         self._periods: dict[Window, Period] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._told: set[str] = set()  # holds of which the store has heard that it refuses their end
+        self._unburied: dict[str, float] = {}  # workers whose end it refuses, and when to ask again
         self._pumping = False
         self._settled: asyncio.Event | None = None  # somebody waits for it
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -118,12 +123,17 @@ class Ledger:
         self.escrow.retire(self.group.now(), everything=True)
         try:
             async with asyncio.timeout(within):
-                if await self.group.flushed() and not self.escrow.unwritten:  # else the journal is needed
+                written = await self.group.flushed()
+                await self._own_up()
+                if written and not (self.escrow.unwritten or self.group.refused):  # else the journal is needed
                     # what the store granted and could not say is ours, too
                     await self.group.ask(Bury(self.worker.id), within)
                     await self.worker.leave(self.home)
-        except (StoreDown, Unavailable, TimeoutError):
-            _log.error("the ledger's store does not answer: another worker will settle what is left")
+        except (StoreDown, Unbooked, Unavailable, TimeoutError, Unfit, Conflict) as error:
+            _log.error(
+                "the ledger's store does not answer: another worker will settle what is left",
+                error=type(error).__name__,
+            )
         self.escrow.journal.close()
         await self.group.aclose(0.1 if self.group.down else within)
         self.worker.close()
@@ -351,7 +361,7 @@ class Ledger:
             self.escrow.retire(self.group.now(), rows)
 
     async def _beats(self) -> None:
-        beat = well = time.monotonic()
+        beat = well = asked = time.monotonic()
         while True:
             try:
                 if time.monotonic() - beat >= BEAT:
@@ -363,18 +373,24 @@ class Ledger:
                         )
                         self.mode = "direct"
                         self.escrow.forget()
+                    await self._own_up()
                     await self._audit()
+                if self.group.refused and time.monotonic() - asked >= AGAIN:
+                    asked = time.monotonic()
+                    self.group.again()
                 # an outage of the store has silenced everybody: who lives has some beats to say so
                 await self.bury_the_dead(silent=time.monotonic() - well > 3 * BEAT)
             except (StoreDown, Unavailable):
                 well = time.monotonic()  # the next beat may arrive
+            except Exception as error:  # whatever the store refuses, this worker lives, and is to say so
+                _log.error("the ledger's store refuses", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(1.0)
 
     async def _audit(self) -> None:
         """Holds that the store has as ours and we do not: of reserves whose answer was lost. They were never dispatched."""
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND created < $2"
         for (hold,) in await self.home.rows(query, self.worker.id, self.group.now() - _AUDIT_AGE):
-            if hold not in self.open and not self.group.backlog:
+            if hold not in self.open and hold not in self.group.refused and not self.group.backlog:
                 self.group.send(Settle(hold, VOIDED, basis="never dispatched", worker=self.worker.id))
 
     async def bury_the_dead(self, *, silent: bool = True) -> None:
@@ -382,16 +398,46 @@ class Ledger:
         others = await self.worker.others(self.home)
         self.workers = 1 + len(others)
         for other in others:
+            if time.monotonic() < self._unburied.get(other.id, 0.0):
+                continue
             corpse = Corpse.of(other)
-            if corpse is not None:
-                try:
+            try:
+                if corpse is not None:
                     await self._bury(other, here=True)
-                finally:
+                    for kind in KINDS:
+                        other.file(kind).unlink(missing_ok=True)
+                elif silent and self.group.now() - other.seen > SILENT:
+                    await self._bury(other, here=False)
+            except Unbooked as refused:
+                # its journal and grants stay as they are: what they say is all that is known of that money
+                self._unburied[other.id] = time.monotonic() + AGAIN
+                await self._tell_refused(other.id, refused.holds or [f"grants of {other.id}"])
+            finally:
+                if corpse is not None:
                     corpse.close()
-                for kind in KINDS:
-                    other.file(kind).unlink(missing_ok=True)
-            elif silent and self.group.now() - other.seen > SILENT:
-                await self._bury(other, here=False)
+
+    async def _own_up(self) -> None:
+        """The store knows of what it refuses to end, for ``gwcore ledger verify``."""
+        refused = set(self.group.refused)
+        await self._tell_refused(self.worker.id, refused - self._told)
+        for hold in self._told - refused:
+            await self.home.rows("DELETE FROM budget_refused WHERE hold = $1 RETURNING hold", hold)
+        self._told = refused
+
+    async def _tell_refused(self, worker: str, holds: Iterable[str]) -> None:
+        insert = "INSERT INTO budget_refused (hold, worker, at) VALUES ($1,$2,$3) ON CONFLICT DO NOTHING RETURNING hold"
+        for hold in holds:
+            await self.home.rows(insert, hold, worker, self.group.now())
+
+    async def _end_all(self, ops: Iterable[Op]) -> None:
+        """Raises ``Unbooked`` for what the store refuses, once all others are done."""
+        done = await asyncio.gather(*[self.group.ask(op, 30) for op in ops], return_exceptions=True)
+        failed = [one for one in done if isinstance(one, BaseException)]
+        for error in failed:
+            if not isinstance(error, Unbooked):
+                raise error
+        if failed:
+            raise Unbooked(tuple(chain.from_iterable(one.holds for one in failed if isinstance(one, Unbooked))))
 
     async def _bury(self, other: Other, *, here: bool) -> None:
         burn = not here
@@ -404,14 +450,14 @@ class Ledger:
                 burn = True
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
         rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
-        for at in range(0, len(spent), BATCH):
-            self.group.send(Spent(other.id, tuple(spent[at : at + BATCH]), found=True))
-        for (hold,) in rows:
-            self.group.send(Settle(hold, REAPED, basis=LOST))
+        told = [Spent(other.id, tuple(spent[at : at + BATCH]), found=True) for at in range(0, len(spent), BATCH)]
+        await self._end_all([*told, *(Settle(hold, REAPED, basis=LOST) for (hold,) in rows)])
         done = await self.group.ask(Bury(other.id, burn=burn), 30)
         gone = []
         if not await self.home.rows("SELECT id FROM budget_hold WHERE worker=$1 AND state=0", other.id):
             gone = await self.home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", other.id)
+            await self.home.rows("DELETE FROM budget_refused WHERE worker=$1 RETURNING hold", other.id)
+            self._unburied.pop(other.id, None)
         lost = done.amount if isinstance(done, Done) else 0
         if not (spent or rows or lost or gone):
             return  # nothing new: it is asked again until its last hold expires

@@ -191,7 +191,10 @@ class Reserve:
 
 @dataclass(slots=True)
 class Settle:
-    """End a hold: ``state`` is POSTED (``amount`` is the truth), VOIDED (not billed) or REAPED (unknown: the worst case)."""
+    """End a hold: ``state`` is POSTED (``amount`` is the truth), VOIDED (not billed) or REAPED (unknown: the worst case).
+
+    ``less``: how much of the hold's facts is left out, since the store refuses them; see :mod:`gwcore_budget.ledger.refused`.
+    """
 
     hold: str
     state: int
@@ -199,6 +202,7 @@ class Settle:
     basis: str = ""
     metered: Metered = NOTHING_METERED
     worker: str = ""
+    less: int = 0
 
 
 @dataclass(slots=True, frozen=True)

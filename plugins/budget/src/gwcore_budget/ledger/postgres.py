@@ -25,6 +25,7 @@ from gwcore_budget.ledger.home import (
     Needs,
     StoreDown,
     Turns,
+    Unfit,
     exported,
     folding,
     hold_from,
@@ -52,22 +53,27 @@ _DOWN = (
     asyncpg.LockNotAvailableError,
     asyncpg.PostgresSystemError,
 )
-
-
-_REFUSED = (
+_AGAIN = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_UNFIT = (
+    asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.PLPGSQLError,
 )
+"""What is said of the rows themselves; behind it the connection is as good as before."""
 
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """Raises ``Conflict`` and ``StoreDown`` for what the driver says."""
+    """Raises ``Conflict``, ``Unfit`` and ``StoreDown`` for what the driver says."""
     try:
         yield
-    except _REFUSED as error:
+    except _AGAIN as error:
         raise Conflict(type(error).__name__) from error
+    except _UNFIT as error:
+        raise Unfit(
+            f"{type(error).__name__}: {error.args[0]}"
+        ) from error  # without its detail, which has the whole row
     except (*_LOST, *_DOWN) as error:
         raise StoreDown(type(error).__name__) from error
 
@@ -183,11 +189,11 @@ class PostgresHome:
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[asyncpg.Connection]:
-        """The connection that writes. Raises ``StoreDown``, ``Conflict``."""
+        """The connection that writes. Raises ``StoreDown``, ``Conflict``, ``Unfit``."""
         with _named():
             try:
                 yield await self._connection()
-            except _REFUSED:
+            except (*_AGAIN, *_UNFIT):
                 raise
             except BaseException:
                 # after a lost connection nobody knows whether the commit arrived

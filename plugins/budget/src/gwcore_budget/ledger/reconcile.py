@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import PydanticCustomError
 
 from gwcore.units import DOLLAR, parse_money
-from gwcore_budget.ledger.home import Home, attempts_of, day_of, places
-from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Missing, Settle
+from gwcore_budget.ledger.home import Conflict, Home, Unfit, attempts_of, day_of, places
+from gwcore_budget.ledger.ops import POSTED, REAPED, Done, Missing, Result, Settle
+from gwcore_budget.ledger.refused import LEAST, lessened
 
 _BATCH = 200
 
@@ -27,12 +28,14 @@ class Deltas:
     Attributes:
         corrected: holds that were at their worst case and are at the truth now. ``kept``: had been at the truth before.
         missing: ids of bills for which there is no hold, or more than one it may be for.
+        refused: holds whose correction the store refuses; they stay as they were.
         by: (day, upstream/model) → posted before, and after.
     """
 
     corrected: int = 0
     kept: int = 0
     missing: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     by: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -41,6 +44,7 @@ class Deltas:
             "corrected": self.corrected,
             "kept": self.kept,
             "missing": self.missing,
+            "refused": self.refused,
             "days": [
                 {"day": day, "model": model, "before": a / DOLLAR, "after": b / DOLLAR, "change": (b - a) / DOLLAR}
                 for (day, model), (a, b) in sorted(self.by.items())
@@ -102,14 +106,27 @@ async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: 
             id_, _, _, created, upstream, model, settled, _ = reaped[0]
             key = (day_of(created), f"{upstream}/{model}")
             settles.append((Settle(id_, POSTED, bills[name], "reconciled"), key, settled or 0))
-    answer = await home.transact([settle for settle, _, _ in settles])
-    for (settle, key, before), result in zip(settles, answer.results, strict=True):
+    results = await _corrected(home, [settle for settle, _, _ in settles])
+    for (settle, key, before), result in zip(settles, results, strict=True):
         if isinstance(result, Done):
             deltas.corrected += 1
             sums = deltas.by.setdefault(key, [0, 0])
             sums[0] += before
             sums[1] += settle.amount
+        elif result is None:
+            deltas.refused.append(settle.hold)
         elif isinstance(result, Missing):  # closed since we looked
             deltas.missing.append(settle.hold)
         else:
             deltas.kept += 1
+
+
+async def _corrected(home: Home, ops: Sequence[Settle], less: int = 0) -> list[Result | None]:
+    """``None`` for what the store refuses, which hurts no other."""
+    try:
+        return [*(await home.transact([lessened(op, less) or op for op in ops] if less else ops)).results]
+    except (Conflict, Unfit) as error:
+        half = len(ops) // 2
+        if half:
+            return [*await _corrected(home, ops[:half]), *await _corrected(home, ops[half:])]
+        return await _corrected(home, ops, less + 1) if less < LEAST and isinstance(error, Unfit) else [None]

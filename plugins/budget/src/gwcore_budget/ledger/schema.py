@@ -194,6 +194,15 @@ carried = Table(
     sqlite_strict=True,
 )
 """Sums by account of what is not kept: ``pending`` and ``posted`` of entries, ``settled`` of holds. Account 0 has those of all holds."""
+refused = Table(
+    "budget_refused",
+    metadata,
+    Column("hold", Text, primary_key=True),
+    Column("worker", Text, nullable=False),
+    Column("at", _Int, nullable=False),
+    sqlite_strict=True,
+)
+"""Holds whose end the store refuses, whatever is left out of it; see :mod:`gwcore_budget.ledger.refused`."""
 
 _NEVER = "BEGIN SELECT RAISE(ABORT, 'budget_entry is append only'); END"
 _KEPT = "coalesce((SELECT since FROM budget_retention), 0)"

@@ -31,10 +31,10 @@ from gwcore_budget.ledger.home import (
     ANSWER,
     FOREVER,
     Answer,
-    Conflict,
     Needs,
     StoreDown,
     Turns,
+    Unfit,
     exported,
     folding,
     hold_from,
@@ -238,7 +238,7 @@ class SqliteHome:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Alone among the workers. Raises ``StoreDown``, ``Conflict``."""
+        """Alone among the workers, so that nobody comes between. Raises ``StoreDown``, ``Unfit``."""
         db = self._db
         if db is None:
             raise StoreDown("closed")
@@ -254,9 +254,11 @@ class SqliteHome:
                 raise
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
-        except sqlite3.IntegrityError as error:
-            raise Conflict(str(error)) from error
+        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
+            raise Unfit(str(error)) from error
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # what a statement does, or a trigger
+                raise Unfit(str(error)) from error
             raise StoreDown(type(error).__name__) from error
 
     def _transact(self, ops: Sequence[Op]) -> Answer:

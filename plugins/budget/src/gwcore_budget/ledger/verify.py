@@ -57,7 +57,10 @@ async def _overdue(home: Home, now: int) -> list[str]:
         now - REAP, now - SILENT,
     )  # fmt: skip
     unsent = await home.report("SELECT id FROM budget_outbox WHERE created < $1 ORDER BY created, id", now - SEND)
+    refused = await home.report("SELECT hold FROM budget_refused ORDER BY hold")
     told = []
+    if refused:
+        told.append(f"refused: the store does not take the end of {_some(refused)}: what is held for it stays held")
     if lost:
         told.append(f"I4: {_some(lost)} expired without a living worker, and no worker reaps")
     if unsent:
