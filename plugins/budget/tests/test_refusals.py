@@ -133,6 +133,7 @@ async def test_what_cannot_be_booked_stays_held_and_verify_says_so(ledgers, cons
     ledger = await ledgers(mode=mode)
     await unbookable(ledger, constraints)
     assert topics(told) == ["budget.refused"] and list(ledger.group.refused) == ["odd:1"]
+    assert "odd" in str(told[0].body["error"])
     posted, pending, _ = (await accounts(ledger.home))[G]
     assert posted == 60 and pending >= 100
     await ledger._own_up()

@@ -68,7 +68,7 @@ class _Entry:
         self.done = done
         self.tries = self.less = 0
         self.part = part
-        self.refused = False
+        self.refused: Exception | None = None
 
     @property
     def weight(self) -> int:
@@ -255,7 +255,7 @@ class Group:
         if len(batch) == 1:
             (entry,) = batch
             if isinstance(entry.op, Spent) and len(entry.op.holds) > 1:
-                await self._parts(entry, entry.op, error)
+                await self._parts(entry, entry.op)
             else:
                 await self._alone(entry, error)
             return
@@ -269,16 +269,18 @@ class Group:
             batch[:] = first + second  # what went before is done
             raise
 
-    async def _parts(self, entry: _Entry, op: Spent, error: Exception) -> None:
+    async def _parts(self, entry: _Entry, op: Spent) -> None:
         half = len(op.holds) // 2
         refused: list[Hold] = []
+        error: Exception | None = None
         for some in (op.holds[:half], op.holds[half:]):
             part = _Entry(replace(op, holds=some), None, part=True)
             part.tries = entry.tries
             await self._commit([part])
-            assert isinstance(part.whole, Spent)
-            refused += part.whole.holds if part.refused else ()
-        if refused:
+            if part.refused is not None and isinstance(part.whole, Spent):
+                refused += part.whole.holds
+                error = part.refused
+        if error is not None:
             op.holds = tuple(refused)  # they stay in the journal
             self._refuse(entry, error)
         else:
@@ -298,12 +300,12 @@ class Group:
             return
         entry.op, entry.tries = op, _CONFLICTS - 1
         await self._commit([entry])
-        if entry.less == less and not entry.refused:
+        if entry.less == less and entry.refused is None:
             self._tell("budget.lessened", entry, error)
 
     def _refuse(self, entry: _Entry, error: Exception) -> None:
         """What it was to end stays held, and is asked again later; who waits for it is told at once."""
-        entry.op, entry.less, entry.tries, entry.refused = entry.whole, 0, 0, True
+        entry.op, entry.less, entry.tries, entry.refused = entry.whole, 0, 0, error
         if entry.part:
             return
         self._tell("budget.refused", entry, error)
@@ -327,7 +329,7 @@ class Group:
     def again(self) -> None:
         """Ask once more for what the store has refused."""
         for entry in self._parked:
-            entry.refused = False
+            entry.refused = None
             self._queue.append(entry)
         self._parked.clear()
         self._wake.set()
