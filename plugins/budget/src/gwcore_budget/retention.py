@@ -50,7 +50,7 @@ class Retention:
                     await self.round()
             except Exception as error:  # what is wrong with one round must not end them all
                 self._counts["close_failed"] += 1
-                _log.error("books could not be closed", error=f"{type(error).__name__}: {error}"[:200])
+                _log.error("books could not be closed", error=type(error).__name__)
 
     async def _ours(self) -> bool:
         """Whether it is time, and nobody else has seen it before us. What is due in a time to come was set by a wrong clock."""

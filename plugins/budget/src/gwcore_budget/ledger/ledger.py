@@ -383,7 +383,7 @@ class Ledger:
             except (StoreDown, Unavailable):
                 well = time.monotonic()  # the next beat may arrive
             except Exception as error:  # whatever the store refuses, this worker lives, and is to say so
-                _log.error("the ledger's store refuses", error=f"{type(error).__name__}: {error}")
+                _log.error("the ledger's store refuses", error=type(error).__name__)
             await asyncio.sleep(1.0)
 
     async def _audit(self) -> None:

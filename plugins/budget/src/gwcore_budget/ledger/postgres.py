@@ -63,6 +63,13 @@ _UNFIT = (
 """What is said of the rows themselves; behind it the connection is as good as before."""
 
 
+def _why(error: Exception) -> str:
+    """Its kind and the constraint or column; an operator's trigger in its own words. What a driver says quotes values, the detail the row."""
+    place = getattr(error, "constraint_name", None) or getattr(error, "column_name", None)
+    said = str(error.args[0]) if isinstance(error, asyncpg.PLPGSQLError) else place or getattr(error, "sqlstate", None)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 @contextmanager
 def _named() -> Iterator[None]:
     """Raises ``Conflict``, ``Unfit`` and ``StoreDown`` for what the driver says."""
@@ -71,9 +78,7 @@ def _named() -> Iterator[None]:
     except _AGAIN as error:
         raise Conflict(type(error).__name__) from error
     except _UNFIT as error:
-        raise Unfit(
-            f"{type(error).__name__}: {error.args[0]}"
-        ) from error  # without its detail, which has the whole row
+        raise Unfit(_why(error)) from error
     except (*_LOST, *_DOWN) as error:
         raise StoreDown(type(error).__name__) from error
 
