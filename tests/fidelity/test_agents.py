@@ -290,6 +290,66 @@ async def test_codex_works_against_every_upstream(dialect):
     assert "store" not in seen.document or seen.document["store"] is False
 
 
+AGENTS = {
+    "type": "namespace",
+    "name": "multi_agent_v1",
+    "description": "Tools of sub-agents.",
+    "tools": [
+        {"type": "function", "name": "close_agent", "description": "Close one.", "strict": False, "parameters": {"type": "object", "properties": {"target": {"type": "string"}}}},
+        {"type": "function", "name": "wait_agent", "parameters": {"type": "object", "properties": {}}},
+    ],
+}  # fmt: skip
+MCP = {"type": "namespace", "name": "mcp__burp__", "tools": [{"type": "custom", "name": "close_agent"}]}
+LONG = {
+    "type": "namespace",
+    "name": "mcp__" + "a" * 50,
+    "tools": [{"type": "function", "name": name * 30} for name in "bc"],
+}
+SPACED = [
+    {
+        "type": "function_call",
+        "call_id": "call_3",
+        "name": "close_agent",
+        "namespace": "multi_agent_v1",
+        "arguments": "{}",
+    },
+    {"type": "function_call_output", "call_id": "call_3", "output": "no such agent"},
+]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages", "gemini.generate"])
+@pytest.mark.parametrize(
+    ("called", "item"),
+    [
+        ("multi_agent_v1__close_agent", ("function_call", "multi_agent_v1", "close_agent")),
+        ("mcp__burp__close_agent", ("custom_tool_call", "mcp__burp__", "close_agent")),
+        ("exec_command", ("function_call", None, "exec_command")),
+    ],
+)
+async def test_tools_in_namespaces_reach_every_upstream_and_come_back_in_theirs(dialect, called, item, stream):
+    """As Codex offers its agents and every MCP server; it knows a call by both names only."""
+    plain = codex()
+    body = codex(tools=[*plain["tools"], AGENTS, MCP], input=[*plain["input"], *SPACED], stream=stream)
+    arguments = json.dumps({"target": "a"} if item[0] == "function_call" else {"input": "a"})
+    got, seen = await codexes(dialect, body, Answer(body=call_of(dialect, called, arguments)))
+    assert got.status == 200 and "namespace" not in got.headers.get("x-gwcore-dropped", ""), got.headers
+    text = seen.body.decode()
+    for word in ("multi_agent_v1__wait_agent", "Tools of sub-agents.", "Close one.", "no such agent"):
+        assert word in text, word
+    assert text.count("multi_agent_v1__close_agent") >= 2 and '"namespace"' not in text  # offered, and in the history
+    output = responses(got.body).turn if stream else json.loads(got.body)["output"]
+    (call,) = [one for one in output if one["type"].endswith("_call")]
+    assert (call["type"], call.get("namespace"), call["name"]) == item
+    assert call["call_id"] == "call_9"
+
+
+async def test_names_in_namespaces_have_a_length_that_every_vendor_takes():
+    _, seen = await codexes("openai.chat", codex(tools=[LONG]))
+    names = {tool["function"]["name"] for tool in seen.document["tools"]}
+    assert len(names) == 2 and all(len(name) == 64 for name in names)
+
+
 @pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages", "gemini.generate"])
 @pytest.mark.parametrize(
     ("more", "name"),

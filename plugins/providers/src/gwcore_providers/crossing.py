@@ -234,6 +234,7 @@ _OF_THINKING = frozenset({"config", "encrypted", "reasoning", "budget", "level"}
 _KEPT = frozenset({
     "instructions", "role", "item", "empty", "legacy", "given", "noid", "at", "parameters", "id", "status", "type", "annotations",
     "logprobs", "thought", "thoughtSignature", "reasoning", "reasoning_content", "index", "input_schema", "name", "object",
+    "namespace",
 })  # fmt: skip
 
 

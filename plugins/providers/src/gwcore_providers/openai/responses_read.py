@@ -31,6 +31,7 @@ from gwcore.chat import (
 )
 from gwcore.errors import BadRequest
 from gwcore_providers.crossing import from_url, objects, rest, spelled, string, thought_of, unseal
+from gwcore_providers.openai.namespaces import SPACE, inside, joined
 
 DIALECT = "openai.responses"
 KNOBS = {
@@ -60,7 +61,7 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
         DIALECT,
         model,
         _messages(document),
-        tools=[_tool(item, f"tools[{at}]") for at, item in enumerate(objects(document.get("tools") or [], "tools"))],
+        tools=_tools(document.get("tools") or [], "tools"),
         parallel=parallel if isinstance(parallel, bool) else None,
         max_tokens=limit if isinstance(limit, int) else None,
         thinking=_thinking(document),
@@ -256,15 +257,18 @@ def call(item: dict[str, Any], where: str = "a call") -> ToolCall:
     custom = item.get("type") == "custom_tool_call"
     key = "input" if custom else "arguments"
     id, signature = thought_of(string(item, "call_id", where))  # noqa: A001 - the field's standard name
+    name, extra = string(item, "name", where), rest(item, "type", "call_id", "name", key, "id")
+    if isinstance(space := item.get(SPACE), str):
+        name, extra = joined(space, name), {**extra, "name": name}
     return ToolCall(
         id,
-        string(item, "name", where),
+        name,
         spelled(item.get(key, "")),
         custom=custom,
         signature=signature,
         dialect="gemini.generate" if signature else DIALECT,
         item_id=item.get("id"),
-        extra=rest(item, "type", "call_id", "name", key, "id"),
+        extra=extra,
     )
 
 
@@ -301,6 +305,19 @@ _ITEMS: dict[str, Callable[[dict[str, Any], str], Part]] = {
 
 
 # ── how it shall be answered ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tools(items: Any, where: str) -> list[Tool]:
+    out: list[Tool] = []
+    for at, item in enumerate(objects(items, where)):
+        tool = _tool(item, f"{where}[{at}]")
+        held = _tools(item.get("tools") or [], f"{where}[{at}].tools") if item.get("type") == SPACE else []
+        if held and not any(one.server for one in held):
+            string(item, "name", f"{where}[{at}]")
+            out += inside(item, held)
+        else:
+            out.append(tool)
+    return out
 
 
 def _tool(item: dict[str, Any], where: str) -> Tool:

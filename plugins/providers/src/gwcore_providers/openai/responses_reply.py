@@ -9,6 +9,7 @@ from gwcore.chat import ChatReply, Choice, Finish, Media, Opaque, Part, Reasonin
 from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore_providers.crossing import complaint_of, rest
+from gwcore_providers.openai.namespaces import apart, spaces
 from gwcore_providers.openai.responses_object import (
     Document,
     call_item,
@@ -114,6 +115,7 @@ def _item(part: Part, id: str, crossing: Crossing) -> Document | None:  # noqa: 
         if part.server:
             crossing.drop(f"the server tool {part.name}")
             return None
+        part = apart(part, spaces(crossing.request), DIALECT)
         given = part.arguments or ("" if part.custom else "{}")
         item_id = part.item_id if part.dialect == DIALECT else None
         return call_item(item_id or f"fc_{id}", part, given, "completed")

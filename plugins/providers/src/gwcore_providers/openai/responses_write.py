@@ -26,6 +26,7 @@ from gwcore_providers.crossing import data_url, fit_id, foreign, unsayable, word
 from gwcore_providers.efforts import effort_of, nearest
 from gwcore_providers.openai.chat_write import fit_tier
 from gwcore_providers.openai.models import accepted_efforts, reasons
+from gwcore_providers.openai.namespaces import grouped
 from gwcore_providers.openai.responses_read import DIALECT, ENCRYPTED, KNOBS, LOGPROBS
 
 Document = dict[str, Any]
@@ -126,7 +127,7 @@ def _enough(limit: int, crossing: Crossing) -> int:
 
 
 def _offer_tools(request: ChatRequest, out: Document, crossing: Crossing, *, same: bool) -> None:
-    tools = [_tool(tool, crossing, same=same) for tool in request.tools]
+    tools = grouped([_tool(tool, crossing, same=same) for tool in request.tools])
     if tools:
         out["tools"] = tools
     if request.parallel is not None and (tools or same):

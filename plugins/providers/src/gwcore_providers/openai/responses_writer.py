@@ -30,6 +30,7 @@ from gwcore.events import (
     Whole,
 )
 from gwcore.usage import Usage
+from gwcore_providers.openai.namespaces import apart, spaces
 from gwcore_providers.openai.responses_object import (
     TIERS,
     Document,
@@ -45,6 +46,7 @@ from gwcore_providers.openai.responses_object import (
     usage_document,
     whole_item,
 )
+from gwcore_providers.openai.responses_read import DIALECT
 
 _BROKEN = "the model's answer broke off"
 _OF_CALLS = frozenset({ToolCallStarted, ToolCallDelta})
@@ -84,6 +86,7 @@ class ResponsesWriter:
 
     def __init__(self, crossing: Crossing) -> None:
         self._crossing = crossing
+        self._spaces = spaces(crossing.request)
         self._sequence = 0
         self._object: Document | None = None
         self._stem = ""
@@ -338,7 +341,7 @@ class ResponsesWriter:
     def _call(self, event: ToolCallStarted, out: list[bytes]) -> None:
         self._thought_done(out)
         self._message_done(out)
-        call = event.call
+        call = apart(event.call, self._spaces, DIALECT)
         if call.server:
             self._crossing.drop(f"the server tool {call.name}")
             return
