@@ -340,6 +340,7 @@ class Attempt:
         cost: of that usage; see :attr:`Outcome.cost`.
         fields: top-level members of the document that this attempt sends otherwise; the call's own stays as it is.
         added: further request headers, of plugins.
+        dropped: names of what was left out of a request in its own dialect, for ``x-gwcore-dropped``.
     """
 
     __slots__ = (
@@ -347,6 +348,7 @@ class Attempt:
         "call",
         "card",
         "cost",
+        "dropped",
         "ended",
         "error",
         "fields",
@@ -378,6 +380,7 @@ class Attempt:
         self.cost: Cost | None = None
         self.fields: dict[str, Any] | None = None
         self.added: Headers | None = None
+        self.dropped: list[str] | None = None
         call.attempts.append(self)
         call.served = self
 

@@ -18,6 +18,8 @@ from gwcore.prices import PriceCard
 from gwcore.usage import Usage
 
 Document = dict[str, Any]
+Returned = tuple[Document, list[str]]
+"""A document that was changed on its way back to its own vendor, and the names of what was left out of it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -206,8 +208,8 @@ class Dialect(Protocol):
         """The request body changed so that its stream will report usage; ``raw`` itself where it already does."""
         ...
 
-    def returned(self, raw: bytes, document: Document) -> Document | None:
-        """A chat without what another vendor signed and this API refuses; ``None`` where there is none, as almost always."""
+    def returned(self, raw: bytes, document: Document, model: str) -> Returned | None:
+        """A chat without what another vendor left in it and this API refuses; ``None`` where there is none, as almost always."""
         ...
 
     def opening(self, operation: str, buffer: bytes) -> Opening:

@@ -24,7 +24,19 @@ from gwcore.dialect import Dialect, Document, InBandError
 from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Untranslatable, UpstreamError
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
-from gwcore.relay import TAIL, WHOLE_BODY_CAP, header, in_band, look, plain, read_on, refused, relay, says_nothing
+from gwcore.relay import (
+    DROPPED,
+    TAIL,
+    WHOLE_BODY_CAP,
+    header,
+    in_band,
+    look,
+    plain,
+    read_on,
+    refused,
+    relay,
+    says_nothing,
+)
 from gwcore.service import Service
 from gwcore.taps import Taps, tell
 from gwcore.translate import CHAT, Translation, Way, translate, void
@@ -95,7 +107,13 @@ def build(
             f"{call.operation} in the dialect {call.dialect.name}"
         )
     path, names_model = found
-    own = call.dialect.returned(call.raw, document) if document is not None and call.operation == CHAT else None
+    own = None
+    if (
+        document is not None
+        and call.operation == CHAT
+        and (back := call.dialect.returned(call.raw, document, target.model))
+    ):
+        own, attempt.dropped = back
     request = Request(
         call.method,
         upstream.origin,
@@ -184,9 +202,12 @@ def _request_headers(call: Call, fixed: Headers) -> Headers:
     return headers
 
 
-def _response_headers(call: Call, response: Response) -> Headers:
-    prefixes = _prefixes(call.dialect.forward) + _RESPONSE_PREFIXES
-    return [(k, v) for k, v in response.headers if k in _RESPONSE_HEADERS or k.startswith(prefixes)]
+def _response_headers(attempt: Attempt, response: Response) -> Headers:
+    prefixes = _prefixes(attempt.call.dialect.forward) + _RESPONSE_PREFIXES
+    headers = [(k, v) for k, v in response.headers if k in _RESPONSE_HEADERS or k.startswith(prefixes)]
+    if attempt.dropped:
+        headers.append((DROPPED, ", ".join(attempt.dropped).encode()))
+    return headers
 
 
 class Dispatch:
@@ -297,13 +318,13 @@ class Dispatch:
             parts.append(chunk)
             size += len(chunk)
         # read here, for what it says and for a credential it may quote
-        body, headers = plain(b"".join(parts), _response_headers(attempt.call, response))
+        body, headers = plain(b"".join(parts), _response_headers(attempt, response))
         return refused(attempt, response.status, body, headers, translation)
 
     async def _relay_body(self, attempt: Attempt, response: Response) -> None:
         """JSON is relayed whole, so that a cut is a 502 and not half an answer; anything else as it arrives."""
         call, reply = attempt.call, attempt.call.reply
-        headers = _response_headers(call, response)
+        headers = _response_headers(attempt, response)
         whole = header(headers, b"content-type").find(b"json") >= 0
         began = time.perf_counter()
         parts: list[bytes] = []
@@ -336,7 +357,7 @@ class Dispatch:
 
     async def _relay_stream(self, attempt: Attempt, response: Response) -> None:
         call, reply = attempt.call, attempt.call.reply
-        headers = _response_headers(call, response)
+        headers = _response_headers(attempt, response)
         readable = not header(headers, b"content-encoding")
         events = readable and (
             header(headers, b"content-type").startswith(b"text/event-stream") or not header(headers, b"content-type")

@@ -44,11 +44,13 @@ HISTORIES = {
         [
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": SEALED},
             {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"},
-            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call", "call_id": THOUGHT_ID, "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": THOUGHT_ID, "output": "x"},
         ],
         [
             {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"},
-            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "call_1", "output": "x"},
         ],
     ),
     "anthropic.messages": (
@@ -84,16 +86,20 @@ HISTORIES = {
 }
 
 
-async def _heard(dialect, body):
+async def _asked(dialect, body, path="", answer=b'{"id": "x"}'):
     provider, base, _ = UPSTREAMS[dialect]
-    async with FakeUpstream(Answer(body=b'{"id": "x"}')) as upstream:
+    async with FakeUpstream(Answer(body=answer)) as upstream:
         stack = (
             f'gwcore: 1\nupstreams:\n  up: {{provider: {provider}, base_url: "{upstream.url}{base}", api_key: "sk-vendor-key"}}\n'
             'models: {"*": pass}\nstack: []\n'
         )
         async with running(Gateway(stack)) as url:
-            await exchange(url, "POST", PATHS[dialect], body)
-    return upstream.requests[-1].body
+            got = await exchange(url, "POST", path or PATHS[dialect], body)
+    return got, upstream.requests[-1].body
+
+
+async def _heard(dialect, body, path=""):
+    return (await _asked(dialect, body, path))[1]
 
 
 @pytest.mark.parametrize("dialect", HISTORIES)
@@ -109,6 +115,100 @@ async def test_a_history_of_one_vendor_is_sent_as_it_came(dialect):
     body = b'{"model" :"up/m", "%s":%s}' % (key.encode(), json.dumps(wanted).encode())
     model = b'"up/m"' if dialect == "gemini.generate" else b'"m"'
     assert await _heard(dialect, body) == body.replace(b'"up/m"', model)
+
+
+OWN = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+SIGNED = {"type": "thinking", "thinking": "t", "signature": "own"}
+FOREIGN = {"type": "thinking", "thinking": "t", "signature": SEALED}
+ENABLED = {"type": "enabled", "budget_tokens": 1024}
+CLEAR = {"type": "clear_thinking_20251015", "keep": "all"}
+
+
+def _loop(*answers, after=()):
+    """A turn of calls that is not over, after one that is."""
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [USE, {"type": "text", "text": "Done."}]},
+    ]
+    turns.append({"role": "user", "content": [{"type": "text", "text": "more"}]})
+    for blocks in answers:
+        results = [{"type": "tool_result", "tool_use_id": b["id"]} for b in blocks if b["type"] == "tool_use"]
+        turns += [{"role": "assistant", "content": blocks}, {"role": "user", "content": results}]
+    return [*turns, *after]
+
+
+@pytest.mark.parametrize(
+    ("turns", "kind", "thinks"),
+    [
+        (_loop([USE]), "enabled", False),
+        (_loop([FOREIGN, OWN]), "enabled", False),
+        (_loop([USE], [SIGNED, OWN]), "enabled", False),
+        (_loop([USE]), "adaptive", True),
+        (_loop([SIGNED, OWN], [USE]), "enabled", True),  # as its own later calls are, without interleaved thinking
+        (_loop([OWN]), "enabled", True),  # the client's own doing, which the API answers
+        (
+            _loop([USE], after=[{"role": "assistant", "content": "Done."}, {"role": "user", "content": "ok"}]),
+            "enabled",
+            True,
+        ),
+    ],
+)
+async def test_anthropic_is_not_told_to_think_in_a_turn_that_another_vendor_began_without(turns, kind, thinks):
+    """With a budget, "Expected `thinking` or `redacted_thinking`, but found `tool_use`"; clearing thoughts wants thinking."""
+    thinking = ENABLED if kind == "enabled" else {"type": kind}
+    body = {"model": "up/m", "max_tokens": 4096, "messages": turns, "thinking": thinking,
+            "context_management": {"edits": [CLEAR]}}  # fmt: skip
+    got, heard = await _asked("anthropic.messages", json.dumps(body).encode())
+    assert ("thinking" in json.loads(heard), "context_management" in json.loads(heard)) == (thinks, thinks)
+    assert ("reasoning" in (got.headers.get("x-gwcore-dropped") or "").split(", ")) is not thinks
+
+
+async def test_other_edits_of_the_context_stay():
+    body = {"model": "up/m", "max_tokens": 4096, "messages": _loop([USE]), "thinking": ENABLED,
+            "context_management": {"edits": [CLEAR, {"type": "clear_tool_uses_20250919"}]}}  # fmt: skip
+    heard = json.loads(await _heard("anthropic.messages", json.dumps(body).encode()))
+    assert heard["context_management"] == {"edits": [{"type": "clear_tool_uses_20250919"}]}
+
+
+@pytest.mark.parametrize("dialect", HISTORIES)
+async def test_what_is_left_out_of_a_history_is_named(dialect):
+    key, history, wanted = HISTORIES[dialect]
+    for turns, named in ((history, "reasoning of another vendor"), (wanted, None)):
+        got, _ = await _asked(dialect, json.dumps({"model": "up/m", "max_tokens": 9, key: turns}).encode())
+        assert got.headers.get("x-gwcore-dropped") == named
+
+
+WORD = "skip_thought_signature_validator"
+RESULT = {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {}}}]}
+ASK = {"role": "user", "parts": [{"text": "hi"}]}
+
+
+def _calls(*signatures, key="thoughtSignature"):
+    return {"role": "model", "parts": [{**CALL, key: one} if one else CALL for one in signatures]}
+
+
+@pytest.mark.parametrize(
+    ("contents", "wanted"),
+    [
+        ([ASK, _calls(None, None), RESULT], [ASK, _calls(WORD, None), RESULT]),
+        ([ASK, _calls("b3du"), RESULT, _calls(None), RESULT], [ASK, _calls("b3du"), RESULT, _calls(WORD), RESULT]),
+        ([ASK, _calls(GOOGLES), RESULT], [ASK, _calls(WORD), RESULT]),
+        ([ASK, _calls("b3du"), _calls(None), RESULT], None),  # one step, as Google's SDKs keep a stream
+        ([ASK, _calls("b3du", key="thought_signature"), RESULT], None),
+        (
+            [ASK, _calls(None), RESULT, {"role": "model", "parts": [{"text": "Done."}]}, ASK],
+            None,
+        ),  # a turn that is over
+    ],
+)
+async def test_calls_of_other_vendors_carry_googles_word_at_gemini_3(contents, wanted):
+    """Else a 400: "Function call is missing a thought_signature in functionCall parts"."""
+    body = b'{"contents" :%s}' % json.dumps(contents).encode()
+    path = "/v1beta/models/up/%s:generateContent"
+    heard = await _heard("gemini.generate", body, path % "gemini-3-pro-preview")
+    assert json.loads(heard)["contents"] == wanted if wanted else heard == body
+    if contents[1] != _calls(GOOGLES):
+        assert await _heard("gemini.generate", body, path % "gemini-2.5-pro") == body
 
 
 def _crossed(source, target, document, model="m"):

@@ -8,7 +8,7 @@ import pytest
 from gwcore.chat import Reasoning, ToolCall, ToolResult
 from gwcore.codec import Crossing
 from gwcore_providers.crossing import seal
-from gwcore_providers.gemini.write import UNSIGNED
+from gwcore_providers.gemini.thoughts import UNSIGNED
 from tests.fidelity.corpus import CODECS, MISSING, SPECS, answers, requests
 from tests.fidelity.oracle import UNREADABLE, reply_of
 from tests.fidelity.relayed import relayed, whole

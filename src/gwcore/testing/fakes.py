@@ -63,9 +63,9 @@ class FakeDialect:
         """Usage always comes."""
         return raw
 
-    def returned(self, _raw: bytes, _document: Document) -> Document | None:
+    def returned(self, _raw: bytes, _document: Document, _model: str) -> None:
         """Nobody signs."""
-        return None
+        return
 
     def opening(self, _operation: str, _buffer: bytes) -> Opening:
         """Everything is content."""

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from gwcore.codec import UpstreamCodec
-from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Returned, Route
 from gwcore.errors import MISSHAPEN, BadRequest, GatewayError
 from gwcore.knobs import Knobs
 from gwcore.lists import UpstreamListCodec
@@ -86,7 +86,7 @@ class BaseDialect:
         """This API reports usage unasked."""
         return raw
 
-    def returned(self, _raw: bytes, _document: Document) -> Document | None:
+    def returned(self, _raw: bytes, _document: Document, _model: str) -> Returned | None:
         """Nothing that another vendor signed."""
         return None
 

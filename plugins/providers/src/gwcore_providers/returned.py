@@ -1,47 +1,64 @@
 """What another vendor signed or sealed, out of a request that goes to the vendor of the client's own dialect.
 
 A client keeps the whole conversation. Where another vendor answered some of its turns, as in a fallback, their thoughts and
-signatures stand in it as :mod:`gwcore_providers.crossing` sealed them, and a vendor refuses whatever it did not sign.
+signatures stand in it as :mod:`gwcore_providers.crossing` sealed them, and a vendor refuses whatever it did not sign. What a
+vendor wants of its own answers and those lack, a thought before a call or a signature on it, is mended as the vendor says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from gwcore.dialect import Document
+from gwcore.dialect import Document, Returned
 from gwcore_providers.crossing import SEAL, THOUGHT, thought_of
-from gwcore_providers.gemini.thoughts import SEALED
+from gwcore_providers.gemini.thoughts import SEALED, SIGNS, UNSIGNED
 
 _Keep = Callable[[dict[str, Any]], dict[str, Any] | None]
+_THOUGHTS = "reasoning of another vendor"
 
 
-def chat(raw: bytes, document: Document) -> Document | None:
+def chat(raw: bytes, document: Document) -> Returned | None:
     """OpenAI's chat, whose ids of calls have at most forty characters: without the signature behind an id."""
-    return _each(document, "messages", _plain_ids) if THOUGHT.encode() in raw else None
+    return (_each(document, "messages", _plain_ids), [_THOUGHTS]) if THOUGHT.encode() in raw else None
 
 
-def responses(raw: bytes, document: Document) -> Document | None:
-    """OpenAI's responses."""
-    return _each(document, "input", _unless_sealed) if SEAL.encode() in raw else None
+def responses(raw: bytes, document: Document) -> Returned | None:
+    """OpenAI's responses, whose ids of calls have at most sixty-four."""
+    if SEAL.encode() not in raw and THOUGHT.encode() not in raw:
+        return None
+    return _each(document, "input", _unless_sealed), [_THOUGHTS]
 
 
-def messages(_raw: bytes, document: Document) -> Document | None:
+def messages(document: Document) -> Returned | None:
     """Anthropic's messages; a thought that nobody signed is another vendor's, too."""
     turns = document.get("messages")
     # looking through the blocks is cheaper than through the bytes: they are many, and what is unsigned begins with a quote
-    for turn in turns if isinstance(turns, list) else ():
-        blocks = turn.get("content") if isinstance(turn, dict) and turn.get("role") == "assistant" else None
-        if isinstance(blocks, list) and any(isinstance(one, dict) and _unless_foreign(one) is None for one in blocks):
-            return _each(document, "messages", lambda item: _inner(item, "content", _unless_foreign))
-    return None
+    said = [turn for turn in (turns if isinstance(turns, list) else ()) if isinstance(turn, dict)]
+    foreign = any(
+        _unless_foreign(one) is None for turn in said if turn.get("role") == "assistant" for one in _blocks(turn)
+    )
+    out = _each(document, "messages", lambda item: _inner(item, "content", _unless_foreign)) if foreign else document
+    dropped = [_THOUGHTS] if foreign else []
+    thinking = document.get("thinking")
+    if (
+        isinstance(thinking, dict)
+        and thinking.get("type") == "enabled"
+        and _unthought(out["messages"], foreign=foreign)
+    ):
+        out, dropped = _without_thinking(out), [*dropped, "reasoning"]
+    return (out, dropped) if dropped else None
 
 
-def generate(raw: bytes, document: Document) -> Document | None:
+def generate(raw: bytes, document: Document, model: str) -> Returned | None:
     """Gemini's contents."""
-    if SEALED.encode() not in raw:
-        return None
-    return _each(document, "contents", lambda item: _inner(item, "parts", _unless_signed))
+    out, dropped = document, []
+    if SEALED.encode() in raw:
+        out = _each(document, "contents", lambda item: _inner(item, "parts", _unless_signed))
+        dropped.append(_THOUGHTS)
+    if (b'"functionCall"' in raw or b'"function_call"' in raw) and SIGNS.search(model):
+        out = _signed(out)
+    return (out, dropped) if out is not document else None
 
 
 def _each(document: Document, key: str, keep: _Keep) -> Document:
@@ -62,6 +79,81 @@ def _starts(value: Any, mark: str) -> bool:
     return isinstance(value, str) and value.startswith(mark)
 
 
+def _blocks(turn: dict[str, Any], key: str = "content") -> Iterator[dict[str, Any]]:
+    listed = turn.get(key)
+    return (one for one in (listed if isinstance(listed, list) else ()) if isinstance(one, dict))
+
+
+def _unthought(turns: Any, *, foreign: bool) -> bool:
+    """Whether the turn that is being answered, calls and all, was begun by another vendor and so without a thought.
+
+    With a budget to think, this API refuses such a turn; with adaptive thinking it does not ask for the thought:
+    https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking. Its own calls have ids of its own.
+    """
+    first = None
+    for turn in reversed(turns if isinstance(turns, list) else []):
+        if not isinstance(turn, dict):
+            return False
+        if turn.get("role") == "assistant":
+            first = turn
+        elif not any(one.get("type") == "tool_result" for one in _blocks(turn)):
+            break
+    begun = list(_blocks(first)) if first is not None and first is not turns[-1] else []
+    if not begun or begun[0].get("type") in {"thinking", "redacted_thinking"}:
+        return False
+    calls = [one.get("id") for one in begun if one.get("type") == "tool_use"]
+    return bool(calls) and (foreign or not any(_starts(id_, "toolu_") for id_ in calls))
+
+
+def _without_thinking(document: Document) -> Document:
+    """Nor what asks the API to clear thoughts, which it refuses alone."""
+    out = {key: value for key, value in document.items() if key != "thinking"}
+    managed = out.get("context_management")
+    if isinstance(managed, dict) and isinstance(edits := managed.get("edits"), list):
+        kept = [one for one in edits if not (isinstance(one, dict) and _starts(one.get("type"), "clear_thinking_"))]
+        out["context_management"] = {**managed, "edits": kept}
+        if not kept:
+            del out["context_management"]
+    return out
+
+
+def _signed(document: Document) -> Document:
+    """With Google's word where the first call of a step, in the turn that is being answered, has no signature."""
+    contents = document.get("contents")
+    out = list(contents) if isinstance(contents, list) else []
+    step: int | None = None  # where the step begins that is being looked through, last one first
+    for at in range(len(out) - 1, -1, -1):
+        if not isinstance(out[at], dict):
+            return document
+        if out[at].get("role") == "model":
+            step = at if any(map(_call, _blocks(out[at], "parts"))) else step
+        else:
+            _sign(out, step)
+            step = None
+            if not any("functionResponse" in one or "function_response" in one for one in _blocks(out[at], "parts")):
+                break
+    _sign(out, step)
+    return (
+        {**document, "contents": out}
+        if any(new is not old for new, old in zip(out, contents or (), strict=True))
+        else document
+    )
+
+
+def _call(part: Any) -> bool:
+    return isinstance(part, dict) and ("functionCall" in part or "function_call" in part)
+
+
+def _sign(contents: list[Any], at: int | None) -> None:
+    if at is None:
+        return
+    parts = list(contents[at]["parts"])
+    first = next(place for place, part in enumerate(parts) if _call(part))
+    if not (parts[first].get("thoughtSignature") or parts[first].get("thought_signature")):
+        parts[first] = {**parts[first], "thoughtSignature": UNSIGNED}
+        contents[at] = {**contents[at], "parts": parts}
+
+
 def _plain_ids(message: dict[str, Any]) -> dict[str, Any]:
     out = dict(message)
     if isinstance(id_ := out.get("tool_call_id"), str):
@@ -77,6 +169,8 @@ def _plain_ids(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unless_sealed(item: dict[str, Any]) -> dict[str, Any] | None:
+    if isinstance(id_ := item.get("call_id"), str) and THOUGHT in id_:
+        return {**item, "call_id": thought_of(id_)[0]}
     return None if item.get("type") == "reasoning" and _starts(item.get("encrypted_content"), SEAL) else item
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Returned, Route
 from gwcore.errors import GatewayError, Refused, Untranslatable
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
@@ -99,9 +99,9 @@ class AnthropicMessages(BaseDialect):
         Route("GET", "/models/{model}", "models", local=True, model="none", body="none", header=_VERSION),
     )
 
-    def returned(self, raw: bytes, document: Document) -> Document | None:
+    def returned(self, _raw: bytes, document: Document, _model: str) -> Returned | None:
         """See :mod:`gwcore_providers.returned`."""
-        return returned.messages(raw, document)
+        return returned.messages(document)
 
     def knobs(self, operation: str, document: Document, _model: str) -> Knobs:
         """Flat members; none to sample with beside thinking."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Returned, Route
 from gwcore.errors import GatewayError, Refused
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
@@ -119,9 +119,9 @@ class GeminiGenerate(BaseDialect):
         Route("DELETE", "/cachedContents/{id}", "cached_contents", _V, "none", "none"),
     )
 
-    def returned(self, raw: bytes, document: Document) -> Document | None:
+    def returned(self, raw: bytes, document: Document, model: str) -> Returned | None:
         """See :mod:`gwcore_providers.returned`."""
-        return returned.generate(raw, document)
+        return returned.generate(raw, document, model)
 
     def knobs(self, operation: str, _document: Document, _model: str) -> Knobs:
         """Members of ``generationConfig``."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 from gwcore.chat import Reasoning
 from gwcore_providers.crossing import seal, unseal
 
 SEALED = "Z3cx"
 """How all that is sealed begins: ``gw1`` in base64."""
+
+# who signs calls refuses, in the turn being answered, a step whose first call is unsigned; this is what stands for the signature
+# of a call that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs
+SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
+UNSIGNED = "skip_thought_signature_validator"
 
 
 def closed(thought: Reasoning) -> str:

@@ -29,6 +29,7 @@ from gwcore_providers.crossing import foreign, names_of_calls, parsed, unsayable
 from gwcore_providers.efforts import budget_of, effort_of, nearest
 from gwcore_providers.gemini.read import DIALECT, KNOBS
 from gwcore_providers.gemini.schema import accepted
+from gwcore_providers.gemini.thoughts import SIGNS, UNSIGNED
 
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 # levels or budgets by family: Google's thinking guide
@@ -36,10 +37,6 @@ _LEVELS = (
     (re.compile(r"gemini-3(?:\.\d)?-pro"), ("low", "medium", "high")),
     (re.compile(r"gemini-(?:[3-9]|\d\d)"), ("minimal", "low", "medium", "high")),
 )
-# who signs calls refuses, in the turn being answered, a step whose first call is unsigned; this is what stands for the signature
-# of a call that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs
-_SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
-UNSIGNED = "skip_thought_signature_validator"
 _BUDGETS = (
     (re.compile(r"gemini-2\.5-pro"), (128, 32_768)),
     (re.compile(r"gemini-2\.5-flash-lite"), (512, 24_576)),
@@ -221,7 +218,7 @@ class _Contents:
             for content in contents:  # results before anything else, as calls and results must be neighbours
                 content["parts"].sort(key=lambda part: "functionResponse" not in part and content["role"] == "user")
                 call = next((part for part in content["parts"] if "functionCall" in part), None)
-                if call is not None and _SIGNS.search(self.crossing.model):
+                if call is not None and SIGNS.search(self.crossing.model):
                     call.setdefault("thoughtSignature", UNSIGNED)
         if not listed[:first] and not system:
             return None, contents

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.dialect import Document, Meter, ModelInfo, Opening, Route
+from gwcore.dialect import Document, Meter, ModelInfo, Opening, Returned, Route
 from gwcore.errors import GatewayError, LimitError, Refused, Unauthenticated
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
@@ -221,7 +221,7 @@ class OpenAIChat(BaseDialect):
         Route("POST", "/openai/deployments/{model}/audio/translations", "translation", _AZURE, "path", "form"),
     )
 
-    def returned(self, raw: bytes, document: Document) -> Document | None:
+    def returned(self, raw: bytes, document: Document, _model: str) -> Returned | None:
         """See :mod:`gwcore_providers.returned`."""
         return returned.chat(raw, document)
 

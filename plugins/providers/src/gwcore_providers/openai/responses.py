@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Route
+from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Returned, Route
 from gwcore.errors import GatewayError
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
@@ -73,7 +73,7 @@ class OpenAIResponses(BaseDialect):
         Route("GET", "/responses/{id}/input_items", "response_items", model="none", body="none"),
     )
 
-    def returned(self, raw: bytes, document: Document) -> Document | None:
+    def returned(self, raw: bytes, document: Document, _model: str) -> Returned | None:
         """See :mod:`gwcore_providers.returned`."""
         return returned.responses(raw, document)
 
