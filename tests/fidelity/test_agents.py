@@ -391,3 +391,17 @@ async def test_recorded_sessions_of_codex_reach_every_upstream(dialect):
         assert call["input"] == PATCH
         names = {item["call_id"]: item["name"] for item in body["input"] if item["type"] == "function_call"}
         assert all(name in seen.body.decode() for name in names.values())
+
+
+# ── agents that speak OpenAI's chat ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic.messages"])
+async def test_a_broken_chat_stream_is_told_in_the_word_upon_which_agents_try_again(dialect):
+    """As OpenAI tells it. opencode ends its session at any other, and tries a stream again that says it."""
+    frames = call_of(dialect, "f", '{"a": 1}')
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    answer = Answer(body=frames, cut_after=sum(map(len, frames[:-3])))
+    got, _ = await asked(dialect, "/v1/chat/completions", "m", body, answer)
+    last = [line for line in got.body.splitlines() if line.startswith(b"data: {")][-1]
+    assert got.status == 200 and json.loads(last[6:])["error"]["type"] == "server_error"

@@ -44,7 +44,8 @@ def error_type(error: GatewayError) -> str:
         return error.code
     if isinstance(error, Unauthenticated):
         return "authentication_error"
-    return "invalid_request_error" if 400 <= error.status < 500 else "api_error"
+    # upon "server_error", OpenAI's own word, agents try a broken stream again
+    return "invalid_request_error" if 400 <= error.status < 500 else "server_error"
 
 
 def error_body(error: GatewayError, request_id: str) -> bytes:
