@@ -13,6 +13,7 @@ from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.translate import said
 from gwcore.wire.sse import SseReader
+from gwcore_providers import returned
 from gwcore_providers.crossing import seal
 from tests.fidelity.corpus import CODECS
 from tests.fidelity.test_agents import frame
@@ -277,3 +278,21 @@ def test_a_streamed_call_without_arguments_has_an_empty_object():
             for call in orjson.loads(line[6:])["choices"][0]["delta"].get("tool_calls", ()):
                 arguments[call["index"]] += call["function"]["arguments"]
     assert arguments == ["{}", '{"a":1}']
+
+
+@pytest.mark.parametrize(
+    "messages", [None, [], "x", [1], [{"role": "assistant"}], [{"role": "assistant", "content": [1, {}]}]]
+)
+def test_what_is_no_history_is_the_vendor_s_to_refuse(messages):
+    document = {
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        **({} if messages is None else {"messages": messages}),
+    }
+    assert returned.messages(document) is None
+    for key, cut in (
+        ("contents", lambda document: returned.generate(b'Z3cx "functionCall"', document, "gemini-3-pro")),
+        ("input", lambda document: returned.responses(b"gw1.", document)),
+        ("messages", lambda document: returned.chat(b"__thought__", document)),
+    ):
+        changed = cut({key: messages})
+        assert changed is None or changed[0] == {key: messages}

@@ -44,7 +44,7 @@ def messages(document: Document) -> Returned | None:
     if (
         isinstance(thinking, dict)
         and thinking.get("type") == "enabled"
-        and _unthought(out["messages"], foreign=foreign)
+        and _unthought(out.get("messages"), foreign=foreign)
     ):
         out, dropped = _without_thinking(out), [*dropped, "reasoning"]
     return (out, dropped) if dropped else None
@@ -120,7 +120,8 @@ def _without_thinking(document: Document) -> Document:
 def _signed(document: Document) -> Document:
     """With Google's word where the first call of a step, in the turn that is being answered, has no signature."""
     contents = document.get("contents")
-    out = list(contents) if isinstance(contents, list) else []
+    contents = contents if isinstance(contents, list) else []
+    out = list(contents)
     step: int | None = None  # where the step begins that is being looked through, last one first
     for at in range(len(out) - 1, -1, -1):
         if not isinstance(out[at], dict):
@@ -133,11 +134,8 @@ def _signed(document: Document) -> Document:
             if not any("functionResponse" in one or "function_response" in one for one in _blocks(out[at], "parts")):
                 break
     _sign(out, step)
-    return (
-        {**document, "contents": out}
-        if any(new is not old for new, old in zip(out, contents or (), strict=True))
-        else document
-    )
+    changed = any(new is not old for new, old in zip(out, contents, strict=True))
+    return {**document, "contents": out} if changed else document
 
 
 def _call(part: Any) -> bool:
