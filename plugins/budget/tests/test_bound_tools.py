@@ -58,6 +58,8 @@ def test_what_fetches_or_browses_may_fill_the_window_in_each_round():
         {"tools": [{"type": "advisor_20260301", "name": "advisor", "max_uses": 1}]},
         {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]},
         {"tools": [{"googleMaps": {}}]},
+        {"tools": [{"type": ["function"]}]},
+        {"tools": [{"type": {"a": 1}, "name": "f"}]},
         {"tools": [{**SEARCH, "max_uses": "3"}]},
         {"mcp_servers": [{"type": "url", "url": "https://x.y"}]},
         {"plugins": [{"id": "web"}]},

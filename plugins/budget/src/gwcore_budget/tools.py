@@ -152,8 +152,10 @@ def _vendors(document: Document) -> Iterator[tuple[str, Document]]:
                 yield from (
                     ("fileSearch" if name == "file_search" else name, tool) for name in tool if name not in _OWN
                 )
-        elif kind not in _OWN and not (isinstance(kind, str) and kind.startswith(_OWN_BEGIN)) and not _own_shell(tool):
+        elif not isinstance(kind, str):
             yield str(kind), tool
+        elif kind not in _OWN and not kind.startswith(_OWN_BEGIN) and not _own_shell(tool):
+            yield kind, tool
 
 
 def _own_shell(tool: Document) -> bool:
