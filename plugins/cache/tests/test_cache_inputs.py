@@ -113,12 +113,18 @@ async def test_the_leader_leaves():
         assert w.asked == 2
 
 
+def nested(levels):
+    return json.loads("[" * levels + "]" * levels)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"object": "list", "data": []},
         {"object": "list", "data": [{"index": 7, "embedding": [1]}]},
         {"object": "list", "data": "x"},
+        {"object": "list", "data": [{"index": {}, "embedding": [1]}]},
+        {"object": "list", "data": [{"embedding": nested(300)}]},  # read, but too deep to be written again
         {"error": {"message": "no"}},
     ],
 )

@@ -205,11 +205,14 @@ class Inputs:
         except orjson.JSONDecodeError:
             document = None
         items = _in_order(document.get(parts.output) if isinstance(document, dict) else None, len(missing))
-        if items is None:
+        try:
+            new = items and self._entries(ask, parts, dict(zip(missing, items, strict=True)), document, served)
+        except TypeError:  # nested deeper than can be written again
+            new = None
+        if items is None or new is None:
             if len(missing) == len(parts.values):
                 return None
             raise Malformed("the upstream's answer does not hold what was asked for")
-        new = self._entries(ask, parts, dict(zip(missing, items, strict=True)), document, served)
         if len(missing) < len(parts.values):
             found = [orjson.loads(entry.body)["item"] if entry else None for entry in parts.entries]
             for at, item in zip(missing, items, strict=True):
@@ -296,7 +299,9 @@ def _in_order(items: Any, count: int) -> list[Any] | None:
         return None
     if not any("index" in item for item in items):
         return items
-    places = {item.get("index"): item for item in items}
+    if not all(type(item.get("index")) is int for item in items):
+        return None
+    places = {item["index"]: item for item in items}
     return [places[at] for at in range(count)] if places.keys() == set(range(count)) else None
 
 
