@@ -74,6 +74,19 @@ async def test_an_error_and_a_cut_stream_have_content_too(tmp_path):
     assert "hel" in orjson.dumps(cut["content"]["response"]).decode()
 
 
+@pytest.mark.parametrize("odd", [b'{"choices": [[]]}', b'{"choices": [{"index": 0, "delta": []}]}', b'{"choices": [7]}'])
+async def test_an_event_of_another_shape_costs_no_content(tmp_path, odd):
+    body = streamed().body
+    async with FakeUpstream() as up, Place() as place:
+        up.default = Answer(body=[body[0], b"data: " + odd + b"\n\n", *body[1:]])
+        async with gateway(up, webhook(place, tmp_path, content="full")) as (url, _):
+            await ask(url, "what was asked", stream=True)
+            await place.until(1)
+    (record,) = place.records
+    assert record["content"]["request"]["messages"][0]["content"] == "what was asked"
+    assert "lo" in orjson.dumps(record["content"]["response"]).decode()
+
+
 def test_personal_data_goes_and_the_rest_stays():
     text = (
         "ann.b@example.co.uk, +49 170 1234567, 4111 1111 1111 1111, 123-45-6789, DE89 3704 0044 0532 0130 00, 10.1.2.3, "

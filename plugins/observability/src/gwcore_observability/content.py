@@ -18,7 +18,7 @@ from gwcore.call import Call, Principal
 from gwcore.chat import ChatReply
 from gwcore.codec import ChatCodec, Crossing
 from gwcore.dialect import Dialect, Document
-from gwcore.errors import GatewayError
+from gwcore.errors import MISSHAPEN, GatewayError
 from gwcore.events import gather
 from gwcore.redact import Redactor, pieces
 from gwcore.reply import Copy
@@ -191,6 +191,6 @@ def _response(captured: Captured, body: bytes) -> Any:
             events = [event for frame in scan(body) for event in reader.read(frame)]
             reply: ChatReply = gather([*events, *reader.close()], captured.dialect.name)
             return codec.write_reply(reply, Crossing(captured.model, asked=captured.model))
-        except (GatewayError, LookupError, TypeError, ValueError):
+        except (GatewayError, *MISSHAPEN):
             pass  # cut short, or in words that this codec does not read: then as it came
     return body.decode("utf-8", "replace")
