@@ -12,15 +12,15 @@ from gwcore.testing.upstream import Answer, FakeUpstream
 EVENTS = [("content-type", "text/event-stream")]
 
 
-def stack(url, provider, more=()):
-    upstream = {"provider": provider, "base_url": url, "api_key": "key-12345678"}
+def stack(url, provider, more=(), **options):
+    upstream = {"provider": provider, "base_url": url, "api_key": "key-12345678", **options}
     return json.dumps({"gwcore": 1, "upstreams": {"up": upstream}, "stack": list(more)}) + "\n"
 
 
-async def asked(path, body, *, provider="openai-compatible", answer=None, more=()):
+async def asked(path, body, *, provider="openai-compatible", answer=None, more=(), **options):
     async with FakeUpstream() as up:
         up.default = answer or Answer(body=b"{}")
-        async with running(Gateway(stack(up.url, provider, more))) as url, httpx2.AsyncClient(base_url=url) as http:
+        async with running(Gateway(stack(up.url, provider, more, **options))) as url, httpx2.AsyncClient(base_url=url) as http:
             found = await http.post(path, json=body)
             return found.status_code, found.text
 
@@ -68,3 +68,20 @@ async def test_events_of_another_shape_are_passed_where_they_might_be_continued(
     more = [{"fallback": {"continuation": True}}]
     status, text = await asked("/v1/chat/completions", {**CHAT, "stream": True}, answer=answer, more=more)
     assert status == 200 and '{"choices": [7]}' in text and "internal" not in text
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_connection_that_breaks_between_two_events_of_a_dialect_for_upstreams_only(ended):
+    """It was told as a fault of ours, and not counted as the upstream's."""
+    frames = (
+        b'event: message-start\ndata: {"type": "message-start", "id": "1"}\n\n'
+        b'event: content-delta\ndata: {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "hi"}}}}\n\n'
+    )
+    if ended:
+        frames += b'event: message-end\ndata: {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}\n\n'
+    answer = Answer(headers=EVENTS, body=[frames, b": x"], cut_after=len(frames), framing="chunked")
+    status, text = await asked(
+        "/v1/chat/completions", {**CHAT, "stream": True}, provider="cohere", answer=answer, dialect="cohere.chat"
+    )
+    assert status == 200 and '"hi"' in text
+    assert ("[DONE]" in text, "upstream_broken" in text) == (ended, not ended), text

@@ -62,7 +62,7 @@ class BaseDialect:
     chat: UpstreamCodec | None = None
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
     end_mark: re.Pattern[bytes]
-    last_mark: re.Pattern[bytes]
+    last_mark = re.compile(rb"(?!)")  # of its last event; none is known of what is no stream of events
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
 
     def shape(self, _document: Document) -> str | None:

@@ -27,3 +27,4 @@ class BedrockConverse(UpstreamDialect):
     name = write.DIALECT
     chat = ConverseCodec()
     end_mark = re.compile(rb"event: ?messageStop|Exception")
+    last_mark = re.compile(rb"^event: ?metadata", re.MULTILINE)

@@ -29,3 +29,4 @@ class CohereChat(UpstreamDialect):
     chat = CohereCodec()
     lists = LISTS
     end_mark = re.compile(rb"message-end|\[DONE\]")
+    last_mark = re.compile(rb"^event: ?message-end|^data: ?\[DONE\]", re.MULTILINE)
