@@ -181,6 +181,10 @@ def says_nothing(attempt: Attempt) -> Broken:
     )
 
 
+def _cut(attempt: Attempt) -> Broken:
+    return Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
+
+
 def _look_for_words(attempt: Attempt, reply: ChatReply) -> None:
     if reply.void:
         raise says_nothing(attempt)
@@ -241,8 +245,11 @@ async def _relay_events(
     call, reply = attempt.call, attempt.call.reply
     out, tail, over = await _opening(attempt, response, translation, stream)
     last = stream.close() if over else None
-    if over and (stream.void or not (stream.content or translation.upstream.ended(call.operation, tail))):
+    whole = over and translation.upstream.ended(call.operation, tail)
+    if over and (stream.void or not (stream.content or whole)):
         raise says_nothing(attempt)
+    if over and not (out or whole):
+        raise _cut(attempt)
     attempt.first_byte_at = time.perf_counter()
     told = len(translation.crossing.dropped)
     if dropped := translation.dropped():
@@ -259,7 +266,7 @@ async def _relay_events(
         tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
         out = stream.feed(chunk)
     if not translation.upstream.ended(call.operation, tail):
-        raise Broken(f"upstream {attempt.target.upstream.name!r} ended its stream before the answer was complete")
+        raise _cut(attempt)
     said = stream.close() if last is None else last
     _look_for_a_cut(attempt, translation)
     await reply.end(said + ending())
@@ -272,15 +279,16 @@ async def _opening(
 ) -> tuple[bytes, bytes, bool]:
     """Bytes to write up to the first content, the end of what was read, and whether that was all.
 
-    An error before the first content has its HTTP status.
+    An error before it has its HTTP status, and so has one inside a call that the client's dialect tells whole: of it nothing
+    has left.
     """
     began = time.perf_counter()
     out, tail, chunk = b"", b"", b""
     try:
-        while not stream.content and (chunk := await response.read()):
+        while not (stream.content and out) and (chunk := await response.read()):
             tail = (tail + chunk)[-TAIL:]
             out += stream.feed(chunk)
-            if stream.failed is not None and not stream.content:
+            if stream.failed is not None and not (stream.content and out):
                 failed = stream.failed
                 name = translation.upstream.name
                 told = _heard(attempt, failed.message)

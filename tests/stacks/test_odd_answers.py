@@ -185,6 +185,40 @@ async def test_a_broken_list_of_googles_is_cut_and_holds_no_event(model):
     assert not answer.whole
 
 
+async def test_what_is_cut_to_tell_of_a_failure_is_no_fault_in_the_log(caplog):
+    """A traceback for each would quote what the upstream said, and hide those that are faults."""
+    async with serving() as (up, _, url, _):
+        up.script(Answer(body=frames(said("Hel"), {"error": {"message": "the prompt 'hunter2' is bad"}})))
+        ask = json.dumps({"contents": [{"parts": [{"text": "hi"}]}]}).encode()
+        answer = await exchange(url, "POST", "/v1beta/models/up/m:streamGenerateContent", ask)
+    assert answer.status == 200 and not answer.whole
+    assert "hunter2" not in caplog.text and "Exception in ASGI" not in caplog.text
+
+
+@pytest.mark.parametrize("framing", ["chunked", "cut"])
+async def test_a_stream_cut_inside_a_call_that_is_told_whole_has_a_true_status(framing):
+    """Nothing has left of it: a 200 without a byte would be neither an answer nor an error, and no other target was asked."""
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
+    begun = frames({**CHUNK, "choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}}]})
+    size = len(b"".join(begun))
+    async with serving() as (up, _, url, _):
+        up.script(Answer(body=[*begun, b": x"], cut_after=size) if framing == "cut" else Answer(body=begun))
+        ask = json.dumps({"contents": [{"parts": [{"text": "hi"}]}]}).encode()
+        answer = await exchange(url, "POST", "/v1beta/models/up/m:streamGenerateContent", ask)
+    assert answer.status == 502 and answer.whole and "error" in json.loads(answer.body)
+
+
+async def test_a_stream_that_never_says_that_it_begins_is_json_for_a_client_of_googles():
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hel"}}
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    async with serving() as (_, claude, url, _):
+        claude.script(Answer(body=frames(block, delta, {"type": "message_stop"})))
+        ask = json.dumps({"contents": [{"parts": [{"text": "hi"}]}]}).encode()
+        answer = await exchange(url, "POST", "/v1beta/models/claude/m:streamGenerateContent", ask)
+    assert answer.status == 200
+    assert json.loads(answer.body)[0]["candidates"][0]["content"]["parts"] == [{"text": "Hel"}]
+
+
 # ── a failure that says it is none ───────────────────────────────────────────────────────────────────────────────────
 
 JSON = [("content-type", "application/json")]

@@ -29,10 +29,13 @@ class EdgeCycle(RequestResponseCycle):
     """The response head, until the first body message."""
 
     async def run_asgi(self, app: Any) -> None:
-        """As the base does; a call that the server's end cuts is no fault of the application, whose traceback would say nothing."""
+        """As the base does; a call that is cut, by the server's end or to tell that an answer is not whole, is no fault of the application.
+
+        A traceback would say nothing of it, or quote what an upstream said: the call's own record tells what happened.
+        """
         try:
             await app(self.scope, self.receive, self.send)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionAbortedError):
             self.transport.close()
         except Exception as error:
             self.logger.error("Exception in ASGI application\n", exc_info=error)

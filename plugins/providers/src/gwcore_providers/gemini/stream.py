@@ -190,8 +190,8 @@ class GeminiWriter:
 
     def __init__(self, crossing: Crossing) -> None:
         self._crossing = crossing
-        self._fixed: dict[str, Any] = {}
-        self._tail = b""
+        self._fixed: dict[str, Any] = {"modelVersion": crossing.asked}
+        self._tail = orjson.dumps(self._fixed)[1:]
         self._calls: dict[int, ToolCall] = {}
         self._arguments: dict[int, list[str]] = {}
         self._cited: dict[int, list[Citation]] = {}
