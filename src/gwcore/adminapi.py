@@ -212,7 +212,7 @@ def _describe(routes: Iterable[AdminRoute]) -> dict[str, Any]:
             "x-permission": route.permission,
             "parameters": parameters,
             "responses": {
-                "200": {"description": "done", "content": {"application/json": {"schema": {}}}},
+                "200": {"description": "done", "content": {route.media_type: {"schema": {}}}},
                 "default": {
                     "description": "refused",
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},

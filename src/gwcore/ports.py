@@ -92,6 +92,7 @@ class AdminRoute:
         endpoint: returns a JSON document or a :class:`Page`, or raises a ``GatewayError``.
         Body: model of the JSON body; ``None`` where there is none.
         query: names of the query parameters it reads, for the API description.
+        media_type: of what it returns, for the API description.
     """
 
     method: str
@@ -101,6 +102,7 @@ class AdminRoute:
     summary: str
     Body: type[BaseModel] | None = None
     query: Sequence[str] = ()
+    media_type: str = "application/json"
 
 
 class Authority(Protocol):

@@ -95,7 +95,9 @@ async def test_the_main_port_serves_it_to_admins_alone():
                 assert (await client.get(f"{url}/metrics")).status_code == 401
                 assert (await client.get(f"{url}/metrics", headers=ONE)).status_code == 403
                 answer = await client.get(f"{url}/metrics", headers=ADMIN)
+                described = (await client.get(f"{url}/openapi.json", headers=ADMIN)).json()["paths"]["/metrics"]["get"]
     assert answer.headers["content-type"].startswith("text/plain")
+    assert list(described["responses"]["200"]["content"]) == ["text/plain"]
     found = numbers(answer.text)
     assert value(found, "gwcore_requests_total", team="t1", key="one", status="200") == 1
     assert value(found, "gwcore_auth_cached") == 1

@@ -203,7 +203,8 @@ class Prometheus(Plugin):
 
     def admin_routes(self) -> Sequence[AdminRoute]:
         """``/metrics``, for those whom the stack's authority lets."""
-        return (AdminRoute("GET", "/metrics", "metrics:read", self._page, "Metrics in Prometheus' text format."),)
+        said = "Metrics in Prometheus' text format."
+        return (AdminRoute("GET", "/metrics", "metrics:read", self._page, said, media_type="text/plain"),)
 
     async def _page(self, _call: AdminCall) -> Any:
         body, media_type = await self.text("text/plain")
