@@ -72,11 +72,14 @@ class Batches(Way):
         return reply
 
     def written(self, replies: list[ListReply]) -> bytes:
-        """The whole reply in the client's words."""
-        whole = merged(self.parts, replies, self.request.top)
-        whole.usage = self.meter.usage
+        """The whole reply in the client's words. Raises ``Malformed``."""
         codec = cast("ListCodec", self.client.lists[self.request.operation])
-        return orjson.dumps(codec.write_reply(whole, self.request, self.crossing))
+        try:
+            whole = merged(self.parts, replies, self.request.top)
+            whole.usage = self.meter.usage
+            return orjson.dumps(codec.write_reply(whole, self.request, self.crossing))
+        except UNREADABLE as error:
+            raise Malformed(f"the upstream's answer is not one of {self.upstream.name}") from error
 
 
 def batched(call: Call, target: Target, document: dict[str, Any], dialects: Mapping[str, Dialect]) -> Batches | None:

@@ -245,11 +245,9 @@ async def _relay_events(
     call, reply = attempt.call, attempt.call.reply
     out, tail, over = await _opening(attempt, response, translation, stream)
     last = stream.close() if over else None
-    whole = over and translation.upstream.ended(call.operation, tail)
-    if over and (stream.void or not (stream.content or whole)):
-        raise says_nothing(attempt)
-    if over and not (out or whole):
-        raise _cut(attempt)
+    begun = stream.content and out
+    if over and (stream.void or not (begun or translation.upstream.ended(call.operation, tail))):
+        raise says_nothing(attempt) if stream.void or not stream.content else _cut(attempt)
     attempt.first_byte_at = time.perf_counter()
     told = len(translation.crossing.dropped)
     if dropped := translation.dropped():

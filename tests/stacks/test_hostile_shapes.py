@@ -20,7 +20,10 @@ def stack(url, provider, more=(), **options):
 async def asked(path, body, *, provider="openai-compatible", answer=None, more=(), **options):
     async with FakeUpstream() as up:
         up.default = answer or Answer(body=b"{}")
-        async with running(Gateway(stack(up.url, provider, more, **options))) as url, httpx2.AsyncClient(base_url=url) as http:
+        async with (
+            running(Gateway(stack(up.url, provider, more, **options))) as url,
+            httpx2.AsyncClient(base_url=url) as http,
+        ):
             found = await http.post(path, json=body)
             return found.status_code, found.text
 
@@ -41,6 +44,24 @@ async def test_an_operation_that_is_spoken_to_upstreams_only_is_not_served_by_ot
 async def test_members_of_a_list_of_another_type(key, value):
     body = {"model": "m", "input": ["a"], key: value}
     assert (await asked("/v1/embeddings", body, provider="tei"))[0] in {200, 400, 422, 502}
+
+
+@pytest.mark.parametrize("odd", [None, "x", [1], {}, [[[1]]]])
+@pytest.mark.parametrize("form", ["float", "base64"])
+async def test_a_vector_of_something_else_is_no_answer(odd, form):
+    answer = Answer(body=json.dumps({"data": [{"index": 0, "embedding": [0.5, odd]}]}).encode())
+    body = {"model": "m", "input": ["a"], "encoding_format": form}
+    status, text = await asked("/v1/embeddings", body, provider="mistral", answer=answer)
+    assert status in ({200, 502} if form == "float" else {502}) and "internal" not in text
+
+
+@pytest.mark.parametrize("odd", [{"index": "x"}, {"index": None}, {"relevance_score": None}, {"relevance_score": "x"}])
+async def test_a_rank_of_something_else_is_no_answer(odd):
+    answer = Answer(body=json.dumps({"results": [{"index": 0, "relevance_score": 0.5, **odd}]}).encode())
+    body = {"model": "m", "query": "q", "documents": ["a", "b"]}
+    for provider in ("voyage", "cohere"):
+        status, text = await asked("/v1/rerank", body, provider=provider, answer=answer)
+        assert status == 502 and "internal" not in text, text
 
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}

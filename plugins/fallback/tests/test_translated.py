@@ -66,7 +66,10 @@ async def decide(w, wires, stream, answer):
 async def table(client, stream, wanted=None):
     wrong = {}
     async with chain(client) as (w, wires):
-        for name, answer, expected in faults(wires[0], stream):
+        for name, answer, decided in faults(wires[0], stream):
+            # Gemini's calls leave whole: nothing of this one has left yet
+            nothing_left = name == "cut inside a tool call" and client == "gemini.generate"
+            expected = ELSEWHERE if nothing_left else decided
             if wanted is None or name in wanted:
                 decision = await decide(w, wires, stream, answer)
                 if decision != (expected, blames(name, expected)):

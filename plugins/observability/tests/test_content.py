@@ -74,7 +74,9 @@ async def test_an_error_and_a_cut_stream_have_content_too(tmp_path):
     assert "hel" in orjson.dumps(cut["content"]["response"]).decode()
 
 
-@pytest.mark.parametrize("odd", [b'{"choices": [[]]}', b'{"choices": [{"index": 0, "delta": []}]}', b'{"choices": [7]}'])
+@pytest.mark.parametrize(
+    "odd", [b'{"choices": [[]]}', b'{"choices": [{"index": 0, "delta": []}]}', b'{"choices": [7]}']
+)
 async def test_an_event_of_another_shape_costs_no_content(tmp_path, odd):
     body = streamed().body
     async with FakeUpstream() as up, Place() as place:
