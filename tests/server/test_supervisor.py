@@ -111,7 +111,7 @@ def test_those_that_serve_go_on_where_another_cannot_start():
     """A store that is away for a minute must not end what still serves."""
     code, said = supervised(
         """
-        workers.UP = 0.0
+        workers.UP, workers.PAUSE = 0.0, 0.0001
         first = Path(tempfile.mkdtemp()) / "first"
         def work():
             try:

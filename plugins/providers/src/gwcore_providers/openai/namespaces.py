@@ -79,6 +79,13 @@ def grouped(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def together(call: ToolCall, known: Spaces) -> ToolCall:
+    """A call of a history by the one name that its tool goes by. One that names another namespace (tool search has them) is as it was."""
+    space = call.extra.get(SPACE)
+    name = joined(space, call.name) if isinstance(space, str) else ""
+    return replace(call, name=name, extra={**call.extra, "name": call.name}) if name in known else call
+
+
 def apart(call: ToolCall, known: Spaces, dialect: str) -> ToolCall:
     """A call by its own name and namespace, where it is of a tool in one."""
     found = known.get(call.name)

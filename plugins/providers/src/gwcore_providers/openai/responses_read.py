@@ -31,7 +31,7 @@ from gwcore.chat import (
 )
 from gwcore.errors import BadRequest
 from gwcore_providers.crossing import from_url, objects, rest, spelled, string, thought_of, unseal
-from gwcore_providers.openai.namespaces import SPACE, inside, joined
+from gwcore_providers.openai.namespaces import SPACE, Spaces, inside, spaces, together
 
 DIALECT = "openai.responses"
 KNOBS = {
@@ -100,8 +100,9 @@ def _messages(document: dict[str, Any]) -> list[Message]:
     if isinstance(given, str):
         messages.append(Message("user", [Text(given)]))
     elif given is not None:
+        known = spaces(document)
         for at, item in enumerate(objects(given, "input")):
-            message = _item(item, f"input[{at}]")
+            message = _item(item, f"input[{at}]", known)
             last = messages[-1] if messages else None
             if message.role == "assistant" and last is not None and last.role == "assistant":
                 last.parts += _apart(last.parts[-1], message.parts)
@@ -110,7 +111,7 @@ def _messages(document: dict[str, Any]) -> list[Message]:
     return messages
 
 
-def _item(item: dict[str, Any], where: str) -> Message:
+def _item(item: dict[str, Any], where: str, known: Spaces) -> Message:
     kind = item.get("type") or ("message" if "role" in item else None)
     if kind == "message":
         return _message(item, where)
@@ -118,7 +119,8 @@ def _item(item: dict[str, Any], where: str) -> Message:
         return Message("tool", [_result(item, where)])
     if not isinstance(kind, str):
         raise BadRequest(f"{where}.type must be a string")
-    return Message("assistant", [part_of(kind, item, where)])
+    part = part_of(kind, item, where)
+    return Message("assistant", [together(part, known) if known and isinstance(part, ToolCall) else part])
 
 
 def part_of(kind: str, item: dict[str, Any], where: str) -> Part:
@@ -258,8 +260,6 @@ def call(item: dict[str, Any], where: str = "a call") -> ToolCall:
     key = "input" if custom else "arguments"
     id, signature = thought_of(string(item, "call_id", where))  # noqa: A001 - the field's standard name
     name, extra = string(item, "name", where), rest(item, "type", "call_id", "name", key, "id")
-    if isinstance(space := item.get(SPACE), str):
-        name, extra = joined(space, name), {**extra, "name": name}
     return ToolCall(
         id,
         name,
