@@ -357,6 +357,8 @@ async def test_a_file_is_made_when_it_is_first_connected_to(tmp_path, package):
 @pytest.mark.parametrize("mutant", [False, True], ids=["", "control"])
 async def test_a_file_that_is_there_is_not_opened_beside_sqlite(tmp_path, package, monkeypatch, mutant):
     """Closing it lets go of the locks that this process has on it: who closes it elsewhere deletes the log that we write."""
+    if mutant and sqlite3.sqlite_version_info >= (3, 51):
+        pytest.skip("SQLite from 3.51 on resists that others close its file")
     if mutant:
         monkeypatch.setattr("gwcore.sql._make_private", lambda path: os.close(os.open(path, os.O_RDWR)))
         (tmp_path / "book.db").touch()
