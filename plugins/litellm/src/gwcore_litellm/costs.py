@@ -77,3 +77,10 @@ def _plain(number: Decimal) -> str:
 def dollars(amount: Any) -> str:
     """An amount of money as a stack file has it."""
     return amount if isinstance(amount, str) else f"${_plain(Decimal(str(amount)))}"
+
+
+def limited(section: Section, limit: str, window: str | None, **about: Any) -> dict[str, Any] | None:
+    """A rule of ``budget`` of two keys, the money and its time; ``about`` says whose it is. ``None`` where no money is said."""
+    money = section.number(limit, f"budget.rules: per {about['per']}")
+    time = section.text(window, "the window of that rule") if window else None
+    return None if money is None else {**about, "limit": dollars(money), "window": time or "total"}

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gwcore_litellm.costs import dollars, prices
-from gwcore_litellm.draft import Draft, name_of
+from gwcore_litellm.costs import limited, prices
+from gwcore_litellm.draft import Draft, name_of, seconds
 from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.source import Config
-from gwcore_litellm.tables import said_of
+from gwcore_litellm.tables import BY_ITSELF, INFO, PARAMS, said_of
 from gwcore_litellm.vendors import settings, upstream_name, vendor_of
 
 _SAMPLING: Final = (
@@ -32,61 +32,6 @@ _MODES: Final = {
     "chat", "completion", "embedding", "image_generation", "audio_speech", "audio_transcription", "rerank", "responses",
     "moderation", "batch", "text_completion",
 }  # fmt: skip
-_NOTHING: Final = (Status.EXACT, "nothing is needed for it")
-_KNOB: Final = (Status.MANUAL, "defaults of requests are the `sampling` of a rule; this one clients must send")
-_BY_ITSELF: Final = (Status.EXACT, "so by itself")
-
-_PARAMS: Final[dict[str, tuple[Status, str]]] = {
-    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
-    "additional_drop_params": (Status.MANUAL, "what a target refuses is known per vendor; a plugin may take out more"),
-    "max_retries": (Status.EXACT, "upstreams are asked once; fallback.retry says how often a call is tried"),
-    "num_retries": (Status.APPROXIMATE, "fallback.retry.attempts holds for all models"),
-    "cooldown_time": (Status.APPROXIMATE, "fallback.cooldown holds for all deployments"),
-    "use_in_pass_through": (Status.EXACT, "native routes of the vendor's dialect are served by themselves"),
-    "merge_reasoning_content_in_choices": (Status.UNSUPPORTED, "reasoning stays apart, as the dialect has it"),
-    "silent_model": (Status.UNSUPPORTED, "nothing here sends a copy of a call elsewhere"),
-    "mock_response": (Status.MANUAL, "an upstream with `provider: demo` answers without a vendor"),
-    "fallbacks": (Status.MANUAL, "fallback.models.<name>.fallbacks"),
-    "region_name": (Status.UNSUPPORTED, "deployments are not chosen by region"),
-    "tag_regex": (Status.MANUAL, "tags are matched as they are; a rule may choose models by more"),
-    "itpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: input}"),
-    "otpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: output}"),
-    "configurable_clientside_auth_params": (Status.UNSUPPORTED, "clients never choose an upstream's address or key"),
-    "cache_control_injection_points": (Status.UNSUPPORTED, "prompt caching is what the client asks for"),
-    "headers": (Status.MANUAL, "headers of the upstream"),
-    "extra_body": (Status.MANUAL, "clients send it, or a plugin puts it in"),
-    "default_api_key_rpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], requests: …}"),
-    "default_api_key_tpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], tokens: …}"),
-    "vertex_ai_project": (Status.ERROR, "LiteLLM's key is vertex_project"),
-    "vertex_ai_location": (Status.ERROR, "LiteLLM's key is vertex_location"),
-    "aws_region": (Status.ERROR, "LiteLLM's key is aws_region_name"),
-    "stream": (Status.EXACT, "clients say whether they want a stream"),
-    "keepalive_seconds": (Status.MANUAL, "server.keepalive holds for all streams"),
-    "num_ctx": (Status.MANUAL, "num_ctx of the upstream, where its provider is ollama"),
-    "keep_alive": (Status.MANUAL, "keep_alive of the upstream, where its provider is ollama"),
-    "azure_scope": (Status.UNSUPPORTED, "Entra ID is not asked for tokens here"),
-    **dict.fromkeys(("aws_session_name", "aws_web_identity_token", "aws_external_id", "aws_sts_endpoint"),
-                    (Status.MANUAL, "put it into a profile of AWS's config file, and name that: profile")),
-    **dict.fromkeys(("n", "logit_bias", "logprobs", "top_logprobs", "response_format", "reasoning_effort", "thinking",
-                     "verbosity", "tools", "tool_choice", "parallel_tool_calls", "user", "service_tier", "store",
-                     "dimensions", "encoding_format", "input_type", "max_completion_tokens", "metadata", "min_p",
-                     "web_search_options", "safety_settings", "repeat_penalty", "think", "chat_template_kwargs",
-                     "stream_options", "modalities", "allowed_openai_params"), _KNOB),
-}  # fmt: skip
-_INFO: Final[dict[str, tuple[Status, str]]] = {
-    "id": (Status.EXACT, "a deployment is upstream/model"),
-    "access_groups": (Status.MANUAL, "write the models into `models` of the keys and teams that have the group"),
-    "team_id": (Status.MANUAL, "write the model into `models` of that team, and of no other"),
-    "team_public_model_name": (Status.MANUAL, "`aliases` of a key give a model another name"),
-    "blocked": (Status.MANUAL, "take the model out of `models`"),
-    "discoverable": (Status.UNSUPPORTED, "every model that a key may use is listed"),
-    "max_tokens": (Status.APPROXIMATE, "max_output_tokens is prices.max_output; this one says nothing more"),
-    "disable_background_health_check": (Status.MANUAL, "fallback.checks.upstreams names those that are checked"),
-    **dict.fromkeys(
-        ("description", "litellm_provider", "key", "db_model", "created_at", "created_by", "updated_at", "updated_by"),
-        _NOTHING,
-    ),
-}
 
 
 @dataclass(slots=True)
@@ -109,19 +54,18 @@ class Defaults:
     tags_count: bool = False
 
 
-def read_models(config: Config, draft: Draft, defaults: Defaults) -> dict[str, Group]:
-    """Fill ``upstreams``, ``models`` and ``fallback.deployments``; the groups by name, for the router."""
+def read_models(config: Config, draft: Draft, defaults: Defaults) -> None:
+    """Fill ``upstreams``, ``models`` and ``fallback.deployments``."""
     entries = config.data.get("model_list")
     groups: dict[str, Group] = {}
     if not isinstance(entries, list):
         if entries is not None:
             config.add(Status.ERROR, ("model_list",), "is not a list; begin each deployment with - model_name:")
-        return groups
+        return
     for at in range(len(entries)):
         _Deployment(config, at, draft, defaults).read(groups)
     for name, group in groups.items():
         _group(config, draft, name, group)
-    return groups
 
 
 class _Deployment:
@@ -150,11 +94,11 @@ class _Deployment:
             return
         group.targets.append(target)
         self._described(name, target, group)
-        self._params.rest(said_of(self._params, _PARAMS), NAMES, "litellm_params")
-        known = {key: _BY_ITSELF for key in self._info if key.startswith("supports_")}
+        self._params.rest(said_of(self._params, PARAMS), NAMES, "litellm_params")
+        known = {key: BY_ITSELF for key in self._info if key.startswith("supports_")}
         mode = str(self._info.peek("mode"))
-        known["mode"] = _BY_ITSELF if mode in _MODES else (Status.UNSUPPORTED, "that mode is not served")
-        self._info.rest({**_INFO, **known}, NAMES, "model_info")
+        known["mode"] = BY_ITSELF if mode in _MODES else (Status.UNSUPPORTED, "that mode is not served")
+        self._info.rest({**INFO, **known}, NAMES, "model_info")
 
     def _credential(self) -> None:
         """``litellm_credential_name``: what is said there holds where the deployment does not say it itself."""
@@ -187,7 +131,7 @@ class _Deployment:
             upstream["headers"] = {**upstream.get("headers", {}), **headers}
         timeout = self._params.number("timeout", "the upstream's timeout: for its first byte")
         if (timeout := timeout or self._defaults.timeout) is not None:
-            upstream["timeout"] = timeout if isinstance(timeout, str) else f"{timeout}s"
+            upstream["timeout"] = seconds(timeout)
         cost = prices(self._params, self._info)
         about = (cost, *(self._params.peek(key) for key in _APART))
         name = self._draft.upstream(upstream_name(prefix, upstream), upstream, model, about)
@@ -248,14 +192,15 @@ class _Deployment:
         upstream = target.partition("/")[0]
         most = self._params.number("max_parallel_requests", "ratelimit.rules: parallel, per upstream and model")
         if most:
-            rule = {"per": ["upstream", "model"], "upstreams": [upstream], "when": {"models": [name]}, "parallel": most}
-            self._draft.limits.append(rule)
-        money = self._params.number("max_budget", "budget.rules: per model")
-        window = self._params.text("budget_duration", "the window of that rule")
-        if money is not None:
-            rule = {"per": "model", "of": target, "limit": dollars(money), "window": window or "total"}
-            if rule not in (self._draft.budget or {}).get("rules", ()):
-                self._draft.spend(rule)
+            limit = {
+                "per": ["upstream", "model"],
+                "upstreams": [upstream],
+                "when": {"models": [name]},
+                "parallel": most,
+            }
+            self._draft.limits.append(limit)
+        if rule := limited(self._params, "max_budget", "budget_duration", per="model", of=target):
+            self._draft.spend(rule)
 
 
 def _group(config: Config, draft: Draft, name: str, group: Group) -> None:
@@ -271,7 +216,7 @@ def _group(config: Config, draft: Draft, name: str, group: Group) -> None:
         draft.deployments.setdefault(target, {})["weight"] = share
     waits = [wait for wait in group.first_token if wait is not None]
     if waits:
-        draft.routes.setdefault(name, {})["first_token"] = waits[0] if isinstance(waits[0], str) else f"{waits[0]}s"
+        draft.routes.setdefault(name, {})["first_token"] = seconds(waits[0])
     if len(set(map(str, waits))) > 1:
         said = f"the deployments of {name} have different stream_timeouts; that of the first that has one holds for all"
         config.add(Status.APPROXIMATE, ("model_list",), said)

@@ -70,9 +70,11 @@ class Draft:
         return found
 
     def spend(self, rule: dict[str, Any]) -> None:
-        """Add a rule of ``budget``."""
+        """Add a rule of ``budget``, once."""
         self.budget = self.budget or {}
-        self.budget.setdefault("rules", []).append(rule)
+        rules = self.budget.setdefault("rules", [])
+        if rule not in rules:
+            rules.append(rule)
 
     def data(self) -> dict[str, Any]:
         """The stack file as plain data, layers in the order in which they belong."""
@@ -110,6 +112,11 @@ def _entry(name: str, settings: dict[str, Any]) -> Any:
 def name_of(text: str) -> str:
     """``text`` as a name of the stack file."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.") or "model"
+
+
+def seconds(value: Any) -> str:
+    """A duration of so many, as a stack file has it; a reference to one stays one."""
+    return value if isinstance(value, str) else f"{value}s"
 
 
 def written(draft: Draft, head: Iterable[str]) -> str:

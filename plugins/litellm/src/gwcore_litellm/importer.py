@@ -26,9 +26,9 @@ def imported(path: Path) -> tuple[str, list[Finding]]:
         BadConfig: the file, or one that it includes, cannot be read, is not YAML or no mapping.
     """
     config, draft = Config(path), Draft()
-    groups = read_models(config, draft, read_defaults(config))
+    read_models(config, draft, read_defaults(config))
     settings = config.section("litellm_settings")
-    Router(config, draft, groups).read(settings)
+    Router(config, draft).read(settings)
     read_callbacks(config, draft, settings)
     read_litellm(config, draft, settings)
     read_general(config, draft, config.section("general_settings"))

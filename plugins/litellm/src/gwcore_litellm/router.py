@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gwcore_litellm.costs import dollars
-from gwcore_litellm.deployments import Defaults, Group
-from gwcore_litellm.draft import Draft
+from gwcore_litellm.deployments import Defaults
+from gwcore_litellm.draft import Draft, seconds
 from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.redis import redis_url
 from gwcore_litellm.source import Config, Section
-from gwcore_litellm.tables import said_of
+from gwcore_litellm.tables import ROUTER, said_of
 
 _STRATEGIES: Final = {
     "simple-shuffle": ("shuffle", Status.EXACT),
@@ -33,46 +33,6 @@ _RETRIES, _FAILS, _COOLDOWN, _MOST, _LONGEST = 2, 3, 5, 20, 300
 """LiteLLM's own defaults; the most attempts that ``fallback`` makes for one call, and its ``max_cooldown``."""
 _TIMEOUT: Final = "timeout of the upstreams, where a deployment has none"
 
-ROUTER: Final[dict[str, tuple[Status, str]]] = {
-    "set_verbose": (Status.EXACT, "logs are JSON lines; nothing is needed"),
-    "debug_level": (Status.EXACT, "logs are JSON lines; nothing is needed"),
-    "retry_after": (Status.APPROXIMATE, "fallback.retry.base; an upstream's Retry-After is kept"),
-    "retry_policy": (Status.MANUAL, "not set by kind of error: docs/reference/faults.md says what follows which"),
-    "model_group_retry_policy": (Status.MANUAL, "not set by kind of error or model"),
-    "allowed_fails_policy": (Status.MANUAL, "not set by kind of error: docs/reference/faults.md says what counts"),
-    "disable_cooldowns": (
-        Status.UNSUPPORTED,
-        "a deployment that fails is left alone; with `panic` one is always tried",
-    ),
-    "enable_pre_call_checks": (Status.APPROXIMATE, "context_window_fallbacks act on the vendor's refusal"),
-    "tag_filtering_match_any": (Status.EXACT, "one common tag is enough"),
-    "max_fallbacks": (Status.APPROXIMATE, "fallback.retry.attempts bounds all attempts of a call"),
-    "cache_responses": (Status.APPROXIMATE, "the cache plugin, where litellm_settings.cache asks for it"),
-    "enable_health_check_routing": (
-        Status.MANUAL,
-        "fallback.checks: deployments are checked, and left alone while down",
-    ),
-    "enable_mid_stream_fallback_continuation": (Status.MANUAL, "fallback.continuation: true"),
-    "default_max_parallel_requests": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], parallel: …}"),
-    "ignore_invalid_deployments": (
-        Status.UNSUPPORTED,
-        "what is wrong in the stack file is told before anything starts",
-    ),
-    "fallback_on_unsupported_params": (
-        Status.EXACT,
-        "what a target lacks is left out; content it cannot be told goes on",
-    ),
-    "alerting_config": (Status.MANUAL, "watch: alerts"),
-    "routing_strategy_args": (Status.UNSUPPORTED, "the strategies need no numbers"),
-    "client_ttl": (Status.EXACT, "connections are kept by themselves"),
-    "default_litellm_params": (Status.MANUAL, "defaults of requests are the `sampling` of a rule"),
-    "caching_groups": (Status.UNSUPPORTED, "an answer is cached under the model that was asked"),
-    "model_group_affinity_config": (Status.MANUAL, "fallback.models.<name>.affinity"),
-    "deployment_affinity_ttl_seconds": (Status.EXACT, "affinity needs no memory, and so no end"),
-    "polling_interval": (Status.UNSUPPORTED, "there are no priorities among calls that queue"),
-    "default_priority": (Status.UNSUPPORTED, "there are no priorities among calls that queue"),
-}
-
 
 def read_defaults(config: Config) -> Defaults:
     """What holds for every deployment; before ``model_list`` is read."""
@@ -89,8 +49,8 @@ def read_defaults(config: Config) -> Defaults:
 class Router:
     """Fills ``fallback`` and the aliases in ``models``, of both sections."""
 
-    def __init__(self, config: Config, draft: Draft, groups: dict[str, Group]) -> None:
-        self._config, self._draft, self._groups = config, draft, groups
+    def __init__(self, config: Config, draft: Draft) -> None:
+        self._config, self._draft = config, draft
         self._router = config.section("router_settings")
         self._redirected: dict[str, str] = {}
 
@@ -110,7 +70,7 @@ class Router:
         self._cooldown(settings)
         wait = router.number("stream_timeout", "fallback.first_token")
         if wait:
-            fallback["first_token"] = wait if isinstance(wait, str) else f"{wait}s"
+            fallback["first_token"] = seconds(wait)
         router.number("timeout", _TIMEOUT)
         router.flag("enable_tag_filtering", "tags of deployments are always kept")
         self._attempts(settings)
@@ -248,7 +208,7 @@ class Router:
         if wait == 0:
             key = self._router if mine == 0 else settings
             key.say(Status.ERROR, "cooldown_time", f"LiteLLM reads 0 as its default, {_COOLDOWN} s; so does the stack")
-        self._draft.fallback["cooldown"] = wait if isinstance(wait, str) else f"{wait or _COOLDOWN}s"
+        self._draft.fallback["cooldown"] = seconds(wait or _COOLDOWN)
         if isinstance(wait, int | float) and wait > _LONGEST:
             self._draft.fallback["max_cooldown"] = f"{wait}s"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gwcore_litellm.costs import dollars
-from gwcore_litellm.draft import Draft
+from gwcore_litellm.costs import limited
+from gwcore_litellm.draft import Draft, seconds
 from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.redis import redis_url
@@ -18,6 +18,12 @@ _OPERATIONS: Final = {
     "embedding": "embeddings", "aembedding": "embeddings", "rerank": "rerank", "arerank": "rerank",
     "responses": "chat", "aresponses": "chat", "anthropic_messages": "chat",
 }  # fmt: skip
+_BUDGETS: Final = (
+    ("global", "max_budget", "budget_duration"),
+    ("end_user", "max_end_user_budget", None),
+    ("user", "max_internal_user_budget", "internal_user_budget_duration"),
+)
+"""Whose money, the key of the limit, and that of its window."""
 _REDIS: Final = "redis://:${REDIS_PASSWORD:-}@${REDIS_HOST}:${REDIS_PORT:-6379}/0"
 """Where LiteLLM looks if the file does not say it."""
 _SQL: Final = ("postgresql://", "postgres://", "sqlite:", "${")
@@ -26,17 +32,9 @@ _SQL: Final = ("postgresql://", "postgres://", "sqlite:", "${")
 def read_litellm(config: Config, draft: Draft, settings: Section) -> None:
     """What is left of ``litellm_settings`` when the router and the callbacks have taken theirs."""
     settings.number("request_timeout", "timeout of the upstreams, where a deployment has none")
-    limit = settings.number("max_budget", "budget.rules: per global")
-    window = settings.text("budget_duration", "the window of that rule") or "total"
-    if limit is not None:
-        draft.spend({"per": "global", "limit": dollars(limit), "window": window})
-    limit = settings.number("max_end_user_budget", "budget.rules: per end_user")
-    if limit is not None:
-        draft.spend({"per": "end_user", "limit": dollars(limit), "window": "total"})
-    limit = settings.number("max_internal_user_budget", "budget.rules: per user")
-    window = settings.text("internal_user_budget_duration", "the window of that rule") or "total"
-    if limit is not None:
-        draft.spend({"per": "user", "limit": dollars(limit), "window": window})
+    for per, limit, window in _BUDGETS:
+        if rule := limited(settings, limit, window, per=per):
+            draft.spend(rule)
     _tags(draft, settings.below("tag_budget_config"))
     _aliases(draft, settings.below("model_alias_map"))
     status = settings.peek("budget_exceeded_status_code")
@@ -48,11 +46,8 @@ def read_litellm(config: Config, draft: Draft, settings: Section) -> None:
 
 def _tags(draft: Draft, tags: Section) -> None:
     for tag in tags:
-        one = tags.below(tag)
-        limit = one.number("max_budget", "budget.rules: per tag")
-        window = one.text("budget_duration", "the window of that rule") or "total"
-        if limit is not None:
-            draft.spend({"per": "tag", "of": tag, "limit": dollars(limit), "window": window})
+        if rule := limited(tags.below(tag), "max_budget", "budget_duration", per="tag", of=tag):
+            draft.spend(rule)
 
 
 def _aliases(draft: Draft, aliases: Section) -> None:
@@ -90,7 +85,7 @@ def _cache(config: Config, draft: Draft, settings: Section) -> None:
     ttl = params.number("ttl", "cache.ttl")
     by_kind = params.number("default_in_redis_ttl" if url else "default_in_memory_ttl", "cache.ttl")
     if ttl or by_kind:
-        made["ttl"] = _seconds(ttl or by_kind)
+        made["ttl"] = seconds(ttl or by_kind)
     name = params.text("namespace", "cache.namespace")
     if name:
         made["namespace"] = name
@@ -141,10 +136,6 @@ def _semantic(params: Section, made: dict[str, Any], kind: str) -> None:
         made["semantic"]["similarity"] = likeness
 
 
-def _seconds(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value}s"
-
-
 # ── general_settings ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -166,7 +157,7 @@ def read_general(config: Config, draft: Draft, general: Section) -> None:
         draft.limits.append({"per": "key", "parallel": most})
     if general.flag("background_health_checks", "fallback.checks"):
         every = general.number("health_check_interval", "fallback.checks.interval")
-        draft.fallback["checks"] = {"interval": _seconds(every)} if every else {}
+        draft.fallback["checks"] = {"interval": seconds(every)} if every else {}
     keep = general.text("maximum_spend_logs_retention_period", "budget.retain")
     if keep is not None and draft.budget is not None:
         draft.budget["retain"] = keep

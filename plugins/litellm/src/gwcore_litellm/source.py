@@ -16,7 +16,7 @@ _REFERENCE = re.compile(r"os\.environ/\s*(.+)", re.DOTALL)
 _INSIDE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|credentials|access_key_id)$")
-_YES, _NO = {"true", "yes", "on", "y", "1"}, {"false", "no", "off", "n", "0", ""}
+_YES = {"true", "yes", "on", "y", "1"}
 """LiteLLM reads YAML 1.1, in which these are truth values without being quoted."""
 
 
@@ -193,7 +193,8 @@ class Section:
             if key in self._taken or self._data[key] is None:
                 continue
             if key in known:
-                self.say(*_of(known[key], key))
+                status, said = known[key]
+                self.say(status, key, said)
             elif key in names[here]:
                 self.say(Status.UNSUPPORTED, key, "nothing here does this")
             elif homes := [name for name, keys in names.items() if key in keys]:
@@ -237,10 +238,6 @@ class Section:
             said = "a secret stands in the file, and now in the stack file; better a reference: ${NAME}"
             self.config.add(Status.APPROXIMATE, loc, said)
         return value
-
-
-def _of(known: tuple[Status, str], key: str) -> tuple[Status, str, str]:
-    return known[0], key, known[1]
 
 
 def _number(text: str) -> float | int | None:

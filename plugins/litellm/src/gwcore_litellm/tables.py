@@ -20,6 +20,101 @@ _FILE_ONLY: Final[Said] = (
 )
 _KEYS: Final[Said] = (Status.MANUAL, "a rule `per: key` of ratelimit is every key's default, one of budget its ceiling")
 
+_KNOB: Final[Said] = (Status.MANUAL, "defaults of requests are the `sampling` of a rule; this one clients must send")
+BY_ITSELF: Final[Said] = (Status.EXACT, "so by itself")
+
+PARAMS: Final[dict[str, Said]] = {
+    "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
+    "additional_drop_params": (Status.MANUAL, "what a target refuses is known per vendor; a plugin may take out more"),
+    "max_retries": (Status.EXACT, "upstreams are asked once; fallback.retry says how often a call is tried"),
+    "num_retries": (Status.APPROXIMATE, "fallback.retry.attempts holds for all models"),
+    "cooldown_time": (Status.APPROXIMATE, "fallback.cooldown holds for all deployments"),
+    "use_in_pass_through": (Status.EXACT, "native routes of the vendor's dialect are served by themselves"),
+    "merge_reasoning_content_in_choices": (Status.UNSUPPORTED, "reasoning stays apart, as the dialect has it"),
+    "silent_model": (Status.UNSUPPORTED, "nothing here sends a copy of a call elsewhere"),
+    "mock_response": (Status.MANUAL, "an upstream with `provider: demo` answers without a vendor"),
+    "fallbacks": (Status.MANUAL, "fallback.models.<name>.fallbacks"),
+    "region_name": (Status.UNSUPPORTED, "deployments are not chosen by region"),
+    "tag_regex": (Status.MANUAL, "tags are matched as they are; a rule may choose models by more"),
+    "itpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: input}"),
+    "otpm": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], tokens: …, count: output}"),
+    "configurable_clientside_auth_params": (Status.UNSUPPORTED, "clients never choose an upstream's address or key"),
+    "cache_control_injection_points": (Status.UNSUPPORTED, "prompt caching is what the client asks for"),
+    "headers": (Status.MANUAL, "headers of the upstream"),
+    "extra_body": (Status.MANUAL, "clients send it, or a plugin puts it in"),
+    "default_api_key_rpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], requests: …}"),
+    "default_api_key_tpm_limit": (Status.MANUAL, "ratelimit.rules: {per: [key, model], tokens: …}"),
+    "vertex_ai_project": (Status.ERROR, "LiteLLM's key is vertex_project"),
+    "vertex_ai_location": (Status.ERROR, "LiteLLM's key is vertex_location"),
+    "aws_region": (Status.ERROR, "LiteLLM's key is aws_region_name"),
+    "stream": (Status.EXACT, "clients say whether they want a stream"),
+    "keepalive_seconds": (Status.MANUAL, "server.keepalive holds for all streams"),
+    "num_ctx": (Status.MANUAL, "num_ctx of the upstream, where its provider is ollama"),
+    "keep_alive": (Status.MANUAL, "keep_alive of the upstream, where its provider is ollama"),
+    "azure_scope": (Status.UNSUPPORTED, "Entra ID is not asked for tokens here"),
+    **dict.fromkeys(("aws_session_name", "aws_web_identity_token", "aws_external_id", "aws_sts_endpoint"),
+                    (Status.MANUAL, "put it into a profile of AWS's config file, and name that: profile")),
+    **dict.fromkeys(("n", "logit_bias", "logprobs", "top_logprobs", "response_format", "reasoning_effort", "thinking",
+                     "verbosity", "tools", "tool_choice", "parallel_tool_calls", "user", "service_tier", "store",
+                     "dimensions", "encoding_format", "input_type", "max_completion_tokens", "metadata", "min_p",
+                     "web_search_options", "safety_settings", "repeat_penalty", "think", "chat_template_kwargs",
+                     "stream_options", "modalities", "allowed_openai_params"), _KNOB),
+}  # fmt: skip
+INFO: Final[dict[str, Said]] = {
+    "id": (Status.EXACT, "a deployment is upstream/model"),
+    "access_groups": (Status.MANUAL, "write the models into `models` of the keys and teams that have the group"),
+    "team_id": (Status.MANUAL, "write the model into `models` of that team, and of no other"),
+    "team_public_model_name": (Status.MANUAL, "`aliases` of a key give a model another name"),
+    "blocked": (Status.MANUAL, "take the model out of `models`"),
+    "discoverable": (Status.UNSUPPORTED, "every model that a key may use is listed"),
+    "max_tokens": (Status.APPROXIMATE, "max_output_tokens is prices.max_output; this one says nothing more"),
+    "disable_background_health_check": (Status.MANUAL, "fallback.checks.upstreams names those that are checked"),
+    **dict.fromkeys(
+        ("description", "litellm_provider", "key", "db_model", "created_at", "created_by", "updated_at", "updated_by"),
+        _NOTHING,
+    ),
+}
+
+ROUTER: Final[dict[str, Said]] = {
+    "set_verbose": (Status.EXACT, "logs are JSON lines; nothing is needed"),
+    "debug_level": (Status.EXACT, "logs are JSON lines; nothing is needed"),
+    "retry_after": (Status.APPROXIMATE, "fallback.retry.base; an upstream's Retry-After is kept"),
+    "retry_policy": (Status.MANUAL, "not set by kind of error: docs/reference/faults.md says what follows which"),
+    "model_group_retry_policy": (Status.MANUAL, "not set by kind of error or model"),
+    "allowed_fails_policy": (Status.MANUAL, "not set by kind of error: docs/reference/faults.md says what counts"),
+    "disable_cooldowns": (
+        Status.UNSUPPORTED,
+        "a deployment that fails is left alone; with `panic` one is always tried",
+    ),
+    "enable_pre_call_checks": (Status.APPROXIMATE, "context_window_fallbacks act on the vendor's refusal"),
+    "tag_filtering_match_any": (Status.EXACT, "one common tag is enough"),
+    "max_fallbacks": (Status.APPROXIMATE, "fallback.retry.attempts bounds all attempts of a call"),
+    "cache_responses": (Status.APPROXIMATE, "the cache plugin, where litellm_settings.cache asks for it"),
+    "enable_health_check_routing": (
+        Status.MANUAL,
+        "fallback.checks: deployments are checked, and left alone while down",
+    ),
+    "enable_mid_stream_fallback_continuation": (Status.MANUAL, "fallback.continuation: true"),
+    "default_max_parallel_requests": (Status.MANUAL, "ratelimit.rules: {per: [upstream, model], parallel: …}"),
+    "ignore_invalid_deployments": (
+        Status.UNSUPPORTED,
+        "what is wrong in the stack file is told before anything starts",
+    ),
+    "fallback_on_unsupported_params": (
+        Status.EXACT,
+        "what a target lacks is left out; content it cannot be told goes on",
+    ),
+    "alerting_config": (Status.MANUAL, "watch: alerts"),
+    "routing_strategy_args": (Status.UNSUPPORTED, "the strategies need no numbers"),
+    "client_ttl": (Status.EXACT, "connections are kept by themselves"),
+    "default_litellm_params": (Status.MANUAL, "defaults of requests are the `sampling` of a rule"),
+    "caching_groups": (Status.UNSUPPORTED, "an answer is cached under the model that was asked"),
+    "model_group_affinity_config": (Status.MANUAL, "fallback.models.<name>.affinity"),
+    "deployment_affinity_ttl_seconds": (Status.EXACT, "affinity needs no memory, and so no end"),
+    "polling_interval": (Status.UNSUPPORTED, "there are no priorities among calls that queue"),
+    "default_priority": (Status.UNSUPPORTED, "there are no priorities among calls that queue"),
+}
+
 LITELLM: Final[dict[str, Said]] = {
     "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),
     "modify_params": (Status.EXACT, "requests are fitted to the target where they can be, and refused by name where not"),
