@@ -98,6 +98,13 @@ def test_every_key_is_told_of(tmp_path_factory, data):
     assert passed_over(file, data) == []
 
 
+@pytest.mark.parametrize("key", ["provider_budget_config", "model_group_alias"])
+def test_a_mapping_without_values_is_told_of(tmp_path, key):
+    data = {"model_list": [], "router_settings": {key: {"m": None}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
+    assert passed_over(tmp_path / "config.yaml", data) == []
+
+
 def test_a_key_that_is_passed_over_would_be_seen(tmp_path, monkeypatch):
     data = {"model_list": [], "general_settings": {"ui_access_mode": "all"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))

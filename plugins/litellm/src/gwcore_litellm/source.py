@@ -179,7 +179,10 @@ class Section:
     def below(self, key: str) -> Section:
         """A mapping under a key, which tells of its own keys."""
         self._taken.add(key)
-        return Section(self.config, (*self.loc, key), self._data.get(key))
+        found = Section(self.config, (*self.loc, key), self._data.get(key))
+        if self._data.get(key) and not list(found) and isinstance(self._data[key], dict):
+            self.say(Status.EXACT, key, "its keys have no values")
+        return found
 
     def rest(self, known: Mapping[str, tuple[Status, str]], names: Mapping[str, frozenset[str]], here: str) -> None:
         """Tell of each key that nobody took.
