@@ -93,7 +93,9 @@ async def test_usage_stays_under_every_limit_and_says_when():
         answer_all(w)
         assert await served(w, 9) == {"a": 3, "b": 6}
         seen = await w.ask()
-        assert seen.status == 429 and 1 <= int(seen.headers["retry-after"]) <= 60
+        assert (
+            seen.status == 429 and 55 <= int(seen.headers["retry-after"]) <= 65
+        )  # a minute, and the slice it began in
         assert w.calls == {"a": 3, "b": 6}
         assert w.plugin.health()["deployments"]["a/m"]["state"] == "requests"
 

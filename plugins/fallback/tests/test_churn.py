@@ -173,6 +173,72 @@ async def test_a_reload_forgets_neither_a_wait_nor_what_was_used(tmp_path):
         assert (await w.ask()).status == 200 and w.calls == {"a": 1, "b": 3, "c": 1}
 
 
+async def test_a_reload_forgets_no_stream_that_is_under_way(tmp_path):
+    async with AsyncExitStack() as exits:
+        a, b = [await exits.enter_async_context(FakeUpstream()) for _ in range(2)]
+        wire, path = WIRES["openai.chat"], tmp_path / "stack.yaml"
+        frames = wire.frames("hello")
+        a.default = Answer(body=frames, stall_after=len(b"".join(frames[:-1])))
+        b.default = wire.answer(False)
+        path.write_text(stack_text({"a": a.url, "b": b.url}, wire, models={"m": ["a/m", "b/m"], "n": ["a/m"]}, fallback="{strategy: least-busy}"))  # fmt: skip
+        gateway = Gateway(str(path))
+        w = World(await exits.enter_async_context(running(gateway)), gateway, {"a": a, "b": b})
+        streams = [asyncio.create_task(w.ask(True, model="n")) for _ in range(3)]
+        await a.received(3)
+        await gateway.reload()
+        assert w.plugin.health()["deployments"]["a/m"]["inflight"] == 3
+        for _ in range(8):
+            assert (await w.ask()).headers["x-gwcore-upstream"] == "b"
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+        await until(lambda: w.plugin.health()["deployments"]["a/m"]["inflight"] == 0)
+
+
+FULL = Answer(429, body=b"{}")
+
+
+async def test_targets_at_their_limits_that_name_no_time_hide_no_other():
+    """Four attempts a call, and five targets that would take them all, call after call."""
+    async with world("abcdef") as w:
+        for up in w.ups.values():
+            up.default = FULL
+        w.ups["f"].default = w.wire.answer(False)
+        assert (await w.ask()).status == 429
+        assert [(await w.ask()).status for _ in range(3)] == [200] * 3
+        assert w.plugin.health()["deployments"]["a/m"]["state"] == "yielding"
+
+
+async def test_one_that_yields_is_asked_before_none_is():
+    async with world("ab", models={"m": ["a/m"], "n": ["b/m"]}, fallback="{models: {m: {fallbacks: [n]}}}") as w:
+        w.ups["a"].script(FULL)
+        w.ups["a"].default = w.ups["b"].default = w.wire.answer(False)
+        assert (await w.ask()).headers["x-gwcore-upstream"] == "b"
+        assert (await w.ask()).headers["x-gwcore-upstream"] == "b" and w.calls == {"a": 1, "b": 2}
+        w.ups["b"].default = BUSY
+        seen = await w.ask()
+        assert seen.headers["x-gwcore-upstream"] == "a" and seen.headers["x-gwcore-failed"] == "b/m 503"
+        w.breaker("a/m").yields = 0.0
+        assert (await w.ask()).headers["x-gwcore-upstream"] == "a"
+
+
+async def test_a_limit_on_tokens_says_when_enough_of_it_is_free():
+    async with world("a", fallback="{deployments: {a/m: {tokens: 1000/min}}}") as w:
+        w.ups["a"].default = w.wire.answer(False)
+        w.plugin.fleet.deployments["a/m"].tokens.add(600)
+        seen = await w.ask(max_tokens=900)
+        assert seen.status == 429 and 55 <= int(seen.headers["retry-after"]) <= 65
+
+
+async def test_health_names_what_bars_a_target_and_not_what_was_before():
+    async with world("a", fallback="{retry: {per_target: 0}}") as w:
+        w.ups["a"].script(BUSY, Answer(401, body=b"{}"))
+        await w.ask()
+        await w.ask()
+        shown = w.plugin.health()["deployments"]["a/m"]
+        assert (shown["state"], shown["reason"]) == ("credential", "credential")
+
+
 async def test_what_was_slow_is_measured_anew():
     async with world(fallback="{strategy: fastest}") as w:
         for up in w.ups.values():

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fallback_world import WIRES, chunk, documents, said, world
+from fallback_world import WIRES, chunk, documents, event, said, world
 
 from gwcore.testing.upstream import Answer, sse
 from gwcore_fallback.continuation import GRAMMARS, REQUEST
@@ -54,6 +54,50 @@ async def test_the_grammar_of_the_stream_is_kept(dialect):
             kinds = [d["type"] for d in shown]
             assert kinds == ["message_start", "ping", "content_block_start", "content_block_delta", "content_block_delta",
                              "content_block_stop", "message_delta", "message_stop"]  # fmt: skip
+
+
+def signed(dialect):
+    """Thoughts, signed, before the first words."""
+    if dialect == "anthropic.messages":
+        started, *_ = WIRES[dialect].opening
+        return [
+            started,
+            event("content_block_start", index=0, content_block={"type": "thinking", "thinking": "", "signature": ""}),
+            event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "hm"}),
+            event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "c2ln"}),
+            event("content_block_stop", index=0),
+            event("content_block_start", index=1, content_block={"type": "text", "text": ""}),
+        ]
+    if dialect == "gemini.generate":
+        part = {"text": "hm", "thought": True, "thoughtSignature": "c2ln"}
+        return [{"candidates": [{"content": {"role": "model", "parts": [part]}}]}]
+    details = [
+        {"type": "reasoning.text", "text": "hm", "signature": "c2ln", "format": "anthropic-claude-v1", "index": 0}
+    ]
+    deltas = {"role": "assistant", "content": ""}, {"reasoning_content": "hm"}, {"reasoning_details": details}
+    return [chunk({**delta, "tool_calls": None}) for delta in deltas]
+
+
+@pytest.mark.parametrize("dialect", GRAMMARS)
+async def test_thoughts_stand_before_the_answer_and_not_in_it(dialect):
+    """Each answer has its thoughts and their signature once: clients give them back with the next turn."""
+    wire = WIRES[dialect]
+    at = {"index": 1} if dialect == "anthropic.messages" else {}
+
+    def moved(frame):
+        return (frame[0], {**frame[1], **at}) if at and "index" in frame[1] else frame
+
+    def thought(text):
+        return [*signed(dialect), moved(wire.content(text))]
+
+    async with world("ab", dialect=dialect, fallback="{continuation: true, first_token: 1s}") as w:
+        pieces = sse(*thought("one "), moved(wire.content("lost")))
+        w.ups["a"].default = Answer(body=pieces, cut_after=sum(map(len, pieces)) - 7)
+        ends = sse(*map(moved, wire.finish))
+        w.ups["b"].default = Answer(body=[b"".join(sse(*signed(dialect))), b"".join([*sse(*thought("two")[-1:]), *ends])], gap=1.5)  # fmt: skip
+        seen = await w.ask(True)
+        assert said(wire, True, seen.body).replace("hm", "").startswith("one two") and b'"error"' not in seen.body
+        assert seen.body.count(b"c2ln") == 1 and b"gwcore-continued by b/m" in seen.body
 
 
 async def test_it_may_break_again():
@@ -109,6 +153,43 @@ async def test_what_is_not_text_is_never_continued(frame):
         w.ups["a"].default = Answer(body=pieces, cut_after=sum(map(len, pieces)) - 5)
         await w.ask(True)
         assert w.calls == {"a": 1, "b": 0}
+
+
+SHAPED = [
+    ("openai.chat", {"response_format": {"type": "json_object"}}),
+    ("openai.chat", {"n": 2}),
+    ("anthropic.messages", {"output_format": {"type": "json_schema", "schema": {}}}),
+    ("anthropic.messages", {"output_config": {"format": {"type": "json_schema", "schema": {}}}}),
+    ("gemini.generate", {"generationConfig": {"responseMimeType": "application/json"}}),
+    ("gemini.generate", {"generation_config": {"response_json_schema": {"type": "object"}}}),
+    ("gemini.generate", {"generationConfig": {"candidateCount": 2}}),
+]
+
+
+@pytest.mark.parametrize(("dialect", "more"), SHAPED)
+async def test_json_that_the_request_asks_for_is_never_continued(dialect, more):
+    """Who goes on would have to write a whole document, too: the client would read one and a half."""
+    wire = WIRES[dialect]
+    async with world("ab", dialect=dialect, fallback=ON) as w:
+        w.ups["a"].default = cut(wire, '{"a": ')
+        w.ups["b"].default = Answer(body=frames(wire, '{"a": 1}'))
+        seen = await w.ask(True, **more)
+        assert b"error" in seen.body and "x-gwcore-continuation" not in seen.headers and w.calls == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "more"),
+    [
+        ("openai.chat", {"response_format": {"type": "text"}, "n": None}),
+        ("anthropic.messages", {"output_config": {"effort": "low"}}),
+        ("gemini.generate", {"generationConfig": {"responseMimeType": "text/plain", "candidateCount": 1}}),
+    ],
+)
+async def test_words_that_the_request_asks_for_are_continued(dialect, more):
+    wire = WIRES[dialect]
+    async with world("ab", dialect=dialect, fallback=ON) as w:
+        w.ups["a"].default, w.ups["b"].default = cut(wire, "one "), Answer(body=frames(wire, "two"))
+        assert said(wire, True, (await w.ask(True, **more)).body).startswith("one two")
 
 
 async def test_a_whole_stream_passes_byte_for_byte():

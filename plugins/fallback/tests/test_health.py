@@ -96,6 +96,33 @@ def test_a_cool_down_is_no_failure_and_no_shorter_one_ends_it():
     assert breaker.closed(clock.now)
 
 
+def test_a_wait_that_was_asked_for_outlasts_what_was_under_way():
+    """Calls that began before the upstream said when to come back fail, or are answered, after it did."""
+    breaker, clock, told = made()
+    breaker.cool(60)
+    fail(breaker, 6)
+    assert breaker.until == clock.now + 60 and breaker.cooling and breaker.opens == 1
+    breaker.succeeded(decides=True)
+    assert breaker.until == clock.now + 60 and not breaker.opens
+    assert told == ["cool", "fail", "fail", "fail", "fail", "cool", "close", "cool"]
+    other, clock, _ = made()
+    other.heard("cool", until=clock.now + 60)
+    other.heard("open", opens=1, until=clock.now + 10)
+    other.heard("close")
+    assert other.until == clock.now + 60 and other.cooling and not other.opens
+
+
+def test_one_at_its_limit_that_names_no_time_yields_for_longer_each_time():
+    breaker, clock, _ = made(cooldown=5.0)
+    spans = []
+    for _ in range(5):
+        breaker.refused()
+        breaker.refused()  # one that was sent before
+        spans.append(breaker.yields - clock.now)
+        clock.now = breaker.yields
+    assert spans == [1, 2, 4, 5, 5] and breaker.closed(clock.now)
+
+
 def test_a_refused_credential_is_closed_at_once_for_a_minute():
     breaker, clock, _ = made()
     breaker.shut("credential")
@@ -178,6 +205,17 @@ def test_no_period_holds_more_than_the_rate(steps):
             taken.append((clock.now, amount))
         assert sum(n for at, n in taken if at > clock.now - 60.0) <= 20
     assert window.pending == sum(n for _, n in taken)
+
+
+def test_a_window_says_when_enough_has_left_it():
+    clock = Clock()  # at 1000: slices of 5 s
+    window = Window(100, 60.0, clock)
+    window.add(30)
+    clock.now += 20
+    window.add(50)
+    assert (window.free_in(1), window.free_in(30), window.free_in(31), window.free_in(80)) == (45, 45, 65, 65)
+    window.others = 10  # may leave at once
+    assert window.free_in(10) == 5 and window.free_in(11) == 45
 
 
 def test_a_window_frees_what_has_left_it():

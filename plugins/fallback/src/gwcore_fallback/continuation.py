@@ -1,6 +1,7 @@
 """A stream that broke after its first words, continued by another target. Off by default: two models wrote the answer.
 
-Only text can be continued: not tool calls, not several choices, not what is signed. The next target is asked to go on
+Only text can be continued: not tool calls, not several choices, not what is signed, and not JSON that the request asks for:
+whoever goes on would begin a document of its own. The next target is asked to go on
 where the text ends; its frames are fitted to the stream that the client already reads. Nothing is repeated, and a comment
 in the stream says where the seam is.
 """
@@ -49,6 +50,9 @@ Fit = Callable[[Document, Seam], Document | None]
 class Grammar:
     """One dialect: what a frame is, how one of the next stream is fitted, how to ask for the rest.
 
+    ``fit`` says ``None`` of an opening, and an empty document of thoughts: the client has those that led to the first words,
+    and a second signature beside theirs would be none of this answer's.
+    ``shaped`` tells whether the request asks for a shape of the answer that only a whole one has, or for several answers.
     ``closing`` is what still ends the stream if it breaks right after a frame that says that the answer is complete; ``b""``
     for every other frame.
     """
@@ -57,6 +61,7 @@ class Grammar:
     fit: Fit
     ask: Callable[[Document, str], Document]
     closing: Callable[[Document], bytes]
+    shaped: Callable[[Document], bool]
 
 
 class Script:
@@ -159,7 +164,9 @@ class Script:
     def _said(self, frame: Frame, document: Document) -> bytes:
         if self.resumed:
             fitted = self._grammar.fit(document, self._seam)
-            if fitted is None:
+            if not fitted:
+                if fitted is not None:  # it answers, if not in words yet
+                    self._disarm()
                 return b""
             document, raw = fitted, encode(orjson.dumps(fitted), frame.event or None)
         else:
@@ -176,6 +183,10 @@ class Script:
 # ── dialects ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details"})
+_SAYING = _THOUGHTS | {"role", "content", "refusal"}
+
+
 def _read_chat(document: Document, seam: Seam) -> tuple[str, str]:
     if seam.id is None:
         seam.id, seam.created = document.get("id"), document.get("created")
@@ -185,7 +196,7 @@ def _read_chat(document: Document, seam: Seam) -> tuple[str, str]:
     choice = choices[0]
     delta = choice.get("delta") or {}
     text = delta.get("content") or ""
-    known = delta.keys() <= {"role", "content", "refusal", "reasoning", "reasoning_content"}
+    known = all(key in _SAYING for key, value in delta.items() if value)
     if len(choices) > 1 or choice.get("index") or not known or not isinstance(text, str) or delta.get("refusal"):
         return OTHER, ""
     return (END if choice.get("finish_reason") else TEXT if text else OPENING), text
@@ -196,8 +207,9 @@ def _fit_chat(document: Document, seam: Seam) -> Document | None:
     if choices:
         delta = choices[0].get("delta") or {}
         delta.pop("role", None)
+        thoughts = [delta.pop(key, None) for key in _THOUGHTS]
         if not choices[0].get("finish_reason") and not any(delta.values()):
-            return None
+            return {} if any(thoughts) else None
     if seam.id is not None:
         document["id"], document["created"] = seam.id, seam.created
     return document
@@ -206,6 +218,11 @@ def _fit_chat(document: Document, seam: Seam) -> Document | None:
 def _ask_chat(document: Document, text: str) -> Document:
     turns = [{"role": "assistant", "content": text}, {"role": "user", "content": REQUEST}]
     return {**document, "messages": [*document.get("messages", []), *turns]}
+
+
+def _shaped_chat(document: Document) -> bool:
+    shape = document.get("response_format")
+    return document.get("n") not in (None, 1) or (isinstance(shape, dict) and shape.get("type") != "text")
 
 
 def _close_chat(document: Document) -> bytes:
@@ -240,9 +257,15 @@ def _fit_messages(document: Document, seam: Seam) -> Document | None:
         if seam.shift is None:
             if kind == "content_block_start" and (document.get("content_block") or {}).get("type") == "text":
                 seam.shift = seam.block - index
-            return None  # its thoughts, and the beginning of a block that is open here already
+            # its thoughts, and the beginning of a block that is open here already
+            return {} if kind == "content_block_delta" else None
         document["index"] = index + seam.shift
     return document
+
+
+def _shaped_messages(document: Document) -> bool:
+    config = document.get("output_config")
+    return bool(document.get("output_format") or (isinstance(config, dict) and config.get("format")))
 
 
 def _close_messages(document: Document) -> bytes:
@@ -266,6 +289,14 @@ def _read_generate(document: Document, _seam: Seam) -> tuple[str, str]:
 
 
 def _fit_generate(document: Document, _seam: Seam) -> Document | None:
+    for candidate in document.get("candidates") or []:
+        content = candidate.get("content") or {}
+        parts = content.get("parts") or []
+        said = [part for part in parts if not part.get("thought")]
+        if parts and not said and not candidate.get("finishReason"):
+            return {}
+        if len(said) < len(parts):
+            content["parts"] = said
     return document
 
 
@@ -277,11 +308,20 @@ def _ask_generate(document: Document, text: str) -> Document:
     return {**document, "contents": [*document.get("contents", []), *turns]}
 
 
+def _shaped_generate(document: Document) -> bool:
+    """Google's servers take its keys in two spellings."""
+    config = document.get("generationConfig", document.get("generation_config"))
+    asked = {key.replace("_", "").lower(): value for key, value in config.items()} if isinstance(config, dict) else {}
+    several = asked.get("candidatecount") not in (None, 1)
+    shaped = any(asked.get(key) for key in ("responseschema", "responsejsonschema"))
+    return several or shaped or asked.get("responsemimetype") not in (None, "text/plain")
+
+
 GRAMMARS = {
-    "openai.chat": Grammar(_read_chat, _fit_chat, _ask_chat, _close_chat),
-    "anthropic.messages": Grammar(_read_messages, _fit_messages, _ask_chat, _close_messages),
+    "openai.chat": Grammar(_read_chat, _fit_chat, _ask_chat, _close_chat, _shaped_chat),
+    "anthropic.messages": Grammar(_read_messages, _fit_messages, _ask_chat, _close_messages, _shaped_messages),
     # the frame with the reason is the last one
-    "gemini.generate": Grammar(_read_generate, _fit_generate, _ask_generate, lambda _: b""),
+    "gemini.generate": Grammar(_read_generate, _fit_generate, _ask_generate, lambda _: b"", _shaped_generate),
 }
 """The Responses API is not here: its frames number each other, and the last one repeats all of them."""
 
@@ -289,7 +329,6 @@ GRAMMARS = {
 def script_for(call: Call) -> Script | None:
     """A script for a stream of chat that can be continued; ``None`` for anything else."""
     grammar = GRAMMARS.get(call.dialect.name)
-    document = call.document or {}
-    if grammar is None or not call.stream or call.operation != "chat" or document.get("n", 1) != 1:
+    if grammar is None or not call.stream or call.operation != "chat" or grammar.shaped(call.document or {}):
         return None
     return Script(call, grammar)

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from gwcore.call import Call
+from gwcore.errors import BadRequest
 from gwcore_fallback.journey import Chooser
-from gwcore_fallback.plan import Deployment, tagged, utilisation
+from gwcore_fallback.plan import Deployment, Group, tagged, utilisation
+from gwcore_fallback.session import session_of
 
 
-def explain(chooser: Chooser, call: Call, session: bytes | None = None) -> str:
-    """Lines for a call; ``call.targets`` is put into the order in which targets would be tried."""
+def explain(chooser: Chooser, call: Call) -> str:
+    """Lines for a call; ``call.targets`` is put into the order in which targets would be tried.
+
+    Raises:
+        BadRequest: no target serves calls with these tags.
+    """
     route = chooser.routes.of(call.model or "")
     now, settings = chooser.clock(), route.settings
+    session = None if settings.affinity == "none" else session_of(call, settings.affinity)
     group = chooser.fleet.group(call.model or "", call.targets)
     strict = not group.tags.isdisjoint(call.tags)
-    fitting = tagged(group.members, call.tags, strict=strict) if group.tags else group.members
-    ordered = chooser.planner.order(settings.strategy, group, fitting, call=call, now=now, session=session)
-    lines = [f"strategy {settings.strategy}" + (", by session" if session is not None else "")]
+
+    def order(strategy: str, group: Group) -> list[Deployment]:
+        members = tagged(group.members, call.tags, strict=strict) if group.tags or strict else group.members
+        return chooser.planner.order(strategy, group, members, call=call, now=now, session=session)
+
+    def stage(name: str) -> list[Deployment]:
+        routes = chooser.routes
+        return order(routes.of(name).settings.strategy, chooser.fleet.group(name, routes.targets(name)))
+
+    ordered = order(settings.strategy, group)
+    spread = f"strategy {settings.strategy}"
+    lines = [spread if session is None else "by session; which comes first depends on whose key it is, too"]
     usable = [one for one in ordered if one.barred(now, 0) is None]
     for place, one in enumerate(usable, 1):
         lines.append(f"{place}. {_line(chooser, one, call)}")
     for one in group.members:
         if one not in usable:
-            reason = "tags" if one not in fitting else one.barred(now, 0)
+            reason = "tags" if one not in ordered else one.barred(now, 0)
             lines.append(f"-  {_line(chooser, one, call)}  excluded: {reason}")
     for need, why in (
         ("again", "when none of these answers"),
@@ -31,17 +47,19 @@ def explain(chooser: Chooser, call: Call, session: bytes | None = None) -> str:
     ):
         names = route.after[need]
         if names and not (need == "rate_limited" and names == route.after["again"]):
-            lines.append(f"{why}: " + "; ".join(_named(chooser, name, call) for name in names))
+            lines.append(f"{why}: " + "; ".join(_named(chooser, name, stage(name), call) for name in names))
     retry = chooser.config.retry
     lines.append(f"at most {retry.attempts} attempts" + (f" in {settings.deadline:g} s" if settings.deadline else ""))
-    if usable:
-        call.targets = tuple(one.target for one in usable)
+    chain = usable or [one for name in route.after["again"] for one in stage(name)] or ordered
+    if not chain:
+        raise BadRequest(f"no target of {call.model!r} serves calls with these tags")
+    call.targets = tuple(one.target for one in chain)
     return "\n".join(lines)
 
 
-def _named(chooser: Chooser, name: str, call: Call) -> str:
-    members = chooser.fleet.group(name, chooser.routes.targets(name)).members
-    return f"{name} ({', '.join(_line(chooser, one, call) for one in members)})"
+def _named(chooser: Chooser, name: str, members: list[Deployment], call: Call) -> str:
+    shown = ", ".join(_line(chooser, one, call) for one in members)
+    return f"{name} ({shown or 'none serves calls with these tags'})"
 
 
 def _line(chooser: Chooser, one: Deployment, call: Call) -> str:

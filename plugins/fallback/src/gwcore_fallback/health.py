@@ -1,7 +1,8 @@
 """How deployments and credentials fare: breaker, cool-down, latency. Pure; clock and chance are given.
 
 A breaker is closed, open until a time, or half-open: then exactly one attempt goes through as a probe, and decides. A
-cool-down is no failure: the upstream said when to come back, and nothing is sent before that.
+cool-down is no failure: the upstream said when to come back, and nothing is sent before that, whatever calls that were
+under way by then make of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from random import Random
 
 _BUCKETS = 6
 _ALPHA = 0.2  # EWMA: the last ten samples make nine tenths of it
+_YIELD = 1.0  # seconds
 _KEPT = 128
 _REFRESH = 16
 
@@ -48,6 +50,8 @@ class Breaker:
         probing: an attempt is under way as the probe.
         failed_at: monotonic second of the latest failure; 0 before the first.
         reason: kind of the latest failure.
+        refusals: how often in a row it was at its rate limit and named no time.
+        yields: monotonic second before which it is asked after all others, for that.
     """
 
     __slots__ = (
@@ -65,7 +69,9 @@ class Breaker:
         "opens",
         "probing",
         "reason",
+        "refusals",
         "until",
+        "yields",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +94,8 @@ class Breaker:
         self.probing = False
         self.failed_at = 0.0
         self.reason = ""
+        self.refusals = 0
+        self.yields = 0.0
         self._good = [0] * _BUCKETS
         self._bad = [0] * _BUCKETS
         self._turn = 0
@@ -111,6 +119,8 @@ class Breaker:
         if self.opens and decides:
             self.close()
             self._report("close", self)
+            if self.cooling:
+                self._report("cool", self)
 
     def failed(self, reason: str, *, decides: bool) -> None:
         """An attempt failed. One that began before the breaker opened says nothing new."""
@@ -136,6 +146,14 @@ class Breaker:
             self.cooling = True
             self._report("cool", self)
 
+    def refused(self) -> None:
+        """At its rate limit, and it named no time: others come first for a second, twice as long each time in a row."""
+        now = self._clock()
+        self.failed_at, self.reason = now, "rate_limited"
+        if now >= self.yields:  # else one that was sent before
+            self.yields = now + min(self.limits.cooldown, _YIELD * 2**self.refusals)
+            self.refusals = min(self.refusals + 1, 16)
+
     def shut(self, reason: str) -> None:
         """One failure is enough: a credential that was refused, or an account that is empty."""
         now = self._clock()
@@ -148,23 +166,33 @@ class Breaker:
     def _open(self, now: float) -> None:
         limits = self.limits
         spread = 0.8 + 0.4 * self._random.random()  # so that replicas and deployments do not come back in step
-        self.until = now + min(limits.max_cooldown, limits.cooldown * 2**self.opens) * spread
-        self.cooling = False
+        until = now + min(limits.max_cooldown, limits.cooldown * 2**self.opens) * spread
         self.opens += 1
+        if self._asked_for(until):
+            self._report("cool", self)
+            return
+        self.until, self.cooling = until, False
         self._report("open", self)
 
     def close(self) -> None:
-        """Forget every failure."""
-        self.fails = self.opens = 0
-        self.until = 0.0
-        self.cooling = False
+        """Forget every failure. A wait that the upstream asked for is none."""
+        self.fails = self.opens = self.refusals = 0
+        self.yields = 0.0
+        if not self._asked_for(self._clock()):
+            self.until = 0.0
+            self.cooling = False
         self._good = [0] * _BUCKETS
         self._bad = [0] * _BUCKETS
+
+    def _asked_for(self, moment: float) -> bool:
+        """Whether the upstream asked to be left alone until after that second."""
+        return self.cooling and self.until > moment
 
     def follows(self, other: Breaker) -> None:
         """Go on where that one is, of the same deployment before a reload. A probe of its is not ours."""
         self.fails, self.opens, self.until = other.fails, other.opens, other.until
         self.cooling, self.failed_at, self.reason = other.cooling, other.failed_at, other.reason
+        self.refusals, self.yields = other.refusals, other.yields
 
     def heard(self, event: str, *, opens: int = 0, until: float = 0.0, reason: str = "") -> None:
         """What another replica reported; nothing is reported on."""
@@ -177,7 +205,8 @@ class Breaker:
             self.close()
         elif until > self.until or opens > self.opens:
             self.opens = max(self.opens, opens)
-            self.until, self.cooling = max(until, self.until), event == "cool"
+            if until > self.until:
+                self.until, self.cooling = until, event == "cool"
             self.failed_at, self.reason = self._clock(), reason
 
     def _bucket(self) -> None:
@@ -274,9 +303,17 @@ class Window:
         if other.per == self.per:
             self._turn, self._used = other._turn, list(other._used)
 
-    def free_in(self) -> float:
-        """Seconds until the oldest slice leaves."""
-        return self._slice - self._clock() % self._slice
+    def free_in(self, amount: int) -> float:
+        """Seconds until so much of what is used has left it, at the earliest: nobody knows when what others used does."""
+        amount -= self.others
+        self._advance()
+        seconds = self._slice - self._clock() % self._slice
+        for turn in range(self._turn + 1, self._turn + len(self._used)):  # the oldest first
+            amount -= self._used[turn % len(self._used)]
+            if amount <= 0:
+                break
+            seconds += self._slice
+        return seconds
 
     def _advance(self) -> None:
         turn, kept = int(self._clock() / self._slice), len(self._used)

@@ -85,7 +85,7 @@ class Journey:
     """
 
     __slots__ = (
-        "_cheaper", "_chooser", "_left", "_planned", "_queue", "_session", "_stages", "_strict", "_struck", "_tokens", "call", "current",
+        "_cheaper", "_chooser", "_last", "_left", "_planned", "_queue", "_session", "_stages", "_strict", "_struck", "_tokens", "call", "current",
         "error",
         "panicking", "route", "script", "seen", "tried",
     )  # fmt: skip
@@ -107,6 +107,7 @@ class Journey:
         self._cheaper: int | None = None
         self._left = chooser.config.retry.attempts
         self._planned = False
+        self._last: list[Deployment] | None = []  # those that yield; None once they are asked, too
         self._stages: deque[str] = deque()
         self._queue: deque[Deployment] = deque()
         self._enqueue(route.settings.strategy, chooser.fleet.group(call.model or "", call.targets))
@@ -180,6 +181,7 @@ class Journey:
             self._cheaper = cost if self._cheaper is None else min(cost, self._cheaper)
         elif ending.retry in {"larger", "permissive"}:
             self._queue.clear()
+            self._last = self._last and []
             self._plan(ending.retry)
             return bool(self._stages)
         if not self._planned:  # the first failure decides which models come after the call's own
@@ -200,14 +202,22 @@ class Journey:
         while True:
             while self._queue:
                 one = self._queue.popleft()
-                if one not in self.tried and self._barred(one, now) is None and self._suits(one):
+                if one in self.tried or self._barred(one, now) is not None:
+                    continue
+                if self._last is not None and one.breaker.yields > now:
+                    self._last.append(one)
+                elif self._suits(one):
                     return one
             if not self._planned:  # nothing of its own may be used
-                limited = all(self._barred(one, now) in _LIMITED for one in self.seen)
+                limited = all(one.breaker.yields > now or self._barred(one, now) in _LIMITED for one in self.seen)
                 self._plan("rate_limited" if self.seen and limited else "again")
-            if not self._stages:
+            if self._stages:
+                self._stage(self._stages.popleft())
+            elif self._last:
+                self._queue.extend(self._last)
+                self._last = None
+            else:
                 return None
-            self._stage(self._stages.popleft())
 
     def _suits(self, one: Deployment) -> bool:
         if self._cheaper is not None:
@@ -267,7 +277,7 @@ class Journey:
         # what nothing bars here was not to be had: another replica probes it
         barred = [(one, self._barred(one, now) or "probing") for one in self.seen]
         usable = [(ranked[why], one.breaker.failed_at, one) for one, why in barred if why in ranked]
-        soonest = max(min(one.frees_at(now) for one in self.seen) - now, 0.0)
+        soonest = max(min(one.frees_at(now, self.reserved(one)) for one in self.seen) - now, 0.0)
         if not usable:
             raise RateLimited(f"every target of {self.call.model!r} is at its rate limit", retry_after=soonest)
         if not self._chooser.config.panic:

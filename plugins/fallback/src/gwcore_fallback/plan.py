@@ -31,18 +31,27 @@ UNASKED = UNSENT | {"unreachable", "exhausted"}
 Prices = Callable[[Target], PriceCard | None]
 
 
+class Load:
+    """What is under way at a deployment; calls that began before a reload are, too."""
+
+    __slots__ = ("inflight",)
+
+    def __init__(self) -> None:
+        self.inflight = 0
+
+
 class Deployment:
     """One target with one credential, its health and its limits.
 
     Attributes:
         id: ``upstream/model``, with ``#2`` for the second of several credentials.
-        inflight: attempts under way.
+        load: attempts under way.
         ttft: seconds to the first content; of streams, and of whole answers.
         windows: requests and tokens, where they are limited.
     """
 
     __slots__ = (
-        "breaker", "credential", "id", "inflight", "requests", "settings", "tags", "target", "tokens", "ttft", "weight"
+        "breaker", "credential", "id", "load", "requests", "settings", "tags", "target", "tokens", "ttft", "weight"
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +69,7 @@ class Deployment:
         self.credential = credential
         self.weight = settings.weight * target.upstream.weight
         self.tags = frozenset(settings.tags)
-        self.inflight = 0
+        self.load = Load()
         self.ttft = (Latency(), Latency())  # index is call.stream
         self.requests, self.tokens = (_window(rate, clock) for rate in (settings.requests, settings.tokens))
 
@@ -68,11 +77,16 @@ class Deployment:
     def resting(self) -> bool:
         """Whether forgetting it would lose nothing."""
         breaker = self.breaker
-        return not (self.inflight or breaker.fails or breaker.opens or breaker.until)
+        return not (self.inflight or breaker.fails or breaker.opens or breaker.until or breaker.yields)
+
+    @property
+    def inflight(self) -> int:
+        """Attempts under way."""
+        return self.load.inflight
 
     def begin(self, tokens: int) -> None:
         """An attempt starts, and may use so many tokens."""
-        self.inflight += 1
+        self.load.inflight += 1
         if self.requests is not None:
             self.requests.add(1)
         if self.tokens is not None:
@@ -84,7 +98,7 @@ class Deployment:
         if (ours.origin, ours.base_path, ours.headers) != (theirs.origin, theirs.base_path, theirs.headers):
             return
         self.breaker.follows(other.breaker)
-        self.ttft = other.ttft
+        self.ttft, self.load = other.ttft, other.load
         for window, before in ((self.requests, other.requests), (self.tokens, other.tokens)):
             if window is not None and before is not None:
                 window.follows(before)
@@ -115,8 +129,10 @@ class Deployment:
         barred = self.barred(now, 0)
         shown: dict[str, Any] = {"state": barred or ("half_open" if self.breaker.opens else "closed")}
         if barred is not None:
-            shown["until_s"] = round(self.frees_at(now) - now, 3)
-            shown["reason"] = self.breaker.reason or self.credential.reason
+            shown["until_s"] = round(self.frees_at(now, 0) - now, 3)
+            shown["reason"] = self._why(barred)
+        elif self.breaker.yields > now:
+            shown |= {"state": "yielding", "until_s": round(self.breaker.yields - now, 3), "reason": "rate_limited"}
         shown |= {"fails": self.breaker.fails, "inflight": self.inflight}
         for word, seen in zip(("whole_ms", "first_token_ms"), self.ttft, strict=True):
             if seen.count:
@@ -126,12 +142,18 @@ class Deployment:
                 shown[word] = f"{window.used()} of {window.amount}"
         return shown
 
-    def frees_at(self, now: float) -> float:
+    def _why(self, barred: str) -> str:
+        if barred in {"cooling", "requests", "tokens"}:
+            return "rate_limited"
+        bars = self.credential if barred == "credential" or not self.breaker.opens else self.breaker
+        return bars.reason
+
+    def frees_at(self, now: float, tokens: int) -> float:
         """Monotonic second at which :meth:`barred` may change its mind, at the earliest."""
         at = max(self.breaker.until, self.credential.until, now)
-        for window in (self.requests, self.tokens):
-            if window is not None and window.used() >= window.amount:
-                at = max(at, now + window.free_in())
+        for window, wanted in ((self.requests, 1), (self.tokens, tokens)):
+            if window is not None and (used := window.used()) and used + wanted > window.amount:
+                at = max(at, now + window.free_in(min(used + wanted - window.amount, used)))
         return at
 
 
@@ -301,7 +323,7 @@ class Planner:
     def least_busy(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
         """Fewest attempts under way per weight; ties at random."""
         draw = self._random.random
-        return sorted(members, key=lambda one: ((one.inflight + 1) / (one.weight or 1e-9), draw()))
+        return sorted(members, key=lambda one: ((one.load.inflight + 1) / (one.weight or 1e-9), draw()))
 
     def fastest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
         """Power of two choices on time to first token times load; the unmeasured are tried first.
@@ -311,7 +333,7 @@ class Planner:
         scores = {one.id: score(one, call) for one in members}
         for one in members:
             one.ttft[call.stream].passed += 1
-        unknown = [one for one in members if not one.ttft[call.stream].known and not one.inflight]
+        unknown = [one for one in members if not one.ttft[call.stream].known and not one.load.inflight]
         if unknown:
             first = self._random.choice(unknown)
         else:
@@ -365,11 +387,11 @@ def best(table: Mapping[str, V], name: str) -> V | None:
 def score(deployment: Deployment, call: Call) -> float:
     """Seconds: time to first token, as if those under way came first. Unmeasured is 0."""
     seen = deployment.ttft[call.stream]
-    return seen.average * (deployment.inflight + 1)
+    return seen.average * (deployment.load.inflight + 1)
 
 
 def utilisation(deployment: Deployment) -> float:
-    """Share of the tighter of its limits that is used; attempts under way where it has none."""
+    """Share of the tighter of its limits that is used; 0 where it has none."""
     windows = [window for window in (deployment.requests, deployment.tokens) if window is not None]
     return max((window.used() / window.amount for window in windows), default=0.0)
 

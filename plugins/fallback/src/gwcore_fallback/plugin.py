@@ -181,7 +181,7 @@ class Fallback(Plugin):
             self._fared(deployment, attempt, late, decides)
             raise late from None
         finally:
-            deployment.inflight -= 1
+            deployment.load.inflight -= 1
             if alarm is not None:
                 alarm.off()
                 if race is None:
@@ -267,6 +267,7 @@ class Fallback(Plugin):
 
     def _well(self, deployment: Deployment, attempt: Attempt, decides: bool) -> None:
         self._alive(deployment, decides=decides)
+        deployment.breaker.refusals = 0
         if attempt.first_byte_at is not None:
             deployment.ttft[attempt.call.stream].add(attempt.first_byte_at - attempt.started)
 
@@ -290,6 +291,8 @@ class Fallback(Plugin):
             breaker.succeeded(decides=decides)
             if how.health == "cooldown" and error.retry_after:
                 breaker.cool(error.retry_after)
+            elif how.health == "cooldown":
+                breaker.refused()
 
     def explain(self, call: Call) -> str | None:
         """Candidates, scores, exclusions with reasons, the order and the price of each."""
@@ -303,8 +306,8 @@ class Fallback(Plugin):
         for one in members.values():
             upstream = one.target.upstream
             labels = {"upstream": upstream.name, "model": one.target.model, "key": str(upstream.key)}
-            state = 2 if one.barred(now, 0) else int(one.breaker.opens > 0)
-            help_ = "0 in use, 1 on probation, 2 left alone: breaker, credential, cool-down or its own limits."
+            state = 2 if one.barred(now, 0) else int(one.breaker.opens > 0 or one.breaker.yields > now)
+            help_ = "0 in use, 1 on probation or asked last, 2 left alone: breaker, credential, cool-down or its own limits."
             yield Sample("gwcore_deployment_state", state, labels, help_, merge="max")
             yield Sample("gwcore_deployment_failures", one.breaker.fails, labels, "Failures in a row.", merge="max")
             yield Sample("gwcore_deployment_in_flight", one.inflight, labels, "Attempts under way.")
