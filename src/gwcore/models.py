@@ -30,6 +30,14 @@ class Models:
             key=lambda w: (-len(w[0]) - len(w[1]), w[0]),
         )
         self._seen: dict[str, tuple[Target, ...]] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
+        for name, targets in self._exact.items():
+            for target in targets:
+                self._names.setdefault((target.upstream.name, target.model), []).append(name)
+
+    def names(self, target: Target) -> Sequence[str]:
+        """The names of the section that may mean a target; of wildcards none."""
+        return self._names.get((target.upstream.name, target.model), ())
 
     def resolve(self, name: str) -> tuple[Target, ...]:
         """The targets of ``name``, in order. Raises ``UnknownModel`` naming what comes close."""

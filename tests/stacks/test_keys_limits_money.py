@@ -182,6 +182,23 @@ async def test_a_fallback_that_the_key_may_not_use_is_not_used(tmp_path, stream)
         assert (await w.ask(wide)).headers["x-gwcore-upstream"] == "b"
 
 
+async def test_a_fallback_is_permitted_by_the_name_that_clients_ask_for(tmp_path):
+    """What a key may ask for it may be sent to, whatever the model is called upstream; by each list that binds it."""
+    chain = {"models": {"small": {"fallbacks": ["large"]}}, "retry": {"per_target": 0}}
+    models = {"small": ["a/qwen3"], "large": ["b/big-2025"], "other": ["c/big"]}
+    async with world(tmp_path, fallback=chain, models=models) as w:
+        w.ups["a"].default = BUSY
+        team = (await w.admin("/team/new", {"models": ["small", "large"]}))["team_id"]
+        mean = (await w.admin("/team/new", {"models": ["small", "other"]}))["team_id"]
+        able = [await w.key(models=["small", "large"]), await w.key(models=["all-team-models"], team_id=team)]
+        unable = [await w.key(models=["small", "other"]), await w.key(models=["all-team-models"], team_id=mean)]
+        for key in able:
+            assert (await w.ask(key, "small")).headers["x-gwcore-upstream"] == "b"
+        for key in unable:
+            assert (await w.ask(key, "small")).status == 503
+        assert w.calls["b"] == 2
+
+
 async def test_money_that_does_not_reach_goes_to_a_cheaper_target_if_asked(tmp_path):
     models = {"m": ["a/m", "b/m", "c/m"]}
     prices = {"a": 1000, "b": 2000, "c": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
@@ -171,11 +171,11 @@ class Grant:
                     f"models={list(rule.names)}. Tried to access {name[:200]}"
                 )
 
-    def permit(self, attempt: Attempt, asked: tuple[Target, ...]) -> None:
+    def permit(self, attempt: Attempt, asked: tuple[Target, ...], names: Callable[[Target], Sequence[str]]) -> None:
         """Whether this target may be tried; ``asked`` is what the client's own name for the model means.
 
-        A target beyond that was chosen by a router. It needs a permission of its own: as ``upstream/model``, or as the
-        model's name there.
+        A target beyond that was chosen by a router. It needs a permission of its own: as ``upstream/model``, as the
+        model's name there, or as one of the ``names`` by which a client could ask for it.
         """
         target, name = attempt.target, attempt.call.model
         for other in _beside(attempt.call.document):
@@ -187,11 +187,11 @@ class Grant:
             return
         if not target.model:
             return
-        self._permit_there(str(target), target.model)
+        self._permit_there(str(target), target.model, *names(target))
 
-    def _permit_there(self, here: str, model: str) -> None:
+    def _permit_there(self, here: str, *others: str) -> None:
         for rule in self.rules:
-            if not (rule.allows(here) or rule.allows(model)):
+            if not (rule.allows(here) or any(map(rule.allows, others))):
                 raise ModelNotAllowed(f"{rule.whose} not allowed to access model {here[:200]}")
 
 

@@ -263,7 +263,7 @@ class Auth(Plugin):
         def permitted(attempt: Attempt, grant: Grant) -> Coroutine[Any, Any, Outcome]:
             if grant.rules:
                 model = attempt.call.model
-                grant.permit(attempt, models.resolve(model) if model is not None else ())
+                grant.permit(attempt, models.resolve(model) if model is not None else (), models.names)
             return inner(attempt)
 
         return auth
