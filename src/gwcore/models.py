@@ -35,9 +35,9 @@ class Models:
             for target in targets:
                 self._names.setdefault((target.upstream.name, target.model), []).append(name)
 
-    def names(self, target: Target) -> Sequence[str]:
-        """The names of the section that may mean a target; of wildcards none."""
-        return self._names.get((target.upstream.name, target.model), ())
+    def names(self, upstream: str, model: str) -> Sequence[str]:
+        """The names of the section that may mean a model of an upstream; of wildcards none."""
+        return self._names.get((upstream, model), ())
 
     def resolve(self, name: str) -> tuple[Target, ...]:
         """The targets of ``name``, in order. Raises ``UnknownModel`` naming what comes close."""

@@ -199,6 +199,20 @@ async def test_a_fallback_is_permitted_by_the_name_that_clients_ask_for(tmp_path
         assert w.calls["b"] == 2
 
 
+@pytest.mark.parametrize("name", ["large", "lar*", "b/big-2025", "big-2025"])
+async def test_a_model_s_budget_holds_for_fallbacks_to_it(tmp_path, name):
+    chain = {"models": {"small": {"fallbacks": ["large"]}}, "retry": {"per_target": 0}}
+    models = {"small": ["a/qwen3"], "large": ["b/big-2025"], "also": ["b/big-2025"]}
+    async with world(tmp_path, fallback=chain, models=models) as w:
+        w.ups["a"].default = BUSY
+        key = await w.key(model_max_budget={name: {"max_budget": 1e-8, "budget_duration": "1d"}})
+        for model in ("large", "small"):
+            assert (await w.ask(key, model)).status == 429
+        # another name of the same is another's budget, where that name is what is asked for
+        assert (await w.ask(key, "also")).status == (200 if name.startswith("lar") else 429)
+        assert w.calls["b"] == name.startswith("lar")
+
+
 async def test_money_that_does_not_reach_goes_to_a_cheaper_target_if_asked(tmp_path):
     models = {"m": ["a/m", "b/m", "c/m"]}
     prices = {"a": 1000, "b": 2000, "c": 1}

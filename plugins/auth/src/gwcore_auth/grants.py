@@ -171,7 +171,7 @@ class Grant:
                     f"models={list(rule.names)}. Tried to access {name[:200]}"
                 )
 
-    def permit(self, attempt: Attempt, asked: tuple[Target, ...], names: Callable[[Target], Sequence[str]]) -> None:
+    def permit(self, attempt: Attempt, asked: tuple[Target, ...], names: Callable[[str, str], Sequence[str]]) -> None:
         """Whether this target may be tried; ``asked`` is what the client's own name for the model means.
 
         A target beyond that was chosen by a router. It needs a permission of its own: as ``upstream/model``, as the
@@ -187,7 +187,7 @@ class Grant:
             return
         if not target.model:
             return
-        self._permit_there(str(target), target.model, *names(target))
+        self._permit_there(str(target), target.model, *names(target.upstream.name, target.model))
 
     def _permit_there(self, here: str, *others: str) -> None:
         for rule in self.rules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from operator import attrgetter
@@ -84,11 +84,18 @@ class Accounts:
     Args:
         config: of the plugin.
         plan: ``budget_id`` → the policy of ``/budget/new``, or ``None``.
+        names: upstream and its model → the names of the stack file that may mean it.
     """
 
-    def __init__(self, config: BudgetConfig, plan: Callable[[str], BudgetPolicy | None]) -> None:
+    def __init__(
+        self,
+        config: BudgetConfig,
+        plan: Callable[[str], BudgetPolicy | None],
+        names: Callable[[str, str], Sequence[str]],
+    ) -> None:
         self._config = config
         self._plan = plan
+        self._names = names
         self._rules = [(rule, Window.parse(rule.window, rule.zone or config.zone)) for rule in config.rules]
         changing = {"tag", "session"}
         self._loose = [pair for pair in self._rules if pair[0].per in changing]
@@ -213,8 +220,11 @@ class Accounts:
             yield budget(policy.budget_duration or "total", policy.max_budget, policy.soft_budget, "policy")
         for one in policy.budget_limits or ():
             yield budget(one.window, one.limit)
+        asked, *target = key
+        # what came there by another name, as a fallback does, is the model's all the same
+        beside = [] if asked in (known := self._names(*target)) else known
         for wanted, one in (policy.model_max_budget or {}).items():
-            if one.limit is not None and _fits([wanted], key):
+            if one.limit is not None and (_fits([wanted], key) or any(_matches(wanted, name) for name in beside)):
                 made = budget(one.window, one.limit)
                 yield replace(made, id=_id(scope, name, made.window, f":{wanted}"))
 

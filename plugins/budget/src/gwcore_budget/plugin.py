@@ -99,7 +99,7 @@ class BudgetPlugin(Plugin):
         super().__init__(config, setup)
         self.store = setup.store(config.store)
         self.plans = Plans()
-        self.accounts = Accounts(config, self.plans.get)
+        self.accounts = Accounts(config, self.plans.get, setup.models.names)
         self.plans.changed = self.accounts.forget
         self.desk = Desk(setup, self.plans, lambda: self.ledger)
         self.ledger: Ledger | None = None
