@@ -143,6 +143,8 @@ SIGNS = (
 _CODES = ("code", "type", "status", "reason")
 _READ = 64 * 1024
 _MESSAGE = 4096
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds; an upstream that asks for more is asked again after these."""
 
 
 def ending(error: BaseException, *, committed: bool = False) -> Ending:
@@ -203,6 +205,22 @@ def _said(body: bytes) -> tuple[set[str], list[str]]:
         if isinstance(message, str):
             messages.append(message[:_MESSAGE])
     return codes, messages
+
+
+def told_wait(body: bytes) -> float | None:
+    """Seconds to wait, where an error's body says it: a ``RetryInfo`` among its details, which stands for a ``retry-after``."""
+    if b"retryDelay" not in body:
+        return None
+    try:
+        document = orjson.loads(body[:_READ])
+    except orjson.JSONDecodeError:
+        return None
+    delay = next((part["retryDelay"] for part in _objects(document, 4) if "retryDelay" in part), None)
+    told = _DELAY.fullmatch(delay) if isinstance(delay, str) else None
+    return min(float(told[1]), LONGEST_WAIT) if told else None
+
+
+_DELAY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s")
 
 
 def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from gwcore.chat import ChatReply
 from gwcore.codec import EVENTS
 from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import Broken, GatewayError, Malformed, Refused, UpstreamError
+from gwcore.outcomes import told_wait
 from gwcore.translate import Stream, Translation, Way
 from gwcore.wire.decode import decode
 from gwcore.wire.sse import encode
@@ -60,6 +61,8 @@ def refused(
         said={key: value for key, value in said.items() if value is not None},
     )
     error.headers = tuple((name.decode(), value.decode("latin-1")) for name, value in _kept(headers))
+    if not any(name.startswith("retry-after") for name, _ in error.headers):
+        error.retry_after = told_wait(body)  # where clients of another dialect do not look
     return error
 
 

@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import Random
 
-import orjson
-
 from gwcore.errors import GatewayError, Refused
+from gwcore.outcomes import LONGEST_WAIT, told_wait
 from gwcore.units import parse_duration
 
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
-_LONGEST = 24 * 3600.0
 
 
 def backoff(tries: int, base: float, cap: float, random: Random) -> float:
@@ -41,8 +39,8 @@ def retry_after(error: GatewayError, wall: Callable[[], float]) -> float | None:
     if found is None:
         found = _reset(headers, wall)
     if found is None:
-        found = _retry_info(error.body)
-    return None if found is None else min(max(found, 0.0), _LONGEST)
+        found = told_wait(error.body)
+    return None if found is None else min(max(found, 0.0), LONGEST_WAIT)
 
 
 def _number(text: str | None, unit: float = 1.0) -> float | None:
@@ -82,18 +80,6 @@ def _reset(headers: dict[str, str], wall: Callable[[], float]) -> float | None:
             if seconds is not None:
                 found.append(seconds)
     return max(found, default=None)
-
-
-def _retry_info(body: bytes) -> float | None:
-    if b"retryDelay" not in body:
-        return None
-    try:
-        document = orjson.loads(body)
-        details = (document[0] if isinstance(document, list) else document)["error"]["details"]
-        delay = next(part["retryDelay"] for part in details if "retryDelay" in part)
-    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, StopIteration):
-        return None
-    return parse_duration(delay) if isinstance(delay, str) and _SPAN.fullmatch(delay) else None
 
 
 class Budget:

@@ -292,6 +292,8 @@ def _complaint(document: Any, body: bytes) -> Complaint:
     if message is None and isinstance(error.get("detail"), list):
         message = "; ".join(_problem(one) for one in error["detail"])
     kind, code, param = (error.get(key) for key in ("type", "code", "param"))
+    if isinstance(code, int) and isinstance(error.get("status"), str):
+        code = error["status"]  # Google's code is the HTTP status again
     outer = document if isinstance(document, dict) else {}
     request_id = outer.get("request_id") or error.get("request_id")
     return Complaint(

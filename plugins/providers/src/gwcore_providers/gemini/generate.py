@@ -21,6 +21,7 @@ from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
 
 _V = ("/v1beta", "/v1")
+_VERBS = (*_V, "")  # LiteLLM's clients put nothing between the base URL and the model
 _KEY = "x-goog-api-key"
 # grounding is billed per prompt up to this generation, per query from the next on
 _PER_PROMPT = ("gemini-1", "gemini-2")
@@ -101,12 +102,12 @@ class GeminiGenerate(BaseDialect):
     comments = False
     end_mark = last_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
     routes = (
-        Route("POST", "/models/{model}:generateContent", "chat", _V, "path"),
-        Route("POST", "/models/{model}:streamGenerateContent", "chat", _V, "path", stream="always"),
-        Route("POST", "/models/{model}:countTokens", "count_tokens", _V, "path"),
-        Route("POST", "/models/{model}:embedContent", "embeddings", _V, "path"),
-        Route("POST", "/models/{model}:batchEmbedContents", "batch_embeddings", _V, "path"),
-        Route("POST", "/models/{model}:predict", "predict", _V, "path"),
+        Route("POST", "/models/{model}:generateContent", "chat", _VERBS, "path"),
+        Route("POST", "/models/{model}:streamGenerateContent", "chat", _VERBS, "path", stream="always"),
+        Route("POST", "/models/{model}:countTokens", "count_tokens", _VERBS, "path"),
+        Route("POST", "/models/{model}:embedContent", "embeddings", _VERBS, "path"),
+        Route("POST", "/models/{model}:batchEmbedContents", "batch_embeddings", _VERBS, "path"),
+        Route("POST", "/models/{model}:predict", "predict", _VERBS, "path"),
         Route("GET", "/models", "models", ("/v1beta",), "none", "none", local=True),
         Route("GET", "/models/{model}", "models", ("/v1beta",), "none", "none", local=True),
         # Google's SDKs ask for v1, where OpenAI's and Anthropic's clients ask for theirs

@@ -19,6 +19,7 @@ from gwcore.usage import Usage
 from gwcore.wire.splice import insert_top_level, replace_top_level
 from gwcore_providers import returned
 from gwcore_providers.base import BaseDialect
+from gwcore_providers.crossing import OVERFLOW
 from gwcore_providers.listing import described, model_groups, model_info
 from gwcore_providers.meter import FINAL, Facts, FixedMeter, Gather, JsonMeter, StreamMeter, Total
 from gwcore_providers.openai.chat_codec import ChatCodec
@@ -28,6 +29,9 @@ from gwcore_providers.openai.models import reasons, responses_knobs
 from gwcore_providers.openai.responses_read import DIALECT as RESPONSES
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
+_TOO_LONG = "maximum context length"
+# what an upstream's error is called whose own type has no word for it
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _AZURE = ("",)
 # Azure's SDK puts what names no deployment below /openai, and its next one everything below /openai/v1
 _PREFIXES = ("", "/v1", "/openai", "/openai/v1")
@@ -44,6 +48,8 @@ def error_type(error: GatewayError) -> str:
         return error.code
     if isinstance(error, Unauthenticated):
         return "authentication_error"
+    if isinstance(error, Refused) and error.status in _TYPES:
+        return _TYPES[error.status]
     # upon "server_error", OpenAI's own word, agents try a broken stream again
     return "invalid_request_error" if 400 <= error.status < 500 else "server_error"
 
@@ -54,6 +60,9 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     shown = {"message": error.message, "type": error_type(error), "param": param, "code": error.code}
     if isinstance(error, Refused):
         shown |= error.said
+        if shown["code"] == OVERFLOW and _TOO_LONG not in error.message.lower():
+            # the words by which LangChain, LiteLLM and others know that they must shorten; few of them read the code
+            shown["message"] = f"This model's {_TOO_LONG} is exceeded: {error.message}"
     return orjson.dumps({"error": shown, "request_id": request_id})
 
 
