@@ -138,6 +138,13 @@ class Directory(Protocol):
         """
         ...
 
+    async def policies(self, scope: str, ids: Iterable[str], plugin: str) -> Mapping[str, Mapping[str, Any]]:
+        """A plugin's settings by id, as they are now; ids without any, or unknown, are absent. Raises ``StoreUnavailable``.
+
+        ``scope``: one of those of ``Principal.policies``.
+        """
+        ...
+
 
 @dataclass(slots=True, frozen=True)
 class Sample:

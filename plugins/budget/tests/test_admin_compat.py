@@ -135,10 +135,20 @@ async def test_what_is_said_elsewhere_is_refused_with_the_place(up, tmp_path, pa
         assert answer.status_code in {400, 422} and field in answer.text and mend in answer.text
 
 
+async def in_the_book(http, key, calls):
+    """The row of ``/spend/keys`` once so many calls are booked: they are a little later than their answers."""
+    async with asyncio.timeout(10):
+        while True:
+            (row,) = (await http.get("/spend/keys", params={"key": key})).json()
+            if row["api_requests"] == calls:
+                return row
+            await asyncio.sleep(0.01)
+
+
 async def test_spend_is_that_of_the_budget_that_binds_now(up, tmp_path):
     """It froze where a limit was taken away, and stayed another period's where a duration came back."""
     up.default = completion(100)
-    each = 0.10001
+    each, calls = 0.10001, []
     async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m"}) as http:
         key = (await told(http, "/key/generate", {"max_budget": 5, "budget_duration": "1d"}, 200))["key"]
 
@@ -147,6 +157,8 @@ async def test_spend_is_that_of_the_budget_that_binds_now(up, tmp_path):
             headers = {"authorization": f"Bearer {key}"}
             answer = await http.post("/v1/chat/completions", json={"model": "house", "messages": ASK}, headers=headers)
             assert answer.status_code == 200, answer.text
+            calls.append(answer)
+            await in_the_book(http, key, len(calls))
             row = (await http.get("/key/info", params={"key": key})).json()["info"]
             return round(row["spend"] / each, 6)
 
@@ -156,3 +168,33 @@ async def test_spend_is_that_of_the_budget_that_binds_now(up, tmp_path):
         assert await spends(max_budget=None) == 4  # all time
         assert await spends() == 5
         assert await spends(max_budget=5) == 3
+
+
+async def test_reports_tell_of_the_budget_that_binds_now_from_the_moment_it_does(up, tmp_path):
+    """Until its first call it was all time, above its limit; /spend/keys told of settings that were gone, for good."""
+    up.default = completion(100)
+    each, calls = 0.10001, []
+    async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m"}) as http:
+        key = (await told(http, "/key/generate", {}, 200))["key"]
+
+        async def shown(*, call=True, **change):
+            await told(http, "/key/update", {"key": key, **change}, 200)
+            if call:
+                headers = {"authorization": f"Bearer {key}"}
+                answer = await http.post(
+                    "/v1/chat/completions", json={"model": "house", "messages": ASK}, headers=headers
+                )
+                assert answer.status_code == 200, answer.text
+                calls.append(answer)
+            row = await in_the_book(http, key, len(calls))
+            info = (await http.get("/key/info", params={"key": key})).json()["info"]
+            assert row["spend"] == info["spend"] and row["total_spend"] >= row["spend"]
+            return round(row["spend"] / each, 6), row["max_budget"], row["budget_duration"]
+
+        assert await shown() == (1, None, None)
+        assert await shown(call=False, max_budget=3, budget_duration="1d") == (0, None, None)
+        assert await shown() == (1, 3, "day")
+        assert await shown(call=False, max_budget=5, budget_duration="1mo") == (0, None, None)
+        assert await shown() == (1, 5, "month")
+        assert await shown(max_budget=3, budget_duration="1d") == (2, 3, "day")
+        assert await shown(max_budget=None, budget_duration=None) == (5, None, None)

@@ -5,12 +5,15 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from budget_kit import accounts, budget
+from budget_kit import accounts, budget, do, now_of, reserve
 
+from gwcore.resources import Lease, Resources
+from gwcore.sql import migrate
 from gwcore_budget import window
 from gwcore_budget.ledger import postgres
+from gwcore_budget.ledger.homes import LEDGER
 from gwcore_budget.ledger.ledger import Ledger, Refused
-from gwcore_budget.ledger.ops import POSTED, Facts, Reset
+from gwcore_budget.ledger.ops import POSTED, Admitted, ClockJump, Facts, Reset
 from gwcore_budget.ledger.sqlite import Clock, SqliteHome
 from gwcore_budget.ledger.verify import verify
 from gwcore_budget.window import Period, Window
@@ -176,3 +179,37 @@ def test_a_rolling_window_is_no_shorter_than_it_says(span):
     made = Window.parse(f"rolling {span}")
     for now in range(1_772_323_200_000, 1_772_323_300_000, 7):
         assert made.period(now).since <= now - made.length
+
+
+@pytest.mark.parametrize("by", [3 * 3600, -3 * 3600])
+async def test_a_clock_that_jumps_begins_no_period(tmp_path, by):
+    """The first call in it was refused, and opened it for all others."""
+    lease = Lease(Resources())
+    await migrate(lease.store(f"sqlite:///{tmp_path}/book.db"), LEDGER)
+    off = [0.0]
+    home = SqliteHome(tmp_path / "book.db", clock=Clock(wall=lambda: 1_795_350_600.0 + off[0], boot=lambda: 0.0))
+    await home.open()
+    hourly, ever = budget("key:k", window=Window.parse("hour")), budget("team:t")
+
+    async def tried(hold, *budgets):
+        return await do(home, reserve(hold, 10, *budgets, now=await now_of(home)))
+
+    assert isinstance(await tried("r1:1", hourly), Admitted)
+    off[0] = by
+    assert [await tried(f"r{n}:1", hourly, ever) for n in (2, 3)] == [ClockJump(by)] * 2
+    assert isinstance(await tried("r4:1", ever), Admitted), "all time has no periods"
+    assert len(await home.rows("SELECT id FROM budget_account")) == 2
+    await home.aclose()
+    home = SqliteHome(tmp_path / "book.db", clock=Clock(wall=lambda: 1_795_350_600.0 + by, boot=lambda: 0.0))
+    await home.open()
+    assert isinstance(await tried("r5:1", hourly), Admitted), "started anew"
+    await home.aclose()
+    await lease.release()
+
+
+@pytest.mark.parametrize("text", ["1M", "3 M", "rolling 1M", " 1M "])
+def test_what_may_be_months_or_minutes_is_neither(text):
+    """Who wrote 1M for a month had a budget that began anew each minute."""
+    with pytest.raises(ValueError, match="1mo for a month"):
+        Window.parse(text)
+    assert Window.parse("30D").name == Window.parse("1MO").name == "month"

@@ -67,3 +67,26 @@ async def test_a_rolling_window_tells_once_what_its_slices_have_come_to(home):
     assert told[2:] == [("budget.soft", 50)], "a slice that crosses by itself tells at once"
     await spend("z:1", 1, 1)
     assert told[3:] == [("budget.exceeded", 100)]
+
+
+@pytest.mark.parametrize("window", ["total", "month"])
+async def test_a_line_that_is_raised_is_told_of_again(make_home, window):
+    """Of a budget for all time that is topped up, the end was told once and never again."""
+    home = make_home(exports=True)
+    await home.open()
+    told = []
+
+    async def spend(hold, amount, limit, soft):
+        one = budget("key:k", limit, Window.parse(window), soft=soft)
+        ops = [reserve(hold, amount, one, now=await now_of(home)), post(hold, amount)]
+        told.extend((event.topic, event.body["posted"], event.id) for event in (await home.transact(ops)).events)
+
+    for n, (limit, soft) in enumerate(((100, 90), (100, 90), (200, 150), (150, 90), (200, 150), (200, 150))):
+        await spend(f"r{n}:1", 50, limit, soft)
+    assert [one[:2] for one in told] == [
+        ("budget.soft", 100), ("budget.exceeded", 100), ("budget.soft", 150), ("budget.exceeded", 150),
+        ("budget.soft", 200), ("budget.exceeded", 200),
+    ]  # fmt: skip
+    # the soft limit of 150 was told of twice, and is one event for whoever receives it
+    assert len({id_ for *_, id_ in told}) == 5
+    await home.aclose()

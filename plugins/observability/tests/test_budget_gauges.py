@@ -1,7 +1,9 @@
 """What is left of budgets is shown, under both sets of names, and is what the ledger says."""
 
 import asyncio
+import secrets
 
+import httpx2
 import pytest
 from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
 from test_prometheus import AUTH, ONE, scrape, value
@@ -68,3 +70,50 @@ async def test_what_records_cost_is_what_the_ledger_posted_and_a_hit_costs_nothi
     assert hits[0]["saved_nano"] == 23_000 and hits[0]["saved_tokens"] == 18
     assert value(found, "gwcore_cache_requests_total", model="fast") == 3
     assert value(found, "gwcore_cache_saved_usd_total", model="fast") > 0
+
+
+async def test_budgets_that_are_set_no_more_are_not_shown(store, tmp_path):
+    """An alert about a key that is deleted reminded for ever, and those of all who are gone hid those of who is there."""
+    rules = "[{per: end_user, limit: $0.01, window: day}]"
+    budget = f"  - budget: {{store: rows, mode: direct, patience: 5s, unpriced: allow_unmetered, journal: {tmp_path}/j, rules: {rules}}}\n"
+    admin = secrets.token_hex(32)
+    stack = f"stack:\n  - auth: {{store: rows, admin_key: {admin}}}\n" + budget + f'stores: {{rows: "{store}"}}\n'
+    async with FakeUpstream() as up:
+        up.default = ok()
+        async with (
+            gateway(up, "  - prometheus: {port: 0}", stack=stack, admin=True) as (url, made),
+            httpx2.AsyncClient() as http,
+        ):
+            plugin = plugin_of(made, "budget")
+
+            async def told(path, **body):
+                answer = await http.post(url + path, json=body, headers={"authorization": f"Bearer {admin}"})
+                assert answer.status_code == 200, answer.text
+                return answer.json()
+
+            async def seen():
+                await plugin.ledger.group.flushed()
+                await plugin.gauges.look()
+                found = await scrape(made)
+                return {
+                    (labels["scope"], labels["window"])
+                    for name, have in found
+                    if name == "gwcore_budget_limit_usd" and (labels := dict(have))
+                }
+
+            await told("/team/new", team_id="a/b")
+            await told("/team/member_add", team_id="a/b", member={"role": "user", "user_id": "u"}, max_budget_in_team=1)
+            key = (await told("/key/generate", max_budget=1, team_id="a/b", user_id="u"))["key"]
+            headers = {"authorization": f"Bearer {key}"}
+            assert (await ask(url, headers=headers, max_tokens=10, user="old")).status_code == 200
+            assert await seen() == {("end_user", "day"), ("member", "total"), ("key", "total")}
+            day = "UPDATE budget_account SET start = start - 86400000 WHERE start > 0 RETURNING id"
+            assert len(await plugin.ledger.home.rows(day)) == 1
+            assert await seen() == {("member", "total"), ("key", "total")}
+            await told("/key/update", key=key, budget_duration="1mo")
+            assert (await ask(url, headers=headers, max_tokens=10)).status_code == 200
+            assert await seen() == {("member", "total"), ("key", "month")}
+            await told("/key/delete", keys=[key])
+            assert await seen() == {("member", "total")}
+            await told("/team/member_update", team_id="a/b", user_id="u", max_budget_in_team=None)
+            assert await seen() == set()

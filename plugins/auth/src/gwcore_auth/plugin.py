@@ -365,6 +365,17 @@ class Auth(Plugin):
         """See :class:`gwcore.ports.Directory`."""
         return {row["id"]: row["alias"] for row in await self.book.some(scope, list(ids)) if row["alias"]}
 
+    async def policies(self, scope: str, ids: Iterable[str], plugin: str) -> Mapping[str, Mapping[str, Any]]:
+        """See :class:`gwcore.ports.Directory`."""
+        if scope == "member":
+            # both ids may hold a slash
+            teams = {id_[:at] for id_ in ids for at, letter in enumerate(id_) if letter == "/"}
+            rows = await self.book.members_of("team_id", sorted(teams))
+            found = {f"{row['team_id']}/{row['user_id']}": row["policies"] for row in rows}
+        else:
+            found = {row["id"]: row["policies"] for row in await self.book.some(scope, list(ids))}
+        return {id_: said[plugin] for id_, said in found.items() if said.get(plugin)}
+
     def explain(self, call: Call) -> str | None:
         """Who may make this call."""
         able = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from operator import attrgetter
@@ -195,6 +196,16 @@ class Accounts:
             return frozenset(_id(scope, name, window) for rule, window in rules if rule.of in {None, name})
         return frozenset({_id(scope, name, Window.parse(policy.budget_duration or "total", self._config.zone))})
 
+    def ids(self, scope: str, name: str, policy: BudgetPolicy) -> frozenset[str]:
+        """Of every budget that somebody with this policy has, whatever is asked for."""
+        name, found = name[:_NAME], set[str]()
+        for rule, window in self._rules:
+            if rule.per == scope and rule.of in {None, name}:
+                found.add(self._by_rule(rule, window, name).id)
+        with suppress(UnknownPlan):
+            found |= {budget.id for budget in self._by_policy(policy, scope, name, None)}
+        return frozenset(found)
+
     def planned(self, policy: BudgetPolicy) -> BudgetPolicy:
         """The policy, with its plan's values where it says nothing itself."""
         if policy.budget_id is None:
@@ -205,7 +216,13 @@ class Accounts:
         said = {name: value for name in BudgetPolicy.model_fields if (value := getattr(policy, name)) is not None}
         return plan.model_copy(update=said)
 
-    def _by_policy(self, policy: BudgetPolicy, scope: str, name: str, key: Key) -> Iterable[Budget]:
+    def _binds(self, wanted: str, key: Key) -> bool:
+        """Whether a model's own limit is of this target. What came there by another name, as a fallback does, is the model's all the same."""
+        asked, *target = key
+        known = self._names(*target)
+        return _fits([wanted], key) or (asked not in known and any(_matches(wanted, name) for name in known))
+
+    def _by_policy(self, policy: BudgetPolicy, scope: str, name: str, key: Key | None) -> Iterable[Budget]:
         policy = self.planned(policy)
         zone = self._config.zone
 
@@ -220,11 +237,8 @@ class Accounts:
             yield budget(policy.budget_duration or "total", policy.max_budget, policy.soft_budget, "policy")
         for one in policy.budget_limits or ():
             yield budget(one.window, one.limit)
-        asked, *target = key
-        # what came there by another name, as a fallback does, is the model's all the same
-        beside = [] if asked in (known := self._names(*target)) else known
         for wanted, one in (policy.model_max_budget or {}).items():
-            if one.limit is not None and (_fits([wanted], key) or any(_matches(wanted, name) for name in beside)):
+            if one.limit is not None and (key is None or self._binds(wanted, key)):
                 made = budget(one.window, one.limit)
                 yield replace(made, id=_id(scope, name, made.window, f":{wanted}"))
 

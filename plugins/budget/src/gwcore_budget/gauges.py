@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, false, func, or_, select
 
 from gwcore.errors import StoreUnavailable
 from gwcore.ports import Sample
@@ -61,11 +61,16 @@ class Tally:
             )
 
 
+Binding = Callable[[str, Collection[str]], Awaitable[Collection[str] | None]]
+"""Ids of a scope → ids of the budgets that they have now; ``None`` where nobody can tell."""
+
+
 class Gauges:
     """The last look."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, binding: Binding) -> None:
         self._store = store
+        self._binding = binding
         self._found: list[tuple[dict[str, str], tuple[int | None, int | None], int, int]] = []
 
     async def looking(self) -> None:
@@ -80,30 +85,38 @@ class Gauges:
     async def look(self) -> None:
         """Read the running periods."""
         now = int(time.time() * 1000)
-        other = account.alias()
-        newest = (
-            select(func.max(other.c.start))
-            .where(other.c.budget == account.c.budget, other.c.generation == account.c.generation)
-            .scalar_subquery()
-        )
-        running = (
-            select(budget.c.scope, budget.c.scope_id, budget.c.span, budget.c.zone)
-            .add_columns(account.c.start, account.c.lim, account.c.soft, account.c.posted)
-            .join(account, and_(account.c.budget == budget.c.id, account.c.generation == budget.c.generation))
-            .where(or_(account.c.lim > 0, account.c.soft >= 0), account.c.start == newest)
-            .order_by((account.c.posted / (func.coalesce(account.c.lim, account.c.soft) / 1000 + 1)).desc())
-            .limit(10 * MOST)
-        )
         async with reading(self._store) as sql:
-            rows = (await sql.execute(running)).all()
-        found = []
-        for scope, id_, span, zone, start, limit, soft, posted in rows:
-            window = Window.parse(span, zone)
-            period = window.period(now)
-            if period.start == start and not window.rolling:  # not one that is over
-                labels = {"scope": scope, "id": id_, "window": span}
-                found.append((labels, (limit or None, soft), int(posted), period.end))
+            windows = (await sql.execute(select(budget.c.span, budget.c.zone).distinct())).all()
+            ends, running = {}, []
+            for span, zone in windows:
+                window = Window.parse(span, zone)
+                if not window.rolling:
+                    start, ends[span, zone], _ = window.period(now)
+                    running.append(and_(budget.c.span == span, budget.c.zone == zone, account.c.start == start))
+            query = (
+                select(budget.c.id, budget.c.scope, budget.c.scope_id, budget.c.span, budget.c.zone)
+                .add_columns(account.c.lim, account.c.soft, account.c.posted)
+                .join(account, and_(account.c.budget == budget.c.id, account.c.generation == budget.c.generation))
+                # what is over is not among those that are counted: of all days there is more than of this one
+                .where(or_(account.c.lim > 0, account.c.soft >= 0), or_(false(), *running))
+                .order_by((account.c.posted / (func.coalesce(account.c.lim, account.c.soft) / 1000 + 1)).desc())
+                .limit(10 * MOST)
+            )
+            rows = (await sql.execute(query)).all()
+        found, bound = [], await self._bound([(row.scope, row.scope_id) for row in rows])
+        for id_, scope, scope_id, span, zone, limit, soft, posted in rows:
+            if scope not in bound or id_ in bound[scope]:
+                labels = {"scope": scope, "id": scope_id, "window": span}
+                found.append((labels, (limit or None, soft), int(posted), ends[span, zone]))
         self._found = found[:MOST]
+
+    async def _bound(self, whose: list[tuple[str, str]]) -> dict[str, Collection[str]]:
+        """By scope, the budgets that are still set: not of keys that are gone, or of another window."""
+        ids: dict[str, set[str]] = {}
+        for scope, id_ in whose:
+            ids.setdefault(scope, set()).add(id_)
+        found = {scope: await self._binding(scope, some) for scope, some in ids.items()}
+        return {scope: budgets for scope, budgets in found.items() if budgets is not None}
 
     def samples(self) -> Iterator[Sample]:
         """Dollars left and allowed, and when the period ends. Of all workers the same: the last look counts."""

@@ -37,7 +37,7 @@ from gwcore_budget.config import BudgetConfig, BudgetPolicy
 from gwcore_budget.early import Streams
 from gwcore_budget.export import Exporter
 from gwcore_budget.gauges import Gauges, Tally
-from gwcore_budget.ledger.group import Unavailable, Unbooked
+from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, folder_of, home_of
 from gwcore_budget.ledger.ledger import Ledger, Refused
@@ -45,13 +45,13 @@ from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED, Event, Facts, Hold,
 from gwcore_budget.plans import Plans
 from gwcore_budget.refusal import (
     DOWN,
-    REFUSED,
     BudgetStoreUnavailable,
     PlanMissing,
     Unpriced,
     dollars,
     exceeded,
     reserved,
+    unheld,
 )
 from gwcore_budget.retention import Retention
 from gwcore_budget.window import FOREVER, Window
@@ -101,7 +101,7 @@ class BudgetPlugin(Plugin):
         self.plans = Plans()
         self.accounts = Accounts(config, self.plans.get, setup.models.names)
         self.plans.changed = self.accounts.forget
-        self.desk = Desk(setup, self.plans, lambda: self.ledger)
+        self.desk = Desk(setup, self.accounts, self.plans, lambda: self.ledger)
         self.ledger: Ledger | None = None
         self.tally = setup.once("tally", Tally)
         self.counts = self.tally.counts
@@ -110,7 +110,7 @@ class BudgetPlugin(Plugin):
         self._streams = Streams(self.counts)
         self._lingers = setup.key("lingers", bool, own=True)
         self._lengths = setup.key("lengths", dict, own=True)
-        self.gauges = Gauges(self.store)
+        self.gauges = Gauges(self.store, self.desk.binding)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -178,7 +178,7 @@ class BudgetPlugin(Plugin):
         try:
             running = await reports.running(desk.home, scope, wanted, desk.now(), main)
             found = {id_: one.posted for id_, one in running.items()}
-            others = [id_ for id_ in wanted if id_ not in found]
+            others = [id_ for id_ in wanted if id_ not in found and not main.get(id_)]
             column = reports.COLUMNS.get(scope)
             if others and column is not None:
                 lines = await reports.sums(desk.home, (column,), reports.Where().among(column, others))
@@ -273,8 +273,7 @@ class BudgetPlugin(Plugin):
             raise self._refusal(refused.short, ledger) from None
         except Unavailable as error:
             self.counts["store_unavailable"] += 1
-            said = REFUSED if isinstance(error, Unbooked) else DOWN
-            raise BudgetStoreUnavailable(said, retry_after=1, plugin=self.name) from None
+            raise BudgetStoreUnavailable(unheld(error), retry_after=1, plugin=self.name) from None
 
     async def _looked_up(self, ledger: Ledger, attempt: Attempt) -> Budgets:
         """The budgets of an attempt, one of which this worker has not heard of."""

@@ -6,11 +6,18 @@ from datetime import UTC, datetime
 
 from gwcore.errors import BudgetExceeded, BudgetReserved, GatewayError, StoreUnavailable
 from gwcore.units import DOLLAR
+from gwcore_budget.ledger.group import Jumped, Unavailable, Unbooked
 from gwcore_budget.ledger.ops import Short
 from gwcore_budget.window import FOREVER
 
 DOWN = "the budget's store does not answer"
+JUMPED = "the gateway's clock has jumped, so no budget period begins until it is started anew; its log says by how much"
 REFUSED = "the budget's store refuses to hold money for this call; the gateway's log says why"
+
+
+def unheld(error: Unavailable) -> str:
+    """Why a hold was neither made nor refused."""
+    return REFUSED if isinstance(error, Unbooked) else JUMPED if isinstance(error, Jumped) else DOWN
 
 
 class BudgetStoreUnavailable(StoreUnavailable):

@@ -32,6 +32,7 @@ _CALENDAR = {"hour", "day", "week", "month", "year"}
 _SNAPPED = {"1h": "hour", "60m": "hour", "1d": "day", "24h": "day", "7d": "week", "1w": "week", "30d": "month",
             "1mo": "month", "365d": "year", "1y": "year"}  # fmt: skip
 _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": _DAY_MS, "w": 7 * _DAY_MS}
+_MONTHS_OR_MINUTES = re.compile(r".*\d\s*M\s*")
 _DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)")
 
 
@@ -67,6 +68,8 @@ class Window:
     def parse(cls, text: str, zone: str = "UTC") -> Window:
         """Raises ``ValueError`` for what is not a window, ``zoneinfo.ZoneInfoNotFoundError`` for no time zone."""
         ZoneInfo(zone)
+        if _MONTHS_OR_MINUTES.fullmatch(text):
+            raise ValueError("write 1mo for a month, 1m for a minute")
         words = text.strip().lower()
         if words == "total":
             return cls("total")

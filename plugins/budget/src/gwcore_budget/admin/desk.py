@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -10,12 +11,16 @@ from gwcore.errors import BadRequest, MissingPort, NotServed, StoreUnavailable
 from gwcore.plugin import Setup
 from gwcore.ports import AdminCall, Directory
 from gwcore.units import DOLLAR
+from gwcore_budget.accounts import Accounts, UnknownPlan
+from gwcore_budget.config import BudgetPolicy
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import Home, StoreDown
 from gwcore_budget.ledger.ledger import Ledger
 from gwcore_budget.plans import Plans
 
 T = TypeVar("T")
+_SETTLED = frozenset({"key", "user", "team", "member", "organisation", "end_user"})
+"""Scopes whose ids may have settings of their own."""
 _FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
 
 
@@ -28,8 +33,9 @@ class NotFound(NotServed):
 class Desk:
     """One per plugin instance. ``running`` gives the open ledger, or ``None`` outside the plugin's lifespan."""
 
-    def __init__(self, setup: Setup, plans: Plans, running: Callable[[], Ledger | None]) -> None:
+    def __init__(self, setup: Setup, accounts: Accounts, plans: Plans, running: Callable[[], Ledger | None]) -> None:
         self.setup = setup
+        self.accounts = accounts
         self.plans = plans
         self._running = running
 
@@ -72,6 +78,34 @@ class Desk:
         except MissingPort:
             return {}
         return await directory.aliases(scope, ids)
+
+    async def policies(self, scope: str, ids: Collection[str]) -> Mapping[str, BudgetPolicy] | None:
+        """What the settings of each say of money now; ``None`` where nobody can tell. Raises ``StoreUnavailable``."""
+        said: Mapping[str, Mapping[str, Any]] = {}
+        if scope in _SETTLED:
+            try:
+                said = await self.setup.port(Directory).policies(scope, ids, "budget")
+            except MissingPort:
+                return None
+        return {id_: BudgetPolicy.model_validate(said.get(id_, {})) for id_ in ids}
+
+    async def main(self, scope: str, ids: Collection[str]) -> Mapping[str, frozenset[str]] | None:
+        """Ids of the budgets that :func:`gwcore_budget.reports.running` may tell of each. Raises ``StoreUnavailable``."""
+        policies = await self.policies(scope, ids)
+        if policies is None:
+            return None
+        found = {}
+        for id_, policy in policies.items():
+            with suppress(UnknownPlan):
+                found[id_] = self.accounts.main(scope, id_, policy)
+        return found
+
+    async def binding(self, scope: str, ids: Collection[str]) -> frozenset[str] | None:
+        """Ids of all budgets that these have; ``None`` where nobody can tell. Raises ``StoreUnavailable``."""
+        policies = await self.policies(scope, ids)
+        if policies is None:
+            return None
+        return frozenset().union(*[self.accounts.ids(scope, id_, policy) for id_, policy in policies.items()])
 
     # ── days ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -150,13 +150,15 @@ class Spend:
             found[wanted] = Sums()
         # the whole of an id's budget is shown to those who may see the whole id
         whole = found if reach is None else reach.get(scope, frozenset()) & found.keys()
-        now = await reports.running(desk.home, scope, whole, desk.now())
+        main = await desk.main(scope, whole)
+        now = await reports.running(desk.home, scope, whole, desk.now(), main)
+        fresh = {id_ for id_, ids in (main or {}).items() if ids and id_ not in now}  # a budget that has not begun
         aliases = await desk.aliases(scope, found)
         return [
             {
                 names[0]: id_,
                 names[1]: aliases.get(id_),
-                "spend": money(now[id_].posted if id_ in now else sums.spend),
+                "spend": money(now[id_].posted if id_ in now else 0 if id_ in fresh else sums.spend),
                 "total_spend": money(sums.spend),
                 "max_budget": money(now[id_].limit) if id_ in now else None,
                 "budget_duration": None if id_ not in now or now[id_].window.name == "total" else now[id_].window.name,

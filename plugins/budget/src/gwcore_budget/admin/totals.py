@@ -56,10 +56,11 @@ class Totals:
 
     async def whole(self, _call: AdminCall) -> Any:
         """``GET /global/spend``: of the running period of a global budget; all time where there is none."""
-        running = (await reports.running(self.desk.home, "global", ("",), self.desk.now())).get("")
+        desk, main = self.desk, await self.desk.main("global", ("",))
+        running = (await reports.running(desk.home, "global", ("",), desk.now(), main)).get("")
         if running is not None:
             return {"spend": money(running.posted), "max_budget": money(running.limit)}
-        sums = await reports.sums(self.desk.home, ())
+        sums = await reports.sums(desk.home, ())
         return {"spend": money(sums[0][1].spend if sums else 0), "max_budget": None}
 
     async def per_day(self, call: AdminCall) -> Any:

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from gwcore_budget.ledger.clock import UNOPENED
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
     PENDING,
@@ -55,10 +56,8 @@ from gwcore_budget.ledger.ops import (
     ids_text,
 )
 from gwcore_budget.ledger.refused import fewer
+from gwcore_budget.ledger.telling import LIMIT_KNOWN, LIMIT_TOLD, SOFT_KNOWN, SOFT_TOLD, still_told
 
-SOFT_TOLD, LIMIT_TOLD = 1, 2
-SOFT_KNOWN, LIMIT_KNOWN = 1 | 4, 2 | 8
-"""Or told by another slice of a rolling window."""
 _KIND = {POSTED: "post", VOIDED: "void", REAPED: "reap"}
 
 
@@ -101,7 +100,6 @@ class Books:
         now: the store's clock. ``jump``: seconds by which that clock is not to be trusted with a new period; 0 is none.
         since: of holds that began before it nothing new is taken: the store may have closed them.
         accounts: by id. ``current``: by (budget, start) in the budget's present generation.
-        fresh: ids of accounts that this transaction made.
         grants: (worker, account) → nano-USD; a 0 is deleted. ``turns``: the last time that some of it was given back.
     """
 
@@ -112,7 +110,6 @@ class Books:
     accounts: dict[int, Account] = field(default_factory=dict)
     current: dict[tuple[str, int], Account] = field(default_factory=dict)
     slices: dict[str, list[Account]] = field(default_factory=dict)
-    fresh: set[int] = field(default_factory=set)
     holds: dict[str, Hold] = field(default_factory=dict)
     grants: dict[tuple[str, int], int] = field(default_factory=dict)
     turns: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -156,7 +153,7 @@ class Books:
         if hindered is not None:
             return hindered
         accounts = [self.current[charge.budget.id, charge.period.start] for charge in op.charges]
-        if self.jump and any(account.id in self.fresh for account in accounts):
+        if any(account.id == UNOPENED for account in accounts):
             return ClockJump(self.jump)
         amount = op.amount
         if amount:
@@ -249,6 +246,8 @@ class Books:
         budget = charge.budget
         limit = budget.limit_at(self.now)
         if account.lim != limit or account.soft != budget.soft:
+            if not budget.window.rolling:
+                account.told = still_told(account.told, (account.soft, account.lim), (budget.soft, limit))
             account.lim, account.soft, account.changed = limit, budget.soft, True
         if budget.window.rolling:
             self._rolled(budget, account, self._used(charge, account)[0])
@@ -351,7 +350,8 @@ class Books:
         account.told |= mark
         account.changed = True
         body = {"budget": account.budget, "posted": posted, "limit": account.lim, "soft": account.soft}
-        self.events.append(Event(f"{topic}:{account.id}", topic, body))
+        line = account.soft if mark == SOFT_TOLD else account.lim
+        self.events.append(Event(f"{topic}:{account.id}:{line}", topic, body))
 
     def _shrink(self, op: Shrink) -> Result:
         hold = self.holds.get(op.hold)

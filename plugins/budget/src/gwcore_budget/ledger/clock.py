@@ -12,6 +12,10 @@ JUMP: Final = 300.0
 """Seconds by which a clock may part from the boot clock before it opens no new period, and closes nothing."""
 
 
+UNOPENED: Final = 0
+"""Stands for the id of an account whose period is not opened: the clock has jumped."""
+
+
 def boot() -> float:
     """Seconds since boot."""
     return time.clock_gettime(BOOT)

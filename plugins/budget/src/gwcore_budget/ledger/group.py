@@ -42,6 +42,10 @@ class Unavailable(Exception):
     """The store did not say in time whether it holds the money; whatever it did is undone."""
 
 
+class Jumped(Unavailable):
+    """The store's clock has jumped, and a period would begin by it."""
+
+
 class Unbooked(Unavailable):
     """The store refuses it for good, whatever is left out of it; ``holds`` are not ended."""
 

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from gwcore_budget.ledger.escrow import Escrow, Within
-from gwcore_budget.ledger.group import BATCH, Group, Unavailable, Unbooked
+from gwcore_budget.ledger.group import BATCH, Group, Jumped, Unavailable, Unbooked
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unfit, places
 from gwcore_budget.ledger.journal import LOST, Journal, recover
 from gwcore_budget.ledger.ops import (
@@ -25,6 +25,7 @@ from gwcore_budget.ledger.ops import (
     Budget,
     Bury,
     Charge,
+    ClockJump,
     Done,
     Event,
     Facts,
@@ -96,7 +97,7 @@ class Ledger:
         self._tasks: list[asyncio.Task[None]] = []
         self._told: set[str] = set()  # holds of which the store has heard that it refuses their end
         self._unburied: dict[str, float] = {}  # workers whose end it refuses, and when to ask again
-        self._pumping = False
+        self._pumping = self._jumped = False
         self._settled: asyncio.Event | None = None  # somebody waits for it
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -192,6 +193,9 @@ class Ledger:
             result = await self._ask(hold, amount, budgets, facts, least, expires=expires)
             if isinstance(result, Short):
                 return result
+            if isinstance(result, ClockJump):
+                self._tell_jump(result)
+                raise Jumped
             if not isinstance(result, Admitted):
                 raise Unavailable(type(result).__name__)
             if result.grants:
@@ -201,6 +205,13 @@ class Ledger:
             held.began = time.monotonic()
             self.open[hold] = held
             return held
+
+    def _tell_jump(self, jump: ClockJump) -> None:
+        """Once, and for whoever can start this process anew."""
+        if not self._jumped:
+            self._jumped = True
+            told = "the host's clock has jumped: no budget period begins until this worker is started anew"
+            _log.error(told, seconds=round(jump.seconds))
 
     async def _in_turn(
         self, short: Short, ask: Callable[[], Awaitable[Hold | Short]], budgets: Sequence[Budget], until: float

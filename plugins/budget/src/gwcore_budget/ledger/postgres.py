@@ -296,7 +296,6 @@ class PostgresHome:
             for row in await db.fetch(insert, *zip(*absent, strict=True)):
                 account = books.accounts[row[0]] = books.current[row[1], row[3]] = Account(*row)
                 books.slices.setdefault(account.budget, []).append(account)
-                books.fresh.add(account.id)
 
     async def _write(self, db: asyncpg.Connection, books: Books) -> None:
         async def many(statement: str, rows: list[tuple[Any, ...]]) -> None:

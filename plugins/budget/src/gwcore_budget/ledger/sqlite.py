@@ -24,7 +24,7 @@ import orjson
 
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
-from gwcore_budget.ledger.clock import Clock
+from gwcore_budget.ledger.clock import UNOPENED, Clock
 from gwcore_budget.ledger.closing import START, Round
 from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
@@ -331,12 +331,13 @@ class SqliteHome:
             slices.append(account)
             if account.start == start:
                 books.current[budget, start] = account
-        if (budget, start) not in books.current:
+        if (budget, start) not in books.current and books.jump and start:
+            books.current[budget, start] = Account(UNOPENED, budget, generation, start)
+        elif (budget, start) not in books.current:
             insert = "INSERT INTO budget_account (budget, generation, start) VALUES (?,?,?)"
             id_ = db.execute(insert, (budget, generation, start)).lastrowid
             assert id_ is not None
             account = books.current[budget, start] = books.accounts[id_] = Account(id_, budget, generation, start)
-            books.fresh.add(id_)
             slices.append(account)
         known = books.slices.setdefault(budget, [])
         known.extend(one for one in slices if one not in known)

@@ -58,6 +58,9 @@ class Registry:
                 if sample.name not in self._refused:
                     self._refused.add(sample.name)
                     _log.error("a plugin's metric is left out: its name or its labels clash", metric=sample.name)
+        if self._folder is None:
+            for name in self._gauges.keys() - shown:  # nothing at all of this name
+                self._gauges[name].clear()
 
     def _publish(self, sample: Sample, shown: set[str]) -> None:
         names, labels = tuple(sample.labels), tuple(sample.labels.values())
