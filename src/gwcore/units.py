@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -77,6 +77,12 @@ _EXAMPLES = (
 def fault(message: str, mend: str) -> PydanticCustomError:
     """An error for a validator to raise: what is wrong, and what to write instead. Neither may hold the value."""
     return PydanticCustomError("gwcore", "{message}", {"message": message, "mend": mend})
+
+
+def mend_of(error: Mapping[str, Any]) -> str:
+    """What a :func:`fault` says to write instead, to follow its message; of other errors of pydantic nothing."""
+    mend = error.get("ctx", {}).get("mend")
+    return f"; {mend}" if mend else ""
 
 
 def suggest(word: str, among: Iterable[str], otherwise: str) -> str:

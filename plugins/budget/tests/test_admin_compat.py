@@ -198,3 +198,11 @@ async def test_reports_tell_of_the_budget_that_binds_now_from_the_moment_it_does
         assert await shown() == (1, 5, "month")
         assert await shown(max_budget=3, budget_duration="1d") == (2, 3, "day")
         assert await shown(max_budget=None, budget_duration=None) == (5, None, None)
+
+
+async def test_what_is_no_window_is_refused_with_what_to_write(up, tmp_path):
+    async with served(up, f"sqlite:///{tmp_path}/book.db", {"house": "a/m"}) as http:
+        for path in ("/key/generate", "/team/new", "/budget/new"):
+            for text, mend in (("1M", "write 1mo for a month, 1m for a minute"), ("daily", "rolling 24h")):
+                answer = await http.post(path, json={"max_budget": 5, "budget_duration": text})
+                assert answer.status_code == 400 and mend in answer.json()["error"]["message"], answer.text

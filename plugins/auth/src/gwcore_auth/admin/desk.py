@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from gwcore.errors import BadRequest, MissingPort, NotServed
 from gwcore.plugin import Setup
 from gwcore.ports import AdminCall, Spending
-from gwcore.units import DOLLAR, parse_duration
+from gwcore.units import DOLLAR, mend_of, parse_duration
 from gwcore_auth.admin.bodies import LIMIT_FIELDS
 from gwcore_auth.book import Book, Change, Row, clean, now
 from gwcore_auth.keys import Pepper, presented
@@ -83,7 +83,7 @@ class Desk:
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 where = ".".join(map(str, first["loc"]))
-                raise BadRequest(f"{plugin}: {where}: {first['msg']}") from None
+                raise BadRequest(f"{plugin}: {where}: {first['msg']}{mend_of(first)}") from None
         port = self._spending
         if port is not None and "budget" in kept and any(name == "budget_id" for _, name, _ in changes):
             await port.check(kept["budget"])
