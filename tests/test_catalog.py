@@ -6,6 +6,7 @@ import pytest
 
 from gwcore.assemble import assemble
 from gwcore.catalog import Catalog
+from gwcore.cli import main
 from gwcore.resources import Resources
 from gwcore.show import walk
 from gwcore.stackfile import StackErrors
@@ -85,3 +86,23 @@ def test_without_any_provider_it_says_which_distribution_has_them(monkeypatch):
 def test_a_plugin_whose_extra_is_not_installed_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gwcore_observability.otel", None)  # as where what it imports is missing
     assert "Mend: pip install 'gwcore-observability[otel]'" in refused("gwcore: 1\nwatch: [otel]\n")
+
+
+def test_verbs_are_there_beside_a_plugin_whose_extra_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gwcore_observability.otel", None)  # `pip install gwcore-observability` alone
+    with pytest.raises(SystemExit) as ended:
+        main(["keys", "list", "--help"])
+    assert not ended.value.code and "Keys, newest first" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["plugins"])
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert not ended.value.code and "prometheus" in said
+    assert "otel: cannot be loaded: ModuleNotFoundError" in said and "pip install 'gwcore-observability[otel]'" in said
+
+
+def test_a_verb_of_a_distribution_that_cannot_be_loaded_says_why(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gwcore_auth.plugin", None)
+    monkeypatch.delitem(sys.modules, "gwcore_auth", raising=False)
+    with pytest.raises(SystemExit):
+        main(["keys", "list"])
+    assert "gwcore keys comes with gwcore-auth, which cannot be loaded: ModuleNotFoundError" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_several_workers_do_not_say_that_they_serve_before_one_does(tmp_path):
 
 
 def test_a_verb_whose_distribution_is_missing_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(Catalog, "load_all", lambda _self: None)
+    monkeypatch.setattr(Catalog, "load_all", lambda _self: {})
     with pytest.raises(SystemExit) as ended:
         main(["keys", "list"])
     assert ended.value.code == 2 and "pip install gwcore-auth" in capsys.readouterr().err

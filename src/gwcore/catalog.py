@@ -95,10 +95,18 @@ class Catalog:
             for name, entry in sorted(self._found.items())
         }
 
-    def load_all(self) -> None:
-        """Import everything installed, for ``gwcore schema`` and ``gwcore plugins``."""
+    def load_all(self) -> dict[str, Exception]:
+        """Import everything installed, for ``gwcore schema``, ``gwcore plugins`` and distributions' verbs.
+
+        What cannot be imported, by its word: an extra that nobody installed, or somebody's mistake, leaves the others as they are.
+        """
+        failed: dict[str, Exception] = {}
         for name in self._found:
-            self.load(name)
+            try:
+                self.load(name)
+            except Exception as error:
+                failed[name] = error
+        return failed
 
     def commands(self) -> list[Any]:
         """Typer applications of the loaded distributions."""

@@ -178,11 +178,14 @@ def main(arguments: list[str] | None = None) -> Any:
         from gwcore.catalog import VERBS, Catalog
 
         catalog = Catalog()
-        catalog.load_all()
+        failed = catalog.load_all()
         for verbs in catalog.commands():
             app.add_typer(verbs)
         there = {verbs.info.name for verbs in catalog.commands()}
         if given and given[0] in VERBS and given[0] not in there:
-            typer.echo(f"gwcore {given[0]} comes with {VERBS[given[0]]}; pip install {VERBS[given[0]]}", err=True)
+            ours = VERBS[given[0]]
+            broken = [e for word, e in failed.items() if catalog.installed()[word][0] == ours]
+            mend = f"which cannot be loaded: {type(broken[0]).__name__}: {broken[0]}" if broken else f"pip install {ours}"
+            typer.echo(f"gwcore {given[0]} comes with {ours}{', ' if broken else '; '}{mend}", err=True)
             sys.exit(2)
     return app(given, prog_name="gwcore")

@@ -179,7 +179,11 @@ def installed(catalog: Catalog) -> None:
     for name, (distribution, version) in catalog.installed().items():
         table.add_row(name, distribution, version)
     console.print(table)
-    catalog.load_all()
+    failed = catalog.load_all()
     console.print("[bold]plugins[/]    " + (", ".join(sorted(catalog.plugin_classes())) or "none"))
     console.print("[bold]providers[/]  " + ", ".join(catalog.provider_names()))
     console.print("[bold]dialects[/]   " + ", ".join(d.name for d in catalog.dialects()))
+    for name, error in failed.items():
+        hint = catalog.install_hint(name) if isinstance(error, ImportError) else None
+        mend = f"; pip install {hint}" if hint else ""
+        console.print(f"{name}: cannot be loaded: {type(error).__name__}: {error}{mend}", markup=False)
