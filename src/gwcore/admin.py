@@ -63,11 +63,16 @@ def answer(method: str, path: str, stack: Stack | None, state: State, *, full: b
 def _health(stack: Stack | None, state: State, full: bool) -> tuple[int, bytes]:
     if stack is None:
         return 503, b'{"status":"starting","models":[]}'
+    plugins = stack.health()
+    # still 200: the next replica has the same store, and what is away is no reason to send clients nowhere
+    away = any(isinstance(said, dict) and said.get("degraded") for said in plugins.values())
+    status = "draining" if state.draining else "degraded" if away else "healthy"
+    code = 503 if state.draining else 200
     if not full:
-        return (503, b'{"status":"draining"}') if state.draining else (200, b'{"status":"healthy"}')
+        return code, orjson.dumps({"status": status})
     failed = state.reload_error or state.failed_elsewhere()
     document: dict[str, Any] = {
-        "status": "draining" if state.draining else "healthy",
+        "status": status,
         "models": [model.id for model in stack.models.listing()],
         "config": {
             "generation": state.generation,
@@ -77,10 +82,10 @@ def _health(stack: Stack | None, state: State, full: bool) -> tuple[int, bytes]:
     }
     if failed:
         document["config"]["reload_error"] = failed
-    if plugins := stack.health():
+    if plugins:
         document["plugins"] = plugins
     if stack.prices.unmetered:
         document["unmetered"] = dict(stack.prices.unmetered)
     if faults:
         document["tap_faults"] = dict(faults)
-    return 503 if state.draining else 200, orjson.dumps(document)
+    return code, orjson.dumps(document)

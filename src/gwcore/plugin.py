@@ -223,7 +223,7 @@ class Plugin:
         return ()
 
     def health(self) -> dict[str, Any] | None:
-        """What ``GET /health`` shows of this plugin; no secrets."""
+        """What ``GET /health`` shows of this plugin; no secrets. With ``degraded: True`` in it the gateway's status is ``degraded``."""
         return None
 
 

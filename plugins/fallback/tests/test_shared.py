@@ -168,7 +168,7 @@ async def test_without_the_store_every_worker_goes_by_what_it_sees(url):
         f.gateways.append(gateway)
         for _ in range(8):
             assert (await f.ask(0)).status == 200
-        assert len(f.a.requests) == 5 and f.plugin(0).health()["store"] == "alone"
+        assert len(f.a.requests) == 5 and f.plugin(0).health()["store"] == "alone" and f.plugin(0).health()["degraded"]
 
 
 async def test_the_store_comes_back(redis_url):

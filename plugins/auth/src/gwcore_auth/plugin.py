@@ -394,7 +394,8 @@ class Auth(Plugin):
 
     def health(self) -> dict[str, Any]:
         """How fresh the knowledge of keys is."""
-        return {"cached": len(self.cache.grants), "store": "failing" if self.feed.failing else "ok"}
+        failing = self.feed.failing
+        return {"cached": len(self.cache.grants), "store": "failing" if failing else "ok", "degraded": failing}
 
 
 def _without_model(call: Call, grant: Grant) -> None:

@@ -456,6 +456,7 @@ class BudgetPlugin(Plugin):
             "open": len(ledger.open),
             "unwritten": ledger.group.backlog + len(ledger.escrow.done),
             "store": "down" if ledger.group.down else "up",
+            "degraded": bool(ledger.group.down),
             "refused": len(ledger.group.refused),
             "counts": dict(self.counts),
         }

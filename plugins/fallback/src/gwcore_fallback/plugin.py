@@ -319,7 +319,8 @@ class Fallback(Plugin):
         for name, targets in self.setup.models.known().items():
             for one in self.fleet.group(name, targets).members:
                 shown[one.id] = one.shown(now)
-        return {"store": self.shared.state, "deployments": shown}
+        state = self.shared.state
+        return {"store": state, "degraded": state == "alone", "deployments": shown}
 
 
 def _pause(deployment: Deployment, error: GatewayError, how: Ending, now: float) -> float:
