@@ -35,3 +35,20 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again()
         assert await client.ping()
         await client.aclose()
         await admin.aclose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:canary@h:port/0",
+        "redis://:pass/canary@h:6379/0",
+        "redis://:canary@h:6379,i:6379/0",
+        "redis://:canary@h/0?sentinel=x",
+        "rediss://:canary@h/0?ssl_cert_reqs=x",
+    ],
+)
+def test_a_redis_url_that_the_driver_cannot_read_is_a_sentence(url):
+    """It was a traceback, or an outage that nothing ended."""
+    with pytest.raises(BadConfig, match="of one server") as caught:
+        redis_client(url, 1.0)
+    assert "canary" not in caught.value.message

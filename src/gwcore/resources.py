@@ -129,24 +129,33 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
         most: connections at a time.
 
     Raises:
-        BadConfig: the driver is not installed.
+        BadConfig: the driver is not installed, or cannot read the URL.
     """
     try:
         from redis.asyncio import Redis  # noqa: PLC0415 - an optional driver
         from redis.asyncio.retry import Retry  # noqa: PLC0415 - an optional driver
         from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional driver
+        from redis.exceptions import RedisError  # noqa: PLC0415 - an optional driver
         from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415 - an optional driver
     except ImportError:
         raise BadConfig("a redis store needs its driver; pip install 'gwcore[redis]'") from None
     connect: Any = Redis.from_url  # untyped in the driver
-    return connect(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout if within is None else within,
-        legacy_responses=False,
-        max_connections=most,
+    how = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout if within is None else within,
+        "legacy_responses": False,
+        "max_connections": most,
         # with them the pool takes what the server closed for a connection with a notice, and hands it out: after each pause
         # longer than the server's or a balancer's patience, the first call would find no store
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    try:
+        client = connect(url, **how)
+        client.connection_pool.make_connection()  # made and not opened: what is no option would be an outage for ever
+    except (ValueError, TypeError, RedisError):  # their texts may quote a password
+        raise BadConfig(
+            "the URL of a redis store is redis://user:password@host:6379/0, of one server, with options that its driver knows; "
+            "what is special in a password is percent-encoded"
+        ) from None
+    return client

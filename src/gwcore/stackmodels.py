@@ -300,7 +300,10 @@ def _store_url(url: str) -> str:
         raise fault("is not the URL of a store", "write it like redis://host:6379/0, or memory:")
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
-        raise fault("is of a kind that no store is", suggest(scheme, SCHEMES, f"begin it with: {', '.join(SCHEMES)}"))
+        mend = suggest(scheme, SCHEMES, f"begin it with: {', '.join(SCHEMES)}")
+        if "sentinel" in scheme or "cluster" in scheme:
+            mend = "name one server, or a proxy that knows which: redis://host:6379/0; Sentinel and Cluster are not asked"
+        raise fault("is of a kind that no store is", mend)
     return url
 
 
