@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
 from gwcore.resources import Lease, Resources
-from gwcore.sql import Migrations, engine_of, migrate, reading, writing
+from gwcore.sql import Migrations, driver_arguments, engine_of, migrate, reading, writing
 
 FIRST = """
 from alembic import op
@@ -273,6 +273,65 @@ async def test_a_server_that_cannot_now_is_an_outage(postgres_url, state):
     with pytest.raises(DBAPIError):  # the control: what was asked is at fault
         async with writing(store) as sql:
             await sql.execute(text("SELECT 1 / 0"))
+    await lease.release()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_behind_a_pooler_no_statement_is_kept_by_name(postgres_url, kept):
+    """One that shares connections between transactions gives the next statement another server, or another's names."""
+    lease = Lease(Resources())
+    more = "&" if "?" in postgres_url else "?"
+    store = lease.store(postgres_url if kept else f"{postgres_url}{more}statement_cache_size=0")
+    async with reading(store) as sql:
+        for number in range(3):
+            assert (await sql.execute(text(f"SELECT {number} + CAST(:x AS int)"), {"x": 1})).scalar() == number + 1
+        names = (await sql.execute(text("SELECT name FROM pg_prepared_statements WHERE name <> ''"))).all()
+    assert bool(names) is kept
+    await lease.release()
+
+
+@pytest.mark.parametrize("state", ["26000", "42P05"])
+async def test_what_a_pooler_breaks_says_the_mend(postgres_url, state):
+    lease = Lease(Resources())
+    with capture_logs() as said, pytest.raises(StoreUnavailable):
+        async with writing(lease.store(postgres_url)) as sql:
+            await sql.execute(text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"))
+    assert f"{state} (behind a pooler, the store's URL needs statement_cache_size=0)" in said[0]["error"]
+    await lease.release()
+
+
+def test_an_option_of_ours_does_not_reach_the_server():
+    assert driver_arguments("postgresql://u:p%40@h/db?sslmode=require&statement_cache_size=0&host=/a b") == {
+        "dsn": "postgresql://u:p%40@h/db?sslmode=require&host=%2Fa+b",
+        "statement_cache_size": 0,
+    }
+    assert driver_arguments("postgresql://h/db?sslmode=require") == {"dsn": "postgresql://h/db?sslmode=require"}
+    with pytest.raises(BadConfig, match="is a number"):
+        driver_arguments("postgresql://h/db?statement_cache_size=off")
+
+
+async def test_several_hosts_have_a_name_in_the_log(package):
+    lease = Lease(Resources())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        store = lease.store(f"postgresql://me:canary@{place},{place}/db?target_session_attrs=read-write")
+        with pytest.raises(StoreUnavailable, match=f"the store postgresql://{place},{place}/db does not answer"):
+            await migrate(store, demo(package))
+    await lease.release()
+
+
+async def test_a_connection_to_what_is_a_standby_now_is_not_used_again(postgres_url):
+    """Where a proxy keeps it through the failover, it answers pings and refuses every write."""
+    lease = Lease(Resources())
+    store = lease.store(postgres_url)
+    async with reading(store) as sql:
+        await sql.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+    with pytest.raises(StoreUnavailable):
+        async with writing(store) as sql:
+            await sql.execute(text("CREATE TABLE t (id int)"))
+    async with writing(store) as sql:
+        await sql.execute(text("CREATE TABLE t (id int)"))
     await lease.release()
 
 

@@ -28,6 +28,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from zlib import crc32
 
 import aiosqlite
@@ -56,7 +57,13 @@ MIGRATE_WITHIN = 120.0
 TOLD_EVERY = 10.0
 """Seconds between two lines of the log about a store that does not answer."""
 
-_PASSING = ("08", "25006", "40", "53", "55", "57", "58")
+_STANDBY = "25006"
+"""What a connection says that a failover left at the old server: it answers pings, and would be handed out for ever."""
+
+_POOLER = ("26000", "42P05")
+"""SQLSTATEs of statements that are kept by name, on a connection that is another's or was."""
+
+_PASSING = ("08", _STANDBY, "40", "53", "55", "57", "58", *_POOLER)
 """SQLSTATEs that say "not now": no connection, read-only as after a failover, deadlock, full, locked, shutting down, broken."""
 
 _log = structlog.get_logger("gwcore")
@@ -208,16 +215,38 @@ def _postgres(url: str) -> AsyncEngine:
         from asyncpg import connect  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional driver
     except ImportError:
         raise BadConfig("a postgresql: store needs asyncpg; pip install 'gwcore[postgres]'") from None
+    how = driver_arguments(url)
+    kept = {"prepared_statement_cache_size": size for name, size in how.items() if name == "statement_cache_size"}
     return create_async_engine(
         "postgresql+asyncpg://",
-        # the URL as it stands: libpq's options (sslmode, application_name …) are the driver's to read
-        async_creator=lambda: connect(url, timeout=ANSWER_WITHIN),
+        async_creator=lambda: connect(**how, timeout=ANSWER_WITHIN),
+        connect_args=kept,
         hide_parameters=True,
         pool_pre_ping=True,  # a restart of the server costs a ping, not a refused call
         pool_size=CONNECTIONS,
         max_overflow=0,
         pool_timeout=ANSWER_WITHIN,
     )
+
+
+def driver_arguments(url: str) -> dict[str, Any]:
+    """What asyncpg's ``connect`` takes for a store's URL. libpq's options (sslmode, application_name …) are the driver's to read.
+
+    ``statement_cache_size`` is one of ours, since the driver takes it beside the URL only: with 0 no statement is kept by name,
+    as a pooler needs that shares connections between transactions.
+
+    Raises:
+        BadConfig: it is no number.
+    """
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    given = [value for name, value in options if name == "statement_cache_size"]
+    if not given:
+        return {"dsn": url}
+    if not given[-1].isdecimal():
+        raise BadConfig("statement_cache_size of a postgresql: URL is a number; 0 behind a pooler")
+    others = [(name, value) for name, value in options if name != "statement_cache_size"]
+    return {"dsn": parts._replace(query=urlencode(others)).geturl(), "statement_cache_size": int(given[-1])}
 
 
 @asynccontextmanager
@@ -252,6 +281,10 @@ async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise ConnectionError(type(error).__name__) from error
     try:
         yield connection
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _STANDBY:
+            await connection.invalidate(error)
+        raise
     finally:
         await _to_the_end(connection.close())
 
@@ -310,7 +343,8 @@ def _cause(error: BaseException) -> str:
     while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
         cause = below
     code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
-    return f"{type(cause).__name__} {code}" if code else type(cause).__name__
+    mend = " (behind a pooler, the store's URL needs statement_cache_size=0)" if code in _POOLER else ""
+    return f"{type(cause).__name__} {code}{mend}" if code else type(cause).__name__
 
 
 async def revision(store: Store, migrations: Migrations) -> str | None:
@@ -356,7 +390,10 @@ def _place(store: Store) -> str:
     """Where a store is: its URL without user, password and options."""
     if store.scheme == "memory":
         return store.url
-    url = make_url(store.url)
+    try:
+        url = make_url(store.url)
+    except ValueError:  # several hosts with a port each, which libpq knows and SQLAlchemy does not
+        return f"{store.scheme}://{store.url.rpartition('@')[2].rpartition('//')[2].partition('?')[0]}"
     port = f":{url.port}" if url.port else ""
     host = url.host or url.query.get("host") or ""  # libpq's way to name the folder of a socket
     return f"{store.scheme}://{host}{port}/{url.database or ''}"

@@ -8,6 +8,7 @@ from budget_kit import accounts, budget, do, now_of, post, reserve
 
 from gwcore_budget.ledger.home import StoreDown, Turns
 from gwcore_budget.ledger.ops import POSTED, Facts
+from gwcore_budget.ledger.postgres import PostgresHome
 from gwcore_budget.reports import Where, attempts
 from gwcore_budget.reports import sums as sums_of
 
@@ -115,3 +116,16 @@ async def test_the_attempts_of_one_are_found_by_an_index(home, column, store_url
         await rows("SELECT set_config('enable_seqscan', 'off', false)")
         plan = str(await rows(f"EXPLAIN {query}", *values))
         assert f"({column} = 'nobody'" in plan and "Index" in plan, plan
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_behind_a_pooler_the_ledger_keeps_no_statement_by_name(postgres_url, kept):
+    more = "&" if "?" in postgres_url else "?"
+    home = PostgresHome(postgres_url if kept else f"{postgres_url}{more}statement_cache_size=0")
+    await home.open()
+    assert await home.rows("SELECT 1 + $1::int", 1) == [(2,)]
+    assert bool(await home.rows("SELECT name FROM pg_prepared_statements WHERE name <> ''")) is kept
+    for state in ("26000", "42P05"):  # without the option: the store's state, and no fault of the rows
+        with pytest.raises(StoreDown):
+            await home.rows(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
+    await home.aclose()

@@ -211,7 +211,7 @@ async def test_b15_a_line_that_is_cut_at_commits(make_home, postgres_url, tmp_pa
     proxy = Cuts(f"{where}/.s.PGSQL.5432", 3)
     server = await asyncio.start_unix_server(proxy.serve, str(folder / ".s.PGSQL.5432"))
     home = make_home()
-    home._url = postgres_url.replace(where, str(folder))
+    home._how = {"dsn": postgres_url.replace(where, str(folder))}
     ledger = Ledger(home, tmp_path / "workers", mode="direct", patience=30)
     try:
         await ledger.start()

@@ -14,10 +14,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
-from sqlalchemy.engine import make_url
 
 from gwcore.errors import BadConfig, GatewayError
 from gwcore.resources import Store, redis_client
+from gwcore.sql import driver_arguments
 from gwcore_auth.book import CHANNEL, Book
 
 _log = structlog.get_logger("gwcore.auth")
@@ -115,8 +115,7 @@ class Feed:
     async def _listen(self) -> None:
         import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional driver
 
-        url = make_url(self._book.store.url).set(drivername="postgresql")
-        connection = await asyncpg.connect(url.render_as_string(hide_password=False), timeout=_RETRY)
+        connection = await asyncpg.connect(**driver_arguments(self._book.store.url), timeout=_RETRY)
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())

@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 
 from gwcore.errors import BadConfig
+from gwcore.sql import driver_arguments
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.closing import START, Round
@@ -52,6 +53,9 @@ _DOWN = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.LockNotAvailableError,
     asyncpg.PostgresSystemError,
+    # a pooler's, which gave another's connection: it says nothing of the rows
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
 )
 _AGAIN = (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _UNFIT = (
@@ -87,7 +91,7 @@ class PostgresHome:
     """One database, by URL. ``patience``: seconds for which a statement may take; ``exports`` writes the outbox."""
 
     def __init__(self, url: str, *, exports: bool = False, patience: float = 5.0) -> None:
-        self._url = url.replace("postgres://", "postgresql://", 1)
+        self._how = driver_arguments(url)
         self._patience = patience
         self.exports = exports
         self._db: asyncpg.Connection | None = None
@@ -101,7 +105,7 @@ class PostgresHome:
         """Connect."""
         try:
             await self._connection()
-            self._read = await asyncpg.create_pool(self._url, min_size=0, max_size=READERS, timeout=self._patience)
+            self._read = await asyncpg.create_pool(**self._how, min_size=0, max_size=READERS, timeout=self._patience)
         except (*_LOST, *_DOWN) as error:
             raise StoreDown(type(error).__name__) from error
 
@@ -118,7 +122,7 @@ class PostgresHome:
         if self._closed:
             raise StoreDown("the ledger is closed")
         if self._db is None or self._db.is_closed():
-            self._db = await asyncpg.connect(self._url, timeout=self._patience, command_timeout=self._patience)
+            self._db = await asyncpg.connect(**self._how, timeout=self._patience, command_timeout=self._patience)
             await self._db.execute("SET synchronous_commit = on")
         return self._db
 
