@@ -251,7 +251,9 @@ async def test_probes(url):
 @pytest.mark.parametrize("away", [True, False])
 async def test_health_is_not_healthy_while_a_store_is_away(url, monkeypatch, away):
     """By its word, not by its status: every replica has that store, and none would be left to ask."""
-    monkeypatch.setattr("gwcore.stack.Stack.health", lambda _: {"sound": {"degraded": False}, "book": {"degraded": away}})
+    monkeypatch.setattr(
+        "gwcore.stack.Stack.health", lambda _: {"sound": {"degraded": False}, "book": {"degraded": away}}
+    )
     seen = await exchange(url, "GET", "/health")
     assert (seen.status, json.loads(seen.body)["status"]) == (200, "degraded" if away else "healthy")
     assert (await exchange(url, "GET", "/readyz")).status == 200

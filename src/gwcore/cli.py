@@ -185,7 +185,9 @@ def main(arguments: list[str] | None = None) -> Any:
         if given and given[0] in VERBS and given[0] not in there:
             ours = VERBS[given[0]]
             broken = [e for word, e in failed.items() if catalog.installed()[word][0] == ours]
-            mend = f"which cannot be loaded: {type(broken[0]).__name__}: {broken[0]}" if broken else f"pip install {ours}"
+            mend = (
+                f"which cannot be loaded: {type(broken[0]).__name__}: {broken[0]}" if broken else f"pip install {ours}"
+            )
             typer.echo(f"gwcore {given[0]} comes with {ours}{', ' if broken else '; '}{mend}", err=True)
             sys.exit(2)
     return app(given, prog_name="gwcore")

@@ -216,11 +216,11 @@ def _postgres(url: str) -> AsyncEngine:
     except ImportError:
         raise BadConfig("a postgresql: store needs asyncpg; pip install 'gwcore[postgres]'") from None
     how = driver_arguments(url)
-    kept = {"prepared_statement_cache_size": size for name, size in how.items() if name == "statement_cache_size"}
+    kept = how.get("statement_cache_size", 100)
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=lambda: connect(**how, timeout=ANSWER_WITHIN),
-        connect_args=kept,
+        connect_args={"prepared_statement_cache_size": kept},  # SQLAlchemy's own, of as many
         hide_parameters=True,
         pool_pre_ping=True,  # a restart of the server costs a ping, not a refused call
         pool_size=CONNECTIONS,

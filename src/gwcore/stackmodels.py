@@ -302,7 +302,9 @@ def _store_url(url: str) -> str:
     if scheme not in SCHEMES:
         mend = suggest(scheme, SCHEMES, f"begin it with: {', '.join(SCHEMES)}")
         if "sentinel" in scheme or "cluster" in scheme:
-            mend = "name one server, or a proxy that knows which: redis://host:6379/0; Sentinel and Cluster are not asked"
+            mend = (
+                "name one server, or a proxy that knows which: redis://host:6379/0; Sentinel and Cluster are not asked"
+            )
         raise fault("is of a kind that no store is", mend)
     return url
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -214,3 +215,19 @@ async def test_negative_control_release_on_success_only(monkeypatch):
         gateway = Gateway(stack(None, [{"per": "key", "parallel": 50}], upstream=up.url))
         held, _ = await storm(gateway, up, clients=10, each=8)
     assert held > 0
+
+
+@pytest.mark.parametrize("other", ["gwcore", "staging"])
+async def test_gateways_with_a_namespace_each_share_no_limits(redis_url, other):
+    """Two stack files on one Redis, production and staging: one's calls are not the other's."""
+    space = uuid4().hex
+    rules = [{"per": "model", "requests": "1/h", "burst": 1}]
+    texts = [stack(redis_url, rules, namespace=f"{space}-{name}") for name in ("gwcore", other)]
+    async with openai(texts[0]) as one, openai(texts[1]) as two:
+        ask = {"model": "house", "messages": HELLO}
+        await one.chat.completions.create(**ask)
+        if other == "gwcore":
+            with pytest.raises(RateLimitError):
+                await two.chat.completions.create(**ask)
+        else:
+            await two.chat.completions.create(**ask)

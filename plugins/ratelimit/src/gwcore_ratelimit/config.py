@@ -101,6 +101,11 @@ class RateLimitConfig(BaseModel):
     lease: Duration = Field(
         default=15.0, ge=1, description="with redis, after how long the calls of a dead worker no longer count"
     )
+    namespace: str = Field(
+        default="gwcore",
+        pattern="^[A-Za-z0-9:_-]+$",
+        description="with redis, prefix of keys; gateways that have one share their limits",
+    )
     headers: bool = Field(default=True, description="tell clients what is left, in their dialect's header names")
 
 

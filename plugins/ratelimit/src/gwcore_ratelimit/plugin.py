@@ -92,7 +92,7 @@ class RateLimit(Plugin):
         config: RateLimitConfig = self.config
         home: RedisHome | None = None
         if self._store.scheme == "redis":
-            key = ("ratelimit", config.timeout, config.lease)
+            key = ("ratelimit", config.timeout, config.lease, config.namespace)
             home = self._store.once(
                 key,
                 lambda: RedisHome(
@@ -100,6 +100,8 @@ class RateLimit(Plugin):
                     timeout=config.timeout,
                     lease=config.lease,
                     least=self.setup.workers.count,
+                    # one hash slot for all: a call's keys are decided in one step, so they live on one node
+                    prefix=f"{{{config.namespace}}}:",
                 ),
             )
             await home.enter()

@@ -32,7 +32,6 @@ CLOCK: Final = (
 LINGER: Final = 0.005
 """Seconds that a correction may wait for company."""
 PREFIX: Final = "{gwcore}:"
-"""One hash slot for all: a call's keys are decided in one step, so they live on one node."""
 _BATCH: Final = 500
 _log = structlog.get_logger("gwcore")
 
