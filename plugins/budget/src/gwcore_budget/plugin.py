@@ -448,8 +448,7 @@ class BudgetPlugin(Plugin):
 
     def health(self) -> dict[str, Any] | None:
         """Counters, and how much is open."""
-        ledger = self.ledger
-        if ledger is None:
+        if (ledger := self.ledger) is None:
             return None
         return {
             "mode": ledger.mode,
