@@ -242,6 +242,8 @@ def _answers(
 
 def _check_order(placed: list[Placed]) -> None:
     names = [p.name for p in placed]
+    if relied := [p.name for p in placed if p.plugin.unconditional and p.when is not None]:
+        raise OrderViolation(f"{relied[0]} must stand in the way of every call: leave out its when")
     for at, p in enumerate(placed):
         for outer in p.plugin.inside:
             if outer in names and outer not in names[:at]:

@@ -71,6 +71,7 @@ class Principal:
         alias: the credential's name for humans.
         team, user, organisation: ids of those the credential belongs to. ``organisation`` is its own, else its team's.
         end_user: id of the customer a call is made for, if the client named one that the credential may name.
+        admin: the gateway's own operator, to whom what is kept apart between tenants is open.
         metadata: what was stored with the credential, over what was stored with its team; for reports and routing.
         tags: of the credential, its team and its organisation together.
         policies: settings per plugin name, then per scope. ``policies["budget"]["team"]`` is an instance of the budget
@@ -91,6 +92,7 @@ class Principal:
     user: str | None = None
     organisation: str | None = None
     end_user: str | None = None
+    admin: bool = False
     metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     tags: frozenset[str] = frozenset()
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)

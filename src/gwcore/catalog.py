@@ -28,6 +28,7 @@ _KNOWN = {
     "budget": "gwcore-budget",
     "fallback": "gwcore-fallback",
     "rules": "gwcore-rules",
+    "objects": "gwcore-objects",
     "prometheus": "gwcore-observability",
     "langfuse": "gwcore-observability",
     "helicone": "gwcore-observability",

@@ -126,6 +126,10 @@ class Setup:
             raise MissingPort(f"{self.plugin} requires {kind.__name__}, which no plugin of this stack offers")
         return found  # type: ignore[return-value]  # the mapping pairs each port with its own implementation
 
+    def offered(self, kind: type[T]) -> T | None:
+        """What a plugin of this stack offers, wherever it stands; ``None`` where none does. To be asked once the stack is assembled."""
+        return self._ports.get(kind)  # type: ignore[return-value]  # as in :meth:`port`
+
 
 class Plugin:
     """Base of every plugin. Override what you need; what you leave alone costs nothing at run time.
@@ -144,6 +148,7 @@ class Plugin:
             stranger learns no names, and for lists of models too. One per stack, outermost, without ``when``.
         selects: its call layer may set ``call.model`` to another model. It runs behind what identifies and before the name
             is resolved; that the client may use the other model too is checked behind it, by :meth:`visible`.
+        unconditional: others rely on it: no ``when`` may keep it from a call.
         throttles: its call layer also stands before :meth:`answer` of every plugin, behind what identifies: ``call.targets``
             is empty there, and nothing is asked of an upstream.
     """
@@ -158,6 +163,7 @@ class Plugin:
     priced: ClassVar[bool] = False
     identifies: ClassVar[bool] = False
     selects: ClassVar[bool] = False
+    unconditional: ClassVar[bool] = False
     throttles: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:

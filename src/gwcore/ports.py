@@ -146,6 +146,15 @@ class Directory(Protocol):
         ...
 
 
+class Ownership(Protocol):
+    """Sees to it that each reaches only its own of what vendors keep under one account: files, batches, stored responses."""
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """The operations it stands before; what it lets pass of them is the caller's own."""
+        ...
+
+
 @dataclass(slots=True, frozen=True)
 class Sample:
     """One number that a plugin shows, as ``Plugin.metrics`` gives it; read when somebody looks.

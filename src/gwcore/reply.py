@@ -122,7 +122,7 @@ class Reply:
     """
 
     __slots__ = (
-        "_beneath", "_extra", "_held", "_send", "_tee", "before_commit", "copy", "gate", "head", "headers", "last", "sent",
+        "_extra", "_held", "_send", "_tees", "before_commit", "copy", "gate", "head", "headers", "last", "sent",
         "state", "status", "waiting",
     )  # fmt: skip
 
@@ -130,8 +130,7 @@ class Reply:
         self._send = send
         self._held: Held | None = None
         self._extra: list[tuple[bytes, bytes] | Callable[[], Headers]] | None = None
-        self._tee: Tee | None = None
-        self._beneath: Held | None = None
+        self._tees: tuple[tuple[Tee, Held | None], ...] = ()
         self.state = IDLE
         self.status = 0
         self.sent = 0
@@ -197,8 +196,9 @@ class Reply:
         if self.gate is not None:
             self.gate.commit()
         held = self._held
-        if self._tee is not None and held is self._beneath:
-            self._tee.commit(status, headers)
+        for tee, beneath in self._tees:
+            if held is beneath:
+                tee.commit(status, headers)
         if held is not None:  # of an upstream that broke while it was held, nothing stays: another was asked
             held.status, held.headers, held.ended = status, headers, False
             held.body.clear()
@@ -234,8 +234,9 @@ class Reply:
             if not chunk:
                 return
         held = self._held
-        if self._tee is not None and chunk and held is self._beneath:
-            self._tee.write(chunk)
+        for tee, beneath in self._tees:
+            if chunk and held is beneath:
+                tee.write(chunk)
         if held is not None:
             held.body.append(chunk)
             return
@@ -254,10 +255,11 @@ class Reply:
         if self.gate is not None:
             chunk = (self.gate.write(chunk) if chunk else b"") + self.gate.write(b"")
         held = self._held
-        if self._tee is not None and held is self._beneath:
-            if chunk:
-                self._tee.write(chunk)
-            self._tee.write(b"")
+        for tee, beneath in self._tees:
+            if held is beneath:
+                if chunk:
+                    tee.write(chunk)
+                tee.write(b"")
         if held is not None:
             held.body.append(chunk)
             held.ended = True
@@ -284,15 +286,14 @@ class Reply:
         """Let ``tee`` see what the inner side writes: ``with call.reply.record(tee): await inner(call)``.
 
         What a layer further out holds and replaces is seen as it was written, what one further in holds as it was
-        released. One layer of a call records.
+        released. Several layers may record.
         """
-        if self._tee is not None:
-            raise ReplyMisuse("record of a reply that is recorded")
-        self._tee, self._beneath = tee, self._held
+        before = self._tees
+        self._tees = ((tee, self._held), *before)
         try:
             yield
         finally:
-            self._tee = None
+            self._tees = before
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Held]:

@@ -15,7 +15,7 @@ from gwcore.call import Attempt, Call, Outcome, Principal, words
 from gwcore.credentials import credentials_of
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
 from gwcore.plugin import Plugin, Setup
-from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Directory, Sample
+from gwcore.ports import AdminCall, AdminRoute, Authority, Caller, Directory, Ownership, Sample
 from gwcore.service import Service
 from gwcore.sql import migrate
 from gwcore_auth import policy
@@ -78,6 +78,7 @@ class Auth(Plugin):
         self._tags = None if "*" in config.client_tags else ModelRule("tags", config.client_tags)
         self._proxies = networks_of(config.trusted_proxies)
         self._barred = networks_of(config.blocked.networks)
+        self._apart: frozenset[str] = frozenset()
         self._callers = Callers(self.book, self.identify, self.tokens)
         self._desk = Desk(self.book, self.pepper, setup)
         self._admin = routes_of(self._desk)
@@ -87,6 +88,8 @@ class Auth(Plugin):
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Migrate, compare the pepper, follow changes. An open gateway without an admin key needs no store."""
+        keeper = self.setup.offered(Ownership)
+        self._apart = keeper.operations if keeper is not None else frozenset()
         if self.pepper is None:
             self.feed.good_until = float("inf")
             yield
@@ -198,7 +201,7 @@ class Auth(Plugin):
             call.tags |= grant.principal.tags
         model = call.model
         if model is None:
-            _without_model(call, grant)
+            _without_model(call, grant, self._apart)
         else:
             if grant.aliases and model in grant.aliases:
                 call.model = model = grant.aliases[model]
@@ -398,12 +401,13 @@ class Auth(Plugin):
         return {"cached": len(self.cache.grants), "store": "failing" if failing else "ok", "degraded": failing}
 
 
-def _without_model(call: Call, grant: Grant) -> None:
-    """Whether a call that names no model may be made. Raises ``Forbidden``."""
-    if not call.route.local and call.operation not in _KEPT_NOWHERE and not _may_share(grant, call):
+def _without_model(call: Call, grant: Grant, apart: frozenset[str]) -> None:
+    """Whether a call that names no model may be made; ``apart``: of what somebody further in sees whose it is. Raises ``Forbidden``."""
+    operation = call.operation
+    if not (call.route.local or operation in _KEPT_NOWHERE or operation in apart or _may_share(grant, call)):
         raise Forbidden(
             "what a vendor keeps (files, batches, stored responses, caches) belongs to the account, where every key "
-            f"could read it; a key whose allowed_routes name {call.route.path} may"
+            f"could read it; a key whose allowed_routes name {call.route.path} may, and with objects in stack each its own"
         )
     if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
         # its body may name any model, as a batch's does

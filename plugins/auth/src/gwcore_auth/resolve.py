@@ -28,7 +28,7 @@ from gwcore_auth.keys import Pepper, Presented, hint, proof_of
 UNKNOWN = "Authentication Error, Invalid API key provided."
 """The one answer to every credential that is not known, whatever is wrong with it."""
 
-ADMIN = Principal("admin", alias="admin")
+ADMIN = Principal("admin", alias="admin", admin=True)
 OPEN = Principal("open")
 
 

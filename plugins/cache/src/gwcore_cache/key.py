@@ -24,22 +24,14 @@ from gwcore.chat import ChatRequest, Reasoning, Text, ToolCall
 from gwcore.codec import Crossing, both_ways
 from gwcore.errors import MISSHAPEN, GatewayError
 from gwcore.provider import Target, Upstream
+from gwcore.tenancy import sharers
 from gwcore.translate import CHAT
 from gwcore_cache.entry import VERSION
 
-OPEN: Final = "open"
 SHARED: Final = "shared"
 STREAM: Final = "stream"
 OPTIONS: Final = "stream_options"
 TAGS: Final = "tags"
-_WIDER: Final = {
-    # who stands for a caller that has no such id: somebody narrower, never somebody wider
-    "organisation": ("organisation", "team", "user"),
-    "team": ("team", "user"),
-    "user": ("user",),
-    "end_user": ("end_user",),
-    "key": (),
-}
 # What every client of a dialect must say, and what another dialect's cannot.
 _CUSTOMARY: Final = ((b"anthropic-version", b"2023-06-01"),)
 _ASKS: Final = frozenset({"key", "alt"})  # a credential, and how a stream is framed
@@ -57,20 +49,7 @@ _SMALL: Final = 4096  # keys remembered
 
 def scope_of(principal: Principal | None, scope: str) -> str:
     """Who shares, as a text that no other scope has. Made of what auth says, and of nothing in the request."""
-    if scope == SHARED:
-        return SHARED
-    if principal is None:
-        return OPEN
-    for name in _WIDER[scope]:
-        found = getattr(principal, name)
-        if found is not None:
-            return f"{name}:{found}" if name != "end_user" else f"end_user:{_tenant(principal)}:{found}"
-    return f"key:{principal.id}"
-
-
-def _tenant(principal: Principal) -> str:
-    """Ids of end users are given by tenants: the same one means another person elsewhere."""
-    return orjson.dumps([principal.organisation, principal.team, principal.user or principal.id]).decode()
+    return SHARED if scope == SHARED else sharers(principal, scope)
 
 
 class Keyer:

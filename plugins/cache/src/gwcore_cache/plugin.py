@@ -53,7 +53,7 @@ class Cache(Plugin):
     name = "cache"
     Config = CacheConfig
     Policy = CachePolicy
-    inside = ("auth", "ratelimit")
+    inside = ("auth", "ratelimit", "objects")
     demand = Demand.USAGE
     priced = True
 

@@ -1,0 +1,238 @@
+"""``Book``: whose an id is, and where it is kept. In SQL, written behind the calls; what this worker wrote it knows at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import structlog
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from gwcore.errors import StoreUnavailable
+from gwcore.resources import Store
+from gwcore.sql import Migrations, migrate, reading, writing
+from gwcore_objects.ids import LONGEST
+
+MIGRATIONS: Final = Migrations("objects", "gwcore_objects.migrations", head="objects_0001")
+KNOWN: Final = 100_000
+"""Ids that a worker knows by heart."""
+MOST: Final = 100_000
+"""Rows that may wait for a store that is away; beyond it the next are lost, and their ids refused."""
+_BATCH: Final = 500
+_PAUSE: Final = 0.5
+_GATHER: Final = 0.02
+"""Seconds in which rows gather: a commit of one costs as much as one of many."""
+_AGAIN: Final = (0.05, 0.3)
+"""Seconds before an id that is not found is looked for again: another worker may have just handed it out."""
+_SWEEP: Final = 3600.0
+_OWNER: Final = 256
+
+metadata = MetaData()
+KEPT = Table(
+    "objects_kept",
+    metadata,
+    Column("id", String(512), primary_key=True),
+    Column("owner", String(300), primary_key=True),
+    Column("upstream", String(200), primary_key=True),
+    Column("credential", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("made", BigInteger, nullable=False),
+    Index("objects_kept_made", "kind", "made"),
+)
+_log = structlog.get_logger("gwcore.objects")
+
+
+@dataclass(slots=True, frozen=True)
+class Home:
+    """Where something is kept: the upstream, and which of its credentials made it (0: it has one)."""
+
+    upstream: str
+    key: int
+
+
+@dataclass(slots=True, frozen=True)
+class Kept:
+    """One line: an id, whose, and where."""
+
+    id: str
+    owner: str
+    home: Home
+    kind: str
+
+
+def owner_key(owner: str) -> str:
+    """As it stands in the table: ids of an identity provider may be of any length."""
+    return owner if len(owner) <= _OWNER else f"{owner[:32]}:{sha256(owner.encode()).hexdigest()}"
+
+
+class Book:
+    """One per stack and worker.
+
+    Attributes:
+        lost: rows that were not written.
+    """
+
+    def __init__(self, store: Store, responses: float) -> None:
+        self._store = store
+        self._responses = responses
+        self._known: OrderedDict[str, tuple[Kept, ...]] = OrderedDict()
+        self._waiting: deque[tuple[Kept, bool]] = deque()  # and whether it came
+        self._wake = asyncio.Event()
+        self.lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """Rows to be written."""
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Make the table; write and sweep until the end, at which what waits is written."""
+        await migrate(self._store, MIGRATIONS)
+        tasks = {asyncio.create_task(self._writing()), asyncio.create_task(self._sweeping())}
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            with suppress(StoreUnavailable):
+                while self._waiting:
+                    await self._write()
+            if self._waiting:
+                _log.error(
+                    "what callers made at vendors was not noted: its ids will be refused", rows=len(self._waiting)
+                )
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def find(self, id_: str, owner: str | None, *, patient: bool) -> tuple[list[Home], bool]:
+        """Where an id of ``owner``'s is kept (of anybody's for ``None``), and whether anybody has it. Raises ``StoreUnavailable``.
+
+        ``patient``: look again before it is said that there is none.
+        """
+        homes = _homes(self._known.get(id_, ()), owner)
+        if homes:
+            self._known.move_to_end(id_)
+            return homes, True
+        for pause in (*(_AGAIN if patient else ()), None):
+            found = (await self.look([id_])).get(id_, ())
+            homes = _homes(found, owner)
+            if homes or pause is None:
+                break
+            await asyncio.sleep(pause)
+        if homes:
+            self._learn(found)
+        return homes, bool(found)
+
+    async def look(self, ids: Sequence[str]) -> dict[str, tuple[Kept, ...]]:
+        """The lines of each id, without those that have none. Raises ``StoreUnavailable``."""
+        found: dict[str, tuple[Kept, ...]] = {}
+        async with reading(self._store) as sql:
+            for at in range(0, len(ids), _BATCH):
+                for row in await sql.execute(select(KEPT).where(KEPT.c.id.in_(ids[at : at + _BATCH]))):
+                    line = Kept(row.id, row.owner, Home(row.upstream, row.credential), row.kind)
+                    found[row.id] = (*found.get(row.id, ()), line)
+        for line, came in self._waiting:  # what this worker has not written yet
+            if came and line.id in ids and line not in found.get(line.id, ()):
+                found[line.id] = (*found.get(line.id, ()), line)
+        return found
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def note(self, line: Kept) -> None:
+        """An id was handed out. Nothing is awaited: the row is written behind the call."""
+        known = self._known.get(line.id, ())
+        if line in known or len(line.id) > LONGEST or "\0" in line.id + line.owner:
+            return
+        self._learn((*known, line))
+        self._put(line, came=True)
+
+    def forget(self, id_: str, homes: Iterable[Home]) -> None:
+        """It was deleted at its vendor."""
+        self._known.pop(id_, None)
+        for home in homes:
+            self._put(Kept(id_, "", home, ""), came=False)
+
+    def _learn(self, lines: tuple[Kept, ...]) -> None:
+        self._known[lines[0].id] = lines
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
+    def _put(self, line: Kept, *, came: bool) -> None:
+        if len(self._waiting) >= MOST:
+            self.lost += 1
+            return
+        self._waiting.append((line, came))
+        self._wake.set()
+
+    async def _writing(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(_GATHER)
+            self._wake.clear()
+            while self._waiting:
+                try:
+                    await self._write()
+                except StoreUnavailable:  # the store's own line of the log says so
+                    await asyncio.sleep(_PAUSE)
+
+    async def _write(self) -> None:
+        """Write the oldest rows. Raises ``StoreUnavailable``; then they wait on."""
+        taken = [self._waiting[at] for at in range(min(_BATCH, len(self._waiting)))]
+        try:
+            await self._store_rows(taken)
+        except StoreUnavailable:
+            raise
+        except SQLAlchemyError as error:  # the store refuses for good: others must not wait behind it
+            self.lost += len(taken)
+            _log.error("the store refuses to note what callers made", error=type(error).__name__, rows=len(taken))
+        for _ in taken:
+            self._waiting.popleft()
+
+    async def _store_rows(self, taken: Sequence[tuple[Kept, bool]]) -> None:
+        now = time.time_ns() // 1_000_000
+        insert = postgresql.insert if self._store.scheme == "postgresql" else sqlite.insert
+        rows = [
+            {"id": one.id, "owner": one.owner, "upstream": one.home.upstream, "credential": one.home.key, "kind": one.kind, "made": now}
+            for one, came in taken
+            if came
+        ]  # fmt: skip
+        async with writing(self._store) as sql:
+            if rows:
+                await sql.execute(insert(KEPT).on_conflict_do_nothing(), rows)
+            for one, came in taken:
+                if not came:
+                    await sql.execute(delete(KEPT).where(KEPT.c.id == one.id, KEPT.c.upstream == one.home.upstream))
+
+    async def _sweeping(self) -> None:
+        while True:
+            with suppress(StoreUnavailable):
+                await self.sweep()
+            await asyncio.sleep(_SWEEP)
+
+    async def sweep(self) -> int:
+        """Forget responses that their vendor no longer has; returns how many."""
+        before = int((time.time() - self._responses) * 1000)
+        old = select(KEPT.c.id).where(KEPT.c.kind == "response", KEPT.c.made < before).limit(_BATCH)
+        gone = 0
+        while True:
+            async with writing(self._store) as sql:
+                ids = (await sql.execute(old)).scalars().all()
+                if not ids:
+                    return gone
+                which = delete(KEPT).where(KEPT.c.id.in_(ids), KEPT.c.kind == "response", KEPT.c.made < before)
+                gone += (await sql.execute(which)).rowcount
+            await asyncio.sleep(0.01)  # others write into the same store
+
+
+def _homes(lines: Iterable[Kept], owner: str | None) -> list[Home]:
+    return list(dict.fromkeys(line.home for line in lines if owner is None or line.owner == owner))

@@ -1,0 +1,76 @@
+"""Lists of what an account has, less what is not the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+
+from gwcore.call import Call, Outcome
+from gwcore.dialect import Document
+from gwcore.errors import Malformed
+from gwcore.service import Service
+from gwcore_objects.ids import LISTS, id_of, parsed
+
+Own = Callable[[Sequence[str]], Awaitable[frozenset[str]]]
+PAGES: Final = 50
+"""Pages of the vendor's that are read for one of the caller's: clients take an empty one for the end."""
+_USUAL: Final = 20
+
+
+async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
+    """Answer a list with what is the caller's, read on until its page is full or the vendor's list ends.
+
+    Raises:
+        Malformed: what the upstream answered is no list that could be filtered.
+        StoreUnavailable: nobody can tell whose it is.
+    """
+    asked = call.query
+    said = dict(parse_qsl(asked.decode("latin-1")))
+    wanted = _USUAL
+    with suppress(ValueError):
+        wanted = int(said.get("limit") or said.get("pageSize") or _USUAL)
+    async with call.reply.hold() as held:
+        items: list[Any] = []
+        for _ in range(PAGES):
+            outcome = await inner(call)
+            page = parsed(b"".join(held.body))
+            name = next((one for one in LISTS if isinstance(page.get(one), list)), None)
+            if name is None and page and not set(page) <= {"nextPageToken"}:
+                raise Malformed("the upstream's list cannot be told by whose it is")
+            listed = page.get(name, []) if name else []
+            ids = {at: id_ for at, item in enumerate(listed) if (id_ := id_of(item)) is not None}
+            mine = await own(list(ids.values()))
+            items += [listed[at] for at, id_ in ids.items() if id_ in mine]
+            onward = _onward(page, listed, call.dialect.name)
+            if onward is None or len(items) >= wanted or "before_id" in said:
+                break
+            call.query = urlencode({**said, **onward}).encode()
+        call.query = asked
+        if "has_more" in page and len(items) > wanted > 0:  # two pages' worth: the rest is behind the last one shown
+            items, page = items[:wanted], {**page, "has_more": True}
+        held.body[:] = [orjson.dumps(_page(page, name or LISTS[0], items))]
+    return outcome
+
+
+def _onward(page: Document, listed: Sequence[Any], dialect: str) -> dict[str, str] | None:
+    """The parameters that ask for the next page; ``None`` behind the last one."""
+    token = page.get("nextPageToken")
+    if isinstance(token, str) and token:
+        return {"pageToken": token}
+    last = id_of(listed[-1]) if listed else None
+    if not page.get("has_more") or last is None:
+        return None
+    return {"after_id" if dialect.startswith("anthropic") else "after": last}
+
+
+def _page(page: Document, name: str, items: Sequence[Any]) -> Document:
+    """The last page that was read, with the caller's items in place of its own."""
+    made = {**page, name: items}
+    for member, at in (("first_id", 0), ("last_id", -1)):
+        if member in made:
+            made[member] = id_of(items[at]) if items else None
+    return made
