@@ -188,7 +188,7 @@ async def test_no_spelling_brings_anothers_id_to_the_vendor(tmp_path):
 
 async def test_the_tests_see_a_leak(tmp_path, monkeypatch):
     """Without looking at bodies, Bob goes on with what Ann was told."""
-    monkeypatch.setattr("gwcore_objects.plugin.named", lambda _call: [])
+    monkeypatch.setattr("gwcore_objects.plugin.named", lambda _call: {})
     async with world(f"sqlite:///{tmp_path}/book.db") as w:
         response = (await (await w.client("ann")).responses.create(model="east/gpt", input="secret")).id
         leaked = await (await w.client("bob")).responses.create(

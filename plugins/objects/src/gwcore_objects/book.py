@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -34,6 +35,7 @@ _AGAIN: Final = (0.05, 0.3)
 """Seconds before an id that is not found is looked for again: another worker may have just handed it out."""
 _SWEEP: Final = 3600.0
 _OWNER: Final = 256
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 metadata = MetaData()
 KEPT = Table(
@@ -135,14 +137,16 @@ class Book:
 
     async def look(self, ids: Sequence[str]) -> dict[str, tuple[Kept, ...]]:
         """The lines of each id, without those that have none. Raises ``StoreUnavailable``."""
+        ids = [id_ for id_ in ids if _may_stand(id_)]
         found: dict[str, tuple[Kept, ...]] = {}
         async with reading(self._store) as sql:
             for at in range(0, len(ids), _BATCH):
                 for row in await sql.execute(select(KEPT).where(KEPT.c.id.in_(ids[at : at + _BATCH]))):
                     line = Kept(row.id, row.owner, Home(row.upstream, row.credential), row.kind)
                     found[row.id] = (*found.get(row.id, ()), line)
+        asked = set(ids)
         for line, came in self._waiting:  # what this worker has not written yet
-            if came and line.id in ids and line not in found.get(line.id, ()):
+            if came and line.id in asked and line not in found.get(line.id, ()):
                 found[line.id] = (*found.get(line.id, ()), line)
         return found
 
@@ -151,7 +155,7 @@ class Book:
     def note(self, line: Kept) -> None:
         """An id was handed out. Nothing is awaited: the row is written behind the call."""
         known = self._known.get(line.id, ())
-        if line in known or len(line.id) > LONGEST or "\0" in line.id + line.owner:
+        if line in known or not _may_stand(line.id) or "\0" in line.owner:
             return
         self._learn((*known, line))
         self._put(line, came=True)
@@ -232,6 +236,11 @@ class Book:
                 which = delete(KEPT).where(KEPT.c.id.in_(ids), KEPT.c.kind == "response", KEPT.c.made < before)
                 gone += (await sql.execute(which)).rowcount
             await asyncio.sleep(0.01)  # others write into the same store
+
+
+def _may_stand(id_: str) -> bool:
+    """Whether the table can hold it: others are nobody's."""
+    return len(id_) <= LONGEST and "\0" not in id_ and not _SURROGATE.search(id_)
 
 
 def _homes(lines: Iterable[Kept], owner: str | None) -> list[Home]:

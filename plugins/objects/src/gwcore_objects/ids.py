@@ -6,6 +6,7 @@ OpenAI's files, batches and responses (platform.openai.com/docs/api-reference), 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -14,6 +15,7 @@ import orjson
 
 from gwcore.call import Call
 from gwcore.dialect import Document
+from gwcore.errors import BadRequest
 
 KINDS: Final[Mapping[str, str]] = {
     "files": "file", "file_content": "file",
@@ -23,23 +25,33 @@ KINDS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """Operation → what it is about."""
 LISTS: Final = ("data", "cachedContents")
+RESPONSES: Final = "openai.responses"
 CACHES: Final = "cachedContents/"
 _NAMES: Final = ("previous_response_id", "cachedContent", "cached_content", "input_file_id")
 """Members of a request that name what somebody made before."""
 _FILES: Final = frozenset({"file_id", "file_ids"})
 """Likewise, at any depth. Vector stores, conversations and prompts are made at the vendor, not here."""
-_HIDING: Final = re.compile(rb"file_id|previous_response_id|cached_?[cC]ontent|\\u00")
-"""Such a member, or a letter that may be one of its."""
+_LETTER: Final = re.compile(rb"\\u00[4-7]")
+"""An escape that may stand for a letter of such a name."""
+_CARRIED: Final = (b"file_id", b"previous_response_id", b"item_reference", b"\\u00")
+"""What the lines of an uploaded batch may name, or how they may hide it."""
+_CALLERS_OWN: Final = frozenset(
+    {"parameters", "input_schema", "schema", "properties", "args", "response", "metadata", "annotations", "results"}
+)
+"""Members in which a vendor reads no ids: schemas, what tools are told and say, and what was cited. ``file_id`` is a usual name there."""
+_MADE_THERE: Final = ("code_execution_output", "bash_code_execution_output")
+"""Blocks of earlier answers, sent back: the file stands in the vendor's container."""
+_PAYLOAD: Final = {"reasoning": "encrypted_content", "image_generation_call": "result"}
+"""Items of which the vendor takes what it has kept where they bring nothing themselves."""
 _OUTPUTS: Final = ("output_file_id", "error_file_id")
 """Members of a batch that name what it made."""
-_RESPONSE: Final = re.compile(rb'"id"\s*:\s*"(resp[^"\\]{1,400})"')
 LONGEST: Final = 512
 
 
-def names_of(said: str) -> list[str]:
-    """What an id is known by: of a name of Google's, such as ``projects/p/locations/l/cachedContents/c``, also its end."""
-    place, named_so, last = said.rpartition(f"/{CACHES}")
-    return [said, CACHES + last] if place and named_so else [said]
+def known_as(said: str) -> str:
+    """What an id stands under in the book: of a name of Google's, such as ``projects/p/locations/l/cachedContents/c``, its end."""
+    _, named_so, last = said.rpartition(f"/{CACHES}")
+    return CACHES + last if named_so else said
 
 
 def addressed(call: Call) -> str | None:
@@ -48,16 +60,41 @@ def addressed(call: Call) -> str | None:
     return f"{CACHES}{id_}" if id_ is not None and KINDS[call.operation] == "cache" else id_
 
 
-def named(call: Call) -> list[str]:
-    """The ids that the body names. What was looked at is what is sent: a body in which more could hide is written anew."""
+def named(call: Call) -> dict[str, bool]:
+    """The ids that the body names; ``False`` of those that may be mere labels, unless somebody else has them.
+
+    What was looked at is what is sent: a body in which more could hide is written anew.
+    """
     document = call.document
     if not document:
-        return []
-    found = [value for name in _NAMES if isinstance(value := document.get(name), str) and value]
-    if call.edited or _HIDING.search(call.raw):  # a search of bytes spares most requests the walk
-        found += _files(document)
+        return {}
+    raw = call.raw
+    found: dict[str, bool] = {}
+    if call.dialect.name == RESPONSES and isinstance(items := document.get("input"), list):
+        found.update(_items(items))
+    names = [name for name in _NAMES if name in document]
+    # two searches of bytes spare most requests the walk; a regular expression for all is twenty times as slow
+    if names or found or call.edited or b"file_id" in raw or (b"\\u00" in raw and _LETTER.search(raw)):
+        found.update(dict.fromkeys((value for name in names for value in _texts(document[name])), True))
+        found.update(dict.fromkeys(_files(document), True))
         call.edit()
-    return list(dict.fromkeys(found))
+    return {known_as(id_): needed for id_, needed in found.items()}
+
+
+def _items(items: list[Any]) -> Iterator[tuple[str, bool]]:
+    """Items of stored responses that a request names in place of what they say."""
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(id_ := item.get("id"), str) or not id_:
+            continue
+        kind = item.get("type")
+        if kind == "item_reference" or (kind is None and "role" not in item):
+            yield id_, True
+        elif isinstance(kind, str) and not item.get(_PAYLOAD.get(kind, "id")):
+            yield id_, False
+
+
+def _texts(value: Any) -> list[str]:
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one]
 
 
 def _files(value: Any) -> Iterator[str]:
@@ -67,13 +104,48 @@ def _files(value: Any) -> Iterator[str]:
         if isinstance(one, list):
             waiting += one
         elif isinstance(one, dict):
+            kind = str(one.get("type"))
+            opaque = "input" if kind.endswith("tool_use") else None
             for name, inner in one.items():
-                if name in _FILES and inner:
-                    yield from (
-                        each for each in ([inner] if isinstance(inner, str) else inner) if isinstance(each, str)
-                    )
-                elif isinstance(inner, dict | list):
+                if name in _FILES and kind not in _MADE_THERE:
+                    yield from _texts(inner)
+                if isinstance(inner, dict | list) and name not in _CALLERS_OWN and name != opaque:
                     waiting.append(inner)
+
+
+def carried(upload: bytes) -> dict[str, bool]:
+    """The ids that the lines of an uploaded batch name, as :func:`named` has them: the vendor reads each as a request.
+
+    Raises:
+        BadRequest: a line is nested so deeply that it cannot be read.
+    """
+    found: list[str] = []
+    if any(word in upload for word in _CARRIED):
+        for line in upload.splitlines():
+            if any(word in line for word in _CARRIED):
+                found += _carried(line)
+    return dict.fromkeys(map(known_as, found), True)
+
+
+def _carried(line: bytes) -> list[str]:
+    found: list[str] = []
+    members: set[str] = set()
+
+    def see(pairs: list[tuple[str, Any]]) -> None:  # both of two that have one name: nobody knows which one counts
+        nonlocal members
+        members = {name for name, _ in pairs}
+        refers = ("type", "item_reference") in pairs
+        for name, value in pairs:
+            if name in _NAMES or name in _FILES or (refers and name == "id"):
+                found.extend(_texts(value))
+
+    try:
+        json.loads(line, object_pairs_hook=see)
+    except ValueError:
+        return []  # no line of a batch, nor is one whose outermost object has no body
+    except RecursionError:
+        raise BadRequest("a line of the file is nested too deeply") from None
+    return found if "body" in members else []
 
 
 def parsed(body: bytes) -> Document:
@@ -88,19 +160,15 @@ def parsed(body: bytes) -> Document:
 def id_of(item: Any) -> str | None:
     """The id of one thing as an answer shows it."""
     said = (item.get("id") or item.get("name")) if isinstance(item, dict) else None
-    return said if isinstance(said, str) and said else None
+    return known_as(said) if isinstance(said, str) and said else None
 
 
 def told(document: Document, kind: str) -> list[tuple[str, str]]:
-    """Kind and id of everything that an answer about one thing tells of: itself and, of a batch, the files it wrote."""
+    """Kind and id of everything that an answer about one thing tells of: itself, the files a batch wrote, the items of a response."""
     own = id_of(document)
-    found = [(kind, name) for name in names_of(own)] if own else []
+    found = [(kind, own)] if own else []
     if kind == "batch":
-        found += [("file", value) for name in _OUTPUTS if isinstance(value := document.get(name), str) and value]
+        found += [("file", id_) for name in _OUTPUTS for id_ in _texts(document.get(name))]
+    if kind == "response" and isinstance(items := document.get("output"), list):
+        found += [(kind, id_) for item in items if (id_ := id_of(item))]
     return found
-
-
-def response_of(head: bytes) -> str | None:
-    """The id of a response, from the first bytes of its document or of its events: it stands before all content."""
-    found = _RESPONSE.search(head)
-    return found[1].decode("utf-8", "replace") if found else None

@@ -15,10 +15,19 @@ from gwcore.errors import Malformed
 from gwcore.service import Service
 from gwcore_objects.ids import LISTS, id_of, parsed
 
-Own = Callable[[Sequence[str]], Awaitable[frozenset[str]]]
+Own = Callable[[Sequence[Any]], Awaitable[list[Any]]]
+"""Those of a page's items that the caller sees."""
 PAGES: Final = 50
 """Pages of the vendor's that are read for one of the caller's: clients take an empty one for the end."""
 _USUAL: Final = 20
+_LARGE: Final = 100
+"""Items of a page that is read on: as many as every vendor gives."""
+
+
+def cursor(call: Call) -> str | None:
+    """The id behind which, or before which, a list is asked for."""
+    said = dict(parse_qsl(call.query.decode("latin-1")))
+    return said.get("after") or said.get("after_id") or said.get("before_id")
 
 
 async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
@@ -37,15 +46,15 @@ async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
         items: list[Any] = []
         for _ in range(PAGES):
             outcome = await inner(call)
+            if call.served is not None:  # of several credentials, the next page is with the one that gave this
+                call.targets = (call.served.target,)
             page = parsed(b"".join(held.body))
             name = next((one for one in LISTS if isinstance(page.get(one), list)), None)
             if name is None and page and not set(page) <= {"nextPageToken"}:
                 raise Malformed("the upstream's list cannot be told by whose it is")
             listed = page.get(name, []) if name else []
-            ids = {at: id_ for at, item in enumerate(listed) if (id_ := id_of(item)) is not None}
-            mine = await own(list(ids.values()))
-            items += [listed[at] for at, id_ in ids.items() if id_ in mine]
-            onward = _onward(page, listed, call.dialect.name)
+            items += await own(listed)
+            onward = _onward(page, listed, call.dialect.name, wanted)
             if onward is None or len(items) >= wanted or "before_id" in said:
                 break
             call.query = urlencode({**said, **onward}).encode()
@@ -56,7 +65,7 @@ async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
     return outcome
 
 
-def _onward(page: Document, listed: Sequence[Any], dialect: str) -> dict[str, str] | None:
+def _onward(page: Document, listed: Sequence[Any], dialect: str, wanted: int) -> dict[str, str] | None:
     """The parameters that ask for the next page; ``None`` behind the last one."""
     token = page.get("nextPageToken")
     if isinstance(token, str) and token:
@@ -64,7 +73,7 @@ def _onward(page: Document, listed: Sequence[Any], dialect: str) -> dict[str, st
     last = id_of(listed[-1]) if listed else None
     if not page.get("has_more") or last is None:
         return None
-    return {"after_id" if dialect.startswith("anthropic") else "after": last}
+    return {"after_id" if dialect.startswith("anthropic") else "after": last, "limit": str(max(wanted, _LARGE))}
 
 
 def _page(page: Document, name: str, items: Sequence[Any]) -> Document:

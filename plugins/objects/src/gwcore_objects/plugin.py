@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from gwcore.call import Call, Outcome, Target
-from gwcore.errors import BadRequest, ClientError
+from gwcore.call import Attempt, Call, Outcome, Target
+from gwcore.errors import BadRequest, ClientError, StoreUnavailable, Untranslatable
 from gwcore.plugin import Plugin, Setup
 from gwcore.ports import Ownership, Sample
 from gwcore.provider import Upstream
 from gwcore.service import Service
 from gwcore.tenancy import sharers
 from gwcore.translate import CHAT
-from gwcore.wire.transport import Headers
 from gwcore_objects.book import Book, Home, Kept, owner_key
 from gwcore_objects.config import ObjectsConfig
-from gwcore_objects.ids import KINDS, addressed, named, parsed, response_of, told
-from gwcore_objects.lists import filtered
+from gwcore_objects.ids import KINDS, RESPONSES, addressed, carried, id_of, named, told
+from gwcore_objects.lists import cursor, filtered
+from gwcore_objects.seen import Seen
 
-RESPONSES = "openai.responses"
-_HEAD = 16 << 10
-"""Bytes of an answer in which a response says its id."""
-_DOCUMENT = 1 << 20
 _PINNED = 1024
+_LONG = 1 << 20
+"""Bytes of an upload that are read in a thread: others go on meanwhile."""
+_MISSED = frozenset({"miss", "bypass"})
+"""What a cache says of an answer that is the upstream's."""
+Pin = tuple[tuple[Target, ...], frozenset[Home]]
+"""Those of a call's targets that have what it names; and with which credentials."""
 
 
 class NotKept(ClientError):
@@ -33,33 +36,6 @@ class NotKept(ClientError):
 
     code = "not_found"
     status = 404
-
-
-class Seen:
-    """The first bytes of an answer, as :meth:`gwcore.reply.Reply.record` shows it."""
-
-    __slots__ = ("_left", "_most", "_parts", "status")
-
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._parts: list[bytes] = []
-        self.status = 0
-
-    def commit(self, status: int, _headers: Headers) -> None:
-        """An answer begins, perhaps in place of another."""
-        self.status, self._left = status, self._most
-        self._parts.clear()
-
-    def write(self, chunk: bytes) -> None:
-        """A piece of it."""
-        if self._left > 0:
-            self._parts.append(chunk[: self._left])
-            self._left -= len(chunk)
-
-    @property
-    def body(self) -> bytes:
-        """What came; nothing of an answer that failed."""
-        return b"".join(self._parts) if 200 <= self.status < 300 else b""
 
 
 class Objects(Plugin):
@@ -77,7 +53,8 @@ class Objects(Plugin):
         self.book = Book(setup.store(config.store), config.responses)
         self.counts: Counter[str] = Counter()
         self._strict = config.unknown == "refuse"
-        self._pins: dict[tuple[int, frozenset[Home]], tuple[tuple[Target, ...], tuple[Target, ...]]] = {}
+        self._places = setup.key("places", frozenset[Home])
+        self._pins: dict[tuple[int, frozenset[Home]], tuple[tuple[Target, ...], Pin]] = {}
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -100,42 +77,79 @@ class Objects(Plugin):
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
+        """Keep a router's further choices, such as a fallback to another model, to those that have what the call names."""
+
+        def objects(attempt: Attempt) -> Coroutine[Any, Any, Outcome]:
+            places = attempt.call.get(self._places)
+            upstream = attempt.target.upstream
+            if places is not None and Home(upstream.name, upstream.key) not in places:
+                raise Untranslatable(f"upstream {upstream.name!r} does not have what the request names by its id")
+            return inner(attempt)
+
+        return objects
+
     async def _kept(self, call: Call, inner: Service[Call]) -> Outcome:
         """A call about what is kept: one thing by its id, a list, or a new one."""
         kind, id_ = KINDS[call.operation], addressed(call)
-        await self._aim(call, named(call))
         if id_ is None and call.method == "GET":
-            owner = self._owner(call)
-            return await (inner(call) if owner is None else filtered(call, inner, self._whose(owner)))
+            return await self._listed(call, inner, kind)
         homes: list[Home] = []
         if id_ is not None:
             homes = await self._homes(call, id_)
             self._there(call, id_, homes)
-        seen = Seen(_DOCUMENT)
+        names = named(call)
+        if kind == "file" and call.method == "POST":
+            names = await asyncio.to_thread(carried, call.raw) if len(call.raw) > _LONG else carried(call.raw)
+        await self._aim(call, names)
+        seen = Seen(call, kind if id_ is None or kind == "batch" else None)
         with call.reply.record(seen):
             outcome = await inner(call)
-        if id_ is None or kind == "batch":
-            self._note(call, told(parsed(seen.body), kind))
-        elif call.method == "DELETE" and seen.status < 300:
+        self._tell(call, seen.found(), seen.served)
+        if call.method == "DELETE" and id_ is not None and seen.status < 300:
             self.book.forget(id_, homes)
         return outcome
 
-    async def _asked(self, call: Call, inner: Service[Call], ids: Sequence[str]) -> Outcome:
+    async def _listed(self, call: Call, inner: Service[Call], kind: str) -> Outcome:
+        """A list: of the caller's, from where its cursor is."""
+        owner = self._owner(call)
+        after = cursor(call)
+        if after is not None:
+            homes, _ = await self.book.find(after, owner, patient=False)
+            self._there(call, after, homes)
+        if owner is None:
+            return await inner(call)
+
+        async def own(listed: Sequence[Any]) -> list[Any]:
+            items = {id_: item for item in listed if (id_ := id_of(item)) is not None}
+            known = await self.book.look(list(items))
+            for id_ in [*items]:
+                if any(line.owner == owner for line in known.get(id_, ())):
+                    self._tell(call, told(items[id_], kind)[1:], call.served)  # a batch shows its files here, too
+                elif self._strict or id_ in known:
+                    del items[id_]
+            return list(items.values())
+
+        return await filtered(call, inner, own)
+
+    async def _asked(self, call: Call, inner: Service[Call], ids: Mapping[str, bool]) -> Outcome:
         """A call that names what is kept, or whose answer is."""
         await self._aim(call, ids)
         if not self._stores(call):
             return await inner(call)
-        seen = Seen(_HEAD)
+        seen = Seen(call, "response")
         try:
             with call.reply.record(seen):
                 outcome = await inner(call)
         finally:  # one that its client left is kept, too
-            id_ = response_of(seen.body)
-            if id_ is not None:
-                self._note(call, [("response", id_)])
-        if id_ is not None and call.served is None:  # a cache's: whoever got the answer may go on with it
-            homes, _ = await self.book.find(id_, None, patient=False)
-            self._write_down(call, [("response", id_)], homes)
+            found = seen.found()
+            ours = call.cache is None or call.cache.status in _MISSED
+            if ours:
+                self._tell(call, found, seen.served)
+        if found and not ours:  # whoever got the answer may go on with it
+            with suppress(StoreUnavailable):  # it is told
+                homes, _ = await self.book.find(found[0][1], None, patient=True)
+                self._write_down(call, found, homes)
         return outcome
 
     @staticmethod
@@ -158,11 +172,11 @@ class Objects(Plugin):
             return None
         return owner_key(sharers(principal, self.config.shared_by))
 
-    def _note(self, call: Call, found: Sequence[tuple[str, str]]) -> None:
+    def _tell(self, call: Call, found: Sequence[tuple[str, str]], served: Attempt | None) -> None:
         """Note what an upstream handed out. The id of a translated answer is the gateway's own, and kept nowhere."""
-        if call.served is None:
+        if served is None or not found:
             return
-        target = call.served.target
+        target = served.target
         upstream = target.upstream
         if upstream.dialect in {None, call.dialect.name} and upstream.provider.address(
             upstream, call.dialect.name, call.operation, target.model, call.params, stream=call.stream
@@ -175,27 +189,14 @@ class Objects(Plugin):
             for home in homes:
                 self.book.note(Kept(id_, owner, home, kind))
 
-    def _whose(self, owner: str) -> Any:
-        """Which ids of a list an owner sees."""
-
-        async def own(ids: Sequence[str]) -> frozenset[str]:
-            known = await self.book.look(ids)
-            return frozenset(
-                id_
-                for id_ in ids
-                if any(line.owner == owner for line in known.get(id_, ())) or (not self._strict and id_ not in known)
-            )
-
-        return own
-
     # ── where ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _homes(self, call: Call, id_: str) -> list[Home]:
+    async def _homes(self, call: Call, id_: str, *, needed: bool = True) -> list[Home]:
         """Where it is kept; nothing where it was not made here and may pass. Raises ``NotKept``, ``StoreUnavailable``."""
         owner = self._owner(call)
-        patient = self._strict and owner is not None
-        homes, anybodys = await self.book.find(id_, owner, patient=patient)
-        if not homes and owner is not None and (self._strict or anybodys):
+        strict = needed and self._strict
+        homes, anybodys = await self.book.find(id_, owner, patient=strict and owner is not None)
+        if not homes and owner is not None and (strict or anybodys):
             self.counts["refused"] += 1
             raise NotKept(f"no {id_[:200]!r} that this credential's {self.config.shared_by} made through this gateway")
         return homes
@@ -212,7 +213,7 @@ class Objects(Plugin):
             raise NotKept(f"{id_[:200]!r} is kept at {homes[0].upstream!r}, an upstream that is no longer here")
         call.targets = targets
 
-    async def _aim(self, call: Call, ids: Sequence[str]) -> None:
+    async def _aim(self, call: Call, ids: Mapping[str, bool]) -> None:
         """Leave of a call's targets those that have everything it names.
 
         Raises:
@@ -221,25 +222,26 @@ class Objects(Plugin):
             StoreUnavailable: nobody can tell.
         """
         places: frozenset[Home] | None = None
-        for id_ in ids:
-            homes = frozenset(await self._homes(call, id_))
+        for id_, needed in ids.items():
+            homes = frozenset(await self._homes(call, id_, needed=needed))
             if homes:
                 places = homes if places is None else places & homes
         if places is None:
             return
-        if call.model is None:
-            self._there(call, ids[0], sorted(places, key=lambda home: (home.upstream, home.key)))
+        if call.model is None and places:
+            self._there(call, next(iter(ids)), sorted(places, key=lambda home: (home.upstream, home.key)))
             return
-        targets = self._pinned(call.targets, places)
+        targets, allowed = self._pinned(call.targets, places)
         if not targets:
             where = ", ".join(sorted({home.upstream for home in places})) or "different upstreams"
             raise BadRequest(
-                f"{', '.join(ids)[:300]}: kept at {where}, and {call.model[:200]} leads elsewhere; "
-                "ask for a model there"
+                f"{', '.join(ids)[:300]}: kept at {where}"
+                + (f", and {call.model[:200]} leads elsewhere; ask for a model there" if call.model else "")
             )
         call.targets = targets
+        call[self._places] = allowed
 
-    def _pinned(self, targets: tuple[Target, ...], places: frozenset[Home]) -> tuple[Target, ...]:
+    def _pinned(self, targets: tuple[Target, ...], places: frozenset[Home]) -> Pin:
         """Those of the targets that are at one of the places: the same tuple every time, by which routers know it."""
         known = self._pins.get((id(targets), places))
         if known is not None and known[0] is targets:
@@ -250,10 +252,11 @@ class Objects(Plugin):
             for home in places
             if home.upstream == target.upstream.name
         )
+        allowed = frozenset(Home(u.name, u.key) for one in made for u in (one.upstream, *one.upstream.keys))
         if len(self._pins) >= _PINNED:
             self._pins.clear()
-        self._pins[id(targets), places] = targets, made
-        return made
+        self._pins[id(targets), places] = targets, (made, allowed)
+        return made, allowed
 
     # ── for operators ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -271,5 +274,5 @@ class Objects(Plugin):
 
 
 def _credential(upstream: Upstream, home: Home) -> Upstream:
-    """The upstream with the credential that something was made with; as it is where it no longer has that one."""
-    return next((one for one in upstream.keys if one.key == home.key), upstream)
+    """The upstream with the credential that something was made with: the first where it had one; as it is where that is gone."""
+    return next((one for one in upstream.keys if one.key == (home.key or 1)), upstream)
