@@ -166,3 +166,14 @@ async def test_no_page_of_the_vendors_hangs(tmp_path):
         ):
             page = await w.raw("bob", "GET", f"/v1/files?{query}")
             assert page.status_code == 200 and "file-x" not in page.text, query
+
+
+async def test_what_a_router_learned_of_a_model_stays(tmp_path):
+    """A call that goes to one of three credentials is not what the model means."""
+    async with world(f"sqlite:///{tmp_path}/book.db", inside=SPREAD, keys="[east-1, east-2, east-3]") as w:
+        fleet = next(p.plugin for p in w.gateway.stack.placed if p.name == "fallback").fleet
+        body = {"model": "east/gpt", "input": "hi"}
+        made = (await w.raw("ann", "POST", "/v1/responses", json=body)).json()["id"]
+        before = fleet._groups["east/gpt"]
+        on = await w.raw("ann", "POST", "/v1/responses", json={**body, "previous_response_id": made})
+        assert on.status_code == 200 and len(before[1].members) == 3 and fleet._groups["east/gpt"] is before

@@ -2,6 +2,7 @@
 
 import json
 
+import gwcore_objects.book
 import openai
 import pytest
 from gwcore_objects.ids import carried, named
@@ -194,3 +195,26 @@ async def test_google_says_one_name_in_several_ways(tmp_path):
             refused = await w.raw("bob", "POST", "/v1beta/models/google%2Fg:generateContent", json=body)
             assert refused.status_code == 404, refused.text
         assert len(w.east.up.requests) == before
+
+
+async def test_many_labels_are_one_question(tmp_path, monkeypatch):
+    """An agent sends its whole history each time."""
+    asked = []
+    real = gwcore_objects.book.reading
+    monkeypatch.setattr("gwcore_objects.book.reading", lambda store: asked.append(1) or real(store))
+    async with world(f"sqlite:///{tmp_path}/book.db") as w:
+        items = [{"type": "reasoning", "id": f"rs_{n}", "summary": []} for n in range(200)]
+        body = {"model": "east/gpt", "input": [{"role": "user", "content": "hi"}, *items]}
+        assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
+        assert len(asked) == 1
+
+
+async def test_results_of_a_batch_are_not_kept_in_mind(tmp_path):
+    async with world(f"sqlite:///{tmp_path}/book.db") as w:
+        w.east.up.script(
+            answer({"id": "msgbatch_1", "processing_status": "ended"}), answer({"id": "not-an-id", "result": {}})
+        )
+        headers = {"anthropic-version": "2023-06-01"}
+        await w.raw("ann", "POST", "/v1/messages/batches", headers=headers, json={"requests": []})
+        seen = await w.raw("ann", "GET", "/v1/messages/batches/msgbatch_1/results", headers=headers)
+        assert seen.status_code == 200 and set(w.plugin.book._known) == {"msgbatch_1"}

@@ -192,8 +192,8 @@ class Fleet:
             return known[1]
         members = [self.of(Target(upstream, t.model)) for t in targets for upstream in t.upstream.keys or (t.upstream,)]
         made = Group(members)
-        if known is not None and len(targets) < len(known[0]):
-            return made  # some of them, for this call alone
+        if known is not None and len(members) < len(known[1].members):
+            return made  # some of them, or of their credentials, for this call alone
         if len(self._groups) >= _KNOWN:
             self._groups.clear()
         self._groups[name] = (targets, made)

@@ -23,6 +23,8 @@ from gwcore_objects.lists import cursor, filtered
 from gwcore_objects.seen import Seen
 
 _PINNED = 1024
+_TELLING = frozenset({"batches", "batch_cancel"})
+"""Operations whose answer about one thing tells of others. A batch's results are not read: they may be hundreds of megabytes."""
 _LONG = 1 << 20
 """Bytes of an upload that are read in a thread: others go on meanwhile."""
 _MISSED = frozenset({"miss", "bypass"})
@@ -102,7 +104,7 @@ class Objects(Plugin):
         if kind == "file" and call.method == "POST":
             names = await asyncio.to_thread(carried, call.raw) if len(call.raw) > _LONG else carried(call.raw)
         await self._aim(call, names)
-        seen = Seen(call, kind if id_ is None or kind == "batch" else None)
+        seen = Seen(call, kind if id_ is None or call.operation in _TELLING else None)
         with call.reply.record(seen):
             outcome = await inner(call)
         self._tell(call, seen.found(), seen.served)
@@ -222,7 +224,11 @@ class Objects(Plugin):
             StoreUnavailable: nobody can tell.
         """
         places: frozenset[Home] | None = None
+        labels = [id_ for id_, needed in ids.items() if not needed]
+        known = await self.book.look(labels) if labels else {}  # at once: an agent's history may be full of them
         for id_, needed in ids.items():
+            if not (needed or id_ in known):
+                continue
             homes = frozenset(await self._homes(call, id_, needed=needed))
             if homes:
                 places = homes if places is None else places & homes

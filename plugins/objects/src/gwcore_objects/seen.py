@@ -26,7 +26,7 @@ class Seen:
         kind: of what it tells; ``None``: its status is all that is wanted.
 
     Attributes:
-        served: the attempt that began it; another may end it.
+        served: the attempt that began it; the call's own is the latest that was tried.
     """
 
     __slots__ = ("_call", "_events", "_found", "_kind", "_parts", "_size", "served", "status")
