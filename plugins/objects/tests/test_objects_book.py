@@ -3,6 +3,7 @@
 import asyncio
 import json
 import string
+from contextlib import asynccontextmanager
 
 import gwcore_objects.book
 import pytest
@@ -104,6 +105,34 @@ async def written(book):
     async with asyncio.timeout(5):
         while book.waiting:
             await asyncio.sleep(0.01)
+
+
+async def test_what_is_written_while_it_is_looked_for_is_found(store_url, monkeypatch):
+    """The store is asked before the row is there, and answers when it is no longer waiting."""
+    async with opened(store_url) as book:
+        real = gwcore_objects.book.reading
+
+        @asynccontextmanager
+        async def slowly(store, *more):
+            async with real(store, *more) as sql:
+                yield Slow(sql, book)
+
+        monkeypatch.setattr(gwcore_objects.book, "reading", slowly)
+        book.note(Kept("f", "team:a", Home("u", 0), "file"))
+        assert set(await book.look(["f"])) == {"f"}
+
+
+class Slow:
+    """A connection whose answer takes until nothing waits to be written."""
+
+    def __init__(self, sql, book):
+        self.sql, self.book = sql, book
+
+    async def execute(self, statement):
+        rows = (await self.sql.execute(statement)).all()
+        assert rows == []
+        await written(self.book)
+        return rows
 
 
 async def test_what_is_refused_for_good_holds_nobody_up(store_url, monkeypatch):

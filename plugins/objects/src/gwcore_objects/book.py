@@ -138,15 +138,17 @@ class Book:
     async def look(self, ids: Sequence[str]) -> dict[str, tuple[Kept, ...]]:
         """The lines of each id, without those that have none. Raises ``StoreUnavailable``."""
         ids = [id_ for id_ in ids if _may_stand(id_)]
+        asked = set(ids)
+        # before the store is asked: what is written meanwhile would be neither here nor in its answer
+        unwritten = [line for line, came in self._waiting if came and line.id in asked]
         found: dict[str, tuple[Kept, ...]] = {}
         async with reading(self._store) as sql:
             for at in range(0, len(ids), _BATCH):
                 for row in await sql.execute(select(KEPT).where(KEPT.c.id.in_(ids[at : at + _BATCH]))):
                     line = Kept(row.id, row.owner, Home(row.upstream, row.credential), row.kind)
                     found[row.id] = (*found.get(row.id, ()), line)
-        asked = set(ids)
-        for line, came in self._waiting:  # what this worker has not written yet
-            if came and line.id in asked and line not in found.get(line.id, ()):
+        for line in unwritten:
+            if line not in found.get(line.id, ()):
                 found[line.id] = (*found.get(line.id, ()), line)
         return found
 
