@@ -3,6 +3,7 @@
 import openai
 import pytest
 from anthropic import AsyncAnthropic
+from google import genai
 from gwcore_objects.ids import KINDS
 from objects_world import ADMIN, KEYS, answer, world
 
@@ -207,3 +208,28 @@ async def test_ids_from_elsewhere(tmp_path):
             mine = await upload(await w.client("ann"))
             assert (await w.raw("bob", "GET", f"/v1/files/{mine}")).status_code == 404
             assert mine not in (await w.raw("bob", "GET", "/v1/files")).text
+
+
+async def test_googles_caches_with_googles_sdk(tmp_path):
+    async with world(f"sqlite:///{tmp_path}/book.db") as w:
+        ann, bob = [
+            genai.Client(api_key=KEYS[who], http_options=genai.types.HttpOptions(base_url=w.url)).aio
+            for who in ("ann", "bob")
+        ]
+        async with ann, bob:
+            made = await ann.caches.create(model="google/gemini-2.5-pro", config={"contents": "long"})
+            assert (await ann.caches.get(name=made.name)).name == made.name
+            assert [one.name async for one in await ann.caches.list()] == [made.name]
+            assert [one.name async for one in await bob.caches.list()] == []
+            for asking in (
+                bob.caches.get(name=made.name),
+                bob.caches.delete(name=made.name),
+                bob.models.generate_content(
+                    model="google/gemini-2.5-pro", contents="hi", config={"cached_content": made.name}
+                ),
+            ):
+                with pytest.raises(genai.errors.ClientError, match="made through this gateway") as caught:
+                    await asking
+                assert caught.value.code == 404
+            await ann.caches.delete(name=made.name)
+        assert not any(made.name.encode() in seen.body for seen in w.east.up.requests)
