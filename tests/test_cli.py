@@ -12,14 +12,17 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import typer
 
 from gwcore import __version__
 from gwcore.assemble import assemble
 from gwcore.catalog import VERBS, Catalog
 from gwcore.cli import main
-from gwcore.remote import table
+from gwcore.errors import BadConfig
+from gwcore.remote import ask, table
 from gwcore.resources import Resources
 from gwcore.show import rings
+from gwcore.stackfile import StackErrors
 from gwcore.template import create_plugin
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +55,53 @@ def test_check_tells_of_a_missing_key(tmp_path):
     done = run("check", file)
     assert done.returncode == 0 and "no key  groq" in done.stdout and "GROQ_API_KEY" in done.stdout
     assert "no key  own" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("entry", "doubt"),
+    [
+        ("provider: openai, base_url: 'https://api.openai.com'", "base_url usually ends in /v1"),
+        ("provider: anthropic, base_url: 'https://api.anthropic.com/v1'", "leave /v1 out of base_url"),
+        ("provider: openai-compatible, base_url: 'http://x/v1/chat/completions'", "leave /chat/completions out"),
+        ("provider: gemini, base_url: 'http://x/v1beta'", "asks http://x/v1beta/v1beta/models/MODEL:generateContent;"),
+        ("provider: openai-compatible, base_url: 'http://x'", None),
+        ("provider: openai, base_url: 'http://x/proxy/openai'", None),
+        ("provider: anthropic", None),
+        ("provider: vertex, project: p, location: l", None),
+    ],
+)
+def test_check_tells_of_an_address_that_its_provider_would_not_have(entry, doubt, capsys):
+    made = assemble(f"gwcore: 1\nupstreams: {{up: {{{entry}, api_key: k}}}}\nstack: []\n", Catalog(), Resources(), {})
+    rings(made, Path("stack.yaml"))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("address  ")]
+    assert len(said) == (doubt is not None) and (doubt is None or doubt in said[0])
+
+
+def test_every_upstream_without_an_address_is_named_with_its_line():
+    text = "gwcore: 1\nupstreams:\n  a: {provider: azure, api_key: k}\n  b: {provider: openai-compatible}\nstack: []\n"
+    with pytest.raises(StackErrors) as caught:
+        assemble(text, Catalog(), Resources(), {})
+    assert [(p.line, p.where) for p in caught.value.problems] == [
+        (3, "upstreams.a.provider"),
+        (4, "upstreams.b.provider"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("127.0.0.1:4000", "write http://host:port"), ("http://127.0.0.1:9", "refused; --url or GWCORE_URL says where")],
+)
+def test_an_address_without_a_gateway_is_a_sentence_with_a_way_out(url, said, monkeypatch, capsys):
+    monkeypatch.setenv("GWCORE_ADMIN_KEY", "k")
+    with pytest.raises(typer.Exit):
+        ask(url, "GET", "/key/list")
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["class", "none"])
+def test_a_word_of_python_names_no_plugin(name, tmp_path):
+    with pytest.raises(BadConfig, match="a word of Python's own"):
+        create_plugin(name, tmp_path)
 
 
 def test_check_refuses_what_run_would_refuse(tmp_path):

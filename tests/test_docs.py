@@ -1,5 +1,6 @@
 """Reference pages are what the code says, and the guide's examples are real."""
 
+import asyncio
 import importlib
 import re
 import secrets
@@ -11,9 +12,11 @@ import pytest
 
 from gwcore.assemble import assemble
 from gwcore.catalog import Catalog
+from gwcore.gateway import Gateway
 from gwcore.hookspecs import Registration, Watching
 from gwcore.resources import Resources
 from gwcore.template import create_plugin
+from gwcore.testing.server import running
 
 ROOT = Path(__file__).parent.parent
 SECRET = secrets.token_hex(32)
@@ -84,6 +87,13 @@ async def test_the_guide_s_tests_pass(stamp):
     assert len(ours) == 2
     for test in ours:
         await test()
+
+
+async def test_first_steps_work_with_every_sdk():
+    page = ROOT / "docs/guide/first-steps.md"
+    [stack], [code] = blocks(page, "yaml"), blocks(page, "python")
+    async with running(Gateway(stack)) as url:
+        await asyncio.to_thread(exec, code.replace("http://127.0.0.1:4000", url), {})
 
 
 def test_there_are_stack_files():

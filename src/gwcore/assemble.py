@@ -35,7 +35,7 @@ from gwcore.redact import secrets_of
 from gwcore.resources import Lease, Resources
 from gwcore.service import Layer, Service, compose, wrap
 from gwcore.stack import Middleware, Placed, Stack
-from gwcore.stackfile import load
+from gwcore.stackfile import StackErrors, StackSource, load
 from gwcore.taps import Tap, Taps, faults
 from gwcore.when import Condition, only_when, tap_when
 from gwcore.wire.transport import Origin
@@ -64,6 +64,7 @@ def assemble(
     text = load(source)
     config = read(text, env=env, registry=catalog)
     lease = lease or Lease(resources)
+    _addressed(text, config, catalog)
     upstreams = {name: _upstream(name, entry, catalog, lease) for name, entry in config.upstreams.items()}
     models = Models(config.models, upstreams)
     digest = hashlib.sha256(text.text.encode()).hexdigest()[:12]
@@ -113,11 +114,24 @@ def _own_prices(config: StackConfig) -> dict[str, dict[str, Override]]:
     }
 
 
+def _addressed(source: StackSource, config: StackConfig, catalog: Catalog) -> None:
+    """Every upstream has an address: its own, or that of its provider."""
+    bare = [
+        source.problem(
+            ("upstreams", name, "provider"),
+            f"{upstream.provider} has no address of its own",
+            "add base_url: the address that you would give the vendor's SDK",
+        )
+        for name, upstream in config.upstreams.items()
+        if not upstream.base_url and not catalog.provider(upstream.provider).base_url
+    ]
+    if bare:
+        raise StackErrors(bare)
+
+
 def _upstream(name: str, config: UpstreamConfig, catalog: Catalog, lease: Lease) -> Upstream:
     provider = catalog.provider(config.provider)
-    base_url = config.base_url or (provider.base_url and provider.base_url.format(config.options))
-    if base_url is None:
-        raise BadConfig(f"upstreams.{name}: provider {config.provider!r} needs a base_url")
+    base_url = config.base_url or (provider.base_url or "").format(config.options)
     try:
         origin = Origin.of(base_url)
     except ValueError as error:

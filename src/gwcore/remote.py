@@ -48,8 +48,11 @@ def answer(
     try:
         found = asking.request(method, path, json=sent, params=wanted)
         return found.status_code, found.json()
+    except httpx2.UnsupportedProtocol:
+        raise failed(f"{asking.base_url} is no address: write http://host:port, in --url or GWCORE_URL") from None
     except httpx2.HTTPError as error:
-        raise failed(f"{asking.base_url} cannot be reached: {type(error).__name__}") from None
+        why = str(error) or type(error).__name__
+        raise failed(f"{asking.base_url} cannot be reached: {why}; --url or GWCORE_URL says where it is") from None
     except ValueError:
         raise failed(f"{asking.base_url} is no gateway: it answered {found.status_code} without JSON") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gwcore.dialect import Dialect, Route
 from gwcore.dispatch import build
 from gwcore.errors import BadRequest
 from gwcore.prices import MILLION, PriceCard
+from gwcore.provider import Upstream
 from gwcore.reply import Reply
 from gwcore.resources import Resources
 from gwcore.stack import Placed, Stack
@@ -68,8 +69,31 @@ def _doubts(stack: Stack) -> None:
         if upstream.provider.env_key and not upstream.headers:
             word = f"${{{upstream.provider.env_key}}}"
             say(f"[bold]no key[/]  {upstream.name}: its vendor usually takes one (api_key: {escape(word)})")
+        if doubt := _address_doubt(upstream, stack.dispatch.dialects):
+            say(f"[bold]address[/]  {upstream.name}: {escape(doubt)}")
     if unpriced := stack.prices.warm(stack.models.targets()):
         say("[bold]unpriced[/]  " + escape(", ".join(unpriced)) + "  (set upstreams.<name>.prices)")
+
+
+def _address_doubt(upstream: Upstream, dialects: Iterable[str]) -> str | None:
+    """What a ``base_url`` asks that holds more or less of the path than its provider expects."""
+    base = upstream.base_path
+    usual = "/" + (upstream.provider.base_url or "").partition("://")[2].partition("/")[2]
+    for dialect in dialects:
+        # some name the operation in the address, as Gemini's clients do
+        found = upstream.provider.address(upstream, dialect, "chat", "MODEL", {"verb": "generateContent"}, stream=False)
+        if found is None:
+            continue
+        path = found[0].partition("?")[0]
+        added = path.removeprefix(base)
+        asked = f"asks {upstream.origin.scheme}://{upstream.origin.authority}{path}"
+        parts = added.split("/")
+        for twice in ("/".join(parts[:end]) for end in range(len(parts), 1, -1)):
+            if base.endswith(twice):
+                return f"{asked}; leave {twice} out of base_url"
+        if not base and usual != "/" and not added.startswith(usual):
+            return f"{asked}; base_url usually ends in {usual}"
+    return None
 
 
 def walk(source: Path, body: bytes, dialect_name: str, operation: str, headers: Sequence[str] = ()) -> None:

@@ -30,6 +30,7 @@ from gwcore.wire.transport import Origin, Timeouts, Tls
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = {"host", "content-length", "transfer-encoding", "connection"}
 _APP = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_VARIABLE = re.compile(r"\$[A-Z_][A-Z0-9_]+|os\.environ/\w+")  # as shells and LiteLLM write a reference
 _DEADLINES = Timeouts()
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -145,6 +146,8 @@ def _key(secret: SecretStr) -> SecretStr:
     value = secret.get_secret_value()
     if not value:
         raise fault("is empty", "leave api_key out when the upstream needs none")
+    if _VARIABLE.fullmatch(value):
+        raise fault("is the name of a variable, and no key", 'write "${NAME}" to read the variable NAME')
     if not value.isascii() or not value.isprintable() or " " in value:
         raise fault("holds a blank or a character that no key has", "check where the key was copied from")
     return secret

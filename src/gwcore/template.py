@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -217,10 +218,12 @@ def _create(name: str, into: Path, files: Mapping[str, str]) -> Path:
     """Write the files; returns the folder.
 
     Raises:
-        BadConfig: a name that is no Python identifier in lower case, or a folder that is there already.
+        BadConfig: a name that is no Python identifier in lower case or is a keyword, or a folder that is there already.
     """
     if not _NAME.fullmatch(name):
         raise BadConfig(f"{name!r}: a name is lower case letters, digits and underscores, and begins with a letter")
+    if keyword.iskeyword(name) or keyword.iskeyword(name.title()):
+        raise BadConfig(f"{name!r}: is a word of Python's own; take another")
     dash = name.replace("_", "-")
     folder = into / f"gwcore-{dash}"
     if folder.exists():

@@ -14,6 +14,7 @@ import pytest
 from framings import documents, metered
 from genai_prices import types
 
+from gwcore.prices import Override
 from gwcore.provider import Upstream
 from gwcore.usage import BUCKETS, FEES, Usage
 from gwcore.wire.transport import Origin, Timeouts
@@ -91,6 +92,12 @@ def test_servers_of_ones_own_cost_nothing_and_say_so(provider, monkeypatch):
     assert card.cost(Usage(input=5, output=5, fees={"rerank": 1})) == 0 and card.source == "local"
     assert card.unpriced(Usage(input=5, audio_out=1, fees={"image": 1})) == ()
     assert find(provider, "gpt-oss:120b-cloud") is None  # runs elsewhere, at a price
+
+
+def test_a_price_for_a_server_of_ones_own_is_that_of_its_caches_and_thoughts_too():
+    made = Override({"input": 1_000_000_000, "output": 2_000_000_000}).over(find("vllm", "any"), "any", "1")
+    usage = Usage(input=100, cache_read=900, output=100, reasoning=900, fees={"rerank": 1})
+    assert made.cost(usage) == 3_000_000 and made.unpriced(usage) == ()
 
 
 def test_vendors_that_bill_by_their_reply():

@@ -9,6 +9,7 @@ import pytest
 
 from gwcore.catalog import Catalog
 from gwcore.gateway import Gateway
+from gwcore.testing.provider_conformance import ProviderConformance
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_providers import compatible
@@ -40,6 +41,18 @@ def test_the_row_is_a_row():
         "lists",
         "models",
     }
+
+
+def test_the_file_passes_the_kit_as_the_guide_says():
+    acme = types.ModuleType("acme")
+    exec(compile(block("class Acme:"), "guide", "exec"), vars(acme))
+    said = dict(re.findall(r"`(operations|options) = ([^`]+)`", GUIDE.read_text()))
+    kit = type("TestAcme", (ProviderConformance,), {name: eval(value) for name, value in said.items()})()
+    assert set(said) == {"operations", "options"}
+    kit.provider = acme.Acme()
+    kit.test_options_are_closed_and_described()
+    kit.test_what_it_serves_has_an_address(stream=True)
+    kit.test_a_name_cannot_lead_elsewhere()
 
 
 @pytest.mark.parametrize(("stream", "verb"), [(False, "ask"), (True, "stream")])

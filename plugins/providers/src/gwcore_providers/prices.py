@@ -67,6 +67,9 @@ _TIER_KEYS = frozenset({"service_tier", "processing", "speed"})
 # vendors whose replies hold the amount they bill, by our word and the catalogue's
 _BILLED = frozenset({"openrouter", "xai", "x-ai", "perplexity", "vercel-gateway"})
 _DEMO = "demo"
+# what an operator's own server costs. Caches and thoughts have no price of their own: where the stack file prices input and
+# output, they are charged as these
+_OWN = {name: steps for name, steps in FREE.items() if name not in BUCKETS or name in {"input", "output"}}
 _HOSTED = ("-cloud", ":cloud")  # Ollama's names for models that run at Ollama's
 
 
@@ -76,7 +79,7 @@ def gwcore_price(upstream: Upstream, model: str) -> PriceCard | None:
     provider = upstream.provider.name
     row = ROWS.get(provider)
     if (row is not None and row.local) or provider == _DEMO:
-        return None if model.endswith(_HOSTED) else PriceCard(model, FREE, source="local")
+        return None if model.endswith(_HOSTED) else PriceCard(model, _OWN, source="local")
     found = _catalogued(upstream, model)
     if found is None and provider in _BILLED:
         # what it will cost is not known, what it did cost is
