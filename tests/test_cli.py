@@ -21,6 +21,7 @@ from gwcore.cli import main
 from gwcore.errors import BadConfig
 from gwcore.remote import ask, table
 from gwcore.resources import Resources
+from gwcore.serving import _announce, servable
 from gwcore.show import rings
 from gwcore.stackfile import StackErrors
 from gwcore.template import create_plugin
@@ -261,6 +262,15 @@ def test_a_new_plugin_passes_the_kit_at_once(tmp_path):
     again = run("new", "plugin", "my_stamp", "--into", tmp_path)
     assert again.returncode == 1 and "exists" in again.stderr
     assert run("new", "plugin", "My-Stamp", "--into", tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_curl_that_run_prints_has_a_key_where_one_is_asked_for(guarded, stack, monkeypatch, capsys):
+    monkeypatch.setenv("ADMIN", secrets.token_hex(32))
+    if guarded:
+        stack.write_text(GOOD.replace("[]", '[auth: {admin_key: "${ADMIN}"}]'))
+    _announce(stack, servable(stack), "http://x")
+    assert ("-H 'authorization: Bearer YOUR_KEY'" in capsys.readouterr().out) is guarded
 
 
 def test_open_gateway_only_on_loopback(stack):

@@ -141,8 +141,9 @@ def _announce(stack: Path, config: StackConfig, url: str) -> None:
     model = next((name for name in config.models if "*" not in name), None)
     print(f"gwcore serves {stack} on {url}", flush=True)  # noqa: T201 - what the command is for
     if model:
+        key = " -H 'authorization: Bearer YOUR_KEY'" if any(e.name == "auth" for e in config.stack) else ""
         print(  # noqa: T201
-            f"\n  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+            f"\n  curl {url}/v1/chat/completions -H 'content-type: application/json'{key} \\\n"
             f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n',
             flush=True,
         )

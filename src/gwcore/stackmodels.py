@@ -330,7 +330,9 @@ class StackConfig(_Strict):
 
     gwcore: Literal[1] = Field(description="version of this format: 1")
     stores: dict[_Name, _StoreUrl] = Field(
-        default={}, repr=False, description="name to URL; memory and book (a SQLite file) are always there"
+        default={},
+        repr=False,
+        description="name to URL; memory and book (sqlite:///gwcore.db) are always there. A SQLite path with three slashes starts from the working directory",
     )
     upstreams: dict[_Name, UpstreamConfig] = Field(default={}, description="name to where calls can go")
     models: dict[str, _Meaning] = Field(

@@ -24,6 +24,7 @@ class Sees(Plugin):
 
     name = "sees"
     seen: list = []
+    ended: list = []
     open: ClassVar[asyncio.Event | None] = None
 
     def call_layer(self, inner):
@@ -34,6 +35,10 @@ class Sees(Plugin):
             return await inner(call)
 
         return sees
+
+    @hookimpl
+    def call_ended(self, call, outcome):
+        self.ended.append(call.principal)
 
 
 class Installed:

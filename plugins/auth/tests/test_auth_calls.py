@@ -5,7 +5,7 @@ import time
 
 import httpx2
 import pytest
-from auth_world import ADMIN, stack_text
+from auth_world import ADMIN, Sees, stack_text
 from sqlalchemy import event
 
 from gwcore.gateway import Gateway
@@ -22,6 +22,16 @@ async def test_a_key_works_until_it_is_deleted(api, upstream):
     assert (await api.chat(key)).status_code == 401
     assert len(upstream.requests) == 1
     assert not [v for _, v in upstream.requests[0].headers if key in v]
+
+
+async def test_who_is_refused_is_known_to_what_watches(api):
+    Sees.ended.clear()
+    assert (await api.chat(await api.key(key_alias="tight", models=["n"]), "m")).status_code == 403
+    assert (await api.chat(mint())).status_code == 401
+    async with asyncio.timeout(10):
+        while len(Sees.ended) < 2:  # told when the last byte has left, which the client may have read by then
+            await asyncio.sleep(0.01)
+    assert [caller and caller.alias for caller in Sees.ended] == ["tight", None]
 
 
 async def test_the_admin_key_calls_too(api, admin_key):

@@ -189,7 +189,8 @@ class Auth(Plugin):
         grant.check(call, client)
 
     def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
-        """Say who calls, if the grant allows the call."""
+        """Say who calls, and whether the grant allows the call: what is refused has a caller in logs and records, too."""
+        call.principal = grant.principal
         self._check(call, grant)
         if self._tags is not None and call.tags and grant.principal is not ADMIN:
             for tag in call.tags - grant.principal.tags:
@@ -207,7 +208,6 @@ class Auth(Plugin):
                 call.model = model = grant.aliases[model]
             if grant.rules:
                 grant.refuse(model)
-        call.principal = grant.principal
         call[self.grant_key] = grant, epoch
 
     def _client(self, call: Call) -> str | None:
