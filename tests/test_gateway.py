@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
@@ -11,10 +13,12 @@ from starlette.routing import Mount, Route
 
 from gwcore.call import Call
 from gwcore.catalog import Catalog
+from gwcore.detached import Detached
 from gwcore.errors import AssemblyError
 from gwcore.gateway import Gateway
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import NoConfig, Plugin
+from gwcore.stack import Stack
 from gwcore.testing.fakes import FakeDialect, FakeProvider
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
@@ -296,6 +300,47 @@ async def test_mounted(upstream, prefix, lifespan):
         assert (await exchange(url, "GET", f"{prefix}/health")).status == 200
     if not lifespan:
         await gateway.shutdown()
+
+
+async def test_what_a_server_waited_is_of_the_time_to_drain(upstream, monkeypatch):
+    """A worker that took it twice, or three times, was killed by who supervises it."""
+    now, waited = [1000.0], []
+
+    def clock():
+        now[0] += 1
+        return now[0]
+
+    async def wait(_self, timeout):
+        waited.append(timeout)
+
+    gateway = Gateway(stack(upstream.url), catalog=catalog())
+    await gateway.startup()
+    monkeypatch.setattr("gwcore.gateway.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("gwcore.stack.time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(Detached, "drain", wait)
+    gateway.drain()
+    now[0] += 25
+    gateway.drain()  # a second signal, or the lifespan's end
+    await gateway.shutdown()
+    assert waited == [4.0]  # five seconds left, of which the calls had one
+
+
+async def test_calls_that_are_cut_at_the_end_of_a_drain_have_time_to_end(upstream, monkeypatch):
+    waited = []
+
+    async def wait(_self, timeout):
+        waited.append(timeout)
+
+    gateway = Gateway(stack(upstream.url), catalog=catalog())
+    await gateway.startup()
+    monkeypatch.setattr(Stack, "drain", wait)
+    gateway.drain()
+    monkeypatch.setattr("gwcore.gateway.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 100))
+    running_stack = gateway.stack
+    await gateway.shutdown()
+    assert waited == [2.0]
+    monkeypatch.undo()
+    await running_stack.drain(1)
 
 
 async def test_fallthrough_takes_the_rest(upstream):

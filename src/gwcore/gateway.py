@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ from gwcore.wire.transport import Headers
 Scope = MutableMapping[str, Any]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 DISCONNECT = "gwcore.disconnect"
+SETTLE = 2.0
+"""Seconds that calls which were cut at the end of a drain have to end in."""
 _NO_WEBSITE = "this gateway asks for no key, so it answers no website; add auth to stack, or set server.open: true if something else guards it"
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -82,6 +85,7 @@ class Gateway:
         self._owners: dict[str, str] = {}
         self._starting = asyncio.Lock()
         self._drains: set[asyncio.Task[None]] = set()
+        self._drains_since = 0.0
         self._app: ASGIApp = self.serve
         self._open = False
 
@@ -94,16 +98,17 @@ class Gateway:
                 self._install(await self._build())
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the drain's own deadline
-        """Drain and close everything; ``timeout`` defaults to ``server.drain``."""
+        """Drain and close everything; ``timeout`` defaults to what is left of ``server.drain``."""
         self.drain()
         self.load.stop()
         stack, self.stack = self.stack, None
         if stack is None:
             return
-        limit = stack.server.drain if timeout is None else timeout
-        await stack.drain(limit)
+        left = self._left_of(stack.server.drain) if timeout is None else timeout
+        ends = time.monotonic() + left
+        await stack.drain(left)
         if self._drains:  # streams of stacks that a reload replaced
-            _, late = await asyncio.wait(self._drains, timeout=limit)
+            _, late = await asyncio.wait(self._drains, timeout=max(SETTLE, ends - time.monotonic()))
             for task in late:
                 task.cancel()
 
@@ -117,8 +122,14 @@ class Gateway:
         await self.shutdown()
 
     def drain(self) -> None:
-        """From now on readiness says 503."""
-        self.state.draining = True
+        """From now on readiness says 503, and ``server.drain`` runs."""
+        if not self.state.draining:
+            self.state.draining = True
+            self._drains_since = time.monotonic()
+
+    def _left_of(self, drain: float) -> float:
+        """What a server waited for its connections is of the same time; calls that it cut have a moment to end."""
+        return max(SETTLE, drain - (time.monotonic() - self._drains_since))
 
     async def reload(self) -> bool:
         """Assemble, start, swap, drain the old. Any failure before the swap changes nothing and shows in health."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -111,7 +112,8 @@ class Stack:
             self._idle.set()
 
     async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the stack's own, in seconds
-        """Wait until no call is inside, a client's or its own, at most ``timeout`` seconds each; then stop plugins and give resources back."""
+        """Wait until no call is inside, a client's or its own, at most ``timeout`` seconds; then stop plugins and give resources back."""
+        began = time.monotonic()
         if self.inflight:
             self._idle = asyncio.Event()
             try:
@@ -119,7 +121,7 @@ class Stack:
             except TimeoutError:
                 pass
         try:
-            await self.detached.drain(timeout)
+            await self.detached.drain(None if timeout is None else max(0.0, timeout - (time.monotonic() - began)))
             await self._exit.aclose()
         finally:
             await self.lease.release()

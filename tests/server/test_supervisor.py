@@ -16,6 +16,7 @@ import pytest
 from gwcore import log, serving
 from gwcore.server import EdgeLimits
 from gwcore.server.run import fitting
+from gwcore.server.workers import Supervisor
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
 from tests.stacks.raw import exchange
 from tests.test_cli import GOOD, Serving
@@ -267,3 +268,17 @@ def test_a_second_signal_ends_at_once_and_what_is_held_is_closed_all_the_same():
 )
 def test_no_more_connections_than_files_to_carry_them(most, files, fits):
     assert fitting(EdgeLimits(max_connections=most), files).max_connections == fits
+
+
+@pytest.mark.parametrize(("late", "killed"), [(6, False), (19, False), (21, True)])
+def test_a_worker_may_close_what_it_holds_behind_its_drain(monkeypatch, late, killed):
+    """Two sinks that hang took it longer than it had: it was killed before the ledger heard that it left."""
+    sent = []
+    parent = Supervisor(2, work=lambda: 0, drain=30.0, check=lambda: None)
+    for end in parent.alive:
+        os.close(end)
+    parent.pids = {12345: 0.0}
+    monkeypatch.setattr("gwcore.server.workers.os.kill", lambda pid, number: sent.append((pid, number)))
+    parent.stopping_since = time.monotonic() - 30 - late
+    parent._kill_late()
+    assert sent == ([(12345, signal.SIGKILL)] if killed else [])

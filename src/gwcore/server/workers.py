@@ -37,6 +37,8 @@ UP = 30.0
 """Seconds after which a worker that is there counts as one that serves."""
 PAUSE = 0.05
 """Seconds before the first restart of a worker that did not come up; twice as long before each further one, at most 2."""
+CLOSING = 20.0
+"""Seconds behind the drain in which a worker may close what it holds: a sink that hangs takes five, the ledger as many."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = structlog.get_logger("gwcore")
 
@@ -174,7 +176,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL if again else signal.SIGTERM)
 
     def _kill_late(self) -> None:
-        if self.stopping_since is not None and time.monotonic() - self.stopping_since > self.drain + 5:
+        if self.stopping_since is not None and time.monotonic() - self.stopping_since > self.drain + CLOSING:
             self._stop(signal.SIGTERM, None)
 
     def _want_reload(self, _number: int, _frame: Any) -> None:
