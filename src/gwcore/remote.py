@@ -20,6 +20,7 @@ from rich.table import Table
 Url = Annotated[str, typer.Option(envvar="GWCORE_URL", help="Address of the gateway.")]
 HERE = "http://127.0.0.1:4000"
 CREDENTIAL = "GWCORE_ADMIN_KEY"
+_LOCAL = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 def ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
@@ -32,11 +33,24 @@ def ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None,
 
 
 def client(url: str) -> httpx2.Client:
-    """For several requests, with the credential of the environment; without one a sentence and exit code 1."""
+    """For several requests, with the credential of the environment; without one a sentence and exit code 1.
+
+    Proxies and certificates are as the environment says (``HTTPS_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE``), but what this machine
+    serves is asked without a proxy, which could not reach it and would have read the credential.
+    """
     key = os.environ.get(CREDENTIAL)
     if not key:
         raise failed(f"{CREDENTIAL} is not set")
-    return httpx2.Client(base_url=url.rstrip("/"), headers={"authorization": f"Bearer {key}"})
+    try:
+        # a proxy's library that is not installed, and a file of certificates that is not there, are told here
+        made = httpx2.Client(
+            base_url=url.rstrip("/"), headers={"authorization": f"Bearer {key}"}, mounts=dict.fromkeys(_LOCAL)
+        )
+    except (httpx2.InvalidURL, ValueError, OSError, ImportError) as error:
+        raise failed(f"{url} cannot be asked: {error}") from None
+    if made.base_url.scheme not in {"http", "https"}:
+        raise failed(f"{url} is no address of a gateway: write http://host:port, in --url or GWCORE_URL")
+    return made
 
 
 def answer(
@@ -48,8 +62,6 @@ def answer(
     try:
         found = asking.request(method, path, json=sent, params=wanted)
         return found.status_code, found.json()
-    except httpx2.UnsupportedProtocol:
-        raise failed(f"{asking.base_url} is no address: write http://host:port, in --url or GWCORE_URL") from None
     except httpx2.HTTPError as error:
         why = str(error) or type(error).__name__
         raise failed(f"{asking.base_url} cannot be reached: {why}; --url or GWCORE_URL says where it is") from None
@@ -59,7 +71,8 @@ def answer(
 
 def refusal(document: Any) -> str:
     """The sentence in an answer that refuses."""
-    return str(document.get("error", {}).get("message", document))
+    error = document.get("error") if isinstance(document, dict) else None
+    return str(error.get("message", document) if isinstance(error, dict) else document)
 
 
 def failed(message: str) -> typer.Exit:
