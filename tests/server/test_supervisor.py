@@ -1,6 +1,7 @@
 """The parent of several workers: what it does about signals that reach everybody, and about workers that cannot start."""
 
 import asyncio
+import errno
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import time
 import pytest
 
 from gwcore import log, serving
+from gwcore.errors import BadConfig
 from gwcore.server import EdgeLimits
 from gwcore.server.run import fitting
 from gwcore.server.workers import Supervisor
@@ -282,3 +284,18 @@ def test_a_worker_may_close_what_it_holds_behind_its_drain(monkeypatch, late, ki
     parent.stopping_since = time.monotonic() - 30 - late
     parent._kill_late()
     assert sent == ([(12345, signal.SIGKILL)] if killed else [])
+
+
+def test_nowhere_to_write_is_a_sentence(monkeypatch):
+    """A read-only root file system without a /tmp."""
+    parent = Supervisor(2, work=lambda: 0, drain=30.0, check=lambda: None)
+    for end in parent.alive:
+        os.close(end)
+
+    def nowhere():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("gwcore.server.workers.tempfile._get_default_tempdir", nowhere)
+    monkeypatch.setattr("gwcore.server.workers.tempfile.tempdir", None)
+    with pytest.raises(BadConfig, match="No usable temporary directory found; mount a /tmp"):
+        parent.run([])

@@ -72,7 +72,7 @@ class Supervisor:
 
     def run(self, watch: list[Path]) -> int:
         """Until a signal ends it; returns the exit code."""
-        with tempfile.TemporaryDirectory(prefix="gwcore-") as folder:
+        with _temporary() as folder:
             self.status = Path(folder) / "status.json"
             os.environ[STATUS_ENV] = str(self.status)
             shared = Path(folder) / "shared"
@@ -201,6 +201,15 @@ class Supervisor:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    """What the workers share. Raises ``BadConfig`` where nothing can be written, as on a read-only root file system."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="gwcore-")
+    except OSError as error:
+        mend = "mount a /tmp, set TMPDIR, or run one worker"
+        raise BadConfig(f"--workers needs a folder for temporary files: {error.strerror}; {mend}") from None
 
 
 def _end_with_parent(alive: int) -> None:
