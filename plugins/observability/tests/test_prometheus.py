@@ -47,7 +47,7 @@ def value(found, name, **labels):
 async def scrape(made):
     port = plugin_of(made, "prometheus").port.port
     async with httpx2.AsyncClient(verify=False) as client:
-        return numbers((await client.get(f"http://127.0.0.1:{port}/metrics")).text)
+        return numbers((await client.get(f"http://127.0.0.1:{port}/metrics/")).text)
 
 
 @pytest.mark.parametrize(("stack", "warned"), [("  - prometheus", True), ("  - prometheus: {port: 0}", False)])
@@ -94,7 +94,9 @@ async def test_the_main_port_serves_it_to_admins_alone():
             async with httpx2.AsyncClient(verify=False) as client:
                 assert (await client.get(f"{url}/metrics")).status_code == 401
                 assert (await client.get(f"{url}/metrics", headers=ONE)).status_code == 403
-                answer = await client.get(f"{url}/metrics", headers=ADMIN)
+                answer = await client.get(f"{url}/metrics/", headers=ADMIN)  # as LiteLLM's chart asks
+                assert (await client.get(f"{url}/metrics", headers=ADMIN)).status_code == 200
+                assert (await client.get(f"{url}/metrics/")).status_code == 401
                 described = (await client.get(f"{url}/openapi.json", headers=ADMIN)).json()["paths"]["/metrics"]["get"]
     assert answer.headers["content-type"].startswith("text/plain")
     assert list(described["responses"]["200"]["content"]) == ["text/plain"]

@@ -41,13 +41,25 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+def status_of(key: Row) -> str:
+    """``active``, ``expired`` or ``revoked``."""
+    if key["blocked"]:
+        return "revoked"
+    return "expired" if key["expires"] is not None and key["expires"] <= now() else "active"
+
+
 @dataclass(slots=True, frozen=True)
 class Filter:
-    """Which rows of a list: every ``equal`` holds, one ``among`` holds if there is any, and the text is in the alias."""
+    """Which rows of a list: every ``equal`` holds, one ``among`` holds if there is any, and the text is in the alias.
+
+    ``named``: that they have an alias. ``status``: of keys, see :func:`status_of`; another than its own has no key.
+    """
 
     equal: Mapping[str, Any] = field(default_factory=dict)
     among: Sequence[tuple[str, Collection[str]]] | None = None
     text: str | None = None
+    named: bool = False
+    status: str | None = None
 
     def clauses(self, table: Table) -> list[ColumnElement[bool]]:
         """As SQL."""
@@ -56,6 +68,12 @@ class Filter:
             found.append(or_(false(), *(table.c[name].in_(values) for name, values in self.among)))
         if self.text:
             found.append(or_(*(table.c[name].icontains(self.text, autoescape=True) for name in ("id", "alias"))))
+        if self.named:
+            found.append(table.c.alias.is_not(None))
+        if self.status is not None:
+            blocked, ended = table.c.blocked, table.c.expires.is_not(None) & (table.c.expires <= now())
+            of = {"revoked": blocked, "expired": ~blocked & ended, "active": ~blocked & ~ended}
+            found.append(of.get(self.status, false()))
         return found
 
     def has(self, row: Row) -> bool:
@@ -65,6 +83,8 @@ class Filter:
             all(row.get(name) == value for name, value in self.equal.items())
             and (self.among is None or any(row.get(name) in values for name, values in self.among))
             and (text in row["id"].lower() or text in (row["alias"] or "").lower())
+            and (row["alias"] is not None or not self.named)
+            and (self.status is None or status_of(row) == self.status)
         )
 
 

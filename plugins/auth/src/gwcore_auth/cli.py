@@ -149,13 +149,13 @@ def add_member(
     lead: Annotated[bool, typer.Option("--lead", help="As one who leads the team.")] = False,
     url: Url = HERE,
 ) -> None:
-    """Add a member."""
-    ask(
-        url,
-        "POST",
-        "/team/member_add",
-        {"team_id": team, "member": {"user_id": user, "role": "admin" if lead else "user"}},
-    )
+    """Add a member, or say what a member is from now on."""
+    role = "admin" if lead else "user"
+    members = ask(url, "GET", "/team/info", team_id=team)["team_memberships"]
+    if any(member["user_id"] == user for member in members):
+        ask(url, "POST", "/team/member_update", {"team_id": team, "user_id": user, "role": role})
+    else:
+        ask(url, "POST", "/team/member_add", {"team_id": team, "member": {"user_id": user, "role": role}})
 
 
 @teams.command("remove")

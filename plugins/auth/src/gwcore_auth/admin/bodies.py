@@ -16,7 +16,7 @@ _NOT_HERE = frozenset(
     {
         "access_group_ids", "admins", "agent_id", "aliases", "allowed_models", "allow_team_guardrail_config", "allowed_cache_controls", "allowed_model_region",
         "allowed_passthrough_routes", "allowed_vector_store_indexes", "auto_rotate", "budget_fallbacks", "budget_reset_at",
-        "default_estimated_output_tokens", "default_estimated_output_tokens_per_model", "default_model", "model_max_budget", "temp_budget_expiry", "temp_budget_increase", "team_id",
+        "default_estimated_output_tokens", "default_estimated_output_tokens_per_model", "default_model", "duration", "key_alias", "max_budget_in_organization", "model_max_budget", "temp_budget_expiry", "temp_budget_increase", "team_id",
         "default_team_member_models", "denied_passthrough_routes", "disable_global_guardrails", "enable_prompt_caching",
         "end_user_budget_id", "enforced_batch_output_expires_after", "enforced_file_expires_after", "enforced_params",
         "guardrails", "mcp_rpm_limit", "members", "new_master_key", "object_permission", "password", "permissions",
@@ -24,7 +24,7 @@ _NOT_HERE = frozenset(
         "secret_manager_settings", "spend", "sso_user_id", "tag_rpm_limit", "team_member_budget",
         "team_member_budget_duration", "team_member_key_duration", "team_member_model_max_budget",
         "team_member_permissions", "team_member_rpm_limit", "team_member_tpm_limit", "throttle_on_budget_exceeded",
-        "tpm_limit_type",
+        "tpm_limit_type", "updated_by",
     }
 )  # fmt: skip
 _INSTEAD = {
@@ -36,6 +36,9 @@ _INSTEAD = {
 }
 """Fields of LiteLLM, and where what they mean is said here."""
 _HARMLESS = frozenset({"send_invite_email", "config"})
+_STAYS = frozenset({"team_id", "duration", "budget_duration"})
+_CLEARS = frozenset({"budget_id", "key_alias", "organization_id", "team_alias", "user_alias", "user_email", "user_id"})
+"""What an empty text leaves as it is, and what it takes away, as in LiteLLM: forms and Terraform's provider write one for nothing."""
 
 BUDGET_FIELDS = (
     "max_budget", "soft_budget", "budget_duration", "budget_id", "model_max_budget", "budget_limits", "temp_budget_increase",
@@ -59,6 +62,11 @@ class Body(BaseModel):
     def _foreign(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        data = {
+            name: None if value == "" and name in _CLEARS else value
+            for name, value in data.items()
+            if value != "" or name not in _STAYS
+        }
         theirs = [name for name in data if name not in cls.model_fields and name in cls.foreign | _HARMLESS]
         told = sorted(name for name in theirs if name not in _HARMLESS and data[name])
         if told:
@@ -178,7 +186,7 @@ class NewTeam(TeamFields):
     """``/team/new``."""
 
     team_id: str | None = Field(default=None, description="its id; made up if absent")
-    members_with_roles: list[Member] = Field(default=[], description="who belongs to it")
+    members_with_roles: list[Member] | None = Field(default=None, description="who belongs to it")
 
 
 class UpdateTeam(TeamFields):

@@ -13,11 +13,12 @@ from gwcore.ports import AdminCall, AdminRoute, Caller
 from gwcore_auth import policy
 from gwcore_auth.admin import bodies
 from gwcore_auth.admin.desk import Desk, NotFound, Spent, common, expiry, iso, new_row, page_of, pages, shown, touched
-from gwcore_auth.book import Change, Conflict, Filter, Row, now
+from gwcore_auth.book import Change, Conflict, Filter, Row, status_of
 from gwcore_auth.config import KeySecret
 from gwcore_auth.keys import Presented, hint, mint, presented
 from gwcore_auth.tables import SECRET
 
+_STATUSES = {None, "active", "expired", "revoked", "deleted"}
 _CHOSEN = TypeAdapter[Any](KeySecret)
 _COLUMNS: tuple[tuple[str, str, Any], ...] = (
     ("user_id", "user_id", None),
@@ -55,13 +56,6 @@ def key_row(row: Row, spend: Spent) -> dict[str, Any]:
     }
 
 
-def status_of(row: Row) -> str:
-    """``active``, ``expired`` or ``revoked``."""
-    if row["blocked"]:
-        return "revoked"
-    return "expired" if row["expires"] is not None and row["expires"] <= now() else "active"
-
-
 def scope_of(caller: Caller) -> Filter:
     """Which keys a caller may list."""
     reach = caller.reach
@@ -92,7 +86,7 @@ class Keys:
             AdminRoute("POST", "/key/health", "key:read", self.health, "Whether the caller's key works."),
             AdminRoute(
                 "GET", "/key/list", "key:list", self.listing, "A page of keys.",
-                query=("page", "size", "user_id", "team_id", "organization_id", "key_hash", "key_alias", "search", "return_full_object"),
+                query=("page", "size", "user_id", "team_id", "organization_id", "key_hash", "key_alias", "search", "status", "return_full_object"),
             ),
             AdminRoute("GET", "/key/aliases", "key:list", self.aliases, "Names of keys.", query=("page", "size", "search")),
         ]  # fmt: skip
@@ -217,8 +211,8 @@ class Keys:
 
     async def aliases(self, call: AdminCall) -> Any:
         """Those that have one."""
-        rows, total, page, size = await self._page(call)
-        names = [row["alias"] for row in rows if row["alias"]]
+        rows, total, page, size = await self._page(call, named=True)
+        names = [row["alias"] for row in rows]
         return {
             "aliases": names,
             "total_count": total,
@@ -235,7 +229,7 @@ class Keys:
         del info["token"]
         return {**info, "status": status_of(row)}
 
-    async def _page(self, call: AdminCall) -> tuple[list[Row], int, int, int]:
+    async def _page(self, call: AdminCall, *, named: bool = False) -> tuple[list[Row], int, int, int]:
         page, size = page_of(call)
         query = call.query
         columns = {
@@ -247,7 +241,10 @@ class Keys:
         equal = {column: query[name] for name, column in columns.items() if query.get(name)}
         if query.get("key_hash"):
             equal["id"] = self.desk.ids_of([query["key_hash"]])[0]
-        only = Filter(equal, scope_of(call.caller).among, query.get("search"))
+        status = query.get("status")
+        if status not in _STATUSES:
+            raise BadRequest("status is active, expired, revoked or deleted; of what is deleted nothing is kept")
+        only = Filter(equal, scope_of(call.caller).among, query.get("search"), named, status)
         rows, total = await self.book.listed("key", only, page=page, size=size)
         return rows, total, page, size
 

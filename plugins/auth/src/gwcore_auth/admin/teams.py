@@ -73,6 +73,12 @@ def scope_of(caller: Caller) -> Filter:
     return Filter(among=(("id", caller.member_of | caller.teams), ("organisation_id", caller.organisations)))
 
 
+class InTeam(BadRequest):
+    """400: nobody of those is new in the team."""
+
+    code = "team_member_already_in_team"
+
+
 class Teams:
     """Endpoints of teams."""
 
@@ -126,7 +132,7 @@ class Teams:
         async with self.book.change() as change:
             await self._organisation(row)
             await change.insert("team", row)
-            for member in body.members_with_roles:
+            for member in body.members_with_roles or []:
                 await self._join(change, id_, member, by=caller.id)
         return team_row(row, await self.book.members(team_id=id_), self.desk.unspent)
 
@@ -210,7 +216,7 @@ class Teams:
         return await self._set_models(call, lambda before, named: [one for one in before if one not in named])
 
     async def add(self, call: AdminCall) -> Any:
-        """Users who are not known yet are made."""
+        """Users who are not known yet are made; who is in the team already stays as it is."""
         body = call.body
         members = body.member if isinstance(body.member, list) else [body.member]
         budget = {"max_budget": body.max_budget_in_team, "budget_duration": body.budget_duration}
@@ -218,12 +224,15 @@ class Teams:
         policies = await self.desk.checked({}, changes)
         async with self.book.change() as change:
             row = await self._led(call, body.team_id)
-            joined = [
+            tried = [
                 await self._join(
                     change, row["id"], one, by=call.caller.id, policies=policies, models=body.allowed_models
                 )
                 for one in members
             ]
+            joined = [id_ for id_ in tried if id_ is not None]
+            if members and not joined:
+                raise InTeam("User already in team; /team/member_update changes a member")
         memberships = [m for m in await self.book.members(team_id=row["id"]) if m["user_id"] in joined]
         users = [{"user_id": id_, "teams": [row["id"]]} for id_ in joined]
         updated = [membership(member) for member in memberships]
@@ -326,16 +335,15 @@ class Teams:
 
     async def _join(
         self, change: Change, team: str, member: Any, *, by: str, policies: Any = None, models: list[str] | None = None
-    ) -> str:
+    ) -> str | None:
+        """The id of a user who was none of the team's."""
         if member.role not in {"admin", "user"}:
             raise BadRequest("role in a team is admin or user")
         user = await self.desk.person(change, member.user_id, member.user_email, by)
         values = {"role": member.role, "models": models or [], "policies": policies or {}}
-        if await self.book.member(team, user) is None:
-            await change.sql.execute(insert(MEMBER).values(team_id=team, user_id=user, **values))
-        else:
-            place = (MEMBER.c.team_id == team) & (MEMBER.c.user_id == user)
-            await change.sql.execute(update(MEMBER).where(place).values(**values))
+        if await self.book.member(team, user) is not None:
+            return None
+        await change.sql.execute(insert(MEMBER).values(team_id=team, user_id=user, **values))
         change.of("member", [f"{team}/{user}"])
         return user
 

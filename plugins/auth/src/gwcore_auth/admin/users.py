@@ -54,7 +54,7 @@ class Users:
 
     def routes(self) -> list[AdminRoute]:
         """Their addresses."""
-        listed = ("page", "page_size", "user_email", "role", "search")
+        listed = ("page", "page_size", "user_email", "user_ids", "role", "search")
         return [
             AdminRoute("POST", "/user/new", "user:create", self.new, "Make a user, and a key.", bodies.NewUser),
             AdminRoute("POST", "/user/update", "user:update", self.update, "Change a user.", bodies.UpdateUser),
@@ -85,6 +85,8 @@ class Users:
             await self.desk.need("organisation", organisation, f"Organization not found, passed id: {organisation}.")
         answer: dict[str, Any] = {"key": None}
         async with self.book.change() as change:
+            if body.user_email and await self.desk.by_email(body.user_email) is not None:
+                raise Conflict(f"User with email {body.user_email} already exists")
             await change.insert("user", row)
             for team in teams:
                 values = {"team_id": team, "user_id": id_, "role": "user", "models": [], "policies": {}}
@@ -154,7 +156,11 @@ class Users:
         equal = {"email": query["user_email"]} if query.get("user_email") else {}
         if query.get("role"):
             equal["role"] = ROLES.get(query["role"], query["role"])
-        rows, total = await self.book.listed("user", Filter(equal, text=query.get("search")), page=page, size=size)
+        ids = query.get("user_ids")
+        among = (("id", ids.split(",")),) if ids else None
+        rows, total = await self.book.listed(
+            "user", Filter(equal, among, text=query.get("search")), page=page, size=size
+        )
         spend = await self.desk.spent("user", rows)
         teams: dict[str, list[str]] = {row["id"]: [] for row in rows}
         for member in await self.book.members_of("user_id", list(teams)):

@@ -26,7 +26,7 @@ from gwcore_observability.prometheus import registry
 from gwcore_observability.prometheus.litellm import Aliases, LiteLLM, ids_of, translated
 from gwcore_observability.prometheus.meters import By, Labels, Meters
 from gwcore_observability.prometheus.registry import Registry
-from gwcore_observability.prometheus.server import Exposition
+from gwcore_observability.prometheus.server import PATHS, Exposition
 from gwcore_observability.record import record_of
 
 EVERY = 1.0
@@ -204,7 +204,9 @@ class Prometheus(Plugin):
     def admin_routes(self) -> Sequence[AdminRoute]:
         """``/metrics``, for those whom the stack's authority lets."""
         said = "Metrics in Prometheus' text format."
-        return (AdminRoute("GET", "/metrics", "metrics:read", self._page, said, media_type="text/plain"),)
+        return tuple(
+            AdminRoute("GET", path, "metrics:read", self._page, said, media_type="text/plain") for path in PATHS
+        )
 
     async def _page(self, _call: AdminCall) -> Any:
         body, media_type = await self.text("text/plain")

@@ -13,6 +13,8 @@ import uvicorn
 from gwcore.errors import BadConfig
 from gwcore.reply import Send
 
+PATHS = ("/metrics", "/metrics/")
+"""With a slash, too, as LiteLLM's chart for Kubernetes asks."""
 Text = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
@@ -81,12 +83,7 @@ class Exposition:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:  # noqa: ARG002 - ASGI
         """ASGI 3."""
         status, body, kind = 404, b"GET /metrics\n", "text/plain"
-        if (
-            scope["type"] == "http"
-            and scope["path"] == "/metrics"
-            and scope["method"] in {"GET", "HEAD"}
-            and self._users
-        ):
+        if scope["type"] == "http" and scope["path"] in PATHS and scope["method"] in {"GET", "HEAD"} and self._users:
             accept = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"), "")
             status = 200
             body, kind = await self._users[-1](accept)
