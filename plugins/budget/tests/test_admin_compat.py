@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from collections import defaultdict
 from contextlib import asynccontextmanager
 from itertools import groupby
 
@@ -206,3 +207,12 @@ async def test_what_is_no_window_is_refused_with_what_to_write(up, tmp_path):
             for text, mend in (("1M", "write 1mo for a month, 1m for a minute"), ("daily", "rolling 24h")):
                 answer = await http.post(path, json={"max_budget": 5, "budget_duration": text})
                 assert answer.status_code == 400 and mend in answer.json()["error"]["message"], answer.text
+
+
+@pytest.mark.parametrize(("ended", "begun"), [(1006, "06Z"), (1020, "09Z"), (None, "09Z")])
+def test_no_answer_begins_behind_its_end(ended, begun):
+    """The row is made a moment after the attempt, from which the first byte is counted."""
+    row = defaultdict(
+        lambda: None, created=1000, first_byte_ms=9, ended=ended, amount=1, settled=1, tags="[]", status=200
+    )
+    assert spend.log_row(row)["completionStartTime"].endswith(begun)

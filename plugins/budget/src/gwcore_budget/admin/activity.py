@@ -54,7 +54,7 @@ class Activity:
             where.present(column)
         if excluded := query.get("exclude_team_ids" if scope == "team" else ""):
             where.without(column, {one.strip() for one in excluded.split(",")})
-        page, size = page_of(call, 50, 366)
+        page, size = page_of(call, 50, 1000)
         per_day = await reports.sums(desk.home, ("day",), where)
         shown = [day for (day,), _ in reversed(per_day)][(page - 1) * size : page * size]
         parts = {name: await self._part(column_, where, shown) for name, column_ in _PARTS.items()}
@@ -84,7 +84,7 @@ class Activity:
         where = Where().between("day", *self.desk.days(call, default=30))
         if wanted := call.query.get("tags"):
             where.among("tag", {tag.strip() for tag in wanted.split(",")})
-        page, size = page_of(call, 50, 366)
+        page, size = page_of(call, 50, 1000)
         days: dict[str, list[Line]] = {}
         for (day, tag), sums in await reports.tags(self.desk.home, where, by_day=True):
             days.setdefault(day, []).append(((tag,), sums))

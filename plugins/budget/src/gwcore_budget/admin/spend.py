@@ -193,7 +193,10 @@ class Spend:
 
 def log_row(row: dict[str, Any]) -> dict[str, Any]:
     """An attempt as LiteLLM shows a call. ``spend`` is null where it was not metered, and the worst case while it runs."""
-    created, first = row["created"], row["first_byte_ms"]
+    created, over, first = row["created"], row["ended"], row["first_byte_ms"]
+    begun = None if first is None else created + first
+    if begun is not None and over is not None:
+        begun = min(begun, over)  # the row is made a moment after the attempt has begun
     # null while it runs
     of = {bucket: row.get(bucket) or 0 for bucket in BUCKETS}
     prompt = sum(of[bucket] for bucket in IN)
@@ -205,15 +208,15 @@ def log_row(row: dict[str, Any]) -> dict[str, Any]:
         "attempt": row["attempt"],
         "call_type": row["operation"],
         "api_key": row["key_id"] or "",
-        "spend": money(row["settled"] if row["ended"] is not None else row["amount"]),
+        "spend": money(row["settled"] if over is not None else row["amount"]),
         "total_tokens": prompt + completion,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "cache_read_input_tokens": of["cache_read"],
         "cache_creation_input_tokens": of["cache_write_5m"] + of["cache_write_1h"],
         "startTime": iso(created),
-        "endTime": iso(row["ended"]),
-        "completionStartTime": None if first is None else iso(created + first),
+        "endTime": iso(over),
+        "completionStartTime": iso(begun),
         "request_duration_ms": row["duration_ms"],
         "model": row["model"],
         "model_id": f"{row['upstream']}/{row['model']}",
@@ -235,7 +238,7 @@ def log_row(row: dict[str, Any]) -> dict[str, Any]:
         "proxy_server_request": {},
         "agent_id": None,
         "mcp_namespaced_tool_name": None,
-        "status": "pending" if row["ended"] is None else "failure" if failed else "success",
+        "status": "pending" if over is None else "failure" if failed else "success",
     }  # fmt: skip
 
 
