@@ -95,6 +95,7 @@ async def test_groups(serve):
         )
         own = {group["model_group"]: group for group in (await got(http, "/model_group/info"))["data"]}["own/llama-9"]
         assert own["input_cost_per_token"] is None and own["providers"] == ["openai-compatible"]
+        assert house["supports_vision"] is own["supports_vision"] is None, "what nobody said is not false"
 
 
 async def test_a_model_that_is_not_there(serve):

@@ -339,3 +339,10 @@ def test_files_include_files(tmp_path):
     assert statuses(said, "litellm_settings") == ["error"]  # LiteLLM forgets the main file's
     assert entry(stack, "fallback")["retry"]["per_target"] == 4
     assert statuses(said, "model_list.0.litellm_params.rpm") == ["approximate"]
+
+
+def test_what_a_model_can_is_told_by_lists_once_its_prices_do(tmp_path):
+    """It was exact, and clients that read /model/info sent no more images."""
+    *_, said = upstream(tmp_path, "{model: gpt-4o}", "{supports_vision: true, supports_reasoning: false}")
+    assert statuses(said, "model_list.0.model_info.supports_vision") == ["approximate"]
+    assert statuses(said, "model_list.0.model_info.supports_reasoning") == ["exact"]

@@ -11,7 +11,7 @@ from gwcore_litellm.draft import Draft, name_of, seconds
 from gwcore_litellm.findings import Status
 from gwcore_litellm.names import NAMES
 from gwcore_litellm.source import Config
-from gwcore_litellm.tables import BY_ITSELF, INFO, PARAMS, said_of
+from gwcore_litellm.tables import ABLE, BY_ITSELF, INFO, PARAMS, said_of
 from gwcore_litellm.vendors import settings, upstream_name, vendor_of
 
 _SAMPLING: Final = (
@@ -95,7 +95,7 @@ class _Deployment:
         group.targets.append(target)
         self._described(name, target, group)
         self._params.rest(said_of(self._params, PARAMS), NAMES, "litellm_params")
-        known = {key: BY_ITSELF for key in self._info if key.startswith("supports_")}
+        known = {key: ABLE if self._info.peek(key) else BY_ITSELF for key in self._info if key.startswith("supports_")}
         mode = str(self._info.peek("mode"))
         known["mode"] = BY_ITSELF if mode in _MODES else (Status.UNSUPPORTED, "that mode is not served")
         self._info.rest({**INFO, **known}, NAMES, "model_info")

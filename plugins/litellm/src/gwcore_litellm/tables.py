@@ -22,6 +22,7 @@ _KEYS: Final[Said] = (Status.MANUAL, "a rule `per: key` of ratelimit is every ke
 
 _KNOB: Final[Said] = (Status.MANUAL, "defaults of requests are the `sampling` of a rule; this one clients must send")
 BY_ITSELF: Final[Said] = (Status.EXACT, "so by itself")
+ABLE: Final[Said] = (Status.APPROXIMATE, "calls need it not; lists tell it once prices.capabilities of the model does")
 
 PARAMS: Final[dict[str, Said]] = {
     "drop_params": (Status.EXACT, "always: what the target lacks is left out, and named in x-gwcore-dropped"),

@@ -72,7 +72,9 @@ def model_groups(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
             "providers": sorted({deployment.provider for deployment in model.deployments}),
             "mode": None,
             **dict.fromkeys(("max_input_tokens", "max_output_tokens", "input_cost_per_token", "output_cost_per_token")),
-            **dict.fromkeys(_SUPPORTS.values(), False),
+            **dict.fromkeys(
+                _SUPPORTS.values()
+            ),  # null: a catalogue of prices knows little of it, and false ends it for clients
             **_known(model.card),
         }
         for model in models
