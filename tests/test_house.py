@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ LAZY = {
     "cli.py": "a verb imports what it needs",
     "resources.py": "httpx2 only where a stack asks for it",
 }
+
+
+def test_every_distribution_is_typed():
+    typed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    ours = {"src", *(f"plugins/{path.parent.name}/src" for path in (ROOT / "plugins").glob("*/src"))}
+    assert set(typed["files"]) == set(typed["mypy_path"].split(":")) == ours
 
 
 def tree(path):

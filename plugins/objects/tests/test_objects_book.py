@@ -5,21 +5,21 @@ import json
 import string
 from contextlib import asynccontextmanager
 
-import gwcore_objects.book
 import pytest
-from gwcore_objects import Objects
-from gwcore_objects.book import Book, Home, Kept, owner_key
-from gwcore_objects.ids import named
 from hypothesis import given
 from hypothesis import strategies as st
 from objects_world import KEYS, stack_text, world
 
+import gwcore_objects.book
 from gwcore.errors import AssemblyError, GatewayError, StoreUnavailable
 from gwcore.gateway import Gateway
 from gwcore.resources import Lease, Resources
 from gwcore.sql import engine_of
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.fakes import call
+from gwcore_objects import Objects
+from gwcore_objects.book import Book, Home, Kept, owner_key
+from gwcore_objects.ids import named
 
 
 class TestConformance(PluginConformance):

@@ -2,15 +2,15 @@
 
 import json
 
-import gwcore_objects.book
 import openai
 import pytest
-from gwcore_objects.ids import carried, named
 from objects_world import USAGE, answer, world
 
+import gwcore_objects.book
 from gwcore.errors import BadRequest
 from gwcore.testing.fakes import call
 from gwcore.testing.upstream import Answer, sse
+from gwcore_objects.ids import carried, named
 
 TERMS = {"endpoint": "/v1/responses", "completion_window": "24h"}
 

@@ -4,10 +4,10 @@ import openai
 import pytest
 from anthropic import AsyncAnthropic
 from google import genai
-from gwcore_objects.ids import KINDS
 from objects_world import ADMIN, KEYS, answer, world
 
 from gwcore.catalog import Catalog
+from gwcore_objects.ids import KINDS
 
 HELLO = [{"role": "user", "content": "hi"}]
 ROUTES = [
