@@ -3,7 +3,7 @@
 from email import message_from_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gwcore.errors import BadRequest
@@ -52,11 +52,17 @@ def test_many_parts_are_refused():
         read_field(body(*[(b"a", b"")] * 1001), TYPE, b"model")
 
 
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"\n", b" \t\r\n", b"\r\nan epilogue"])
+def test_the_last_line_may_end_in_many_ways(behind):
+    assert read_field(body((b"model", b"a")).removesuffix(b"\r\n") + behind, TYPE, b"model") == b"a"
+
+
 PIECES = (b"--XX", b"--", b"\r\n", b"\n", b"\r", b"a", b": ", b"Content-Disposition: form-data; name=model", b" ", b"XX", b'"', b";", b"--XX--\r\n",
           b"--XX\r\nContent-Disposition: form-data; name=model\r\n\r\nv\r\n", b"--XX\r\nX: y\r\n\r\n")  # fmt: skip
 
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=20).map(b"".join))
+@example(b"--XX\r\nContent-Disposition:;name=model\r\n\r\n\r\n--XX--X")
 def test_garbage_never_breaks(raw):
     """What is no form is refused; what is one is read by Python's own parser of mail as by ours."""
     try:

@@ -109,11 +109,12 @@ def _spans(body: bytes, content_type: bytes, name: bytes) -> list[Span]:
             if _named(body[start : max(start, split)], name):
                 found.append((split + 4, at - 2))
         rest = at + len(delimiter)
-        closed = body.startswith(b"--", rest)
-        start = body.find(b"\r\n", rest)
-        if not closed and (start < 0 or body[rest:start].strip(b" \t")):
+        end = body.find(b"\r\n", rest)
+        line = body[rest : end if end >= 0 else len(body)]
+        closed = line.startswith(b"--")
+        if line[2:].strip(b" \t\r\n") if closed else end < 0 or line.strip(b" \t"):
             raise _ambiguous("a line that only begins with the boundary")
-        start += 2
+        start = end + 2
     if not closed:
         raise BadRequest("the multipart body does not end with its boundary")
     return found
