@@ -24,6 +24,7 @@ from gwcore.server.cycle import EdgeCycle
 
 DISCONNECT = "gwcore.disconnect"
 _HEAD = 16 * 1024  # of it an offer of another protocol is looked for; one beyond is refused
+_VERSIONS = frozenset({"1.1", "1.0"})
 _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
@@ -65,7 +66,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.refused = False
+        self.refused = self.coded = False
         self.head_bytes = self.header_bytes = self.body_bytes = self.framing_bytes = self.hosts = 0
         self.body_since: float | None = None
         self.idle_since = math.inf
@@ -142,7 +143,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.head_bytes = self.header_bytes = self.body_bytes = self.framing_bytes = self.hosts = 0
-        self.body_since = None
+        self.body_since, self.coded = None, False
         self.scope["extensions"] = {DISCONNECT: self._register}  # type: ignore[dict-item]
         if self.request_since is None:
             self._begin()
@@ -162,6 +163,12 @@ class EdgeProtocol(HttpToolsProtocol):
             self.hosts += 1
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
+        elif name == b"transfer-encoding":
+            # the parser looks at the last coding alone: a proxy before us may read "identity" and see no body where we see one
+            if value.lower() != b"chunked" or self.coded:
+                self.refuse(400, "chunked, once, is the only transfer-encoding here")
+                return
+            self.coded = True
         headers = self.headers
         headers.append((name, value))
         self.header_bytes += len(name) + len(value)
@@ -173,6 +180,9 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         if self.parser.should_upgrade():  # the parser would take the body for the next request
             self.refuse(400, "this server changes to no other protocol; send no Upgrade header")
+            return
+        if self.parser.get_http_version() not in _VERSIONS:  # the parser takes a line without one, and 2.0
+            self.refuse(400, "the HTTP version must be 1.1 or 1.0")
             return
         if self.hosts != 1:
             self.refuse(400, "exactly one Host header is required")
