@@ -1,17 +1,21 @@
 """JWTs of an identity provider: a real one on loopback, whose keys rotate and which may be away."""
 
+import asyncio
 import base64
 import json
+import math
 import time
-import urllib.request
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.wire.transport import Timeouts
 from gwcore_auth import tokens
 from gwcore_auth.config import JwtConfig
 
@@ -140,11 +144,15 @@ def wrong(idp):
         ),
         "an EC signature under an RSA key": idp.token(EC, alg="ES256"),
         "no user": idp.token(sub=""),
+        "a NUL": idp.token(sub="a\0b"),
+        "half a character": idp.token(sub="\ud800"),
+        "a NUL in a claim that names nobody": idp.token(org="a\0b"),
+        "an end that is no time": idp.token(exp=10**400),
     }
 
 
 async def test_whatever_is_wrong_with_a_token_it_is_a_401(gateway, idp, upstream):
-    async with gateway() as api:
+    async with gateway(jwt_more="claims: {organisation: org}") as api:
         said = {name: (await api.chat(token)).status_code for name, token in wrong(idp).items()}
         assert {name: status for name, status in said.items() if status != 401} == {}
         assert upstream.requests == []
@@ -202,12 +210,17 @@ async def test_ids_nobody_knows_cost_the_provider_nothing(gateway, idp):
         assert len(idp.up.requests) == asked
 
 
+async def following(_, url):
+    async with httpx2.AsyncClient(trust_env=False, follow_redirects=True) as http:
+        return (await http.get(url)).content
+
+
 @pytest.mark.parametrize("what", ["discovery", "keys"])
 @pytest.mark.parametrize("follows", [False, True], ids=["", "control: follows"])
 async def test_a_redirect_of_the_provider_leads_nowhere(gateway, idp, monkeypatch, what, follows):
     """Whoever can send one would choose an address inside our network, and the keys that are believed."""
     if follows:
-        monkeypatch.setattr(tokens, "_OPENER", urllib.request.build_opener())
+        monkeypatch.setattr(tokens._KeySet, "_get", following)
     plain = idp.answer
     async with FakeUpstream() as inside:
         inside.default = plain
@@ -237,6 +250,61 @@ async def test_a_provider_that_does_not_answer_is_a_503(gateway, idp, monkeypatc
             assert refused.status_code == 503, refused.text
         idp.status, idp.keys, idp.jwks_uri, idp.issuer = 200, keys, uri, issuer
         assert (await api.chat(idp.token())).status_code == 200
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+ODD = {
+    "no HTTP": Answer(raw=b"garbage\r\n\r\n"),
+    "cut inside a chunk": Answer(raw=OK + b"transfer-encoding: chunked\r\n\r\n5\r\n{"),
+    "a long header": Answer(raw=OK + b"x: " + b"a" * 70_000 + b"\r\n\r\n{}"),
+    "depth": Answer(body=b"[" * 100_000),
+    "too much": Answer(body=b'{"keys":[' + b" " * (1 << 20) + b"]}"),
+    "a list": Answer(body=b"[]"),
+    "an address that is a number": Answer(body=b'{"issuer":"ISSUER","jwks_uri":5}'),
+    "an address with a line's end": Answer(body=b'{"issuer":"ISSUER","jwks_uri":"http://127.0.0.1/a\\r\\nb"}'),
+    "an address with a space": Answer(body=b'{"issuer":"ISSUER","jwks_uri":"http://127.0.0.1/ b"}'),
+    "silence": Answer(delay_head=math.inf),
+    "a drip": Answer(body=[b" "] * 1000, gap=0.05),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_whatever_a_provider_says_it_is_a_503_in_time(gateway, idp, monkeypatch, what):
+    monkeypatch.setattr(tokens, "_TIMEOUTS", Timeouts(5.0, 5.0, 5.0, 1.0))
+    answer = ODD[what]
+    if isinstance(answer.body, bytes):
+        answer = replace(answer, body=answer.body.replace(b"ISSUER", idp.issuer.encode()))
+    idp.up.default = answer
+    async with gateway() as api, asyncio.timeout(15):
+        refused = await api.chat(idp.token())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+
+
+async def test_a_known_key_waits_for_no_stranger(gateway, idp, monkeypatch):
+    """Whose key id nobody knows: the provider is asked for it, and takes its time."""
+    monkeypatch.setattr(tokens, "_ASK_AGAIN", 0.0)
+    async with gateway() as api:
+        assert (await api.chat(idp.token())).status_code == 200
+        idp.up.default = Answer(delay_head=math.inf)
+        asked = len(idp.up.requests)
+        stranger = asyncio.create_task(api.chat(idp.token(OTHER, kid="r9")))
+        await idp.up.received(asked + 1)
+        assert (await api.chat(idp.token(sub="bob"))).status_code == 200
+        assert not stranger.done()
+        assert (await stranger).status_code == 401
+
+
+@pytest.mark.parametrize(("beside", "through"), [("", True), ("127.0.0.1", False)])
+async def test_the_environment_s_proxy_is_used(gateway, idp, monkeypatch, beside, through):
+    for name in ("HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with FakeUpstream() as proxy:
+        proxy.default = lambda seen: idp.answer(replace(seen, target=seen.target.removeprefix(idp.up.url)))
+        monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))  # as many write it
+        monkeypatch.setenv("no_proxy", beside)
+        async with gateway() as api:
+            assert (await api.chat(idp.token())).status_code == 200
+        assert bool(proxy.requests) is through
 
 
 async def test_a_token_s_end_is_the_grant_s_end(gateway, idp):

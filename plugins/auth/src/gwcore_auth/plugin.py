@@ -64,7 +64,7 @@ class Auth(Plugin):
         self.resolver = Resolver(config, self.book, self.pepper, setup.policies)
         self.resolver.check_declared()
         self.cache = GrantCache(config.cache)
-        self.tokens = Tokens(config.jwt) if config.jwt else None
+        self.tokens = Tokens(config.jwt, setup) if config.jwt else None
         self.admin_proof = proof_of(config.admin_key.get_secret_value()) if config.admin_key else None
         push = setup.store(config.push) if config.push else None
         self.feed = Feed(self.book, self._changed, refresh=config.refresh, ttl=config.ttl, push=push)
@@ -331,7 +331,7 @@ class Auth(Plugin):
         if (teams and team is None) or user is None:
             raise Unauthenticated("Authentication Error, the team or user of this token is not known.")
         principal = Principal(f"jwt:{claims['sub']}", alias=user, team=team, user=user)
-        made = Grant(principal, until=float(claims["exp"]) + tokens.config.leeway)
+        made = Grant(principal, until=claims["exp"] + tokens.config.leeway)
         organisation = next(iter(claim(claims, names.organisation)), None)
         strangers = not tokens.config.require_known_user
         return await self.resolver.belonging(made, None, organisation, strangers=strangers)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import jwt
+import orjson
 import structlog
 
-from gwcore.errors import StoreUnavailable, Unauthenticated
+from gwcore.errors import GatewayError, StoreUnavailable, Unauthenticated
+from gwcore.plugin import Setup
+from gwcore.wire.transport import Origin, Request, Timeouts
 from gwcore_auth.config import JwtConfig
 
 _log = structlog.get_logger("gwcore.auth")
-_TIMEOUT = 5.0
+_TIMEOUTS = Timeouts(5.0, 5.0, 5.0, 5.0)
+"""Of one request to the provider; the last is that of all of it, however slowly it drips."""
 _FRESH = 300.0
 """Seconds after which the provider's keys are asked for again: so long does a key live that it takes back."""
 _ASK_AGAIN = 10.0
@@ -34,12 +37,12 @@ def looks_like(text: str) -> bool:
 class Tokens:
     """Verifies tokens of one issuer."""
 
-    def __init__(self, config: JwtConfig) -> None:
+    def __init__(self, config: JwtConfig, setup: Setup) -> None:
         self.config = config
-        self._keys = _KeySet(config)
+        self._keys = _KeySet(config, setup)
 
     async def claims(self, token: str) -> Mapping[str, Any]:
-        """The claims of a valid token.
+        """The claims of a valid token; ``exp`` is a ``float``, and who it names can be asked for in a store.
 
         Raises:
             Unauthenticated: anything about it is wrong. The answer does not say what; the log does.
@@ -51,7 +54,7 @@ class Tokens:
             if header.get("alg") not in config.algorithms:
                 raise jwt.InvalidAlgorithmError
             key: Any = config.public_key or await self._keys.get(header.get("kid"))
-            return jwt.decode(
+            said = jwt.decode(
                 token,
                 key,
                 algorithms=list(config.algorithms),
@@ -60,16 +63,30 @@ class Tokens:
                 leeway=config.leeway,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            said["exp"] = float(said["exp"])
+            names = config.claims
+            for path in ("sub", names.user, names.team, names.organisation):
+                for one in claim(said, path):
+                    if b"\0" in one.encode():  # raises for a lone surrogate; PostgreSQL keeps neither
+                        raise jwt.InvalidTokenError
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             _log.info("token refused", reason=type(error).__name__)
             raise Unauthenticated(_REFUSED) from None
+        return said
 
 
 class _KeySet:
     """The provider's public keys by id."""
 
-    def __init__(self, config: JwtConfig) -> None:
+    def __init__(self, config: JwtConfig, setup: Setup) -> None:
         self._config = config
+        self._direct = setup.transport()
+        proxies = {} if config.public_key else getproxies()
+        self._proxied = {
+            scheme: setup.transport(proxy=proxy if "://" in proxy else f"http://{proxy}")
+            for scheme, proxy in proxies.items()
+            if scheme in {"http", "https"}
+        }
         self._lock = asyncio.Lock()
         self._keys: dict[str | None, Any] = {}
         self._asked = float("-inf")
@@ -77,15 +94,18 @@ class _KeySet:
 
     async def get(self, kid: str | None) -> Any:
         """One key. Raises ``jwt.InvalidKeyError`` for none of the provider's, ``StoreUnavailable``."""
+        # what is known waits for nobody: a stranger's key id has the provider asked, which may take its time
+        if kid in self._keys and time.monotonic() - self._answered < _FRESH:
+            return self._keys[kid]
         async with self._lock:
             now = time.monotonic()
             stale = now - self._answered >= _FRESH
             if (stale or kid not in self._keys) and now - self._asked >= _ASK_AGAIN:
                 self._asked = now
                 try:
-                    self._keys = await asyncio.to_thread(_fetch, self._config)
+                    self._keys = await self._fetch()
                     self._answered, stale = now, False
-                except (OSError, ValueError, TypeError, KeyError, jwt.PyJWTError) as error:
+                except (GatewayError, ValueError, TypeError, KeyError, AttributeError, jwt.PyJWTError) as error:
                     _log.error("the identity provider's keys cannot be had", error=type(error).__name__)
             if stale:
                 raise StoreUnavailable("the identity provider does not answer", retry_after=5)
@@ -93,42 +113,40 @@ class _KeySet:
             raise jwt.InvalidKeyError
         return self._keys[kid]
 
+    async def _fetch(self) -> dict[str | None, Any]:
+        issuer, url = self._config.issuer, self._config.jwks_url
+        if url is None:
+            found = orjson.loads(await self._get(issuer.rstrip("/") + "/.well-known/openid-configuration"))
+            if found["issuer"] != issuer:
+                raise ValueError("the discovery document is of another issuer")
+            url = found["jwks_uri"]
+            if issuer.startswith("https:") and not url.startswith("https:"):
+                raise ValueError("keys are to be had without TLS only")
+        return await asyncio.to_thread(_read, await self._get(url))
 
-def _fetch(config: JwtConfig) -> dict[str | None, Any]:
-    url = config.jwks_url
-    if url is None:
-        found = _get(config.issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if found["issuer"] != config.issuer:
-            raise ValueError("the discovery document is of another issuer")
-        url = found["jwks_uri"]
-        if config.issuer.startswith("https:") and not url.startswith("https:"):
-            raise ValueError("keys are to be had without TLS only")
-    keys = jwt.PyJWKSet.from_dict(_get(url))  # leaves out what it cannot use; raises if that is all
+    async def _get(self, url: str) -> bytes:
+        """The body of a 200; no redirect is followed: whoever can send one chooses no address for us."""
+        origin, parts = Origin.of(url), urlsplit(url)  # never a file, whatever a discovery document says
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        asking = Request("GET", origin, target, [(b"accept", b"application/json")], timeouts=_TIMEOUTS)
+        way = self._direct if proxy_bypass(origin.host) else self._proxied.get(origin.scheme, self._direct)
+        answer = await way.send(asking)
+        try:
+            if answer.status != 200:
+                raise ValueError("no 200")
+            text = b""
+            while chunk := await answer.read():
+                text += chunk
+                if len(text) > _LARGEST:
+                    raise ValueError("too long")
+        finally:
+            answer.close()
+        return text
+
+
+def _read(text: bytes) -> dict[str | None, Any]:
+    keys = jwt.PyJWKSet.from_dict(orjson.loads(text))  # leaves out what it cannot use; raises if that is all
     return {key.key_id: key.key for key in keys.keys if key.public_key_use in {None, "sig"}}
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like any other that is not 200: whoever can send one chooses no address for us."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_Stay)
-
-
-def _get(url: str) -> Any:
-    if not url.startswith(("https://", "http://")):  # never a file, whatever a discovery document says
-        raise ValueError("no http URL")
-    try:
-        with _OPENER.open(url, timeout=_TIMEOUT) as answer:
-            text = answer.read(_LARGEST + 1)
-    except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
-        raise
-    if len(text) > _LARGEST:
-        raise ValueError("too long")
-    return json.loads(text)
 
 
 def claim(claims: Mapping[str, Any], path: str | None) -> list[str]:
