@@ -1,5 +1,6 @@
 """YAML with positions: what is read, where it stands, and what is refused without quoting it."""
 
+import json
 import warnings
 
 import pytest
@@ -80,6 +81,10 @@ def test_scalars_of_yaml_1_2():
         ("a: 1\n---\nb: 2\n", (2, 1), "another document", "check"),
         ("a: *nothing\n", (1, 4), "undefined alias", "quotes"),
         ("a: !tag x\n", (1, 4), "a: a tag means nothing", "quotes"),
+        ("a: !!python/object/apply:os.system [x]\n", (1, 4), "a: a tag means nothing", "remove"),
+        ("a: !!set {x, y}\n", (1, 4), "a: a tag means nothing", "remove"),
+        ('a: "x\\ud83d"\n', (1, 4), "a: half a character", "both"),
+        ('a: {"\\ude00x": 1}\n', (1, 5), "a: half a character", "both"),
         ("? [a]\n: 1\n", (1, 3), "a key that is no text", "key: value"),
         ("a: 1\n<<: 5\n", (2, 1), "<< merges", "anchor"),
         ("ok: 1\nb: \a\n", (2, 4), "a character that YAML does not allow", "control"),
@@ -91,6 +96,17 @@ def test_refused(text, at, message, mend):
     assert (problem.line, problem.col) == at
     assert message in str(problem)
     assert mend in problem.mend
+
+
+def test_what_json_writes_is_read():
+    """It writes a character beyond 16 bits as two escapes."""
+    written = {"a \U0001f600": ["\U0001f600 b", "\ufeffc", "\U0001d54f"]}
+    assert data(json.dumps(written) + "\n") == written
+
+
+def test_a_whole_number_can_be_written():
+    """A message about a longer one would fail; in decimal digits it has always been text."""
+    assert data("a: 0x" + "f" * 6000 + "\n") == {"a": "0x" + "f" * 6000}
 
 
 @pytest.mark.parametrize(

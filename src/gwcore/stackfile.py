@@ -29,13 +29,22 @@ _MERGE = _TAG + "merge"
 _MAX_NODES: Final = 100_000
 """Nodes after the expansion of aliases: a few lines of them can stand for billions."""
 _MAX_DEPTH: Final = 64
+
+
+def _whole(text: str) -> int:
+    number = int(text, 0 if text[:2].lower() in {"0x", "0o", "0b"} else 10)
+    str(number)  # raises where a hexadecimal one is longer than Python writes a number: a message about it would fail
+    return number
+
+
 _LITERALS: dict[str, Callable[[str], Any]] = {
     "null": lambda _: None,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "int": lambda text: int(text, 0 if text[:2].lower() in {"0x", "0o", "0b"} else 10),
+    "int": _whole,
     "float": lambda text: float(re.sub(r"\.(inf|nan)", r"\1", text, flags=re.IGNORECASE)),
 }
 _TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp")}
+_PLAIN_TAGS = {_TAG + kind for kind in ("map", "seq")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +204,8 @@ class _Builder:
         """The data of a node that stands at ``loc``."""
         if not self._affordable(node, loc):
             return None
+        if not isinstance(node, ScalarNode) and str(node.tag) not in _PLAIN_TAGS:
+            self._wrong(loc, node, "a tag means nothing here", "remove it")
         if isinstance(node, MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, SequenceNode):
@@ -220,7 +231,7 @@ class _Builder:
             if not isinstance(key_node, ScalarNode):
                 self._wrong(loc, key_node, "a key that is no text", "write key: value")
                 continue
-            key, line = str(key_node.value), key_node.start_mark.line + 1
+            key, line = self._text(key_node, loc), key_node.start_mark.line + 1
             if key in lines:
                 mend = "keep one of the two"
                 self._wrong((*loc, key), key_node, f"the key stands twice, first in line {lines[key]}", mend)
@@ -250,7 +261,7 @@ class _Builder:
                     yield key, value
 
     def _scalar(self, node: Node, loc: Loc) -> Any:
-        text = str(node.value)
+        text = self._text(node, loc)
         if node.tag in _TEXT_TAGS:
             return text
         literal = _LITERALS.get(str(node.tag).removeprefix(_TAG))
@@ -263,6 +274,17 @@ class _Builder:
             return literal(text)
         except (ValueError, KeyError):
             return text
+
+    def _text(self, node: Node, loc: Loc) -> str:
+        """With two escapes for one character, as JSON writes those beyond 16 bits, put together."""
+        text = str(node.value)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._wrong(
+                loc, node, "half a character", r"write both of its escapes, \ud83d\ude00, or the character itself"
+            )
+            return ""
 
     def _wrong(self, loc: Loc, node: Node, message: str, mend: str) -> None:
         mark = node.start_mark
