@@ -168,3 +168,79 @@ def test_nothing_names_this_machine():
             continue
         text = file.read_text(encoding="utf-8", errors="ignore")
         assert not [mark for mark in marks if mark in text], name
+
+
+# ── the static rules of the security checks ──────────────────────────────────────────────────────────────────────────
+
+RUNS_CODE = {"eval", "exec", "compile", "__import__"}
+BANNED_MODULES = {"code", "dill", "jinja2", "marshal", "pickle", "pty", "shelve", "subprocess", "yaml"}
+BANNED_NAMES = {"literal_eval", "BaseHTTPMiddleware", "create_subprocess_exec", "create_subprocess_shell"}
+SECRET = re.compile(r"(secret|digest|proof|signature|password)$")
+HANDED = {"bedrock/credentials.py": {"create_subprocess_exec"}}  # credential_process of the operator's own AWS profile
+HINTS = {"feed.py"}  # of the store's changes: whatever ails them, what is cached runs out and is refused
+
+
+def said(node):
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def breaches(code):
+    """What no line of ours may do."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [n.name for n in node.names]
+            modules = names if isinstance(node, ast.Import) else [node.module or ""]
+            yield from BANNED_MODULES & {name.partition(".")[0] for name in modules} | BANNED_NAMES & set(names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield from RUNS_CODE & {node.func.id}
+        elif isinstance(node, ast.Attribute):
+            yield from BANNED_NAMES & {node.attr}
+            if said(node.value) == "os" and node.attr.startswith(("exec", "popen", "spawn", "system")):
+                yield f"os.{node.attr}"
+
+
+def laxities(code):
+    """What no line may do beside that which decides who may."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Attribute) and node.attr == "url" and said(node.value) == "request":
+            yield "request.url"  # a client's Host header is part of it
+        elif isinstance(node, ast.ExceptHandler) and (node.type is None or "Exception" in ast.dump(node.type)):
+            caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            yield from {
+                "except Exception" for one in caught if one is None or said(one) in {"Exception", "BaseException"}
+            }
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
+            yield from {"== of secrets" for side in (node.left, *node.comparators) if SECRET.search(said(side))}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if "examples" not in p.parts], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_static_rules(path):
+    code = tree(path)
+    assert set(breaches(code)) <= HANDED.get("/".join(path.parts[-2:]), set())
+    if path.is_relative_to(ROOT / "plugins/auth/src") and path.name not in HINTS:
+        assert not set(laxities(code))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval('1')",
+        "import pickle",
+        "import yaml",
+        "from subprocess import run",
+        "from starlette.middleware.base import BaseHTTPMiddleware",
+        "os.system('x')",
+        "ast.literal_eval(x)",
+        "asyncio.create_subprocess_exec('x')",
+        "request.url.path",
+        "try: x\nexcept Exception: y",
+        "try: x\nexcept (OSError, Exception): y",
+        "try: x\nexcept: y",
+        "row.digest == found",
+    ],
+)
+def test_control_the_static_rules_see_it(line):
+    code = ast.parse(line)
+    assert [*breaches(code), *laxities(code)]
