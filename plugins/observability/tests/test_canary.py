@@ -32,7 +32,7 @@ STACK = """
 gwcore: 1
 stores: {{rows: "sqlite:///{folder}/book.db"}}
 upstreams:
-  up: {{provider: openai, base_url: "{up}/v1", api_key: "{UPSTREAM}", timeout: {{first_byte: 300ms, idle: 300ms}}}}
+  up: {{provider: openai, base_url: "{up}/v1", api_key: "{UPSTREAM}", timeout: {{first_byte: 1s, idle: 1s}}}}
   gone: {{provider: openai, base_url: "http://127.0.0.1:9/v1", api_key: "{UPSTREAM}"}}
 models: {{fast: up/m, gone: gone/m}}
 stack:

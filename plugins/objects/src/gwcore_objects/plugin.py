@@ -77,8 +77,6 @@ class Objects(Plugin):
 
         return objects
 
-    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
         """Keep a router's further choices, such as a fallback to another model, to those that have what the call names."""
 
@@ -90,6 +88,8 @@ class Objects(Plugin):
             return inner(attempt)
 
         return objects
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _kept(self, call: Call, inner: Service[Call]) -> Outcome:
         """A call about what is kept: one thing by its id, a list, or a new one."""
