@@ -143,6 +143,7 @@ SIGNS = (
 _CODES = ("code", "type", "status", "reason")
 _READ = 64 * 1024
 _MESSAGE = 4096
+_DELAY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s")
 LONGEST_WAIT = 24 * 3600.0
 """Seconds; an upstream that asks for more is asked again after these."""
 
@@ -218,9 +219,6 @@ def told_wait(body: bytes) -> float | None:
     delay = next((part["retryDelay"] for part in _objects(document, 4) if "retryDelay" in part), None)
     told = _DELAY.fullmatch(delay) if isinstance(delay, str) else None
     return min(float(told[1]), LONGEST_WAIT) if told else None
-
-
-_DELAY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s")
 
 
 def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:

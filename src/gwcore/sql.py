@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -65,6 +66,8 @@ _POOLER = ("26000", "42P05")
 
 _PASSING = ("08", _STANDBY, "40", "53", "55", "57", "58", *_POOLER)
 """SQLSTATEs that say "not now": no connection, read-only as after a failover, deadlock, full, locked, shutting down, broken."""
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 _log = structlog.get_logger("gwcore")
 _alembic = asyncio.Lock()  # its context is global to the process, and two gateways may start in one
@@ -130,6 +133,11 @@ class _Told:
         if self._down:
             self._down = False
             _log.info("store answers again", store=self._place)
+
+
+def storable(text: str) -> bool:
+    """Whether every store can keep it: PostgreSQL takes neither NUL nor half a character."""
+    return "\0" not in text and _HALF.search(text) is None
 
 
 def is_sql(store: Store) -> bool:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -34,6 +34,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainSerializer,
     SecretStr,
+    ValidationError,
     ValidationInfo,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -79,10 +80,11 @@ def fault(message: str, mend: str) -> PydanticCustomError:
     return PydanticCustomError("gwcore", "{message}", {"message": message, "mend": mend})
 
 
-def mend_of(error: Mapping[str, Any]) -> str:
-    """What a :func:`fault` says to write instead, to follow its message; of other errors of pydantic nothing."""
-    mend = error.get("ctx", {}).get("mend")
-    return f"; {mend}" if mend else ""
+def first_fault(error: ValidationError) -> str:
+    """Where the first of pydantic's errors is, what it says and, of a :func:`fault`, what to write instead. Quotes no value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    mend = first.get("ctx", {}).get("mend")
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}" + (f"; {mend}" if mend else "")
 
 
 def suggest(word: str, among: Iterable[str], otherwise: str) -> str:

@@ -146,6 +146,15 @@ class World:
         return next(p.plugin for p in self.gateway.stack.placed if p.name == "objects")
 
 
+async def a_file_at_each(client):
+    """Ids of two files: one at the east, one at the west."""
+    made = []
+    for where in ("east", "west"):
+        there = {"x-gwcore-upstream": where}
+        made.append(await client.files.create(file=("a", b"{}"), purpose="user_data", extra_headers=there))
+    return [file.id for file in made]
+
+
 def stack_text(east, west, store, *, objects="", more="", keys="[east-1]", auth=True, inside=""):
     teams = "teams: {a: {}, b: {}}, keys: {" + ", ".join(
         f"{name}: {{secret: {KEYS[name]}{team}}}"

@@ -4,7 +4,7 @@ import json
 
 import openai
 import pytest
-from objects_world import USAGE, answer, world
+from objects_world import USAGE, a_file_at_each, answer, world
 
 import gwcore_objects.book
 from gwcore.errors import BadRequest
@@ -159,10 +159,7 @@ async def test_names_at_two_places_are_no_way(tmp_path):
     """Nor where the call has no model."""
     async with world(f"sqlite:///{tmp_path}/book.db") as w:
         client = await w.client("ann")
-        ids = [
-            (await client.files.create(file=("a", b"{}"), purpose="user_data", extra_headers={"x-gwcore-upstream": where})).id
-            for where in ("east", "west")
-        ]  # fmt: skip
+        ids = await a_file_at_each(client)
         with pytest.raises(openai.BadRequestError, match="kept at different upstreams"):
             await client.batches.create(input_file_id=ids[0], extra_body={"more": {"file_id": ids[1]}}, **TERMS)
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import openai
 import pytest
-from objects_world import ADMIN, KEYS, answer, world
+from objects_world import ADMIN, KEYS, a_file_at_each, answer, world
 
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer
@@ -65,10 +65,7 @@ async def test_a_batch_goes_where_its_file_is(tmp_path):
 async def test_what_no_target_has_is_said(tmp_path):
     async with world(f"sqlite:///{tmp_path}/book.db") as w:
         client = await w.client("ann")
-        ids = [
-            (await client.files.create(file=("a", b"{}"), purpose="user_data", extra_headers={"x-gwcore-upstream": where})).id
-            for where in ("east", "west")
-        ]  # fmt: skip
+        ids = await a_file_at_each(client)
         with pytest.raises(openai.BadRequestError, match="kept at west, and east/gpt leads elsewhere"):
             await client.responses.create(model="east/gpt", input=_files(ids[1:]))
         with pytest.raises(openai.BadRequestError, match="kept at different upstreams"):

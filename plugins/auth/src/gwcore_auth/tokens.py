@@ -15,6 +15,7 @@ import structlog
 
 from gwcore.errors import GatewayError, StoreUnavailable, Unauthenticated
 from gwcore.plugin import Setup
+from gwcore.sql import storable
 from gwcore.wire.transport import Origin, Request, Timeouts
 from gwcore_auth.config import JwtConfig
 
@@ -66,9 +67,8 @@ class Tokens:
             said["exp"] = float(said["exp"])
             names = config.claims
             for path in ("sub", names.user, names.team, names.organisation):
-                for one in claim(said, path):
-                    if b"\0" in one.encode():  # raises for a lone surrogate; PostgreSQL keeps neither
-                        raise jwt.InvalidTokenError
+                if not all(map(storable, claim(said, path))):
+                    raise jwt.InvalidTokenError
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             _log.info("token refused", reason=type(error).__name__)
             raise Unauthenticated(_REFUSED) from None

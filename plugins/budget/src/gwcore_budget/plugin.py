@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -171,10 +171,7 @@ class BudgetPlugin(Plugin):
     async def spent(self, scope: str, policies: Mapping[str, Mapping[str, Any]]) -> Mapping[str, int]:
         """See :class:`gwcore.ports.Spending`."""
         desk, wanted = self.desk, list(policies)
-        main = {}
-        for id_, policy in policies.items():
-            with suppress(UnknownPlan):
-                main[id_] = self.accounts.main(scope, id_, BudgetPolicy.model_validate(policy))
+        main = desk.main_of(scope, {id_: BudgetPolicy.model_validate(policy) for id_, policy in policies.items()})
         try:
             running = await reports.running(desk.home, scope, wanted, desk.now(), main)
             found = {id_: one.posted for id_, one in running.items()}

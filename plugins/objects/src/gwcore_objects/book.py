@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -19,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gwcore.errors import StoreUnavailable
 from gwcore.resources import Store
-from gwcore.sql import Migrations, migrate, reading, writing
+from gwcore.sql import Migrations, migrate, reading, storable, writing
 from gwcore_objects.ids import LONGEST
 
 MIGRATIONS: Final = Migrations("objects", "gwcore_objects.migrations", head="objects_0001")
@@ -35,7 +34,6 @@ _AGAIN: Final = (0.05, 0.3)
 """Seconds before an id that is not found is looked for again: another worker may have just handed it out."""
 _SWEEP: Final = 3600.0
 _OWNER: Final = 256
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 metadata = MetaData()
 KEPT = Table(
@@ -157,7 +155,7 @@ class Book:
     def note(self, line: Kept) -> None:
         """An id was handed out. Nothing is awaited: the row is written behind the call."""
         known = self._known.get(line.id, ())
-        if line in known or not _may_stand(line.id) or "\0" in line.owner:
+        if line in known or not _may_stand(line.id) or not storable(line.owner):
             return
         self._learn((*known, line))
         self._put(line, came=True)
@@ -242,7 +240,7 @@ class Book:
 
 def _may_stand(id_: str) -> bool:
     """Whether the table can hold it: others are nobody's."""
-    return len(id_) <= LONGEST and "\0" not in id_ and not _SURROGATE.search(id_)
+    return len(id_) <= LONGEST and storable(id_)
 
 
 def _homes(lines: Iterable[Kept], owner: str | None) -> list[Home]:

@@ -70,9 +70,9 @@ class Objects(Plugin):
         def objects(call: Call) -> Coroutine[Any, Any, Outcome]:
             if call.operation in KINDS:
                 return self._kept(call, inner)
-            ids = named(call)
-            if ids or self._stores(call):
-                return self._asked(call, inner, ids)
+            ids, stores = named(call), self._stores(call)
+            if ids or stores:
+                return self._asked(call, inner, ids, stores=stores)
             return inner(call)
 
         return objects
@@ -134,10 +134,10 @@ class Objects(Plugin):
 
         return await filtered(call, inner, own)
 
-    async def _asked(self, call: Call, inner: Service[Call], ids: Mapping[str, bool]) -> Outcome:
+    async def _asked(self, call: Call, inner: Service[Call], ids: Mapping[str, bool], *, stores: bool) -> Outcome:
         """A call that names what is kept, or whose answer is."""
         await self._aim(call, ids)
-        if not self._stores(call):
+        if not stores:
             return await inner(call)
         seen = Seen(call, "response")
         try:

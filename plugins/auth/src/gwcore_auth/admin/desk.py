@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-from gwcore.errors import BadRequest, MissingPort, NotServed
+from gwcore.errors import BadRequest, NotServed
 from gwcore.plugin import Setup
 from gwcore.ports import AdminCall, Spending
-from gwcore.units import DOLLAR, mend_of, parse_duration
+from gwcore.units import DOLLAR, first_fault, parse_duration
 from gwcore_auth.admin.bodies import LIMIT_FIELDS
 from gwcore_auth.book import Book, Change, Row, clean, now
 from gwcore_auth.keys import Pepper, presented
@@ -81,9 +81,7 @@ class Desk:
                 if model is not None:
                     model.model_validate(settings)
             except ValidationError as error:
-                first = error.errors(include_url=False, include_input=False)[0]
-                where = ".".join(map(str, first["loc"]))
-                raise BadRequest(f"{plugin}: {where}: {first['msg']}{mend_of(first)}") from None
+                raise BadRequest(f"{plugin}: {first_fault(error)}") from None
         port = self._spending
         if port is not None and "budget" in kept and any(name == "budget_id" for _, name, _ in changes):
             await port.check(kept["budget"])
@@ -108,10 +106,7 @@ class Desk:
 
     @property
     def _spending(self) -> Spending | None:
-        try:
-            return self.setup.port(Spending)
-        except MissingPort:
-            return None
+        return self.setup.offered(Spending)
 
     # ── things ───────────────────────────────────────────────────────────────────────────────────────────────────
 

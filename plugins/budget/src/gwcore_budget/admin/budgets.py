@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gwcore.errors import BadRequest
 from gwcore.ports import AdminCall, AdminRoute
-from gwcore.units import mend_of
+from gwcore.units import first_fault
 from gwcore_budget.admin.desk import Desk, NotFound, answering, iso, money
 from gwcore_budget.config import BudgetPolicy, Scope
 from gwcore_budget.ledger.ops import Reset
@@ -223,8 +223,7 @@ def _policy(call: AdminCall, before: BudgetPolicy) -> BudgetPolicy:
     try:
         policy = BudgetPolicy.model_validate(said)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}{mend_of(first)}") from None
+        raise BadRequest(first_fault(error)) from None
     policy = policy.model_copy(update=kept)
     if policy.soft_budget is not None and policy.max_budget is not None and policy.soft_budget >= policy.max_budget:
         raise BadRequest("soft_budget must be lower than max_budget")

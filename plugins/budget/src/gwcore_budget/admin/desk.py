@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
-from gwcore.errors import BadRequest, MissingPort, NotServed, StoreUnavailable
+from gwcore.errors import BadRequest, NotServed, StoreUnavailable
 from gwcore.plugin import Setup
 from gwcore.ports import AdminCall, Directory
 from gwcore.units import DOLLAR
@@ -66,34 +66,33 @@ class Desk:
         """The id of a key, from the key itself or from its id; ``None`` stays ``None``."""
         if text is None:
             return None
-        try:
-            return self.setup.port(Directory).key_id(text)
-        except MissingPort:
+        directory = self.setup.offered(Directory)
+        if directory is None:
             return "" if text.startswith("sk-") else text
+        return directory.key_id(text)
 
     async def aliases(self, scope: str, ids: Iterable[str]) -> Mapping[str, str]:
         """Names for humans by id. Raises ``StoreUnavailable``."""
-        try:
-            directory = self.setup.port(Directory)
-        except MissingPort:
-            return {}
-        return await directory.aliases(scope, ids)
+        directory = self.setup.offered(Directory)
+        return {} if directory is None else await directory.aliases(scope, ids)
 
     async def policies(self, scope: str, ids: Collection[str]) -> Mapping[str, BudgetPolicy] | None:
         """What the settings of each say of money now; ``None`` where nobody can tell. Raises ``StoreUnavailable``."""
         said: Mapping[str, Mapping[str, Any]] = {}
         if scope in _SETTLED:
-            try:
-                said = await self.setup.port(Directory).policies(scope, ids, "budget")
-            except MissingPort:
+            directory = self.setup.offered(Directory)
+            if directory is None:
                 return None
+            said = await directory.policies(scope, ids, "budget")
         return {id_: BudgetPolicy.model_validate(said.get(id_, {})) for id_ in ids}
 
     async def main(self, scope: str, ids: Collection[str]) -> Mapping[str, frozenset[str]] | None:
         """Ids of the budgets that :func:`gwcore_budget.reports.running` may tell of each. Raises ``StoreUnavailable``."""
         policies = await self.policies(scope, ids)
-        if policies is None:
-            return None
+        return None if policies is None else self.main_of(scope, policies)
+
+    def main_of(self, scope: str, policies: Mapping[str, BudgetPolicy]) -> Mapping[str, frozenset[str]]:
+        """The same, of settings that are known. Whose plan is not there has none."""
         found = {}
         for id_, policy in policies.items():
             with suppress(UnknownPlan):

@@ -14,7 +14,7 @@ import structlog
 from pydantic import BaseModel
 
 from gwcore.call import Call, Outcome
-from gwcore.errors import GatewayError, MissingPort
+from gwcore.errors import GatewayError
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
 from gwcore.ports import Directory, Sample
@@ -165,11 +165,12 @@ class Alerts(Plugin):
     async def _named(self, alert: Alert) -> Alert:
         """With the name that humans gave to who a budget is of."""
         scope, id_ = alert.facts.get("scope"), alert.facts.get("id")
-        if alert.kind != "budget" or scope not in NAMED or not id_:
+        directory = self.setup.offered(Directory)
+        if alert.kind != "budget" or scope not in NAMED or not id_ or directory is None:
             return alert
         try:
-            names = await self.setup.port(Directory).aliases(str(scope), [str(id_)])
-        except (MissingPort, GatewayError):
+            names = await directory.aliases(str(scope), [str(id_)])
+        except GatewayError:
             return alert
         name = names.get(str(id_))
         return replace(alert, facts={**alert.facts, "name": plain(name)}) if name else alert

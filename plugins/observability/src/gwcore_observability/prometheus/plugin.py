@@ -16,7 +16,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.call import Call, Outcome
-from gwcore.errors import MissingPort, StoreUnavailable
+from gwcore.errors import StoreUnavailable
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Demand, Plugin, Setup
 from gwcore.ports import AdminCall, AdminRoute, Authority, Directory, Page, Sample
@@ -119,19 +119,12 @@ class Prometheus(Plugin):
         made = self.setup.once(("numbers", mark), lambda: Numbers(Registry(None), labels, litellm=config.litellm_names))
         return made.know(labels)
 
-    def _has_admin(self) -> bool:
-        try:
-            self.setup.port(Authority)
-        except MissingPort:
-            return False
-        return True
-
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Begin to count; listen on the port of one's own."""
         config: PrometheusConfig = self.config
         self.numbers = self._numbers()
-        if config.port is None and not self._has_admin():
+        if config.port is None and self.setup.offered(Authority) is None:
             _log.warning("nobody can read /metrics", mend="set prometheus.port; without one it needs auth in the stack")
         several = self.setup.workers.count > 1
         publishing = asyncio.create_task(self._publishing()) if several else None
@@ -169,11 +162,13 @@ class Prometheus(Plugin):
         if ids_by_scope == self._looked_up and now < self._look_again:
             return
         found: dict[tuple[str, str], str] = {}
+        directory = self.setup.offered(Directory)
+        if directory is None:
+            return
         try:
-            directory = self.setup.port(Directory)
             for scope, ids in ids_by_scope.items():
                 found |= {(scope, id_): alias for id_, alias in (await directory.aliases(scope, ids)).items()}
-        except (MissingPort, StoreUnavailable):
+        except StoreUnavailable:
             return
         self._aliases, self._looked_up, self._look_again = found, ids_by_scope, now + NAMED
 
