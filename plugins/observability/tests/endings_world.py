@@ -108,8 +108,8 @@ WAYS = {
 }  # fmt: skip
 
 
-def upstream_of(way):
-    """Answers well, but fails when told ``fail``, says no more than a beginning when told ``leave``, and takes long when ``late``."""
+def upstream_of(way, late):
+    """Answers well, but fails when told ``fail``, says no more than a beginning when told ``leave``, and waits when told ``late``."""
 
     def answer(seen):
         if b"fail" in seen.body:
@@ -118,7 +118,7 @@ def upstream_of(way):
         frames = sse(*way.frames)
         if b"leave" in seen.body:
             return Answer(body=frames, stall_after=len(frames[0])) if stream else Answer(delay_head=math.inf)
-        wait = 0.6 if b"late" in seen.body else 0
+        wait = late if b"late" in seen.body else 0
         if stream:
             return Answer(body=frames, delay_first=wait)
         return Answer(body=orjson.dumps(way.whole), delay_head=wait)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -18,7 +19,7 @@ from gwcore_observability.call_table import CALL
 LAYERS = """stores: {{book: "sqlite:///{folder}/book.db"}}
 stack:
   - cache: {{}}
-  - budget: {{store: book, mode: direct, patience: 5s, drain_for: 1s, unpriced: allow_unmetered, rules: [{{per: global, limit: $5}}]}}
+  - budget: {{store: book, mode: direct, patience: 5s, drain_for: 2s, unpriced: allow_unmetered, rules: [{{per: global, limit: $5}}]}}
 """
 SINKS = ("otel", "langfuse", "helicone", "webhook", "access_log", "request_log")
 
@@ -35,7 +36,7 @@ def watching(place, folder):
     ])  # fmt: skip
 
 
-async def endings(url, way, made):
+async def endings(url, way, made, up, late):
     """Ask for each ending; call id → state of those that were answered, and how many the client did not wait for."""
     seen = {}
     async with httpx2.AsyncClient(verify=False, timeout=20) as client:
@@ -63,14 +64,18 @@ async def endings(url, way, made):
 
         assert (await client.get(f"{url}/v1/models")).status_code == 200  # a list is no call
 
-        async def leave(text, *, stream):
-            path, body = way.asked(f"{text} {stream}", stream=stream)
-            with pytest.raises(httpx2.ReadTimeout):
-                await client.post(url + path, json=body, timeout=0.3)
-
-        framings = (False, True)[: 1 + bool(way.frames)]
-        await asyncio.gather(*(leave(text, stream=stream) for text in ("leave", "late") for stream in framings))
-    return seen, 2 * len(framings)
+        calls, framings = [], (False, True)[: 1 + bool(way.frames)]
+        taps = made.stack.taps
+        made.stack.taps = replace(taps, call_started=(*taps.call_started, ("test", calls.append)))
+        left = [(text, stream) for text in ("leave", "late") for stream in framings]
+        asked = [way.asked(f"{text} {stream}", stream=stream) for text, stream in left]
+        tasks = [asyncio.create_task(client.post(url + path, json=body)) for path, body in asked]
+        await up.received(len(up.requests) + len(left))
+        for task in tasks:
+            task.cancel()
+        await until(lambda: len(calls) == len(left) and all(call.left for call in calls))
+        late.set()
+    return seen, len(left)
 
 
 async def told(place, made, folder):
@@ -94,12 +99,13 @@ async def ledger(made):
 async def run(way, folder):
     """All endings of one route through one gateway that every sink watches."""
     async with FakeUpstream() as up, Everywhere() as place:
-        up.default = upstream_of(way)
+        late = asyncio.Event()
+        up.default = upstream_of(way, late)
         async with gateway(up, watching(place, folder), stack=LAYERS.format(folder=folder), provider=way.provider) as (
             url,
             made,
         ):
-            seen, left = await endings(url, way, made)
+            seen, left = await endings(url, way, made, up, late)
             count = len(seen) + left
             outboxes = [plugin_of(made, name).outbox for name in SINKS]
             await until(lambda: all(one.sent >= count for one in outboxes))

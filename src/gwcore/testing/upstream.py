@@ -42,8 +42,8 @@ class Answer:
         status: of the response.
         headers: of the response. Framing is added, and a content-type: JSON for a ``body`` of bytes, else SSE.
         body: the whole, or the pieces it is written in (each one socket write and, when chunked, one chunk).
-        delay_head: seconds before the head; ``math.inf`` never answers.
-        delay_first: seconds between the head and the first piece.
+        delay_head: seconds before the head, or an event that it waits for; ``math.inf`` never answers.
+        delay_first: seconds between the head and the first piece, or an event.
         gap: seconds between two pieces.
         cut_after: bytes of the body after which the connection ends, whatever the framing promised.
         stall_after: bytes of the body after which nothing more comes while the connection stays open.
@@ -58,8 +58,8 @@ class Answer:
     status: int = 200
     headers: Sequence[tuple[str, str]] = ()
     body: bytes | Sequence[bytes] = b""
-    delay_head: float = 0.0
-    delay_first: float = 0.0
+    delay_head: float | asyncio.Event = 0.0
+    delay_first: float | asyncio.Event = 0.0
     gap: float = 0.0
     cut_after: int | None = None
     stall_after: int | None = None
@@ -342,10 +342,13 @@ class _Connection(asyncio.StreamReaderProtocol):
         await self._writer.drain()
 
 
-async def _pause(seconds: float) -> None:
-    if seconds == math.inf:
-        await asyncio.Event().wait()
-    await asyncio.sleep(seconds)
+async def _pause(until: float | asyncio.Event) -> None:
+    if until == math.inf:
+        until = asyncio.Event()
+    if isinstance(until, asyncio.Event):
+        await until.wait()
+    else:
+        await asyncio.sleep(until)
 
 
 async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Seen:
