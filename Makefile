@@ -16,7 +16,7 @@ WORKERS ?= 4
 # tests write to memory where it has room and may run programs: a disk that others keep busy is not what they are about
 SCRATCH = $(shell $(PYTHON) -c "import os; s = os.statvfs('/dev/shm'); print('/dev/shm' if s.f_bavail * s.f_frsize > 2 << 30 and not s.f_flag & os.ST_NOEXEC else '')" 2>/dev/null)
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign stutter
 
 install: $(STAMP)
 
@@ -76,6 +76,10 @@ bench-refusals: install
 # a ledger of ten million attempts: verify, reports, and what `retain` closes, beside calls
 bench-books: install
 	$(BIN)/python benchmarks/books.py $(BENCH)
+
+# the suite while its processes are stopped now and then, as a busy machine does: some twenty minutes
+stutter: install
+	$(BIN)/python tests/stutter.py $(BIN)/python -m pytest -n 2 -q
 
 # what needs a machine of its own: redis killed for 20 s under four workers (L7), and no call waits for it (L8)
 campaign: install

@@ -53,8 +53,8 @@ def stack(up, **budget):
     return json.dumps({
         "gwcore": 1, "stores": {"book": "memory:"}, "server": {"drain": "300ms"},
         "upstreams": {
-            name: {"provider": "openai-compatible", "base_url": f"{url}/v1", "api_key": "sk-upstream-test-0000000", "prices": {"*": PRICE}, "timeout": {"first_byte": "300ms", "idle": "5s"}}
-            for name, url in (("up", up.url), ("closed", "http://127.0.0.1:9"))
+            name: {"provider": "openai-compatible", "base_url": f"{url}/v1", "api_key": "sk-upstream-test-0000000", "prices": {"*": PRICE}, "timeout": {"first_byte": first_byte, "idle": "5s"}}
+            for name, url, first_byte in (("up", up.url, "5s"), ("hasty", up.url, "300ms"), ("closed", "http://127.0.0.1:9", "5s"))
         },
         "stack": [{"anybody": {}}, {"budget": {"store": "book", "patience": "2s", "rules": [{"per": "global", "limit": "$1000"}], **budget}}, {"faulty": {}}],
     }, indent=1)  # fmt: skip
@@ -99,7 +99,7 @@ EXITS = {
     "401": (Answer(status=401, body=b'{"error":{"message":"no"}}'), False, {}, VOIDED, 0),
     "429": (Answer(status=429, headers=[("retry-after", "1")], body=b'{"error":{"message":"no"}}'), False, {}, VOIDED, 0),
     "503": (Answer(status=503, body=b"down"), True, {}, VOIDED, 0),
-    "time-out": (Answer(delay_head=math.inf), False, {}, REAPED, None),
+    "time-out": (Answer(delay_head=math.inf), False, {"model": "hasty/m"}, REAPED, None),
     "reset for a head": (Answer(reset=True), False, {}, REAPED, None),
     "cut in the middle": (Answer(body=STREAM, cut_after=400), True, {}, REAPED, None),
     "nobody listens": (whole(), False, {"model": "closed/m"}, VOIDED, 0),

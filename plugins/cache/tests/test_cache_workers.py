@@ -84,7 +84,8 @@ async def storm(url, count, *, stream=False, seed=100):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_500_at_once_over_4_workers_ask_once(stream, tmp_path, redis_url):
-    async with FakeUpstream() as up, gateway(tmp_path, up.url, store=redis_url) as (url, _):
+    # neither a worker nor the store is given up while the machine has other work
+    async with FakeUpstream() as up, gateway(tmp_path, up.url, store=redis_url, lease="20s") as (url, _):
         up.default = WIRE.answer(False)
         await all_workers(url, up)
         up.default = WIRE.answer(stream, delay_head=1.0)

@@ -20,7 +20,8 @@ ELSEWHERE, ENDS, TRUNCATED, SERVED = (
     "the stream ends with an error",
     "the answer is whole",
 )
-QUICK = ", timeout: {connect: 1s, first_byte: 700ms, idle: 700ms}"
+PATIENCE = {True: ", timeout: {first_byte: 700ms, idle: 700ms}", False: ""}
+"""Time-outs of the upstreams, by whether the row is one that hangs: what does not hang may take its time on a busy machine."""
 STATUSES = {
     **dict.fromkeys((401, 403, 408, 409, 429, 500, 502, 503, 504, 529), ELSEWHERE),
     **dict.fromkeys((400, 404, 413, 422, 451), ENDS),

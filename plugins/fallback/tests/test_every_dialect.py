@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fallback_faults import ELSEWHERE, ENDS, QUICK, SERVED, TRUNCATED, blames, faults, page
+from fallback_faults import ELSEWHERE, ENDS, PATIENCE, SERVED, TRUNCATED, blames, faults, page
 from fallback_world import WIRES, world
 
 from gwcore import outcomes
@@ -45,13 +45,13 @@ async def decide(w, stream, answer):
 async def table(dialect, stream, wanted=None):
     """The rows that are not as they should be."""
     wrong = {}
-    async with world(dialect=dialect, upstream=QUICK, fallback="{retry: {per_target: 0}}") as w:
-        for name, answer, expected in faults(w.wire, stream):
-            if wanted is None or name in wanted:
-                blamed = blames(name, expected)
-                decision = await decide(w, stream, answer)
-                if decision != (expected, blamed):
-                    wrong[name] = decision
+    for hangs, times in PATIENCE.items():
+        async with world(dialect=dialect, upstream=times, fallback="{retry: {per_target: 0}}") as w:
+            for name, answer, expected in faults(w.wire, stream):
+                if name.startswith("hangs") is hangs and (wanted is None or name in wanted):
+                    decision = await decide(w, stream, answer)
+                    if decision != (expected, blames(name, expected)):
+                        wrong[name] = decision
     return wrong
 
 
@@ -77,7 +77,7 @@ async def test_nobody_there(dialect, stream):
 @pytest.mark.parametrize("dialect", WIRES)
 async def test_all_fail_before_content(dialect, stream):
     """An HTTP error with the last status, and no byte of an event stream (D4, F9)."""
-    async with world(dialect=dialect, upstream=QUICK, fallback="{retry: {per_target: 0}}") as w:
+    async with world(dialect=dialect, fallback="{retry: {per_target: 0}}") as w:
         w.ups["a"].default = Answer(body=sse(*w.wire.opening, w.wire.failure)) if stream else Answer(500)
         w.ups["b"].default = Answer(529, [("retry-after", "3")], b'{"error": {"message": "busy"}}')
         seen = await w.ask(stream)

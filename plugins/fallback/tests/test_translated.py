@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import httpx2
 import pytest
-from fallback_faults import ELSEWHERE, ENDS, QUICK, SERVED, TRUNCATED, blames, faults
+from fallback_faults import ELSEWHERE, ENDS, PATIENCE, SERVED, TRUNCATED, blames, faults
 from fallback_world import WIRES, World, ended_with_error, said
 
 from gwcore import outcomes
@@ -24,13 +24,13 @@ CHAINS = {
 
 
 @asynccontextmanager
-async def chain(client, fallback="{retry: {per_target: 0}}"):
+async def chain(client, fallback="{retry: {per_target: 0}}", times=""):
     wires = [*(WIRES[name] for name in CHAINS[client]), WIRES[client]]
     async with AsyncExitStack() as exits:
         ups = {name: await exits.enter_async_context(FakeUpstream()) for name in "abc"}
         lines = ["gwcore: 1", "upstreams:"]
         for (name, up), wire in zip(ups.items(), wires, strict=True):
-            lines.append(f'  {name}: {{provider: {wire.provider}, base_url: "{up.url}{wire.suffix}"{QUICK}}}')
+            lines.append(f'  {name}: {{provider: {wire.provider}, base_url: "{up.url}{wire.suffix}"{times}}}')
             up.default = None
         lines += ["models: {m: [a/m, b/m, c/m]}", f"stack: [{{fallback: {fallback}}}]", ""]
         gateway = Gateway("\n".join(lines))
@@ -65,15 +65,16 @@ async def decide(w, wires, stream, answer):
 
 async def table(client, stream, wanted=None):
     wrong = {}
-    async with chain(client) as (w, wires):
-        for name, answer, decided in faults(wires[0], stream):
-            # Gemini's calls leave whole: nothing of this one has left yet
-            nothing_left = name == "cut inside a tool call" and client == "gemini.generate"
-            expected = ELSEWHERE if nothing_left else decided
-            if wanted is None or name in wanted:
-                decision = await decide(w, wires, stream, answer)
-                if decision != (expected, blames(name, expected)):
-                    wrong[name] = decision
+    for hangs, times in PATIENCE.items():
+        async with chain(client, times=times) as (w, wires):
+            for name, answer, decided in faults(wires[0], stream):
+                # Gemini's calls leave whole: nothing of this one has left yet
+                nothing_left = name == "cut inside a tool call" and client == "gemini.generate"
+                expected = ELSEWHERE if nothing_left else decided
+                if name.startswith("hangs") is hangs and (wanted is None or name in wanted):
+                    decision = await decide(w, wires, stream, answer)
+                    if decision != (expected, blames(name, expected)):
+                        wrong[name] = decision
     return wrong
 
 
