@@ -65,6 +65,17 @@ def test_where_vendors_read_ids(members):
     assert named(made)[id_] and made.edited
 
 
+HIDING = [{"container": None}, {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}]
+
+
+@pytest.mark.parametrize("members", HIDING)
+def test_what_may_hide_a_container_is_written_anew(members):
+    """Of two members of one name the vendor may read the other."""
+    made = call(**members)
+    made.raw = json.dumps(made.document).encode()
+    assert named(made) == {} and made.edited
+
+
 ITEMS = [
     ({"type": "item_reference", "id": "ID"}, True),
     ({"id": "ID"}, True),

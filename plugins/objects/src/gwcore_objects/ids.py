@@ -26,6 +26,7 @@ KINDS: Final[Mapping[str, str]] = {
 """Operation → what it is about."""
 LISTS: Final = ("data", "cachedContents")
 RESPONSES: Final = "openai.responses"
+MESSAGES: Final = "anthropic.messages"
 CACHES: Final = "cachedContents/"
 _NAMES: Final = ("previous_response_id", "cachedContent", "cached_content", "input_file_id")
 """Members of a request that name what somebody made before."""
@@ -39,8 +40,10 @@ _CALLERS_OWN: Final = frozenset(
     {"parameters", "input_schema", "schema", "properties", "args", "response", "metadata", "annotations", "results"}
 )
 """Members in which a vendor reads no ids: schemas, what tools are told and say, and what was cited. ``file_id`` is a usual name there."""
+_RUNNING: Final = ("code_execution", "code_interpreter")
+"""What tools begin with that run code at the vendor: Claude's have a date behind it."""
 _MADE_THERE: Final = ("code_execution_output", "bash_code_execution_output")
-"""Blocks of earlier answers, sent back: the file stands in the vendor's container."""
+"""Blocks that tell of a file which code execution wrote; in a request they are earlier answers, sent back."""
 _PAYLOAD: Final = {"reasoning": "encrypted_content", "image_generation_call": "result"}
 """Items of which the vendor takes what it has kept where they bring nothing themselves."""
 _OUTPUTS: Final = ("output_file_id", "error_file_id")
@@ -73,8 +76,10 @@ def named(call: Call) -> dict[str, bool]:
     if call.dialect.name == RESPONSES and isinstance(items := document.get("input"), list):
         found.update(_items(items))
     names = [name for name in _NAMES if name in document]
+    holders = [one for one in (document, *_listed(document, "tools")) if isinstance(one, dict) and "container" in one]
+    found.update(dict.fromkeys(filter(None, map(_container, holders)), False))
     # two searches of bytes spare most requests the walk; a regular expression for all is twenty times as slow
-    if names or found or call.edited or b"file_id" in raw or (b"\\u00" in raw and _LETTER.search(raw)):
+    if names or holders or found or call.edited or b"file_id" in raw or (b"\\u00" in raw and _LETTER.search(raw)):
         found.update(dict.fromkeys((value for name in names for value in _texts(document[name])), True))
         found.update(dict.fromkeys(_files(document), True))
         call.edit()
@@ -91,6 +96,18 @@ def _items(items: list[Any]) -> Iterator[tuple[str, bool]]:
             yield id_, True
         elif isinstance(kind, str) and not item.get(_PAYLOAD.get(kind, "id")):
             yield id_, False
+
+
+def _listed(document: Document, name: str) -> list[Any]:
+    value = document.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _container(holder: Document) -> str | None:
+    """Where code ran, and may go on: of a request or an answer of Claude's, or of a tool of OpenAI's. One that is made anew has no id."""
+    said = holder.get("container")
+    id_ = said.get("id") if isinstance(said, dict) else said
+    return id_ if isinstance(id_, str) and id_ else None
 
 
 def _texts(value: Any) -> list[str]:
@@ -163,12 +180,37 @@ def id_of(item: Any) -> str | None:
     return known_as(said) if isinstance(said, str) and said else None
 
 
+def runs_code(document: Document) -> bool:
+    """Whether the answer may tell of a container, and of files that were written there."""
+    return "container" in document or any(
+        isinstance(tool, dict) and str(tool.get("type")).startswith(_RUNNING) for tool in _listed(document, "tools")
+    )
+
+
 def told(document: Document, kind: str) -> list[tuple[str, str]]:
-    """Kind and id of everything that an answer about one thing tells of: itself, the files a batch wrote, the items of a response."""
+    """Kind and id of everything that an answer about one thing tells of.
+
+    Itself, the files a batch wrote, the items of a response; of a message what code execution made. A container is
+    remembered like a response: it lives no longer.
+    """
+    if kind == "message":
+        return _made(document)
     own = id_of(document)
     found = [(kind, own)] if own else []
     if kind == "batch":
         found += [("file", id_) for name in _OUTPUTS for id_ in _texts(document.get(name))]
-    if kind == "response" and isinstance(items := document.get("output"), list):
+    if kind == "response":
+        items = _listed(document, "output")
         found += [(kind, id_) for item in items if (id_ := id_of(item))]
+        found += [(kind, id_) for item in items if isinstance(item, dict) for id_ in _texts(item.get("container_id"))]
     return found
+
+
+def _made(document: Document) -> list[tuple[str, str]]:
+    """What code execution made, as a message or an event of its stream tells (BetaMessage of Anthropic's API)."""
+    container = _container(document)
+    results = [block.get("content") for block in _listed(document, "content") if isinstance(block, dict)]
+    blocks = [one for result in results if isinstance(result, dict) for one in _listed(result, "content")]
+    outputs = [one for one in blocks if isinstance(one, dict) and one.get("type") in _MADE_THERE]
+    files = [("file", id_) for output in outputs for id_ in _texts(output.get("file_id"))]
+    return files + ([("response", container)] if container else [])

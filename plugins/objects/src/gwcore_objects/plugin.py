@@ -18,7 +18,7 @@ from gwcore.tenancy import sharers
 from gwcore.translate import CHAT
 from gwcore_objects.book import Book, Home, Kept, owner_key
 from gwcore_objects.config import ObjectsConfig
-from gwcore_objects.ids import KINDS, RESPONSES, addressed, carried, id_of, named, told
+from gwcore_objects.ids import KINDS, MESSAGES, RESPONSES, addressed, carried, id_of, named, runs_code, told
 from gwcore_objects.lists import cursor, filtered
 from gwcore_objects.seen import Seen
 
@@ -29,6 +29,8 @@ _LONG = 1 << 20
 """Bytes of an upload that are read in a thread: others go on meanwhile."""
 _MISSED = frozenset({"miss", "bypass"})
 """What a cache says of an answer that is the upstream's."""
+_TOLD_OF = {RESPONSES: "response", MESSAGES: "message"}
+"""Dialect → what its answers tell of."""
 Pin = tuple[tuple[Target, ...], frozenset[Home]]
 """Those of a call's targets that have what it names; and with which credentials."""
 
@@ -70,9 +72,9 @@ class Objects(Plugin):
         def objects(call: Call) -> Coroutine[Any, Any, Outcome]:
             if call.operation in KINDS:
                 return self._kept(call, inner)
-            ids, stores = named(call), self._stores(call)
-            if ids or stores:
-                return self._asked(call, inner, ids, stores=stores)
+            ids, kind = named(call), self._tells_of(call)
+            if ids or kind is not None:
+                return self._asked(call, inner, ids, kind)
             return inner(call)
 
         return objects
@@ -134,12 +136,12 @@ class Objects(Plugin):
 
         return await filtered(call, inner, own)
 
-    async def _asked(self, call: Call, inner: Service[Call], ids: Mapping[str, bool], *, stores: bool) -> Outcome:
-        """A call that names what is kept, or whose answer is."""
+    async def _asked(self, call: Call, inner: Service[Call], ids: Mapping[str, bool], kind: str | None) -> Outcome:
+        """A call that names what is kept, or whose answer tells of such."""
         await self._aim(call, ids)
-        if not stores:
+        if kind is None:
             return await inner(call)
-        seen = Seen(call, "response")
+        seen = Seen(call, kind)
         try:
             with call.reply.record(seen):
                 outcome = await inner(call)
@@ -155,15 +157,13 @@ class Objects(Plugin):
         return outcome
 
     @staticmethod
-    def _stores(call: Call) -> bool:
-        """Whether the vendor keeps the answer, unless told otherwise."""
-        document = call.document
-        return (
-            call.operation == CHAT
-            and call.dialect.name == RESPONSES
-            and document is not None
-            and document.get("store") is not False
-        )
+    def _tells_of(call: Call) -> str | None:
+        """What the answer may tell of: a response, which the vendor keeps unless told otherwise, and what code made."""
+        document, dialect = call.document, call.dialect.name
+        if call.operation != CHAT or document is None or dialect not in _TOLD_OF:
+            return None
+        kept = dialect == RESPONSES and document.get("store") is not False
+        return _TOLD_OF[dialect] if kept or runs_code(document) else None
 
     # ── whose ────────────────────────────────────────────────────────────────────────────────────────────────────
 

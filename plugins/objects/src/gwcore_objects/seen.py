@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from gwcore.call import Attempt, Call
 from gwcore.errors import Malformed
@@ -16,6 +16,8 @@ from gwcore_objects.ids import parsed, told
 _MOST: Final = 64 << 20
 """Bytes of a document that is read; what is over it tells of nothing."""
 _ITEM: Final = b"response.output_item.added"
+_OF_CODE: Final = (b"_output", b"container")
+"""What an event of a message has that tells of what code execution made: a block that is a result, the message's beginning or its end."""
 
 
 class Seen:
@@ -60,12 +62,21 @@ class Seen:
             return
         with suppress(Malformed):  # an event of many megabytes has none of it
             for frame in self._events.feed(chunk):
-                # ids stand in the first event, and where an item begins: the others need not be parsed
-                if not self._found or _ITEM in frame.raw:
-                    event = parsed(frame.data)
-                    document = event.get("response") if _ITEM not in frame.raw else {"output": [event.get("item")]}
-                    if isinstance(document, dict):
-                        self._found.update(dict.fromkeys(told(document, self._kind)))
+                document = self._event(frame.raw, frame.data)
+                if isinstance(document, dict):
+                    self._found.update(dict.fromkeys(told(document, self._kind)))
+
+    def _event(self, raw: bytes, data: bytes) -> Any:
+        """The part of an answer that an event brings, in the answer's own shape; few of them need be parsed."""
+        if self._kind == "message":
+            if not any(word in raw for word in _OF_CODE):
+                return None
+            event = parsed(data)
+            return event.get("message") or event.get("delta") or {"content": [event.get("content_block")]}
+        # ids stand in the first event, and where an item begins
+        if _ITEM in raw:
+            return {"output": [parsed(data).get("item")]}
+        return None if self._found else parsed(data).get("response")
 
     def found(self) -> Sequence[tuple[str, str]]:
         """Kind and id of what it tells of, itself first."""
