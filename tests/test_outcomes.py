@@ -70,6 +70,7 @@ CASES = [
     (errors.BadRequest("x"), "request"),
     (errors.PluginFault(), "internal"),
     (ValueError("x"), "internal"),
+    (errors.Abandoned(), "left"),
     (asyncio.CancelledError(), "left"),
 ]
 

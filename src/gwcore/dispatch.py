@@ -21,7 +21,16 @@ from gwcore.alarm import Alarm, Single, patience
 from gwcore.batches import Batches, answer, batched
 from gwcore.call import Attempt, Call, Outcome
 from gwcore.dialect import Dialect, Document, InBandError
-from gwcore.errors import BadRequest, Broken, GatewayError, NotServed, PluginFault, Untranslatable, UpstreamError
+from gwcore.errors import (
+    Abandoned,
+    BadRequest,
+    Broken,
+    GatewayError,
+    NotServed,
+    PluginFault,
+    Untranslatable,
+    UpstreamError,
+)
 from gwcore.plugin import Demand
 from gwcore.prices import Prices
 from gwcore.relay import (
@@ -248,7 +257,7 @@ class Dispatch:
         except BaseException as error:
             attempt.ended = time.perf_counter()
             if attempt.error is None:
-                attempt.error = error if isinstance(error, GatewayError) else PluginFault()
+                attempt.error = _error_of(error)
             tell(taps.attempt_failed, attempt)
             raise
 
@@ -464,6 +473,13 @@ def first_target(inner: Service[Attempt]) -> Service[Call]:
         return inner(attempt) if seconds is None else _within(seconds, inner, attempt)
 
     return router
+
+
+def _error_of(error: BaseException) -> GatewayError:
+    """What an attempt's record says ended it."""
+    if isinstance(error, GatewayError):
+        return error
+    return Abandoned() if isinstance(error, asyncio.CancelledError) else PluginFault()
 
 
 async def _within(seconds: float, inner: Service[Attempt], attempt: Attempt) -> Outcome:

@@ -286,6 +286,15 @@ class StoreUnavailable(GatewayError):
     status = 503
 
 
+class Abandoned(GatewayError):
+    """Of an attempt alone, never answered: nobody waits for it any more. Its client left, or another attempt was first."""
+
+    code = "abandoned"
+
+    def __init__(self) -> None:
+        super().__init__("nobody waits for this attempt any more")
+
+
 class PluginFault(GatewayError):
     """500: an exception nobody named. The log has its type and its place, and nobody its text, which may quote a prompt."""
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import orjson
 
 from gwcore.errors import (
+    Abandoned,
     BudgetExceeded,
     BudgetReserved,
     ClientError,
@@ -171,6 +172,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], str], ...] = (
     (Forbidden, "denied"),
     (LimitError, "denied"),
     (ClientError, "request"),
+    (Abandoned, "left"),
     (asyncio.CancelledError, "left"),
 )
 

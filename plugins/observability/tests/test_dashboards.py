@@ -99,6 +99,34 @@ def test_every_metric_of_calls_and_sinks_is_shown(exported):
     assert not missing
 
 
+async def test_a_counter_that_begins_at_1_is_not_overlooked():
+    """``increase`` of it is 0 until it grows: rules and sums either find it at 0 from the start, or count what is new."""
+    async with FakeUpstream() as up, Place() as place:
+        stack = (
+            AUTH
+            + "  - ratelimit: {rules: [{per: global, requests: 4/h}]}\n  - budget: {rules: [{per: global, limit: $5}]}\n"
+        )
+        async with gateway(up, "  - prometheus: {port: 0}\n" + webhook(place, None), stack=stack) as (_, made):
+            at_first = {name for name, _ in await scrape(made)}
+    grown = {
+        (where, name)
+        for where, expression in expressions()
+        for name in re.findall(r"increase\((\w+)", expression)
+        if name not in at_first and not re.search(rf"{name}\S* unless {name}\S* offset", expression)
+    }
+    assert grown == {("GwcoreSpendSurge", "gwcore_cost_usd_total")}  # of so much money the first call is not all
+    assert "gwcore_budget_events_total" in at_first and "gwcore_tap_faults_total" not in at_first
+
+
+def test_a_stream_that_breaks_has_failed():
+    failures = [
+        expression
+        for where, expression in expressions()
+        if where in {"Share of calls that failed", "GwcoreFailing", "GwcoreModelFailing"} and "5.." in expression
+    ]
+    assert len(failures) == 3 and all('reason="committed"' in expression for expression in failures)
+
+
 def test_the_dashboard_is_whole():
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     cells = [

@@ -3,8 +3,14 @@
 import asyncio
 import base64
 import hmac
+import math
+from contextlib import suppress
 
+import httpx2
+import orjson
+import pytest
 from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
+from test_prometheus import scrape, value
 
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
 
@@ -95,3 +101,57 @@ def signed(seen):
         seen.header("webhook-signature") == "v1," + base64.b64encode(hmac.digest(key, told, "sha256")).decode()
         for key in (b"first-signing-secret", b"second-signing-secret")
     )
+
+
+async def test_a_stream_that_breaks_is_no_good_answer_and_a_refusal_no_first_token(tmp_path):
+    """It has status 200: what broke after the client saw its beginning has an ending of its own."""
+    frames = chat_stream("a", "b", "c")
+    broken = Answer(body=frames, cut_after=sum(map(len, frames[:3])))
+    async with (
+        FakeUpstream(broken, Answer(503, body=b"{}")) as up,
+        Place() as place,
+        gateway(up, webhook(place, tmp_path)) as (url, _),
+    ):
+        with suppress(httpx2.HTTPError):
+            await ask(url, stream=True)
+        await ask(url, stream=True)
+        await place.until(2)
+    cut, refused = sorted(place.records, key=lambda one: one["started_ns"])
+    assert (cut["state"], cut["status"], cut["reason"]) == ("failed", 200, "committed") and cut["first_ns"]
+    assert cut["attempts"][0]["reason"] == "committed"
+    assert (refused["status"], refused["reason"], refused["first_ns"]) == (503, "unavailable", None)
+
+
+HEDGED = "stack: [{fallback: {models: {fast: {fallbacks: [up/n]}}, hedge: {delay: 50ms, share: 0.5}}}]"
+
+
+@pytest.mark.parametrize("winner", ["m", "n"])
+async def test_of_two_attempts_side_by_side_one_answers_and_the_other_is_given_up(tmp_path, winner):
+    """It was told as the gateway's own fault, and its missing id as that of the answer."""
+    second = asyncio.Event()
+
+    def answer(seen):
+        model = seen.document["model"]
+        if model == "n":
+            second.set()
+        wait = math.inf if model != winner else second
+        return Answer(body=ok().body, headers=[("x-request-id", f"id-{model}")], delay_head=wait)
+
+    async with FakeUpstream(ok(), ok()) as up, Place() as place:
+        watch = webhook(place, tmp_path) + f"\n  - access_log: {{to: {tmp_path}/calls.log}}\n"
+        watch += "  - prometheus: {port: 0, litellm_names: true}\n"
+        async with gateway(up, watch, stack=HEDGED) as (url, made):
+            for _ in range(2):  # which earn the second attempt
+                await ask(url)
+            up.default = answer
+            assert (await ask(url, "slow")).status_code == 200
+            await place.until(3)
+            found = await scrape(made)
+    record = max(place.records, key=lambda one: one["started_ns"])
+    lost = "n" if winner == "m" else "m"
+    told = {one["model"]: (one["reason"], one["error"]) for one in record["attempts"]}
+    assert told == {winner: (None, None), lost: ("left", "abandoned")}
+    line = orjson.loads((tmp_path / "calls.log").read_bytes().splitlines()[-1])
+    assert line["upstream_id"] == f"id-{winner}" and line["served_model"] == winner
+    assert value(found, "gwcore_attempts_total", outcome="left") == 1
+    assert not value(found, "litellm_deployment_failure_responses_total")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import orjson
 import pytest
-from obs_world import ask, gateway, ok, streamed
+import structlog
+from obs_world import ask, gateway, ok, plugin_of, streamed
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
@@ -156,6 +157,70 @@ async def test_metrics_are_histograms_of_the_attempts(tmp_path):
     assert points["gen_ai.client.token.usage", "output"] == (3, 21)
     assert points["gen_ai.client.operation.duration", ""][0] == 3
     assert points["gen_ai.client.operation.time_to_first_chunk", ""][0] == 1
+
+
+async def test_a_collector_that_takes_no_metrics_has_each_span_once(tmp_path):
+    """Jaeger has no /v1/metrics: its 404 sent the spans again, for ever."""
+
+    def jaeger(seen):
+        return Answer(404 if seen.target == "/v1/metrics" else 200, body=b"")
+
+    async with FakeUpstream() as up, Collector() as place:
+        up.default, place.default = ok(), jaeger
+        with structlog.testing.capture_logs() as logged:
+            async with gateway(up, sink("otel", tmp_path, endpoint=place.url)) as (url, made):
+                outbox = plugin_of(made, "otel").outbox
+                for n in range(3):
+                    await ask(url)
+                    async with asyncio.timeout(10):
+                        while outbox.sent <= n:
+                            await asyncio.sleep(0.01)
+        assert [seen.target for seen in place.requests] == ["/v1/traces", "/v1/metrics"] * 3
+    assert [one["reason"] for one in logged if one["event"] == "the collector takes no metrics"] == ["http_404"]
+
+
+async def test_the_intervals_of_deltas_follow_each_other_and_each_writer_has_a_name(tmp_path):
+    """A call that began before another ended: whoever makes sums of deltas drops what begins in the past."""
+
+    def answer(seen):
+        return Answer(body=ok().body, delay_head=late if b"long" in seen.body else 0)
+
+    late = asyncio.Event()
+    async with FakeUpstream() as up, Collector() as place:
+        up.default = answer
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url)) as (url, _):
+            long = asyncio.create_task(ask(url, "long"))
+            await up.received(1)
+            await ask(url, "short")
+            await place.until(2)
+            late.set()
+            await long
+            await place.until(4)
+        said = [r for body in place.bodies("/v1/metrics", ExportMetricsServiceRequest) for r in body.resource_metrics]
+    points = [
+        point
+        for resource in said
+        for metric in resource.scope_metrics[0].metrics
+        if metric.name == "gen_ai.client.operation.duration"
+        for point in metric.histogram.data_points
+    ]
+    first, second = ((point.start_time_unix_nano, point.time_unix_nano) for point in points)
+    assert first[0] < first[1] == second[0] < second[1]
+    names = {a.key: plain(a.value) for resource in said for a in resource.resource.attributes}
+    assert names["service.name"] == "gwcore" and len(names["service.instance.id"]) == 36
+
+
+async def test_a_4xx_is_no_error_of_the_servers_span_but_a_5xx_is(tmp_path):
+    async with FakeUpstream(Answer(400, body=b"{}"), Answer(500, body=b"{}")) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url, metrics=False)) as (url, _):
+            assert [(await ask(url)).status_code for _ in range(2)] == [400, 500]
+            await place.until(4)
+        told = {
+            (span.kind, said["http.response.status_code"]): (span.status.code, said["error.type"])
+            for span, said in place.spans.values()
+        }
+    error = "upstream_refused"
+    assert told == {(2, 400): (0, error), (3, 400): (2, error), (2, 500): (2, error), (3, 500): (2, error)}
 
 
 async def test_a_span_that_the_collector_refuses_is_a_dead_letter_and_the_others_arrive(tmp_path):

@@ -121,7 +121,7 @@ def _fields(record: Record) -> dict[str, Any]:
         "model": record.model,
         "served_model": record.served_model,
         "upstream": record.upstream,
-        "upstream_id": record.attempts[-1].upstream_id if record.attempts else None,
+        "upstream_id": record.last.upstream_id if record.last is not None else None,
         "error": record.error,
         "reason": record.reason,
         "key": record.key,

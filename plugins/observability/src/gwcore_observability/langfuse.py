@@ -98,8 +98,17 @@ class LangfuseSink(OtlpSender):
                 "langfuse.observation.model.parameters": _parameters(content),
             }
             times = (attempt.started_ns, attempt.ended_ns)
-            name, failed = f"{attempt.upstream}/{attempt.model}", attempt.reason or attempt.error
-            add_span(spans, record, (attempt.span, record.span), name, CLIENT, times=times, of=generation, error=failed)
+            name = f"{attempt.upstream}/{attempt.model}"
+            add_span(
+                spans,
+                record,
+                (attempt.span, record.span),
+                name,
+                CLIENT,
+                times=times,
+                of=generation,
+                error=attempt.failed,
+            )
         return item(record, spans)
 
     def _costs(self, attempt: AttemptRecord) -> str | None:
@@ -163,7 +172,7 @@ def _generation(record: Record, attempt: AttemptRecord, costs: str | None) -> di
     return {
         "langfuse.observation.type": kind,
         "langfuse.observation.model.name": attempt.model,
-        "langfuse.observation.level": _level(attempt.error),
+        "langfuse.observation.level": _level(attempt.failed),
         "langfuse.observation.status_message": attempt.reason or attempt.error,
         "langfuse.observation.completion_start_time": _instant(attempt.first_ns) if record.stream else None,
         "langfuse.observation.usage_details": orjson.dumps(usage).decode() if usage else None,

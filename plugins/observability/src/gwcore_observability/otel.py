@@ -8,12 +8,15 @@ https://github.com/open-telemetry/semantic-conventions-genai; what they have no 
 from __future__ import annotations
 
 import gzip
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
+from uuid import uuid4
 
 import orjson
+import structlog
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
@@ -42,7 +45,7 @@ from gwcore_observability.sink import Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
 
 _OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
-_PROVIDERS: Final = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai", "bedrock": "aws.bedrock",
+_PROVIDERS: Final = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai", "bedrock": "aws.bedrock", "bedrock-mantle": "aws.bedrock",
                      "azure": "azure.ai.openai", "mistral": "mistral_ai", "xai": "x_ai"}  # fmt: skip
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS: Final = tuple(float(4**n) for n in range(14))
@@ -54,6 +57,9 @@ _METRICS: Final = {
     _FIRST: ("s", _SECONDS, "Time from the request to the first content of a stream."),
     _USAGE: ("{token}", _TOKENS, "Tokens read and written."),
 }
+_NO_METRICS: Final = frozenset({"http_401", "http_403", "http_404", "http_501"})
+"""Whoever took the spans and answers so for metrics has no place for them, as Jaeger has none: no reason to send the spans again."""
+_log = structlog.get_logger("gwcore.observability")
 _LABELS: Final = (
     "gen_ai.operation.name",
     "gen_ai.provider.name",
@@ -147,8 +153,7 @@ def _add_attempt(spans: ScopeSpans, record: Record, attempt: AttemptRecord) -> N
     said = attempt_attributes(record, attempt)
     name = f"{said['gen_ai.operation.name']} {attempt.model}"
     times = (attempt.started_ns, attempt.ended_ns)
-    failed = attempt.reason or attempt.error
-    add_span(spans, record, (attempt.span, record.span), name, CLIENT, times=times, of=said, error=failed)
+    add_span(spans, record, (attempt.span, record.span), name, CLIENT, times=times, of=said, error=attempt.failed)
 
 
 class OtelSink(OtlpSender):
@@ -157,7 +162,11 @@ class OtelSink(OtlpSender):
     def __init__(self, config: OtelConfig, setup: Setup) -> None:
         headers: Headers = [(k.lower().encode(), v.get_secret_value().encode()) for k, v in config.headers.items()]
         super().__init__(setup.transport(), config.endpoint.rstrip("/") + "/v1/traces", headers, config.outbox.timeout)
-        self.resource = resource({"service.name": config.service, **config.resource})
+        # of each worker its own: sums of several writers under one identity are taken for one that goes back in time
+        own = {"service.name": config.service, "service.instance.id": str(uuid4())}
+        self.resource = resource({**own, **config.resource})
+        self._measured_until = 0
+        self._told = False
         self._metrics = self._path.removesuffix("/v1/traces") + "/v1/metrics" if config.metrics else ""
 
     def encode(self, record: Record, content: Content | None) -> Item:
@@ -168,7 +177,8 @@ class OtelSink(OtlpSender):
             said["gwcore.response"] = orjson.dumps(content.response, default=str).decode()
         name = f"{said['gen_ai.operation.name']} {record.served_model or ''}".rstrip()
         times = (record.started_ns, record.ended_ns)
-        failed = error_of(record) or None
+        # of a server's span, 4xx is the client's fault and no error (semantic conventions for HTTP)
+        failed = None if 400 <= record.status < 500 else error_of(record) or None
         spans = ScopeSpans()
         add_span(spans, record, (record.span, record.parent), name, SERVER, times=times, of=said, error=failed)
         for attempt in record.attempts:
@@ -181,13 +191,26 @@ class OtelSink(OtlpSender):
         if verdict.kind != "accepted" or not self._metrics:
             return verdict
         spans = ScopeSpans.FromString(b"".join([one.body for one in delivery.items])).spans
-        body = gzip.compress(_measured(self.resource, spans).SerializeToString(), 1)
+        now = time.time_ns()
+        said = _measured(self.resource, spans, (self._measured_until, now))
+        body = gzip.compress(said.SerializeToString(), 1)
         measured = await super().send(Delivery((), body, delivery.headers, self._metrics))
-        return measured if measured.kind == "later" else verdict
+        if measured.kind == "later" and measured.reason not in _NO_METRICS:
+            return measured
+        self._measured_until = now
+        if measured.kind != "accepted" and not self._told:
+            self._told = True
+            _log.warning(
+                "the collector takes no metrics", sink="otel", reason=measured.reason, mend="set otel.metrics: false"
+            )
+        return verdict
 
 
-def _measured(resource: Resource, spans: Sequence[Span]) -> ExportMetricsServiceRequest:
-    """Histograms of the attempts among ``spans``, as deltas over their time."""
+def _measured(resource: Resource, spans: Sequence[Span], times: tuple[int, int]) -> ExportMetricsServiceRequest:
+    """Histograms of the attempts among ``spans``, as deltas over the time since the last ones were told (0: from the first start).
+
+    Calls overlap and end in any order; the intervals of a sum may do neither, or whoever adds them up drops some.
+    """
     points: dict[str, dict[tuple[tuple[str, str], ...], list[float]]] = {name: defaultdict(list) for name in _METRICS}
     attempts = [one for one in spans if one.kind == CLIENT]
     for one in attempts:
@@ -199,9 +222,9 @@ def _measured(resource: Resource, spans: Sequence[Span]) -> ExportMetricsService
         for kind in ("input", "output"):
             if (tokens := said.get(f"gen_ai.usage.{kind}_tokens")) is not None:
                 points[_USAGE][(*labels, ("gen_ai.token.type", kind))].append(float(tokens.int_value))
-    times = [one.start_time_unix_nano for one in attempts], [one.end_time_unix_nano for one in attempts]
-    span_of_time = (min(times[0], default=0), max(times[1], default=0))
-    metrics = [_metric(name, series, span_of_time) for name, series in points.items() if series]
+    since, until = times
+    since = since or min([one.start_time_unix_nano for one in attempts], default=until)
+    metrics = [_metric(name, series, (min(since, until), until)) for name, series in points.items() if series]
     scope = ScopeMetrics(scope=SCOPE, metrics=metrics)
     return ExportMetricsServiceRequest(resource_metrics=[ResourceMetrics(resource=resource, scope_metrics=[scope])])
 

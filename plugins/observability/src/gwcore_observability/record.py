@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from http import HTTPStatus
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,7 @@ import orjson
 
 from gwcore.call import Attempt, CacheUse, Call, Key, Outcome, Principal, words
 from gwcore.dialect import Document
-from gwcore.errors import ClientError, LimitError
+from gwcore.errors import ClientError, LimitError, Refused
 from gwcore.outcomes import ending
 from gwcore.redact import Redactor
 from gwcore.usage import BUCKETS, OUT, Cost, Usage
@@ -45,9 +46,11 @@ class AttemptRecord:
     Attributes:
         id: ``call.id:n``.
         key: which of the upstream's credentials, 1 and up; 0 where it has one.
-        started_ns, first_ns, ended_ns: since the epoch; ``first_ns`` is the answer's head or, of a stream, first content.
+        started_ns, first_ns, ended_ns: since the epoch; ``first_ns`` is the answer's head; of a stream the first content, and of
+            one that was refused nothing.
         status: of the upstream's answer; ``None`` where none came.
-        error: code of what ended it; ``reason``: the row of :mod:`gwcore.outcomes` it falls under.
+        error: code of what ended it; ``reason``: the row of :mod:`gwcore.outcomes` it falls under; ``left`` where its client
+            left, or another attempt was first.
         upstream_id: the request id that the upstream gave.
         tokens: by bucket of :mod:`gwcore.usage`, without zeros; ``fees`` likewise.
         cost_nano: nano-USD; ``None`` where it is not priced.
@@ -78,6 +81,11 @@ class AttemptRecord:
     def span(self) -> str:
         """Its span id."""
         return span_id(self.id)
+
+    @property
+    def failed(self) -> str | None:
+        """One word for what went wrong; ``None`` where nothing did, or nobody waited for it any more."""
+        return (self.reason or self.error) if self.reason != "left" else None
 
 
 @dataclass(slots=True, frozen=True)
@@ -202,6 +210,13 @@ class Record:
         return (self.first_ns - self.started_ns) / 1e9 if self.stream and self.first_ns is not None else None
 
     @property
+    def last(self) -> AttemptRecord | None:
+        """The attempt that answered, else the one that was asked last; not one that began beside it and was given up."""
+        served = (self.upstream, self.served_model)
+        found = [one for one in self.attempts if (one.upstream, one.model) == served] or self.attempts
+        return found[-1] if found else None
+
+    @property
     def retries(self) -> int:
         """Attempts beyond the first."""
         return max(0, len(self.attempts) - 1)
@@ -264,7 +279,9 @@ def _scrubbed(record: Record, redactor: Redactor) -> Record:
 def _record(call: Call, outcome: Outcome) -> Record:
     now = time.perf_counter()
     epoch = time.time_ns() - int(now * 1e9)  # of perf_counter's zero: one clock for all times of a call
-    attempts = tuple([_attempt(one, epoch, now) for one in call.attempts])
+    # broken after its beginning had left: another ending than one that nobody saw
+    begun = call.served if 0 < call.reply.status < HTTPStatus.BAD_REQUEST else None
+    attempts = tuple([_attempt(one, epoch, now, shown=one is begun) for one in call.attempts])
     served = attempts[call.served.number - 1] if call.served is not None else None
     who, asked = call.principal or _NOBODY, call.asked or call.model
     trace, parent, sampled, session, agent, user_agent = _headers(call)
@@ -283,7 +300,7 @@ def _record(call: Call, outcome: Outcome) -> Record:
         status=call.reply.status or outcome.status,
         error=error.code if error is not None else None,
         error_class=type(error).__name__ if error is not None else None,
-        reason=ending(error).kind if error is not None else None,
+        reason=ending(error, committed=begun is not None).kind if error is not None else None,
         model=asked[:LONGEST] if asked is not None else None,
         chosen=call.model[:LONGEST] if call.model is not None and call.model != asked else None,
         served_model=served.model if served is not None else None,
@@ -313,10 +330,12 @@ def _record(call: Call, outcome: Outcome) -> Record:
     )
 
 
-def _attempt(attempt: Attempt, epoch: int, now: float) -> AttemptRecord:
+def _attempt(attempt: Attempt, epoch: int, now: float, *, shown: bool) -> AttemptRecord:
     upstream = attempt.target.upstream
     error, usage, cost = attempt.error, attempt.usage, attempt.cost
     first = attempt.first_byte_at
+    if attempt.call.stream and isinstance(error, Refused):
+        first = None  # the head of a refusal is no content of a stream
     return AttemptRecord(
         id=attempt.id,
         upstream=upstream.name,
@@ -329,7 +348,7 @@ def _attempt(attempt: Attempt, epoch: int, now: float) -> AttemptRecord:
         status=attempt.status,
         error=error.code if error is not None else None,
         error_class=type(error).__name__ if error is not None else None,
-        reason=ending(error).kind if error is not None else None,
+        reason=ending(error, committed=shown).kind if error is not None else None,
         upstream_id=attempt.upstream_id,
         tokens=_tokens(usage) if usage is not None else _NONE,
         fees=dict(usage.fees) if usage is not None and usage.fees else _NONE,

@@ -143,14 +143,14 @@ class LiteLLM:
             hit = record.cache.startswith("hit")
             self._count("litellm_cache_hits_metric" if hit else "litellm_cache_misses_metric", values)
             self._count("litellm_cached_tokens_metric", values, record.saved_tokens)
-        if record.attempts:
-            self._of_upstream(record, values)
+        if record.last is not None:
+            self._of_upstream(record, record.last, values)
         self._time("litellm_request_total_latency_metric", values, record.seconds)
         if record.overhead_s is not None:
             self._time("litellm_overhead_latency_metric", values, record.overhead_s * 1000)
         self._time("litellm_llm_api_time_to_first_token_metric", values, record.first_token_s)
 
-    def _of_upstream(self, record: Record, values: dict[str, str]) -> None:
+    def _of_upstream(self, record: Record, last: AttemptRecord, values: dict[str, str]) -> None:
         tokens = record.tokens
         read, written = (sum(tokens.get(b, 0) for b in buckets) for buckets in (_READ, _WRITTEN))
         self._count("litellm_requests_metric", values)
@@ -173,10 +173,9 @@ class LiteLLM:
         for name, count in counts.items():
             self._count(f"litellm_{name}_metric", values, count)
         for attempt in record.attempts:
-            # what the gateway refused before it asked says nothing of a deployment
-            if attempt.status is not None or attempt.reason not in _OURS:
+            # what the gateway refused before it asked, and what nobody waited for, says nothing of a deployment
+            if attempt.reason != "left" and (attempt.status is not None or attempt.reason not in _OURS):
                 self._attempt(attempt, values)
-        last = record.attempts[-1]
         seconds = (last.ended_ns - last.started_ns) / 1e9
         self._time("litellm_llm_api_latency_metric", values, seconds)
         if record.state == OK and record.total_out:
