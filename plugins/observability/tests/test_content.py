@@ -153,3 +153,14 @@ async def test_off_keeps_nothing_of_the_answer(tmp_path):
             await ask(url)
             await place.until(1)
     assert seen == [None] and CHAT["choices"][0]["message"]["content"] not in orjson.dumps(place.records).decode()
+
+
+async def test_an_error_is_told_alike_whether_a_stream_was_asked_for_or_not(tmp_path):
+    said = {"error": {"message": "no", "type": "x", "code": None}}
+    async with FakeUpstream() as up, Place() as place:
+        up.default = Answer(400, body=orjson.dumps(said))
+        async with gateway(up, webhook(place, tmp_path, content="full")) as (url, _):
+            for stream in (False, True):
+                await ask(url, stream=stream)
+            await place.until(2)
+    assert [record["content"]["response"] for record in place.records] == [said, said]

@@ -11,6 +11,7 @@ import httpx2
 import orjson
 import pytest
 from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
+from pydantic import ValidationError
 from sqlalchemy import func, select, update
 from test_prometheus import ADMIN, AUTH, ONE
 
@@ -18,10 +19,11 @@ from gwcore.gateway import Gateway
 from gwcore.sql import reading, writing
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.units import first_fault
 from gwcore_observability.access_log import AccessLog
 from gwcore_observability.call_table import CALL
 from gwcore_observability.request_log.plugin import RequestLog
-from gwcore_observability.webhook import Webhook
+from gwcore_observability.webhook import Webhook, WebhookConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -271,3 +273,18 @@ def test_the_gateway_names_every_sink():
     names = {name: Catalog().plugin(name).name for name in ("access_log", "prometheus", "request_log", "webhook")}
     assert all(key == value for key, value in names.items())
     assert Gateway
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_###", "whsec_ab-_efgh", "whsec_abcde"])
+def test_a_secret_that_is_none_is_refused_before_it_signs(secret):
+    """It signed with an empty or another key, or ended the start with a traceback."""
+    with pytest.raises(ValidationError) as refused:
+        WebhookConfig(url="https://example.org", secret=secret)
+    assert "is not a secret to sign with" in first_fault(refused.value) and "###" not in first_fault(refused.value)
+
+
+@pytest.mark.parametrize("url", ["https://ann:hidden@example.org/x", "https:///x"])
+def test_an_address_that_no_sink_can_use_is_refused_by_check(url):
+    with pytest.raises(ValidationError) as refused:
+        WebhookConfig(url=url)
+    assert "is not an http(s) URL" in first_fault(refused.value) and "hidden" not in first_fault(refused.value)

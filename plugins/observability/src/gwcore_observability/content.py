@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -179,11 +180,11 @@ class _Walk:
 
 
 def _response(captured: Captured, body: bytes) -> Any:
-    if not captured.stream:
-        try:
+    if not captured.stream or body.startswith(b"{"):  # who asks for a stream is told an error in one piece
+        with suppress(orjson.JSONDecodeError):
             return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return body.decode("utf-8", "replace") if b"\0" not in body[:1024] else f"[{len(body)} bytes]"
+    if not captured.stream:
+        return body.decode("utf-8", "replace") if b"\0" not in body[:1024] else f"[{len(body)} bytes]"
     codec = cast("ChatCodec | None", captured.dialect.chat)  # a dialect that clients speak has both ways
     if codec is not None and captured.operation == "chat":
         try:

@@ -18,7 +18,7 @@ from gwcore.plugin import Plugin, Setup
 from gwcore_observability.content import Content
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import Record, error_of
-from gwcore_observability.settings import SinkConfig
+from gwcore_observability.settings import Address, SinkConfig
 from gwcore_observability.sink import Delivery, HttpSender, Sink
 from gwcore_observability.spill import Item
 
@@ -30,7 +30,7 @@ class HeliconeConfig(SinkConfig):
     """Settings of ``helicone``."""
 
     api_key: SecretStr = Field(description="sk-helicone-…", repr=False)
-    base_url: str = Field(
+    base_url: Address = Field(
         default="https://api.worker.helicone.ai",
         description="of the log endpoint, or of your own server",
         pattern="^https?://",

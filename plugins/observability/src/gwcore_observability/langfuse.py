@@ -24,7 +24,7 @@ from gwcore_observability.content import Content
 from gwcore_observability.otlp import CLIENT, SERVER, OtlpSender, add_span, item, resource
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import AttemptRecord, Record, error_of
-from gwcore_observability.settings import SinkConfig
+from gwcore_observability.settings import Address, SinkConfig
 from gwcore_observability.sink import Sink
 from gwcore_observability.spill import Item
 
@@ -45,7 +45,7 @@ class LangfuseConfig(SinkConfig):
 
     public_key: str = Field(description="pk-lf-… of the project")
     secret_key: SecretStr = Field(description="sk-lf-… of the project", repr=False)
-    base_url: str = Field(
+    base_url: Address = Field(
         default="https://cloud.langfuse.com", description="of the region, or of your own server", pattern="^https?://"
     )
     environment: str = Field(

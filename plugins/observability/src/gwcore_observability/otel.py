@@ -40,7 +40,7 @@ from gwcore_observability.ids import span_id, trace_id
 from gwcore_observability.otlp import CLIENT, SCOPE, SERVER, OtlpSender, add_span, describe, item, resource
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import AttemptRecord, Record, error_of, traceparent
-from gwcore_observability.settings import SinkConfig
+from gwcore_observability.settings import Address, SinkConfig
 from gwcore_observability.sink import Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
 
@@ -72,7 +72,7 @@ _LABELS: Final = (
 class OtelConfig(SinkConfig):
     """Settings of ``otel``."""
 
-    endpoint: str = Field(
+    endpoint: Address = Field(
         default="http://127.0.0.1:4318",
         description="OTLP/HTTP base; /v1/traces and /v1/metrics follow",
         pattern="^https?://",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from gwcore.units import Duration, Size, fault
-from gwcore.wire.transport import Headers, Tls
+from gwcore.wire.transport import Headers, Origin, Tls
 from gwcore_observability.content import Level
 
 
@@ -21,7 +22,36 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    try:
+        Origin.of(text)
+    except ValueError:
+        raise fault("is not an http(s) URL", "write https://…, without credentials in it") from None
+    return text
+
+
+def signing_key(secret: SecretStr) -> bytes:
+    """The key that signs webhooks: what ``whsec_`` is followed by in base64, or the text itself. Raises a ``fault``."""
+    text = secret.get_secret_value()
+    try:
+        key = (
+            base64.b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else text.encode()
+        )
+    except ValueError:
+        key = b""
+    if not key:
+        raise fault("is not a secret to sign with", "write whsec_ and the key in base64, or any other text")
+    return key
+
+
+def _signing(secret: SecretStr) -> SecretStr:
+    signing_key(secret)
+    return secret
+
+
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Address = Annotated[str, AfterValidator(_address)]
+Signing = Annotated[SecretStr, AfterValidator(_signing)]
 
 
 class ContentPolicy(BaseModel):

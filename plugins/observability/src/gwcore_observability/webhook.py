@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import orjson
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field
 
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
@@ -23,7 +23,7 @@ from gwcore_observability.content import Content
 from gwcore_observability.ids import event_id
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import Record
-from gwcore_observability.settings import HttpSinkConfig
+from gwcore_observability.settings import Address, HttpSinkConfig, Signing, signing_key
 from gwcore_observability.sink import Delivery, HttpSender, Sink, Verdict
 from gwcore_observability.spill import Item
 
@@ -31,8 +31,8 @@ from gwcore_observability.spill import Item
 class WebhookConfig(HttpSinkConfig):
     """Settings of ``webhook``."""
 
-    url: str = Field(description="receives POSTs of JSON arrays of records", pattern="^https?://")
-    secret: SecretStr | None = Field(default=None, description="signs each request; whsec_… or any text", repr=False)
+    url: Address = Field(description="receives POSTs of JSON arrays of records", pattern="^https?://")
+    secret: Signing | None = Field(default=None, description="signs each request; whsec_… or any text", repr=False)
 
 
 def document(record: Record, content: Content | None) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class WebhookSink(HttpSender):
         super().__init__(
             setup.transport(config.tls, config.proxy), config.url, config.fixed_headers(), config.outbox.timeout
         )
-        self._secret = _secret(config.secret) if config.secret else None
+        self._secret = signing_key(config.secret) if config.secret else None
 
     def encode(self, record: Record, content: Content | None) -> Item:
         """One JSON object."""
@@ -72,11 +72,6 @@ class WebhookSink(HttpSender):
             digest = hmac.digest(self._secret, b".".join((id_, at, delivery.body)), "sha256")
             headers += [(b"webhook-timestamp", at), (b"webhook-signature", b"v1," + base64.b64encode(digest))]
         return await super().send(Delivery(delivery.items, delivery.body, headers, delivery.target))
-
-
-def _secret(secret: SecretStr) -> bytes:
-    text = secret.get_secret_value()
-    return base64.b64decode(text.removeprefix("whsec_")) if text.startswith("whsec_") else text.encode()
 
 
 class Webhook(SinkPlugin):

@@ -13,7 +13,7 @@ from gwcore.units import Duration, OptionalStoreRef, Rate, StoreRef, fault
 from gwcore.wire.transport import Origin
 from gwcore_observability.alerts.findings import KINDS, Kind
 from gwcore_observability.report import GROUPS
-from gwcore_observability.settings import OutboxConfig
+from gwcore_observability.settings import OutboxConfig, Signing
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _ADDRESS = re.compile(r"[^\s@<>,;:\"]+@[^\s@<>,;:\"]+")
@@ -74,7 +74,7 @@ class DestinationConfig(_Strict):
     )
     webhook: SecretStr | None = Field(default=None, description="URL that receives alerts as JSON", repr=False)
     email: EmailConfig | None = Field(default=None, description="a mail server")
-    secret: SecretStr | None = Field(default=None, description="signs what goes to webhook", repr=False)
+    secret: Signing | None = Field(default=None, description="signs what goes to webhook", repr=False)
     headers: dict[str, SecretStr] = Field(default={}, description="sent along to slack or webhook", repr=False)
     ca_file: str | None = Field(default=None, description="PEM bundle to verify slack or webhook with")
     proxy: str | None = Field(default=None, description="URL of a proxy to send through", pattern="^https?://")
