@@ -24,6 +24,7 @@ from gwcore.ids import new_id
 from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
+from gwcore.lifespan import FAILED, STARTED, STOPPED, Message, beside
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Lease, Resources
 from gwcore.respond import as_fault, error_headers, fail, named, plain_error, stamp
@@ -36,6 +37,10 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 DISCONNECT = "gwcore.disconnect"
 SETTLE = 2.0
 """Seconds that calls which were cut at the end of a drain have to end in."""
+_OTHER_LOOP = (
+    "the gateway was started in another event loop, and what it opened belongs to that: enter `async with gateway:` in the host "
+    "application's lifespan; of Starlette's TestClient, `with TestClient(app) as client:` runs it"
+)
 _NO_WEBSITE = "this gateway asks for no key, so it answers no website; add auth to stack, or set server.open: true if something else guards it"
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -46,8 +51,9 @@ class Gateway:
     """An ASGI application made from a stack file.
 
     ``Gateway("stack.yaml")`` runs alone, mounted (``Mount("/llm", gateway)``) or, with ``fallthrough``, in front of
-    another application, which receives every request whose address is none of the gateway's. A mounted application
-    receives no lifespan: enter ``async with gateway:`` in the host's; else the first request starts the stack.
+    another application, which receives every request whose address is none of the gateway's, and its lifespan. A mounted
+    application receives no lifespan: enter ``async with gateway:`` in the host's; else the first request starts the stack.
+    Started in one event loop it serves in no other; once it was shut down, it may start again.
 
     Args:
         stack: path of the stack file, or its text (anything with a line break).
@@ -88,6 +94,7 @@ class Gateway:
         self._drains_since = 0.0
         self._app: ASGIApp = self.serve
         self._open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -95,7 +102,14 @@ class Gateway:
         """Assemble and start the stack; a no-op when it runs."""
         async with self._starting:
             if self.stack is None:
+                self.state.draining = False  # of a former life
                 self._install(await self._build())
+            self._at_home()
+
+    def _at_home(self) -> None:
+        """Connections, timers and tasks of another loop would fail, or wait for ever, where it has ended."""
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(_OTHER_LOOP)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the drain's own deadline
         """Drain and close everything; ``timeout`` defaults to what is left of ``server.drain``."""
@@ -170,7 +184,7 @@ class Gateway:
         app: ASGIApp = self.serve
         for middleware in reversed(stack.asgi):
             app = middleware.wrap(app)
-        self.stack, self._app = stack, app
+        self.stack, self._app, self._loop = stack, app, asyncio.get_running_loop()
         # mounted, it is the host application's to say who may call
         self._open = self.serve_admin and stack.door is None and not stack.server.open
         self.load.limit(stack.server.max_inflight, stack.server.max_lag)
@@ -184,11 +198,13 @@ class Gateway:
         """ASGI 3."""
         kind = scope["type"]
         if kind == "http":
-            if self.stack is None and not self.state.draining:
+            if self.stack is None:
                 await self._late_start()
+            elif self._loop is not asyncio.get_running_loop():
+                raise RuntimeError(_OTHER_LOOP)
             await self._app(scope, receive, send)
         elif kind == "lifespan":
-            await self._lifespan(receive, send)
+            await self._lifespan(scope, receive, send)
         elif self.fallthrough is not None:
             await self.fallthrough(scope, receive, send)
         elif kind == "websocket":
@@ -199,8 +215,10 @@ class Gateway:
         """ASGI 3: the admin API of the stack that runs, for mounting on purpose: ``Mount("/admin", gateway.admin)``."""
         if scope["type"] != "http":
             return
-        if self.stack is None and not self.state.draining:
+        if self.stack is None:
             await self._late_start()
+        else:
+            self._at_home()
         id_ = new_id()
         if self.stack is None or self.stack.admin is None:
             error = NotServed("no plugin of this stack decides who may use an admin API; add auth to stack")
@@ -209,20 +227,29 @@ class Gateway:
         await self.stack.admin(scope, receive, named(send, id_))
 
     async def _late_start(self) -> None:
+        if self.state.draining:  # it was shut down: nobody would do so again
+            return
         _log.warning("started by the first request; enter `async with gateway:` in the host application's lifespan")
         await self.startup()
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self.startup()
         except GatewayError as error:  # a stack that cannot be built, or a store that does not answer
-            await send({"type": "lifespan.startup.failed", "message": f"cannot start: {error.message}"})
+            await send({"type": FAILED, "message": f"cannot start: {error.message}"})
             return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        except Exception as error:  # told so, or servers take it for an application without a lifespan, and serve
+            await send({"type": FAILED, "message": f"cannot start: {type(error).__name__}"})
+            raise
+        last: Message = {"type": STOPPED}
+        if self.fallthrough is None:
+            await send({"type": STARTED})
+            await receive()
+        else:
+            last = await beside(self.fallthrough, scope, receive, send)
         await self.shutdown()
-        await send({"type": "lifespan.shutdown.complete"})
+        await send(last)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request, behind the ``asgi`` middlewares of the stack file."""
