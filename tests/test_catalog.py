@@ -1,12 +1,14 @@
 """What is installed: entry points of distributions that are not ours, found by the words of the stack file."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from gwcore.assemble import assemble
 from gwcore.catalog import Catalog
 from gwcore.cli import main
+from gwcore.errors import AssemblyError
 from gwcore.resources import Resources
 from gwcore.show import walk
 from gwcore.stackfile import StackErrors
@@ -106,3 +108,14 @@ def test_a_verb_of_a_distribution_that_cannot_be_loaded_says_why(monkeypatch, ca
     with pytest.raises(SystemExit):
         main(["keys", "list"])
     assert "gwcore keys comes with gwcore-auth, which cannot be loaded: ModuleNotFoundError" in capsys.readouterr().err
+
+
+def test_two_distributions_of_one_word_are_refused(monkeypatch):
+    """The last one found would have taken the other's place: by chance, and for a word such as auth, too."""
+
+    def offered(distribution):
+        return SimpleNamespace(name="auth", dist=SimpleNamespace(name=distribution), load=lambda: object())
+
+    monkeypatch.setattr("gwcore.catalog.entry_points", lambda group: (offered("gwcore-auth"), offered("acme-auth")))
+    with pytest.raises(AssemblyError, match="acme-auth and gwcore-auth both offer 'auth': uninstall one"):
+        Catalog().load("auth")

@@ -1,6 +1,7 @@
 """What third parties get wrong: refused at assembly with a sentence, or isolated and said while serving."""
 
 import json
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -140,3 +141,114 @@ async def test_no_outcome_is_said(capfd):
 
     assert (await served(_layer(forgets))).status == 200
     assert "return await inner(call)" in "".join(capfd.readouterr())
+
+
+async def _not(self, *_):
+    return False
+
+
+async def _series(self):
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("visible", _not),
+        ("health", _not),
+        ("names", _not),
+        ("explain", _not),
+        ("metrics", _series),
+        ("client_routes", _not),
+    ],
+)
+def test_what_is_asked_synchronously_is_not_async(name, member):
+    assert f"Mine.{name} is async" in refused(plugin(**{name: member}))
+
+
+def _unmade(self, config): ...
+
+
+def _wrong(self, config, setup):
+    raise KeyError("a secret")
+
+
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [
+        (_unmade, "mine cannot be made: TypeError: _unmade() takes 2 positional"),
+        (_wrong, f"mine cannot be made: KeyError at {__file__}:"),
+    ],
+)
+def test_a_plugin_that_cannot_be_made_is_named(member, says):
+    said = refused(plugin(__init__=member))
+    assert says in said
+    assert "secret" not in said
+
+
+@asynccontextmanager
+async def _fails(self):
+    raise ValueError("a secret")
+    yield
+
+
+async def _no_context(self):
+    yield
+
+
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [
+        (_fails, f"mine cannot start: ValueError at {__file__}:"),
+        (_no_context, "mine cannot start: TypeError: "),
+    ],
+)
+async def test_a_plugin_that_cannot_start_is_named(member, says):
+    gateway = Gateway("gwcore: 1\nstack: [mine]\n", catalog=catalog(plugin(lifespan=member)))
+    with pytest.raises(AssemblyError) as caught:
+        await gateway.startup()
+    assert says in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(("path", "method"), [("/fake", "POST"), ("/models", "GET")])
+async def test_who_is_let_through_unknown_gets_nothing(capfd, path, method):
+    def layer(_self, inner):
+        async def forgets(call):
+            return await inner(call)
+
+        return forgets
+
+    seen = await served(plugin(identifies=True, call_layer=layer), path, method)
+    assert seen.status == 500
+    assert "without a principal" in capfd.readouterr().out
+
+
+async def test_a_forgotten_await_is_said(capfd):
+    def layer(_self, inner):
+        async def forgets(call):
+            inner(call).close()  # as the collector would, with a warning
+
+        return forgets
+
+    assert (await served(plugin(call_layer=layer))).status == 500
+    assert "a layer ended a call without an answer; write: return await inner(call)" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("value", [b"a\r\nx-other: 1", b"a\n", b"a\0"])
+async def test_a_header_that_would_be_two_is_a_500(capfd, value):
+    def layer(_self, inner):
+        async def adds(call):
+            call.reply.add_header(b"x-mine", value)
+            return await inner(call)
+
+        return adds
+
+    seen = await served(plugin(call_layer=layer))
+    assert seen.status == 500
+    assert "error=ValueError" in capfd.readouterr().out
+
+
+def test_two_plugins_of_one_name_are_refused():
+    with pytest.raises(AssemblyError, match="two plugins are named 'mine'"):
+        catalog(plugin(), plugin())

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import structlog
+
 from gwcore.call import Call, Outcome, words
-from gwcore.errors import Forbidden, UnknownModel, Untranslatable
+from gwcore.errors import Forbidden, PluginFault, UnknownModel, Untranslatable
 from gwcore.models import Models
 from gwcore.service import Layer, Service
 
 TAGS, UPSTREAM = b"x-gwcore-tags", b"x-gwcore-upstream"
 _THEIR_TAGS = b"x-litellm-tags"
+
+_log = structlog.get_logger("gwcore")
 
 Permits = Sequence[Callable[[Call, str], bool]]
 """``Plugin.visible`` of every plugin that has one: whether whoever calls may use a model. All must say so."""
@@ -51,6 +55,21 @@ def aim(models: Models, call: Call, permits: Permits = ()) -> None:
             call.targets = (target,)
             return
     raise Untranslatable(f"no upstream serves {operation} in the dialect {name}; set {UPSTREAM.decode()} to choose one")
+
+
+def known(name: str) -> Layer[Call]:
+    """The layer behind the plugin that identifies: whoever comes through has a principal."""
+
+    def layer(inner: Service[Call]) -> Service[Call]:
+        def one(call: Call) -> Coroutine[Any, Any, Outcome]:
+            if call.principal is None:
+                _log.error("a call without a principal was let through; set call.principal, or raise", plugin=name)
+                raise PluginFault(name)
+            return inner(call)
+
+        return one
+
+    return layer
 
 
 def aiming(models: Models, permits: Permits) -> Layer[Call]:

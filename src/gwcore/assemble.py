@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from pydantic import SecretStr
 
-from gwcore.aim import Permits, aiming
+from gwcore.aim import Permits, aiming, known
 from gwcore.call import Attempt, Call
 from gwcore.catalog import Catalog
 from gwcore.config import Entry, StackConfig, UpstreamConfig, read
 from gwcore.detached import Detached
 from gwcore.dialect import Dialect, Route
 from gwcore.dispatch import Dispatch, first_target
-from gwcore.errors import BadConfig, MissingPort, OrderViolation
+from gwcore.errors import BadConfig, GatewayError, MissingPort, OrderViolation
 from gwcore.hookspecs import EVENTS, PROJECT, Watching, check_taps
 from gwcore.ingress import Ingress
 from gwcore.listing import Listing
 from gwcore.load import Load
 from gwcore.models import Models
-from gwcore.plugin import Demand, Setup, overrides
+from gwcore.plugin import Demand, Plugin, Setup, fault_of, overrides
 from gwcore.ports import Authority, Sample
 from gwcore.prices import Override, Prices
 from gwcore.provider import Preparing, Upstream
@@ -85,7 +85,7 @@ def assemble(
         tell_cost=config.server.cost == "stream",
         dialects=dialects,
     )
-    identify = [p.plugin.call_layer for p in placed if p.plugin.identifies]
+    identify = _identifying(placed)
     routes, answers = _answers(placed, [*identify, *_throttling(placed)])
     return Stack(
         service=_pipeline(placed, models, dispatch, permits),
@@ -201,7 +201,7 @@ def _place(
         if missing:
             raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
         setup = setup_of(entry.name, stores=dict(config.stores))
-        plugin = kind(entry.config, setup)
+        plugin = _made(kind, entry, setup)
         if overrides(plugin, "visible"):
             permits.append(plugin.visible)
         ports.update((port, plugin) for port in kind.offers)
@@ -211,6 +211,15 @@ def _place(
         if p.watching and p.rings:
             raise OrderViolation(f"{p.name} stands in the pipeline: it belongs under stack, not under watch")
     return tuple(placed), ports
+
+
+def _made(kind: type[Plugin], entry: Entry, setup: Setup) -> Plugin:
+    try:
+        return kind(entry.config, setup)
+    except GatewayError:
+        raise
+    except Exception as error:
+        raise fault_of(entry.name, kind.__module__, error, "cannot be made") from error
 
 
 def _readings(load: Load, placed: list[Placed]) -> Iterator[Sample]:
@@ -230,6 +239,11 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
     from gwcore.adminapi import AdminApp  # noqa: PLC0415 - only where somebody decides who may use it
 
     return AdminApp(((p.name, route) for p in placed for route in p.plugin.admin_routes()), authority)  # type: ignore[arg-type]  # the mapping pairs each port with its own implementation
+
+
+def _identifying(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
+    """What says who calls, and a look whether it did: a path through it that forgets to would be everybody's."""
+    return [layer for p in placed if p.plugin.identifies for layer in (p.plugin.call_layer, known(p.name))]
 
 
 def _throttling(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
@@ -288,6 +302,8 @@ def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch, pe
             outer = only_when(p.when, plugin.call_layer, _itself)
             if plugin.identifies or plugin.selects:
                 selecting.append(outer)  # who is not known learns no model's name
+                if plugin.identifies:
+                    selecting.append(known(p.name))
             else:
                 call_layers.append(outer)
         if "router" in p.rings:

@@ -13,7 +13,7 @@ import pluggy
 from pydantic import BaseModel
 
 from gwcore.dialect import Dialect
-from gwcore.errors import UnknownPlugin
+from gwcore.errors import AssemblyError, UnknownPlugin
 from gwcore.hookspecs import PROJECT, Registration
 from gwcore.plugin import Plugin
 from gwcore.prices import PriceCard
@@ -56,7 +56,11 @@ class Catalog:
     def __init__(self, *extra: object) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Registration)
-        self._found: dict[str, EntryPoint] = {ep.name: ep for ep in entry_points(group=GROUP)}
+        self._found: dict[str, EntryPoint] = {}
+        self._rivals: dict[str, set[str]] = {}
+        for entry in entry_points(group=GROUP):
+            self._found[entry.name] = entry
+            self._rivals.setdefault(entry.name, set()).add(entry.dist.name if entry.dist else "?")
         self._loaded: set[str] = set()
         self._plugins: dict[str, type[Plugin]] = {}
         self._providers: dict[str, Provider] = {}
@@ -72,7 +76,10 @@ class Catalog:
         plugins: list[type[Plugin]] = getattr(source, "gwcore_plugins", list)()
         providers: list[Provider] = getattr(source, "gwcore_providers", list)()
         dialects: list[Dialect] = getattr(source, "gwcore_dialects", list)()
-        self._plugins.update((kind.name, kind) for kind in plugins)
+        for kind in plugins:
+            if self._plugins.setdefault(kind.name, kind) is not kind:
+                places = " and ".join(f"{k.__module__}.{k.__qualname__}" for k in (self._plugins[kind.name], kind))
+                raise AssemblyError(f"two plugins are named {kind.name!r}: {places}; name one otherwise")
         self._providers.update((provider.name, provider) for provider in providers)
         self._dialects.update((dialect.name, dialect) for dialect in dialects)
         if name not in {None, PROVIDERS}:
@@ -86,6 +93,8 @@ class Catalog:
         entry = self._found.get(name)
         if entry is None or name in self._loaded:
             return
+        if len(self._rivals[name]) > 1:  # which one runs would be chance
+            raise AssemblyError(f"{' and '.join(sorted(self._rivals[name]))} both offer {name!r}: uninstall one")
         self._register(entry.load(), name)
         self._loaded.add(name)
 

@@ -380,6 +380,9 @@ async def _run(stack: Stack, call: Call) -> Outcome:
         finally:
             pings.cancel()
     if call.reply.state != ENDED:
+        _log.error(
+            "a layer ended a call without an answer; write: return await inner(call)", got=type(outcome).__name__
+        )
         raise PluginFault
     if not isinstance(outcome, Outcome):
         _log.error("a layer returned no Outcome; write: return await inner(call)", got=type(outcome).__name__)

@@ -88,12 +88,21 @@ class Watching:
 EVENTS = {name: hook for name, hook in vars(Watching).items() if not name.startswith("_")}
 
 
+_ASKED = ("visible", "names", "explain", "metrics", "health", "admin_routes", "client_routes")
+"""Methods of a plugin that are no coroutine functions."""
+
+
 def check_taps(plugin: Any) -> None:
-    """Whether the taps of a plugin can be told.
+    """Whether the taps of a plugin can be told, and its other methods asked.
 
     Raises:
-        AssemblyError: one that no event is named after, that is not marked, is async, or takes other parameters.
+        AssemblyError: a method that is async and must not be; a tap that no event is named after, that is not marked, is async, or takes other parameters.
     """
+    for name in _ASKED:
+        method = getattr(type(plugin), name)
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            # a coroutine is as good as True, whatever it would have said
+            raise AssemblyError(f"{type(plugin).__name__}.{name} is async: it is asked synchronously; leave out async")
     for name in dir(type(plugin)):
         method = getattr(type(plugin), name, None)
         marked, event = hasattr(method, f"{PROJECT}_impl"), EVENTS.get(name)

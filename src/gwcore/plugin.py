@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import IntEnum
+from traceback import walk_tb
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -13,7 +14,7 @@ from gwcore.aim import Permits
 from gwcore.call import Attempt, Call, Key, Outcome, Target
 from gwcore.detached import Detached
 from gwcore.dialect import Dialect, Route
-from gwcore.errors import BadConfig, MissingPort
+from gwcore.errors import AssemblyError, BadConfig, MissingPort
 from gwcore.models import Models
 from gwcore.ports import AdminRoute, Sample
 from gwcore.prices import Prices
@@ -231,6 +232,19 @@ class Plugin:
     def health(self) -> dict[str, Any] | None:
         """What ``GET /health`` shows of this plugin; no secrets. With ``degraded: True`` in it the gateway's status is ``degraded``."""
         return None
+
+
+def fault_of(name: str, package: str, error: Exception, cannot: str) -> AssemblyError:
+    """What a plugin's own code raised before it serves, for its author: the kind, where it was, and what Python said of it.
+
+    The text of other errors may quote a setting, which may be a secret.
+    """
+    at = ""
+    for frame, line in walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package.partition(".")[0]:
+            at = f" at {frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+    said = f": {error}" if isinstance(error, (TypeError, AttributeError, NameError, ImportError, OSError)) else ""
+    return AssemblyError(f"{name} {cannot}: {type(error).__name__}{said}{at}")
 
 
 def overrides(plugin: Plugin, method: str) -> bool:

@@ -18,6 +18,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 IDLE, COMMITTED, ENDED = "idle", "committed", "ended"
 
 
+_ENDS = b"\r\n\0"
+
+
 class ReplyMisuse(RuntimeError):
     """A second commit, bytes before a commit or after the end. The traceback names the plugin."""
 
@@ -167,10 +170,13 @@ class Reply:
 
         Raises:
             TypeError: a name or a value that is not bytes.
+            ValueError: CR, LF or NUL in the value.
             ReplyMisuse: the answer has begun to leave.
         """
         if not (isinstance(name, bytes) and isinstance(value, bytes)):
             raise TypeError(f"add_header takes bytes, here: {type(name).__name__}, {type(value).__name__}")
+        if len(value.translate(None, _ENDS)) != len(value):  # another header would follow it
+            raise ValueError("add_header takes no CR, LF or NUL")
         self._add((name, value))
 
     def add_headers(self, tell: Callable[[], Headers]) -> None:

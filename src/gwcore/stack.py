@@ -17,10 +17,11 @@ from gwcore.config import ServerConfig
 from gwcore.detached import Detached
 from gwcore.dialect import Route
 from gwcore.dispatch import Dispatch
+from gwcore.errors import GatewayError
 from gwcore.ingest import Door
 from gwcore.ingress import Ingress
 from gwcore.models import Models
-from gwcore.plugin import Plugin, ring_of
+from gwcore.plugin import Plugin, fault_of, ring_of
 from gwcore.prices import Prices
 from gwcore.provider import Upstream
 from gwcore.resources import Lease
@@ -100,10 +101,18 @@ class Stack:
                 _log.warning("models without a price", models=unpriced, mend="set upstreams.<name>.prices")
         try:
             for placed in self.placed:
-                await self._exit.enter_async_context(placed.plugin.lifespan())
+                await self._enter(placed)
         except BaseException:
             await self._exit.aclose()
             raise
+
+    async def _enter(self, placed: Placed) -> None:
+        try:
+            await self._exit.enter_async_context(placed.plugin.lifespan())
+        except GatewayError:
+            raise
+        except Exception as error:
+            raise fault_of(placed.name, type(placed.plugin).__module__, error, "cannot start") from error
 
     def left(self) -> None:
         """A call has ended."""

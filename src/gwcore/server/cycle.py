@@ -70,7 +70,6 @@ class EdgeCycle(RequestResponseCycle):
             raise RuntimeError(f"unexpected ASGI message {kind}")
 
     def _start(self, status: int, headers: Any) -> None:
-        self.response_started = True
         self.waiting_for_100_continue = False
         parts = []
         closing = False
@@ -98,6 +97,7 @@ class EdgeCycle(RequestResponseCycle):
         joints = 2 * max(0, len(parts) - 1)
         if len(head) - len(head.translate(None, _CONTROLS)) != joints:
             raise RuntimeError("a response header holds a control character")
+        self.response_started = True  # of a head that cannot leave no body does
         self.head = [_lines.get(status) or _line(status), head, b"\r\n\r\n" if parts else b"\r\n"]
 
     def _body(self, body: bytes, *, more: bool) -> None:
