@@ -114,7 +114,7 @@ def test_two_distributions_of_one_word_are_refused(monkeypatch):
     """The last one found would have taken the other's place: by chance, and for a word such as auth, too."""
 
     def offered(distribution):
-        return SimpleNamespace(name="auth", dist=SimpleNamespace(name=distribution), load=lambda: object())
+        return SimpleNamespace(name="auth", dist=SimpleNamespace(name=distribution), load=object)
 
     monkeypatch.setattr("gwcore.catalog.entry_points", lambda group: (offered("gwcore-auth"), offered("acme-auth")))
     with pytest.raises(AssemblyError, match="acme-auth and gwcore-auth both offer 'auth': uninstall one"):

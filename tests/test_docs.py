@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from gwcore.assemble import assemble
 from gwcore.catalog import Catalog
+from gwcore.codec import both_ways
 from gwcore.gateway import Gateway
 from gwcore.hookspecs import Registration, Watching
+from gwcore.plugin import Plugin
 from gwcore.resources import Resources
 from gwcore.template import create_plugin
 from gwcore.testing.server import running
@@ -87,6 +90,48 @@ async def test_the_guide_s_tests_pass(stamp):
     assert len(ours) == 2
     for test in ours:
         await test()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/messages", {"max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1beta/models/demo%2Fdemo:streamGenerateContent?alt=sse", {"contents": [{"parts": [{"text": "Hi"}]}]}),
+    ],
+)
+async def test_a_stream_is_told_again_as_the_guide_says(path, body):
+    [code] = [code for code in blocks(ROOT / "docs/guide/write-a-layer.md", "python") if "def retold" in code]
+    exec(code, named := {})
+
+    class Retelling(Plugin):
+        """Hides every word."""
+
+        name = "retelling"
+        secret = re.compile(r"[A-Za-z]+")
+
+        def call_layer(self, inner):
+            async def retell(call):
+                async with call.reply.hold() as held:
+                    outcome = await inner(call)
+                    held.body[:] = [named["retold"](self, both_ways(call.dialect.chat), call, held)]
+                return outcome
+
+            return retell
+
+    class Brought:
+        def gwcore_plugins(self):
+            return [Retelling]
+
+    stack = "gwcore: 1\nupstreams: {demo: {provider: demo}}\nstack: [retelling]\n"
+    if "models" not in path:
+        body = {"model": "demo/demo", "stream": True, **body}
+    async with running(Gateway(stack, catalog=Catalog(Brought()))) as url, httpx2.AsyncClient() as http:
+        answer = await http.post(url + path, json=body)
+    assert answer.status_code == 200
+    assert "[hidden] [hidden]" in answer.text
+    assert "This" not in answer.text
 
 
 async def test_first_steps_work_with_every_sdk():

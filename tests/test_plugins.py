@@ -252,3 +252,22 @@ async def test_a_header_that_would_be_two_is_a_500(capfd, value):
 def test_two_plugins_of_one_name_are_refused():
     with pytest.raises(AssemblyError, match="two plugins are named 'mine'"):
         catalog(plugin(), plugin())
+
+
+async def test_what_is_held_may_be_asked_again_otherwise():
+    def layer(_self, inner):
+        async def again(call):
+            async with call.reply.hold():
+                await inner(call)
+                call.edit()["again"] = True
+                return await inner(call)
+
+        return again
+
+    async with FakeUpstream() as up:
+        up.script(Answer(body=b'{"first": 1}'), Answer(body=b'{"second": 2}'))
+        text = f"gwcore: 1\nupstreams:\n  up: {{provider: fake, base_url: '{up.url}'}}\nstack: [mine]\n"
+        async with running(Gateway(text, catalog=catalog(plugin(call_layer=layer)))) as url:
+            seen = await exchange(url, "POST", "/fake", BODY)
+        assert seen.body == b'{"second": 2}'
+        assert ["again" in json.loads(request.body) for request in up.requests] == [False, True]
