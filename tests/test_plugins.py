@@ -271,3 +271,16 @@ async def test_what_is_held_may_be_asked_again_otherwise():
             seen = await exchange(url, "POST", "/fake", BODY)
         assert seen.body == b'{"second": 2}'
         assert ["again" in json.loads(request.body) for request in up.requests] == [False, True]
+
+
+async def test_of_a_head_that_cannot_leave_no_body_does():
+    def layer(_self, inner):
+        async def breaks(call):
+            async with call.reply.hold() as held:
+                outcome = await inner(call)
+                held.headers[:] = [(b"content-type", b"text/event-stream"), (b"x-mine", b"a\r\nx-other: 1")]
+            return outcome
+
+        return breaks
+
+    assert (await served(plugin(call_layer=layer))).status == 500  # the error event had no head before it
