@@ -19,7 +19,8 @@ from gwcore.errors import BadRequest
 from gwcore.knobs import MAX_TOKENS, Places, largest
 from gwcore.prices import MILLION, STACK, STANDARD, PriceCard
 from gwcore.units import DOLLAR
-from gwcore.usage import OUT
+from gwcore.usage import IN, OUT
+from gwcore.wire.form import read_field
 from gwcore_budget.tools import NONE, Runs, runs
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
@@ -28,6 +29,8 @@ IMAGE = 50_000
 """Tokens of one picture given by address: the dearest tiling that is documented."""
 IMAGE_OUT = 16_384
 """Tokens of one picture made."""
+PROMPT = 2 * IMAGE
+"""Tokens of the text fields of a form that sends pictures: https://platform.openai.com/docs/api-reference/images/createEdit takes 32,000 characters."""
 CHUNK = 500
 """Tokens of a document, its query included, that a search counts as one. Source: https://cohere.com/pricing."""
 LONG = 1_000_000
@@ -52,6 +55,7 @@ _FREE = frozenset(
         "response_items",
     ]
 )
+_ASKED = frozenset({"GET", "DELETE"})
 _KNOBS = frozenset(
     {"model", "messages", "stream", "max_tokens", "max_completion_tokens", "n", "temperature", "top_p", "seed", "user"}
 )
@@ -148,7 +152,7 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
     """
     call = attempt.call
     operation = call.operation
-    if operation in _FREE or call.method == "GET" or (operation == "moderations" and card is None):
+    if operation in _FREE or call.method in _ASKED or (operation == "moderations" and card is None):
         return NOTHING
     if card is None:
         return None
@@ -212,16 +216,19 @@ def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: in
 
 
 def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int, *, endless: bool) -> Bound | None:
+    if call.document is None:
+        return _form(call, card)
     text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
     chat = call.operation in _CHAT
     ran = runs(document, card, endless=endless) if chat else NONE
-    tokens = None if ran is None else _input_tokens(call, document, text, card, ran)
+    unseen = _elsewhere(document, text) or _says(text, _UNSEEN) or _FILE.search(text) is not None
+    tokens = None if ran is None else _input_tokens(call, document, text, card, ran, unseen=unseen)
     if ran is None or tokens is None:
         return None
     rounds = 2 if '"compact' in text and document.get("context_management") else 1  # a summary of it all comes first
     tokens *= rounds
     prices = card.dearest(tokens)
-    fixed = _input_price(text, prices, tokens)
+    fixed = _input_price(text, prices, tokens, unseen=unseen)
     fee = prices.get("request", 0)
     if chat:
         return None if fixed is None else _answers(call, card, prices, fixed + ran.fees + fee, assumed, rounds=rounds)
@@ -232,11 +239,29 @@ def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed:
     return None if found is None else Bound(found + (fixed or 0) + fee)
 
 
-def _input_tokens(call: Call, document: Mapping[str, Any], text: str, card: PriceCard, ran: Runs) -> int | None:
+def _form(call: Call, card: PriceCard) -> Bound | None:
+    """Of fields and a file, whose bytes say nothing that could be searched for: they are at the dearest price of what is read."""
+    special = _SPECIAL.get(call.operation)
+    if special is None:
+        return None
+    tokens = len(call.raw) + FRAME
+    if call.operation in _IMAGES:
+        head = call.raw.lower()
+        tokens = min(tokens, PROMPT + IMAGE * max(head.count(b"filename"), head.count(b"content-type")))
+    tokens = _within(tokens, card)
+    prices = card.dearest(tokens)
+    read = max((prices[bucket] for bucket in IN if bucket in prices), default=0)
+    found = special(call, card, tokens)
+    return None if found is None else Bound(tokens * read + found + prices.get("request", 0))
+
+
+def _input_tokens(
+    call: Call, document: Mapping[str, Any], text: str, card: PriceCard, ran: Runs, *, unseen: bool
+) -> int | None:
     window = card.context_window
     if window is not None and window < LONG and _long(call, text):
         window = LONG
-    if _elsewhere(document) or _says(text, _UNSEEN) or _FILE.search(text):
+    if unseen:
         return None if window is None else ran.read(window, window)
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
@@ -264,10 +289,18 @@ def _long(call: Call, text: str) -> bool:
     return _LONGER in text or _LONGER.encode() in (call.header(b"anthropic-beta") or b"")
 
 
-def _elsewhere(document: Mapping[str, Any]) -> bool:
+def _elsewhere(document: Mapping[str, Any], text: str) -> bool:
+    if '"audio"' in text and _spoken(document):
+        return True
     if _ELSEWHERE.isdisjoint(document):
         return False
     return any(document.get(name) for name in _ELSEWHERE - {"prompt"}) or isinstance(document.get("prompt"), dict)
+
+
+def _spoken(document: Mapping[str, Any]) -> bool:
+    """Whether an answer is quoted that was spoken, by its id."""
+    messages = document.get("messages")
+    return isinstance(messages, list) and any(isinstance(one, dict) and one.get("audio") for one in messages)
 
 
 def _says(text: str, marks: Iterable[str]) -> bool:
@@ -277,14 +310,14 @@ def _says(text: str, marks: Iterable[str]) -> bool:
     return False
 
 
-def _input_price(text: str, prices: Prices, tokens: int) -> int | None:
+def _input_price(text: str, prices: Prices, tokens: int, *, unseen: bool) -> int | None:
     price = prices.get("input")
     if price is None:
         return None
     buckets = ["cache_write_5m", "cache_write_1h"] if "cach" in text or "Cach" in text else []
-    if "image" in text and _says(text, _PICTURES):
+    if unseen or ("image" in text and _says(text, _PICTURES)):
         buckets.append("image_in")
-    if "audio" in text:
+    if unseen or "audio" in text:  # a film has sound, and a file that is known by its id alone may be either
         buckets.append("audio_in")
     for bucket in buckets:
         price = max(price, prices.get(bucket, 0))
@@ -339,8 +372,14 @@ def _moderation(_call: Call, card: PriceCard, tokens: int) -> int:
     return card.highest("moderation", tokens) or 0
 
 
+def _said(call: Call, name: str) -> dict[str, str]:
+    """A field of a form, as a document has it."""
+    field = read_field(call.raw, call.header(b"content-type") or b"", name.encode())
+    return {} if field is None else {name: field.decode("latin-1")}
+
+
 def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
-    count = largest(call.document or {}, (("n",),)) or (10 if call.document is None else 1)
+    count = largest(_said(call, "n") if call.document is None else call.document, (("n",),)) or 1
     each, by_token = card.highest("image", tokens), card.highest("image_out", tokens)
     if each is None and by_token is None:
         return None
@@ -348,11 +387,11 @@ def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
 
 
 def _speech(call: Call, card: PriceCard, tokens: int) -> int | None:
-    each, by_token = card.highest("characters", tokens), card.prices.get("audio_out")
+    each, by_token = card.highest("characters", tokens), card.highest("audio_out", tokens)
     if each is None and by_token is None:
         return None
     # speech of one letter is well below four tokens of sound
-    return max(len(call.raw) * (each or 0), 4 * len(call.raw) * (card.highest("audio_out", tokens) or 0))
+    return max(len(call.raw) * (each or 0), 4 * len(call.raw) * (by_token or 0))
 
 
 def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:

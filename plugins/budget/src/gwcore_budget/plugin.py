@@ -290,8 +290,10 @@ class BudgetPlugin(Plugin):
         """What to hold for what has no bound. ``None`` holds nothing: the row says that it is unmetered."""
         if budgets.denies:
             self.counts["unpriced_denied"] += 1
+            target = attempt.target
+            what = target if target.model else f"{attempt.call.operation} of upstream {target.upstream.name!r}"
             raise Unpriced(
-                f"{attempt.target} has no price for this request, so no budget can bound it: price the model under "
+                f"{what} has no price for this request, so no budget can bound it: price the model under "
                 "`prices` (its context_window, too), bound its tools with max_uses or max_tool_calls, or set `unpriced`",
                 plugin=self.name,
             )
