@@ -12,6 +12,7 @@ import pytest
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
+from tests.stacks.raw import exchange
 
 SERVICE = {"project": "p", "location": "us-east5"}
 # provider → (further keys, model, address, most items of one request)
@@ -166,6 +167,28 @@ async def test_google_s_words():
         else:
             assert seen.document["instances"][0]["task_type"] == "RETRIEVAL_DOCUMENT"
             assert seen.document["parameters"] == {"outputDimensionality": 256}
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("batchEmbedContents", {"requests": [{"model": "models/search", "content": {}}, {"model": ["?"]}, {"content": {}}, "?"]}),
+        ("embedContent", {"model": "models/search", "content": {"parts": [{"text": "a"}]}}),
+        ("countTokens", {"generateContentRequest": {"model": "models/search", "contents": []}}),
+    ],
+)  # fmt: skip
+async def test_what_names_a_model_inside_as_google_s_sdks_do_names_the_target_s(verb, body):
+    config = {"upstreams": {"up": {"provider": "gemini", "api_key": "key-12345678"}}, "models": {"search": "up/gemini-embedding-001"}}
+    async with FakeUpstream() as up:
+        config["upstreams"]["up"]["base_url"] = up.url
+        async with running(Gateway(json.dumps({"gwcore": 1, **config, "stack": []}) + "\n")) as url:
+            raw = json.dumps(body).encode()
+            seen = await exchange(url, "POST", f"/v1beta/models/search:{verb}", raw, [("content-type", "application/json")])
+            same = raw.replace(b"search", b"gemini-embedding-001").replace(b'["?"]', b'"models/gemini-embedding-001"')
+            assert seen.status == 200 and up.requests[-1].target == f"/v1beta/models/gemini-embedding-001:{verb}"
+            assert up.requests[-1].document == json.loads(same)
+            await exchange(url, "POST", f"/v1beta/models/search:{verb}", same, [("content-type", "application/json")])
+            assert up.requests[-1].body == same
 
 
 async def test_batches_keep_below_the_vendors_tokens():

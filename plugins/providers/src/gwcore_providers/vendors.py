@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from gwcore.provider import Upstream, options_of
-from gwcore.wire.transport import Headers, Transport
+from gwcore.wire.transport import Headers, Request, Transport
 from gwcore_providers.quirks import OPENAI_CHAT, OPENAI_MODELS, found, words
 
 Address = tuple[str, bool] | None
@@ -110,6 +111,24 @@ def google_verb(operation: str, params: Mapping[str, str], *, stream: bool) -> s
 
 
 _GEMINI = words("batch:100")
+_NAMED_INSIDE = frozenset({"embeddings", "batch_embeddings", "count_tokens"})
+
+
+def _renamed(body: bytes, model: str) -> bytes:
+    """A request of Google's whose parts name ``model``, as its address does; not one byte changed where they do.
+
+    Source: https://ai.google.dev/api/embeddings, https://ai.google.dev/api/tokens.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:  # of a number that only other parsers read: Google's to refuse
+        return body
+    several = document.get("requests")
+    parts = [document, document.get("generateContentRequest"), *(several if isinstance(several, list) else ())]
+    other = [p for p in parts if isinstance(p, dict) and p.get("model") not in (None, model, f"models/{model}")]
+    for one in other:
+        one["model"] = f"models/{model}"
+    return orjson.dumps(document) if other else body
 
 
 class GeminiOptions(BaseModel):
@@ -150,6 +169,12 @@ class Gemini(Vendor):
     def quirks(self, _upstream: Upstream, _model: str) -> frozenset[str]:
         """Of embeddings: a hundred texts at once."""
         return _GEMINI
+
+    def prepare(self, _upstream: Upstream, request: Request, _dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
+        """What is embedded or counted names the model once more, inside the body, where Google wants the path's."""
+        if operation in _NAMED_INSIDE and request.body:
+            path = request.target.partition("?")[0].rpartition(":")[0]
+            request.body = _renamed(request.body, unquote(path.partition("/models/")[2]))
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
         """A header, never ``?key=``: addresses end up in logs."""
