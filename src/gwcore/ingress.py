@@ -11,6 +11,7 @@ from gwcore.wire.transport import Headers
 
 Match = tuple[Dialect, Route, Mapping[str, str]]
 _SEGMENTS = 8  # at most so many of a base URL's are taken off: each is a look-up
+_UPLOAD = "upload"  # where clients of Google's put media; it stands in no base URL, and what is behind it is another operation
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -69,6 +70,8 @@ class Ingress:
         ``/v1/v1/messages`` is ``/v1/messages``; slashes that are doubled or stand at the end count for nothing.
         """
         parts = [part for part in path.split("/") if part]
+        if parts[:1] == [_UPLOAD]:
+            return None
         for at in range(min(len(parts), _SEGMENTS)):
             end = "/" + "/".join(parts[at:])
             if end != path and (found := self.find(method, end, headers)) is not None:

@@ -46,7 +46,7 @@ async def test_a_slash_too_many_is_told(path):
     assert got.json()["error"]["message"] == f"POST {path} is not served, but /v1/chat/completions is"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/no/such", "/x" * 4000])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/no/such", "/x" * 4000, "/upload/v1/files"])
 async def test_nothing_is_guessed(path):
     async with running(Gateway(STACK)) as url, httpx.AsyncClient() as client:
         got = await client.post(url + path, json={})

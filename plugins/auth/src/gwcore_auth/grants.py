@@ -23,6 +23,7 @@ Row = Mapping[str, Any]
 ALL_MODELS = frozenset({"*", "all-proxy-models"})
 TEAM_MODELS, NO_MODELS = "all-team-models", "no-default-models"
 INFERENCE, MANAGEMENT, READING = "llm_api_routes", "management_routes", "info_routes"
+_SAID_OTHERWISE = {"google_routes": "gemini_routes"}  # LiteLLM's group → by the dialect's name, as the others are
 _REMEMBERED = 256
 _NAMING = frozenset({"models", "fallbacks", "providerOptions", "tools"})
 
@@ -104,7 +105,7 @@ class RouteRule:
     __slots__ = ("_inference", "_patterns", "_words")
 
     def __init__(self, words: Iterable[str]) -> None:
-        listed = list(words)
+        listed = [_SAID_OTHERWISE.get(word, word) for word in words]
         self._words = frozenset(word for word in listed if "*" not in word)
         self._inference = INFERENCE in self._words
         self._patterns = _wild(listed)
