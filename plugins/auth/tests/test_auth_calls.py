@@ -218,10 +218,14 @@ async def test_routes_of_a_key(api):
     assert (await api.raw("GET", "/key/info", key=chat)).status_code == 403
 
 
-@pytest.mark.parametrize(("group", "serves"), [("google_routes", True), ("gemini_routes", True), ("openai_routes", False)])
+@pytest.mark.parametrize(
+    ("group", "serves"), [("google_routes", True), ("gemini_routes", True), ("openai_routes", False)]
+)
 async def test_groups_are_called_as_litellm_calls_them(api, group, serves):
     key = await api.key(allowed_routes=[group])
-    answer = await api.raw("POST", "/v1beta/models/m:generateContent", key=key, json={"contents": [{"parts": [{"text": "a"}]}]})
+    answer = await api.raw(
+        "POST", "/v1beta/models/m:generateContent", key=key, json={"contents": [{"parts": [{"text": "a"}]}]}
+    )
     assert (answer.status_code != 403) is serves
     assert (await api.chat(key)).status_code == (403 if serves else 200)
 

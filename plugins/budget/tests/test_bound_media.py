@@ -9,11 +9,16 @@ from gwcore.testing import fakes
 from gwcore_budget.bound import FRAME, IMAGE, IMAGE_OUT, PROMPT, bound
 
 DOLLARS = 10**9
-PICTURES = PriceCard("m", {name: ((0, price * DOLLARS),) for name, price in {"input": 5, "image_in": 10, "output": 40}.items()})
+PICTURES = PriceCard(
+    "m", {name: ((0, price * DOLLARS),) for name, price in {"input": 5, "image_in": 10, "output": 40}.items()}
+)
 
 
 def form(operation, parts, card):
-    raw = b"".join(b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % part for part in parts) + b"--b--\r\n"
+    raw = (
+        b"".join(b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % part for part in parts)
+        + b"--b--\r\n"
+    )
     call = fakes.call("")
     call.document, call.operation, call.raw = None, operation, raw
     call.headers = [(b"content-type", b"multipart/form-data; boundary=b")]
@@ -29,7 +34,9 @@ def test_a_recording_is_held_by_the_second_whatever_its_fields_are_called(operat
 
 
 def test_sound_is_held_at_its_own_price_where_no_word_says_that_it_is_sound():
-    card = PriceCard("m", {"input": ((0, DOLLARS),), "audio_in": ((0, 6 * DOLLARS),), "output": ((0, 0),)}, context_window=2_000)
+    card = PriceCard(
+        "m", {"input": ((0, DOLLARS),), "audio_in": ((0, 6 * DOLLARS),), "output": ((0, 0),)}, context_window=2_000
+    )
     _, terms = form("transcription", [(b'file"; filename="a', b"\0" * 5_000)], card)
     assert terms.amount == 2_000 * 6 * DOLLARS // MILLION
 
@@ -78,5 +85,9 @@ def test_the_voice_that_an_answer_shall_have_is_no_such_thing():
 @pytest.mark.parametrize("operation", ["batches", "cached_contents", "files"])
 def test_who_deletes_needs_no_price(operation):
     call = fakes.call("hi")
-    call.route, call.operation, call.method = Route("DELETE", "/x/{id}", operation, model="none", body="none"), operation, "DELETE"
+    call.route, call.operation, call.method = (
+        Route("DELETE", "/x/{id}", operation, model="none", body="none"),
+        operation,
+        "DELETE",
+    )
     assert bound(Attempt(call, call.targets[0]), None, 1_000).amount == 0

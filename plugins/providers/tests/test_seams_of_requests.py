@@ -2,12 +2,17 @@
 
 import pytest
 
-from gwcore.errors import BadRequest
+from gwcore.codec import Crossing
+from gwcore.errors import BadRequest, Untranslatable
 from gwcore.knobs import largest, saying
 from gwcore.wire.transport import Request
+from gwcore_providers.anthropic.codec import MessagesCodec
 from gwcore_providers.compatible import provider_of
+from gwcore_providers.gemini.codec import GeminiCodec
 from gwcore_providers.gemini.generate import GeminiGenerate
 from gwcore_providers.openai.chat import OpenAIChat
+from gwcore_providers.openai.chat_codec import ChatCodec
+from gwcore_providers.openai.responses_codec import ResponsesCodec
 from gwcore_providers.usage import number
 
 
@@ -65,3 +70,16 @@ def test_what_nobody_can_have_used_is_no_count():
     assert number({"a": 2**64 - 1, "b": 3}, "a", "b") == 3
     assert number({"a": 1e300}, "a") == 0
     assert number({"a": 10**9}, "a") == 10**9
+
+
+@pytest.mark.parametrize("writer", [MessagesCodec(), GeminiCodec(), ResponsesCodec()])
+def test_an_answer_that_was_spoken_goes_to_nobody_else_without_its_words(writer):
+    spoken = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+    told = [{"role": "user", "content": "a"}, spoken, {"role": "user", "content": "b"}]
+    request = ChatCodec().read_request({"model": "m", "messages": told}, "m", stream=False)
+    with pytest.raises(Untranslatable, match=r"messages\.audio"):
+        writer.write_request(request, Crossing("m"))
+    spoken["content"] = "in words"
+    crossing = Crossing("m")
+    writer.write_request(ChatCodec().read_request({"model": "m", "messages": told}, "m", stream=False), crossing)
+    assert "messages.audio" in crossing.dropped

@@ -195,6 +195,10 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
         return
     for name in request.needs:
         raise crossing.refuse(name, f"it is known to {request.dialect} only")
+    if any(message.extra.get("audio") and not message.parts for message in request.messages):
+        raise crossing.refuse(
+            "messages.audio", "an answer that was spoken is kept by its vendor, and there are no words of it"
+        )
     for knob in [knob for knob in request.knobs if f"no:{knob}" in crossing.quirks]:
         del request.knobs[knob]
         crossing.drop(knob)
