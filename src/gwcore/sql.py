@@ -349,6 +349,8 @@ def _cause(error: BaseException) -> str:
     """The type, and its code where it has one: the text of a driver's error may quote parameters, and with them a digest or a name."""
     cause = error
     while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
+        if isinstance(below, asyncio.CancelledError):  # how a time-out ends what it bounds
+            break
         cause = below
     code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
     mend = " (behind a pooler, the store's URL needs statement_cache_size=0)" if code in _POOLER else ""

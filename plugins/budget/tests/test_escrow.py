@@ -453,3 +453,28 @@ def _free(escrow, hold_, amount, facts):
     within = escrow.open[hold_] = Within(hold_, escrow.worker, PENDING, amount, None, (grant.account,), 1, 1, facts)
     within.grants = [grant]
     return within
+
+
+async def test_a_store_that_is_slower_than_any_patience_still_gives_grants(make_ledger, monkeypatch):
+    """Each call that gave up was dropped when its turn came, and took no grant: 50 ms a statement refused every call for ever."""
+    ledger = await make_ledger(patience=0.05)
+    home, asked = ledger.home, asyncio.Event()
+    transact = home.transact
+
+    async def slow(ops):
+        await asked.wait()
+        return await transact(ops)
+
+    monkeypatch.setattr(home, "transact", slow)
+    with pytest.raises(Unavailable):
+        await hold(ledger, "a:1", 100)
+    asked.set()
+    await ledger.group.flushed()
+    asked.clear()
+    local = await hold(ledger, "b:1", 100)
+    assert within(local)
+    ledger.settle(local, POSTED, 60)
+    asked.set()
+    await quiet(ledger)
+    assert (await accounts(home))[G][0] == 60
+    assert not await home.rows("SELECT id FROM budget_hold WHERE id='a:1' AND state=0")

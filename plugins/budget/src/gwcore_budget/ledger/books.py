@@ -163,15 +163,15 @@ class Books:
                 return short
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
-        # what had to be cut to fit leaves nothing to grant
+        # what had to be cut to fit leaves nothing to grant; who gave up takes a grant for others: a slow store gives none in time
         if op.chunk and amount and amount == op.amount and (grants := self._grant(op, accounts, amount)):
             return Admitted(amount, grants=grants, now=self.now)
-        return self._hold(op, accounts, amount)
+        return Dropped() if op.abandoned else self._hold(op, accounts, amount)
 
     def _hindered(self, op: Reserve) -> Result | None:
         """The answer to what needs no look at the money."""
         known = self.holds.get(op.hold)
-        if op.abandoned and known is None:
+        if op.abandoned and known is None and not op.chunk:
             return Dropped()
         if known is not None:  # abandoned or not: who gave up undoes what is held
             if known.state == PENDING:

@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 
+from gwcore.sql import TOLD_EVERY
 from gwcore_budget.ledger.clock import BOOT
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unfit
 from gwcore_budget.ledger.ops import (
@@ -106,6 +107,7 @@ class Group:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._inflight = 0
+        self._told_at = -TOLD_EVERY
         self._parked: list[_Entry] = []  # what the store refuses
 
     async def open(self) -> None:
@@ -170,12 +172,20 @@ class Group:
         timer = loop.call_later(patience, _expire, loop, future, loop.time() + patience, patience)
         try:
             return await future
-        except BaseException:
+        except BaseException as error:
+            if type(error) is Unavailable:
+                self._slow(patience)
             if isinstance(op, Reserve):
                 self._abandon(op, future)
             raise
         finally:
             timer.cancel()
+
+    def _slow(self, patience: float) -> None:
+        """A store that answers, but too late, is told of now and then: what is down is told of where it is found to be."""
+        if not self.down and time.monotonic() - self._told_at >= TOLD_EVERY:
+            self._told_at = time.monotonic()
+            _log.error("ledger store is slower than the patience of calls", patience=patience, backlog=self.backlog)
 
     def _abandon(self, op: Reserve, future: asyncio.Future[Result]) -> None:
         """The waiter is gone: time ran out, or it was cancelled, perhaps in the very turn in which the answer came."""

@@ -174,7 +174,7 @@ class Reserve:
         least: a smaller amount that will do; the answer says what was held.
         chunk: with more than ``floor`` free on every charge, grant up to so much to the worker instead; 0: never.
         expires: after so many milliseconds another worker may take the hold for lost.
-        abandoned: nobody waits any more; set by the caller, read just before it is applied.
+        abandoned: nobody waits any more, and nothing is held; set by the caller, read just before it is applied. A grant is taken.
     """
 
     hold: str
