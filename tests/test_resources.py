@@ -52,3 +52,18 @@ def test_a_redis_url_that_the_driver_cannot_read_is_a_sentence(url):
     with pytest.raises(BadConfig, match="of one server") as caught:
         redis_client(url, 1.0)
     assert "canary" not in caught.value.message
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
+def test_a_redis_url_whose_certificates_cannot_be_read_is_a_sentence(option, tmp_path):
+    """The gateway started well, and its store was unreachable for ever: ConnectionError."""
+    with pytest.raises(BadConfig, match=f"{option}.* No such file") as caught:
+        redis_client(f"rediss://:canary@h/0?{option}={tmp_path}/none.pem", 1.0)
+    assert "canary" not in caught.value.message
+
+
+def test_a_redis_url_with_a_file_that_is_no_certificate_is_a_sentence(tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(BadConfig, match="cannot be used"):
+        redis_client(f"rediss://h/0?ssl_ca_certs={tmp_path}/ca.pem", 1.0)
+    assert redis_client("rediss://h/0?ssl_cert_reqs=none", 1.0)

@@ -152,7 +152,14 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
     }
     try:
         client = connect(url, **how)
-        client.connection_pool.make_connection()  # made and not opened: what is no option would be an outage for ever
+        connection = client.connection_pool.make_connection()  # made and not opened: what is no option would be an outage for ever
+        if hasattr(connection, "ssl_context"):
+            connection.ssl_context.get()  # and so would be a file of certificates that cannot be read
+    except OSError as error:  # ssl's among them: one that is no certificate, a key of another's
+        raise BadConfig(
+            "the files that ssl_ca_certs, ssl_certfile and ssl_keyfile of a redis store's URL name cannot be used: "
+            f"{error.strerror or type(error).__name__}"
+        ) from None
     except (ValueError, TypeError, RedisError):  # their texts may quote a password
         raise BadConfig(
             "the URL of a redis store is redis://user:password@host:6379/0, of one server, with options that its driver knows; "

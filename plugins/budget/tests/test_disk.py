@@ -11,6 +11,7 @@ from test_verbs import verb
 
 from gwcore.errors import BadConfig
 from gwcore_budget.ledger import disk
+from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.sqlite import SqliteHome
 from gwcore_budget.ledger.verify import verify
 
@@ -107,3 +108,10 @@ async def test_a_copy_that_is_not_whole_is_none(tmp_path, monkeypatch):
     with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.DatabaseError, match="row 1 missing"):
         disk.copy_into(db, tmp_path / "copy.db")
     assert not list(tmp_path.iterdir())
+
+
+async def test_a_file_that_cannot_be_used_is_said_by_its_code(tmp_path):
+    """Full, locked and not to be opened were all OperationalError in the log."""
+    (tmp_path / "book.db").mkdir()
+    with pytest.raises(StoreDown, match="OperationalError SQLITE_CANTOPEN"):
+        await SqliteHome(tmp_path / "book.db").open()

@@ -102,6 +102,12 @@ class _Question:
         self.over = False
 
 
+def _why(error: Exception) -> str:
+    """Its code: full, locked and damaged are of one type. What it says is left out: an address of a file may be in it."""
+    code = getattr(error, "sqlite_errorname", None)
+    return f"{type(error).__name__} {code}" if code else type(error).__name__
+
+
 class SqliteHome:
     """One file. ``durable=False`` (a memory store) skips the sync. ``exports`` writes the outbox."""
 
@@ -191,7 +197,7 @@ class SqliteHome:
             self._lock = os.open(f"{self.path}.ledger-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._db = self._connect()
         except (sqlite3.Error, OSError) as error:
-            raise StoreDown(type(error).__name__) from error
+            raise StoreDown(_why(error)) from error
 
     def _close(self) -> None:
         for db in (self._db, *self._reads):
@@ -222,7 +228,7 @@ class SqliteHome:
             finally:
                 self._idle.append(read)
         except sqlite3.Error as error:
-            raise StoreDown(type(error).__name__) from error
+            raise StoreDown(_why(error)) from error
 
     def _query(self, asked: _Question) -> list[tuple[Any, ...]]:
         with self._reading(asked) as read:
@@ -259,7 +265,7 @@ class SqliteHome:
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # what a statement does, or a trigger
                 raise Unfit(str(error)) from error
-            raise StoreDown(type(error).__name__) from error
+            raise StoreDown(_why(error)) from error
 
     def _transact(self, ops: Sequence[Op]) -> Answer:
         with self._transaction() as db:
