@@ -152,7 +152,8 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
     }
     try:
         client = connect(url, **how)
-        connection = client.connection_pool.make_connection()  # made and not opened: what is no option would be an outage for ever
+        # made and not opened: what is no option would be an outage for ever
+        connection = client.connection_pool.make_connection()
         if hasattr(connection, "ssl_context"):
             connection.ssl_context.get()  # and so would be a file of certificates that cannot be read
     except OSError as error:  # ssl's among them: one that is no certificate, a key of another's

@@ -115,3 +115,18 @@ async def test_a_file_that_cannot_be_used_is_said_by_its_code(tmp_path):
     (tmp_path / "book.db").mkdir()
     with pytest.raises(StoreDown, match="OperationalError SQLITE_CANTOPEN"):
         await SqliteHome(tmp_path / "book.db").open()
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_file_that_was_taken_away_takes_no_money_until_it_is_back(tmp_path, home):
+    """What was spent went into a file without a name, without a word, and was gone when the gateway stopped."""
+    path = tmp_path / "book.db"
+    await do(home, reserve("a:1", 10, budget()))
+    path.rename(tmp_path / "away.db")
+    with pytest.raises(StoreDown, match="moved, deleted or replaced"):
+        await do(home, reserve("b:1", 10, budget()))
+    path.write_bytes(b"")
+    with pytest.raises(StoreDown, match="moved, deleted or replaced"):
+        await do(home, reserve("b:1", 10, budget()))
+    (tmp_path / "away.db").replace(path)
+    await do(home, reserve("b:1", 10, budget()))

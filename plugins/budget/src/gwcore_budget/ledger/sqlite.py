@@ -126,6 +126,7 @@ class SqliteHome:
         self._reports = Turns(READERS - 1)
         self._closing = False
         self._lock = -1
+        self._file = (0, 0)
         self._stirred = 0
 
     async def open(self) -> None:
@@ -196,8 +197,17 @@ class SqliteHome:
         try:
             self._lock = os.open(f"{self.path}.ledger-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._db = self._connect()
+            self._file = self._there()
         except (sqlite3.Error, OSError) as error:
             raise StoreDown(_why(error)) from error
+
+    def _there(self) -> tuple[int, int]:
+        """Which file has the path now."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_dev, found.st_ino
 
     def _close(self) -> None:
         for db in (self._db, *self._reads):
@@ -249,6 +259,8 @@ class SqliteHome:
         if db is None:
             raise StoreDown("closed")
         try:
+            if self._there() != self._file:  # what is written into a file without a name is lost with the process
+                raise StoreDown("the file was moved, deleted or replaced: put it back, or start the gateway anew")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
                 db.execute("BEGIN IMMEDIATE")
