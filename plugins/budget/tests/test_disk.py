@@ -118,7 +118,7 @@ async def test_a_file_that_cannot_be_used_is_said_by_its_code(tmp_path):
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-async def test_a_file_that_was_taken_away_takes_no_money_until_it_is_back(tmp_path, home):
+async def test_a_file_that_was_taken_away_takes_no_money(tmp_path, home):
     """What was spent went into a file without a name, without a word, and was gone when the gateway stopped."""
     path = tmp_path / "book.db"
     await do(home, reserve("a:1", 10, budget()))

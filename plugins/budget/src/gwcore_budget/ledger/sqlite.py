@@ -260,7 +260,7 @@ class SqliteHome:
             raise StoreDown("closed")
         try:
             if self._there() != self._file:  # what is written into a file without a name is lost with the process
-                raise StoreDown("the file was moved, deleted or replaced: put it back, or start the gateway anew")
+                raise StoreDown("the file was moved, deleted or replaced: stop the gateway, restore the file, start it")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
                 db.execute("BEGIN IMMEDIATE")
