@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -66,9 +66,11 @@ def _numbered(statement: str) -> str:
     return _PLACE.sub(r"?\1", statement)
 
 
-def _inserting(table: str, names: Sequence[str]) -> tuple[str, str]:
-    """For one row, and for :data:`ROWS`."""
-    head, row = f"INSERT INTO {table} ({', '.join(names)}) VALUES ", f"({','.join('?' * len(names))})"
+@lru_cache(maxsize=64)
+def _inserting(table: str, names: tuple[str, ...], common: int) -> tuple[str, str]:
+    """For one row, and for :data:`ROWS` of them, which have the values of the first ``common`` columns in common."""
+    places = [f"?{n}" for n in range(1, common + 1)] + ["?"] * (len(names) - common)
+    head, row = f"INSERT INTO {table} ({', '.join(names)}) VALUES ", f"({','.join(places)})"
     return head + row, head + ",".join([row] * ROWS)
 
 
@@ -81,7 +83,8 @@ _BUDGETS = f"SELECT id, generation, recall {_LISTED} budget_budget ON id = value
 _GONE_HOLDS = "DELETE FROM budget_hold WHERE id IN (SELECT value FROM json_each(?))"
 _GONE_ENTRIES = "DELETE FROM budget_entry WHERE seq IN (SELECT value FROM json_each(?))"
 _SAME_HOLD = f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?"
-_ENTRIES = _inserting("budget_entry", ("hold", "accounts", "kind", "pending", "posted", "at"))
+_ENTRY = dict.fromkeys(("hold", "accounts", "kind", "pending", "posted", "at"), ...)
+_NEW_HOLD = dict(zip(HOLD_COLUMNS, HOLD_DEFAULTS, strict=True))
 _GRANTED = (
     "INSERT INTO budget_grant (worker, account, amount, turn) VALUES (?,?,?,?) "
     "ON CONFLICT (worker, account) DO UPDATE SET amount = excluded.amount, turn = excluded.turn"
@@ -368,10 +371,11 @@ class SqliteHome:
         )
         holds = books.holds.values()
         if new := [hold_row(hold) for hold in holds if hold.new]:
-            _insert_holds(db, new)
+            _insert(db, "budget_hold", _NEW_HOLD, new)
         if old := [hold_row(hold) for hold in holds if hold.changed and not hold.new]:
             db.executemany(_SAME_HOLD, [(*row[1:], row[0]) for row in old])
-        _insert(db, _ENTRIES, books.entries)
+        if books.entries:
+            _insert(db, "budget_entry", _ENTRY, books.entries)
         if rows := [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed]:
             db.executemany("UPDATE budget_budget SET generation=?, recall=? WHERE id=?", rows)
         db.executemany(_GRANTED, [books.grant_row(key) for key in books.granted])
@@ -388,34 +392,31 @@ class SqliteHome:
             )
 
 
-def _insert_holds(db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
-    """Each value is bound by a call of its own: what all rows leave to the columns' defaults is not named."""
-    first, columns = rows[0], list(zip(*rows, strict=True))
-    left = [
-        value == default and column.count(default) == len(rows)
-        for value, default, column in zip(first, HOLD_DEFAULTS, columns, strict=True)
-    ]
-    said = tuple([name for name, silent in zip(HOLD_COLUMNS, left, strict=True) if not silent])
-    _insert(
-        db,
-        _new_holds(said),
-        list(zip(*[column for column, silent in zip(columns, left, strict=True) if not silent], strict=True)),
-    )
-
-
-@lru_cache(maxsize=32)
-def _new_holds(names: tuple[str, ...]) -> tuple[str, str]:
-    return _inserting("budget_hold", names)
-
-
 def _list(values: Any) -> str:
     return orjson.dumps(list(values)).decode()
 
 
-def _insert(db: sqlite3.Connection, statements: tuple[str, str], rows: list[tuple[Any, ...]]) -> None:
-    one, many = statements
+def _insert(
+    db: sqlite3.Connection, table: str, defaults: Mapping[str, object], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Into these columns; ``defaults`` says what they say by themselves.
+
+    Each value is bound by a call of its own: so what all rows leave to the defaults is not named, and a text that all of many
+    have in common is bound once for :data:`ROWS` of them.
+    """
+    common: dict[str, Any] = {}
+    apart: dict[str, tuple[Any, ...]] = {}
+    for (name, default), column in zip(defaults.items(), zip(*rows, strict=True), strict=True):
+        first = column[0]
+        alike = first == column[-1] and column.count(first) == len(rows)
+        if alike and type(first) is str and len(rows) >= ROWS and first != default:
+            common[name] = first
+        elif not (alike and first == default):
+            apart[name] = column
+    one, many = _inserting(table, (*common, *apart), len(common))
+    shared, left = common.values(), list(zip(*apart.values(), strict=True))
     whole = len(rows) - len(rows) % ROWS
     for at in range(0, whole, ROWS):
-        db.execute(many, list(chain.from_iterable(rows[at : at + ROWS])))
+        db.execute(many, [*shared, *chain.from_iterable(left[at : at + ROWS])])
     if whole < len(rows):
-        db.executemany(one, rows[whole:])
+        db.executemany(one, [(*shared, *row) for row in left[whole:]])
