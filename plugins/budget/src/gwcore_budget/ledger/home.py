@@ -46,7 +46,10 @@ T = TypeVar("T")
 ANSWER, FOREVER = 30.0, 1e9
 """Seconds for which a question may take: any, and what looks at every row on purpose."""
 _DAY = 86_400_000
-_Found = defaultdict[tuple[str | None, ...], list[tuple[int, ...]]]
+_Found = defaultdict[tuple[int, tuple[str | None, ...]], list[tuple[int, ...]]]
+_tokens: Callable[[Metered], tuple[int, ...]] = itemgetter(
+    *range(Metered._fields.index("input"), Metered._fields.index("fees"))
+)
 _who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
 _ROW_BYTES, _NAME_BYTES = 2_500, 300
 """A row of the daily sums is known by its names, and PostgreSQL's index takes some 2,700 bytes; of each, where all are too long."""
@@ -282,15 +285,15 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
     tags: _Found = defaultdict(list)
     for hold, state, spend, count, before in books.turnover:
         facts, metered = hold.facts, hold.metered
-        day = _day(hold.created // _DAY)
+        day = hold.created // _DAY
         failed = count if state == VOIDED or (metered.status or 0) >= 400 else 0
         sums = (spend, count, failed, *_tokens(metered))
         if before is not NOTHING_METERED:
             sums = (*sums[:3], *map(sub, sums[3:], _tokens(before)))
-        days[day, *_indexed(_who_and_what(facts))].append(sums)
+        days[day, _who_and_what(facts)].append(sums)
         if facts.tags != "[]":
             for tag in orjson.loads(facts.tags):
-                tags[day, tag].append(sums)
+                tags[day, (tag,)].append(sums)
     return _summed(days), _summed(tags)
 
 
@@ -321,10 +324,15 @@ def folding(table: str, keys: Sequence[str]) -> str:
 
 
 def _summed(found: _Found) -> list[tuple[Any, ...]]:
-    return sorted((*[part or "" for part in key], *map(sum, zip(*rows, strict=True))) for key, rows in found.items())
+    """Once for all holds of a day that are alike: by far most of a batch."""
+    merged: defaultdict[tuple[str, ...], list[tuple[int, ...]]] = defaultdict(list)
+    for (day, names), rows in found.items():
+        merged[_day(day), *[name or "" for name in _indexed(names)]] += rows
+    return sorted((*key, *_added(*map(sum, zip(*rows, strict=True)))) for key, rows in merged.items())
 
 
-def _tokens(metered: Metered) -> tuple[int, int, int, int]:
-    """Input, output, cache read, cache written."""
-    _, _, text_in, read, write_5m, write_1h, text_out, reasoning, audio_in, audio_out, image_in, image_out, *_ = metered
-    return text_in + audio_in + image_in, text_out + reasoning + audio_out + image_out, read, write_5m + write_1h
+def _added(spend: int, count: int, failed: int, *tokens: int) -> tuple[int, ...]:
+    """In the order of ``SUMS``; ``tokens`` as ``_tokens`` picks them."""
+    text_in, read, write_5m, write_1h, text_out, reasoning, audio_in, audio_out, image_in, image_out = tokens
+    into, out = text_in + audio_in + image_in, text_out + reasoning + audio_out + image_out
+    return spend, count, failed, into, out, read, write_5m + write_1h
