@@ -139,7 +139,7 @@ class Estimator:
 def ceiling(call: Call) -> tuple[int | None, int]:
     """The most tokens an answer may have, and how many answers are asked for."""
     most, times = call.wanted()
-    return most or None, min(times or 1, 128)
+    return most or None, min(times, 128) if times else 1
 
 
 def _blobs(document: Any) -> tuple[int, int]:

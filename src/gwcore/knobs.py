@@ -40,8 +40,10 @@ def largest(document: Mapping[str, Any], places: Places) -> int | None:
 
     Of two places an upstream may read either.
     """
-    counts = [count for value in said(document, places) if (count := _count(value)) is not None]
-    return max(counts, default=None)
+    found = said(document, places)
+    if not found:  # as a rule
+        return None
+    return max([count for value in found if (count := _count(value)) is not None], default=None)
 
 
 def _count(value: Any) -> int | None:

@@ -221,7 +221,7 @@ class Reply:
         self.status = status
         if self._extra is not None:
             told = self.added()
-            ours = dict(told)
+            ours = {name for name, _ in told}
             headers = [header for header in headers if header[0] not in ours]
             headers += told
         if self.before_commit is not None:
