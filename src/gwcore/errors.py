@@ -291,8 +291,8 @@ class Abandoned(GatewayError):
 
     code = "abandoned"
 
-    def __init__(self) -> None:
-        super().__init__("nobody waits for this attempt any more")
+    def __init__(self, message: str = "nobody waits for this attempt any more") -> None:
+        super().__init__(message)
 
 
 class PluginFault(GatewayError):

@@ -24,7 +24,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
 from gwcore.resources import Store
+from gwcore.whole import whole
 
 ANSWER_WITHIN = 2.0
 """Seconds that a store has to answer a statement of the request path, the wait for a connection included."""
@@ -283,7 +284,7 @@ async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except asyncio.CancelledError:  # a driver's thread may be in the middle of it: what it opens is closed
         await asyncio.wait({opening}, timeout=CLOSE_WITHIN)
         if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
-            await _to_the_end(opening.result().close())
+            await whole(opening.result().close(), CLOSE_WITHIN)
         raise
     except Exception as error:  # a driver's own, not SQLAlchemy's: another password, no such database, one in recovery
         raise ConnectionError(type(error).__name__) from error
@@ -294,7 +295,7 @@ async def _connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             await connection.invalidate(error)
         raise
     finally:
-        await _to_the_end(connection.close())
+        await whole(connection.close(), CLOSE_WITHIN)
 
 
 async def _opened(engine: AsyncEngine) -> AsyncConnection:
@@ -308,19 +309,9 @@ async def _transaction(connection: AsyncConnection) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
-        await _to_the_end(transaction.rollback())
+        await whole(transaction.rollback(), CLOSE_WITHIN)
         raise
-    await _to_the_end(transaction.commit())
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Whoever cancels meanwhile gets the task when this is done: nothing of it goes on behind its back."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=CLOSE_WITHIN)
-        raise
+    await whole(transaction.commit(), CLOSE_WITHIN)
 
 
 @asynccontextmanager

@@ -64,7 +64,7 @@ class Watch(Plugin):
 
     def call_layer(self, inner):
         async def watched(call):
-            call.principal = self.policies.get("who")
+            call.principal = self.policies.get("who", Principal("anybody"))
             return await inner(call)
 
         return watched

@@ -19,15 +19,16 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
 
 from gwcore.ports import Sample
+from gwcore.whole import whole
 from gwcore_observability.content import Captured, Content, Reader
 from gwcore_observability.record import Record
 from gwcore_observability.settings import OutboxConfig
@@ -50,6 +51,7 @@ DEAD_CAP = 64 << 20
 
 _log = structlog.get_logger("gwcore.observability")
 Pending = tuple[Record, Captured | None]
+T = TypeVar("T")
 
 
 class Outbox:
@@ -91,18 +93,14 @@ class Outbox:
         if not self._room(RECORD_SIZE) or not self._users:
             self.dropped += 1
             return
-        size = RECORD_SIZE
-        if captured is not None:
-            if self._room(RECORD_SIZE + captured.size):
-                size += captured.size
-            else:
-                captured = None
-                self.bare += 1
+        if captured is not None and not self._room(RECORD_SIZE + captured.size):
+            captured = None
+            self.bare += 1
         if self.config.durable and self._spill is not None:
             self._put_durably(record, captured)
             return
         self._fresh.append((record, captured))
-        self._fresh_bytes += size
+        self._fresh_bytes += RECORD_SIZE + (captured.size if captured is not None else 0)
         if len(self._fresh) >= self.config.batch:
             self._wake.set()
 
@@ -156,7 +154,7 @@ class Outbox:
         if self._users:
             return
         ticking, sending = self._tasks
-        ticking.cancel()
+        self._wake.set()  # it ends by itself: what it is about to encode, or to write, is nowhere else
         await asyncio.wait({ticking})
         await self._encode_fresh()
         await self._store(self._take_ready(), under_way=False)
@@ -173,8 +171,7 @@ class Outbox:
         if left:
             _log.warning("sink did not take everything", sink=self.name, left=left, kept=not lost, lost=lost)
         if self._spill is not None:
-            async with self._disk:
-                await asyncio.to_thread(self._spill.close)
+            await self._on_disk(self._spill.close)
 
     async def aclose(self) -> None:
         """Of :meth:`gwcore.plugin.Setup.once`; :meth:`stop` has done it all."""
@@ -191,7 +188,7 @@ class Outbox:
 
     async def _ticking(self) -> None:
         adopted, dropped = time.monotonic(), 0
-        while True:
+        while self._users:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK / 2)
             self._wake.clear()
@@ -203,11 +200,10 @@ class Outbox:
                 if self._spill is not None:
                     if self._failures or self._spill.oldest is not None or self._behind:
                         await self._store(self._take_ready(), under_way=False)
-                    async with self._disk:
-                        await asyncio.to_thread(self._spill.sync, 1.0)
-                        if time.monotonic() - adopted > ADOPT_EVERY:
-                            adopted = time.monotonic()
-                            await asyncio.to_thread(self._spill.adopt)
+                    await self._on_disk(self._spill.sync, 1.0)
+                    if time.monotonic() - adopted > ADOPT_EVERY:
+                        adopted = time.monotonic()
+                        await self._on_disk(self._spill.adopt)
             except Exception as error:  # the next tick tries again
                 self._complain("outbox", error)
             self._work.set()
@@ -274,17 +270,23 @@ class Outbox:
         """To disk; where that fails, back into memory up to the bound."""
         if not items:
             return
-        if self._spill is None:
-            for item in () if under_way else items:
-                self._wait(item)
-            return
         try:
-            async with self._disk:
-                await asyncio.to_thread(self._spill.append, items)
+            if self._spill is not None:
+                await self._on_disk(self._spill.append, items)
+                return
         except OSError as error:
             self._complain("spill", error)
-            for item in () if under_way else items:
-                self._wait(item)
+        for item in () if under_way else items:
+            self._wait(item)
+
+    async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
+        """In a thread, one at a time. Who is cancelled has it done: what was taken out of memory is on disk."""
+
+        async def alone() -> T:
+            async with self._disk:
+                return await asyncio.to_thread(work, *args)
+
+        return await whole(alone())
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -306,13 +308,11 @@ class Outbox:
                 await asyncio.wait_for(self._closing(), wait)
             return True
         if self._spill is not None and self._spill.oldest is not None:
-            async with self._disk:
-                items = await asyncio.to_thread(self._spill.read, self.config.batch, self.config.batch_bytes)
+            items = await self._on_disk(self._spill.read, self.config.batch, self.config.batch_bytes)
             news = [item for item in items if item.id not in self._settled]
             if await self._deliver(news, stored=True):
                 self._settled.difference_update(item.id for item in items)
-                async with self._disk:
-                    await asyncio.to_thread(self._spill.ack, items)
+                await self._on_disk(self._spill.ack, items)
             return True
         since = self._ready[0][0] if self._ready else 0.0
         items = self._batch()
@@ -351,8 +351,8 @@ class Outbox:
             if not stored:
                 await asyncio.wait({task}, timeout=TICK)
                 if not task.done():
-                    await self._store(items, under_way=True)
                     stored = self._spill is not None
+                    await self._store(items, under_way=True)
             left = await task
         except asyncio.CancelledError:
             task.cancel()
