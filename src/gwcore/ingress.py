@@ -11,7 +11,12 @@ from gwcore.wire.transport import Headers
 
 Match = tuple[Dialect, Route, Mapping[str, str]]
 _SEGMENTS = 8  # at most so many of a base URL's are taken off: each is a look-up
-_UPLOAD = "upload"  # where clients of Google's put media; it stands in no base URL, and what is behind it is another operation
+_OTHERS = frozenset({"upload", "fim", "agents"})
+"""What another operation begins with that ends alike: Google's uploads, Mistral's completions of code and of agents."""
+_HAVING = frozenset(
+    {"agents", "assistants", "batches", "completions", "containers", "conversations", "evals", "files", "jobs", "responses", "threads", "vector_stores"}
+)  # fmt: skip
+"""Things at vendors that have an id, and behind it things of their own: ``/v1/vector_stores/{id}/files``."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -70,9 +75,9 @@ class Ingress:
         ``/v1/v1/messages`` is ``/v1/messages``; slashes that are doubled or stand at the end count for nothing.
         """
         parts = [part for part in path.split("/") if part]
-        if parts[:1] == [_UPLOAD]:
-            return None
         for at in range(min(len(parts), _SEGMENTS)):
+            if _OTHERS.intersection(parts[:at]) or (at > 1 and parts[at - 2] in _HAVING):
+                return None
             end = "/" + "/".join(parts[at:])
             if end != path and (found := self.find(method, end, headers)) is not None:
                 return found, end

@@ -46,7 +46,13 @@ async def test_a_slash_too_many_is_told(path):
     assert got.json()["error"]["message"] == f"POST {path} is not served, but /v1/chat/completions is"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/no/such", "/x" * 4000, "/upload/v1/files"])
+OTHER_OPERATIONS = [
+    "/v1/fim/completions", "/fim/completions", "/v1/agents/completions", "/v1/vector_stores/vs_1/files",
+    "/v1/chat/completions/c_1/messages", "/v1/threads/t_1/messages", "/v1/containers/c_1/files", "/v1/responses/r_1/moderations",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/no/such", "/x" * 4000, "/upload/v1/files", *OTHER_OPERATIONS])
 async def test_nothing_is_guessed(path):
     async with running(Gateway(STACK)) as url, httpx.AsyncClient() as client:
         got = await client.post(url + path, json={})
