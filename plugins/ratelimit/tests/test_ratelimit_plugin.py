@@ -151,6 +151,14 @@ async def test_a_rule_for_a_model_stays_beside_a_policy_s_limit_of_it(kind, rule
         assert got == [200, 200, 429, 429]
 
 
+async def test_a_policy_as_plain_values_binds_as_the_model_does():
+    """Of a plugin of somebody's own that says who calls: it was passed over, so its callers had no limit."""
+    async with limiter() as plugin:
+        layer = plugin.call_layer(Upstream())
+        who = Principal("k", policies={"ratelimit": {"key": {"rpm_limit": 2}}})
+        assert [(await ask(layer, principal=who)).status for _ in range(3)] == [200, 200, 429]
+
+
 async def test_policies_of_team_and_member_bind_them_and_a_change_is_seen_at_once():
     async with limiter({"per": "key", "requests": "9/min"}) as plugin:
         layer = plugin.call_layer(Upstream())

@@ -181,8 +181,9 @@ class Rules:
         policies = principal.policies.get(self._name, {}) if principal is not None else {}
         for name, policy in policies.items():
             scopes = _SCOPES_OF.get(name)
-            if scopes is not None and isinstance(policy, RateLimitPolicy):
-                lines = _with(policy, scopes, lines, self._models)
+            if scopes is not None:
+                said = policy if isinstance(policy, RateLimitPolicy) else RateLimitPolicy.model_validate(policy)
+                lines = _with(said, scopes, lines, self._models)
         return lines
 
 

@@ -57,9 +57,16 @@ class PrometheusConfig(BaseModel):
 
 
 class Numbers:
-    """What outlives a reload: the registry and what counts into it."""
+    """What outlives a reload: the registry and what counts into it.
+
+    Attributes:
+        calls: under way, of every stack.
+        stacks: how many have begun to count here; ``teller`` is the newest that has told what its plugins show.
+    """
 
     def __init__(self, where: Registry, labels: Labels, *, litellm: bool) -> None:
+        self.calls = self.stacks = 0
+        self.teller: Prometheus | None = None
         self.registry = where
         self.meters = Meters(where.here, labels)
         self.litellm = LiteLLM(where.here, labels) if litellm else None
@@ -95,7 +102,7 @@ class Prometheus(Plugin):
         self.redactor = Redactor(setup.secrets)
         self.numbers: Numbers | None = None
         self.port: Exposition | None = None
-        self.calls = 0
+        self._turn = 0
         self._aliases: Aliases = {}
         self._looked_up: dict[str, set[str]] = {}
         self._look_again = 0.0
@@ -123,7 +130,8 @@ class Prometheus(Plugin):
     async def lifespan(self) -> AsyncIterator[None]:
         """Begin to count; listen on the port of one's own."""
         config: PrometheusConfig = self.config
-        self.numbers = self._numbers()
+        self.numbers = numbers = self._numbers()
+        self._turn = numbers.stacks = numbers.stacks + 1
         if config.port is None and self.setup.offered(Authority) is None:
             _log.warning("nobody can read /metrics", mend="set prometheus.port; without one it needs auth in the stack")
         several = self.setup.workers.count > 1
@@ -141,6 +149,9 @@ class Prometheus(Plugin):
                 await asyncio.wait({publishing})
             if self.port is not None:
                 await self.port.stop(self.text)
+            if numbers.teller is self:
+                self._tell(self.setup.readings())
+                numbers.teller = None
 
     async def _publishing(self) -> None:
         """So that whichever worker is asked knows of this one."""
@@ -149,10 +160,21 @@ class Prometheus(Plugin):
             await self._publish()
 
     async def _publish(self) -> None:
-        assert self.numbers is not None
+        numbers = self.numbers
+        assert numbers is not None
+        before = numbers.teller
+        if before is not None and before._turn > self._turn:
+            return  # this stack drains: in turns with the newer one's, its counts would be counted again and again
         samples = list(self.setup.readings())
         if self.config.litellm_names:
             await self._look_up(samples)
+        if before is not None and before is not self and before is numbers.teller:
+            before._tell(before.setup.readings())  # its last word
+        numbers.teller = self
+        self._tell(samples)
+
+    def _tell(self, samples: Iterable[Sample]) -> None:
+        assert self.numbers is not None
         providers = {upstream.name: upstream.provider.name for upstream in self.setup.models.upstreams.values()}
         self.numbers.publish(samples, providers, self._aliases)
 
@@ -181,15 +203,18 @@ class Prometheus(Plugin):
     @hookimpl
     def call_started(self, call: Call) -> None:
         """One more under way."""
-        call[self._under_way] = True
-        self.calls += 1
+        if self.numbers is not None:
+            call[self._under_way] = True
+            self.numbers.calls += 1
 
     @hookimpl
     def call_ended(self, call: Call, outcome: Outcome) -> None:
         """Count it."""
+        if self.numbers is None:
+            return
         if self._under_way in call:  # not so where the request could not be read
-            self.calls -= 1
-        if call.route.local or self.numbers is None:
+            self.numbers.calls -= 1
+        if call.route.local:
             return
         record = record_of(call, outcome, self.redactor)
         self.numbers.meters.tell(record)
@@ -209,7 +234,8 @@ class Prometheus(Plugin):
 
     def metrics(self) -> Iterable[Sample]:
         """Calls under way, and taps that failed."""
-        yield Sample("gwcore_requests_in_flight", self.calls, help="Calls that have begun and not ended.")
+        calls = self.numbers.calls if self.numbers is not None else 0
+        yield Sample("gwcore_requests_in_flight", calls, help="Calls that have begun and not ended.")
         for name, count in faults.items():
             yield Sample(
                 "gwcore_tap_faults",
