@@ -109,7 +109,7 @@ async def relay(
     last event. Raises :class:`gwcore.errors.UpstreamError`.
     """
     kind = header(response.headers, b"content-type")
-    lines = kind.startswith((b"application/x-ndjson", b"application/jsonl"))
+    lines = kind.startswith((b"application/x-ndjson", b"application/ndjson", b"application/jsonl"))
     events = lines or kind.startswith(b"text/event-stream") or (attempt.call.stream and not kind)
     headers = _kept(response.headers)
     if attempt.call.stream:

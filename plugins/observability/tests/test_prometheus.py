@@ -148,23 +148,26 @@ async def test_a_reload_goes_on_counting_and_knows_new_names():
 async def test_a_reload_loses_no_count_of_a_plugin_and_none_is_counted_twice_while_the_old_stack_drains():
     stack = "stack:\n  - ratelimit: {rules: [{per: global, requests: 2/h}]}\n"
     begun = chat_stream("Hel", "lo")
-    async with FakeUpstream(Answer(body=begun, stall_after=len(b"".join(begun)) - 20), ok()) as up:
-        async with gateway(up, "  - prometheus: {port: 0}", stack=stack) as (url, made), httpx2.AsyncClient() as client:
-            body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-            async with client.stream("POST", f"{url}/v1/chat/completions", json=body):
-                statuses = [(await ask(url)).status_code for _ in range(4)]
-                assert statuses == [200, 429, 429, 429]
-                old = plugin_of(made, "prometheus")  # nobody has read a number of its stack's yet
-                made.source += "# another\n"
-                assert await made.reload()
-                for _ in range(3):
-                    await old._publish()  # as each of several workers does every second
-                    found = await scrape(made)
-                    assert value(found, "gwcore_ratelimit_refused_total") == 3
-                    assert value(found, "gwcore_requests_in_flight") == 1
-                assert (await ask(url)).status_code == 429
-                await old._publish()
-                assert value(await scrape(made), "gwcore_ratelimit_refused_total") == 4
+    async with (
+        FakeUpstream(Answer(body=begun, stall_after=len(b"".join(begun)) - 20), ok()) as up,
+        gateway(up, "  - prometheus: {port: 0}", stack=stack) as (url, made),
+        httpx2.AsyncClient() as client,
+    ):
+        body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=body):
+            statuses = [(await ask(url)).status_code for _ in range(4)]
+            assert statuses == [200, 429, 429, 429]
+            old = plugin_of(made, "prometheus")  # nobody has read a number of its stack's yet
+            made.source += "# another\n"
+            assert await made.reload()
+            for _ in range(3):
+                await old._publish()  # as each of several workers does every second
+                found = await scrape(made)
+                assert value(found, "gwcore_ratelimit_refused_total") == 3
+                assert value(found, "gwcore_requests_in_flight") == 1
+            assert (await ask(url)).status_code == 429
+            await old._publish()
+            assert value(await scrape(made), "gwcore_ratelimit_refused_total") == 4
 
 
 async def test_plugins_show_their_own_numbers(tmp_path):

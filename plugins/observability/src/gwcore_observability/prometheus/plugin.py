@@ -102,7 +102,7 @@ class Prometheus(Plugin):
         self.redactor = Redactor(setup.secrets)
         self.numbers: Numbers | None = None
         self.port: Exposition | None = None
-        self._turn = 0
+        self.turn = 0
         self._aliases: Aliases = {}
         self._looked_up: dict[str, set[str]] = {}
         self._look_again = 0.0
@@ -131,7 +131,7 @@ class Prometheus(Plugin):
         """Begin to count; listen on the port of one's own."""
         config: PrometheusConfig = self.config
         self.numbers = numbers = self._numbers()
-        self._turn = numbers.stacks = numbers.stacks + 1
+        self.turn = numbers.stacks = numbers.stacks + 1
         if config.port is None and self.setup.offered(Authority) is None:
             _log.warning("nobody can read /metrics", mend="set prometheus.port; without one it needs auth in the stack")
         several = self.setup.workers.count > 1
@@ -150,7 +150,7 @@ class Prometheus(Plugin):
             if self.port is not None:
                 await self.port.stop(self.text)
             if numbers.teller is self:
-                self._tell(self.setup.readings())
+                self.tell(self.setup.readings())
                 numbers.teller = None
 
     async def _publishing(self) -> None:
@@ -163,17 +163,18 @@ class Prometheus(Plugin):
         numbers = self.numbers
         assert numbers is not None
         before = numbers.teller
-        if before is not None and before._turn > self._turn:
+        if before is not None and before.turn > self.turn:
             return  # this stack drains: in turns with the newer one's, its counts would be counted again and again
         samples = list(self.setup.readings())
         if self.config.litellm_names:
             await self._look_up(samples)
         if before is not None and before is not self and before is numbers.teller:
-            before._tell(before.setup.readings())  # its last word
+            before.tell(before.setup.readings())  # its last word
         numbers.teller = self
-        self._tell(samples)
+        self.tell(samples)
 
-    def _tell(self, samples: Iterable[Sample]) -> None:
+    def tell(self, samples: Iterable[Sample]) -> None:
+        """Take what the plugins of this stack show."""
         assert self.numbers is not None
         providers = {upstream.name: upstream.provider.name for upstream in self.setup.models.upstreams.values()}
         self.numbers.publish(samples, providers, self._aliases)
