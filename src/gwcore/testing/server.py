@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """The test runner keeps its signals."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which ends the process where the application does not start: that would be the test runner's."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise RuntimeError("the application did not start; the log says why") from None
 
     async def main_loop(self) -> None:
         """As uvicorn's, until ``ended``."""
