@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import orjson
@@ -144,6 +146,7 @@ SIGNS = (
 _CODES = ("code", "type", "status", "reason")
 _READ = 64 * 1024
 _MESSAGE = 4096
+_SECONDS = re.compile(r"\d{1,12}(?:\.\d+)?")
 _DELAY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s")
 LONGEST_WAIT = 24 * 3600.0
 """Seconds; an upstream that asks for more is asked again after these."""
@@ -208,6 +211,17 @@ def _said(body: bytes) -> tuple[set[str], list[str]]:
         if isinstance(message, str):
             messages.append(message[:_MESSAGE])
     return codes, messages
+
+
+def told_after(text: str, wall: Callable[[], float]) -> float | None:
+    """Seconds to wait by a ``retry-after``: a number or an HTTP date, which may have passed; ``wall`` is the time of day."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # the latter for a year or an offset that fits no machine word
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - wall()
 
 
 def told_wait(body: bytes) -> float | None:

@@ -177,6 +177,9 @@ class Plugin:
         """Start before ``yield``, stop after it. Entered in stack order, left in reverse."""
         yield
 
+    async def settle(self) -> None:
+        """Before the lifespans of a stack are left, of all its plugins side by side: what takes time, such as sending what waits."""
+
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
         """Stand in the outer ring: once per client request."""
         return inner

@@ -21,7 +21,7 @@ from gwcore.errors import GatewayError
 from gwcore.ingest import Door
 from gwcore.ingress import Ingress
 from gwcore.models import Models
-from gwcore.plugin import Plugin, fault_of, ring_of
+from gwcore.plugin import Plugin, fault_of, overrides, ring_of
 from gwcore.prices import Prices
 from gwcore.provider import Upstream
 from gwcore.resources import Lease
@@ -114,6 +114,12 @@ class Stack:
         except Exception as error:
             raise fault_of(placed.name, type(placed.plugin).__module__, error, "cannot start") from error
 
+    async def _settle(self, placed: Placed) -> None:
+        try:
+            await placed.plugin.settle()
+        except Exception as error:  # of one plugin: the others' lifespans are left all the same
+            _log.error("a plugin did not settle", plugin=placed.name, error=type(error).__name__)
+
     def left(self) -> None:
         """A call has ended."""
         self.inflight -= 1
@@ -131,6 +137,9 @@ class Stack:
                 pass
         try:
             await self.detached.drain(None if timeout is None else max(0.0, timeout - (time.monotonic() - began)))
+            await asyncio.gather(
+                *[self._settle(placed) for placed in self.placed if overrides(placed.plugin, "settle")]
+            )
             await self._exit.aclose()
         finally:
             await self.lease.release()

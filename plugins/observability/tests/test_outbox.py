@@ -5,6 +5,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
+from email.utils import formatdate
 
 import orjson
 import pytest
@@ -338,6 +339,23 @@ def test_verdicts_of_statuses():
         429: "later", 500: "later", 503: "later",
     }  # fmt: skip
     assert said[429].after == 7
+    at = formatdate(time.time() + 100, usegmt=True).encode()
+    assert 90 < judge(503, [(b"retry-after", at)]).after <= 100
+    assert judge(503, [(b"retry-after", b"soon")]).after is None
+
+
+async def test_what_waits_in_memory_keeps_its_age_and_its_place():
+    sink = Scripted()
+    sink.default = Verdict("later", "http_503")
+    box = outbox(sink, None, flush=0)
+    async with Running(box):
+        box.put(record(0))
+        await until(lambda: len(sink.sent) > 1)
+        box.put(record(1))
+        await until(lambda: sink.sent[-1] == ["e0", "e1"])
+        await until(lambda: box.lag > 1)
+        sink.default = ACCEPTED
+        await until(lambda: not box.waiting)
 
 
 async def test_start_twice_stop_twice(tmp_path):

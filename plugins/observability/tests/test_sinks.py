@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import hmac
+import os
 import time
 from pathlib import Path
 
@@ -20,9 +22,11 @@ from gwcore.sql import reading, writing
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.units import first_fault
-from gwcore_observability.access_log import AccessLog
+from gwcore_observability.access_log import AccessLog, AccessLogSink
 from gwcore_observability.call_table import CALL
 from gwcore_observability.request_log.plugin import RequestLog
+from gwcore_observability.sink import Delivery
+from gwcore_observability.spill import Item
 from gwcore_observability.webhook import Webhook, WebhookConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -288,3 +292,36 @@ def test_an_address_that_no_sink_can_use_is_refused_by_check(url):
     with pytest.raises(ValidationError) as refused:
         WebhookConfig(url=url)
     assert "is not an http(s) URL" in first_fault(refused.value) and "hidden" not in first_fault(refused.value)
+
+
+async def test_a_disk_that_fills_up_within_a_line_costs_no_line_and_doubles_none(tmp_path, monkeypatch):
+    """Once it takes half of a batch, then nothing, then all."""
+    to = tmp_path / "calls.log"
+    sink = AccessLogSink(str(to))
+    delivery = Delivery([Item(str(n), b'{"n":%d}\n' % n) for n in range(4)])
+    write, room = os.write, [20, 0, 0]
+
+    def full(descriptor, data):
+        if room and not (left := room.pop(0)):
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, data[:left] if room else data)
+
+    monkeypatch.setattr("gwcore_observability.access_log.os.write", full)
+    verdict = await sink.send(delivery)
+    assert verdict.again == {"2", "3"}
+    rest = Delivery([item for item in delivery.items if item.id in verdict.again])
+    with pytest.raises(OSError, match="full"):
+        await sink.send(rest)
+    assert (await sink.send(rest)).again == frozenset()
+    assert to.read_text() == '{"n":0}\n{"n":1}\n{"n"\n{"n":2}\n{"n":3}\n'
+
+
+async def test_sinks_that_hang_share_the_time_of_a_stop(tmp_path):
+    hangs = [FakeUpstream(*[Answer(delay_head=60)] * 9) for _ in range(4)]
+    async with FakeUpstream(ok()) as up, hangs[0], hangs[1], hangs[2], hangs[3]:
+        watch = "\n".join(webhook(place, tmp_path, outbox={"flush": "2s"}) for place in hangs)
+        async with gateway(up, watch) as (url, _):
+            await ask(url)
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+        assert time.monotonic() - began < 7

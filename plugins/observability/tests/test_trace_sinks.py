@@ -7,6 +7,7 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
+import httpx2
 import orjson
 import pytest
 import structlog
@@ -99,7 +100,8 @@ async def test_a_call_and_its_attempt_are_spans_of_the_clients_trace(tmp_path):
     assert server.parent_span_id.hex() == "b7ad6b7169203331" and client.parent_span_id == server.span_id
     assert call["gwcore.request.id"] == answer.headers["x-gwcore-request-id"]
     assert call["gen_ai.conversation.id"] == "s-1" and call["http.response.status_code"] == 200
-    assert attempt["gen_ai.request.model"] == "m" and attempt["server.address"] == "up"
+    assert attempt["gen_ai.request.model"] == "m" and attempt["gwcore.upstream"] == "up"
+    assert (attempt["server.address"], f":{attempt['server.port']}") == ("127.0.0.1", up.url[len("http://127.0.0.1") :])
     assert attempt["gen_ai.usage.input_tokens"] == 11 and attempt["gen_ai.usage.output_tokens"] == 7
     assert attempt["gen_ai.usage.cache_read.input_tokens"] == 4
     # 7 at $1, 4 at $0.5, 7 at $2 a million
@@ -397,3 +399,63 @@ async def test_content_goes_to_helicone_in_the_dialect_it_reads(tmp_path):
     request, response, _ = check_log(place.requests[0].document)
     assert request["json"]["messages"][0]["content"] == "why?"
     assert response["json"]["choices"][0]["message"]["content"] == "hello"
+
+
+@pytest.mark.parametrize(("sent", "share", "told"), [
+    (f"{TRACEPARENT[:-2]}00", 1.0, False), (TRACEPARENT, 0.0, True), (None, 0.0, False), (None, 1.0, True),
+])  # fmt: skip
+async def test_spans_are_sampled_as_their_parent_and_all_are_measured(tmp_path, sent, share, told):
+    headers = {"traceparent": sent} if sent else {}
+    async with FakeUpstream(ok()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url, sample=share)) as (url, made):
+            assert (await ask(url, headers=headers)).status_code == 200
+            await until_sent(made)
+        assert len(place.spans) == (2 if told else 0)
+        (measured,) = place.bodies("/v1/metrics", ExportMetricsServiceRequest)
+        assert measured.resource_metrics[0].scope_metrics[0].metrics[0].histogram.data_points[0].count == 1
+        assert up.requests[0].header("traceparent").endswith("-01" if told else "-00")
+
+
+async def until_sent(made, count=1):
+    async with asyncio.timeout(10):
+        while plugin_of(made, "otel").outbox.sent < count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_trace_that_is_neither_told_nor_measured_is_not_queued(tmp_path):
+    async with FakeUpstream(ok()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url, sample=0, metrics=False)) as (url, made):
+            await ask(url, headers={"tracestate": "a=1"})
+            await ask(url, headers={"traceparent": TRACEPARENT})
+            await until_sent(made)
+        assert len(place.spans) == 2 and not up.requests[0].header("tracestate")
+
+
+async def test_tracestate_goes_on_with_the_trace_and_baggage_nowhere(tmp_path):
+    long = ",".join(f"v{n}={'x' * 40}" for n in range(20))
+    headers = [("traceparent", TRACEPARENT), ("tracestate", "dd=s:1"), ("tracestate", long), ("baggage", "user=ada")]
+    two = sink("otel", tmp_path, endpoint=NOWHERE, outbox={"folder": None, "flush": 0})  # says nothing a second time
+    async with FakeUpstream(ok()) as up, Collector() as place:
+        async with gateway(up, sink("otel", tmp_path, endpoint=place.url) + "\n" + two) as (url, _):
+            await ask(url, headers=headers)
+            await place.until(2)
+        state = up.requests[0].header("tracestate")
+        assert state.startswith("dd=s:1,v0=x") and state.endswith("x" * 40) and 460 < len(state) <= 512
+        assert {span.trace_state for span, _ in place.spans.values()} == {state}
+        assert [name for name, _ in up.requests[0].headers].count("traceparent") == 1
+        assert not up.requests[0].header("baggage")
+
+
+async def test_a_list_is_told_by_its_own_method_and_names_no_model(tmp_path):
+    to = tmp_path / "calls.log"
+    lines = f"\n  - access_log: {{to: {to}}}"
+    async with FakeUpstream(Answer(body=b'{"object":"list","data":[]}')) as up, Collector() as place:
+        watch = sink("otel", tmp_path, endpoint=place.url) + lines
+        async with gateway(up, watch) as (url, _), httpx2.AsyncClient() as client:
+            assert (await client.get(f"{url}/v1/files")).status_code == 200
+            await place.until(2)
+    said = orjson.loads(to.read_bytes())
+    assert (said["method"], said["route"]) == ("GET", "/files") and "served_model" not in said
+    (server, call), (client, attempt) = sorted(place.spans.values(), key=lambda pair: pair[0].kind)
+    assert call["http.request.method"] == "GET" and "gen_ai.request.model" not in attempt
+    assert server.name == client.name == "files"

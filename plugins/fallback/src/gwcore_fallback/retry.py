@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from random import Random
 
 from gwcore.errors import GatewayError, Refused
-from gwcore.outcomes import LONGEST_WAIT, told_wait
+from gwcore.outcomes import LONGEST_WAIT, told_after, told_wait
 from gwcore.units import parse_duration
 
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
@@ -35,7 +34,7 @@ def retry_after(error: GatewayError, wall: Callable[[], float]) -> float | None:
     headers = {name.decode("latin-1"): value.decode("latin-1").strip() for name, value in error.raw_headers}
     found = _number(headers.get("retry-after-ms"), 0.001)
     if found is None:
-        found = _seconds_or_date(headers.get("retry-after"), wall)
+        found = told_after(headers.get("retry-after", ""), wall)
     if found is None:
         found = _reset(headers, wall)
     if found is None:
@@ -45,17 +44,6 @@ def retry_after(error: GatewayError, wall: Callable[[], float]) -> float | None:
 
 def _number(text: str | None, unit: float = 1.0) -> float | None:
     return float(text) * unit if text and re.fullmatch(r"\d{1,12}(?:\.\d+)?", text) else None
-
-
-def _seconds_or_date(text: str | None, wall: Callable[[], float]) -> float | None:
-    found = _number(text)
-    if found is not None or not text:
-        return found
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # the latter for a year or an offset that fits no machine word
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - wall()
 
 
 def _moment(text: str, wall: Callable[[], float]) -> float | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from gwcore_observability.content import Content
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import CANCELLED, FAILED, OK, REFUSED, Record
 from gwcore_observability.settings import OutboxConfig, SinkConfig
-from gwcore_observability.sink import ACCEPTED, Delivery, Sink, Verdict
+from gwcore_observability.sink import Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
 
 LEVELS = {OK: "info", CANCELLED: "info", REFUSED: "warning", FAILED: "error"}
@@ -54,6 +54,7 @@ class AccessLogSink:
 
     def __init__(self, to: str) -> None:
         self._to = to
+        self._begun = b""
         numbers, least = logging.getLevelNamesMapping(), log.threshold()
         self._levels = {level for level in LEVELS.values() if numbers[level.upper()] >= least}
 
@@ -73,21 +74,39 @@ class AccessLogSink:
         return [Delivery(items)]
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Write them, in a thread."""
-        await asyncio.to_thread(self._write, [item.body for item in delivery.items])
-        return ACCEPTED
+        """Write them, in a thread. Of a disk that fills up meanwhile, what it took whole is not written again."""
+        whole = await asyncio.to_thread(self._write, [item.body for item in delivery.items])
+        return Verdict("accepted", "OSError", again=frozenset(item.id for item in delivery.items[whole:]))
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _write(self, lines: list[bytes]) -> int:
+        """How many lines are there whole; an error is raised where none is."""
         if self._to in {"stdout", "stderr"}:
             stream = sys.stdout if self._to == "stdout" else sys.stderr
-            for piece in _pieces(lines):
-                _all(stream.fileno(), piece)
-            return
+            return self._put(stream.fileno(), _pieces(lines))
         descriptor = os.open(self._to, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
         try:
-            _all(descriptor, b"".join(lines))
+            return self._put(descriptor, [b"".join(lines)])
         finally:
             os.close(descriptor)  # so that whoever rotates the file need not tell us
+
+    def _put(self, descriptor: int, pieces: Iterable[bytes]) -> int:
+        whole = 0
+        for piece in pieces:
+            begun, self._begun = (
+                self._begun,
+                b"\n",
+            )  # what is cut off, ours or another worker's, shall spoil no line but itself
+            try:
+                done = _all(descriptor, begun + piece)
+            except OSError:
+                if not whole:
+                    raise
+                break
+            whole += (begun + piece)[:done].count(b"\n") - len(begun)
+            if done < len(begun + piece):
+                break
+            self._begun = b""
+        return whole
 
 
 def _pieces(lines: list[bytes]) -> Iterator[bytes]:
@@ -101,12 +120,19 @@ def _pieces(lines: list[bytes]) -> Iterator[bytes]:
     yield piece
 
 
-def _all(descriptor: int, data: bytes) -> None:
-    while data:
+def _all(descriptor: int, data: bytes) -> int:
+    """How many bytes were taken; an error is raised where none was."""
+    done = 0
+    while done < len(data):
         try:
-            data = data[os.write(descriptor, data) :]
+            done += os.write(descriptor, data[done:])
         except BlockingIOError:  # somebody made it so; we are a thread and can wait
             time.sleep(0.01)
+        except OSError:
+            if not done:
+                raise
+            break
+    return done
 
 
 def _fields(record: Record) -> dict[str, Any]:
@@ -116,10 +142,11 @@ def _fields(record: Record) -> dict[str, Any]:
         "state": record.state,
         "status": record.status,
         "operation": record.operation,
+        "method": record.method,
         "route": record.route,
         "stream": record.stream or None,
         "model": record.model,
-        "served_model": record.served_model,
+        "served_model": record.served_model or None,
         "upstream": record.upstream,
         "upstream_id": record.last.upstream_id if record.last is not None else None,
         "error": record.error,

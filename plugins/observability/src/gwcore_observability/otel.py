@@ -1,7 +1,7 @@
 """``otel``: traces and metrics by OpenTelemetry's conventions for generative AI, over OTLP/HTTP.
 
 A call is a server span, each attempt a client span below it: under the client's ``traceparent`` where it sends one. The upstream
-receives a ``traceparent`` of its own attempt's span. Names: semantic conventions for GenAI 1.42 (all still in development),
+receives a ``traceparent`` of its own attempt's span. Spans are sampled as their parent was. Names: semantic conventions for GenAI 1.42 (all still in development),
 https://github.com/open-telemetry/semantic-conventions-genai; what they have no name for begins with ``gwcore.``.
 """
 
@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 from uuid import uuid4
 
@@ -34,12 +35,12 @@ from gwcore.call import Attempt
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin, Setup
 from gwcore.usage import OUT
-from gwcore.wire.transport import Headers
+from gwcore.wire.transport import Headers, Origin
 from gwcore_observability.content import Content
 from gwcore_observability.ids import span_id, trace_id
 from gwcore_observability.otlp import CLIENT, SCOPE, SERVER, OtlpSender, add_span, describe, item, resource
 from gwcore_observability.plugin import SinkPlugin
-from gwcore_observability.record import AttemptRecord, Record, error_of, traceparent
+from gwcore_observability.record import AttemptRecord, Record, error_of, traceparent, tracestate
 from gwcore_observability.settings import Address, SinkConfig
 from gwcore_observability.sink import Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
@@ -65,8 +66,13 @@ _LABELS: Final = (
     "gen_ai.provider.name",
     "gen_ai.request.model",
     "server.address",
+    "server.port",
+    "gwcore.upstream",
     "error.type",
 )
+
+
+Labels = tuple[tuple[str, str | int], ...]
 
 
 class OtelConfig(SinkConfig):
@@ -83,7 +89,16 @@ class OtelConfig(SinkConfig):
         default={}, description="further resource attributes, e.g. deployment.environment.name"
     )
     metrics: bool = Field(default=True, description="send metrics, too; their sums are deltas")
-    propagate: bool = Field(default=True, description="tell upstreams the trace: a traceparent header on every attempt")
+    propagate: bool = Field(
+        default=True,
+        description="tell upstreams the trace: a traceparent header on every attempt, with the client's tracestate",
+    )
+    sample: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the traces begun here whose spans are sent; others follow the client",
+    )
 
 
 def call_attributes(record: Record) -> dict[str, Any]:
@@ -92,7 +107,7 @@ def call_attributes(record: Record) -> dict[str, Any]:
         "gen_ai.operation.name": _OPERATIONS.get(record.operation, record.operation),
         "gen_ai.request.model": record.model,
         "gen_ai.conversation.id": record.session,
-        "http.request.method": "POST",
+        "http.request.method": record.method,
         "http.route": record.route,
         "http.response.status_code": record.status or None,
         "error.type": record.error,
@@ -123,7 +138,7 @@ def attempt_attributes(record: Record, attempt: AttemptRecord) -> dict[str, Any]
     return {
         "gen_ai.operation.name": _OPERATIONS.get(record.operation, record.operation),
         "gen_ai.provider.name": _PROVIDERS.get(attempt.provider, attempt.provider),
-        "gen_ai.request.model": attempt.model,
+        "gen_ai.request.model": attempt.model or None,
         "gen_ai.usage.input_tokens": sum(tokens.values()) - out if tokens else None,
         "gen_ai.usage.output_tokens": out if tokens else None,
         "gen_ai.usage.cache_read.input_tokens": tokens.get("cache_read"),
@@ -131,7 +146,7 @@ def attempt_attributes(record: Record, attempt: AttemptRecord) -> dict[str, Any]
         or None,
         "gen_ai.usage.reasoning.output_tokens": tokens.get("reasoning"),
         "gen_ai.response.time_to_first_chunk": _first(record, attempt),
-        "server.address": attempt.upstream,
+        "gwcore.upstream": attempt.upstream,
         "http.response.status_code": attempt.status,
         "error.type": attempt.error,
         "gwcore.reason": attempt.reason,
@@ -149,9 +164,11 @@ def _first(record: Record, attempt: AttemptRecord) -> float | None:
     return (attempt.first_ns - attempt.started_ns) / 1e9
 
 
-def _add_attempt(spans: ScopeSpans, record: Record, attempt: AttemptRecord) -> None:
+def _add_attempt(spans: ScopeSpans, record: Record, attempt: AttemptRecord, at: Origin | None) -> None:
     said = attempt_attributes(record, attempt)
-    name = f"{said['gen_ai.operation.name']} {attempt.model}"
+    if at is not None:
+        said["server.address"], said["server.port"] = at.host, at.port
+    name = f"{said['gen_ai.operation.name']} {attempt.model}".rstrip()
     times = (attempt.started_ns, attempt.ended_ns)
     add_span(spans, record, (attempt.span, record.span), name, CLIENT, times=times, of=said, error=attempt.failed)
 
@@ -166,13 +183,20 @@ class OtelSink(OtlpSender):
         own = {"service.name": config.service, "service.instance.id": str(uuid4())}
         self.resource = resource({**own, **config.resource})
         self._measured_until = 0
+        self._share = config.sample
         self._told = False
+        self._upstreams = setup.models.upstreams
         self._metrics = self._path.removesuffix("/v1/traces") + "/v1/metrics" if config.metrics else ""
 
-    def encode(self, record: Record, content: Content | None) -> Item:
-        """The call's span and one below it for each attempt."""
+    def encode(self, record: Record, content: Content | None) -> Item | None:
+        """The call's span and one below it for each attempt; of a trace that is not sampled, to be measured only."""
+        told = sampled(record.sampled, record.trace, self._share)
+        if not told and not self._metrics:
+            return None
+        if not told and record.sampled is None:
+            record = replace(record, sampled=False)
         said = call_attributes(record)
-        if content is not None:
+        if content is not None and told:
             said["gwcore.request"] = orjson.dumps(content.request, default=str).decode()
             said["gwcore.response"] = orjson.dumps(content.response, default=str).decode()
         name = f"{said['gen_ai.operation.name']} {record.served_model or ''}".rstrip()
@@ -182,8 +206,16 @@ class OtelSink(OtlpSender):
         spans = ScopeSpans()
         add_span(spans, record, (record.span, record.parent), name, SERVER, times=times, of=said, error=failed)
         for attempt in record.attempts:
-            _add_attempt(spans, record, attempt)
+            at = self._upstreams.get(attempt.upstream)
+            _add_attempt(spans, record, attempt, at.origin if at is not None else None)
         return item(record, spans)
+
+    def choose(self, spans: ScopeSpans) -> None:
+        """Those that are sampled; all are measured."""
+        if not all(one.flags & 1 for one in spans.spans):
+            kept = [one for one in spans.spans if one.flags & 1]
+            del spans.spans[:]
+            spans.spans.extend(kept)
 
     async def send(self, delivery: Delivery) -> Verdict:
         """Spans first: those of a batch that is sent again are the same spans; what is measured is told once they are taken."""
@@ -206,16 +238,21 @@ class OtelSink(OtlpSender):
         return verdict
 
 
+def sampled(said: bool | None, trace: str, share: float) -> bool:
+    """As the client said; where it says nothing by the trace's id, as OpenTelemetry's ``TraceIdRatioBased`` has it."""
+    return int(trace[16:], 16) < share * 2**64 if said is None else said
+
+
 def _measured(resource: Resource, spans: Sequence[Span], times: tuple[int, int]) -> ExportMetricsServiceRequest:
     """Histograms of the attempts among ``spans``, as deltas over the time since the last ones were told (0: from the first start).
 
     Calls overlap and end in any order; the intervals of a sum may do neither, or whoever adds them up drops some.
     """
-    points: dict[str, dict[tuple[tuple[str, str], ...], list[float]]] = {name: defaultdict(list) for name in _METRICS}
+    points: dict[str, dict[Labels, list[float]]] = {name: defaultdict(list) for name in _METRICS}
     attempts = [one for one in spans if one.kind == CLIENT]
     for one in attempts:
         said = {a.key: a.value for a in one.attributes}
-        labels = tuple((key, said[key].string_value) for key in _LABELS if key in said)
+        labels = tuple((key, said[key].string_value or said[key].int_value) for key in _LABELS if key in said)
         points[_DURATION][labels].append((one.end_time_unix_nano - one.start_time_unix_nano) / 1e9)
         if "gen_ai.response.time_to_first_chunk" in said:
             points[_FIRST][labels].append(said["gen_ai.response.time_to_first_chunk"].double_value)
@@ -229,7 +266,7 @@ def _measured(resource: Resource, spans: Sequence[Span], times: tuple[int, int])
     return ExportMetricsServiceRequest(resource_metrics=[ResourceMetrics(resource=resource, scope_metrics=[scope])])
 
 
-def _metric(name: str, series: Mapping[tuple[tuple[str, str], ...], list[float]], times: tuple[int, int]) -> Metric:
+def _metric(name: str, series: Mapping[Labels, list[float]], times: tuple[int, int]) -> Metric:
     unit, bounds, description = _METRICS[name]
     points = []
     for labels, values in series.items():
@@ -277,13 +314,15 @@ class Otel(SinkPlugin):
     def attempt_started(self, attempt: Attempt) -> None:
         """Keep content where it is wanted, and give the attempt its traceparent."""
         super().attempt_started(attempt)
-        if not self.config.propagate:
-            return
+        if not self.config.propagate or any(name == b"traceparent" for name, _ in attempt.added or ()):
+            return  # or another collector's entry has said it
         call = attempt.call
-        given = call.header(b"traceparent")
-        trace, _, sampled = traceparent(given) if given else (None, None, None)
-        sent = f"00-{trace or trace_id(call.id)}-{span_id(attempt.id)}-{'00' if sampled is False else '01'}"
-        attempt.add_header(b"traceparent", sent.encode())
+        client, _, said = traceparent(call)
+        trace = client or trace_id(call.id)
+        flag = sampled(said, trace, self.config.sample)
+        attempt.add_header(b"traceparent", f"00-{trace}-{span_id(attempt.id)}-0{flag:d}".encode())
+        if client and (state := tracestate(call)):
+            attempt.add_header(b"tracestate", state.encode("latin-1"))
 
 
 @hookimpl

@@ -25,7 +25,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, Status
 
 from gwcore.wire.transport import Headers
 from gwcore_observability.record import Record
-from gwcore_observability.sink import Delivery, HttpSender, Verdict, judge
+from gwcore_observability.sink import ACCEPTED, Delivery, HttpSender, Verdict, judge
 from gwcore_observability.spill import Item
 
 SERVER, CLIENT, INTERNAL = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_INTERNAL
@@ -96,6 +96,7 @@ def add_span(
         trace_id=bytes.fromhex(record.trace),
         span_id=bytes.fromhex(id_),
         parent_span_id=bytes.fromhex(parent) if parent else b"",
+        trace_state=record.trace_state,
         flags=0x100 | (0x200 if parent and parent == record.parent else 0) | int(record.sampled is not False),
         name=name,
         kind=kind,
@@ -124,7 +125,17 @@ class OtlpSender(HttpSender):
         of_resource = request.resource_spans.add(resource=self.resource)
         merged = of_resource.scope_spans.add(scope=SCOPE)
         merged.MergeFromString(b"".join([one.body for one in items]))
+        self.choose(merged)
+        if not merged.spans:
+            return [Delivery(items, headers=list(_PROTOBUF))]
         return [Delivery(items, gzip.compress(request.SerializeToString(), 1), list(_PROTOBUF))]
+
+    def choose(self, spans: ScopeSpans) -> None:
+        """Take out spans that shall not be sent."""
+
+    async def send(self, delivery: Delivery) -> Verdict:
+        """One POST, of anything."""
+        return await super().send(delivery) if delivery.body else ACCEPTED
 
     def verdict(self, _delivery: Delivery, status: int, headers: Headers, body: bytes) -> Verdict:
         """A refusal of some does not say which: halves of the batch tell, down to the single call."""

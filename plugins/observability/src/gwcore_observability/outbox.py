@@ -157,7 +157,7 @@ class Outbox:
         self._wake.set()  # it ends by itself: what it is about to encode, or to write, is nowhere else
         await asyncio.wait({ticking})
         await self._encode_fresh()
-        await self._store(self._take_ready(), under_way=False)
+        await self._store(self._take_ready() if self._spill is not None else (), under_way=False)
         self._failures, self._open_until = 0, 0.0
         self._work.set()
         deadline = time.monotonic() + self.config.flush
@@ -243,12 +243,12 @@ class Outbox:
             self._complain("encode", error)
             return None
 
-    def _wait(self, item: Item) -> None:
-        """Into memory, to be sent; beyond its bounds dropped."""
+    def _wait(self, item: Item, since: float | None = None) -> None:
+        """Into memory, to be sent; beyond its bounds dropped. What came before, at ``since``, goes in front."""
         if not self._room(len(item.body)):
             self.dropped += 1
             return
-        self._ready.append((time.monotonic(), item))
+        (self._ready.append if since is None else self._ready.appendleft)((since or time.monotonic(), item))
         self._ready_bytes += len(item.body)
 
     @property
@@ -276,8 +276,9 @@ class Outbox:
                 return
         except OSError as error:
             self._complain("spill", error)
-        for item in () if under_way else items:
-            self._wait(item)
+        since = self._under_way_since if self._spill is None else time.monotonic()
+        for item in () if under_way else reversed(items):
+            self._wait(item, since)
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
         """In a thread, one at a time. Who is cancelled has it done: what was taken out of memory is on disk."""
@@ -388,7 +389,7 @@ class Outbox:
             pause = random.uniform(0, pause)  # noqa: S311 - full jitter, no secret
             self._open_until = time.monotonic() + max(pause, min(self.last.after or 0, self.config.backoff * 6))
             if self._failures == OPEN_AFTER:
-                _log.warning("sink is not well; what it misses goes to disk", sink=self.name, reason=self.last.reason)
+                _log.warning("sink is not well; what it misses waits", sink=self.name, reason=self.last.reason)
         else:
             if self._failures >= OPEN_AFTER:
                 _log.info("sink is well again", sink=self.name, waiting=self.waiting)

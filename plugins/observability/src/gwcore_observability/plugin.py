@@ -35,6 +35,7 @@ class SinkPlugin(Plugin):
     Policy: ClassVar[type[BaseModel] | None] = ContentPolicy
     demand = Demand.USAGE
     priced: ClassVar[bool] = True
+    _open = False
 
     def __init__(self, config: SinkConfig, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -70,9 +71,16 @@ class SinkPlugin(Plugin):
         if config.hash_users is not None:
             sink = Pseudonyms(sink, config.hash_users.get_secret_value())
         await self.outbox.start(sink, reader)
+        self._open = True
         try:
             yield
         finally:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Flush, while the other sinks do."""
+        if self._open:
+            self._open = False
             await self.outbox.stop()
 
     @hookimpl

@@ -24,6 +24,8 @@ from gwcore.redact import Redactor
 from gwcore.usage import BUCKETS, OUT, Cost, Usage
 from gwcore_observability.ids import event_id, span_id, trace_id
 
+STATE = 512
+"""Characters of a ``tracestate`` that W3C asks everybody to pass on."""
 LONGEST = 256
 """Characters kept of a name that clients write."""
 
@@ -94,8 +96,9 @@ class Record:
 
     Attributes:
         id: ``x-gwcore-request-id``.
-        client_trace, parent: W3C ids of trace and span, where the client brought them; ``sampled``: what it said of them.
-        route: the path's template, which names nothing of the client's.
+        client_trace, parent: W3C ids of trace and span, where the client brought them; ``sampled``: what it said of them,
+            ``trace_state``: its ``tracestate``.
+        method, route: HTTP's, and the path's template, which names nothing of the client's.
         state: ``ok``, ``refused`` (by the gateway), ``failed``, ``cancelled``.
         status: what the client received; 0 where it left before.
         error, error_class, reason: code, type and row of :mod:`gwcore.outcomes` of what ended it; texts are never kept.
@@ -118,8 +121,10 @@ class Record:
     client_trace: str | None
     parent: str | None
     sampled: bool | None
+    trace_state: str | None
     operation: str
     dialect: str
+    method: str
     route: str
     stream: bool
     state: str
@@ -249,6 +254,7 @@ def _foreign(record: Record) -> Iterator[str]:
         record.session,
         record.user_agent,
         record.end_user,
+        record.trace_state,
         *record.tags,
         *record.agent.values(),
     )
@@ -284,7 +290,8 @@ def _record(call: Call, outcome: Outcome) -> Record:
     attempts = tuple([_attempt(one, epoch, now, shown=one is begun) for one in call.attempts])
     served = attempts[call.served.number - 1] if call.served is not None else None
     who, asked = call.principal or _NOBODY, call.asked or call.model
-    trace, parent, sampled, session, agent, user_agent = _headers(call)
+    trace, parent, sampled = traceparent(call)
+    session, agent, user_agent = _headers(call)
     error = outcome.error
     started_ns = epoch + int(call.started * 1e9)
     return Record(
@@ -292,8 +299,10 @@ def _record(call: Call, outcome: Outcome) -> Record:
         client_trace=trace,
         parent=parent,
         sampled=sampled,
+        trace_state=tracestate(call) if trace is not None else None,
         operation=call.operation,
         dialect=call.dialect.name,
+        method=call.method,
         route=call.route.path,
         stream=call.stream,
         state=_state(outcome),
@@ -409,30 +418,35 @@ def _state(outcome: Outcome) -> str:
     return REFUSED if isinstance(outcome.error, ClientError | LimitError) else FAILED
 
 
-def _headers(
-    call: Call,
-) -> tuple[str | None, str | None, bool | None, str | None, dict[str, str] | None, str | None]:
-    """Trace, parent span, sampled, session, headers of agents, user agent."""
-    trace = parent = sampled = user_agent = agent = None
+def _headers(call: Call) -> tuple[str | None, dict[str, str] | None, str | None]:
+    """Session, headers of agents, user agent."""
+    user_agent = agent = None
     for name, value in call.headers:
         if name == b"user-agent":
             user_agent = value[:LONGEST].decode("latin-1")
-        elif name == b"traceparent":
-            trace, parent, sampled = traceparent(value)
         if name in _AGENT_HEADERS:
             agent = agent or {}
             agent[name.decode()] = value[:LONGEST].decode("latin-1")
     named = call.session
     session = None if named is None else words(named)[:LONGEST]
-    return trace, parent, sampled, session, agent, user_agent
+    return session, agent, user_agent
 
 
-def traceparent(value: bytes) -> tuple[str | None, str | None, bool | None]:
-    """Trace, span and the sampled flag of a ``traceparent`` header (W3C Trace Context); nothing of one that is invalid."""
-    found = _TRACEPARENT.fullmatch(value)
-    if not found or found[1] == b"0" * 32 or found[2] == b"0" * 16 or value.startswith(b"ff"):
+def traceparent(call: Call) -> tuple[str | None, str | None, bool | None]:
+    """Trace, span and the sampled flag of the client's ``traceparent`` (W3C Trace Context); nothing of one that is invalid."""
+    value = call.header(b"traceparent")
+    found = _TRACEPARENT.fullmatch(value) if value is not None else None
+    if found is None or found[1] == b"0" * 32 or found[2] == b"0" * 16 or found[0].startswith(b"ff"):
         return None, None, None
     return found[1].decode(), found[2].decode(), bool(int(found[3], 16) & 1)
+
+
+def tracestate(call: Call) -> str | None:
+    """What the client's tracing systems pass on beside the ``traceparent``: its lines as one, of the first entries as many as are kept."""
+    if call.header(b"tracestate") is None:
+        return None
+    said = b",".join([value for name, value in call.headers if name == b"tracestate"]).decode("latin-1")
+    return (said if len(said) <= STATE else said[: STATE + 1].rpartition(",")[0]) or None
 
 
 def _session(document: Document | None) -> str | None:

@@ -6,11 +6,13 @@ A distribution of its own can bring one, too.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from gwcore.errors import StoreUnavailable, UpstreamError
+from gwcore.outcomes import told_after
 from gwcore.wire.transport import Headers, Origin, Request, Timeouts, Transport
 from gwcore_observability.content import Content
 from gwcore_observability.record import Record
@@ -93,8 +95,8 @@ def judge(status: int, headers: Headers) -> Verdict:
 
 def _retry_after(headers: Headers) -> float | None:
     for name, value in headers:
-        if name == b"retry-after" and value.isdigit():
-            return float(value)
+        if name == b"retry-after":
+            return told_after(value.decode("latin-1").strip(), time.time)
     return None
 
 

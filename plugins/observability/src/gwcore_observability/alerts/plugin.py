@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, ClassVar
@@ -32,6 +32,7 @@ from gwcore_observability.alerts.shown import budgets, exhausted, upstreams
 from gwcore_observability.call_table import MIGRATIONS
 from gwcore_observability.content import Reader
 from gwcore_observability.names import plain
+from gwcore_observability.outbox import Outbox
 
 NAMED = frozenset({"key", "user", "team", "organisation", "end_user"})
 _log = structlog.get_logger("gwcore.observability")
@@ -54,6 +55,8 @@ class Alerts(Plugin):
         self.board = setup.once(("board", config.store, group), lambda: Board(self._claims(group)))
         self._reported: dict[str, str] = {}
         self.mailboxes = {name: self._mailbox(name, one) for name, one in config.to.items()}
+        self._opened: list[Outbox] = []
+        self._looks: asyncio.Task[None] | None = None
 
     def _claims(self, group: str) -> Claims:
         """``group``: another entry of ``watch`` tells others, and tells them all."""
@@ -81,16 +84,22 @@ class Alerts(Plugin):
         if self._book is not None:
             await migrate(self._book, MIGRATIONS)
         reader = Reader(self.redactor)
-        async with AsyncExitStack() as stack:
+        try:
             for name, box in self.mailboxes.items():
                 await box.outbox.start(sink_of(config.to[name], config.outbox, self.setup), reader)
-                stack.push_async_callback(box.outbox.stop)
-            looking = asyncio.create_task(self._looking())
-            try:
-                yield
-            finally:
-                looking.cancel()
-                await asyncio.wait({looking})
+                self._opened.append(box.outbox)
+            self._looks = asyncio.create_task(self._looking())
+            yield
+        finally:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Look no more, and send what waits, to all destinations side by side."""
+        if self._looks is not None:
+            self._looks.cancel()
+            await asyncio.wait({self._looks})
+        opened, self._opened = self._opened, []
+        await asyncio.gather(*[outbox.stop() for outbox in opened])
 
     # ── taps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
