@@ -30,7 +30,7 @@ from gwcore_observability.alerts.findings import Finding
 from gwcore_observability.alerts.plugin import Alerts
 from gwcore_observability.alerts.reporting import Calendar, told
 from gwcore_observability.alerts.seen import MOST as NAMES
-from gwcore_observability.alerts.seen import STALE, Fails, Seen, Window
+from gwcore_observability.alerts.seen import STALE, Fails, Refusals, Seen, Window
 from gwcore_observability.alerts.settings import AlertsConfig, ReportsConfig
 from gwcore_observability.alerts.shown import budgets, exhausted, upstreams
 from gwcore_observability.call_table import CALL, MIGRATIONS
@@ -385,3 +385,13 @@ async def test_reports_come_at_their_moment_and_once(tmp_path, monkeypatch):
             (report,) = await chat.until("Daily spend report")
             await asyncio.sleep(0.2)
             assert len(chat.texts) == 1 and "```" in report and "total" in report
+
+
+@pytest.mark.parametrize(("spent", "title"), [
+    ("0.00", "Budget of key k1 (month): requests are refused that may cost more than is left"),
+    ("0.49", "Budget of key k1 (month): exhausted, requests are refused"),
+])  # fmt: skip
+def test_a_dear_request_is_not_told_as_a_budget_that_is_spent(spent, title):
+    said = {"scope": "key", "id": "k1", "window": "month", "limit-usd": "0.50", "spent-usd": spent}
+    (found,) = exhausted({"k1": Refusals(said, 1, 0.0, "gw-1")})
+    assert found.title == title

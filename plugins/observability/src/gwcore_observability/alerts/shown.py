@@ -54,7 +54,10 @@ def exhausted(refused: Mapping[str, Refusals]) -> Iterator[Finding]:
     """Budgets that refuse calls: what is left of them is too little. Those of rolling windows, too."""
     for subject, one in refused.items():
         said = {name.replace("-", "_"): plain(value) for name, value in one.said.items()}
-        title = f"{_title(said)}: exhausted, requests are refused"
+        # seldom spent to the last cent; but one dear request is refused of a budget that nobody has touched
+        spent = 2 * float(said.get("spent_usd", "inf")) >= float(said.get("limit_usd", "0"))
+        what = "exhausted, requests are refused" if spent else "requests are refused that may cost more than is left"
+        title = f"{_title(said)}: {what}"
         yield Finding("budget", subject, title, {**said, "refused": one.count, "last_id": one.call}, step=WORST)
 
 
