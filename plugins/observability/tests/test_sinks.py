@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import httpx2
@@ -25,7 +26,7 @@ from gwcore.units import first_fault
 from gwcore_observability.access_log import AccessLog, AccessLogSink
 from gwcore_observability.call_table import CALL
 from gwcore_observability.request_log.plugin import RequestLog
-from gwcore_observability.sink import Delivery
+from gwcore_observability.sink import Delivery, judge
 from gwcore_observability.spill import Item
 from gwcore_observability.webhook import Webhook, WebhookConfig
 
@@ -325,3 +326,9 @@ async def test_sinks_that_hang_share_the_time_of_a_stop(tmp_path):
             await asyncio.sleep(0.5)
             began = time.monotonic()
         assert time.monotonic() - began < 7
+
+
+def test_a_sink_says_by_a_date_how_long_it_wants_to_be_left_alone():
+    at = formatdate(time.time() + 100, usegmt=True).encode()
+    assert 60 < judge(503, [(b"retry-after", at)]).after <= 100
+    assert judge(503, [(b"retry-after", b"soon")]).after is None
