@@ -92,18 +92,17 @@ class AccessLogSink:
     def _put(self, descriptor: int, pieces: Iterable[bytes]) -> int:
         whole = 0
         for piece in pieces:
-            begun, self._begun = (
-                self._begun,
-                b"\n",
-            )  # what is cut off, ours or another worker's, shall spoil no line but itself
+            # what was cut off, ours or another worker's, shall spoil no line but itself
+            begun, self._begun = self._begun, b"\n"
+            data = begun + piece
             try:
-                done = _all(descriptor, begun + piece)
+                done = _all(descriptor, data)
             except OSError:
                 if not whole:
                     raise
                 break
-            whole += (begun + piece)[:done].count(b"\n") - len(begun)
-            if done < len(begun + piece):
+            whole += data.count(b"\n", 0, done) - len(begun)
+            if done < len(data):
                 break
             self._begun = b""
         return whole

@@ -276,9 +276,8 @@ class Outbox:
                 return
         except OSError as error:
             self._complain("spill", error)
-        since = self._under_way_since if self._spill is None else time.monotonic()
         for item in () if under_way else reversed(items):
-            self._wait(item, since)
+            self._wait(item, time.monotonic() if self._spill else self._under_way_since)
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
         """In a thread, one at a time. Who is cancelled has it done: what was taken out of memory is on disk."""
