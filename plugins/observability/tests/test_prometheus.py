@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx2
+import orjson
 import pytest
 import structlog
 from obs_world import Place, ask, gateway, ok, plugin_of, streamed, webhook
@@ -84,6 +85,21 @@ async def test_calls_are_counted_as_they_end():
     assert value(found, "gwcore_overhead_seconds_count", phase="total") == 4
     assert value(found, "gwcore_attempts_total", upstream="up", outcome="ok") == 2
     assert value(found, "gwcore_requests_in_flight") == 0
+
+
+async def test_a_moderation_without_a_price_is_free():
+    """As a budget takes it: https://platform.openai.com/docs/guides/moderation. One that tells of tokens is not."""
+    said = {"id": "m", "model": "omni", "results": [{"flagged": False}]}
+    billed = {**said, "usage": {"prompt_tokens": 5, "total_tokens": 5, "completion_tokens": 0}}
+    answers = [Answer(body=orjson.dumps(one)) for one in (said, billed)]
+    async with FakeUpstream(*answers) as up, gateway(up, "  - prometheus: {port: 0}") as (url, made):
+        counts = []
+        async with httpx2.AsyncClient(verify=False) as client:
+            for _ in answers:
+                asked = await client.post(f"{url}/v1/moderations", json={"input": "x", "model": "up/omni"})
+                assert asked.status_code == 200
+                counts.append(value(await scrape(made), "gwcore_unpriced_requests_total"))
+    assert counts == [0, 1]
 
 
 async def test_the_main_port_serves_it_to_admins_alone():

@@ -140,7 +140,8 @@ class Meters:
     def _money(self, record: Record, pair: tuple[str, str], who: tuple[str, ...]) -> None:
         if record.cost_nano:
             self.cost[(*pair, *who)](record.cost_nano / DOLLAR)
-        if record.unpriced or (record.cost_nano is None and (record.tokens or record.fees)):
+        used = record.tokens or (record.operation != "moderations" and record.fees)  # OpenAI's cost nothing, nor say so
+        if record.unpriced or (record.cost_nano is None and used):
             self.unpriced[pair](1)
         if record.cache is not None:
             self.cached[(pair[0], record.cache)](1)
