@@ -1,11 +1,14 @@
 """Code execution: the files that it writes are their caller's, and a container is gone on with by who had it, where it is."""
 
+import json
+
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 from objects_world import KEYS, USAGE, answer, world
 
 from gwcore.testing.upstream import Answer, sse
+from gwcore_objects.ids import carried
 
 FILE = "file_011CNha8iCJcU1wXNR6q4V8w"
 CONTAINER = {"id": "container_011", "expires_at": "2026-12-01T00:00:00Z"}
@@ -71,6 +74,21 @@ async def test_who_had_it_written_downloads_it(tmp_path, stream):
             assert w.east.up.requests[-1].document["container"] == container
 
 
+@pytest.mark.parametrize("tool", ["web_search_20260209", "web_fetch_20260309"])
+async def test_the_container_in_which_what_was_found_is_filtered_is_its_caller_s(tmp_path, tool):
+    """Claude's newer web tools run code of their own accord."""
+    async with world(f"sqlite:///{tmp_path}/book.db") as w:
+        ann, bob = await of(w, "ann"), await of(w, "bob")
+        asked = {**ASKED, "tools": [{"type": tool, "name": tool[:-9]}]}
+        w.east.up.script(answer(MESSAGE))
+        await ann.beta.messages.create(**asked)
+        with pytest.raises(anthropic.NotFoundError, match=CONTAINER["id"]):
+            await bob.beta.messages.create(**asked, container=CONTAINER["id"])
+        one = {"custom_id": "1", "params": {**asked, "model": "c", "container": CONTAINER["id"]}}
+        with pytest.raises(anthropic.NotFoundError, match=CONTAINER["id"]):
+            await bob.beta.messages.batches.create(requests=[one], extra_headers={"x-gwcore-upstream": "claude"})
+
+
 async def test_what_no_code_ran_for_is_not_read(tmp_path):
     """An answer may quote such a block; it is taken for one of the vendor's only where its tool was there."""
     async with world(f"sqlite:///{tmp_path}/book.db") as w:
@@ -107,3 +125,39 @@ async def test_a_container_of_openai_s_is_gone_on_with_where_it_is(tmp_path, str
         assert len(w.west.up.requests) == before + 4
         refused = await w.raw("bob", "POST", "/v1/responses", json=body)
         assert refused.status_code == 404 and "cntr_1" in refused.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_shell_s_container_is_its_caller_s(tmp_path, stream):
+    item = {"type": "shell_call", "id": "sh_1", "call_id": "call_1", "action": {"commands": ["ls"]}, "status": "in_progress"}  # fmt: skip
+    ended = {**item, "status": "completed", "environment": {"type": "container_reference", "container_id": "cntr_1"}}
+    whole = {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": "gpt", "output": [ended], "usage": USAGE}  # fmt: skip
+    events = [
+        {"type": "response.created", "response": {**whole, "output": [], "status": "in_progress"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.output_item.done", "output_index": 0, "item": ended},
+        {"type": "response.completed", "response": whole},
+    ]
+    async with world(f"sqlite:///{tmp_path}/book.db") as w:
+        w.west.up.script(Answer(body=[b"".join(sse(one)) for one in events]) if stream else answer(whole))
+        tool = {"type": "shell", "environment": {"type": "container_auto"}}
+        body = {"model": "west/gpt", "input": "hi", "stream": stream, "store": False, "tools": [tool]}
+        assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
+        tool = {"type": "shell", "environment": ended["environment"]}
+        body = {"model": "both", "input": "hi", "tools": [tool]}
+        before = len(w.west.up.requests)
+        for _ in range(4):
+            assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
+        assert len(w.west.up.requests) == before + 4
+        refused = await w.raw("bob", "POST", "/v1/responses", json=body)
+        assert refused.status_code == 404 and "cntr_1" in refused.text
+
+
+def test_the_lines_of_a_batch_name_containers():
+    tools = [
+        {"type": "code_interpreter", "container": "cntr_1"},
+        {"type": "shell", "environment": {"type": "container_reference", "container_id": "cntr_2"}},
+        {"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}},
+    ]
+    line = json.dumps({"custom_id": "1", "body": {"model": "gpt", "tools": tools}}).encode()
+    assert carried(line) == {"cntr_1": False, "cntr_2": False, "file-1": True}

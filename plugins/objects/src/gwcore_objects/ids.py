@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -34,14 +35,15 @@ _FILES: Final = frozenset({"file_id", "file_ids"})
 """Likewise, at any depth. Vector stores, conversations and prompts are made at the vendor, not here."""
 _LETTER: Final = re.compile(rb"\\u00[4-7]")
 """An escape that may stand for a letter of such a name."""
-_CARRIED: Final = (b"file_id", b"previous_response_id", b"item_reference", b"\\u00")
+_CARRIED: Final = (b"file_id", b"previous_response_id", b"item_reference", b"container", b"\\u00")
 """What the lines of an uploaded batch may name, or how they may hide it."""
 _CALLERS_OWN: Final = frozenset(
     {"parameters", "input_schema", "schema", "properties", "args", "response", "metadata", "annotations", "results"}
 )
 """Members in which a vendor reads no ids: schemas, what tools are told and say, and what was cited. ``file_id`` is a usual name there."""
-_RUNNING: Final = ("code_execution", "code_interpreter")
-"""What tools begin with that run code at the vendor: Claude's have a date behind it."""
+_RUNNING: Final = ("code_execution", "code_interpreter", "shell", "web_search_2", "web_fetch_2")
+"""What tools begin with that run code at the vendor. Claude's have a date behind it; those that search run code to filter what they find."""
+_CONTAINERS: Final = frozenset({"container", "container_id"})
 _MADE_THERE: Final = ("code_execution_output", "bash_code_execution_output")
 """Blocks that tell of a file which code execution wrote; in a request they are earlier answers, sent back."""
 _PAYLOAD: Final = {"reasoning": "encrypted_content", "image_generation_call": "result"}
@@ -76,8 +78,12 @@ def named(call: Call) -> dict[str, bool]:
     if call.dialect.name == RESPONSES and isinstance(items := document.get("input"), list):
         found.update(_items(items))
     names = [name for name in _NAMES if name in document]
-    holders = [one for one in (document, *_listed(document, "tools")) if isinstance(one, dict) and "container" in one]
-    found.update(dict.fromkeys(filter(None, map(_container, holders)), False))
+    holders = [
+        one
+        for one in (document, *_listed(document, "tools"), *_requests(document))
+        if isinstance(one, dict) and ("container" in one or "environment" in one)
+    ]
+    found.update(dict.fromkeys(chain.from_iterable(map(_containers, holders)), False))
     # two searches of bytes spare most requests the walk; a regular expression for all is twenty times as slow
     if names or holders or found or call.edited or b"file_id" in raw or (b"\\u00" in raw and _LETTER.search(raw)):
         found.update(dict.fromkeys((value for name in names for value in _texts(document[name])), True))
@@ -103,11 +109,18 @@ def _listed(document: Document, name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _container(holder: Document) -> str | None:
-    """Where code ran, and may go on: of a request or an answer of Claude's, or of a tool of OpenAI's. One that is made anew has no id."""
-    said = holder.get("container")
-    id_ = said.get("id") if isinstance(said, dict) else said
-    return id_ if isinstance(id_, str) and id_ else None
+def _requests(document: Document) -> list[Any]:
+    """What a batch of messages asks for."""
+    return [one.get("params") for one in _listed(document, "requests") if isinstance(one, dict)]
+
+
+def _containers(holder: Document) -> list[str]:
+    """Where code ran, and may go on: of a request or an answer of Claude's, of a tool or an item of OpenAI's. One that is made anew has no id."""
+    places, said, shell = [holder.get("container_id")], holder.get("container"), holder.get("environment")
+    places.append(said.get("id") if isinstance(said, dict) else said)
+    if isinstance(shell, dict):
+        places.append(shell.get("container_id"))
+    return [id_ for id_ in places if isinstance(id_, str) and id_]
 
 
 def _texts(value: Any) -> list[str]:
@@ -136,16 +149,17 @@ def carried(upload: bytes) -> dict[str, bool]:
     Raises:
         BadRequest: a line is nested so deeply that it cannot be read.
     """
-    found: list[str] = []
+    found: dict[str, bool] = {}
     if any(word in upload for word in _CARRIED):
         for line in upload.splitlines():
             if any(word in line for word in _CARRIED):
-                found += _carried(line)
-    return dict.fromkeys(map(known_as, found), True)
+                for id_, needed in _carried(line):
+                    found[known_as(id_)] = needed or found.get(known_as(id_), False)
+    return found
 
 
-def _carried(line: bytes) -> list[str]:
-    found: list[str] = []
+def _carried(line: bytes) -> list[tuple[str, bool]]:
+    found: list[tuple[str, bool]] = []
     members: set[str] = set()
 
     def see(pairs: list[tuple[str, Any]]) -> None:  # both of two that have one name: nobody knows which one counts
@@ -153,8 +167,9 @@ def _carried(line: bytes) -> list[str]:
         members = {name for name, _ in pairs}
         refers = ("type", "item_reference") in pairs
         for name, value in pairs:
-            if name in _NAMES or name in _FILES or (refers and name == "id"):
-                found.extend(_texts(value))
+            needed = name in _NAMES or name in _FILES or (refers and name == "id")
+            if needed or name in _CONTAINERS:
+                found.extend((id_, needed) for id_ in _texts(value))
 
     try:
         json.loads(line, object_pairs_hook=see)
@@ -202,15 +217,14 @@ def told(document: Document, kind: str) -> list[tuple[str, str]]:
     if kind == "response":
         items = _listed(document, "output")
         found += [(kind, id_) for item in items if (id_ := id_of(item))]
-        found += [(kind, id_) for item in items if isinstance(item, dict) for id_ in _texts(item.get("container_id"))]
+        found += [(kind, id_) for item in items if isinstance(item, dict) for id_ in _containers(item)]
     return found
 
 
 def _made(document: Document) -> list[tuple[str, str]]:
     """What code execution made, as a message or an event of its stream tells (BetaMessage of Anthropic's API)."""
-    container = _container(document)
     results = [block.get("content") for block in _listed(document, "content") if isinstance(block, dict)]
     blocks = [one for result in results if isinstance(result, dict) for one in _listed(result, "content")]
     outputs = [one for one in blocks if isinstance(one, dict) and one.get("type") in _MADE_THERE]
     files = [("file", id_) for output in outputs for id_ in _texts(output.get("file_id"))]
-    return files + ([("response", container)] if container else [])
+    return files + [("response", id_) for id_ in _containers(document)]

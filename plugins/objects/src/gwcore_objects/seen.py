@@ -15,7 +15,9 @@ from gwcore_objects.ids import parsed, told
 
 _MOST: Final = 64 << 20
 """Bytes of a document that is read; what is over it tells of nothing."""
-_ITEM: Final = b"response.output_item.added"
+_ITEM: Final = b"response.output_item."
+_NEW: Final = (b".added", b"container")
+"""What an event of an item has that tells of it: its beginning, and an end that names a container."""
 _OF_CODE: Final = (b"_output", b"container")
 """What an event of a message has that tells of what code execution made: a block that is a result, the message's beginning or its end."""
 
@@ -74,7 +76,7 @@ class Seen:
             event = parsed(data)
             return event.get("message") or event.get("delta") or {"content": [event.get("content_block")]}
         # ids stand in the first event, and where an item begins
-        if _ITEM in raw:
+        if _ITEM in raw and any(word in raw for word in _NEW):
             return {"output": [parsed(data).get("item")]}
         return None if self._found else parsed(data).get("response")
 
