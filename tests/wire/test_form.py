@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gwcore.errors import BadRequest
-from gwcore.wire.form import read_field, replace_field
+from gwcore.wire.form import count_files, read_field, replace_field
 
 TYPE = b"multipart/form-data; boundary=XX"
 
@@ -30,6 +30,15 @@ def test_absent():
     raw = body((b"a", b"1"))
     assert read_field(raw, TYPE, b"model") is None
     assert replace_field(raw, TYPE, b"model", b"m") == raw
+
+
+def test_files_are_counted_by_what_stands_before_their_bytes():
+    file = b'--XX\r\nContent-Disposition: form-data; name="f"; FileName="a"\r\n\r\nfilename=content-type\r\n'
+    typed = b'--XX\r\nContent-Disposition: form-data; name="f"\r\nContent-Type: image/png\r\n\r\na\r\n'
+    named = body((b"filename", b"1"), (b"n", b"filename"))  # a field so called is one, too
+    assert count_files(file + typed + named, TYPE) == 3
+    with pytest.raises(BadRequest, match="several parts"):
+        count_files(typed.replace(b"image/png", b"Multipart/mixed; boundary=Y") + b"--XX--", TYPE)
 
 
 def test_twice_is_refused():

@@ -4,6 +4,7 @@ import pytest
 
 from gwcore.call import Attempt
 from gwcore.dialect import Route
+from gwcore.errors import BadRequest
 from gwcore.prices import MILLION, PriceCard
 from gwcore.testing import fakes
 from gwcore_budget.bound import FRAME, IMAGE, IMAGE_OUT, PROMPT, bound
@@ -41,13 +42,22 @@ def test_sound_is_held_at_its_own_price_where_no_word_says_that_it_is_sound():
     assert terms.amount == 2_000 * 6 * DOLLARS // MILLION
 
 
-@pytest.mark.parametrize(("said", "count"), [([], 1), ([(b"n", b"3")], 3), ([(b"n", b"2.0")], 2)])
+@pytest.mark.parametrize(
+    ("said", "count"), [([], 1), ([(b"n", b"3")], 3), ([(b"n", b"2.0")], 2), ([(b"n", "１０".encode())], 10)]
+)
 def test_a_photograph_to_change_is_a_picture_and_not_a_token_per_byte(said, count):
-    big = (b'image"; filename="a.png', b"\x89" * 3_000_000)
+    big = (b'image"; filename="a.png', b"\x89 FileName=x " * 300_000)
     _, terms = form("image_edit", [big, *said], PICTURES)
     assert terms.amount == ((PROMPT + IMAGE) * 10 + count * IMAGE_OUT * 40) * DOLLARS // MILLION
     small, least = form("image_edit", [(b'image"; filename="a.png', b"\x89"), *said], PICTURES)
     assert least.amount == ((len(small.raw) + FRAME) * 10 + count * IMAGE_OUT * 40) * DOLLARS // MILLION
+
+
+@pytest.mark.parametrize("said", [b"+ADEAMA-", b"1\x000\x00", b"0xA", b"-1"])
+def test_a_number_of_pictures_that_only_others_could_read_is_refused(said):
+    """As UTF-7, say, which the charset of a content-type may ask for."""
+    with pytest.raises(BadRequest, match="'n' must be a number"):
+        form("image_edit", [(b'image"; filename="a.png', b"\x89"), (b"n", said)], PICTURES)
 
 
 def test_speech_of_a_model_whose_card_prices_output_alone_is_bounded():

@@ -94,9 +94,9 @@ def _lines(body: bytes, delimiter: bytes) -> Iterator[int]:
     raise BadRequest(f"a multipart body of more than {_MAX_PARTS} parts")
 
 
-def _spans(body: bytes, content_type: bytes, name: bytes) -> list[Span]:
+def _parts(body: bytes, content_type: bytes) -> Iterator[tuple[bytes, Span]]:
+    """The header block of each part, and where its content is."""
     delimiter = _delimiter(content_type)
-    found: list[Span] = []
     start, closed = -1, False
     for at in _lines(body, delimiter):
         if closed:
@@ -106,8 +106,7 @@ def _spans(body: bytes, content_type: bytes, name: bytes) -> list[Span]:
             split = start - 2 if body.startswith(b"\r\n", start) else body.find(b"\r\n\r\n", start, at - 2)
             if split < 0:
                 raise _ambiguous("a part without an end of its headers")
-            if _named(body[start : max(start, split)], name):
-                found.append((split + 4, at - 2))
+            yield body[start : max(start, split)], (split + 4, at - 2)
         rest = at + len(delimiter)
         end = body.find(b"\r\n", rest)
         line = body[rest : end if end >= 0 else len(body)]
@@ -117,7 +116,18 @@ def _spans(body: bytes, content_type: bytes, name: bytes) -> list[Span]:
         start = end + 2
     if not closed:
         raise BadRequest("the multipart body does not end with its boundary")
-    return found
+
+
+def _spans(body: bytes, content_type: bytes, name: bytes) -> list[Span]:
+    return [span for head, span in _parts(body, content_type) if _named(head, name)]
+
+
+def count_files(body: bytes, content_type: bytes) -> int:
+    """How many parts are files, or may be taken for such: a file's own bytes are not searched. Raises ``BadRequest``, as :func:`read_field`."""
+    heads = [head.lower() for head, _ in _parts(body, content_type)]
+    if any(b"multipart/" in head for head in heads):
+        raise _ambiguous("a part of several parts")
+    return sum(b"filename" in head or b"content-type" in head for head in heads)
 
 
 def read_field(body: bytes, content_type: bytes, name: bytes) -> bytes | None:

@@ -20,7 +20,7 @@ from gwcore.knobs import MAX_TOKENS, Places, largest
 from gwcore.prices import MILLION, STACK, STANDARD, PriceCard
 from gwcore.units import DOLLAR
 from gwcore.usage import IN, OUT
-from gwcore.wire.form import read_field
+from gwcore.wire.form import count_files, read_field
 from gwcore_budget.tools import NONE, Runs, runs
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
@@ -246,8 +246,7 @@ def _form(call: Call, card: PriceCard) -> Bound | None:
         return None
     tokens = len(call.raw) + FRAME
     if call.operation in _IMAGES:
-        head = call.raw.lower()
-        tokens = min(tokens, PROMPT + IMAGE * max(head.count(b"filename"), head.count(b"content-type")))
+        tokens = min(tokens, PROMPT + IMAGE * count_files(call.raw, call.header(b"content-type") or b""))
     tokens = _within(tokens, card)
     prices = card.dearest(tokens)
     read = max((prices[bucket] for bucket in IN if bucket in prices), default=0)
@@ -372,14 +371,19 @@ def _moderation(_call: Call, card: PriceCard, tokens: int) -> int:
     return card.highest("moderation", tokens) or 0
 
 
-def _said(call: Call, name: str) -> dict[str, str]:
-    """A field of a form, as a document has it."""
+def _said(call: Call, name: str) -> int | None:
+    """The number in a field of a form. What is none here might be one to a parser that takes another charset for it."""
     field = read_field(call.raw, call.header(b"content-type") or b"", name.encode())
-    return {} if field is None else {name: field.decode("latin-1")}
+    if field is None or not field.strip():
+        return None
+    count = largest({name: field.decode("utf-8", "replace")}, ((name,),))
+    if count is None:
+        raise BadRequest(f"the form field {name!r} must be a number")
+    return count
 
 
 def _pictures(call: Call, card: PriceCard, tokens: int) -> int | None:
-    count = largest(_said(call, "n") if call.document is None else call.document, (("n",),)) or 1
+    count = (_said(call, "n") if call.document is None else largest(call.document, (("n",),))) or 1
     each, by_token = card.highest("image", tokens), card.highest("image_out", tokens)
     if each is None and by_token is None:
         return None
