@@ -106,6 +106,50 @@ async def test_what_ends_without_a_word_is_told():
     assert said == [("startup.complete", True), ("shutdown.failed", False)]
 
 
+async def test_what_breaks_behind_while_both_serve_does_not_end_the_gateway():
+    """A background task of the host's that fails, in a task group of its lifespan."""
+    stop, said = asyncio.Event(), []
+    heard = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    @asynccontextmanager
+    async def life(_app):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            yield
+
+    async def fails():
+        raise OSError
+
+    async def receive():
+        if said:
+            await stop.wait()
+        return next(heard)
+
+    async def send(message):
+        said.append(message["type"])
+
+    gateway = Gateway(STACK, fallthrough=Starlette(lifespan=life))
+    serving = asyncio.create_task(gateway({"type": "lifespan", "state": {}}, receive, send))
+    while not said:
+        await asyncio.sleep(0.01)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert gateway.stack is not None and not gateway.state.draining
+    stop.set()
+    await serving
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.failed"] and gateway.stack is None
+
+
+async def test_what_stops_without_a_word_is_not_waited_for():
+    async def mute(_scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+
+    said = await lived(Gateway(STACK, fallthrough=mute))
+    assert said == [("startup.complete", True), ("shutdown.complete", False)]
+
+
 async def test_a_plugin_that_cannot_start_is_told_to_any_server():
     class Fails(Plugin):
         """Its author forgot what it returns."""

@@ -177,20 +177,21 @@ async def test_google_s_words():
         ("countTokens", {"generateContentRequest": {"model": "models/search", "contents": []}}),
     ],
 )  # fmt: skip
-async def test_what_names_a_model_inside_as_google_s_sdks_do_names_the_target_s(verb, body):
+@pytest.mark.parametrize("base", ["", "/models/google"])
+async def test_what_names_a_model_inside_as_google_s_sdks_do_names_the_target_s(verb, body, base):
     config = {
         "upstreams": {"up": {"provider": "gemini", "api_key": "key-12345678"}},
         "models": {"search": "up/gemini-embedding-001"},
     }
     async with FakeUpstream() as up:
-        config["upstreams"]["up"]["base_url"] = up.url
+        config["upstreams"]["up"]["base_url"] = up.url + base
         async with running(Gateway(json.dumps({"gwcore": 1, **config, "stack": []}) + "\n")) as url:
             raw = json.dumps(body).encode()
             seen = await exchange(
                 url, "POST", f"/v1beta/models/search:{verb}", raw, [("content-type", "application/json")]
             )
             same = raw.replace(b"search", b"gemini-embedding-001").replace(b'["?"]', b'"models/gemini-embedding-001"')
-            assert seen.status == 200 and up.requests[-1].target == f"/v1beta/models/gemini-embedding-001:{verb}"
+            assert seen.status == 200 and up.requests[-1].target == f"{base}/v1beta/models/gemini-embedding-001:{verb}"
             assert up.requests[-1].document == json.loads(same)
             await exchange(url, "POST", f"/v1beta/models/search:{verb}", same, [("content-type", "application/json")])
             assert up.requests[-1].body == same

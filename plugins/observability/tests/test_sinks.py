@@ -26,6 +26,7 @@ from gwcore.units import first_fault
 from gwcore_observability.access_log import AccessLog, AccessLogSink
 from gwcore_observability.call_table import CALL
 from gwcore_observability.request_log.plugin import RequestLog
+from gwcore_observability.settings import signing_key
 from gwcore_observability.sink import Delivery, judge
 from gwcore_observability.spill import Item
 from gwcore_observability.webhook import Webhook, WebhookConfig
@@ -286,6 +287,10 @@ def test_a_secret_that_is_none_is_refused_before_it_signs(secret):
     with pytest.raises(ValidationError) as refused:
         WebhookConfig(url="https://example.org", secret=secret)
     assert "is not a secret to sign with" in first_fault(refused.value) and "###" not in first_fault(refused.value)
+
+
+def test_a_secret_may_end_its_line():
+    assert signing_key(WebhookConfig(url="https://example.org", secret="whsec_YWJj\n").secret) == b"abc"
 
 
 @pytest.mark.parametrize("url", ["https://ann:hidden@example.org/x", "https:///x"])

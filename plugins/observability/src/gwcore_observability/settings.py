@@ -34,9 +34,9 @@ def signing_key(secret: SecretStr) -> bytes:
     """The key that signs webhooks: what ``whsec_`` is followed by in base64, or the text itself. Raises a ``fault``."""
     text = secret.get_secret_value()
     try:
-        key = (
-            base64.b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else text.encode()
-        )
+        key = text.encode()
+        if text.startswith("whsec_"):  # a secret that was read from a file may end its line
+            key = base64.b64decode(text.removeprefix("whsec_").rstrip(), validate=True)
     except ValueError:
         key = b""
     if not key:

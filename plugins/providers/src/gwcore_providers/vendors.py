@@ -170,10 +170,10 @@ class Gemini(Vendor):
         """Of embeddings: a hundred texts at once."""
         return _GEMINI
 
-    def prepare(self, _upstream: Upstream, request: Request, _dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
+    def prepare(self, upstream: Upstream, request: Request, _dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
         """What is embedded or counted names the model once more, inside the body, where Google wants the path's."""
         if operation in _NAMED_INSIDE and request.body:
-            path = request.target.partition("?")[0].rpartition(":")[0]
+            path = request.target.removeprefix(upstream.base_path).partition("?")[0].rpartition(":")[0]
             request.body = _renamed(request.body, unquote(path.partition("/models/")[2]))
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
