@@ -69,11 +69,13 @@ watch:
 
 
 @asynccontextmanager
-async def gateway(up, watch, stack="", env=None, admin=False, provider="openai"):
+async def gateway(up, watch, stack="", env=None, admin=False, provider="openai", keys=()):
     """A running gateway; yields its URL and itself."""
     file = STACK.format(up=up.url, watch=watch, stack=stack)
     if provider != "openai":
         file = file.replace(f'openai, base_url: "{up.url}/v1"', f'{provider}, base_url: "{up.url}"')
+    if keys:
+        file = file.replace('api_key: "sk-upstream-secret-0001"', f"api_keys: {[*keys]}")
     made = Gateway(file, env=env or {}, serve_admin=admin)
     async with running(made) as url:
         yield url, made

@@ -155,3 +155,34 @@ async def test_of_two_attempts_side_by_side_one_answers_and_the_other_is_given_u
     assert line["upstream_id"] == f"id-{winner}" and line["served_model"] == winner
     assert value(found, "gwcore_attempts_total", outcome="left") == 1
     assert not value(found, "litellm_deployment_failure_responses_total")
+
+
+@pytest.mark.parametrize("winner", [1, 2])
+async def test_of_two_credentials_side_by_side_the_one_that_answered_is_told(tmp_path, winner):
+    second = asyncio.Event()
+
+    def answer(seen):
+        key = int(seen.header("authorization")[-1])
+        if len(up.requests) == 4:
+            second.set()
+        wait = math.inf if (key == began[0]) != (winner == 1) else second
+        return Answer(body=ok().body, headers=[("x-request-id", f"id-{key}")], delay_head=wait)
+
+    began = []
+
+    def notes(seen):
+        began.append(int(seen.header("authorization")[-1]))
+        up.default = answer
+        return answer(seen)
+
+    stack = "stack: [{fallback: {hedge: {delay: 50ms, share: 0.5}}}]"
+    async with FakeUpstream(ok(), ok()) as up:
+        watch = f"  - access_log: {{to: {tmp_path}/calls.log}}\n"
+        async with gateway(up, watch, stack=stack, keys=("key-0000-1", "key-0000-2")) as (url, _):
+            for _ in range(2):  # which earn the second attempt
+                await ask(url)
+            up.default = notes
+            answered = await ask(url, "slow")
+    line = orjson.loads((tmp_path / "calls.log").read_bytes().splitlines()[-1])
+    assert line["failed"] == ["up/m left"] and answered.headers["x-request-id"] == line["upstream_id"]
+    assert (line["upstream_id"] == f"id-{began[0]}") == (winner == 1)

@@ -219,6 +219,8 @@ class Record:
         """The attempt that answered, else the one that was asked last; not one that began beside it and was given up."""
         served = (self.upstream, self.served_model)
         found = [one for one in self.attempts if (one.upstream, one.model) == served] or self.attempts
+        # beside it may have been another of its credentials
+        found = [one for one in found if one.reason != "left"] or found
         return found[-1] if found else None
 
     @property
