@@ -165,7 +165,10 @@ def _open(store: Store) -> _Open:
         url = make_url(store.url).set(drivername="sqlite+aiosqlite")
         if not url.database or url.database == ":memory:":
             raise BadConfig("a sqlite: store names no file; write sqlite:///gwcore.db or sqlite:////var/lib/gwcore.db")
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        if not url.database.startswith("file:"):
+            # a host may change its folder while the gateway runs
+            url = url.set(database=str(Path(url.database).absolute()))
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     where, how = url.get_dialect()().create_connect_args(url)
     engine = create_async_engine(
         url, async_creator=lambda: _sqlite(*where, **how), hide_parameters=True, pool_timeout=ANSWER_WITHIN

@@ -10,8 +10,11 @@ from budget_kit import accounts, budget, do, post, reserve
 from test_verbs import verb
 
 from gwcore.errors import BadConfig
+from gwcore.resources import Lease, Resources
+from gwcore.sql import migrate
 from gwcore_budget.ledger import disk
 from gwcore_budget.ledger.home import StoreDown
+from gwcore_budget.ledger.homes import LEDGER, home_of
 from gwcore_budget.ledger.sqlite import SqliteHome
 from gwcore_budget.ledger.verify import verify
 
@@ -130,3 +133,19 @@ async def test_a_file_that_was_taken_away_takes_no_money(tmp_path, home):
         await do(home, reserve("b:1", 10, budget()))
     (tmp_path / "away.db").replace(path)
     await do(home, reserve("b:1", 10, budget()))
+
+
+async def test_who_changes_the_folder_changes_no_file(tmp_path, monkeypatch):
+    """A host application may: of a path that is not absolute the file looked moved, and took no money."""
+    monkeypatch.chdir(tmp_path)
+    lease = Lease(Resources())
+    store = lease.store("sqlite:///book.db")
+    await migrate(store, LEDGER)
+    home = home_of(store)
+    await home.open()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    await do(home, reserve("a:1", 10, budget()))
+    await home.aclose()
+    await lease.release()
+    assert not list((tmp_path / "elsewhere").iterdir())
