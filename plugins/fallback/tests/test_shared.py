@@ -48,7 +48,8 @@ class Fleet:
         gateway = Gateway(self.text())
         self.urls.append(await self.exits.enter_async_context(running(gateway)))
         self.gateways.append(gateway)
-        assert self.plugin(-1).shared.state == "shared"
+        plugin = self.plugin(-1)
+        await until(lambda: plugin.shared.state == "shared")
 
     def plugin(self, at):
         return next(p.plugin for p in self.gateways[at].stack.placed if p.name == "fallback")

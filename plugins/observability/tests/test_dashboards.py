@@ -12,6 +12,7 @@ from obs_world import Place, ask, gateway, ok, streamed, webhook
 from test_prometheus import AUTH, ONE, scrape
 
 import gwcore_observability.prometheus
+from gwcore.taps import faults
 from gwcore.testing.upstream import Answer, FakeUpstream
 
 HERE = Path(gwcore_observability.prometheus.__file__).parent
@@ -101,6 +102,7 @@ def test_every_metric_of_calls_and_sinks_is_shown(exported):
 
 async def test_a_counter_that_begins_at_1_is_not_overlooked():
     """``increase`` of it is 0 until it grows: rules and sums either find it at 0 from the start, or count what is new."""
+    faults.clear()  # the process's, of other tests
     async with FakeUpstream() as up, Place() as place:
         stack = (
             AUTH
