@@ -247,7 +247,7 @@ async def test_a_purge_reaches_the_other_workers(tmp_path):
 async def fleet(redis_url):
     """Two workers."""
     store, namespace = Store(redis_url, "redis"), f"t{uuid.uuid4().hex}"
-    one, two = (RedisShelf(store, Plain(), namespace=namespace, timeout=5, lease=0.5) for _ in range(2))
+    one, two = (RedisShelf(store, Plain(), namespace=namespace, timeout=5, lease=1.5) for _ in range(2))
     async with one.open(), two.open():
         yield one, two
         await one.purge(Wanted())
@@ -256,7 +256,7 @@ async def fleet(redis_url):
 async def test_one_worker_asks(fleet):
     one, two = fleet
     assert (await one.turn(key(1), "s")).turn is Turn.OURS
-    await asyncio.sleep(0.8)  # longer than a lease: it is renewed
+    await asyncio.sleep(2)  # longer than a lease: it is renewed
     assert (await two.turn(key(1), "s")).turn is Turn.OTHERS
     found = entry()
     assert await one.put([(key(1), found)], key(1), 0)
@@ -279,7 +279,7 @@ async def test_a_dead_workers_turn_ends(fleet):
     one, two = fleet
     await one.turn(key(1), "s")
     one._turns.clear()  # as if it were gone: nobody renews
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while (await two.turn(key(1), "s")).turn is not Turn.OURS:
             await asyncio.sleep(0.02)
 
