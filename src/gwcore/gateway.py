@@ -200,8 +200,8 @@ class Gateway:
         if kind == "http":
             if self.stack is None:
                 await self._late_start()
-            elif self._loop is not asyncio.get_running_loop():
-                raise RuntimeError(_OTHER_LOOP)
+            else:
+                self._at_home()
             await self._app(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)

@@ -328,7 +328,7 @@ async def _answering(store: Store, within: float) -> AsyncIterator[None]:
     except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
         if isinstance(error, DBAPIError) and not _passing(error):
             raise
-        _Told.of(store).failed(_cause(error))
+        _Told.of(store).failed(cause_of(error))
         raise StoreUnavailable("the gateway's store does not answer", retry_after=1) from error
 
 
@@ -339,7 +339,7 @@ def _passing(error: DBAPIError) -> bool:
     return str(getattr(error.orig, "sqlstate", None) or "").startswith(_PASSING)
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The type, and its code where it has one: the text of a driver's error may quote parameters, and with them a digest or a name."""
     cause = error
     while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
@@ -384,7 +384,7 @@ async def migrate(store: Store, migrations: Migrations) -> None:
             finally:
                 await _wait(connection, ANSWER_WITHIN)
     except StoreUnavailable as error:
-        why = _cause(error.__cause__ or error)
+        why = cause_of(error.__cause__ or error)
         raise StoreUnavailable(
             f"{migrations.branch}: the store {_place(store)} does not answer: {why}", retry_after=1
         ) from error

@@ -100,6 +100,16 @@ async def test_what_no_code_ran_for_is_not_read(tmp_path):
             await ann.beta.files.download(FILE)
 
 
+async def is_anns_at_the_west(w, body):
+    """Whether ``cntr_1``, which the request names, is gone on with by Ann alone, where it is."""
+    before = len(w.west.up.requests)
+    for _ in range(4):
+        assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
+    assert len(w.west.up.requests) == before + 4
+    refused = await w.raw("bob", "POST", "/v1/responses", json=body)
+    assert refused.status_code == 404 and "cntr_1" in refused.text
+
+
 @pytest.mark.parametrize(("stream", "store"), [(False, True), (True, False)])
 async def test_a_container_of_openai_s_is_gone_on_with_where_it_is(tmp_path, stream, store):
     item = {"type": "code_interpreter_call", "id": "ci_1", "code": "1", "container_id": "cntr_1", "status": "completed", "outputs": None}  # fmt: skip
@@ -119,12 +129,7 @@ async def test_a_container_of_openai_s_is_gone_on_with_where_it_is(tmp_path, str
         }
         assert (await w.raw("ann", "POST", "/v1/responses", json={"model": "west/gpt", **body})).status_code == 200
         body |= {"model": "both", "tools": [{"type": "code_interpreter", "container": "cntr_1"}]}
-        before = len(w.west.up.requests)
-        for _ in range(4):
-            assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
-        assert len(w.west.up.requests) == before + 4
-        refused = await w.raw("bob", "POST", "/v1/responses", json=body)
-        assert refused.status_code == 404 and "cntr_1" in refused.text
+        await is_anns_at_the_west(w, body)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -145,12 +150,7 @@ async def test_a_shell_s_container_is_its_caller_s(tmp_path, stream):
         assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
         tool = {"type": "shell", "environment": ended["environment"]}
         body = {"model": "both", "input": "hi", "tools": [tool]}
-        before = len(w.west.up.requests)
-        for _ in range(4):
-            assert (await w.raw("ann", "POST", "/v1/responses", json=body)).status_code == 200
-        assert len(w.west.up.requests) == before + 4
-        refused = await w.raw("bob", "POST", "/v1/responses", json=body)
-        assert refused.status_code == 404 and "cntr_1" in refused.text
+        await is_anns_at_the_west(w, body)
 
 
 def test_the_lines_of_a_batch_name_containers():

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from gwcore.sql import cause_of
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.clock import UNOPENED, Clock
@@ -103,12 +104,6 @@ class _Question:
         self.values = values
         self.until = time.monotonic() + within
         self.over = False
-
-
-def _why(error: Exception) -> str:
-    """Its code: full, locked and damaged are of one type. What it says is left out: an address of a file may be in it."""
-    code = getattr(error, "sqlite_errorname", None)
-    return f"{type(error).__name__} {code}" if code else type(error).__name__
 
 
 class SqliteHome:
@@ -202,7 +197,7 @@ class SqliteHome:
             self._db = self._connect()
             self._file = self._there()
         except (sqlite3.Error, OSError) as error:
-            raise StoreDown(_why(error)) from error
+            raise StoreDown(cause_of(error)) from error
 
     def _there(self) -> tuple[int, int]:
         """Which file has the path now."""
@@ -241,7 +236,7 @@ class SqliteHome:
             finally:
                 self._idle.append(read)
         except sqlite3.Error as error:
-            raise StoreDown(_why(error)) from error
+            raise StoreDown(cause_of(error)) from error
 
     def _query(self, asked: _Question) -> list[tuple[Any, ...]]:
         with self._reading(asked) as read:
@@ -280,7 +275,7 @@ class SqliteHome:
         except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # what a statement does, or a trigger
                 raise Unfit(str(error)) from error
-            raise StoreDown(_why(error)) from error
+            raise StoreDown(cause_of(error)) from error
 
     def _transact(self, ops: Sequence[Op]) -> Answer:
         with self._transaction() as db:
