@@ -266,18 +266,17 @@ class Outbox:
         self._ready_bytes = 0
         return items
 
-    async def _store(self, items: Sequence[Item], *, under_way: bool) -> None:
-        """To disk; where that fails, back into memory up to the bound."""
-        if not items:
-            return
+    async def _store(self, items: Sequence[Item], *, under_way: bool) -> bool:
+        """To disk; where that fails, back into memory up to the bound. Whether they are on disk."""
         try:
-            if self._spill is not None:
+            if self._spill is not None and items:
                 await self._on_disk(self._spill.append, items)
-                return
+                return True
         except OSError as error:
             self._complain("spill", error)
         for item in () if under_way else reversed(items):
             self._wait(item, time.monotonic() if self._spill else self._under_way_since)
+        return False
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
         """In a thread, one at a time. Who is cancelled has it done: what was taken out of memory is on disk."""
@@ -351,8 +350,9 @@ class Outbox:
             if not stored:
                 await asyncio.wait({task}, timeout=TICK)
                 if not task.done():
-                    stored = self._spill is not None
-                    await self._store(items, under_way=True)
+                    stored = self._spill is not None  # who is cancelled in the next line has stored them
+                    stored = await self._store(items, under_way=True)
+                    self._under_way = 0 if stored else len(items)  # or the disk counts them, too
             left = await task
         except asyncio.CancelledError:
             task.cancel()
