@@ -11,6 +11,7 @@ from gwcore import errors
 from gwcore.codec import Crossing
 from gwcore.dialect import InBandError
 from gwcore.events import gather, spell
+from gwcore.wire.document import parse
 from gwcore.wire.sse import SseReader
 from gwcore_providers import gwcore_dialects
 from gwcore_providers.anthropic.messages import AnthropicMessages
@@ -47,6 +48,27 @@ def test_every_error_has_a_form_in_every_dialect(name, error):
     assert len(frames) == 1 and error.message in frames[0].data.decode()
     assert dialect.ended("chat", frames[0].raw) or name == "gemini.generate"
     assert b"[DONE]" not in frames[0].raw
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("openai.chat", "service_tier"),
+        ("openai.chat", "tools"),
+        ("openai.responses", "input"),
+        ("openai.responses", "service_tier"),
+        ("openai.responses", "tools"),
+        ("anthropic.messages", "container"),
+        ("anthropic.messages", "requests"),
+        ("anthropic.messages", "tools"),
+        ("gemini.generate", "tools"),
+    ],
+)
+def test_what_costs_or_names_a_tenants_own_stands_once(name, key):
+    """Held is the price of the second, and an upstream may read the first."""
+    body = f'{{"model": "m", "{key}": 1, "x": 2, "{key}": 3}}'.encode()
+    with pytest.raises(errors.BadRequest, match=f"'{key}' occurs 2 times"):
+        parse(body, unique=DIALECTS[name].unique)
 
 
 OPENINGS = [

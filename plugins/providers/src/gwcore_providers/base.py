@@ -55,7 +55,9 @@ class BaseDialect:
 
     name = ""
     routes: Sequence[Route] = ()
-    unique: frozenset[str] = frozenset({"model", "stream", "max_tokens", "n"})
+    unique: frozenset[str] = frozenset(
+        {"model", "stream", "max_tokens", "n", "tools", "service_tier", "container", "requests"}
+    )
     forward: tuple[str, ...] = ()
     keepalive = b": ping\n\n"
     comments = True

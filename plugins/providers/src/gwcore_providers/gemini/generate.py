@@ -95,7 +95,7 @@ class GeminiGenerate(BaseDialect):
     name = "gemini.generate"
     chat = GeminiCodec()
     lists = LISTS
-    unique = frozenset({"model", "contents", "generationConfig", "generation_config"})
+    unique = frozenset({"model", "contents", "tools", "generationConfig", "generation_config", "serviceTier"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
     # Google's SDK for Python reads a comment as data; empty lines it skips
     keepalive = b"\r\n\r\n"

@@ -188,7 +188,9 @@ class OpenAIChat(BaseDialect):
     name = "openai.chat"
     chat = ChatCodec()
     lists = LISTS
-    unique = frozenset({"model", "stream", "max_tokens", "max_completion_tokens", "n", "stream_options"})
+    unique = frozenset(
+        {"model", "stream", "max_tokens", "max_completion_tokens", "n", "tools", "stream_options", "service_tier"}
+    )
     forward = ("openai-", "x-stainless-", "http-referer", "x-title")
     end_mark = re.compile(rb'\[DONE\]|"error"\s*:\s*\{|"finish_reason"\s*:\s*"')
     last_mark = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)

@@ -56,7 +56,7 @@ class OpenAIResponses(BaseDialect):
 
     name = "openai.responses"
     chat = ResponsesCodec()
-    unique = frozenset({"model", "stream", "max_output_tokens"})
+    unique = frozenset({"model", "stream", "input", "tools", "max_output_tokens", "service_tier"})
     forward = ("openai-", "x-stainless-", "x-codex-", "session_id", "conversation_id", "originator")
     # the last event's type may stand many kilobytes before its end; usage is filled in by no event but the last
     end_mark = last_mark = re.compile(
