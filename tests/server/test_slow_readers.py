@@ -77,7 +77,7 @@ def test_control_without_the_time_out_it_stays():
 
 async def slowly(rate):
     """How much a client gets that reads on, more slowly than the buffer empties within the time-out."""
-    limits = EdgeLimits(write_timeout=1.0, min_body_rate=rate)
+    limits = EdgeLimits(write_timeout=2.5, min_body_rate=rate)
     loop, got = asyncio.get_running_loop(), 0
     async with running(App(), lifespan="off", protocol=edge_protocol(limits)) as url:
         with await connected(url, 200_000) as sock:
