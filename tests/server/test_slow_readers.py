@@ -85,7 +85,7 @@ async def slowly(rate):
             try:
                 while got < SIZE and (piece := await loop.sock_recv(sock, 400_000)):
                     got += len(piece)
-                    await asyncio.sleep(0.06)
+                    await asyncio.sleep(0.15)
             except ConnectionError:
                 pass
     return got
