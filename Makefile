@@ -16,7 +16,7 @@ WORKERS ?= 4
 # tests write to memory where it has room and may run programs: a disk that others keep busy is not what they are about
 SCRATCH = $(shell $(PYTHON) -c "import os; s = os.statvfs('/dev/shm'); print('/dev/shm' if s.f_bavail * s.f_frsize > 2 << 30 and not s.f_flag & os.ST_NOEXEC else '')" 2>/dev/null)
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign stutter
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign stutter properties
 
 install: $(STAMP)
 
@@ -80,6 +80,10 @@ bench-books: install
 # the suite while its processes are stopped now and then, as a busy machine does: some twenty minutes
 stutter: install
 	$(BIN)/python tests/stutter.py $(BIN)/python -m pytest -n 2 -q
+
+# every property and state machine with examples of its own, over and over: those of `make test` are the same each time
+properties: install
+	for run in $$(seq $(RUNS)); do GWCORE_RANDOM=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m hypothesis || exit 1; done
 
 # what needs a machine of its own: redis killed for 20 s under four workers (L7), and no call waits for it (L8)
 campaign: install

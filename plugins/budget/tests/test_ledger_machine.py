@@ -330,7 +330,7 @@ def migrated(url):
 
 def run(machine, examples=EXAMPLES, phases=tuple(Phase)):
     config = settings(
-        max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+        max_examples=examples, stateful_step_count=40, database=None,
         suppress_health_check=list(HealthCheck), print_blob=False, phases=phases,
     )  # fmt: skip
     run_state_machine_as_test(machine, settings=config)
@@ -354,11 +354,13 @@ def sqlite_machine(tmp):
     return Sqlite
 
 
+@pytest.mark.hypothesis
 @pytest.mark.timeout(600)
 def test_sqlite(tmp_path):
     run(sqlite_machine(tmp_path))
 
 
+@pytest.mark.hypothesis
 @pytest.mark.timeout(600)
 def test_postgres(postgres_url):
     migrated(postgres_url)

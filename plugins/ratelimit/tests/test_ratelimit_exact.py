@@ -19,7 +19,6 @@ from gwcore_ratelimit.gcra import REST
 QUICK = settings(
     max_examples=60,
     deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -125,6 +124,7 @@ class HomeMachine(RuleBasedStateMachine):
             self.home.close()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("name", "examples"), [("memory", 200), ("redis", 40)])
 def test_state_machine(name, examples, request):
     url = request.getfixturevalue("redis_url") if name == "redis" else None
