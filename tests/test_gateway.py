@@ -283,6 +283,16 @@ async def test_keepalive_comments_fill_silence(upstream):
     assert seen.body.startswith(b": ping\n\n") and seen.body.replace(b": ping\n\n", b"") == b"data: 1\n\ndata: done\n\n"
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+async def test_what_is_no_event_does_not_follow_comments(upstream, kind):
+    """A client reads over what is no event: a proxy's page, or a document, was an empty answer that ended well."""
+    text = stack(upstream.url, server="keepalive: 50ms").replace("500ms", "60s")
+    async with running(Gateway(text, catalog=catalog())) as url:
+        upstream.script(Answer(headers=[("content-type", kind)], body=[b"{", b"}"], delay_head=0.3, gap=0.01))
+        seen = await exchange(url, "POST", "/fake", STREAM)
+    assert seen.body.startswith(b": ping\n\n") and b"upstream_malformed" in seen.body and b"{}" not in seen.body
+
+
 @pytest.mark.parametrize("prefix", ["", "/a", "/a/b"])
 @pytest.mark.parametrize("lifespan", [True, False])
 async def test_mounted(upstream, prefix, lifespan):

@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -35,7 +34,7 @@ from gwcore.redact import secrets_of
 from gwcore.resources import Lease, Resources
 from gwcore.service import Layer, Service, compose, wrap
 from gwcore.stack import Middleware, Placed, Stack
-from gwcore.stackfile import StackErrors, StackSource, load
+from gwcore.stackfile import Source, StackErrors, StackSource, load
 from gwcore.taps import Tap, Taps, faults
 from gwcore.when import Condition, only_when, tap_when
 from gwcore.wire.transport import Origin
@@ -46,12 +45,12 @@ if TYPE_CHECKING:
 
 
 def assemble(
-    source: str | Path, catalog: Catalog, resources: Resources, env: Mapping[str, str], lease: Lease | None = None
+    source: Source, catalog: Catalog, resources: Resources, env: Mapping[str, str], lease: Lease | None = None
 ) -> Stack:
     """Compile a stack.
 
     Args:
-        source: path of the stack file, or its text.
+        source: path of the stack file, its text, or what was read of it.
         catalog: what is installed.
         resources: the pool that stores and transports come from.
         env: for ``${VAR}``.

@@ -29,6 +29,7 @@ from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Lease, Resources
 from gwcore.respond import as_fault, error_headers, fail, named, plain_error, stamp
 from gwcore.stack import Stack
+from gwcore.stackfile import Source, StackSource
 from gwcore.taps import tell
 from gwcore.wire.transport import Headers
 
@@ -62,6 +63,7 @@ class Gateway:
         env: environment for ``${VAR}``; ``os.environ`` by default.
         serve_admin: answer the admin API's addresses too, as ``gwcore run`` does. A mounted gateway serves inference
             only; mount ``gateway.admin`` where you want it.
+        begin: what to start with, where the file may say something else by now; a reload reads the file.
         check: asked before a reload; what it raises refuses it. What a start asks of the file and its place is asked again.
 
     Raises:
@@ -76,6 +78,7 @@ class Gateway:
         catalog: Catalog | None = None,
         env: MutableMapping[str, str] | None = None,
         serve_admin: bool = False,
+        begin: StackSource | None = None,
         check: Callable[[], object] | None = None,
     ) -> None:
         self.source = stack
@@ -83,6 +86,7 @@ class Gateway:
         self.catalog = catalog or Catalog()
         self.env = os.environ if env is None else env
         self.serve_admin = serve_admin
+        self.begin = begin
         self.check = check
         self.state = State()
         self.resources = Resources()
@@ -103,7 +107,7 @@ class Gateway:
         async with self._starting:
             if self.stack is None:
                 self.state.draining = False  # of a former life
-                self._install(await self._build())
+                self._install(await self._build(self.begin or self.source))
             self._at_home()
 
     def _at_home(self) -> None:
@@ -151,7 +155,7 @@ class Gateway:
             try:
                 if self.check is not None:
                     self.check()
-                fresh = await self._build()
+                fresh = await self._build(self.source)
             except GatewayError as error:
                 self.state.reload_error = error.message
                 _log.error("reload refused", problem=error.message)
@@ -169,10 +173,10 @@ class Gateway:
             task.add_done_callback(self._drains.discard)
         return True
 
-    async def _build(self) -> Stack:
+    async def _build(self, source: Source) -> Stack:
         lease = Lease(self.resources)
         try:
-            stack = assemble(self.source, self.catalog, self.resources, self.env, lease)
+            stack = assemble(source, self.catalog, self.resources, self.env, lease)
             await stack.start()
         except BaseException:
             await lease.release()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mutabl
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
+from gwcore.errors import Malformed
 from gwcore.wire.transport import Headers
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -19,6 +20,7 @@ IDLE, COMMITTED, ENDED = "idle", "committed", "ended"
 
 
 _ENDS = b"\r\n\0"
+_EVENTS = b"text/event-stream"
 
 
 class ReplyMisuse(RuntimeError):
@@ -198,7 +200,13 @@ class Reply:
         return headers
 
     async def commit(self, status: int, headers: Headers) -> None:
-        """Send status and headers. The list is the reply's from here on."""
+        """Send status and headers. The list is the reply's from here on.
+
+        Raises ``Malformed`` for what is no stream of events where comments have left: clients would read over it, and take
+        the end for an empty answer.
+        """
+        if self.waiting and not next((v for k, v in headers if k == b"content-type"), _EVENTS).startswith(_EVENTS):
+            raise Malformed("the upstream answered a stream with something that is no stream of events")
         if self.gate is not None:
             self.gate.commit()
         held = self._held

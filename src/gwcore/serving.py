@@ -16,7 +16,7 @@ from gwcore.config import ServerConfig, StackConfig, is_loopback, read
 from gwcore.errors import AssemblyError, BadConfig
 from gwcore.gateway import Gateway
 from gwcore.server import EdgeLimits, serve, serve_workers
-from gwcore.stackfile import load
+from gwcore.stackfile import StackSource, load
 from gwcore.workers import COUNT_ENV
 
 _OF_A_START = (
@@ -34,14 +34,19 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         AssemblyError: the stack file, or an open gateway on an address others can reach.
     """
     log.setup()
-    config = servable(stack, host)
+    accepted = _Accepted(load(stack))
+    config = servable(stack, host, accepted.source)
     server = config.server
     address, number = host or server.host, server.port if port is None else port
     _refuse_debugging(address)
     limits, announce = edge_limits(server), partial(_announce, stack, config)
     os.environ[COUNT_ENV] = str(workers)  # what a platform says of other servers (WEB_CONCURRENCY) does not count here
-    again, tell = partial(servable, stack, address), partial(_reloadable, stack, address, server)
-    make = partial(Gateway, stack, serve_admin=True, check=again if workers > 1 else tell)
+    again, tell = partial(servable, stack, address), partial(_reloadable, stack, address, server, accepted)
+    check = again if workers > 1 else tell
+
+    def make() -> Gateway:
+        return Gateway(stack, begin=accepted.source, serve_admin=True, check=check)
+
     common = partial(serve_workers, workers=workers, check=partial(_problem, tell)) if workers > 1 else serve
     return common(
         make,
@@ -52,6 +57,17 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
         watch=[stack] if watch or server.watch else [],
         on_ready=announce,
     )
+
+
+class _Accepted:
+    """The stack file as it was last found good: what a worker begins with that takes the place of one that died.
+
+    So it does what the others do, whatever was written since; else a mistake in a file whose reload was refused would keep
+    workers from coming back, one by one, until none is left.
+    """
+
+    def __init__(self, source: StackSource) -> None:
+        self.source = source
 
 
 def edge_limits(server: ServerConfig) -> EdgeLimits:
@@ -68,18 +84,20 @@ def edge_limits(server: ServerConfig) -> EdgeLimits:
     )
 
 
-def servable(stack: Path, host: str | None = None) -> StackConfig:
-    """What the file says. Raises ``AssemblyError`` for mistakes, and for what would hand the gateway to strangers."""
+def servable(stack: Path, host: str | None = None, source: StackSource | None = None) -> StackConfig:
+    """What the file says, or said as ``source``. Raises ``AssemblyError`` for mistakes, and for what strangers could use."""
     catalog = Catalog()
-    config = read(load(stack), env=os.environ, registry=catalog)
+    config = read(source or load(stack), env=os.environ, registry=catalog)
     _refuse_published(stack, config)
     _refuse_open(config, host or config.server.host, any(catalog.identifies(entry.name) for entry in config.stack))
     return config
 
 
-def _reloadable(stack: Path, address: str, started: ServerConfig) -> None:
+def _reloadable(stack: Path, address: str, started: ServerConfig, accepted: _Accepted) -> None:
     """Raises what a start with this file would, where we listen; tells what of it waits for the next start."""
-    now = servable(stack, address).server
+    source = load(stack)
+    now = servable(stack, address, source).server
+    accepted.source = source
     waiting = [name for name in _OF_A_START if getattr(now, name) != getattr(started, name)]
     if waiting:
         _log.warning("settings of server that hold from the next start on", settings=waiting)

@@ -119,13 +119,19 @@ class StackSource:
         self._marks[loc] = (mark.line + 1, mark.column + 1)
 
 
-def load(source: str | Path, *, name: str = "stack.yaml") -> StackSource:
+Source = str | Path | StackSource
+"""A stack file: its path, its text (anything with a line break), or what was read of it."""
+
+
+def load(source: Source, *, name: str = "stack.yaml") -> StackSource:
     """Read a stack file; never raises for what is in it.
 
     Args:
-        source: a path, or the text itself (anything with a line break).
+        source: which; what was read already is given back.
         name: how problems name a text; a path is named as it was given.
     """
+    if isinstance(source, StackSource):
+        return source
     if isinstance(source, str) and "\n" in source:
         return _parse(StackSource(name, source))
     path = Path(source)

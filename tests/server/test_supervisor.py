@@ -232,6 +232,33 @@ async def test_a_reload_that_is_refused_takes_nothing(tmp_path, monkeypatch):
         assert gateway.resources.users == before
 
 
+async def test_a_worker_that_is_restarted_begins_with_what_was_accepted_last(tmp_path, monkeypatch):
+    """A mistake in a file whose reload was refused kept workers from coming back, until none was left."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "stack.yaml"
+    text = OPEN.format(host="127.0.0.1", guard="")
+    file.write_text(text)
+    caught = {}
+    monkeypatch.setattr(log, "setup", lambda: None)
+    monkeypatch.setenv("GWCORE_WORKERS", "1")
+    monkeypatch.setattr(serving, "serve_workers", lambda make, **settings: caught.update(settings, make=make) or 0)
+    serving.serve_stack(file, host=None, port=0, workers=2, watch=False)
+    file.write_text(text + "nonsense: 1\n")
+    assert "nonsense" in caught["check"]()
+    async with caught["make"]() as gateway:
+        first = gateway.stack.digest
+        assert not await gateway.reload()
+        file.write_text(text.replace("house", "home"))
+        assert caught["check"]() is None
+        assert await gateway.reload()
+        second = gateway.stack.digest
+        assert second != first
+    file.unlink()
+    assert caught["check"]() is not None
+    async with caught["make"]() as gateway:
+        assert gateway.stack.digest == second
+
+
 TWICE = """
 import asyncio, sys
 from gwcore.server import EdgeLimits, serve
