@@ -8,11 +8,12 @@ import pytest
 
 from gwcore.chat import Reasoning
 from gwcore.codec import Crossing
+from gwcore.events import ToolCallStarted
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore.translate import said
-from gwcore.wire.sse import SseReader
+from gwcore.wire.sse import Frame, SseReader
 from gwcore_providers import returned
 from gwcore_providers.crossing import seal
 from tests.fidelity.corpus import CODECS
@@ -296,3 +297,38 @@ def test_what_is_no_history_is_the_vendor_s_to_refuse(messages):
     ):
         changed = cut({key: messages})
         assert changed is None or changed[0] == {key: messages}
+
+
+def test_calls_of_two_answers_have_two_names():
+    """Gemini names no calls. By their place alone, the first ones of two answers had one id: agents took the second as done."""
+    codec, ids = CODECS["gemini.generate"], []
+    for answer in ("r1", "r2", None, None):
+        call = {"functionCall": {"name": "f", "args": {}}}
+        document = {"responseId": answer, "candidates": [{"content": {"parts": [call, call]}, "finishReason": "STOP"}]}
+        whole = [part.id for part in codec.read_reply(document).choices[0].parts]
+        events = codec.reader().read(Frame("", orjson.dumps(document), b"", False))
+        streamed = [event.call.id for event in events if isinstance(event, ToolCallStarted)]
+        assert len({*whole, *streamed}) == (2 if answer else 4), "an answer with an id reads the same each time"
+        ids += whole
+    assert len(set(ids)) == 8 and max(map(len, ids)) <= 40
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "names"),
+    [
+        ("claude-sonnet-4-5", {"type": "none"}, ["answer"]),
+        ("claude-3-5-haiku-20241022", {"type": "tool", "name": "answer_"}, ["answer", "answer_"]),
+    ],
+)
+def test_a_conversation_that_used_tools_names_them_at_anthropic(model, choice, names):
+    """It refuses calls and results without any tool, and a title, a summary or an agent that takes over brings none."""
+    calls = [{"id": one, "type": "function", "function": {"name": "answer", "arguments": "{}"}} for one in "cd"]
+    results = [{"role": "tool", "tool_call_id": one, "content": "x"} for one in "cd"]
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": calls}, *results]
+    written = _crossed("openai.chat", "anthropic.messages", {"messages": turns}, model)
+    assert written["tools"] == [{"name": "answer", "input_schema": {"type": "object", "properties": {}}}]
+    assert written["tool_choice"] == {"type": "none"}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object", "properties": {}}}}
+    written = _crossed("openai.chat", "anthropic.messages", {"messages": turns, "response_format": form}, model)
+    assert written["tool_choice"] == choice and [tool["name"] for tool in written["tools"]] == names
+    assert "tools" not in _crossed("openai.chat", "anthropic.messages", {"messages": turns[:1]}, model)

@@ -25,7 +25,7 @@ from gwcore.errors import BadRequest
 from gwcore.restore import AnswerTool
 from gwcore_providers.anthropic.models import Traits, traits_of
 from gwcore_providers.anthropic.read import CACHE, DIALECT, SHOWN
-from gwcore_providers.crossing import fit_id, foreign, parsed, unsayable
+from gwcore_providers.crossing import fit_id, foreign, names_of_calls, parsed, unsayable
 from gwcore_providers.efforts import budget_of, effort_of, nearest
 
 VERSION = b"2023-06-01"
@@ -131,7 +131,7 @@ def _answer_by_tool(request: ChatRequest, form: Format, out: dict[str, Any], cro
         crossing.drop("response_format")
         return
     name = _NAME.sub("_", form.name or "answer")[:60]
-    while any(tool.name == name for tool in request.tools):
+    while any(tool["name"] == name for tool in out.get("tools", ())):
         name += "_"
     schema = form.schema if isinstance(form.schema, dict) else _EMPTY
     wrapped = schema.get("type", "object") != "object" or "$ref" in schema or "anyOf" in schema
@@ -220,9 +220,14 @@ def _think(  # noqa: PLR0917 - one decision, all that bears on it
 
 def _offer_tools(request: ChatRequest, out: dict[str, Any], crossing: Crossing, traits: Traits, *, same: bool) -> None:
     tools = [_tool(tool, crossing, traits, same=same) for tool in request.tools]
+    choice = request.tool_choice
+    if not tools and not same:
+        # a conversation that used tools must say which there are, though none may be called: it is summed up, or handed over
+        used = dict.fromkeys(names_of_calls(request.messages).values())
+        tools = [{"name": name, "input_schema": _EMPTY} for name in used]
+        choice = ToolChoice("none") if tools else choice
     if tools:
         out["tools"] = tools
-    choice = request.tool_choice
     if choice is None and request.parallel is False and tools:
         choice = ToolChoice("auto")
     if choice is not None and (tools or same):

@@ -1,13 +1,14 @@
 """``gemini.generate`` requests → the canonical conversation. Source: Google's discovery document and guides.
 
 Keys may be written in camelCase or snake_case, as Google's servers take both; they are read as one. Calls without an id get
-one by their place, and results are matched to them by name and order.
+one: in a request by their place, and results are matched to them by name and order; in an answer one that no other has.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -32,6 +33,7 @@ from gwcore.errors import BadRequest
 from gwcore_providers.crossing import objects, rest, string
 from gwcore_providers.gemini.schema import json_schema
 from gwcore_providers.gemini.thoughts import opened
+from gwcore_providers.native import new_id
 
 DIALECT = "gemini.generate"
 KNOBS = {
@@ -111,7 +113,11 @@ def joined(messages: list[Message]) -> list[Message]:
 
 
 class Calls:
-    """Ids for calls that have none, and for the results that belong to them."""
+    """Ids for calls that have none, and for the results that belong to them.
+
+    A request names them by their place. The answers of a conversation do not know of one another, and by their place the first
+    calls of all of them would have one name: clients take the second one as done. Theirs come of the answer's own id.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -120,9 +126,12 @@ class Calls:
     def called(self, name: str, given: Any) -> str:
         """The id of a call."""
         self._count += 1
-        id = given if isinstance(given, str) and given else f"call_{self._count}_{name}"  # noqa: A001
+        id = given if isinstance(given, str) and given else self._named(name)  # noqa: A001
         self._open.append((name, id))
         return id
+
+    def _named(self, name: str) -> str:
+        return f"call_{self._count}_{name}"
 
     def answered(self, name: str, given: Any) -> str:
         """The id that a result is for: the oldest open call of that name."""
@@ -131,6 +140,17 @@ class Calls:
                 del self._open[at]
                 return id
         return given if isinstance(given, str) and given else f"call_0_{name}"
+
+
+class AnswerCalls(Calls):
+    """Of one candidate of an answer. ``answer`` is its ``responseId``, so that it reads the same each time."""
+
+    def __init__(self, answer: Any, candidate: int) -> None:
+        super().__init__()
+        self._of = f"{answer or new_id('')}/{candidate}"
+
+    def _named(self, name: str) -> str:
+        return "call_" + blake2b(f"{self._of}/{self._count}/{name}".encode(errors="replace"), digest_size=12).hexdigest()
 
 
 def _message(item: dict[str, Any], where: str, calls: Calls) -> Message:

@@ -23,7 +23,7 @@ from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore_providers.crossing import complaint_of, parsed, unsaid
 from gwcore_providers.gemini import logprobs
-from gwcore_providers.gemini.read import DIALECT, Calls, camel, parts_of
+from gwcore_providers.gemini.read import DIALECT, AnswerCalls, camel, parts_of
 from gwcore_providers.gemini.thoughts import closed
 from gwcore_providers.usage import gemini_usage
 
@@ -90,7 +90,8 @@ def read_reply(document: Any) -> ChatReply:
     candidates = [one for one in document.get("candidates") or [] if isinstance(one, dict)]
     if not candidates and "promptFeedback" not in document and "usageMetadata" not in document:
         raise Malformed("the upstream's answer has no candidates")
-    choices = [_choice(one) for one in candidates] or [Choice([], blocked(document))]
+    answer = document.get("responseId")
+    choices = [_choice(one, AnswerCalls(answer, at)) for at, one in enumerate(candidates)] or [Choice([], blocked(document))]
     return ChatReply(
         DIALECT,
         str(document.get("responseId") or ""),
@@ -107,11 +108,10 @@ def blocked(document: Mapping[str, Any]) -> Finish:
     return Finish("content_filter" if reason else "unknown", reason)
 
 
-def _choice(candidate: dict[str, Any]) -> Choice:
+def _choice(candidate: dict[str, Any], calls: AnswerCalls) -> Choice:
     content = candidate.get("content")
     listed = content.get("parts") if isinstance(content, dict) else None
     parts: list[Part] = []
-    calls = Calls()
     for at, item in enumerate(listed or []):
         for part in parts_of(camel(item), f"parts[{at}]", calls):
             last = parts[-1] if parts else None

@@ -29,7 +29,7 @@ from gwcore.wire.sse import Frame
 from gwcore_providers.base import status_of
 from gwcore_providers.crossing import complaint
 from gwcore_providers.gemini import logprobs
-from gwcore_providers.gemini.read import Calls, camel, parts_of
+from gwcore_providers.gemini.read import AnswerCalls, camel, parts_of
 from gwcore_providers.gemini.reply import (
     beside,
     blocked,
@@ -49,12 +49,12 @@ class _Lane:
 
     __slots__ = ("beside", "calls", "cited", "kind", "part", "reason", "said", "thought")
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Any, number: int) -> None:
         self.part: int | None = None
         self.kind = ""
         self.said: int | None = None
         self.thought: list[str] = []
-        self.calls = Calls()
+        self.calls = AnswerCalls(answer, number)
         self.cited: list[Citation] = []
         self.beside: dict[str, Opaque] = {}
         self.reason: Any = None
@@ -93,7 +93,7 @@ class GeminiReader:
             self._started = True
             events.append(Started(str(document.get("responseId") or ""), str(document.get("modelVersion") or "")))
         for candidate in document.get("candidates") or ():
-            self._candidate(candidate, events)
+            self._candidate(candidate, document.get("responseId"), events)
         if "promptFeedback" in document and not document.get("candidates"):
             self._blocked = blocked(document)
         usage = usage_of(document)
@@ -101,11 +101,11 @@ class GeminiReader:
             events.append(Metered(usage))
         return events
 
-    def _candidate(self, candidate: dict[str, Any], events: list[Event]) -> None:
+    def _candidate(self, candidate: dict[str, Any], answer: Any, events: list[Event]) -> None:
         number = candidate.get("index") or 0
         lane = self._lanes.get(number)
         if lane is None:
-            lane = self._lanes[number] = _Lane()
+            lane = self._lanes[number] = _Lane(answer, number)
         content = candidate.get("content")
         began = len(events)
         for item in (content.get("parts") if isinstance(content, dict) else None) or ():
