@@ -332,3 +332,34 @@ def test_a_conversation_that_used_tools_names_them_at_anthropic(model, choice, n
     written = _crossed("openai.chat", "anthropic.messages", {"messages": turns, "response_format": form}, model)
     assert written["tool_choice"] == choice and [tool["name"] for tool in written["tools"]] == names
     assert "tools" not in _crossed("openai.chat", "anthropic.messages", {"messages": turns[:1]}, model)
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "gemini-2.0-flash-001", "gemini-3-pro-preview"])
+def test_gemini_2_takes_tools_or_a_form_of_the_answer(model):
+    """With both it answers 400, "Function calling with a response mime type: 'application/json' is unsupported"."""
+    shape = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": shape}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    asked = {"messages": [{"role": "user", "content": "hi"}], "tools": tools, "response_format": form}
+
+    def written(**more):
+        crossing = Crossing(model, "asked", request={**asked, **more})
+        return json.loads(said(CODECS["openai.chat"], CODECS["gemini.generate"], crossing)[0]), crossing
+
+    body, crossing = written()
+    declared = [one["name"] for one in body["tools"][0]["functionDeclarations"]]
+    if model.startswith("gemini-3"):
+        assert declared == ["f"] and body["generationConfig"]["responseJsonSchema"]["required"] == ["a"]
+        assert crossing.answer is None
+        return
+    assert declared == ["f", "f_"] and body["toolConfig"]["functionCallingConfig"] == {"mode": "ANY"}
+    assert "generationConfig" not in body and crossing.answer.name == "f_" and not crossing.dropped
+    assert body["tools"][0]["functionDeclarations"][1]["parametersJsonSchema"]["required"] == ["a"]
+    body, _ = written(tool_choice="none")
+    assert "tools" not in body and body["generationConfig"]["responseMimeType"] == "application/json"
+    body, crossing = written(tool_choice="required")
+    assert "generationConfig" not in body and crossing.dropped == ["response_format"] and crossing.answer is None
+    body, crossing = written(response_format={"type": "json_object"})
+    assert "generationConfig" not in body and crossing.dropped == ["response_format"]
+    assert "JSON" in body["systemInstruction"]["parts"][0]["text"]
+    assert "tools" not in written(tools=[])[0]

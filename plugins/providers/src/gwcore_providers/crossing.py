@@ -6,16 +6,30 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from gwcore.chat import ChatRequest, Extra, Media, Message, Opaque, Part, Reasoning, Text, ToolCall, ToolResult
+from gwcore.chat import (
+    ChatRequest,
+    Extra,
+    Format,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from gwcore.codec import Complaint, Crossing
 from gwcore.errors import BadRequest
+from gwcore.restore import AnswerTool
 
 # ── thoughts that travel through a dialect which did not sign them ───────────────────────────────────────────────────
 
@@ -111,6 +125,7 @@ def fit_id(id: str, allowed: re.Pattern[str] = _ANY_ID, limit: int = 64) -> str:
 
 # ── documents ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _DATA = re.compile(r"data:([^;,]*)(?:;[^,]*?)??(;base64)?,", re.IGNORECASE)
 
 
@@ -183,6 +198,22 @@ def words(parts: Iterable[Part], between: str = "") -> str:
 def names_of_calls(messages: Iterable[Message]) -> dict[str, str]:
     """Tool call id → tool name, over a conversation: for dialects whose results name the tool."""
     return {part.id: part.name for message in messages for part in message.parts if isinstance(part, ToolCall)}
+
+
+def answer_tool(form: Format, taken: Container[str], crossing: Crossing) -> Tool:
+    """Structured output as a tool that the model must call: its arguments are the answer, and come back as words."""
+    name = _NAME.sub("_", form.name or "answer")[:60]
+    while name in taken:
+        name += "_"
+    schema = form.schema if isinstance(form.schema, dict) else {"type": "object", "properties": {}}
+    wrapped = schema.get("type", "object") != "object" or "$ref" in schema or "anyOf" in schema
+    if wrapped:
+        inner = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
+        outer = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        schema = {"type": "object", "properties": {"value": inner}, "required": ["value"], **outer}
+    crossing.answer = AnswerTool(name, wrapped)
+    described = form.description or "Give your final answer by calling this tool."
+    return Tool(name, described, {"type": "object", **schema})
 
 
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:

@@ -22,16 +22,14 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore.errors import BadRequest
-from gwcore.restore import AnswerTool
 from gwcore_providers.anthropic.models import Traits, traits_of
 from gwcore_providers.anthropic.read import CACHE, DIALECT, SHOWN
-from gwcore_providers.crossing import fit_id, foreign, names_of_calls, parsed, unsayable
+from gwcore_providers.crossing import answer_tool, fit_id, foreign, names_of_calls, parsed, unsayable
 from gwcore_providers.efforts import budget_of, effort_of, nearest
 
 VERSION = b"2023-06-01"
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _SPOKEN = ("temperature", "top_p", "top_k", "user", "service_tier")
-_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
 _DISPLAYS = {shown: word for word, shown in SHOWN.items()}
 _LEAST = 1024  # tokens of a thinking budget
@@ -130,21 +128,11 @@ def _answer_by_tool(request: ChatRequest, form: Format, out: dict[str, Any], cro
     if choice is not None and choice.mode == "required":
         crossing.drop("response_format")
         return
-    name = _NAME.sub("_", form.name or "answer")[:60]
-    while any(tool["name"] == name for tool in out.get("tools", ())):
-        name += "_"
-    schema = form.schema if isinstance(form.schema, dict) else _EMPTY
-    wrapped = schema.get("type", "object") != "object" or "$ref" in schema or "anyOf" in schema
-    if wrapped:
-        inner = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
-        outer = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-        schema = {"type": "object", "properties": {"value": inner}, "required": ["value"], **outer}
-    crossing.answer = AnswerTool(name, wrapped)
-    described = form.description or "Give your final answer by calling this tool."
-    tool = {"name": name, "description": described, "input_schema": {"type": "object", **schema}}
+    tool = answer_tool(form, {tool["name"] for tool in out.get("tools", ())}, crossing)
     free = request.tools and (choice is None or choice.mode == "auto")
-    out["tools"] = [*out.get("tools", []), tool]
-    forced: dict[str, Any] = {"type": "any"} if free else {"type": "tool", "name": name}
+    given = {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+    out["tools"] = [*out.get("tools", []), given]
+    forced: dict[str, Any] = {"type": "any"} if free else {"type": "tool", "name": tool.name}
     if request.parallel is not None:
         forced["disable_parallel_tool_use"] = not request.parallel
     out["tool_choice"] = forced

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -25,7 +26,7 @@ from gwcore.chat import (
 )
 from gwcore.codec import Crossing
 from gwcore.errors import BadRequest
-from gwcore_providers.crossing import foreign, names_of_calls, parsed, unsayable, words
+from gwcore_providers.crossing import answer_tool, foreign, names_of_calls, parsed, unsayable, words
 from gwcore_providers.efforts import budget_of, effort_of, nearest
 from gwcore_providers.gemini.read import DIALECT, KNOBS
 from gwcore_providers.gemini.schema import accepted
@@ -37,6 +38,8 @@ _LEVELS = (
     (re.compile(r"gemini-3(?:\.\d)?-pro"), ("low", "medium", "high")),
     (re.compile(r"gemini-(?:[3-9]|\d\d)"), ("minimal", "low", "medium", "high")),
 )
+# "Function calling with a response mime type: 'application/json' is unsupported" is their 400
+_EITHER = re.compile(r"gemini-[12](?!\d)")
 _BUDGETS = (
     (re.compile(r"gemini-2\.5-pro"), (128, 32_768)),
     (re.compile(r"gemini-2\.5-flash-lite"), (512, 24_576)),
@@ -48,6 +51,8 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
     """See :meth:`gwcore.codec.ChatCodec.write_request`."""
     same = request.dialect == DIALECT
     foreign(request, DIALECT, crossing, KNOBS.values())
+    if not same and _EITHER.search(crossing.model):
+        request = _either(request, crossing)
     system, contents = _Contents(request, crossing, same=same).all()
     out: dict[str, Any] = {"contents": contents}
     if system is not None:
@@ -70,6 +75,23 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
     out |= {"toolConfig": config} if config else {}
     out |= {"generationConfig": generation} if generation else {}
     return out
+
+
+def _either(request: ChatRequest, crossing: Crossing) -> ChatRequest:
+    """Tools, or a form of the answer: with both, the answer is one more tool, and the model must call one of them."""
+    form, choice = request.format, request.tool_choice
+    if form is None or form.kind == "text" or not request.tools:
+        return request
+    if choice is not None and choice.mode == "none":
+        return replace(request, tools=[], tool_choice=None)
+    if form.kind == "json" or (choice is not None and choice.mode == "required"):
+        crossing.drop("response_format")
+        hint = [Message("system", [Text("Answer with one JSON object and nothing else.")])] if form.kind == "json" else []
+        return replace(request, format=None, messages=[*hint, *request.messages])
+    tool = answer_tool(form, {tool.name for tool in request.tools}, crossing)
+    names = (*choice.names, tool.name) if choice is not None and choice.names else ()
+    forced = ToolChoice("required", names)
+    return replace(request, format=None, tools=[*request.tools, tool], tool_choice=forced)
 
 
 def _generation(request: ChatRequest, crossing: Crossing, *, same: bool) -> dict[str, Any]:
