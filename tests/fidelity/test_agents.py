@@ -357,6 +357,9 @@ async def test_names_in_namespaces_have_a_length_that_every_vendor_takes():
         ({"previous_response_id": "resp_0"}, "previous_response_id"),
         ({"tools": [{"type": "web_search"}]}, "web_search"),
         ({"conversation": "conv_1"}, "conversation"),
+        ({"previous_response_id": "resp_0"}, "store: false"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "item_reference"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "store: false"),
     ],
 )
 async def test_what_needs_openais_state_or_tools_is_refused_by_name(dialect, more, name):

@@ -71,6 +71,12 @@ def test_what_costs_or_names_a_tenants_own_stands_once(name, key):
         parse(body, unique=DIALECTS[name].unique)
 
 
+@pytest.mark.parametrize(("status", "word"), [(529, "UNAVAILABLE"), (503, "UNAVAILABLE"), (500, "INTERNAL")])
+def test_an_overload_is_no_internal_error_in_googles_words(status, word):
+    body = json.loads(DIALECTS["gemini.generate"].error_body(errors.Refused("Overloaded", status=status), "gw-1"))
+    assert body["error"]["status"] == word
+
+
 OPENINGS = [
     ("openai.chat", b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n', "wait"),
     ("openai.chat", b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', "go"),

@@ -125,6 +125,8 @@ def fit_id(id: str, allowed: re.Pattern[str] = _ANY_ID, limit: int = 64) -> str:
 
 # ── documents ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+KEPT = "it names what a vendor keeps, and there is nothing kept here: send the items themselves, as clients do with store: false"
+_NAMED = frozenset({"previous_response_id", "conversation"})
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _DATA = re.compile(r"data:([^;,]*)(?:;[^,]*?)??(;base64)?,", re.IGNORECASE)
 
@@ -216,6 +218,15 @@ def answer_tool(form: Format, taken: Container[str], crossing: Crossing) -> Tool
     return Tool(name, described, {"type": "object", **schema})
 
 
+def _needed(request: ChatRequest, crossing: Crossing) -> None:
+    for name in request.needs:
+        raise crossing.refuse(name, KEPT if name in _NAMED else f"it is known to {request.dialect} only")
+    if any(
+        isinstance(part, Opaque) and part.kind == "item_reference" for one in request.messages for part in one.parts
+    ):
+        raise crossing.refuse("item_reference", KEPT)
+
+
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:
     """What a request brings that another dialect's writer does not say: refused if it matters, dropped by name if not.
 
@@ -224,8 +235,7 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
     """
     if request.dialect == dialect:
         return
-    for name in request.needs:
-        raise crossing.refuse(name, f"it is known to {request.dialect} only")
+    _needed(request, crossing)
     if any(message.extra.get("audio") and not message.parts for message in request.messages):
         raise crossing.refuse(
             "messages.audio", "an answer that was spoken is kept by its vendor, and there are no words of it"

@@ -150,7 +150,9 @@ class AnswerCalls(Calls):
         self._of = f"{answer or new_id('')}/{candidate}"
 
     def _named(self, name: str) -> str:
-        return "call_" + blake2b(f"{self._of}/{self._count}/{name}".encode(errors="replace"), digest_size=12).hexdigest()
+        return (
+            "call_" + blake2b(f"{self._of}/{self._count}/{name}".encode(errors="replace"), digest_size=12).hexdigest()
+        )
 
 
 def _message(item: dict[str, Any], where: str, calls: Calls) -> Message:

@@ -91,7 +91,9 @@ def read_reply(document: Any) -> ChatReply:
     if not candidates and "promptFeedback" not in document and "usageMetadata" not in document:
         raise Malformed("the upstream's answer has no candidates")
     answer = document.get("responseId")
-    choices = [_choice(one, AnswerCalls(answer, at)) for at, one in enumerate(candidates)] or [Choice([], blocked(document))]
+    choices = [_choice(one, AnswerCalls(answer, at)) for at, one in enumerate(candidates)] or [
+        Choice([], blocked(document))
+    ]
     return ChatReply(
         DIALECT,
         str(document.get("responseId") or ""),

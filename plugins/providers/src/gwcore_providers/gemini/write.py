@@ -86,7 +86,9 @@ def _either(request: ChatRequest, crossing: Crossing) -> ChatRequest:
         return replace(request, tools=[], tool_choice=None)
     if form.kind == "json" or (choice is not None and choice.mode == "required"):
         crossing.drop("response_format")
-        hint = [Message("system", [Text("Answer with one JSON object and nothing else.")])] if form.kind == "json" else []
+        hint = (
+            [Message("system", [Text("Answer with one JSON object and nothing else.")])] if form.kind == "json" else []
+        )
         return replace(request, format=None, messages=[*hint, *request.messages])
     tool = answer_tool(form, {tool.name for tool in request.tools}, crossing)
     names = (*choice.names, tool.name) if choice is not None and choice.names else ()
