@@ -7,7 +7,7 @@ transaction, in the order in which writes become visible; :mod:`gwcore_auth.feed
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ CHANNEL = "gwcore_auth"
 _LOCK = update(CLOCK).where(CLOCK.c.id == 1).values(seq=CLOCK.c.seq)
 KEPT = 3_600_000
 """Milliseconds for which changes are kept; who was away for longer forgets everything."""
+SLICE = 1000
+"""Ids that one statement names: a store takes some 32,000 values, and calls run between two statements."""
 
 
 class Conflict(ClientError):
@@ -41,6 +43,10 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[at : at + SLICE] for at in range(0, len(ids), SLICE))
+
+
 def status_of(key: Row) -> str:
     """``active``, ``expired`` or ``revoked``."""
     if key["blocked"]:
@@ -52,7 +58,7 @@ def status_of(key: Row) -> str:
 class Filter:
     """Which rows of a list: every ``equal`` holds, one ``among`` holds if there is any, and the text is in the alias.
 
-    ``named``: that they have an alias. ``status``: of keys, see :func:`status_of`; another than its own has no key.
+    ``named``: that they have an alias. ``status``: of keys, see :func:`status_of`; another than its own has no key. ``ids``: those alone.
     """
 
     equal: Mapping[str, Any] = field(default_factory=dict)
@@ -60,12 +66,15 @@ class Filter:
     text: str | None = None
     named: bool = False
     status: str | None = None
+    ids: Collection[str] | None = None
 
     def clauses(self, table: Table) -> list[ColumnElement[bool]]:
         """As SQL."""
         found = [table.c[name] == value for name, value in self.equal.items()]
         if self.among is not None:
             found.append(or_(false(), *(table.c[name].in_(values) for name, values in self.among)))
+        if self.ids is not None:
+            found.append(table.c.id.in_(self.ids))
         if self.text:
             found.append(or_(*(table.c[name].icontains(self.text, autoescape=True) for name in ("id", "alias"))))
         if self.named:
@@ -85,6 +94,7 @@ class Filter:
             and (text in row["id"].lower() or text in (row["alias"] or "").lower())
             and (row["alias"] is not None or not self.named)
             and (self.status is None or status_of(row) == self.status)
+            and (self.ids is None or row["id"] in self.ids)
         )
 
 
@@ -119,13 +129,14 @@ class Change:
     async def delete(self, kind: str, ids: Sequence[str]) -> None:
         """Remove things; a key's secrets and a team's, user's or organisation's memberships go with them."""
         table = THINGS[kind]
-        if kind == "key":
-            await self.sql.execute(delete(SECRET).where(SECRET.c.key_id.in_(ids)))
-        if kind in {"team", "user"}:
-            await self.sql.execute(delete(MEMBER).where(MEMBER.c[f"{kind}_id"].in_(ids)))
-        if kind in {"organisation", "user"}:
-            await self.sql.execute(delete(LEADER).where(LEADER.c[f"{kind}_id"].in_(ids)))
-        await self.sql.execute(delete(table).where(table.c.id.in_(ids)))
+        for some in _slices(ids):
+            if kind == "key":
+                await self.sql.execute(delete(SECRET).where(SECRET.c.key_id.in_(some)))
+            if kind in {"team", "user"}:
+                await self.sql.execute(delete(MEMBER).where(MEMBER.c[f"{kind}_id"].in_(some)))
+            if kind in {"organisation", "user"}:
+                await self.sql.execute(delete(LEADER).where(LEADER.c[f"{kind}_id"].in_(some)))
+            await self.sql.execute(delete(table).where(table.c.id.in_(some)))
         self.of(kind, ids)
 
     async def keys_of(self, kind: str, ids: Sequence[str]) -> list[str]:
@@ -157,11 +168,13 @@ class Book:
         table = THINGS[kind]
         return await self.one(select(table).where(table.c.id == id))
 
-    async def some(self, kind: str, ids: Sequence[str]) -> list[Row]:
-        """Things by id; those that are not known are absent."""
-        declared = [row for (what, id_), row in self.declared.items() if what == kind and id_ in ids]
+    async def some(self, kind: str, ids: Sequence[str], *columns: str) -> list[Row]:
+        """Things by id; those that are not known are absent. Of what the store has, these ``columns`` alone, or all."""
+        declared = [self.declared[kind, id_] for id_ in dict.fromkeys(ids) if (kind, id_) in self.declared]
         table = THINGS[kind]
-        return [*await self.all(select(table).where(table.c.id.in_(ids))), *declared]
+        wanted = select(*[table.c[name] for name in columns]) if columns else select(table)
+        found = [row for some in _slices(ids) for row in await self.all(wanted.where(table.c.id.in_(some)))]
+        return [*found, *declared]
 
     def _ask(self) -> None:
         """While the store is known not to answer, nobody waits for it in vain."""

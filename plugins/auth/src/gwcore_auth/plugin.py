@@ -366,7 +366,8 @@ class Auth(Plugin):
 
     async def aliases(self, scope: str, ids: Iterable[str]) -> Mapping[str, str]:
         """See :class:`gwcore.ports.Directory`."""
-        return {row["id"]: row["alias"] for row in await self.book.some(scope, list(ids)) if row["alias"]}
+        rows = await self.book.some(scope, list(ids), "id", "alias")
+        return {row["id"]: row["alias"] for row in rows if row["alias"]}
 
     async def policies(self, scope: str, ids: Iterable[str], plugin: str) -> Mapping[str, Mapping[str, Any]]:
         """See :class:`gwcore.ports.Directory`."""
@@ -376,7 +377,8 @@ class Auth(Plugin):
             rows = await self.book.members_of("team_id", sorted(teams))
             found = {f"{row['team_id']}/{row['user_id']}": row["policies"] for row in rows}
         else:
-            found = {row["id"]: row["policies"] for row in await self.book.some(scope, list(ids))}
+            rows = await self.book.some(scope, list(ids), "id", "policies")
+            found = {row["id"]: row["policies"] for row in rows}
         return {id_: said[plugin] for id_, said in found.items() if said.get(plugin)}
 
     def explain(self, call: Call) -> str | None:

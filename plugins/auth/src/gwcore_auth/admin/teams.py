@@ -310,13 +310,11 @@ class Teams:
         query = call.query
         names = {"team_id": "id", "team_alias": "alias", "organization_id": "organisation_id"}
         equal = {column: query[name] for name, column in names.items() if query.get(name)}
-        only = scope_of(call.caller)
-        rows, total = await self.book.listed("team", Filter(equal, only.among), page=page, size=size)
-        wanted = query.get("user_id")
-        if wanted:
-            theirs = {m["team_id"] for m in await self.book.members(user_id=wanted)}
-            rows = [row for row in rows if row["id"] in theirs]
-        return rows, total
+        theirs = None
+        if wanted := query.get("user_id"):
+            theirs = {member["team_id"] for member in await self.book.members(user_id=wanted)}
+        only = Filter(equal, scope_of(call.caller).among, ids=theirs)
+        return await self.book.listed("team", only, page=page, size=size)
 
     async def _organisation(self, row: Row) -> None:
         id_ = row["organisation_id"]
