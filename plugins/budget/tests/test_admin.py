@@ -299,6 +299,29 @@ async def test_reports_of_everything(api, up):
     assert await api.get("/spend/logs", request_id=one[:-1]) == [], "a request's, not of all whose ids begin alike"
 
 
+async def test_a_page_of_days_reads_what_those_days_were_made_of(api, monkeypatch):
+    """A year of thousands of keys is some million rows: a page that shows a day of it does not fetch them all, five times."""
+    home = api.budget.desk.home
+    insert = "INSERT INTO budget_daily (day, key_id, model_asked, model, upstream, spend, attempts) VALUES ($1,'k','m','m','up',7,1) RETURNING day"
+    for day in ("2026-01-01", "2026-01-02", "2026-01-05"):
+        await home.rows(insert, day)
+    found = []
+    report = home.report
+
+    async def seen(query, *values):
+        found.append(await report(query, *values))
+        return found[-1]
+
+    monkeypatch.setattr(home, "report", seen)
+    span = {"start_date": "2026-01-01", "end_date": "2026-01-31", "page_size": "1"}
+    activity = await api.get("/key/daily/activity", page="2", **span)
+    assert [(day["date"], list(day["breakdown"]["api_keys"])) for day in activity["results"]] == [("2026-01-02", ["k"])]
+    assert activity["metadata"]["total_api_requests"] == 3 and activity["metadata"]["total_pages"] == 3
+    days, *parts = [[row[0] for row in rows] for rows in found]
+    assert days == ["2026-01-01", "2026-01-02", "2026-01-05"] and parts == [["2026-01-02"]] * 5
+    assert (await api.get("/key/daily/activity", page="9", **span))["results"] == []
+
+
 async def test_tokens_of_every_kind_are_in_the_sums(api, up):
     """Audio and what was read from the cache, too: the parts come to the vendor's own total."""
     usage = {

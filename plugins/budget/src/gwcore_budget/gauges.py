@@ -87,17 +87,19 @@ class Gauges:
         now = int(time.time() * 1000)
         async with reading(self._store) as sql:
             windows = (await sql.execute(select(budget.c.span, budget.c.zone).distinct())).all()
-            ends, running = {}, []
+            ends, running, starts = {}, [], set()
             for span, zone in windows:
                 window = Window.parse(span, zone)
                 if not window.rolling:
                     start, ends[span, zone], _ = window.period(now)
+                    starts.add(start)
                     running.append(and_(budget.c.span == span, budget.c.zone == zone, account.c.start == start))
             query = (
                 select(budget.c.id, budget.c.scope, budget.c.scope_id, budget.c.span, budget.c.zone)
                 .add_columns(account.c.lim, account.c.soft, account.c.posted)
                 .join(account, and_(account.c.budget == budget.c.id, account.c.generation == budget.c.generation))
                 # what is over is not among those that are counted: of all days there is more than of this one
+                .where(account.c.start.in_(starts))
                 .where(or_(account.c.lim > 0, account.c.soft >= 0), or_(false(), *running))
                 .order_by((account.c.posted / (func.coalesce(account.c.lim, account.c.soft) / 1000 + 1)).desc())
                 .limit(10 * MOST)

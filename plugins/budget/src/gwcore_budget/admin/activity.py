@@ -57,6 +57,8 @@ class Activity:
         page, size = page_of(call, 50, 1000)
         per_day = await reports.sums(desk.home, ("day",), where)
         shown = [day for (day,), _ in reversed(per_day)][(page - 1) * size : page * size]
+        if shown:  # of the other pages only the sums are told
+            where.between("day", shown[-1], shown[0])
         parts = {name: await self._part(column_, where, shown) for name, column_ in _PARTS.items()}
         parts["entities"] = await self._part(column, where, shown)
         aliases = {

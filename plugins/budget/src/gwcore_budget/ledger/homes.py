@@ -12,7 +12,7 @@ from gwcore.sql import Migrations, engine_of
 from gwcore_budget.ledger.home import Home
 from gwcore_budget.ledger.sqlite import SqliteHome
 
-LEDGER = Migrations("budget", "gwcore_budget.migrations", head="budget_0003")
+LEDGER = Migrations("budget", "gwcore_budget.migrations", head="budget_0004")
 
 
 def home_of(store: Store, *, exports: bool = False, **options: Any) -> Home:

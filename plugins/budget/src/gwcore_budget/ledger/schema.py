@@ -75,6 +75,7 @@ account = Table(
     Column("excess", _Int, nullable=False, server_default="0"),
     Column("told", Integer, nullable=False, server_default="0"),
     UniqueConstraint("budget", "generation", "start"),
+    Index("budget_account_start", "start"),
     sqlite_strict=True,
 )
 hold = Table(
