@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
+from gwcore import stackfile
 from gwcore.call import Call
 from gwcore.catalog import Catalog
 from gwcore.detached import Detached
@@ -362,6 +364,18 @@ async def test_fallthrough_takes_the_rest(upstream):
     async with running(gateway) as url:
         assert (await exchange(url, "GET", "/hello")).body == b"host"
         assert (await exchange(url, "POST", "/fake", BODY)).status == 200
+
+
+async def test_a_file_is_read_beside_the_calls(upstream, monkeypatch):
+    """One with thousands of keys takes seconds: whoever calls meanwhile must not wait for them."""
+    readers, reading = [], stackfile._parse
+    monkeypatch.setattr(stackfile, "_parse", lambda source: readers.append(threading.get_ident()) or reading(source))
+    checks = []
+    gateway = Gateway(stack(upstream.url), catalog=catalog(), check=lambda: checks.append(threading.get_ident()))
+    async with gateway:
+        assert await gateway.reload() is True
+    assert len(readers) == 2 and len(checks) == 1
+    assert threading.get_ident() not in {*readers, *checks}
 
 
 async def test_reload_swaps_or_changes_nothing(upstream, tmp_path, told):

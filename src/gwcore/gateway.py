@@ -29,7 +29,7 @@ from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Lease, Resources
 from gwcore.respond import as_fault, error_headers, fail, named, plain_error, stamp
 from gwcore.stack import Stack
-from gwcore.stackfile import Source, StackSource
+from gwcore.stackfile import Source, StackSource, load
 from gwcore.taps import tell
 from gwcore.wire.transport import Headers
 
@@ -154,7 +154,7 @@ class Gateway:
         async with self._starting:
             try:
                 if self.check is not None:
-                    self.check()
+                    await asyncio.to_thread(self.check)
                 fresh = await self._build(self.source)
             except GatewayError as error:
                 self.state.reload_error = error.message
@@ -174,6 +174,8 @@ class Gateway:
         return True
 
     async def _build(self, source: Source) -> Stack:
+        # a file with thousands of keys takes seconds; calls of the stack that runs are served meanwhile
+        source = await asyncio.to_thread(load, source)
         lease = Lease(self.resources)
         try:
             stack = assemble(source, self.catalog, self.resources, self.env, lease)
