@@ -7,12 +7,10 @@ import time
 from datetime import datetime
 
 import pytest
-from sqlalchemy import select
 
 from gwcore_auth.admin import desk
 from gwcore_auth.admin.bodies import LIMIT_FIELDS
 from gwcore_auth.keys import mint, presented
-from gwcore_auth.tables import KEY, SECRET
 
 KEY_ROW = {
     "token", "key_name", "key_alias", "spend", "max_budget", "expires", "models", "aliases", "config", "user_id", "team_id",
@@ -195,39 +193,6 @@ async def test_teams(api):
     assert (await api.chat(other)).status_code == 401
     gone = await api.get("/team/info?team_id=t", status=404)
     assert gone["error"]["message"] == "Team not found, passed team id: t."
-
-
-async def test_the_teams_of_a_user_are_found_wherever_they_stand_in_the_list(api):
-    await api.post("/team/new", {"team_id": "old", "members_with_roles": [{"role": "user", "user_id": "u"}]})
-    for n in range(3):
-        await api.post("/team/new", {"team_id": f"t{n}"})
-    page = await api.get("/v2/team/list?user_id=u&page_size=2")
-    assert [team["team_id"] for team in page["teams"]] == ["old"]
-    assert (page["total"], page["total_pages"]) == (1, 1)
-    assert [team["team_id"] for team in await api.get("/team/list?user_id=u")] == ["old"]
-    assert await api.get("/team/list?user_id=nobody") == []
-
-
-async def test_more_things_than_a_statement_takes_values(api, monkeypatch):
-    monkeypatch.setattr("gwcore_auth.book.SLICE", 2)
-    await api.post("/team/new", {"team_id": "t"})
-    made = [await api.key(team_id="t", key_alias=f"k{n}") for n in range(5)]
-    auth = api.auth
-    ids = [row["id"] for row in await auth.book.all(select(KEY))]
-    asked = []
-    whole = auth.book.all
-
-    async def seen(query):
-        asked.append(query)
-        return await whole(query)
-
-    monkeypatch.setattr(auth.book, "all", seen)
-    assert await auth.aliases("key", ids) == {row["id"]: row["alias"] for row in await whole(select(KEY))}
-    assert [[column.name for column in query.selected_columns] for query in asked] == [["id", "alias"]] * 3
-    assert await auth.policies("key", ids, "budget") == {}
-    await api.post("/team/delete", {"team_ids": ["t"]})
-    assert await whole(select(KEY)) == [] and await whole(select(SECRET)) == []
-    assert [(await api.chat(key)).status_code for key in made] == [401] * 5
 
 
 async def test_lists_show_what_a_look_at_one_shows(api):
