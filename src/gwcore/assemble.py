@@ -60,7 +60,7 @@ def assemble(
         gwcore.stackfile.StackErrors: with every problem of the file.
         AssemblyError: what only construction can find.
     """
-    text = source if isinstance(source, StackSource) else load(source)
+    text = load(source)
     config = read(text, env=env, registry=catalog)
     lease = lease or Lease(resources)
     _addressed(text, config, catalog)
