@@ -16,6 +16,16 @@ async def test_the_teams_of_a_user_are_found_wherever_they_stand_in_the_list(api
     assert await api.get("/team/list?user_id=nobody") == []
 
 
+async def test_more_teams_than_a_list_holds_are_not_cut_off_in_silence(api, monkeypatch):
+    monkeypatch.setattr("gwcore_auth.admin.teams._MOST_TEAMS", 2)
+    for n in range(2):
+        await api.post("/team/new", {"team_id": f"t{n}"})
+    assert len(await api.get("/team/list")) == 2
+    await api.post("/team/new", {"team_id": "t2"})
+    refused = await api.raw("GET", "/team/list")
+    assert refused.status_code == 400 and "there are 3 teams" in refused.text and "/v2/team/list" in refused.text
+
+
 async def test_more_things_than_a_statement_takes_values(api, monkeypatch):
     monkeypatch.setattr("gwcore_auth.book.SLICE", 2)
     await api.post("/team/new", {"team_id": "t"})

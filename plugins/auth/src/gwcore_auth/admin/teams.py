@@ -19,6 +19,7 @@ from gwcore_auth.book import Change, Filter, Row, clean
 from gwcore_auth.tables import MEMBER
 
 _MOST_KEYS = 10_000
+_MOST_TEAMS = 10_000
 
 
 def team_row(row: Row, members: Iterable[Row], spend: Spent) -> dict[str, Any]:
@@ -179,8 +180,15 @@ class Teams:
         return {"team_id": id_, "team_info": found, "keys": keys, "team_memberships": memberships}
 
     async def listing(self, call: AdminCall) -> Any:
-        """All that the caller may see, each with its keys and memberships."""
-        rows, _ = await self._found(call, 1, 1000)
+        """All that the caller may see, each with its keys and memberships; ``/key/list`` has more than 10,000 keys.
+
+        Raises ``BadRequest`` for more than 10,000 teams: a list without the rest would be taken for all of them.
+        """
+        rows, total = await self._found(call, 1, _MOST_TEAMS)
+        if total > len(rows):
+            raise BadRequest(
+                f"there are {total} teams, and this address answers with {len(rows)} at most: ask /v2/team/list"
+            )
         return await self._whole(call.caller, rows)
 
     async def available(self, _call: AdminCall) -> Any:
