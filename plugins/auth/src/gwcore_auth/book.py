@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, Table, delete, false, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +29,13 @@ KEPT = 3_600_000
 """Milliseconds for which changes are kept; who was away for longer forgets everything."""
 SLICE = 1000
 """Ids that one statement names: a store takes some 32,000 values, and calls run between two statements."""
+
+
+class Mark(NamedTuple):
+    """A line of the list of changes: its number, and what it says; ``None`` where it is not there."""
+
+    seq: int
+    row: tuple[str, str, int] | None
 
 
 class Conflict(ClientError):
@@ -301,7 +308,8 @@ class Book:
         ]
         await sql.execute(insert(CHANGE), rows)
         await sql.execute(update(CLOCK).where(CLOCK.c.id == 1).values(seq=clock + len(rows)))
-        await sql.execute(delete(CHANGE).where(CHANGE.c.at < at - KEPT))
+        # the last one before these stays, by which whoever read up to it knows it again
+        await sql.execute(delete(CHANGE).where(CHANGE.c.at < at - KEPT, CHANGE.c.seq < clock))
         if sql.dialect.name == "postgresql":
             await sql.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
 
@@ -316,17 +324,25 @@ class Book:
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def changes(self, since: int | None) -> tuple[int, list[tuple[str, str]] | None]:
-        """The clock now, and what changed since; ``None`` when that is no longer known and everything may have."""
+    async def changes(self, since: Mark | None) -> tuple[Mark, list[tuple[str, str]] | None]:
+        """Up to where it was read, and what changed since; ``None`` when that is no longer known and everything may have."""
+        clock = select(CLOCK.c.seq).where(CLOCK.c.id == 1)
+        query = select(CHANGE.c.seq, CHANGE.c.kind, CHANGE.c.subject, CHANGE.c.at).order_by(CHANGE.c.seq)
         async with reading(self.store) as sql:
-            clock = int((await sql.execute(select(CLOCK.c.seq).where(CLOCK.c.id == 1))).scalar_one())
-            if since is None or clock == since:
-                return clock, None if since is None else []
-            query = select(CHANGE.c.seq, CHANGE.c.kind, CHANGE.c.subject).where(CHANGE.c.seq > since)
-            rows = (await sql.execute(query.order_by(CHANGE.c.seq))).all()
-        if not rows or rows[0].seq != since + 1:  # pruned, or another history: a store that was put back
-            return (rows[-1].seq if rows else clock), None
-        return rows[-1].seq, [(row.kind, row.subject) for row in rows]
+            rows = (await sql.execute(query.where(CHANGE.c.seq >= since.seq))).all() if since is not None else []
+            if (
+                not rows
+            ):  # nothing was ever written, all of it was pruned, or the store is an older one that was put back
+                rows = (await sql.execute(query.where(CHANGE.c.seq >= clock.scalar_subquery()))).all()
+            marks = [Mark(row.seq, (row.kind, row.subject, row.at)) for row in rows]
+            last = marks[-1] if marks else Mark(int((await sql.execute(clock)).scalar_one()), None)
+        if since is None or since == last:
+            return last, None if since is None else []
+        # by its number alone, what was written behind a snapshot would be taken for what was lost with the store before it
+        fresh = marks[1:] if marks[:1] == [since] else marks
+        if not fresh or fresh[0].seq != since.seq + 1 or (fresh is marks and since.row is not None):
+            return last, None
+        return last, [mark.row[:2] for mark in fresh if mark.row is not None]
 
 
 def clean(kind: str, id: str) -> str:  # noqa: A002 - the field's standard name

@@ -18,7 +18,7 @@ import structlog
 from gwcore.errors import BadConfig, GatewayError
 from gwcore.resources import Store, redis_client
 from gwcore.sql import driver_arguments
-from gwcore_auth.book import CHANNEL, Book
+from gwcore_auth.book import CHANNEL, Book, Mark
 
 _log = structlog.get_logger("gwcore.auth")
 Subjects = Iterable[tuple[str, str]]
@@ -45,7 +45,7 @@ class Feed:
         self._refresh = refresh
         self._ttl = ttl
         self._push = push
-        self._since: int | None = None
+        self._since: Mark | None = None
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,10 +79,10 @@ class Feed:
 
     async def _read(self) -> None:
         began = time.monotonic()
-        clock, subjects = await self._book.changes(self._since)
+        last, subjects = await self._book.changes(self._since)
         if self._since is not None and (subjects is None or subjects):
             self._changed(subjects)
-        self._since = clock
+        self._since = last
         self.failing = False
         self.good_until = began + self._ttl  # of when the answer was asked for, not of when it came
 
