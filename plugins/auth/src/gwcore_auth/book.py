@@ -330,9 +330,7 @@ class Book:
         query = select(CHANGE.c.seq, CHANGE.c.kind, CHANGE.c.subject, CHANGE.c.at).order_by(CHANGE.c.seq)
         async with reading(self.store) as sql:
             rows = (await sql.execute(query.where(CHANGE.c.seq >= since.seq))).all() if since is not None else []
-            if (
-                not rows
-            ):  # nothing was ever written, all of it was pruned, or the store is an older one that was put back
+            if not rows:  # none was ever written, all were pruned, or an older store was put back
                 rows = (await sql.execute(query.where(CHANGE.c.seq >= clock.scalar_subquery()))).all()
             marks = [Mark(row.seq, (row.kind, row.subject, row.at)) for row in rows]
             last = marks[-1] if marks else Mark(int((await sql.execute(clock)).scalar_one()), None)
