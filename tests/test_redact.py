@@ -32,6 +32,10 @@ def test_what_looks_like_a_secret_or_is_one_goes(secret, around):
     assert said == redactor.text(said)
 
 
+def test_of_two_secrets_that_begin_alike_nothing_of_the_longer_stays():
+    assert "longer" not in Redactor(["known-value", "known-value-longer"]).text("a known-value-longer b")
+
+
 @pytest.mark.parametrize("text", ["", "task-list of the basic kind", "a Bearer of news", "short", "x" * 100_000])
 def test_the_rest_stays(text):
     redactor = Redactor(["known-value", "short"])
@@ -48,7 +52,10 @@ def test_secrets_of_a_configuration():
         stores: dict[str, str]
         entries: dict[str, Inner]
         secret: SecretStr | None = None
+        model_config = {"extra": "allow"}
 
     inner = Inner(key=SecretStr("one"), keys=[SecretStr("two")])
-    config = Outer(stores={"a": "postgresql://u:p%40ss@h/db", "b": "memory:"}, entries={"x": inner})
-    assert secrets_of(config) == {"one", "two", "p%40ss", "p@ss"}
+    config = Outer(
+        stores={"a": "postgresql://u:p%40ss@h/db", "b": "memory:"}, entries={"x": inner}, more=[SecretStr("three")]
+    )
+    assert secrets_of(config) == {"one", "two", "three", "p%40ss", "p@ss"}

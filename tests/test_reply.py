@@ -32,6 +32,14 @@ async def test_misuse_is_an_error():
         await reply.write(b"x")
 
 
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b"])
+async def test_no_header_of_a_plugin_brings_another(value):
+    reply = Reply(RecordingSend())
+    with pytest.raises(ValueError, match="CR, LF or NUL"):
+        reply.add_header(b"x-a", value)
+    assert reply.added() == []
+
+
 async def test_held_leaves_nothing_until_released():
     send = RecordingSend()
     reply = Reply(send)

@@ -334,6 +334,12 @@ async def test_what_cannot_stand_in_a_head_is_refused(method, target, header, na
     assert "secret" not in failure.value.message
 
 
+@pytest.mark.parametrize("name", [b"Transfer-Encoding", b"CONTENT-LENGTH", b"Host", b"connection"])
+def test_framing_is_the_transports_own_in_whatever_letters(name):
+    head = build_head(Request("POST", Origin("http", "a", 80), "/", [(name, b"chunked"), (b"x", b"y")]))
+    assert head == b"POST / HTTP/1.1\r\nhost: a\r\nx: y\r\ncontent-length: 0\r\n\r\n"
+
+
 @pytest.mark.parametrize(("host", "sent"), [("bücher.example", b"xn--bcher-kva.example"), ("::1", b"[::1]")])
 def test_host(host, sent):
     head = build_head(Request("GET", Origin("http", host, 80), "/", []))

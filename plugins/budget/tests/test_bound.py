@@ -6,11 +6,11 @@ import orjson
 import pytest
 
 from gwcore.call import Attempt
-from gwcore.prices import PriceCard
+from gwcore.prices import MILLION, PriceCard
 from gwcore.testing import fakes
 from gwcore.usage import Usage
 from gwcore_budget import bound as module
-from gwcore_budget.bound import bound
+from gwcore_budget.bound import Bound, bound, scaled
 
 
 def card(output=(15,), tiers=None, **prices):
@@ -163,6 +163,20 @@ def test_nothing_hides_in_what_looks_like_plain_words():
         {"messages": [{"role": "user", "content": "hi", "image": "https://x.y/z"}]},
     ):
         assert of(max_tokens=1, **fields).fixed > 10 * words
+
+
+def test_no_object_hides_behind_a_name_that_is_there_twice():
+    plain = fakes.call("hi", max_tokens=1)
+    words = bound(Attempt(plain, plain.targets[0]), CARDS["plain"], 1_000).fixed
+    plain.raw = plain.raw.replace(b'"content":', b'"content": {"image_url": "https://x.y/z"}, "content":')
+    assert bound(Attempt(plain, plain.targets[0]), CARDS["plain"], 1_000).fixed > 10 * words
+
+
+def test_what_is_held_is_rounded_up_and_the_answer_that_it_pays_for_down():
+    least = Bound(1, 1, 1)
+    assert (least.amount, least.least) == (1, 1)
+    assert Bound(0, 3 * MILLION, 100).fitting(11) == 3
+    assert scaled(1, (5, 4)) == 2
 
 
 def test_negative_control_whoever_trusts_the_document(monkeypatch):

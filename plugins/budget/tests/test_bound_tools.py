@@ -152,7 +152,9 @@ def test_a_window_that_is_not_the_longest_bounds_nothing():
 
 def test_words_that_were_foretold_are_paid_beside_the_answer():
     foretold = {"type": "content", "content": "x" * 10_000}
-    assert of(prediction=foretold).amount - of().amount >= 2 * 10_000 * 1_000
+    once = of(prediction=foretold).amount - of().amount
+    assert once >= 2 * 10_000 * 1_000
+    assert of(prediction=foretold, n=2).amount - of(n=2).amount > 1.4 * once  # beside each
 
 
 def test_a_summary_of_everything_comes_before_the_answer():

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from budget_kit import accounts, budget, eventually
@@ -10,11 +12,16 @@ from test_budget_dialects import CLIENTS, stack
 from test_escrow import close, hold, kill, quiet, within
 from test_final_usage import DELTA, START, WORDS, named
 
+from gwcore.call import Attempt
+from gwcore.prices import MILLION, PriceCard
+from gwcore.testing import fakes
 from gwcore.testing.upstream import Answer, FakeUpstream, sse
+from gwcore.usage import Usage
 from gwcore_budget import early
+from gwcore_budget.bound import Bound
 from gwcore_budget.ledger.escrow import Escrow
 from gwcore_budget.ledger.journal import Journal, recover
-from gwcore_budget.ledger.ops import POSTED, REAPED
+from gwcore_budget.ledger.ops import PENDING, POSTED, REAPED, Facts, Hold
 from gwcore_budget.ledger.verify import verify
 from tests.stacks.raw import exchange
 
@@ -175,3 +182,16 @@ async def test_who_waits_gets_what_a_stream_does_not_need_any_more(make_ledger):
     await quiet(ledger)
     assert (await accounts(ledger.home))[G] == (301, 0, 0)
     assert (await verify(ledger.home)).problems == []
+
+
+def test_a_fee_stays_held_and_so_does_what_worst_cases_have_been_too_low_by():
+    attempt = Attempt(call := fakes.call(stream=True), call.targets[0])
+    attempt.card = PriceCard(
+        "m", {name: ((0, price * MILLION),) for name, price in {"input": 1, "output": 10, "request": 7}.items()}
+    )
+    attempt.meter = SimpleNamespace(heard=True, usage=Usage(20))
+    streams, lowered = early.Streams(Counter()), []
+    hold = Hold("a:1", "w", PENDING, 10_000, None, (), 0, 0, Facts("a"))
+    streams.under[hold.id] = hold, attempt, Bound(0, 10 * MILLION, 5), (5, 4)
+    streams.look(SimpleNamespace(shrink=lambda _hold, amount: not lowered.append(amount)))
+    assert lowered == [97] == [-(-(20 + 7 + 50) * 5 // 4)]

@@ -233,6 +233,9 @@ async def test_b28_truth_above_the_estimate(store_url):
             await ask(url, max_tokens=100)
             second = (await holds(plugin))[1]
             assert second[1] * 4 >= first[1] * 5
+            await ask(url, max_tokens=100)
+            third = (await holds(plugin))[2]
+            assert third[1] * 16 >= first[1] * 25, "each time a quarter more"
             await sound(plugin)
 
 

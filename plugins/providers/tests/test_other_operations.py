@@ -6,6 +6,7 @@ import pytest
 
 from gwcore.usage import Usage
 from gwcore_providers import gwcore_dialects
+from gwcore_providers.usage import anthropic_usage, bedrock_usage, gemini_usage, openai_usage
 
 DIALECTS = {dialect.name: dialect for dialect in gwcore_dialects()}
 CHAT, RESPONSES, GEMINI = (DIALECTS[name] for name in ("openai.chat", "openai.responses", "gemini.generate"))
@@ -106,3 +107,32 @@ def test_byok_adds_what_the_vendor_bills():
     assert read("chat", {"usage": usage}).reported == 10_500_000
     assert read("chat", {"usage": {**usage, "is_byok": False}}).reported == 500_000
     assert read("chat", {"usage": {"prompt_tokens": 1, "cost": 1e-10}}).reported == 1  # rounded up, never to nothing
+
+
+def test_a_part_of_a_nano_dollar_is_one():
+    assert openai_usage({"prompt_tokens": 1, "cost_in_usd_ticks": 11}).reported == 2
+
+
+def test_what_is_written_into_the_cache_for_an_hour_is_not_written_for_minutes_too():
+    written = {"cacheWriteInputTokens": 10, "cacheDetails": [{"ttl": "1h", "inputTokens": 4}]}
+    found = bedrock_usage({"inputTokens": 1, **written})
+    assert (found.input, found.cache_write_5m, found.cache_write_1h, found.total_in) == (1, 6, 4, 11)
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("compaction", True), ("advisor_message", False)])
+def test_every_round_beside_the_message_is_paid_and_what_another_model_said_has_no_price_here(kind, exact):
+    rounds = [{"type": "message", "input_tokens": 5}, *[{"type": kind, "input_tokens": 7, "output_tokens": 2}] * 2]
+    found = anthropic_usage({"input_tokens": 5, "output_tokens": 1, "iterations": rounds})
+    assert (found.input, found.output, found.mismatch) == (19, 5, not exact)
+
+
+def test_an_answer_from_the_united_states_is_of_a_tier_of_its_own():
+    said = {"input_tokens": 1, "inference_geo": "us"}
+    assert anthropic_usage(said).service_tier == "us"
+    assert anthropic_usage({**said, "service_tier": "priority"}).service_tier == "priority+us"
+    assert anthropic_usage({**said, "inference_geo": "global"}).service_tier is None
+
+
+def test_more_from_the_cache_than_was_read_does_not_add_up():
+    found = gemini_usage({"promptTokenCount": 1, "cachedContentTokenCount": 2, "candidatesTokenCount": 1})
+    assert found.mismatch and found.total_in == 1

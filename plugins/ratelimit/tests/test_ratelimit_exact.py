@@ -11,7 +11,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ratelimit_homes import HOMES, Charge, MemoryUnderTest, Model, limit
+from ratelimit_homes import HOMES, TTL, Charge, MemoryUnderTest, Model, RedisUnderTest, limit
 
 from gwcore_ratelimit import memory
 from gwcore_ratelimit.gcra import REST
@@ -167,3 +167,26 @@ def test_negative_control_the_state_machine_finds_it(mutant):
     with pytest.raises((AssertionError, ExceptionGroup)):
         found = settings(QUICK, max_examples=200, stateful_step_count=40, phases=[Phase.generate])
         run_state_machine_as_test(machine, settings=found)
+
+
+def test_a_long_call_keeps_its_place_while_its_worker_says_so_and_no_longer(redis_url):
+    one, two = RedisUnderTest(redis_url), RedisUnderTest(redis_url)
+    two.home._prefix, two.home._script, two.home._sha = one.home._prefix, one.home._script, one.home._sha
+    try:
+        place = [Charge(limit("parallel", 1, 0), "p", 1)]
+        assert one.admit(place, "long").refused < 0
+        for worker in (two, one):
+            worker.runner.run(worker.home.beat())
+        assert (one.home.workers, two.home.workers) == (2, 1)
+        one.advance(TTL - 1)
+        one.runner.run(one.home.beat())
+        one.advance(2)
+        assert one.admit(place, "second").refused == 0
+        one.runner.run(one.home.beat())
+        assert one.home.workers == 1, "the other has been silent for a whole lease"
+        one.home.leases.clear()
+        one.advance(TTL)
+        assert one.admit(place, "third").refused < 0
+    finally:
+        two.close()
+        one.close()

@@ -106,9 +106,8 @@ class Accounts:
         self._open: dict[Key, Budgets] = {}
 
     def forget(self) -> None:
-        """A plan has changed."""
+        """A plan has changed. Callers without a principal have no policies, so none."""
         self._found.clear()
-        self._open.clear()
 
     def of(self, attempt: Attempt) -> Budgets:
         """The budgets that bind the attempt, each once. Raises ``UnknownPlan``, ``BadRequest`` for too many."""

@@ -98,10 +98,6 @@ class Window:
             return Period(0, FOREVER, 0)
         return _aligned(self.calendar, self.length, self.zone, now)
 
-    def frees_at(self, period: Period) -> int:
-        """The millisecond at which what was spent in ``period`` counts no more."""
-        return period.end + self.length if self.rolling else period.end
-
 
 @lru_cache(maxsize=512)
 def _zone(name: str) -> ZoneInfo:

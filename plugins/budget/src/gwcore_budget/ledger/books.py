@@ -232,7 +232,7 @@ class Books:
         """When enough of what was posted counts no more."""
         window = charge.budget.window
         if not window.rolling:
-            return window.frees_at(charge.period)
+            return charge.period.end
         width, gone = charge.period.end - charge.period.start, 0
         for one in sorted(self.slices[charge.budget.id], key=lambda a: a.start):
             if one.start >= charge.period.since:
