@@ -269,6 +269,8 @@ async def test_a_trusted_proxy_says_who_is_behind_it(serve, sqlite_url):
         assert (await api.chat(key, headers={"x-forwarded-for": "1.1.1.1, 10.0.0.1"})).status_code == 200
         assert (await api.chat(key, headers={"x-forwarded-for": "10.0.0.1, 1.1.1.1"})).status_code == 403
         assert (await api.chat(key, headers={"x-forwarded-for": "203.0.113.9"})).status_code == 403
+    async with serve(sqlite_url, auth="trusted_proxies: [10.9.9.9]") as api:  # and whoever is none of them says nothing
+        assert (await api.chat(key, headers={"x-forwarded-for": "10.0.0.1"})).status_code == 403
 
 
 @pytest.mark.parametrize(

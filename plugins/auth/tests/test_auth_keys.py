@@ -4,15 +4,17 @@ import re
 import string
 import time
 from collections import Counter
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gwcore_auth.cache import GrantCache
+from gwcore_auth.config import AuthConfig
 from gwcore_auth.grants import Grant, ModelRule, RouteRule, model_rule, networks_of, within
 from gwcore_auth.keys import Pepper, hint, mint, presented, proof_of
-from gwcore_auth.resolve import ADMIN
+from gwcore_auth.resolve import ADMIN, Resolver
 
 PEPPER = Pepper("a" * 40)
 TEXT = st.text(max_size=80)
@@ -157,3 +159,27 @@ def test_a_pattern_of_a_user_holds_up_nobody(rule):
     began = time.perf_counter()
     assert not naive(["/v1/*a*a*a*b"]).fullmatch(address[:250])  # a hundredth of it
     assert took < time.perf_counter() - began
+
+
+@pytest.mark.parametrize("secret", [1_000, 3_000, None])
+async def test_a_secret_in_its_grace_outlives_no_key(secret, monkeypatch):
+    """Of the key's end and the old secret's the earlier counts."""
+    row = dict.fromkeys(("alias", "team_id", "user_id", "organisation_id"))
+    row |= {
+        "id": "k",
+        "expires": 2_000,
+        "kind": "default",
+        "aliases": {},
+        "metadata": {},
+        "blocked": False,
+        "policies": {},
+    }
+    row |= {name: [] for name in ("routes", "networks", "models", "tags")}
+    resolver = Resolver(
+        AuthConfig(admin_key="sk-Qw3rTy7uIoPaZxCvBnM9kLjHgFdSa2XyZ"),
+        AsyncMock(get=AsyncMock(return_value=None), declared={}),
+        None,
+        {},
+    )
+    monkeypatch.setattr(resolver, "key_of", AsyncMock(return_value=(row, secret)))
+    assert (await resolver.grant(presented("sk-x"))).until == min(2_000, secret or 9_000) / 1_000
