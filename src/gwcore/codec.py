@@ -39,6 +39,7 @@ class Crossing:
         headers: further request headers of the upstream's dialect.
         window: tokens of context that the request asks for, at an upstream that cuts silently what does not fit.
         answer: the tool whose arguments are the answer, where the writer asked for it so.
+        tools: what the upstream calls a tool whose name it would refuse → the client's name (see :mod:`gwcore.toolnames`).
     """
 
     model: str
@@ -54,6 +55,7 @@ class Crossing:
     query: bytes | None = None
     content_type: bytes = EVENTS
     answer: AnswerTool | None = None
+    tools: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str) -> None:
         """Leave a tuning knob out."""

@@ -85,7 +85,8 @@ def error_headers(error: GatewayError) -> Headers:
     headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers)
     if error.retry_after is not None and "retry-after" not in (name for name, _ in error.headers):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
-    if isinstance(error, BudgetExceeded):
+    # 401: Claude Code repeats it for minutes, with the same key, unless it is told not to; one that can fetch a new key still does
+    if (isinstance(error, BudgetExceeded) or error.status == 401) and "x-should-retry" not in dict(error.headers):
         headers.append((b"x-should-retry", b"false"))
     return headers
 

@@ -1,8 +1,8 @@
-"""What the upstream was told in another form, put back: tools of free text, an answer that was asked for as a call."""
+"""What the upstream was told in another form, put back: names, tools of free text, an answer that was asked for as a call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -48,9 +48,11 @@ class Restorer:
     Args:
         customs: names of tools of free text that the upstream sees as functions of one string.
         answer: the tool whose arguments are the answer.
+        names: what the upstream calls a tool → the client's name.
     """
 
-    def __init__(self, customs: frozenset[str], answer: AnswerTool | None) -> None:
+    def __init__(self, customs: frozenset[str], answer: AnswerTool | None, names: Mapping[str, str]) -> None:
+        self._names = names
         self._customs = customs
         self._answer = answer
         self._held: dict[int, list[str]] = {}
@@ -70,9 +72,10 @@ class Restorer:
             return part
         if self._answer is not None and part.name == self._answer.name:
             return Text(unwrapped(part.arguments) if self._answer.wrapped else part.arguments or "{}")
-        if part.name in self._customs:
-            return replace(part, custom=True, arguments=free_text(part.arguments))
-        return part
+        name = self._names.get(part.name, part.name)
+        if name in self._customs:
+            return replace(part, name=name, custom=True, arguments=free_text(part.arguments))
+        return part if name == part.name else replace(part, name=name)
 
     # ── a stream ──
 
@@ -107,6 +110,8 @@ class Restorer:
                 out.append(TextDelta(event.part, call.arguments, event.choice))
             return
         self._called = True
+        if (name := self._names.get(call.name)) is not None:
+            event.call = call = replace(call, name=name)
         if call.name in self._customs and not call.custom:
             self._held[event.part] = [call.arguments]
             event.call = replace(call, custom=True, arguments="")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from gwcore import toolnames
 from gwcore.call import Call, Target
 from gwcore.chat import ChatReply, Finish, silent
 from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWriter, UpstreamCodec, both_ways
@@ -124,7 +125,8 @@ class Translation(Way):
 
     def restorer(self) -> Restorer | None:
         """Puts back what the upstream was told in another form; ``None`` where nothing was."""
-        return Restorer(self.customs, self.crossing.answer) if self.customs or self.crossing.answer else None
+        told = self.crossing
+        return Restorer(self.customs, told.answer, told.tools) if self.customs or told.answer or told.tools else None
 
     def stream(self, *, lines: bool = False) -> Stream:
         """One per attempt; ``lines`` for a stream of JSON lines in place of server-sent events."""
@@ -289,10 +291,12 @@ def said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tupl
         if (joined := getattr(client, "joined", None)) is not None:
             request.messages = joined(request.messages)
         crossing.usage_wanted = request.usage_wanted
+        customs = frozenset(tool.name for tool in request.tools if tool.custom)
+        crossing.tools = toolnames.fit(request, getattr(upstream, "longest_name", toolnames.LONGEST))
         body = orjson.dumps(upstream.write_request(request, crossing))
     except MISSHAPEN as error:
         raise wrong_type(error) from error
-    return body, frozenset(tool.name for tool in request.tools if tool.custom)
+    return body, customs
 
 
 def _spoken(

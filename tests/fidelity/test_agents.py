@@ -1,6 +1,7 @@
 """Claude Code and Codex against every upstream: what they send is understood, what they get is valid (pains K1-K11)."""
 
 import json
+import re
 
 import anthropic
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore.toolnames import fitted
 from tests.fidelity.agents import BETAS, CLAUDE_HEADERS, PDF, PNG, claude_code, codex
 from tests.fidelity.corpus import MISSING, SPECS, requests
 from tests.fidelity.test_attempts import UPSTREAMS
@@ -210,6 +212,49 @@ async def test_an_overflow_is_told_in_the_words_that_make_claude_code_compact(di
 async def test_an_overflow_is_told_in_the_words_that_make_codex_compact(dialect):
     got, _ = await codexes(dialect, answer=Answer(400, body=json.dumps(OVERFLOWS[dialect]).encode()))
     assert got.status == 400 and json.loads(got.body)["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_a_wrong_key_is_said_once(dialect):
+    """Claude Code sends a 401 again for minutes, and shows nothing, unless the answer says not to."""
+    got, _ = await claude(dialect, answer=Answer(401, body=b'{"error":{"message":"Incorrect API key provided"}}'))
+    assert got.status == 401 and got.headers["x-should-retry"] == "false"
+
+
+LENGTHY = "mcp__plugin_company-tools_issue-tracker__search_issues_and_pull_requests"  # 72; Anthropic takes 128
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("dialect", FOREIGN)
+async def test_a_tools_name_that_a_vendor_would_refuse_is_one_that_it_takes_and_comes_back(dialect, stream):
+    told = fitted(LENGTHY)
+    used = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": LENGTHY, "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "none"}]},
+    ]
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in (LENGTHY, LENGTHY + "_2", "Read")]
+    more = {"tool_choice": {"type": "tool", "name": LENGTHY}, "stream": stream, "thinking": {"type": "disabled"}}
+    answer = Answer(body=call_of(dialect, told, '{"q":"x"}'))
+    got, seen = await claude(dialect, claude_code(messages=used, tools=tools, **more), answer)
+    assert got.status == 200, got.body
+    sent = set(re.findall(r'"(mcp__[^"]*)"', seen.body.decode()))
+    assert told in sent and len(sent) == 2 and all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in sent)
+    content = messages(got.body).said.calls if stream else [
+        (part["name"], part["input"]) for part in json.loads(got.body)["content"] if part["type"] == "tool_use"
+    ]  # fmt: skip
+    assert content == [(LENGTHY, {"q": "x"})]
+
+
+async def test_anthropic_takes_the_longer_names_as_they_are():
+    _, seen = await asked(
+        "anthropic.messages", "/v1/chat/completions", "claude-best",
+        {"model": "claude-best", "messages": [{"role": "user", "content": "go"}],
+         "tools": [{"type": "function", "function": {"name": name}} for name in (LENGTHY, "a.b", "a_b")]},
+        Answer(400, body=b"{}"),
+    )  # fmt: skip
+    first, dotted, plain = (tool["name"] for tool in seen.document["tools"])
+    assert (first, plain) == (LENGTHY, "a_b") and re.fullmatch("a_b_[0-9a-f]{8}", dotted)
 
 
 @pytest.mark.parametrize("dialect", FOREIGN)

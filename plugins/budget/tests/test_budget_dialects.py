@@ -117,6 +117,9 @@ async def test_held_money_in_the_clients_dialect(client):
             assert refused.status == 429 and "held by calls under way" in refused.body.decode()
             assert 1 <= int(refused.header("retry-after")) <= 60
             assert refused.header("x-should-retry") != "false"
+            if client == "gemini.generate":  # its own clients read no header
+                (wait,) = [d for d in json.loads(refused.body)["error"]["details"] if d["@type"].endswith(".RetryInfo")]
+                assert wait["retryDelay"] == refused.header("retry-after") + "s"
             await first
             assert [row[0] for row in await holds(plugin)] == [2]
 

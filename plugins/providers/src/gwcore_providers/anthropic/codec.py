@@ -10,6 +10,7 @@ from gwcore_providers.anthropic.stream import MessagesReader, MessagesWriter
 class MessagesCodec:
     """See :class:`gwcore.codec.ChatCodec`."""
 
+    longest_name = 128
     read_request = staticmethod(read.read_request)
     write_request = staticmethod(write.write_request)
     read_reply = staticmethod(reply.read_reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -166,8 +167,18 @@ class GeminiGenerate(BaseDialect):
             "domain": "gwcore",
             "metadata": {"request_id": request_id},
         }
+        details: list[dict[str, Any]] = [info]
+        if (
+            error.retry_after is not None
+        ):  # Google's clients read this, not the header: Gemini CLI waits so long, or gives up
+            details.append(
+                {
+                    "@type": "type.googleapis.com/google.rpc.RetryInfo",
+                    "retryDelay": f"{max(1, math.ceil(error.retry_after))}s",
+                }
+            )
         status = _STATUS.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
-        shown = {"code": error.status, "message": error.message, "status": status, "details": [info]}
+        shown = {"code": error.status, "message": error.message, "status": status, "details": details}
         return orjson.dumps({"error": shown})
 
     def models_body(self, models: Sequence[ModelInfo], wanted: str | None, _operation: str = "models") -> bytes | None:

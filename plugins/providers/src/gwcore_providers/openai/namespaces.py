@@ -5,26 +5,20 @@ Elsewhere a tool of one goes by a single name made of both, and its calls come b
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from gwcore.chat import Tool, ToolCall
+from gwcore.toolnames import fitted
 
 SPACE = "namespace"
-_ODD = re.compile(r"[^a-zA-Z0-9_-]")
-_LONGEST = 64
 Spaces = dict[str, tuple[str, str]]
 
 
 def joined(space: str, name: str) -> str:
     """One name for both, in letters and of a length that every vendor takes."""
-    made = _ODD.sub("_", f"{space}{name}" if space.endswith("_") else f"{space}__{name}")
-    if len(made) <= _LONGEST:
-        return made
-    return f"{made[: _LONGEST - 9]}_{hashlib.sha256(f'{space}/{name}'.encode()).hexdigest()[:8]}"
+    return fitted(f"{space}{name}" if space.endswith("_") else f"{space}__{name}", f"{space}/{name}")
 
 
 def spaces(document: dict[str, Any]) -> Spaces:
