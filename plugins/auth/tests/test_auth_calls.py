@@ -1,6 +1,7 @@
 """Calls: who gets in, who does not, and what the upstream saw (S1, I1, I10)."""
 
 import asyncio
+import json
 import time
 
 import httpx2
@@ -324,6 +325,20 @@ async def test_a_user_s_own_key_has_the_user_s_limits(api, seen):
     assert (await api.chat(made["key"])).status_code == 200
     assert seen[-1].policies["budget"]["user"].max_budget == 3 * 10**9
     assert (await api.chat(made["key"], "n")).status_code == 403
+
+
+async def test_sessions_of_claude_code_are_one_end_user(api):
+    key = await api.key()
+    written = [
+        "user_ab12_account_77-88_session_00000000-1111-2222-3333-444444444444",
+        "user_ab12_account_77-88_session_00000000-1111-2222-3333-555555555555",
+        json.dumps({"device_id": "ab12", "account_uuid": "77-88", "session_id": "00000000-1111"}),
+    ]
+    await api.post("/customer/block", {"user_ids": ["user_ab12_account_77-88"]})
+    for said in written:
+        assert (await api.chat(key, metadata={"user_id": said})).status_code == 401
+    for other in ["user_ab12_account_77-89_session_00000000-1111-2222-3333-444444444444", "{", '{"id": 1}']:
+        assert (await api.chat(key, metadata={"user_id": other})).status_code == 200
 
 
 @pytest.mark.parametrize("carrier", ["user", "metadata", "x-litellm-end-user-id", "x-gwcore-end-user"])

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from gwcore.browsers import website
-from gwcore.call import Attempt, Call, Outcome, Principal, words
+from gwcore.call import Attempt, Call, Outcome, Principal
 from gwcore.credentials import credentials_of
 from gwcore.errors import BadConfig, BadRequest, Forbidden, Unauthenticated
 from gwcore.plugin import Plugin, Setup
@@ -25,6 +25,7 @@ from gwcore_auth.authority import Callers
 from gwcore_auth.book import Book
 from gwcore_auth.cache import GrantCache
 from gwcore_auth.config import AuthConfig
+from gwcore_auth.endusers import end_user_of
 from gwcore_auth.feed import Feed
 from gwcore_auth.grants import Grant, ModelRule, networks_of, within
 from gwcore_auth.keys import Pepper, presented, proof_of
@@ -34,11 +35,6 @@ from gwcore_auth.tokens import Tokens, claim, looks_like
 
 _LOOPBACK = networks_of(["127.0.0.0/8", "::1/128"])
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
-_END_USER_HEADERS = (b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id")
-"""The first that is there counts."""
-_MAX_END_USER = 256
-
-
 _KEPT_NOWHERE = frozenset({"moderations", "image_variation"})
 """Operations that name no model and leave nothing at the vendor."""
 
@@ -421,21 +417,3 @@ def _may_share(grant: Grant, call: Call) -> bool:
     if grant.principal is OPEN or grant.principal is ADMIN:
         return True
     return grant.routes is not None and grant.routes.allows(call.path, call.route.path, call.operation)
-
-
-def end_user_of(call: Call) -> str | None:
-    """Whom the client says it asks for: a header, OpenAI's ``user``, or Anthropic's ``metadata.user_id``."""
-    header, document = call.header(*_END_USER_HEADERS), call.document
-    said: Any = None if header is None else words(header)
-    if said is None and document is not None:
-        said = document.get("user")
-        if said is None:
-            about = document.get("metadata")
-            said = about.get("user_id") if type(about) is dict else None
-    if not isinstance(said, str) or not said:
-        return None
-    if len(said) > _MAX_END_USER:
-        raise BadRequest(f"the end user's id is over {_MAX_END_USER} characters")
-    if "\0" in said:  # PostgreSQL keeps no text with it: neither a customer nor what was spent for one
-        raise BadRequest("the end user's id holds a NUL character")
-    return said

@@ -168,15 +168,9 @@ class GeminiGenerate(BaseDialect):
             "metadata": {"request_id": request_id},
         }
         details: list[dict[str, Any]] = [info]
-        if (
-            error.retry_after is not None
-        ):  # Google's clients read this, not the header: Gemini CLI waits so long, or gives up
-            details.append(
-                {
-                    "@type": "type.googleapis.com/google.rpc.RetryInfo",
-                    "retryDelay": f"{max(1, math.ceil(error.retry_after))}s",
-                }
-            )
+        if error.retry_after is not None:  # Gemini CLI reads this, not the header: it waits so long, or gives up
+            delay = f"{max(1, math.ceil(error.retry_after))}s"
+            details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
         status = _STATUS.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
         shown = {"code": error.status, "message": error.message, "status": status, "details": details}
         return orjson.dumps({"error": shown})
