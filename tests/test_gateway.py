@@ -206,16 +206,31 @@ async def test_a_client_that_leaves_closes_the_upstream(upstream, answer, told):
         if not answer.delay_head:
             await reader.readuntil(b"data: 1")
         writer.close()
-        for _ in range(100):
-            if upstream.requests[0].closed_at is not None:
-                break
-            await asyncio.sleep(0.01)
-        assert upstream.requests[0].closed_at is not None
-        for _ in range(50):
-            if told[-1][0] == "ended":
-                break
-            await asyncio.sleep(0.01)
-        assert told[-1][0] == "ended" and told[-1][2] is True
+        async with asyncio.timeout(20):
+            while upstream.requests[0].closed_at is None or told[-1][0] != "ended":
+                await asyncio.sleep(0.01)
+        assert told[-1][2] is True
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["all of it", "control: all but the end"])
+async def test_a_client_that_hangs_up_at_the_last_event_has_its_answer(upstream, told, cancelled):
+    """As Codex does; its upstream may take a moment to close."""
+    late = asyncio.Event()
+    text = stack(upstream.url).replace("500ms", "60s")
+    async with running(Gateway(text, catalog=catalog())) as url:
+        upstream.script(
+            Answer(headers=SSE, body=[b"data: 1\n\n" if cancelled else b"data: done\n\n", b": bye\n\n"], gap=late)
+        )
+        reader, writer = await connect(url)
+        writer.write(request_bytes(url, "POST", "/fake", STREAM))
+        await reader.readuntil(b"data: 1\n\n" if cancelled else b"done\n\n")
+        writer.close()
+        await asyncio.sleep(0.2)
+        late.set()
+        async with asyncio.timeout(20):
+            while told[-1][0] != "ended":
+                await asyncio.sleep(0.01)
+    assert told[-1][1:] == (200, cancelled, "NoneType")
 
 
 @pytest.mark.parametrize(

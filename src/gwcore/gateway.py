@@ -38,6 +38,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 DISCONNECT = "gwcore.disconnect"
 SETTLE = 2.0
 """Seconds that calls which were cut at the end of a drain have to end in."""
+_CLOSING = 2.0
+"""Seconds that an upstream has to close its stream behind the last event, where the client has hung up upon that."""
 _OTHER_LOOP = (
     "the gateway was started in another event loop, and what it opened belongs to that: enter `async with gateway:` in the host "
     "application's lifespan; of Starlette's TestClient, `with TestClient(app) as client:` runs it"
@@ -405,18 +407,7 @@ def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[No
     task = asyncio.current_task()
     assert task is not None
 
-    def left() -> None:
-        if call.left:
-            return
-        call.left = True
-        seconds = call.linger() if call.linger is not None else 0.0
-        if seconds > 0:
-            # what the server is told to send goes nowhere now; the call reads on, and pairs its acts as ever
-            timer = task.get_loop().call_later(seconds, task.cancel)
-            task.add_done_callback(lambda _task: timer.cancel())
-        else:
-            task.cancel()
-
+    left = partial(_left, call, task)
     register = scope.get("extensions", {}).get(DISCONNECT)
     if register is not None:
         register(left)
@@ -428,6 +419,31 @@ def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[No
         left()
 
     return asyncio.create_task(watch())
+
+
+def _left(call: Call, task: asyncio.Task[Any]) -> None:
+    """The client has closed its connection; some do at a stream's last event, as Codex does: they have their answer."""
+    if call.stream and call.dialect.closed(call.operation, call.reply.last):
+        _later(task, _CLOSING, partial(_leave, call, task))
+    else:
+        _leave(call, task)
+
+
+def _leave(call: Call, task: asyncio.Task[Any]) -> None:
+    if call.left or call.reply.state == ENDED:
+        return
+    call.left = True
+    seconds = call.linger() if call.linger is not None else 0.0
+    if seconds > 0:
+        # what the server is told to send goes nowhere now; the call reads on, and pairs its acts as ever
+        _later(task, seconds, task.cancel)
+    else:
+        task.cancel()
+
+
+def _later(task: asyncio.Task[Any], seconds: float, act: Callable[[], object]) -> None:
+    timer = task.get_loop().call_later(seconds, act)
+    task.add_done_callback(lambda _task: timer.cancel())
 
 
 def _uncancel() -> None:

@@ -24,6 +24,7 @@ MESSAGE = {"id": "m1", "type": "message", "role": "assistant", "model": "m", "co
            "stop_sequence": None, "usage": {"input_tokens": 11, "output_tokens": 1}}  # fmt: skip
 BLOCK = {"type": "text", "text": "hello"}
 USED = {"input_tokens": 11, "output_tokens": 7}
+BEGUN = {"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": "H"}]}}]}
 GENERATED = {"candidates": [{"content": {"role": "model", "parts": [{"text": "hello"}]}, "finishReason": "STOP", "index": 0}],
              "usageMetadata": {"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18}, "modelVersion": "m"}  # fmt: skip
 
@@ -103,7 +104,7 @@ WAYS = {
     ),
     "/models/{model}:generateContent": Way(
         "gemini", "/v1beta/models/fast:generateContent", {"contents": [{"role": "user", "parts": [{"text": "TEXT"}]}]},
-        GENERATED, [GENERATED], "/v1beta/models/fast:streamGenerateContent?alt=sse",
+        GENERATED, [BEGUN, GENERATED], "/v1beta/models/fast:streamGenerateContent?alt=sse",
     ),
 }  # fmt: skip
 

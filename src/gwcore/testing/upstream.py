@@ -44,7 +44,7 @@ class Answer:
         body: the whole, or the pieces it is written in (each one socket write and, when chunked, one chunk).
         delay_head: seconds before the head, or an event that it waits for; ``math.inf`` never answers.
         delay_first: seconds between the head and the first piece, or an event.
-        gap: seconds between two pieces.
+        gap: seconds between two pieces, or an event.
         cut_after: bytes of the body after which the connection ends, whatever the framing promised.
         stall_after: bytes of the body after which nothing more comes while the connection stays open.
         reset: the connection ends with RST: where ``cut_after`` says or, without it, in place of the head.
@@ -60,7 +60,7 @@ class Answer:
     body: bytes | Sequence[bytes] = b""
     delay_head: float | asyncio.Event = 0.0
     delay_first: float | asyncio.Event = 0.0
-    gap: float = 0.0
+    gap: float | asyncio.Event = 0.0
     cut_after: int | None = None
     stall_after: int | None = None
     reset: bool = False
