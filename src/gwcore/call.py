@@ -25,12 +25,12 @@ SESSION_HEADERS = (
     b"conversation_id", b"conversation-id", b"helicone-session-id", b"langfuse-session-id", b"langfuse_session_id",
     b"x-litellm-session-id",
 )  # fmt: skip
-"""Where clients, agents and tracing SDKs name the session that a call belongs to; the first that is there counts."""
+"""Headers in which clients, agents and tracing SDKs name a call's session; the first one present counts."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def words(value: bytes) -> str:
-    """A header that names somebody: UTF-8, as bodies and the stack file say the same name, and Latin-1 where it is none."""
+    """Decode a header that holds a name: UTF-8, to match the same name in bodies and the stack file, else Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -44,8 +44,8 @@ class Key(Generic[T]):
 
     Args:
         name: for humans.
-        kind: of what is kept.
-        own: it is about this one call or its answer: a :meth:`Call.twin` begins without it.
+        kind: type of the value.
+        own: the value concerns only this call or its answer: a :meth:`Call.twin` does not inherit it.
     """
 
     __slots__ = ("kind", "name", "own")
@@ -61,24 +61,25 @@ class Key(Generic[T]):
 
 @dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
 class Principal:
-    """Who calls. Made by an auth plugin, and by nothing else: there is no default identity.
+    """The authenticated caller. Made only by an auth plugin: there is no default identity.
 
-    As a rule one object serves all calls of a credential (and end user) until something about them changes, so what a
-    plugin derives from it may be kept in a ``WeakKeyDictionary``. Two principals are equal only if they are one object.
+    Usually one object serves all calls of a credential (and end user) until something about them changes, so a plugin
+    may keep what it derives from it in a ``WeakKeyDictionary``. Principals compare by identity.
 
     Attributes:
-        id: of the credential, stable over a rotation of its secret; never the credential. Open gateways say ``open``.
+        id: of the credential, stable across rotations of its secret; never the credential itself. ``open`` on open
+            gateways.
         alias: the credential's name for humans.
-        team, user, organisation: ids of those the credential belongs to. ``organisation`` is its own, else its team's.
-        end_user: id of the customer a call is made for, if the client named one that the credential may name.
-        admin: the gateway's own operator, to whom what is kept apart between tenants is open.
-        metadata: what was stored with the credential, over what was stored with its team; for reports and routing.
-        tags: of the credential, its team and its organisation together.
+        team, user, organisation: ids of the credential's owners. ``organisation`` is its own, else its team's.
+        end_user: id of the customer the call is made for, if the client named one and the credential may do so.
+        admin: the gateway's operator, who may access what is isolated between tenants.
+        metadata: the credential's metadata merged over its team's; for reports and routing.
+        tags: those of the credential, its team and its organisation together.
         policies: settings per plugin name, then per scope. ``policies["budget"]["team"]`` is an instance of the budget
             plugin's ``Policy``, validated when it was written, or is absent. Scopes, from wide to narrow:
-            ``organisation``, ``team``, ``user``, ``member`` (this user in this team), ``end_user``, ``key``. Each scope's
-            own id is the principal's field of that name (``member``: ``team`` and ``user``; ``key``: ``id``).
-            The fields that the admin API takes flat, in LiteLLM's words, are fields of these models under the same names:
+            ``organisation``, ``team``, ``user``, ``member`` (this user in this team), ``end_user``, ``key``. The id of
+            each scope is the principal's field of that name (``member``: ``team`` and ``user``; ``key``: ``id``).
+            Fields that the admin API accepts flat, under LiteLLM's names, have the same names in these models:
 
             * ``budget``: ``max_budget``, ``soft_budget``, ``budget_duration``, ``budget_id``, ``model_max_budget``,
               ``budget_limits``, ``temp_budget_increase``, ``temp_budget_expiry``;
@@ -103,11 +104,11 @@ class CacheUse:
     """What a cache of the gateway did for a call.
 
     Attributes:
-        status: ``hit``, ``miss``, ``bypass``; a cache may say more of a hit behind a slash (``hit/shared``).
-        age: seconds since a hit's answer was kept.
-        usage: of the answer kept: what was not consumed again.
+        status: ``hit``, ``miss``, ``bypass``; a cache may qualify a hit after a slash (``hit/shared``).
+        age: on a hit, seconds since the answer was stored.
+        usage: of the stored answer: what was not consumed again.
         saved: what that would have cost, where it is priced.
-        key: names the entry, for who may purge it; never sent to clients.
+        key: of the entry, for those who may purge it; never sent to clients.
     """
 
     status: str
@@ -122,12 +123,12 @@ class Outcome:
     """How an exchange ended.
 
     Attributes:
-        status: the status sent to the client; 0 when the client left before one was.
-        error: what ended it early: before the commit, inside the stream, or ``None``.
-        cancelled: the client left.
+        status: the status sent to the client; 0 if the client disconnected before one was.
+        error: what ended it early, before the commit or inside the stream; else ``None``.
+        cancelled: the client disconnected.
         usage: what the upstream reported.
-        cost: of the attempt that answered; ``None`` where the model is unpriced, nothing was reported, or nobody asks for
-            costs. What failed attempts cost is theirs: see ``call.attempts``.
+        cost: of the attempt that answered; ``None`` where the model is unpriced, nothing was reported, or no plugin
+            needs costs. Failed attempts carry their own costs: see ``call.attempts``.
     """
 
     status: int
@@ -138,27 +139,28 @@ class Outcome:
 
 
 class Call:
-    """One client request, made once and the only context there is.
+    """One client request; made once, and the only context object there is.
 
     Attributes:
         id: unique; ``x-gwcore-request-id``.
-        route: the ingress address that matched; ``operation`` is its operation.
-        model: what the call is for; ``None`` where the operation has none. ``asked`` is what the client wrote: an alias,
-            or a plugin that selects, may have made another of it.
+        route: the ingress route that matched; ``operation`` is its operation.
+        model: the model called; ``None`` where the operation has none. ``asked`` is the name the client wrote, which an
+            alias or a selecting plugin may have replaced.
         raw: the body as received, content-encoding removed. Assign through :meth:`edit` only.
         document: the parsed body of a JSON operation. Read it freely; change it through :meth:`edit`.
-        headers: the client's, lower-case names. Credentials have been taken out into ``credentials``. From ingress on they
-            stay as they are: :meth:`header` remembers them.
-        targets: what ``model`` may mean, in order.
-        started: ``time.perf_counter()`` at ingress. ``waited``: seconds of it spent waiting for upstreams.
-        overhead: seconds from ingress to the commit that were not spent waiting for upstreams; ``None`` before it.
-        cache: what a cache did for the call; ``None`` where none stands in its way.
+        headers: the client's, lower-case names. Credentials have been moved into ``credentials``. Immutable after
+            ingress: :meth:`header` caches them.
+        targets: what ``model`` resolves to, in order.
+        started: ``time.perf_counter()`` at ingress. ``waited``: seconds since then spent waiting for upstreams.
+        overhead: seconds from ingress to the commit that were not spent waiting for upstreams; ``None`` before the
+            commit.
+        cache: what a cache did for the call; ``None`` if no cache applies to it.
         served: the attempt that answers, or the latest one.
-        left: the client has gone, or the call is over: nobody reads any more.
+        left: the client has disconnected, or the call is over: nobody is reading any more.
         deadline: monotonic second at which the call ends, or ``None``.
-        facts: what plugins say of the call for its record, each under a name of its own: plain JSON, no content.
-        linger: asked when the client leaves: for how many seconds the upstream shall be read on, for what it reports at
-            the end; 0 ends the call at once, as ``None`` does.
+        facts: what plugins add to the call's record, each under its own name: plain JSON, no content.
+        linger: called when the client disconnects; returns for how many seconds to keep reading the upstream, for the
+            usage it reports at the end. 0 ends the call at once, as ``None`` does.
     """
 
     __slots__ = (
@@ -251,14 +253,14 @@ class Call:
         self._wanted: tuple[int | None, int | None] | None = None
 
     def edit(self) -> Document:
-        """The document, for changing: it will be encoded anew for the upstream. Raises ``TypeError`` if there is none."""
+        """The document, to be changed: it is re-encoded for the upstream. Raises ``TypeError`` if there is none."""
         if self.document is None:
             raise TypeError(f"{self.operation} has no JSON document")
         self.edited = True
         return self.document
 
     def wanted(self) -> tuple[int | None, int | None]:
-        """The most tokens that an answer may have, and how many answers there shall be; ``None`` where the request does not say."""
+        """The request's token limit per answer and its number of answers; ``None`` where it sets none."""
         if self._wanted is not None and not self.edited:
             return self._wanted
         document = self.document or {}
@@ -267,7 +269,7 @@ class Call:
         return self._wanted
 
     def twin(self, id: str, reply: Reply) -> Call:  # noqa: A002 - the field's standard name
-        """The same request of the same principal once more, for :class:`gwcore.detached.Detached`; not yet attempted."""
+        """A copy of this request for the same principal, without attempts; for :class:`gwcore.detached.Detached`."""
         made = Call(
             id=id,
             dialect=self.dialect,
@@ -290,9 +292,9 @@ class Call:
         return made
 
     def header(self, *names: bytes) -> bytes | None:
-        """The first header of a (lower-case) name; of several names, of the first that is there."""
+        """The first header of that (lower-case) name; of several names, the first one present."""
         known = self._named
-        if known is None:  # several plugins ask, of headers that SDKs send by the dozen
+        if known is None:  # several plugins look up headers, and SDKs send dozens of them
             known = self._named = dict(reversed(self.headers))
         if not known.keys().isdisjoint(names):
             for name in names:
@@ -302,7 +304,7 @@ class Call:
 
     @property
     def session(self) -> bytes | None:
-        """The session that the client names in a header: for budgets, records and targets that keep a prompt's cache."""
+        """The session the client names in a header: for budgets, records and affinity to a target's prompt cache."""
         return self.header(*SESSION_HEADERS) or None
 
     def __getitem__(self, key: Key[T]) -> T:
@@ -319,7 +321,7 @@ class Call:
         return self._state is not None and key in self._state
 
     def get(self, key: Key[T], default: T | None = None) -> T | None:
-        """What a plugin left under ``key``, or ``default``."""
+        """The value stored under ``key``, or ``default``."""
         return default if self._state is None else self._state.get(key, default)
 
 
@@ -330,18 +332,19 @@ class Attempt:
     """One try at one target.
 
     Attributes:
-        call: what it is for; gone once the call has ended and every tap was told.
+        call: the call it belongs to; removed once the call has ended and every tap has run.
         id: ``call.id:n``, n from 1.
-        first_byte_at: ``time.perf_counter()`` when its answer's head came; of a stream, its first content.
-        ended: ``time.perf_counter()`` when it was over; ``None`` while it runs.
-        headers: of its answer, as they came; ``None`` before. They may echo what was sent: none of them is to be logged.
-        error: what ended it; a router that ends it itself says why beforehand.
-        meter: has the usage read so far, while the attempt runs.
+        first_byte_at: ``time.perf_counter()`` at the response head or, for a stream, at its first content.
+        ended: ``time.perf_counter()`` at its end; ``None`` while it runs.
+        headers: of the response, as received; ``None`` before. They may echo what was sent: log none of them.
+        error: what ended it; a router that aborts it sets this beforehand.
+        meter: holds the usage read so far, while the attempt runs.
         usage: what the upstream reported, once the attempt is over, however it ended; ``None`` if nothing was.
-        card: what its target costs, as somebody inside has looked it up; its cost is by this one, whatever comes after.
+        card: the price card of its target, once an inner layer has looked it up; the cost uses this one, even if prices
+            change later.
         cost: of that usage; see :attr:`Outcome.cost`.
-        fields: top-level members of the document that this attempt sends otherwise; the call's own stays as it is.
-        added: further request headers, of plugins.
+        fields: top-level members of the document that this attempt overrides; the call's own document is unchanged.
+        added: further request headers, set by plugins.
         dropped: names of what was left out of a request in its own dialect, for ``x-gwcore-dropped``.
     """
 
@@ -388,14 +391,14 @@ class Attempt:
 
     @property
     def upstream_id(self) -> str | None:
-        """The id by which the upstream knows the request, as the head of its answer says it; at most 256 characters."""
+        """The upstream's request id, from its response headers; at most 256 characters."""
         for name, value in self.headers or ():
             if name in _UPSTREAM_IDS:
                 return value[:256].decode("latin-1")
         return None
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        """Send the upstream a further header, ``name`` in lower case; before the attempt asks it."""
+        """Add a request header, ``name`` in lower case; only before the attempt is sent."""
         if self.added is None:
             self.added = []
         self.added.append((name, value))

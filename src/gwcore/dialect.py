@@ -1,7 +1,7 @@
-"""``Dialect``: how one wire format is addressed, peeked into, metered, and how errors are written in it.
+"""``Dialect``: how one wire format is addressed, inspected and metered, and how errors are written in it.
 
 A dialect is a plain object registered through the ``gwcore_dialects`` hook. It is shared by all calls and keeps no
-state; what is stateful (:class:`Meter`) is made once per attempt.
+state; stateful helpers (:class:`Meter`) are made once per attempt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gwcore.usage import Usage
 
 Document = dict[str, Any]
 Returned = tuple[Document, list[str]]
-"""A document that was changed on its way back to its own vendor, and the names of what was left out of it."""
+"""A document that was cleaned on its way back to its own vendor, and the names of what was dropped from it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -29,15 +29,15 @@ class Route:
     Attributes:
         method: HTTP method.
         path: without prefix; ``{name}`` stands for one path segment (``{model}`` may contain slashes).
-        operation: what is asked for: ``chat``, ``embeddings``, ``models`` … the same word in every dialect.
-        prefixes: each is tried before ``path``; ``("", "/v1")`` by default.
-        model: where the model's name stands; ``optional`` is in the body, if anywhere: without one, or with one that the stack
-            does not know, the call goes where one without a model does.
-        body: ``json`` is parsed once, ``form`` is multipart or, where its content-type says so, JSON; ``raw`` and ``none``
-            are never looked into.
-        stream: ``body`` reads the document's ``stream`` key; ``always`` and ``never`` speak for themselves.
-        local: answered by the gateway itself (lists of models), never forwarded.
-        header: serves only requests that carry this header; lets two dialects share one address.
+        operation: ``chat``, ``embeddings``, ``models`` …; the same name in every dialect.
+        prefixes: each is tried in front of ``path``; ``("", "/v1")`` by default.
+        model: where the model name is; ``optional`` means in the body, if at all: if it is absent, or unknown to the
+            stack, the call is routed as one without a model.
+        body: ``json`` is parsed once, ``form`` is multipart or, if its content-type says so, JSON; ``raw`` and ``none``
+            are never inspected.
+        stream: ``body`` reads the document's ``stream`` key; ``always`` and ``never`` do not depend on the request.
+        local: answered by the gateway itself (model lists), never forwarded.
+        header: serves only requests with this header, so that two dialects can share one address.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Route:
 
 @dataclass(slots=True, frozen=True)
 class Deployment:
-    """One target behind a name: upstream, its provider, the model's name there, and what is known of it."""
+    """One target behind a model name: upstream, its provider, the model's name there, and its price card."""
 
     upstream: str
     provider: str
@@ -86,7 +86,7 @@ class ModelInfo:
 
 
 class Verdict:
-    """What the first bytes of a stream are: nothing to show yet, content, or an error that came as a 200."""
+    """What the first bytes of a stream amount to: nothing to send yet, content, or an error sent with a 200."""
 
     WAIT: Literal["wait"] = "wait"
     GO: Literal["go"] = "go"
@@ -94,7 +94,7 @@ class Verdict:
 
 @dataclass(slots=True, frozen=True)
 class InBandError:
-    """An error inside a 200 stream, before any content: the status it stands for and its document."""
+    """An error inside a 200 stream, before any content: the status it should have had, and its document."""
 
     status: int
     body: bytes
@@ -104,38 +104,38 @@ Opening = Literal["wait", "go"] | InBandError
 
 
 class Meter(Protocol):
-    """Reads usage out of the bytes that pass; one per attempt."""
+    """Reads usage from the bytes passing through; one per attempt."""
 
     @property
     def usage(self) -> Usage | None:
-        """What the bytes said so far; ``None`` where they said nothing. A new object each time it is asked for."""
+        """Usage reported so far; ``None`` if nothing was. A new object on every access."""
         ...
 
     def feed(self, chunk: bytes) -> bytes:
-        """A chunk of a stream; returns what the client shall see of it (all of it, but for a frame it did not ask for)."""
+        """Read a chunk of a stream; returns what to send to the client: all but frames it did not ask for."""
         ...
 
     def finish(self) -> bytes:
-        """What was held back when the stream ended."""
+        """The bytes still held back when the stream ended."""
         ...
 
     def whole(self, body: bytes) -> None:
-        """A complete reply."""
+        """Read a complete reply."""
         ...
 
     @property
     def heard(self) -> bool:
-        """Whether the tokens read are told, all of them, while the answer is still written."""
+        """Whether all input tokens have been reported, while the answer is still being generated."""
         ...
 
     @property
     def final(self) -> bool:
-        """Whether the usage of a stream is all there will be, however the stream ends."""
+        """Whether the usage of a stream is complete, however the stream ends."""
         ...
 
     @property
     def void(self) -> bool:
-        """Whether the complete reply is a chat's answer that says nothing, and not why (:attr:`gwcore.chat.ChatReply.void`)."""
+        """Whether the complete reply is a chat answer with neither content nor reason (see ``ChatReply.void``)."""
         ...
 
 
@@ -144,88 +144,88 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str:
-        """The word in ``when`` and in logs."""
+        """Its name in ``when`` and in logs."""
         ...
 
     @property
     def routes(self) -> Sequence[Route]:
-        """Its ingress addresses."""
+        """Its ingress routes."""
         ...
 
     @property
     def unique(self) -> frozenset[str]:
-        """Top-level keys that may stand only once, since policy and upstream must read the same value."""
+        """Top-level keys that must not be repeated, since policy and upstream must read the same value."""
         ...
 
     @property
     def forward(self) -> tuple[str, ...]:
-        """Prefixes of request headers that belong to this API and reach a same-dialect upstream."""
+        """Prefixes of request headers that belong to this API and are forwarded to a same-dialect upstream."""
         ...
 
     @property
     def keepalive(self) -> bytes:
-        """A frame every client ignores; kept small."""
+        """A small frame that every client ignores."""
         ...
 
     @property
     def comments(self) -> bool:
-        """Whether every client skips a comment in an event stream, as the standard has it."""
+        """Whether every client skips comments in an event stream, as the standard requires."""
         ...
 
     @property
     def chat(self) -> UpstreamCodec | None:
-        """How its chat operation is translated: a ``ChatCodec`` where it has routes; ``None`` where it only passes through."""
+        """Codec of its chat operation: a ``ChatCodec`` if it has routes; ``None`` if it only passes through."""
         ...
 
     @property
     def lists(self) -> Mapping[str, UpstreamListCodec]:
-        """How its operations over lists are translated, by operation: a ``ListCodec`` where it has routes for it."""
+        """Codecs of its list operations, by operation: a ``ListCodec`` if it has routes for it."""
         ...
 
     def shape(self, document: Document) -> str | None:
-        """The dialect whose shape a chat document has that was sent to this one's address; ``None`` where it is its own.
+        """The dialect whose shape a chat document sent to this one's address has; ``None`` if its own.
 
-        For clients that are known to mix two up. Such a document is read and written, never forwarded as it is.
+        For clients known to mix up two dialects. Such a document is always translated, never forwarded unchanged.
         """
         ...
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
-        """The model asked for; ``None`` where the operation has none. Raises ``BadRequest`` when it is missing."""
+        """The requested model; ``None`` if the operation has none. Raises ``BadRequest`` if it is missing."""
         ...
 
     def knobs(self, operation: str, document: Document, model: str) -> Knobs:
-        """Where this document says, or would say, how long its answer may be and how it is sampled.
+        """Where this document sets, or would set, its output limit and its sampling parameters.
 
         Args:
             operation: of the route.
-            document: a knob that cannot stand beside what it says has no place.
-            model: its name at the upstream; a knob that it is known to refuse has no place. Where ``max_tokens`` and ``n`` are
-                read is the same for all models; where they are said first may differ.
+            document: a knob that conflicts with its contents has no place.
+            model: its name at the upstream; a knob it is known to reject has no place. ``max_tokens`` and ``n`` are
+                read from the same places for all models, but the first place, where they are written, may differ.
         """
         ...
 
     def demand_usage(self, operation: str, raw: bytes, document: Document) -> bytes:
-        """The request body changed so that its stream will report usage; ``raw`` itself where it already does."""
+        """The request body, changed so that its stream will report usage; ``raw`` itself if it already does."""
         ...
 
     def returned(self, raw: bytes, document: Document, model: str) -> Returned | None:
-        """A chat without what another vendor left in it and this API refuses; ``None`` where there is none, as almost always."""
+        """A chat without another vendor's leftovers that this API rejects; ``None``, almost always, if it has none."""
         ...
 
     def opening(self, operation: str, buffer: bytes) -> Opening:
-        """Judge the first bytes of an event stream. Called with all bytes so far until it says ``go`` or an error."""
+        """Classify the first bytes of an event stream. Called with all bytes so far until ``go`` or an error."""
         ...
 
     def ended(self, operation: str, tail: bytes) -> bool:
-        """Whether the last bytes of an event stream say that the answer is complete."""
+        """Whether the last bytes of an event stream mark the answer as complete."""
         ...
 
     def closed(self, operation: str, tail: bytes) -> bool:
-        """Whether the last bytes of an event stream are its last event, whole: nothing can be missing behind it."""
+        """Whether the last bytes of an event stream are its complete last event, so that nothing can be missing."""
         ...
 
     def failed(self, operation: str, tail: bytes) -> bool:
-        """Whether the last bytes of an event stream say that it ended with an error."""
+        """Whether the last bytes of an event stream show that it ended with an error."""
         ...
 
     def meter(self, operation: str, document: Document | None, *, stream: bool) -> Meter | None:
@@ -237,15 +237,15 @@ class Dialect(Protocol):
         ...
 
     def error_event(self, error: GatewayError, request_id: str, operation: str, head: bytes = b"") -> bytes:
-        """The error as the terminal frame(s) of an event stream; ``head`` is what the stream began with."""
+        """The error as the terminal frame(s) of an event stream; ``head`` is the beginning of the stream."""
         ...
 
     def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:
-        """The list of models, or one of them; ``None`` when ``wanted`` is not among them.
+        """The model list, or one model; ``None`` if ``wanted`` is not in it.
 
         Args:
-            models: those a client may ask for.
+            models: those the client may use.
             wanted: the name in the path, or ``None`` for all.
-            operation: of the local route that was asked.
+            operation: of the local route requested.
         """
         ...

@@ -1,4 +1,4 @@
-"""Every failure that has a name, as one tree.
+"""Every named failure, as one tree.
 
 ::
 
@@ -11,16 +11,16 @@
     ├── ClientError              the request is at fault
     │   ├── BadRequest 400 · Unauthenticated 401 · Forbidden 403 · UnknownModel 404
     │   └── NotServed 404 · TooLarge 413 · UnsupportedEncoding 415 · Untranslatable 422
-    ├── LimitError               policy refuses
+    ├── LimitError               rejected by policy
     │   └── RateLimited 429 · BudgetExceeded 429 · BudgetReserved 429 · Overloaded 503
     ├── UpstreamError            the vendor, or the way to it, failed
     │   ├── Unreachable 502      nothing was sent: safe to try elsewhere
     │   ├── UpstreamTimeout 504  a deadline fired; `phase` says which
     │   ├── Malformed 502        not HTTP, or not what the dialect allows
-    │   ├── Refused              a status of the upstream's own; body kept
+    │   ├── Refused              the upstream's own error status; body kept
     │   └── Broken 502           the connection ended inside an answer
-    ├── StoreUnavailable 503     a store that a decision needs does not answer; nothing was decided
-    └── PluginFault 500          an exception nobody named; hidden from clients
+    ├── StoreUnavailable 503     a store needed for a decision does not answer; nothing was decided
+    └── PluginFault 500          an unexpected exception; hidden from clients
 
 Raised, never returned; written in the *client's* dialect by the Gateway alone.
 """
@@ -31,11 +31,11 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 MISSHAPEN: Final = (KeyError, TypeError, AttributeError, IndexError, ValueError)
-"""What reading a document of another shape comes to."""
+"""What reading a document of an unexpected shape raises."""
 
 
 class GatewayError(Exception):
-    """Root of every named failure.
+    """Base of every named failure.
 
     Attributes:
         code: stable slug for machines, e.g. ``unknown_model``.
@@ -65,7 +65,7 @@ class GatewayError(Exception):
 
 
 class AssemblyError(GatewayError):
-    """A stack that cannot be built; shown by ``gwcore check``, never on the wire."""
+    """The stack cannot be built; shown by ``gwcore check``, never on the wire."""
 
     code = "assembly_error"
 
@@ -89,13 +89,13 @@ class MissingPort(AssemblyError):
 
 
 class OrderViolation(AssemblyError):
-    """A plugin stands outside one it must stand inside of, or the reverse."""
+    """A plugin stands outside one it must be inside of, or the reverse."""
 
     code = "order_violation"
 
 
 class ClientError(GatewayError):
-    """The request itself is at fault; sending it again unchanged fails again."""
+    """The request itself is at fault; retrying it unchanged fails again."""
 
     code = "client_error"
     status = 400
@@ -108,14 +108,14 @@ class BadRequest(ClientError):
 
 
 class Unauthenticated(ClientError):
-    """401: no credential, or one that is not known."""
+    """401: no credential, or an unknown one."""
 
     code = "unauthenticated"
     status = 401
 
 
 class Forbidden(ClientError):
-    """403: known, but not allowed."""
+    """403: authenticated, but not allowed."""
 
     code = "forbidden"
     status = 403
@@ -136,7 +136,7 @@ class NotServed(ClientError):
 
 
 class TooLarge(ClientError):
-    """413: the body, as sent or once decoded, is over the cap."""
+    """413: the body, as sent or once decoded, exceeds the cap."""
 
     code = "request_too_large"
     status = 413
@@ -150,10 +150,11 @@ class UnsupportedEncoding(ClientError):
 
 
 class Untranslatable(ClientError):
-    """422: something in the request cannot be said in the upstream's dialect.
+    """422: something in the request cannot be expressed in the upstream's dialect.
 
     Attributes:
-        what: the client's name for it, where it is one thing; a dialect may have words of its own for its absence.
+        what: the client's name for it, where it is a single thing; a dialect may have its own error text for its
+            absence.
     """
 
     code = "untranslatable"
@@ -162,7 +163,7 @@ class Untranslatable(ClientError):
 
 
 class LimitError(GatewayError):
-    """Policy refuses the call."""
+    """The call is rejected by policy."""
 
     code = "limited"
     status = 429
@@ -175,19 +176,19 @@ class RateLimited(LimitError):
 
 
 class BudgetExceeded(LimitError):
-    """429: money is spent; a retry before the window resets is useless."""
+    """429: the budget is spent; a retry before the window resets is useless."""
 
     code = "budget_exceeded"
 
 
 class BudgetReserved(LimitError):
-    """429: what is left of a budget is held by calls under way; ``retry_after`` says when one is likely to have ended."""
+    """429: the rest of the budget is reserved by calls in flight; ``retry_after`` is when one has probably ended."""
 
     code = "budget_reserved"
 
 
 class Overloaded(LimitError):
-    """503: the gateway sheds load, drains or has not started."""
+    """503: the gateway is shedding load, draining or not yet started."""
 
     code = "overloaded"
     status = 503
@@ -198,7 +199,7 @@ class UpstreamError(GatewayError):
 
     Attributes:
         sent: whether a byte of the request may have reached the upstream. ``False`` proves that
-            nothing was executed there, so any retry is free of double billing.
+            nothing was executed there, so a retry cannot be billed twice.
     """
 
     code = "upstream_error"
@@ -220,7 +221,7 @@ class Unreachable(UpstreamError):
 
 
 class Exhausted(Unreachable):
-    """503: this process may open no more files or connections; no fault of the upstream's, and nothing was sent."""
+    """503: this process is out of files or connections; not the upstream's fault, and nothing was sent."""
 
     code = "gateway_exhausted"
     status = 503
@@ -238,13 +239,13 @@ class UpstreamTimeout(UpstreamError):
 
 
 class Malformed(UpstreamError):
-    """502: the upstream spoke something that is not HTTP/1.1 or breaks a size cap."""
+    """502: the upstream's response is not valid HTTP/1.1 or exceeds a size cap."""
 
     code = "upstream_malformed"
 
 
 class Broken(UpstreamError):
-    """502: the connection ended before the answer did."""
+    """502: the connection closed before the answer was complete."""
 
     code = "upstream_broken"
 
@@ -255,8 +256,8 @@ class Refused(UpstreamError):
     Attributes:
         status: the upstream's status.
         body: the upstream's body; a client of the same ``dialect`` receives it unmodified.
-        raw_headers: those of the upstream's headers that may reach the client.
-        said: the upstream's own words for what a client of another dialect shall see, too: ``type``, ``code``, ``param``.
+        raw_headers: the upstream's headers that may reach the client.
+        said: the upstream's own ``type``, ``code`` and ``param``, for clients of another dialect to see too.
     """
 
     code = "upstream_refused"
@@ -280,14 +281,14 @@ class Refused(UpstreamError):
 
 
 class StoreUnavailable(GatewayError):
-    """503: a store that a decision needs does not answer. Never told as a 401 or a 429: nothing was decided."""
+    """503: a store needed for a decision does not answer. Never reported as 401 or 429: nothing was decided."""
 
     code = "store_unavailable"
     status = 503
 
 
 class Abandoned(GatewayError):
-    """Of an attempt alone, never answered: nobody waits for it any more. Its client left, or another attempt was first."""
+    """Attempts only, never sent: nobody waits for it any more. The client left, or another attempt was first."""
 
     code = "abandoned"
 
@@ -296,7 +297,7 @@ class Abandoned(GatewayError):
 
 
 class PluginFault(GatewayError):
-    """500: an exception nobody named. The log has its type and its place, and nobody its text, which may quote a prompt."""
+    """500: an unexpected exception. Only its type and location are logged, never its text, which may quote a prompt."""
 
     code = "internal_error"
 

@@ -1,7 +1,7 @@
-"""The whole contract between core and distributions: what they may register, and what a plugin may watch.
+"""The whole contract between the core and distributions: what they may register, and what a plugin may watch.
 
-``Registration`` is asked once, at assembly, through pluggy. ``Watching`` is compiled into tuples of bound methods; the
-request path never calls pluggy.
+``Registration`` hooks are called once, at assembly, through pluggy. ``Watching`` hooks are compiled into tuples of
+bound methods; the request path never calls pluggy.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ class Registration:
 
     @hookspec(firstresult=True)
     def gwcore_price(self, upstream: Upstream, model: str) -> PriceCard | None:
-        """What a model costs at an upstream; ``None`` where it is not known here, and the next is asked.
+        """What a model costs at an upstream; ``None`` if unknown here, and the next implementation is asked.
 
-        Asked once per model, off the serving loop where the model is in the stack file; the first call may be slow.
+        Called once per model, off the serving loop for models in the stack file; the first call may be slow.
         """
 
     @hookspec(firstresult=True)
     def gwcore_models(self, upstream: Upstream) -> list[str] | None:
-        """Names of models that an upstream is known to have, to list what a wildcard reaches; ``None`` where nothing is.
+        """Models an upstream is known to have, to list what a wildcard reaches; ``None`` if nothing is known.
 
-        Asked off the serving loop, once per stack; the first call may be slow.
+        Called off the serving loop, once per stack; the first call may be slow.
         """
 
     @hookspec
     def gwcore_commands(self) -> list[Any]:  # type: ignore[empty-body]
-        """Typer applications that become verbs of ``gwcore``; each has its verb as ``info.name``."""
+        """Typer applications that become subcommands of ``gwcore``, each named by its ``info.name``."""
 
 
 # ── watching: taps; synchronous, and unable to delay or break a call ─────────────────────────────────────────────────
 
 
 class Watching:
-    """Methods of a plugin marked with ``@hookimpl``, with these parameters by name and order; none is async.
+    """Plugin methods marked with ``@hookimpl``, with exactly these parameter names in this order; none is async.
 
-    A plugin may have taps beside layers. One that raises is counted and logged; the call goes on.
+    A plugin may have taps as well as layers. A tap that raises is counted and logged; the call goes on.
     """
 
     @hookspec
@@ -74,7 +74,7 @@ class Watching:
 
     @hookspec
     def attempt_started(self, attempt: Attempt) -> None:
-        """An upstream is about to be asked."""
+        """A request is about to be sent to an upstream."""
 
     @hookspec
     def attempt_failed(self, attempt: Attempt) -> None:
@@ -82,26 +82,27 @@ class Watching:
 
     @hookspec
     def call_ended(self, call: Call, outcome: Outcome) -> None:
-        """The exchange is over. Told exactly once per call, whatever happened."""
+        """The exchange is over. Fires exactly once per call, whatever happened."""
 
 
 EVENTS = {name: hook for name, hook in vars(Watching).items() if not name.startswith("_")}
 
 
 _ASKED = ("visible", "names", "explain", "metrics", "health", "admin_routes", "client_routes")
-"""Methods of a plugin that are no coroutine functions."""
+"""Methods of a plugin that must not be coroutine functions."""
 
 
 def check_taps(plugin: Any) -> None:
-    """Whether the taps of a plugin can be told, and its other methods asked.
+    """Validate a plugin's taps and its other synchronous methods.
 
     Raises:
-        AssemblyError: a method that is async and must not be; a tap that no event is named after, that is not marked, is async, or takes other parameters.
+        AssemblyError: a method is async and must not be; or a tap matches no event, is not marked, is async, or takes
+            other parameters.
     """
     for name in _ASKED:
         method = getattr(type(plugin), name)
         if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
-            # a coroutine is as good as True, whatever it would have said
+            # a coroutine object is truthy, whatever it would have returned
             raise AssemblyError(f"{type(plugin).__name__}.{name} is async: it is asked synchronously; leave out async")
     for name in dir(type(plugin)):
         method = getattr(type(plugin), name, None)

@@ -35,31 +35,32 @@ def _no_readings() -> Iterable[Sample]:
 
 
 class Demand(IntEnum):
-    """What a plugin needs read out of the bytes that pass. The stack's demand is the maximum; ``NOTHING`` is free."""
+    """What a plugin needs parsed from the bytes passing by. A stack's demand is the maximum; ``NOTHING`` is free."""
 
     NOTHING = 0
     USAGE = 1
 
 
 class NoConfig(BaseModel):
-    """For a plugin without settings."""
+    """The config of a plugin without settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Setup:
-    """What a plugin is given at construction: names of resources and typed keys. It opens nothing.
+    """What a plugin is given at construction: access to resources, ports and typed keys. It opens nothing.
 
     Attributes:
         plugin: its name in the stack file.
         prices: what a target costs; ``prices.card(target)`` is cheap while serving.
-        models: what names mean in this stack.
+        models: what model names resolve to in this stack.
         workers: the processes that serve this stack on this machine.
-        policies: the ``Policy`` model of every plugin of the stack that has one, by name.
-        dialects: what is spoken here, by name.
-        detached: runs what no client waits for.
-        secrets: every secret value of the stack file, to be kept out of whatever is written down.
-        readings: what the gateway and all plugins of the stack show as numbers now; to be asked once the stack has started.
+        policies: the ``Policy`` model of every plugin of the stack that has one, by plugin name.
+        dialects: the dialects spoken here, by name.
+        detached: runs work that no client waits for.
+        secrets: every secret value of the stack file, to be redacted from anything written out.
+        readings: current metric samples of the gateway and all plugins of the stack; call it only once the stack has
+            started.
     """
 
     def __init__(
@@ -94,26 +95,26 @@ class Setup:
         self._permits = permits
 
     def store(self, name: str) -> Store:
-        """The store of that name; it opens on first use. Raises ``BadConfig`` for a name ``stores`` does not have."""
+        """The store of that name; it opens on first use. Raises ``BadConfig`` for a name not in ``stores``."""
         url = self._stores.get(name)
         if url is None:
             raise BadConfig(f"no store named {name!r}; stores has: {', '.join(self._stores) or 'nothing'}")
         return self._lease.store(url)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()`` the first time, the same object after a reload that asks for the same ``key``.
+        """``make()`` the first time; the same object after a reload that asks for the same ``key``.
 
-        For what must go on counting or must not be open twice. Its ``aclose()``, if it has one, is awaited when no stack of this
-        gateway uses it any more. Plugins share no keys.
+        For state that must survive a reload or must not be open twice. Its ``aclose()``, if any, is awaited once no
+        stack of this gateway uses it any more. Keys are private to the plugin.
         """
         return self._lease.once((self.plugin, key), make)
 
     def transport(self, tls: Tls = SYSTEM_TLS, proxy: str | None = None) -> Transport:
-        """What a plugin's own requests go through; shared with all who ask for the same, closed by the gateway."""
+        """The transport for a plugin's own requests; shared by all with the same settings, closed by the gateway."""
         return self._lease.transport(tls, proxy)
 
     def permits(self, call: Call, model: str) -> bool:
-        """Whether whoever calls may use a model: every plugin's :meth:`Plugin.visible` says so."""
+        """Whether the caller may use a model: true if every plugin's :meth:`Plugin.visible` agrees."""
         return all(permit(call, model) for permit in self._permits)
 
     def key(self, name: str, kind: type[T], *, own: bool = False) -> Key[T]:
@@ -121,14 +122,14 @@ class Setup:
         return Key(f"{self.plugin}.{name}", kind, own=own)
 
     def port(self, kind: type[T]) -> T:
-        """What another plugin of this stack offers. Raises ``MissingPort``; declare it in ``requires`` to be told early."""
+        """Another plugin's implementation of a port. Raises ``MissingPort``; list it in ``requires`` to fail early."""
         found = self._ports.get(kind)
         if found is None:
             raise MissingPort(f"{self.plugin} requires {kind.__name__}, which no plugin of this stack offers")
         return found  # type: ignore[return-value]  # the mapping pairs each port with its own implementation
 
     def offered(self, kind: type[T]) -> T | None:
-        """What a plugin of this stack offers, wherever it stands; ``None`` where none does. To be asked once the stack is assembled."""
+        """A port's implementation, wherever in the stack, or ``None``. Call it only once the stack is assembled."""
         return self._ports.get(kind)  # type: ignore[return-value]  # as in :meth:`port`
 
 
@@ -136,22 +137,22 @@ class Plugin:
     """Base of every plugin. Override what you need; what you leave alone costs nothing at run time.
 
     Attributes:
-        name: the word in the stack file.
+        name: its name in the stack file.
         Config: model of its settings; ``extra="forbid"``, every field described.
         Policy: model of what a key's policies may hold for this plugin, or ``None``.
-        inside: names that must stand further out, where they are present at all.
+        inside: names of plugins that must stand further out, if present at all.
         offers: ports (Protocol types) that this plugin implements itself.
         requires: ports that another plugin of the stack must offer.
-        demand: what it reads of ``outcome.usage``; of the class or, where the settings decide, of the instance.
+        demand: what it reads of ``outcome.usage``; set on the class or, where the settings decide, on the instance.
         priced: whether it reads costs or price cards. The stack then loads its prices before it serves, meters every
             attempt and sets ``attempt.cost`` and ``outcome.cost``.
-        identifies: its call layer sets ``call.principal``. It runs before the model's name is resolved, so that a
-            stranger learns no names, and for lists of models too. One per stack, outermost, without ``when``.
-        selects: its call layer may set ``call.model`` to another model. It runs behind what identifies and before the name
-            is resolved; that the client may use the other model too is checked behind it, by :meth:`visible`.
-        unconditional: others rely on it: no ``when`` may keep it from a call.
-        throttles: its call layer also stands before :meth:`answer` of every plugin, behind what identifies: ``call.targets``
-            is empty there, and nothing is asked of an upstream.
+        identifies: its call layer sets ``call.principal``. It runs before the model name is resolved, so that an
+            unauthenticated client learns no names, and for model lists too. One per stack, outermost, without ``when``.
+        selects: its call layer may set ``call.model`` to another model. It runs after the identifying plugin and before
+            the name is resolved; whether the client may use the new model is checked afterwards, by :meth:`visible`.
+        unconditional: other plugins rely on it, so no ``when`` may skip it.
+        throttles: its call layer also wraps :meth:`answer` of every plugin, inside the identifying one:
+            ``call.targets`` is empty there, and no upstream is called.
     """
 
     name: ClassVar[str]
@@ -168,7 +169,7 @@ class Plugin:
     throttles: ClassVar[bool] = False
 
     def __init__(self, config: Any, setup: Setup) -> None:
-        """Keep what is needed. No side effects: no task, no socket, no file."""
+        """Store what is needed. No side effects: no task, no socket, no file."""
         self.config = config
         self.setup = setup
 
@@ -178,69 +179,70 @@ class Plugin:
         yield
 
     async def settle(self) -> None:
-        """Before the lifespans of a stack are left, of all its plugins side by side: what takes time, such as sending what waits."""
+        """Slow shutdown work, such as flushing queues; run for all plugins concurrently before any lifespan is left."""
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
-        """Stand in the outer ring: once per client request."""
+        """Wrap the outer ring: runs once per client request."""
         return inner
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
-        """Stand in the inner ring: once per upstream attempt."""
+        """Wrap the inner ring: runs once per upstream attempt."""
         return inner
 
     async def knock(self, call: Call) -> None:
-        """Of a plugin that identifies: refuse a stranger by the head of a request, before a large body is read and parsed.
+        """For identifying plugins: reject a client by its request head, before a large body is read and parsed.
 
-        ``call`` has its route, headers, credentials and client, and neither body, document nor model. The call layer runs
-        all the same. Raises :class:`gwcore.errors.GatewayError`.
+        ``call`` has its route, headers, credentials and client, but no body, document or model. The call layer still
+        runs afterwards. Raises :class:`gwcore.errors.GatewayError`.
         """
 
     router: ClassVar[Callable[..., Service[Call]] | None] = None
-    """Set to a method ``(self, inner: Service[Attempt]) -> Service[Call]`` to be the seam between the rings."""
+    """Define it as a method ``(self, inner: Service[Attempt]) -> Service[Call]`` to be the seam between the rings."""
 
     def admin_routes(self) -> Sequence[AdminRoute]:
-        """Addresses of the admin API that this plugin brings. Asked once, after construction."""
+        """Admin API routes of this plugin. Called once, after construction."""
         return ()
 
     def client_routes(self) -> Iterable[tuple[Dialect, Route]]:
-        """Addresses that this plugin answers to clients itself, with :meth:`answer`. Asked once, after construction.
+        """Client-facing routes that this plugin serves itself, with :meth:`answer`. Called once, after construction.
 
-        The dialect says how the request is understood and how errors are written.
+        The dialect determines how the request is parsed and how errors are written.
         """
         return ()
 
     async def answer(self, call: Call) -> Outcome:
-        """Answer a call that came in by one of :meth:`client_routes`; what identifies and what throttles have run, nothing else."""
+        """Answer a call to one of :meth:`client_routes`; only identifying and throttling plugins have run before."""
         raise NotImplementedError
 
     def names(self) -> Mapping[str, tuple[Target, ...]]:
-        """Names of models beside those of ``models``, for lists of models: what a plugin that selects understands."""
+        """Model names beyond those of ``models``, for model lists: the names a selecting plugin understands."""
         return {}
 
     def visible(self, call: Call, model: str) -> bool:  # noqa: ARG002 - for overriding
-        """Whether whoever calls may use a model: lists show it, and a plugin that selects may choose it."""
+        """Whether the caller may use a model, so that lists show it and a selecting plugin may choose it."""
         return True
 
     def explain(self, call: Call) -> str | None:  # noqa: ARG002 - for overriding
-        """For ``gwcore explain``: what this plugin would do with the call, in one line or several. Nothing is sent.
+        """For ``gwcore explain``: what this plugin would do with the call, in one or more lines. Nothing is sent.
 
-        A router puts ``call.targets`` into the order in which it would try them; what selects sets ``call.model``.
+        A router sorts ``call.targets`` into the order in which it would try them; a selecting plugin sets
+        ``call.model``.
         """
         return None
 
     def metrics(self) -> Iterable[Sample]:
-        """What ``/metrics`` shows of this plugin beside what calls tell: depths, states, what is left. Cheap; no secrets."""
+        """``/metrics`` samples beyond those derived from calls: depths, states, what is left. Cheap; no secrets."""
         return ()
 
     def health(self) -> dict[str, Any] | None:
-        """What ``GET /health`` shows of this plugin; no secrets. With ``degraded: True`` in it the gateway's status is ``degraded``."""
+        """This plugin's part of ``GET /health``; no secrets. ``degraded: True`` makes the gateway ``degraded``."""
         return None
 
 
 def fault_of(name: str, package: str, error: Exception, cannot: str) -> AssemblyError:
-    """What a plugin's own code raised before it serves, for its author: the kind, where it was, and what Python said of it.
+    """An exception of a plugin's own code before it serves, for its author: type, location and Python's message.
 
-    The text of other errors may quote a setting, which may be a secret.
+    The message is kept only for the types listed here: that of any other may quote a setting, which may be a secret.
     """
     at = ""
     for frame, line in walk_tb(error.__traceback__):
@@ -251,12 +253,12 @@ def fault_of(name: str, package: str, error: Exception, cannot: str) -> Assembly
 
 
 def overrides(plugin: Plugin, method: str) -> bool:
-    """Whether the plugin's class brings its own ``method``."""
+    """Whether the plugin's class overrides ``method``."""
     return getattr(type(plugin), method) is not getattr(Plugin, method)
 
 
 def ring_of(plugin: Plugin) -> Sequence[str]:
-    """Where the plugin stands: any of ``call``, ``router``, ``attempt``; empty for a pure tap."""
+    """The rings the plugin stands in: any of ``call``, ``router``, ``attempt``; empty for a pure tap."""
     rings = [
         ring for ring, method in (("call", "call_layer"), ("attempt", "attempt_layer")) if overrides(plugin, method)
     ]

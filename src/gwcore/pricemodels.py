@@ -1,4 +1,4 @@
-"""``upstreams.<name>.prices`` as models: what a stack file says of prices, and what it becomes."""
+"""Pydantic models of ``upstreams.<name>.prices``, and their conversion to price sheets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gwcore.usage import BUCKETS
 
 
 class PriceSheet(BaseModel):
-    """Prices; what is left out is inherited. Tokens are written per million (``$2.50/M``)."""
+    """Prices; omitted ones are inherited. Token prices are per million (``$2.50/M``)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -34,18 +34,18 @@ class PriceSheet(BaseModel):
     )
 
     def priced(self) -> dict[str, int]:
-        """Bucket or fee → nano-USD per million units, of what is written."""
+        """Bucket or fee → nano-USD per million units, for the prices given."""
         found = {name: price for name in BUCKETS if (price := getattr(self, name)) is not None}
         return {**found, **self.fees}
 
 
 class PriceTier(PriceSheet):
-    """Prices of requests whose input is longer than a limit."""
+    """Prices for requests whose input exceeds a limit."""
 
     above: int = Field(ge=1, description="for requests with more input tokens than this, cached ones included")
 
     def sheet(self) -> Sheet:
-        """As the price card takes it."""
+        """Convert to a price card's sheet."""
         return Sheet(self.above, self.priced())
 
 
@@ -60,7 +60,7 @@ def _free(value: Any) -> Any:
 
 
 class PriceConfig(ServicePrices):
-    """What one model costs and can take at one upstream."""
+    """Prices and limits of one model at one upstream."""
 
     free: bool = Field(default=False, description="everything costs 0, but for what is written beside it")
     base_model: str | None = Field(
@@ -74,7 +74,7 @@ class PriceConfig(ServicePrices):
     capabilities: frozenset[str] | None = Field(default=None, description="what it can do: vision, tools, reasoning …")
 
     def override(self) -> Override:
-        """As :class:`gwcore.prices.Prices` takes it."""
+        """Convert for :class:`gwcore.prices.Prices`."""
         free = dict.fromkeys(FREE, 0) if self.free else {}
         return Override(
             prices={**free, **self.priced()},

@@ -1,7 +1,7 @@
-"""What a model costs and can take: ``PriceCard``; and where the cards of a stack come from: ``Prices``.
+"""``PriceCard``: a model's prices and limits. ``Prices``: where a stack's cards come from.
 
 Integers only: a price is nano-USD per **million** units, so ``$0.0375`` per million tokens is ``37_500_000``; a cost is
-``ceil(sum(units * price) / 1_000_000)`` nano-USD, rounded up once. A price that is not known is ``None``, never 0.
+``ceil(sum(units * price) / 1_000_000)`` nano-USD, rounded up once. An unknown price is ``None``, never 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MILLION: Final = 1_000_000
 STANDARD: Final = ""
 """The service tier of a request that asks for none."""
 STACK: Final = "stack"
-"""``source`` of prices that the stack file gives."""
+"""``source`` of prices given in the stack file."""
 
 Steps = tuple[tuple[int, int], ...]
 """A price by length of the input: ``(above, price)``, ascending, the first from 0. It applies to all units of a request
@@ -31,7 +31,7 @@ whose input has more than ``above`` tokens."""
 _CACHED = 4096
 _log = structlog.get_logger("gwcore")
 _counts: Callable[[Usage], tuple[int, ...]] = attrgetter(*BUCKETS)
-# whose price a bucket has that has none of its own on the card: a cache is charged as plain input, never as nothing
+# fallbacks for a bucket without a price on the card: cached tokens are charged as plain input, never for free
 _ELSE: Mapping[str, tuple[str, ...]] = {
     "cache_read": ("input",),
     "cache_write_5m": ("input",),
@@ -45,7 +45,7 @@ _ELSE: Mapping[str, tuple[str, ...]] = {
     "image_cache_read": ("image_in", "cache_read", "input"),
 }
 FREE: Mapping[str, Steps] = dict.fromkeys((*BUCKETS, *FEES), ((0, 0),))
-"""Prices of a model that costs nothing, said so explicitly."""
+"""Prices of a model explicitly declared free."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,7 +67,7 @@ class Sheet:
         object.__setattr__(self, "gaps", tuple(bucket for bucket in BUCKETS if bucket not in self.prices))
 
     def fee(self, name: str) -> int | None:
-        """The price of a bucket or fee, else of its kind."""
+        """The price of a bucket or fee, else of the nearest more general kind."""
         return next((self.prices[kind] for kind in _kinds(name) if kind in self.prices), None)
 
 
@@ -79,12 +79,12 @@ class PriceCard:
         prices: bucket (see :data:`gwcore.usage.BUCKETS`) or fee → its price by length of the input.
         service_tiers: name of a service tier → the prices that differ there.
         source: :data:`STACK` or the name of a catalogue; ``version`` is its version.
-        until: epoch second at which another card takes over; ``None`` if none is known to.
-        billed: whether the figure in the vendor's reply is the bill, and so wins over the prices.
-        context_window: most input tokens; ``max_output``: most output tokens; ``None`` if that is not known.
+        until: epoch second at which another card takes over; ``None`` if no change is known.
+        billed: whether the figure in the vendor's reply is what is billed, and so overrides the prices.
+        context_window: most input tokens; ``max_output``: most output tokens; ``None`` if unknown.
         capabilities: such as ``vision``, ``tools``, ``reasoning``, as far as the source knows them.
         sheets: service tier → complete sheets by ascending ``above``; derived.
-        origin: ``source@version``, as records say it; derived.
+        origin: ``source@version``, as written to records; derived.
     """
 
     model: str
@@ -109,25 +109,25 @@ class PriceCard:
         object.__setattr__(self, "_peaks", _peaks(sheets.values()))
 
     def sheet(self, usage: Usage, service_tier: str | None) -> Sheet:
-        """The prices for so much input; the standard ones for a service tier that the card does not know."""
+        """The prices for that much input; the standard ones for an unknown service tier."""
         sheets = self.sheets.get(service_tier or STANDARD) or self.sheets[STANDARD]
         return sheets[0] if len(sheets) == 1 else _reached(sheets, usage.total_in)
 
     def cost(self, usage: Usage, *, service_tier: str | None = None) -> int:
-        """Nano-USD of what was used. What has no price adds nothing: see :meth:`unpriced`.
+        """Nano-USD for the usage. Anything without a price adds nothing: see :meth:`unpriced`.
 
         Args:
             usage: of one attempt.
-            service_tier: instead of the one that the reply stated.
+            service_tier: overrides the one stated in the reply.
         """
         return self._added_up(usage, service_tier)[0]
 
     def unpriced(self, usage: Usage, *, service_tier: str | None = None) -> tuple[str, ...]:
-        """Buckets and fees that were used and have no price here; ``service_tier:x`` for a tier without prices."""
+        """Used buckets and fees without a price here; ``service_tier:x`` for a tier without prices."""
         return self._added_up(usage, service_tier)[1]
 
     def charge(self, usage: Usage) -> Cost:
-        """:meth:`cost` and :meth:`unpriced`, with where the prices are from."""
+        """:meth:`cost` and :meth:`unpriced`, with the source of the prices."""
         nano, missing = self._added_up(usage, None)
         source = "reply" if self.billed and usage.reported is not None else self.source
         return Cost(nano, source, self.version, missing)
@@ -150,9 +150,10 @@ class PriceCard:
         return -(-total // MILLION), tuple(missing)
 
     def parts(self, usage: Usage) -> dict[str, int]:
-        """Nano-USD of each bucket and fee that was used and has a price. They sum to :meth:`cost` by these prices.
+        """Nano-USD of each used bucket and fee with a price. By these prices they sum to :meth:`cost`.
 
-        A cost is rounded up once; a part is what the rounded sum grows by, so it can differ by one from itself rounded.
+        The cost is rounded up once; each part is the increase of the rounded running sum, so it can differ by one from
+        its own amount rounded up.
         """
         sheet = self.sheet(usage, usage.service_tier)
         found, total = {}, 0
@@ -164,19 +165,19 @@ class PriceCard:
         return found
 
     def dearest(self, input_tokens: int, service_tiers: Collection[str] | None = None) -> Mapping[str, int]:
-        """The highest prices that a request of up to so many input tokens can meet, of every bucket, fee and kind of fee.
+        """The highest price of every bucket, fee and kind of fee for a request of up to ``input_tokens``.
 
-        Over all steps of length below ``input_tokens``; nano-USD per million units. What is not in it, nothing prices: what
-        such a request costs has no upper bound.
+        Taken over all length steps below ``input_tokens``; nano-USD per million units. A bucket or fee that is missing
+        has no price: the cost of a request that uses it has no upper bound.
 
         Args:
-            input_tokens: at most so many, of every kind.
+            input_tokens: upper bound of the input, all kinds together.
             service_tiers: those the request can end up in besides :data:`STANDARD`; ``None`` is all of the card's.
         """
         return self._peak(input_tokens, service_tiers).prices
 
     def highest(self, bucket: str, input_tokens: int, service_tiers: Collection[str] | None = None) -> int | None:
-        """One of :meth:`dearest`, or what it has for a fee's kind; ``None`` where nothing prices it."""
+        """One price of :meth:`dearest`, or that of the fee's kind; ``None`` if there is none."""
         return self._peak(input_tokens, service_tiers).fee(bucket)
 
     def _peak(self, input_tokens: int, service_tiers: Collection[str] | None) -> Sheet:
@@ -187,7 +188,7 @@ class PriceCard:
 
 
 def _reached(sheets: Sequence[Sheet], input_tokens: int) -> Sheet:
-    """The last one that a request of so much input is above; the first where it is above none."""
+    """The last sheet whose ``above`` the input exceeds, else the first."""
     found = sheets[0]
     for one in sheets[1:]:
         if input_tokens > one.above:
@@ -231,7 +232,7 @@ def _peaks(tiers: Iterable[Sequence[Sheet]]) -> Sequence[Sheet]:
     for sheet in sorted((sheet for tier in tiers for sheet in tier), key=lambda sheet: sheet.above):
         for name, price in sheet.prices.items():
             for kind in _kinds(name):
-                # a request reaches its step and every one below: the highest so far, wherever it began
+                # the upper bound of a step covers every shorter input too, so take the highest price so far
                 highest[kind] = max(price, highest.get(kind, 0))
         peaks[sheet.above] = Sheet(sheet.above, dict(highest))
     return tuple(peaks.values())
@@ -239,14 +240,14 @@ def _peaks(tiers: Iterable[Sequence[Sheet]]) -> Sequence[Sheet]:
 
 @dataclass(slots=True, frozen=True)
 class Override:
-    """What the stack file says of one model's price: laid over what a catalogue knows, price by price.
+    """The stack file's prices for one model, merged over a catalogue's price by price.
 
     Attributes:
         prices: bucket or fee → price from 0 tokens on, as in ``Sheet.prices``.
-        tiers: steps of length, each with the prices that differ from there on.
+        tiers: length steps, each with the prices that differ from there on.
         service_tiers: name → ``(prices, tiers)`` of that service tier.
-        inherits: whether prices that are left out come from the card below.
-        base_model: the model whose card is taken, for a name that no catalogue knows.
+        inherits: whether omitted prices come from the card below.
+        base_model: the model whose card is used, for a name that no catalogue knows.
     """
 
     prices: Mapping[str, int] = field(default_factory=dict)
@@ -259,7 +260,7 @@ class Override:
     capabilities: frozenset[str] | None = None
 
     def over(self, below: PriceCard | None, model: str, version: str) -> PriceCard:
-        """A card with these prices, and what they leave out from the card below."""
+        """A card with these prices, and the omitted ones from the card below."""
         card = below or PriceCard(model, {})
         if not self.inherits:
             card = replace(card, prices={}, service_tiers={}, until=None)
@@ -273,7 +274,7 @@ class Override:
             service_tiers=tiers,
             source=f"{STACK}+{card.source}" if below and self.inherits else STACK,
             version=f"{version}+{card.version}" if below and self.inherits else version,
-            # whoever writes prices of his own does not want the vendor's figure
+            # explicit prices take precedence over the vendor's figure
             billed=card.billed and not (self.prices or self.tiers or self.service_tiers),
             context_window=self.context_window or card.context_window,
             max_output=self.max_output or card.max_output,
@@ -286,7 +287,7 @@ def _laid(below: Mapping[str, Steps], prices: Mapping[str, int], tiers: Sequence
     for above, changed in [(0, prices), *((tier.above, tier.prices) for tier in tiers)]:
         for name, price in changed.items():
             made.setdefault(name, {})[above] = price
-    # a price that begins with a step costs nothing below it only if the file says so: it holds from 0
+    # a price first given at a step applies from 0: below it is free only if the file says so
     return {name: _ascending(steps) for name, steps in made.items()}
 
 
@@ -303,12 +304,12 @@ class Prices:
     """The cards of one stack: the stack file's own prices first, then what distributions know, else ``None``.
 
     Attributes:
-        unmetered: ``upstream operation`` → answers that should have reported usage and did not.
-        warmed: whether :meth:`warm` has run: from then on a look-up is cheap.
+        unmetered: ``upstream operation`` → number of answers that should have reported usage and did not.
+        warmed: whether :meth:`warm` has run, after which look-ups are cheap.
 
     Args:
-        overrides: upstream → model or wildcard → what the stack file says.
-        source: asked once per target; may import a catalogue on its first call.
+        overrides: upstream → model or wildcard → the stack file's prices.
+        source: called once per target; may import a catalogue on its first call.
         version: of the overrides.
     """
 
@@ -326,7 +327,7 @@ class Prices:
         self.unmetered: Counter[str] = Counter()
 
     def card(self, target: Target) -> PriceCard | None:
-        """The card of a target: one look-up once it is known. ``None`` is unpriced, which is not free."""
+        """The card of a target, cached after the first look-up. ``None`` means unpriced, which is not free."""
         key = (target.upstream.name, target.model)
         try:
             found = self._cards[key]
@@ -337,18 +338,18 @@ class Prices:
         return found
 
     def known(self, upstream: str, model: str) -> PriceCard | None:
-        """The card that :meth:`card` gave last for a target of these names; ``None`` if there was none."""
+        """The last result of :meth:`card` for a target of these names; ``None`` if there was none."""
         return self._cards.get((upstream, model))
 
     def warm(self, targets: Iterable[Target], upstreams: Iterable[Upstream] = ()) -> list[str]:
-        """Look every target up, so that serving finds them; may take a second, so not on the serving loop.
+        """Look up every target in advance; may take a second, so do not call it on the serving loop.
 
         Args:
-            targets: every model that is known by name.
-            upstreams: whose other models clients may name; a catalogue loads on its first question.
+            targets: every model known by name.
+            upstreams: those whose other models clients may name; a catalogue loads on its first look-up.
 
         Returns:
-            those without a price, as ``upstream/model``.
+            the targets without a price, as ``upstream/model``.
         """
         for upstream in upstreams:
             self.card(Target(upstream, ""))
@@ -357,7 +358,7 @@ class Prices:
         return list(dict.fromkeys(unpriced))
 
     def note_unmetered(self, target: Target, operation: str) -> None:
-        """Count an answer that said nothing of what it used, though its operation is billed; logged the first time."""
+        """Count an answer that reported no usage, though its operation is billed; logged the first time."""
         what = f"{target.upstream.name} {operation}"
         if not self.unmetered[what]:
             _log.warning(
@@ -373,7 +374,7 @@ class Prices:
         card = source(upstream, wanted) if source is not None else None
         if override is not None:
             card = override.over(card, model, self._version)
-        # bounded, since the names are typed by clients
+        # bounded, since clients choose the names
         if len(self._cards) < _CACHED or key in self._cards:
             self._cards[key] = card
         return card
@@ -387,6 +388,6 @@ class Prices:
 
 
 def fits(wildcard: str, model: str) -> bool:
-    """Whether a name is one that a wildcard with a single ``*`` stands for."""
+    """Whether a wildcard with a single ``*`` matches a model name."""
     prefix, _, suffix = wildcard.partition("*")
     return len(model) >= len(prefix) + len(suffix) and model.startswith(prefix) and model.endswith(suffix)

@@ -1,4 +1,4 @@
-"""``Provider``: one vendor's addresses, keys and manners. ``Upstream``: a provider as configured."""
+"""``Provider``: one vendor's addresses, credentials and quirks. ``Upstream``: a provider as configured."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gwcore.wire.transport import Headers, Origin, Request, Timeouts, Transport
 
 @dataclass(slots=True)
 class Upstream:
-    """One entry of ``upstreams``, compiled: what every request to it shares.
+    """One entry of ``upstreams``, compiled: what all requests to it share.
 
     Attributes:
         base_path: path of ``base_url`` without trailing slash.
         headers: credential and configured headers; sent to ``origin`` and nowhere else. Never logged.
         models: names this upstream declares, for ``GET /models``.
         prepare: the provider's :meth:`Preparing.prepare`, if it has one.
-        key: which of several credentials this is, ``1`` and up; 0 where there is one. Never the credential.
+        key: index of this credential among several, from ``1``; 0 if there is only one. Never the credential.
         weight: this credential's share of the calls.
-        dialect: the one to speak, whatever the client's; ``None``: the client's own where it is served.
-        keys: with several credentials, one upstream for each, this one first; a router may choose. Else empty.
+        dialect: always speak this one to it; ``None``: the client's own if it is served.
+        keys: with several credentials, one upstream per credential, this one first; a router may choose. Else empty.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Provider(Protocol):
     """One vendor. A plain object registered through the ``gwcore_providers`` hook; keeps no state.
 
     Attributes:
-        name: the word after ``provider:`` in the stack file.
-        base_url: default, as the vendor's own SDK takes it; ``None`` when it must be configured. ``{.name}`` in it
+        name: its name after ``provider:`` in the stack file.
+        base_url: default, in the form the vendor's own SDK takes; ``None`` if it must be configured. ``{.name}`` in it
             stands for an attribute of the upstream's options.
         env_key: environment variable that usually holds the key.
         Options: model of provider-specific keys of an upstream's entry, or ``None``.
@@ -66,7 +66,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """Its word."""
+        """Its name."""
         ...
 
     @property
@@ -76,18 +76,18 @@ class Provider(Protocol):
 
     @property
     def env_key(self) -> str | None:
-        """Its customary variable."""
+        """Its usual environment variable."""
         ...
 
     @property
     def Options(self) -> type[BaseModel] | None:  # noqa: N802 - a class, as in ``Plugin.Config``
-        """Its own keys."""
+        """Model of its own keys."""
         ...
 
     def address(
         self, upstream: Upstream, dialect: str, operation: str, model: str, params: Mapping[str, str], *, stream: bool
     ) -> tuple[str, bool] | None:
-        """The path below the origin, percent-encoded, with its ``?query`` if any; and whether the body names the model.
+        """The path below the origin, percent-encoded, with ``?query`` if any; and whether the body names the model.
 
         Client query parameters are appended by the dispatcher. ``None`` when this vendor does not serve ``operation``
         in ``dialect``.
@@ -95,34 +95,34 @@ class Provider(Protocol):
         ...
 
     def quirks(self, upstream: Upstream, model: str) -> frozenset[str]:
-        """What a model here does otherwise than its dialect's owner, in words that codecs know."""
+        """How a model here deviates from its dialect's owner, as flags that codecs know."""
         ...
 
     def credential(self, api_key: str | None, options: BaseModel | None) -> Headers:
-        """The headers that authenticate; made once, at assembly."""
+        """The authentication headers; made once, at assembly."""
         ...
 
     def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
-        """What requests go through: ``gateway``'s own transport, or one that stands before it.
+        """The transport for requests: ``gateway`` itself, or one that wraps it.
 
-        That is the place for what a fixed header and the bytes as they come cannot do: credentials that expire,
-        signatures over the request, answers in a framing that clients do not read. Called at assembly: no side
-        effects. The gateway closes it, ``gateway`` apart; a reload that changes none of the arguments keeps it, hence
-        ``options`` that are hashable.
+        A wrapper is for what fixed headers and unchanged bytes cannot do: credentials that expire, request signatures,
+        answers in a framing that clients do not read. Called at assembly: no side effects. The gateway closes the
+        wrapper (not ``gateway``); a reload that changes none of the arguments keeps it, so ``options`` must be
+        hashable.
         """
         ...
 
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A provider that wants another request than the dialect's: a key less in the body, a header that is a key there."""
+    """A provider whose requests deviate from the dialect's, e.g. a body key dropped, or sent for a header."""
 
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:
-        """Change the request in place. Its body is the one that would have been sent, its target that of ``address``."""
+        """Change the request in place. Its body is what would have been sent; its target is from ``address``."""
         ...
 
 
 def options_of(upstream: Upstream, kind: type[Any]) -> Any:
-    """The upstream's options, which assembly validated as ``kind``."""
+    """The upstream's options, validated as ``kind`` at assembly."""
     assert isinstance(upstream.options, kind)
     return upstream.options

@@ -1,7 +1,7 @@
-"""``Reply``: the one way out. Idle → (held →) committed → ended; anything else is a bug with a name.
+"""``Reply``: the only way out. Idle → (held →) committed → ended; anything else raises :class:`ReplyMisuse`.
 
-A keep-alive comment may leave before any answer is known: then the head is gone, but no content, and another target can
-still be tried (``waiting``).
+A keep-alive comment may be sent before any answer is known: then the head has left but no content, and another target
+can still be tried (``waiting``).
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ _EVENTS = b"text/event-stream"
 
 
 class ReplyMisuse(RuntimeError):
-    """A second commit, bytes before a commit or after the end. The traceback names the plugin."""
+    """A second commit, or bytes before the commit or after the end. The traceback names the plugin."""
 
 
 class Gate(Protocol):
-    """What a router puts before a reply: it learns of the commit, and may change what follows."""
+    """A router's filter in front of a reply: it is notified of the commit, and may change what follows."""
 
     def commit(self) -> None:
-        """Told just before a commit. Raising refuses it."""
+        """Called just before a commit; raising rejects it."""
         ...
 
     def write(self, chunk: bytes) -> bytes:
-        """What leaves in place of a piece of the body; ``b""`` is its end."""
+        """Return what to send in place of this piece of the body; ``b""`` is its end."""
         ...
 
 
 class Tee(Protocol):
-    """What a layer puts beside a reply: it sees what leaves, as the layer's inner side wrote it."""
+    """A layer's observer of a reply: it sees what the layer's inner side writes."""
 
     def commit(self, status: int, headers: Headers) -> None:
-        """Told just before a commit; may add to ``headers``. Where a layer further out holds, a second answer may begin."""
+        """Called just before a commit; may add to ``headers``. If an outer layer holds, another answer may follow."""
         ...
 
     def write(self, chunk: bytes) -> None:
-        """A piece of the body; ``b""`` is its end."""
+        """Observe a piece of the body; ``b""`` is its end."""
         ...
 
 
 class Copy:
-    """The first bytes of what leaves, kept for those who watch. ``size`` counts all of them."""
+    """The first bytes of the body sent, kept for watchers. ``size`` counts all bytes."""
 
     __slots__ = ("left", "parts", "size")
 
@@ -63,11 +63,11 @@ class Copy:
 
     @property
     def truncated(self) -> bool:
-        """Whether something is missing at the end."""
+        """Whether the end is missing."""
         return self.left < 0
 
     def add(self, chunk: bytes) -> None:
-        """A piece of the body."""
+        """Add a piece of the body."""
         self.size += len(chunk)
         if self.left > 0:
             self.parts.append(chunk if len(chunk) <= self.left else chunk[: self.left])
@@ -75,13 +75,13 @@ class Copy:
 
 
 class Held:
-    """What a layer kept back. :meth:`release` lets it go, unchanged or with what the layer put in its place.
+    """An answer that a layer holds back. :meth:`release` sends it, unchanged or as the layer has altered it.
 
     Attributes:
-        status: of the answer; 0 while nothing came.
-        headers: its headers; a ``content-length`` among them is made right when a whole body is released.
-        body: its bytes, in pieces: JSON, or frames of events where ``call.stream`` says so; never compressed.
-        ended: that is all of it.
+        status: of the answer; 0 while nothing has arrived.
+        headers: of the answer; a ``content-length`` is corrected when a whole body is released.
+        body: its bytes, in pieces: JSON, or event frames if ``call.stream``; never compressed.
+        ended: the answer is complete.
     """
 
     __slots__ = ("_outer", "_reply", "_task", "body", "ended", "headers", "status")
@@ -96,14 +96,17 @@ class Held:
         self.ended = False
 
     async def release(self) -> None:
-        """Send what was held, or give it to a layer further out that holds; from here on the reply flows. A no-op when nothing was committed."""
+        """Send what was held, or pass it to an outer layer that holds; from here on the reply is not held here.
+
+        Nothing is sent if nothing was committed.
+        """
         reply = self._reply
         if reply._held is not self:  # noqa: SLF001 - one class in two parts
             return
         reply._held = self._outer  # noqa: SLF001
         if self.status:
             body = b"".join(self.body)
-            if self.ended:  # the body may be another than the upstream's
+            if self.ended:  # the layer may have replaced the upstream's body
                 size = b"%d" % len(body)
                 self.headers = [(name, size if name == b"content-length" else value) for name, value in self.headers]
             await reply.commit(self.status, self.headers)
@@ -118,12 +121,12 @@ class Reply:
 
     Attributes:
         status: committed status; 0 before.
-        sent: body bytes handed to the server; ``head`` is the first piece of them, ``last`` the latest.
-        before_commit: called with the headers just before they leave, so that the gateway can add its own.
+        sent: number of body bytes handed to the server; ``head`` is the first piece sent, ``last`` the latest.
+        before_commit: called with the headers just before they are sent, so that the gateway can add its own.
         gate: a router's, or ``None``.
-        headers: as they left; empty before.
-        waiting: the head left with a keep-alive comment, and nothing else has.
-        copy: keeps what leaves; ``None`` unless a watcher asked for it, see :meth:`keep`.
+        headers: as sent; empty before.
+        waiting: only the head and keep-alive comments have been sent so far.
+        copy: a copy of what is sent; ``None`` unless a watcher asked for it, see :meth:`keep`.
     """
 
     __slots__ = (
@@ -149,40 +152,40 @@ class Reply:
 
     @property
     def held(self) -> bool:
-        """Whether a layer looks first."""
+        """Whether a layer is holding the answer back."""
         return self._held is not None
 
     @property
     def committed(self) -> bool:
-        """Whether an answer has begun to leave: no retry, no fallback after that."""
+        """Whether an answer has begun to be sent: no retry or fallback is possible after that."""
         return self.state != IDLE and not self.waiting
 
     def keep(self, limit: int) -> None:
-        """From here on keep a copy of what leaves, of ``limit`` bytes at most; of several limits the largest counts."""
+        """Copy what is sent from now on, up to ``limit`` bytes; of several limits the largest counts."""
         if self.copy is None:
             self.copy = Copy(limit)
         else:
             self.copy.left = max(self.copy.left, limit - self.copy.size)
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        """A response header of a plugin's own, whoever writes the response; ``name`` in lower case.
+        """Add a plugin's own response header, whoever writes the response; ``name`` in lower case.
 
-        It takes the place of the upstream's headers of that name. Call it before ``await inner(…)``, or inside
-        :meth:`hold`. Where a keep-alive comment took the head along already, the header is lost.
+        It replaces the upstream's headers of that name. Call it before ``await inner(…)``, or inside :meth:`hold`. If a
+        keep-alive comment has already sent the head, the header is lost.
 
         Raises:
-            TypeError: a name or a value that is not bytes.
+            TypeError: the name or the value is not bytes.
             ValueError: CR, LF or NUL in the value.
-            ReplyMisuse: the answer has begun to leave.
+            ReplyMisuse: the answer has begun to be sent.
         """
         if not (isinstance(name, bytes) and isinstance(value, bytes)):
             raise TypeError(f"add_header takes bytes, here: {type(name).__name__}, {type(value).__name__}")
-        if len(value.translate(None, _ENDS)) != len(value):  # another header would follow it
+        if len(value.translate(None, _ENDS)) != len(value):  # would allow header injection
             raise ValueError("add_header takes no CR, LF or NUL")
         self._add((name, value))
 
     def add_headers(self, tell: Callable[[], Headers]) -> None:
-        """As :meth:`add_header`, of what ``tell`` says as the head leaves: of a whole answer, the usage is known by then."""
+        """As :meth:`add_header`, but ``tell`` runs as the head is sent: a whole answer's usage is known by then."""
         self._add(tell)
 
     def _add(self, extra: tuple[bytes, bytes] | Callable[[], Headers]) -> None:
@@ -193,16 +196,16 @@ class Reply:
         self._extra.append(extra)
 
     def added(self) -> Headers:
-        """What plugins add, as they say it now."""
+        """The headers that plugins add, evaluated now."""
         headers: Headers = []
         for extra in self._extra or ():
             headers += (extra,) if isinstance(extra, tuple) else extra()
         return headers
 
     async def commit(self, status: int, headers: Headers) -> None:
-        """Send status and headers. The list is the reply's from here on.
+        """Send status and headers. The reply owns the list from here on.
 
-        Raises ``Malformed`` for what is no stream of events where comments have left: clients would read over it, and take
+        Raises ``Malformed`` if comments have been sent and this is not an event stream: clients would skip it, and take
         the end for an empty answer.
         """
         if self.waiting and not next((v for k, v in headers if k == b"content-type"), _EVENTS).startswith(_EVENTS):
@@ -213,7 +216,7 @@ class Reply:
         for tee, beneath in self._tees:
             if held is beneath:
                 tee.commit(status, headers)
-        if held is not None:  # of an upstream that broke while it was held, nothing stays: another was asked
+        if held is not None:  # discard what was held of an upstream that broke: this is another one's answer
             held.status, held.headers, held.ended = status, headers, False
             held.body.clear()
             return
@@ -238,11 +241,11 @@ class Reply:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     def part(self) -> None:
-        """Let go of those who had a say before it left: the exchange is over."""
+        """Drop the references to hooks of the exchange, which is over."""
         self.before_commit = self.gate = self._extra = None
 
     async def write(self, chunk: bytes) -> None:
-        """Send a piece of the body; one write of the server, nothing is buffered."""
+        """Send a piece of the body: one write to the server, no buffering."""
         if self.gate is not None:
             chunk = self.gate.write(chunk)
             if not chunk:
@@ -265,7 +268,7 @@ class Reply:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self, chunk: bytes = b"") -> None:
-        """Send the last piece."""
+        """Send the last piece of the body."""
         if self.gate is not None:
             chunk = (self.gate.write(chunk) if chunk else b"") + self.gate.write(b"")
         held = self._held
@@ -287,7 +290,7 @@ class Reply:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def comment(self, frame: bytes, headers: Headers) -> None:
-        """Send a frame that is no content; where nothing has left yet, a 200 with ``headers`` before it."""
+        """Send a frame that is not content, preceded by a 200 with ``headers`` if nothing has been sent yet."""
         if self.state == IDLE:
             self.waiting = True
             await self._head(200, headers)
@@ -299,8 +302,8 @@ class Reply:
     def record(self, tee: Tee) -> Iterator[None]:
         """Let ``tee`` see what the inner side writes: ``with call.reply.record(tee): await inner(call)``.
 
-        What a layer further out holds and replaces is seen as it was written, what one further in holds as it was
-        released. Several layers may record.
+        It sees what an outer layer holds and replaces as originally written, and what an inner layer holds as released.
+        Several layers may record.
         """
         before = self._tees
         self._tees = ((tee, self._held), *before)
@@ -311,14 +314,14 @@ class Reply:
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Held]:
-        """Look before anything leaves: ``async with call.reply.hold() as held: … await held.release()``.
+        """Inspect an answer before it is sent: ``async with call.reply.hold() as held: … await held.release()``.
 
-        What was not released when the block ends without an exception is released then; with one, it is dropped.
-        Several layers may hold, each what the one further in releases.
+        An unreleased answer is released when the block ends normally, and dropped on an exception. Several layers may
+        hold; each gets what the next inner one releases.
         """
         outer = self._held
         held = Held(self, outer)
-        # of attempts that race, one holds: the bytes of two would meet
+        # only one of several racing attempts may hold, or their bytes would mix
         if self.state != IDLE or (outer is not None and (outer.status or outer._task is not held._task)):  # noqa: SLF001
             raise ReplyMisuse("hold of a reply that is committed, or held by another attempt")
         self._held = held

@@ -1,4 +1,4 @@
-"""What stacks share and outlives a reload: stores by URL, transports by settings. Opened once, counted, closed."""
+"""What stacks share across reloads: stores by URL, transports by settings. Opened once, reference-counted, closed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Store:
     """A named store of the stack file. ``scheme`` is memory, sqlite, postgresql or redis.
 
-    ``shared`` is where plugins keep what they opened for this URL: two plugins on one store use one pool, and a reload
-    that leaves the URL alone keeps it.
+    ``shared`` holds what plugins opened for this URL: two plugins on one store use one pool, and a reload that does not
+    change the URL keeps it.
     """
 
     url: str = field(repr=False)
@@ -27,7 +27,7 @@ class Store:
     shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()`` the first time, the same object ever after. Objects with ``aclose`` are closed with the store."""
+        """``make()`` the first time, the same object thereafter. Objects with ``aclose`` are closed with the store."""
         if key not in self.shared:
             self.shared[key] = make()
         value: T = self.shared[key]
@@ -46,7 +46,7 @@ SCHEMES = {
 
 
 class Resources:
-    """The pool of a gateway, and how busy it is; each stack takes its part through a :class:`Lease`."""
+    """The shared resources of a gateway, and its load; each stack acquires its share through a :class:`Lease`."""
 
     def __init__(self) -> None:
         self.load = Load()
@@ -55,7 +55,7 @@ class Resources:
 
 
 class Lease:
-    """What one stack uses. Released as a whole when the stack has drained; what nobody uses any more is closed."""
+    """What one stack uses. Released as a whole once the stack has drained; unused resources are then closed."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -73,18 +73,18 @@ class Lease:
         return value
 
     def store(self, url: str) -> Store:
-        """The store behind ``url``. Raises ``BadConfig`` for a scheme nobody knows."""
+        """The store behind ``url``. Raises ``BadConfig`` for an unknown scheme."""
         scheme = SCHEMES.get(url.partition(":")[0])
         if scheme is None:
             raise BadConfig(f"a store's URL begins with one of: {', '.join(SCHEMES)}")
         return self._take(("store", url), lambda: Store(url, scheme))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """An object that the next stack may go on with; closed, if it has ``aclose()``, when none does."""
+        """An object that the next stack may reuse; its ``aclose()``, if any, is called once no stack uses it."""
         return self._take(("once", key), make)
 
     def transport(self, tls: Tls, proxy: str | None = None, *, http2: bool = False) -> Transport:
-        """A transport with these settings; its pool serves every upstream that has the same."""
+        """A transport with these settings, shared by every upstream that has the same."""
 
         def make() -> Transport:
             if proxy is None and not http2:
@@ -97,11 +97,11 @@ class Lease:
         return self._take(("transport", tls, proxy, http2), make)
 
     def before(self, gateway: Transport, made: Transport, key: Hashable) -> Transport:
-        """What a provider put before ``gateway``, or an equal one that runs; closed when nobody uses it any more."""
+        """A provider's wrapper of ``gateway``, or an equal one already in use; closed when nobody uses it any more."""
         return gateway if made is gateway else self._take(("before", id(gateway), key), lambda: made)
 
     async def release(self) -> None:
-        """Give everything back. Idempotent."""
+        """Release everything. Idempotent."""
         pool = self._resources
         while self._taken:
             key = self._taken.pop()
@@ -118,15 +118,15 @@ async def _close(resource: Any) -> None:
 
 
 def redis_client(url: str, timeout: float | None, *, within: float | None = None, most: int | None = None) -> Any:
-    """An asyncio client of the ``redis`` package that never sends twice: what was sent may have been done.
+    """An asyncio client of the ``redis`` package that never retries: a command that was sent may have been executed.
 
-    (The package's own default, ten retries of five seconds, would hold a request for a minute.)
+    (The package's own default, ten retries of five seconds, would block a request for a minute.)
 
     Args:
         url: of a store whose scheme is ``redis``.
-        timeout: seconds to wait for an answer; ``None`` for one that listens.
-        within: seconds for a connection to come up, if that is another time.
-        most: connections at a time.
+        timeout: seconds to wait for an answer; ``None`` for a client that listens.
+        within: seconds to establish a connection; ``timeout`` by default.
+        most: maximum number of connections.
 
     Raises:
         BadConfig: the driver is not installed, or cannot read the URL.
@@ -146,17 +146,17 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
         "socket_connect_timeout": timeout if within is None else within,
         "legacy_responses": False,
         "max_connections": most,
-        # with them the pool takes what the server closed for a connection with a notice, and hands it out: after each pause
-        # longer than the server's or a balancer's patience, the first call would find no store
+        # with them the pool mistakes a connection closed by the server for one with a pending notice, and hands it out:
+        # after any pause longer than the idle timeout of the server or a balancer, the first call would find no store
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:
         client = connect(url, **how)
-        # made and not opened: what is no option would be an outage for ever
+        # create a connection without opening it: an invalid option would otherwise be a permanent outage
         connection = client.connection_pool.make_connection()
         if hasattr(connection, "ssl_context"):
-            connection.ssl_context.get()  # and so would be a file of certificates that cannot be read
-    except OSError as error:  # ssl's among them: one that is no certificate, a key of another's
+            connection.ssl_context.get()  # and so would an unreadable certificate file
+    except OSError as error:  # includes ssl errors: not a certificate, or a key that does not match it
         raise BadConfig(
             "the files that ssl_ca_certs, ssl_certfile and ssl_keyfile of a redis store's URL name cannot be used: "
             f"{error.strerror or type(error).__name__}"

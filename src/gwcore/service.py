@@ -14,13 +14,13 @@ Y = TypeVar("Y")
 
 
 class Service(Protocol[X_contra]):
-    """Takes a call (or an attempt) to its end. When it returns, the last byte has been handed to the server."""
+    """Runs a call (or an attempt) to its end. When it returns, the last byte has been handed to the server."""
 
     async def __call__(self, x: X_contra, /) -> Outcome:
         """Run to the end; raises :class:`gwcore.errors.GatewayError`.
 
-        As a rule a coroutine function. A layer that has nothing to do afterwards may hand on the coroutine of its inner side, and
-        then raises when it is called: await where you call, or call inside your ``try``.
+        Usually a coroutine function. A layer with nothing to do afterwards may return its inner service's coroutine,
+        and then raises as soon as it is called: await where you call, or call inside your ``try``.
         """
         ...
 
@@ -33,17 +33,17 @@ Router = Callable[[Service[Attempt]], Service[Call]]
 
 
 def compose(layers: Iterable[Layer[X]], inner: Service[X]) -> Service[X]:
-    """Wrap ``inner`` so that the first layer stands outermost."""
+    """Wrap ``inner`` so that the first layer is outermost."""
     for layer in reversed(list(layers)):
         inner = wrap(layer, inner)
     return inner
 
 
 def wrap(layer: Callable[[Service[X]], Service[Y]], inner: Service[X]) -> Service[Y]:
-    """``layer(inner)``. Raises ``AssemblyError`` where that is nothing that can be called."""
+    """``layer(inner)``. Raises ``AssemblyError`` if the result is not callable."""
     made = layer(inner)
     if not callable(made):
-        if hasattr(made, "close"):  # a coroutine, which would warn that nobody awaits it
+        if hasattr(made, "close"):  # a coroutine, which would warn that it was never awaited
             made.close()
         where = getattr(layer, "__qualname__", "a layer")
         raise AssemblyError(

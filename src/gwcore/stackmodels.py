@@ -1,4 +1,4 @@
-"""The stack file as models: every key is a field here, but for the settings of plugins and the options of providers.
+"""Pydantic models of the stack file: every key but the settings of plugins and the options of providers.
 
 :func:`gwcore.config.read` fills them.
 """
@@ -55,10 +55,10 @@ _Words = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=l
 
 
 class When(_Strict):
-    """For which calls an entry is there. Every list that is given must match; within a list, one must.
+    """The calls that an entry applies to. Every given list must match; within a list, one match is enough.
 
-    It holds for layers and taps alike. ``call_started`` is told by what is known then, which may not be the tags; a request
-    that was never understood has no model.
+    It applies to layers and taps alike. For ``call_started`` it is evaluated with what is known then, which may lack
+    tags; a request that could not be parsed has no model.
     """
 
     models: _Words = Field(default=[], description="names of models as clients write them; * stands for any text")
@@ -68,7 +68,7 @@ class When(_Strict):
 
 
 class Entry(_Strict):
-    """``<plugin>: {settings}``, or just ``<plugin>``; and beside it, not inside the settings, ``when:``.
+    """``<plugin>: {settings}``, or just ``<plugin>``; ``when:`` goes next to it, not into the settings.
 
     A plugin's README lists its settings. ::
 
@@ -106,7 +106,7 @@ class AsgiEntry(_Strict):
 
 
 class TimeoutConfig(_Strict):
-    """Deadlines of one request to an upstream. ``null`` waits for ever."""
+    """Deadlines of one upstream request. ``null`` waits for ever."""
 
     connect: Duration | None = Field(default=_DEADLINES.connect, description="name resolution, TCP and TLS together")
     first_byte: Duration | None = Field(default=_DEADLINES.first_byte, description="last request byte to response head")
@@ -188,7 +188,7 @@ def _as_key(value: Any) -> Any:
 
 
 class UpstreamConfig(_Strict):
-    """One entry of ``upstreams``. Keys beyond these are the provider's own options."""
+    """One entry of ``upstreams``. Any other keys are the provider's own options."""
 
     provider: str = Field(description="which vendor or protocol this is")
     api_key: _Key | None = Field(default=None, description="the credential; best written as ${VAR} or ${file:path}")
@@ -228,13 +228,13 @@ class UpstreamConfig(_Strict):
 
     @property
     def timeouts(self) -> Timeouts:
-        """``timeout`` as the transport takes it, in seconds."""
+        """``timeout`` for the transport, in seconds."""
         t = self.timeout_config
         return Timeouts(t.connect, t.first_byte, t.idle, t.total)
 
     @property
     def tls(self) -> Tls:
-        """``tls`` as the transport takes it."""
+        """``tls`` for the transport."""
         return Tls(self.tls_config.ca_file, self.tls_config.verify)
 
     @model_validator(mode="after")
@@ -345,5 +345,5 @@ class StackConfig(_Strict):
 
 
 STORES_THERE: Final = {"memory": "memory:", "book": "sqlite:///gwcore.db"}
-"""The stores that every stack has: nothing opens unless a plugin uses it. ``book`` is for keys and money; the file is in
-the working directory, unless ``stores`` says otherwise."""
+"""The stores that every stack has; none is opened unless a plugin uses it. ``book`` is for keys and money; its file is
+in the working directory unless ``stores`` overrides it."""

@@ -1,4 +1,4 @@
-"""Tokens in disjoint buckets, what else a vendor counts, and what it came to."""
+"""Tokens in disjoint buckets, other units a vendor counts, and the resulting cost."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ IN: Final = (
 )  # fmt: skip
 OUT: Final = ("output", "reasoning", "audio_out", "image_out")
 BUCKETS: Final = IN + OUT
-"""Names of the buckets, which are fields of :class:`Usage` and keys of a price card."""
+"""Names of the buckets: fields of :class:`Usage` and keys of a price card."""
 
 REQUEST: Final = "request"
-"""The fee of the request itself; counted once per attempt, whoever reads usage."""
+"""The fee for the request itself; counted once per attempt, whichever meter reads its usage."""
 FEES: Final = (
     "web_search", "social_search", "file_search", "code_execution", "rerank",
     "image", "audio_seconds", "characters", "pages", "citation", "moderation", REQUEST,
 )  # fmt: skip
-"""What else is counted, in pieces, seconds, calls: keys of ``Usage.fees`` and of a price card. A plugin may add its own.
+"""Counted in other units (pieces, seconds, calls): keys of ``Usage.fees`` and of a price card. A plugin may add its
+own.
 
-A fee may say more of its kind behind slashes (``image/hd/1792x1024``): a card without a price for that has one for
-``image/hd``, or for ``image``.
+A fee may be qualified after slashes (``image/hd/1792x1024``): a card without a price for it falls back to ``image/hd``,
+then to ``image``.
 """
 
 NO_FEES: Mapping[str, int] = MappingProxyType({})
@@ -32,17 +33,17 @@ NO_FEES: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(slots=True)
 class Usage:
-    """What one attempt consumed, in tokens. Every token stands in exactly one bucket.
+    """What one attempt consumed, in tokens. Every token is in exactly one bucket.
 
     Vendors differ: OpenAI and Gemini count cached tokens inside the prompt, Anthropic beside it; OpenAI counts
     reasoning inside the completion, Gemini beside it. Readers normalise to these buckets.
     """
 
     input: int = 0
-    """Uncached text, and what has no bucket of its own (video, documents)."""
+    """Uncached text, and anything without a bucket of its own (video, documents)."""
     cache_read: int = 0
     cache_write_5m: int = 0
-    """Written to the vendor's prompt cache; a vendor that names no lifetime writes here."""
+    """Written to the vendor's prompt cache; also used for vendors that name no lifetime."""
     cache_write_1h: int = 0
     output: int = 0
     """Visible text and tool calls."""
@@ -56,11 +57,11 @@ class Usage:
     fees: Mapping[str, int] = field(default_factory=lambda: NO_FEES)
     """What is counted in other units, by the key of its price; see :data:`FEES`."""
     service_tier: str | None = None
-    """As the reply states it (``flex``, ``priority``, ``batch`` …); ``None`` is the vendor's standard one."""
+    """As stated in the reply (``flex``, ``priority``, ``batch`` …); ``None`` is the vendor's standard tier."""
     reported: int | None = None
-    """The vendor's own figure for this attempt in nano-USD, where its reply has one."""
+    """The vendor's own figure for this attempt's cost in nano-USD, if its reply has one."""
     mismatch: bool = False
-    """The vendor's parts do not sum to its own total. The buckets then hold the reading that costs more."""
+    """The vendor's parts do not add up to its own total. The buckets then hold the more expensive reading."""
 
     @property
     def billable(self) -> bool:
@@ -69,14 +70,14 @@ class Usage:
 
     @property
     def total_in(self) -> int:
-        """Every input token, cached or not: what long-context prices go by."""
+        """Every input token, cached or not: the basis of long-context prices."""
         return (
             self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
             + self.audio_in + self.audio_cache_read + self.image_in + self.image_cache_read
         )  # fmt: skip
 
     def times(self, row: Sequence[int]) -> int:
-        """Each bucket times the number at its place in :data:`BUCKETS`, added up."""
+        """Dot product of the buckets, in :data:`BUCKETS` order, with ``row``."""
         total = self.input * row[0] + self.output * row[8]
         if (
             self.cache_read or self.cache_write_5m or self.cache_write_1h or self.audio_in or self.audio_cache_read
@@ -111,7 +112,7 @@ class Usage:
 
 
 def added(parts: Iterable[Usage]) -> Usage:
-    """What several requests of one attempt consumed together."""
+    """The total usage of several requests of one attempt."""
     whole = Usage(reported=0)
     fees: dict[str, int] = {}
     for part in parts:
@@ -129,13 +130,13 @@ def added(parts: Iterable[Usage]) -> Usage:
 
 @dataclass(slots=True)
 class Cost:
-    """What an attempt came to.
+    """What an attempt cost.
 
     Attributes:
-        nano: nano-USD, of everything that has a price.
-        source: where the prices are from: ``stack``, the name of a catalogue, or ``reply`` for the vendor's own figure.
+        nano: nano-USD, for everything that has a price.
+        source: origin of the prices: ``stack``, the name of a catalogue, or ``reply`` for the vendor's own figure.
         version: of the catalogue, or the digest of the stack file's section.
-        unpriced: buckets and fees that were used and have no price, and an unknown service tier: the true cost is higher.
+        unpriced: used buckets and fees without a price, and an unknown service tier: the true cost is higher.
     """
 
     nano: int

@@ -1,4 +1,4 @@
-"""``when``: for which calls an entry of ``stack`` is there at all. Decided once per call; free where absent."""
+"""``when``: the calls that an entry of ``stack`` applies to. Decided once per call; free where absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ X = TypeVar("X", Call, Attempt)
 
 
 class Condition:
-    """Every list that is given must match; within a list, one does. Names of models may hold ``*``."""
+    """Every given list must match; within a list, one match is enough. Model names may contain ``*``."""
 
     __slots__ = ("_decided", "_dialects", "_models", "_operations", "_said", "_tags")
 
@@ -38,14 +38,14 @@ class Condition:
         return self._said
 
     def __call__(self, call: Call) -> bool:
-        """Whether the entry is there for this call; the first answer holds for all its attempts."""
+        """Whether the entry applies to this call; the first answer holds for all its attempts."""
         decided = call.get(self._decided)
         if decided is None:
             decided = call[self._decided] = self.now(call)
         return decided
 
     def now(self, call: Call) -> bool:
-        """Whether it would be, by what is known of the call by now."""
+        """Whether it would apply, judging by what is known of the call so far."""
         return (
             (self._models is None or (call.model is not None and self._models.match(call.model) is not None))
             and (not self._operations or call.operation in self._operations)
@@ -55,7 +55,7 @@ class Condition:
 
 
 def only_when(condition: Condition | None, layer: Layer[X], call_of: Callable[[X], Call]) -> Layer[X]:
-    """The layer where the condition holds, and nothing where it does not; the layer itself without a condition."""
+    """The layer, bypassed where the condition does not hold; the layer itself if there is no condition."""
     if condition is None:
         return layer
 
@@ -71,8 +71,8 @@ def only_when(condition: Condition | None, layer: Layer[X], call_of: Callable[[X
 
 
 def tap_when(condition: Condition, tap: Callable[..., None], event: str) -> Callable[..., None]:
-    """The tap, told only of calls for which the condition holds."""
-    # nobody has authenticated the call yet, which may bring tags: what is told here must not decide for the layers
+    """The tap, fired only for calls for which the condition holds."""
+    # at call_started the call is not authenticated, and auth may add tags: do not fix the decision for the layers yet
     holds = condition.now if event == "call_started" else condition
 
     @wraps(tap)

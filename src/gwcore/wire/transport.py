@@ -1,6 +1,6 @@
-"""``Transport``: a request to an origin, a status and chunks back.
+"""``Transport``: sends a request to an origin, returns a status and chunks.
 
-Two implementations stand behind this seam: :mod:`gwcore.wire.http1` (asyncio + httptools, the default) and
+It has two implementations: :mod:`gwcore.wire.http1` (asyncio + httptools, the default) and
 :mod:`gwcore.wire.httpx` (httpx2, for proxies and HTTP/2). Both raise only :mod:`gwcore.errors`.
 """
 
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """``host[:port]`` as it stands in the Host header."""
+        """``host[:port]`` as in the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
         return host if self.port == default else f"{host}:{self.port}"
@@ -59,9 +59,9 @@ class Request:
     Attributes:
         method: upper-case.
         origin: where to.
-        target: path and query as they go on the request line, percent-encoded.
-        headers: lower-case names. The transport adds ``host`` and ``content-length`` and refuses CR, LF and NUL.
-        body: whole; never streamed, since a retry needs it.
+        target: path and query as on the request line, percent-encoded.
+        headers: lower-case names. The transport adds ``host`` and ``content-length`` and rejects CR, LF and NUL.
+        body: complete; never streamed, since a retry needs it.
     """
 
     method: str
@@ -73,27 +73,27 @@ class Request:
 
 
 class Response(Protocol):
-    """An answer whose head has arrived. Exactly one of: read to the end, or :meth:`close`."""
+    """An answer whose head has arrived. Either read it to the end or :meth:`close` it."""
 
     status: int
     headers: Headers
     framed: bool
-    """Whether the body's end is known from its framing; ``False`` when only the close of the connection ends it."""
+    """Whether framing marks the end of the body; ``False`` if only the close of the connection does."""
 
     async def read(self) -> bytes:
-        """What the next socket reads brought, as one chunk; ``b""`` at the end, and ever after.
+        """The data of the next socket reads, as one chunk; ``b""`` at the end, and ever after.
 
-        Content-encodings are kept as they are, transfer-encodings removed.
+        Content-encodings are left in place, transfer-encodings removed.
 
         Raises:
-            Broken: the connection ended before the body did.
+            Broken: the connection closed before the end of the body.
             UpstreamTimeout: ``idle`` or ``total`` fired.
             Malformed: the bytes are not HTTP.
         """
         ...
 
     def close(self) -> None:
-        """Give the connection up: back to the pool when the body has ended, closed at once otherwise. Idempotent."""
+        """Release the connection: to the pool if the body has ended, else close it at once. Idempotent."""
         ...
 
 
@@ -103,20 +103,20 @@ class Transport(Protocol):
     async def send(self, request: Request) -> Response:
         """Send and wait for the head.
 
-        A cancelled ``send`` closes its connection. A kept-alive connection that turns out to be closed before any
-        byte of an answer came is replaced once, if the request provably was not processed.
+        A cancelled ``send`` closes its connection. If a kept-alive connection turns out to be closed before any byte of
+        an answer has arrived, it is replaced once, provided the request was provably not processed.
 
         Raises:
             Unreachable: nothing was sent.
             UpstreamTimeout: ``connect`` (``sent=False``), ``first_byte`` or ``total``.
-            Broken: sent, and the connection ended without an answer.
+            Broken: sent, and the connection closed without an answer.
             Malformed: the head is not HTTP/1.1, or over its caps.
         """
         ...
 
     @property
     def in_use(self) -> int:
-        """Connections that carry a request now."""
+        """Number of connections with a request in flight."""
         ...
 
     async def aclose(self) -> None:
@@ -130,14 +130,14 @@ class Tls:
 
     Attributes:
         ca_file: PEM bundle that replaces the system's trust store.
-        verify: ``False`` accepts any certificate; refused by ``gwcore check`` unless the origin is loopback.
+        verify: ``False`` accepts any certificate; ``gwcore check`` rejects it unless the origin is loopback.
     """
 
     ca_file: str | None = None
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """A client context; raises ``OSError`` when ``ca_file`` cannot be read."""
+        """A client context; raises ``OSError`` if ``ca_file`` cannot be read."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if not self.verify:
             context.check_hostname = False
