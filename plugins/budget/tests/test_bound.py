@@ -179,6 +179,14 @@ def test_what_is_held_is_rounded_up_and_the_answer_that_it_pays_for_down():
     assert scaled(1, (5, 4)) == 2
 
 
+@pytest.mark.parametrize("name", ["cache_control", "explicitCaching"])
+def test_what_may_be_written_into_a_cache_is_held_for_at_its_price(name):
+    prices = card(input=1, cache_write_5m=5)
+    plain, writes = (fakes.call("hi", max_tokens=1, **{said: {}}) for said in ("x" * len(name), name))
+    least, most = (bound(Attempt(made, made.targets[0]), prices, 1) for made in (plain, writes))
+    assert most.fixed == 5 * least.fixed
+
+
 def test_negative_control_whoever_trusts_the_document(monkeypatch):
     monkeypatch.setattr(module, "_plain", lambda *_: True)
     with pytest.raises(AssertionError):

@@ -97,6 +97,23 @@ async def test_what_can_never_fit_is_not_told_to_come_back(store_url):
             await sound(plugin)
 
 
+@pytest.mark.parametrize(("other", "waited"), [("wait", 5.0), ("clamp", 5.0), ("reject", 0.0)])
+async def test_one_budget_that_refuses_at_once_is_not_waited_for_because_another_waits(other, waited):
+    rules = [{"per": "key", "limit": "$1", "on_short": "wait"}, {"per": "global", "limit": "$9", "on_short": other}]
+    async with FakeUpstream() as up:
+        up.default = completion(1)
+        async with serving(stack(up.url, "memory:", mode="direct", rules=rules, wait="5s")) as (url, _, plugin):
+            real, waits = plugin.ledger.hold, []
+
+            def hold(*args, **options):
+                waits.append(options["wait"])
+                return real(*args, **options)
+
+            plugin.ledger.hold = hold
+            assert (await ask(url, max_tokens=20)).status == 200
+            assert waits == [waited]
+
+
 async def burst(store_url, mode, wait, delay=0.3):
     """B10 in small: six sessions whose worst cases are the whole budget together with one more, and whose answers are short."""
     async with FakeUpstream() as up:

@@ -14,7 +14,7 @@ from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget.ledger.group import Unavailable
 from gwcore_budget.ledger.home import StoreDown
 from gwcore_budget.ledger.homes import LEDGER, home_of
-from gwcore_budget.ledger.ops import NOTHING_METERED, POSTED, VOIDED, Bury, Facts
+from gwcore_budget.ledger.ops import NOTHING_METERED, POSTED, VOIDED, Bury, Facts, Hold
 from gwcore_budget.ledger.verify import verify
 
 PRICES = {"*": {"input": "$1/M", "output": "$1/M", "context_window": 1_000_000, "max_output": 1000}}
@@ -112,6 +112,14 @@ async def test_a_call_without_a_bound_teaches_nothing_about_the_models_bounds(un
                 assert (await ask(url, tools=[{"type": "web_search"}], max_tokens=100)).status == 200
             assert [settled for _, _, settled, _ in await holds(plugin)] == [50_010_000] * 3
             assert not plugin._factors and plugin.counts["underestimates"] == 0
+
+
+async def test_a_model_that_always_costs_more_is_held_for_64_times_and_no_more():
+    async with serving(stack("http://up", "memory:", prices=PRICES)) as (_, _, plugin):
+        for _ in range(40):
+            plugin._over(Hold("h", "w", POSTED, 1, 2, (), 0, 0, Facts("h", model="m")))
+        factor, of = plugin._factors["m"]
+        assert 64 <= factor / of < 64 * 5 / 4
 
 
 async def test_a_factor_that_grows_while_money_is_waited_for_cuts_nothing_below_zero():

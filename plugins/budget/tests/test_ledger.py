@@ -27,7 +27,7 @@ from gwcore_budget.ledger.ops import (
     Stale,
 )  # fmt: skip
 from gwcore_budget.ledger.postgres import PostgresHome
-from gwcore_budget.ledger.verify import verify
+from gwcore_budget.ledger.verify import _Tally, verify
 from gwcore_budget.window import Window
 
 G = "global:total"
@@ -389,6 +389,14 @@ async def test_verify_sees_what_is_wrong(home):
     await home.rows("UPDATE budget_account SET pending=599 RETURNING id")
     found = (await verify(home)).problems
     assert len(found) == 2 and found[0].startswith("I2") and found[1].startswith("I3")
+
+
+@pytest.mark.parametrize(("posted", "pending"), [(-1, 0), (0, -1)])
+def test_verify_sees_money_below_zero(posted, pending):
+    """The tables themselves refuse it: this is for books that came from elsewhere without their constraints."""
+    tally = _Tally()
+    tally.add(("account", 1, posted, pending, 0, 0, "b"))
+    assert any(problem.startswith("I12") for problem in tally.report().problems)
 
 
 async def test_verify_sees_what_is_overdue(make_home):

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from objects_world import KEYS, stack_text, world
+from sqlalchemy import update
 
 import gwcore_objects.book
 from gwcore.errors import AssemblyError, GatewayError, StoreUnavailable
 from gwcore.gateway import Gateway
 from gwcore.resources import Lease, Resources
-from gwcore.sql import engine_of
+from gwcore.sql import engine_of, writing
 from gwcore.testing.conformance import PluginConformance
 from gwcore.testing.fakes import call
 from gwcore_objects import Objects
-from gwcore_objects.book import Book, Home, Kept, owner_key
+from gwcore_objects.book import KEPT, Book, Home, Kept, owner_key
 from gwcore_objects.ids import named
 
 
@@ -176,6 +177,32 @@ async def test_the_memory_is_bounded(tmp_path, monkeypatch):
         book.forget("f1", [Home("u", 0)])
         await written(book)
         assert (await book.find("f1", "team:a", patient=False)) == ([], False)
+
+
+async def test_an_id_that_is_there_more_than_once_is_forgotten_where_it_is_meant(store_url):
+    """Of two tenants, as whoever got it from the cache has it, and at two upstreams, which may hand out the same."""
+    here, there = Home("u", 0), Home("v", 0)
+    async with opened(store_url) as book:
+
+        async def of(owner):
+            book._known.clear()
+            return set((await book.find("r", owner, patient=False))[0])
+
+        for owner, home in (("team:a", here), ("team:b", here), ("team:a", there), ("team:b", there)):
+            book.note(Kept("r", owner, home, "response"))
+        await written(book)
+        assert await of("team:a") == await of("team:b") == {here, there}
+        async with writing(book._store) as sql:
+            await sql.execute(update(KEPT).where(KEPT.c.owner == "team:b").values(made=0))
+        assert await book.sweep() == 2
+        assert (await of("team:a"), await of("team:b")) == ({here, there}, set())
+        book.forget("r", [there])
+        await written(book)
+        assert await of("team:a") == {here}
+
+
+def test_owners_that_begin_alike_are_not_one():
+    assert len({owner_key("key:" + "k" * 400 + end) for end in "ab"}) == 2
 
 
 @pytest.mark.parametrize(

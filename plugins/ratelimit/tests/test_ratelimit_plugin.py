@@ -294,6 +294,22 @@ async def test_what_another_limiter_refused_is_given_back():
         assert left(got) > 9900
 
 
+async def test_a_refusal_behind_an_attempt_that_was_sent_gives_nothing_back():
+    """A budget refuses the router's second choice: the first was asked all the same, and may have used what was reserved."""
+    async with limiter({"per": "key", "requests": "2/min", "tokens": "10k/min"}) as plugin:
+
+        async def broke(made):
+            Attempt(made, made.targets[0]).error = UpstreamTimeout("late", phase="first_byte")
+            second = Attempt(made, made.targets[0])
+            second.error = BudgetExceeded("no money")
+            raise second.error
+
+        assert (await ask(plugin.call_layer(broke), max_tokens=500)).error.code == "budget_exceeded"
+        got = await ask(plugin.call_layer(Upstream(used(1))), max_tokens=1)
+        assert got.headers[b"x-ratelimit-remaining-requests"] == b"0"
+        assert left(got) < 9_600
+
+
 # ── what cannot be ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
