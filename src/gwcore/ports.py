@@ -140,10 +140,9 @@ class Directory(Protocol):
         ...
 
     async def policies(self, scope: str, ids: Iterable[str], plugin: str) -> Mapping[str, Mapping[str, Any]]:
-        """A plugin's current policies by id; ids that have none, or are unknown, are absent. Raises
-        ``StoreUnavailable``.
+        """A plugin's current policies by id; ids that have none, or are unknown, are absent.
 
-        ``scope``: one of those of ``Principal.policies``.
+        ``scope``: one of those of ``Principal.policies``. Raises ``StoreUnavailable``.
         """
         ...
 
