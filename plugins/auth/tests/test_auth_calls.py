@@ -388,7 +388,7 @@ async def test_cached_keys_cost_no_sql(api):
     engine = engine_of(api.auth.book.store).sync_engine
 
     def note(_connection, _cursor, statement, *_):
-        if "auth_clock" not in statement:
+        if "auth_clock" not in statement and "auth_change" not in statement:  # the feed's own look
             statements.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
