@@ -1,4 +1,4 @@
-"""Where a call goes: its model's name resolved to targets, once per call, behind whatever says who calls."""
+"""Resolves a call's model name to targets, once per call, after authentication."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _THEIR_TAGS = b"x-litellm-tags"
 _log = structlog.get_logger("gwcore")
 
 Permits = Sequence[Callable[[Call, str], bool]]
-"""``Plugin.visible`` of every plugin that has one: whether whoever calls may use a model. All must say so."""
+"""``Plugin.visible`` of every plugin that overrides it: whether the caller may use a model. All must agree."""
 
 
 def read_tags(call: Call) -> None:
-    """Give the call the tags that its client names."""
+    """Set the call's tags from its client's headers."""
     tags = call.header(TAGS, _THEIR_TAGS)
     if tags is not None:
         named = [tag.strip() for tag in words(tags).split(",")[:32]]
@@ -30,11 +30,11 @@ def read_tags(call: Call) -> None:
 
 
 def aim(models: Models, call: Call, permits: Permits = ()) -> None:
-    """Give the call its targets.
+    """Set the call's targets.
 
     Raises:
-        UnknownModel, Untranslatable: there is nowhere to go.
-        Forbidden: the call is for another model than its client asked for, which the client may not use.
+        UnknownModel, Untranslatable: no target serves the call.
+        Forbidden: the call was redirected to a model that its client may not use.
     """
     if call.model is not None:
         if call.model != call.asked and not all(permit(call, call.model) for permit in permits):
@@ -44,7 +44,7 @@ def aim(models: Models, call: Call, permits: Permits = ()) -> None:
         except UnknownModel:
             if call.route.model != "optional":
                 raise
-            call.model = None  # a name of its vendor's
+            call.model = None  # not a model of this stack but a name of the vendor's
         else:
             return
     wanted = call.header(UPSTREAM)
@@ -58,7 +58,7 @@ def aim(models: Models, call: Call, permits: Permits = ()) -> None:
 
 
 def known(name: str) -> Layer[Call]:
-    """The layer behind the plugin that identifies: whoever comes through has a principal."""
+    """The layer after the identifying plugin: ensures that every call it lets through has a principal."""
 
     def layer(inner: Service[Call]) -> Service[Call]:
         def one(call: Call) -> Coroutine[Any, Any, Outcome]:
@@ -73,7 +73,7 @@ def known(name: str) -> Layer[Call]:
 
 
 def aiming(models: Models, permits: Permits) -> Layer[Call]:
-    """The layer that aims every call."""
+    """The layer that sets every call's targets."""
 
     def layer(inner: Service[Call]) -> Service[Call]:
         def aimed(call: Call) -> Coroutine[Any, Any, Outcome]:

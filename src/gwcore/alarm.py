@@ -1,4 +1,4 @@
-"""A deadline for the beginning of an answer: a client's own, in ``x-gwcore-timeout`` (or LiteLLM's header), or a router's."""
+"""A deadline for the start of an answer: the client's, in ``x-gwcore-timeout`` (or LiteLLM's header), or a router's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT, _THEIR_TIMEOUT = b"x-gwcore-timeout", b"x-litellm-timeout"
 
 
 def patience(call: Call) -> float | None:
-    """Seconds that the client waits for the beginning of its answer, if it says so. Raises ``BadRequest``."""
+    """Seconds that the client will wait for its answer to begin, if given. Raises ``BadRequest``."""
     wanted = call.header(TIMEOUT, _THEIR_TIMEOUT)
     if wanted is None:
         return None
@@ -27,16 +27,16 @@ def patience(call: Call) -> float | None:
 
 
 class Alarm:
-    """Ends an attempt whose answer has not begun in time, and tells of its beginning.
+    """Cancels an attempt whose answer has not begun in time, and reports when it begins.
 
     Args:
-        attempt: its task is the current one.
-        at: seconds from now, and the phase it is the end of; ``None`` never.
+        attempt: runs in the current task.
+        at: seconds from now, and the phase that this limits; ``None`` for no deadline.
         begun: called at the commit.
 
     Attributes:
         committed: the answer has begun.
-        rang: it did not in time.
+        rang: the deadline passed first.
     """
 
     __slots__ = ("_attempt", "_begun", "_cancelling", "_handle", "_phase", "_task", "committed", "rang")
@@ -61,13 +61,13 @@ class Alarm:
         self._task.cancel()
 
     def ours(self) -> GatewayError | None:
-        """After a ``CancelledError``: the time-out that it stands for; ``None`` if somebody else cancelled the call."""
+        """After a ``CancelledError``: the timeout that caused it; ``None`` if something else cancelled the call."""
         if self.rang and self._task.uncancel() <= self._cancelling:
             return self._attempt.error
         return None
 
     def off(self) -> None:
-        """The attempt is over, or its answer has begun."""
+        """Disarm: the attempt is over, or its answer has begun."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -81,7 +81,7 @@ class Alarm:
 
 
 class Single:
-    """The gate of a call with one attempt at a time: leaves the reply's way once the answer has begun."""
+    """The gate of a call with one attempt at a time: removes itself once the answer has begun."""
 
     __slots__ = ("_alarm", "_call")
 

@@ -1,4 +1,4 @@
-"""Stack file + catalog → ``Stack``. Reads, validates, constructs, checks the order, compiles; starts nothing."""
+"""Stack file + catalog → ``Stack``. Reads, validates, constructs, checks order and compiles; starts nothing."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def assemble(
     """Compile a stack.
 
     Args:
-        source: path of the stack file, its text, or what was read of it.
+        source: path of the stack file, its text, or an already loaded source.
         catalog: what is installed.
-        resources: the pool that stores and transports come from.
+        resources: the pool of stores and transports.
         env: for ``${VAR}``.
-        lease: what is taken of them, for whoever goes on where this raises.
+        lease: holds the resources acquired; pass one to be able to release them if this raises.
 
     Raises:
         gwcore.stackfile.StackErrors: with every problem of the file.
-        AssemblyError: what only construction can find.
+        AssemblyError: a problem that only construction can find.
     """
     text = load(source)
     config = read(text, env=env, registry=catalog)
@@ -114,7 +114,7 @@ def _own_prices(config: StackConfig) -> dict[str, dict[str, Override]]:
 
 
 def _addressed(source: StackSource, config: StackConfig, catalog: Catalog) -> None:
-    """Every upstream has an address: its own, or that of its provider."""
+    """Check that every upstream has an address: its own, or its provider's default."""
     bare = [
         source.problem(
             ("upstreams", name, "provider"),
@@ -226,12 +226,12 @@ def _readings(load: Load, placed: list[Placed]) -> Iterator[Sample]:
     for p in placed:
         try:
             yield from p.plugin.metrics()
-        except Exception:  # one plugin's fault must not hide what the others show
+        except Exception:  # one plugin's fault must not hide the others' samples
             faults[p.name] += 1
 
 
 def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | None:
-    """The admin API, where somebody decides who may use it: without an Authority nothing is served."""
+    """The admin API; ``None`` without an Authority: nothing is served unless something decides who may use it."""
     authority = ports.get(Authority)
     if authority is None:
         return None
@@ -241,19 +241,19 @@ def _admin(placed: tuple[Placed, ...], ports: dict[type, object]) -> AdminApp | 
 
 
 def _identifying(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
-    """What says who calls, and a look whether it did: a path through it that forgets to would be everybody's."""
+    """The identifying layer, followed by a check that it set a principal, in case one of its paths forgets to."""
     return [layer for p in placed if p.plugin.identifies for layer in (p.plugin.call_layer, known(p.name))]
 
 
 def _throttling(placed: tuple[Placed, ...]) -> list[Layer[Call]]:
-    """The layers of what throttles, as they stand in the pipeline."""
+    """The layers of throttling plugins, in pipeline order."""
     return [only_when(p.when, p.plugin.call_layer, _itself) for p in placed if p.plugin.throttles]
 
 
 def _answers(
     placed: tuple[Placed, ...], before: Sequence[Layer[Call]]
 ) -> tuple[list[tuple[Dialect, Route]], dict[Route, Service[Call]]]:
-    """The addresses that plugins answer to clients, and what answers each, behind what says who calls and what throttles."""
+    """The plugins' client routes, and the service for each, wrapped in the identifying and throttling layers."""
     routes: list[tuple[Dialect, Route]] = []
     owners: dict[Route, Placed] = {}
     for p in placed:
@@ -300,7 +300,7 @@ def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch, pe
         if "call" in p.rings:
             outer = only_when(p.when, plugin.call_layer, _itself)
             if plugin.identifies or plugin.selects:
-                selecting.append(outer)  # who is not known learns no model's name
+                selecting.append(outer)  # before aiming: an unauthenticated client must learn no model names
                 if plugin.identifies:
                     selecting.append(known(p.name))
             else:
@@ -325,7 +325,7 @@ def _condition(entry: Entry) -> Condition | None:
 
 
 def _taps(placed: tuple[Placed, ...]) -> Taps:
-    """Compile the watching hooks: pluggy orders them, the request path walks tuples."""
+    """Compile the watching hooks: pluggy orders them, the request path iterates over tuples."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Watching)
     at: dict[int, Placed] = {}
@@ -353,11 +353,11 @@ def _middleware(entry: Any) -> Middleware:
         raise BadConfig(f"asgi: {entry.app} cannot be imported; write package.module:Class") from None
     try:
         inspect.signature(made).bind(None, **entry.options)
-    except (TypeError, ValueError) as error:  # not callable, or with other options
+    except (TypeError, ValueError) as error:  # not callable, or takes other options
         raise BadConfig(f"asgi: {entry.app} is called as app(inner, **options): {error}") from None
     return Middleware(entry.app, lambda app: made(app, **entry.options))
 
 
 def package_owners(stack: Stack) -> dict[str, str]:
-    """Import package → plugin name, to say whose code raised."""
+    """Import package → plugin name, to attribute exceptions to plugins."""
     return {type(p.plugin).__module__.partition(".")[0]: p.name for p in stack.placed}

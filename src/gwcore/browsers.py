@@ -1,7 +1,8 @@
-"""What an open gateway must not answer: a website that the browser of its own machine shows.
+"""Protects an open gateway from websites shown in a browser on its own machine.
 
-Listening on loopback keeps other machines out, and no browser. A site may post to 127.0.0.1 and spend without reading the
-answer, and with a name that it lets point there (DNS rebinding) it reads, too. Where a credential is asked for, it has none.
+Listening on loopback keeps other machines out, but not browsers. A site can post to 127.0.0.1 and spend money without
+reading the answer, or, with a name of its own pointing there (DNS rebinding), read it too. A gateway that requires a
+credential is safe: the site has none.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from gwcore.stackmodels import is_loopback
 from gwcore.wire.transport import Headers
 
 _LOCAL = (".localhost", ".local", ".internal", ".home.arpa", ".lan", ".test")
-"""Ends of names that no stranger can register."""
+"""Domain suffixes that no outsider can register."""
 
 
 def website(headers: Headers) -> bool:
-    """Whether a request comes from a website elsewhere, or by a name that is not this machine's."""
+    """Whether a request comes from a foreign website, or addresses a name that is not this machine's."""
     host = origin = b""
     for name, value in headers:
         if name == b"host":
@@ -35,7 +36,7 @@ def _foreign(host: bytes, origin: bytes) -> bool:
         return False
     scheme, _, rest = origin.decode("latin-1").partition("://")
     if scheme not in {"http", "https"}:
-        return scheme == "null"  # a frame that hides where it is from; applications and extensions say who they are
+        return scheme == "null"  # a frame that hides its origin; applications and extensions have their own schemes
     there = _name(rest)
     return not (_loopback(there) or there == here)
 
@@ -52,5 +53,5 @@ def _loopback(name: str) -> bool:
 
 
 def _ours(name: str) -> bool:
-    """Whether a name cannot be one that a stranger lets point here: an address, one word, or of a local domain."""
+    """Whether no outsider can point this name here: it is an address, a single label, or in a local domain."""
     return "." not in name or name[0] == "[" or name.endswith(_LOCAL) or name.replace(".", "").isdigit()

@@ -53,18 +53,18 @@ _WITHHELD: Final = "holds a value that is not known here (withheld, since it may
 
 
 class Registry(Protocol):
-    """What is installed, as far as reading needs it; :class:`gwcore.catalog.Catalog` is one."""
+    """What reading needs to know of what is installed; implemented by :class:`gwcore.catalog.Catalog`."""
 
     def plugin_config(self, name: str) -> type[BaseModel] | None:
         """The settings model of a plugin; ``None`` when it is not installed."""
         ...
 
     def plugin_names(self) -> list[str]:
-        """Words that ``stack`` may hold."""
+        """Names that ``stack`` may contain."""
         ...
 
     def watch_names(self) -> list[str]:
-        """Words that ``watch`` may hold."""
+        """Names that ``watch`` may contain."""
         ...
 
     def provider_options(self, name: str) -> type[BaseModel] | None:
@@ -72,23 +72,23 @@ class Registry(Protocol):
         ...
 
     def provider_names(self) -> list[str]:
-        """Words that ``provider`` may hold."""
+        """Names that ``provider`` may be."""
         ...
 
     def identifies(self, name: str) -> bool:
-        """Whether that plugin says who calls."""
+        """Whether that plugin authenticates callers."""
         ...
 
     def dialects(self) -> Sequence[Dialect]:
-        """The wire formats of all that has been loaded by now."""
+        """The dialects loaded so far."""
         ...
 
     def offered(self, name: str) -> list[str]:
-        """What the distribution behind a word has, as in ``the plugin stamp``; nothing when it is not installed."""
+        """What the distribution behind a name offers, as in ``the plugin stamp``; empty if it is not installed."""
         ...
 
     def install_hint(self, name: str) -> str | None:
-        """What to install for a word: the distribution that offers it, or the extra without which it cannot be loaded."""
+        """What to install for a name: the distribution that offers it, or an extra it needs to be loaded."""
         ...
 
 
@@ -103,7 +103,7 @@ def read(source: StackSource, *, env: Mapping[str, str], registry: Registry) -> 
     Raises:
         StackErrors: with every problem that was found.
     """
-    # what is built on a file with a broken shape would only add noise
+    # errors derived from a malformed file would only be noise
     if not isinstance(source.data, dict):
         mend = "begin with: gwcore: 1"
         raise StackErrors(source.problems or [source.problem((), "is not a mapping", mend)])
@@ -123,7 +123,7 @@ class _Reader:
         self._registry = registry
         self._hidden = resolved.values
         self.problems = [*source.problems, *(source.problem(f.loc, f.message, f.mend) for f in resolved.faults)]
-        # what is said of these is said; a second complaint about the same place would only mislead
+        # report each place once; a second problem there would only mislead
         self._said = {problem.where for problem in self.problems}
         stores = self._data.get("stores")
         self._context = {
@@ -132,8 +132,8 @@ class _Reader:
         }
 
     def config(self) -> StackConfig | None:
-        """The configuration, or ``None`` when its frame is wrong; complete only if there are no problems."""
-        # a section that is null is empty; one of a wrong type stays as it is, so that the model says so
+        """The configuration, or ``None`` if its structure is wrong; complete only if there are no problems."""
+        # a null section counts as empty; one of a wrong type is kept, so that the model reports it
         data = {key: value for key, value in self._data.items() if value is not None}
         if isinstance(data.get("upstreams"), dict):
             made = {name: self._upstream(name, raw) for name, raw in data["upstreams"].items()}
@@ -180,7 +180,7 @@ class _Reader:
         return None if config is None else Entry(name=name, config=config, when=when, loc=loc)
 
     def _when_words(self, entries: Any) -> None:
-        """A condition on a word that no dialect has would switch its entry off without a sound."""
+        """Check the words of conditions: one that no dialect has would silently disable its entry."""
         dialects = self._registry.dialects()
         known = {
             "dialects": sorted(d.name for d in dialects),
@@ -208,7 +208,7 @@ class _Reader:
         return model
 
     def _missing(self, kind: str, name: str, loc: Loc, known: list[str]) -> None:
-        # one distribution has every provider of ours
+        # one distribution contains all our providers
         hint = self._registry.install_hint(name if kind == "plugin" or known else "providers")
         offered = self._registry.offered(name)
         if offered:
@@ -230,7 +230,7 @@ class _Reader:
         own = {key: value for key, value in raw.items() if key not in _UPSTREAM_KEYS}
         provider = raw.get("provider")
         try:
-            # loads what the word names, so that it is among the known ones
+            # loads the provider, so that it is among the known ones
             options = self._registry.provider_options(provider) if isinstance(provider, str) else None
         except Exception as error:  # importing a distribution may raise anything
             mend = "install what it needs, or take the upstream out"
@@ -249,7 +249,7 @@ class _Reader:
         return self._check(UpstreamConfig, data, loc)
 
     def _models(self) -> None:
-        """Every target names an upstream that is there; what else the types of ``models`` cannot say."""
+        """Check that every target names an existing upstream, and what else types cannot express of ``models``."""
         models = self._data.get("models")
         for name, meaning in models.items() if isinstance(models, dict) else ():
             loc: Loc = ("models", name)
@@ -267,7 +267,7 @@ class _Reader:
 
     def _target(self, loc: Loc, name: str, target: Any) -> None:
         if not isinstance(target, str) or (target == name and "*" in name):
-            # the model reports a wrong type; a wildcard that passes names on is resolved for each call
+            # the model reports a wrong type; a wildcard that passes names through is resolved per call
             return
         raw = self._data.get("upstreams")
         upstreams: dict[str, Any] = raw if isinstance(raw, dict) else {}
@@ -285,11 +285,11 @@ class _Reader:
             self._add(loc, "names no upstream", "write upstream/model")
 
     def _closed(self, config: StackConfig) -> None:
-        """Without authentication everybody is let in: fine where only this machine can come, else only if it says so."""
+        """Reject a stack without authentication, unless only this machine can reach it or it is explicitly open."""
         server, written = config.server, self._data.get("stack") or ()
         if server.open or is_loopback(server.host) or "server.host" in self._said:
             return
-        # an entry that could not be read may have been the guard, and its problem is told
+        # an unreadable entry may have been the auth plugin, and is already reported
         if len(config.stack) < len(written) or any(self._registry.identifies(entry.name) for entry in config.stack):
             return
         mend = "put an authentication plugin into stack, listen on 127.0.0.1, or set server.open: true"
@@ -299,7 +299,7 @@ class _Reader:
     # ── problems ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _add(self, loc: Loc, message: str, mend: str | None = None, plugin: str | None = None) -> None:
-        """Note a problem. Never shows what a reference put in."""
+        """Add a problem. Never shows a value that came from a reference."""
         if any(quotes(value, message) for value in self._hidden):
             message = _WITHHELD
         if mend and any(quotes(value, mend) for value in self._hidden):
@@ -387,14 +387,14 @@ def _upstream_shape(provider: str, base: Mapping[str, Any], own: Mapping[str, An
 
 
 def _or_reference(schema: Any) -> Any:
-    """The schema, where numbers, booleans and limited strings may also be written as ``${…}``."""
+    """The schema, extended so that numbers, booleans and enumerated strings may also be written as ``${…}``."""
     if isinstance(schema, list):
         return [_or_reference(below) for below in schema]
     if not isinstance(schema, dict):
         return schema
     changed = {key: _or_reference(below) for key, below in schema.items()}
     kind = schema.get("type")
-    # a property may be called "type": then this is no schema but a mapping of them
+    # a property may be named "type": then this is not a schema but a mapping of schemas
     if isinstance(kind, str) and (kind in {"integer", "number", "boolean"} or (kind == "string" and "enum" in schema)):
         return {"anyOf": [changed, {"type": "string", "pattern": r"\$\{"}]}
     return changed

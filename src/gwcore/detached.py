@@ -1,4 +1,4 @@
-"""Work of a stack that no client waits for: calls of its own, such as a cache's refresh. It ends before the stack does."""
+"""A stack's background work that no client waits for, such as a cache refresh. It ends before the stack does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gwcore.taps import Taps, tell
 
 
 class Detached:
-    """One per stack. When the stack drains, what runs is waited for with the clients' calls, then cancelled.
+    """One per stack. When the stack drains, tasks are waited for along with the clients' calls, then cancelled.
 
     Attributes:
-        taps: of the stack: they are told of these calls as of any other.
+        taps: of the stack: they fire for these calls as for any other.
     """
 
     def __init__(self) -> None:
@@ -25,11 +25,11 @@ class Detached:
 
     @property
     def running(self) -> int:
-        """Tasks under way."""
+        """Number of running tasks."""
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run it beside the calls. What it raises is its own affair."""
+        """Run it in the background. Its exceptions are ignored here."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._over)
@@ -38,10 +38,10 @@ class Detached:
     def _over(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # seen: a failure without a client is no warning of the loop's
+            task.exception()  # mark as retrieved, so that the loop does not warn
 
     async def call(self, call: Call, service: Service[Call]) -> Outcome:
-        """The life of one call without a client. Its error is in the outcome; nobody is told but the taps."""
+        """Run one call without a client. Its error is in the outcome, and reported only to the taps."""
         outcome = Outcome(0)
         if self.taps.call_started:
             tell(self.taps.call_started, call)
@@ -60,7 +60,7 @@ class Detached:
         return outcome
 
     async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the stack's own, in seconds
-        """Wait for what runs, at most ``timeout`` seconds, then cancel it."""
+        """Wait up to ``timeout`` seconds for running tasks, then cancel them."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=timeout)

@@ -1,8 +1,8 @@
-"""The innermost service: an attempt becomes an upstream request, and its answer the reply.
+"""The innermost service: turns an attempt into an upstream request, and relays the answer as the reply.
 
-Same dialect in and out: the body is forwarded as received, with ``model`` spliced; reply bytes are forwarded as they
-arrive, one write per read. Before the commit every failure is raised, so that a router can try elsewhere and the client
-gets a true status; after it, the Gateway ends the stream with an error event.
+Same dialect in and out: the body is forwarded as received, with ``model`` spliced in; reply bytes are forwarded as they
+arrive, one write per read. Before the commit every failure is raised, so that a router can try another target and the
+client gets a correct status; after it, the Gateway ends the stream with an error event.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ COUNT = "count_tokens"
 COST = b"x-gwcore-cost-usd"
 ERROR_BODY_CAP = 1 << 20
 
-# Request headers every vendor understands; a dialect adds its own prefixes. All else stays here: hop-by-hop headers,
-# cookies, credentials, forwarding and metadata-service headers can reach no upstream because nothing lets them.
+# An allow-list: request headers every vendor understands, plus each dialect's own prefixes. So hop-by-hop headers,
+# cookies, credentials, forwarding and metadata-service headers cannot reach an upstream.
 _REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"user-agent", b"idempotency-key", b"accept-language"})
-_PLAIN_HEADERS = frozenset({b"user-agent", b"idempotency-key"})  # of a request that is said in another dialect
-_ALONE = frozenset({b"user-agent"})  # of one that is several: one key for all would make them one
+_PLAIN_HEADERS = frozenset({b"user-agent", b"idempotency-key"})  # for a request translated to another dialect
+_ALONE = frozenset({b"user-agent"})  # for a request split into several: a shared idempotency key would merge them
 _NO_DIALECTS: Mapping[str, Dialect] = MappingProxyType({})
 _RESPONSE_HEADERS = frozenset(
     {
@@ -87,12 +87,12 @@ _RESPONSE_PREFIXES = (b"x-ratelimit-",)
 def build(
     attempt: Attempt, demand: Demand = Demand.NOTHING, dialects: Mapping[str, Dialect] = _NO_DIALECTS
 ) -> tuple[Request, Translation | Batches | None]:
-    """The upstream request of an attempt, the first of several, and its translation where it has one; nothing is sent.
+    """Build an attempt's upstream request (the first, if it is split) and its translation, if any; sends nothing.
 
     Raises:
-        Untranslatable: the upstream does not serve this operation, or cannot be told what the request says.
-        NotServed: the upstream counts no tokens.
-        BadRequest: the document, the query string or the form cannot be sent on.
+        Untranslatable: the upstream does not serve this operation, or its dialect cannot express the request.
+        NotServed: the upstream does not count tokens.
+        BadRequest: the document, the query string or the form cannot be forwarded.
     """
     call, target = attempt.call, attempt.target
     upstream = target.upstream
@@ -109,7 +109,7 @@ def build(
         if way is not None:
             return _translated(attempt, way, way.body), way
     if found is None:
-        # clients that count tokens do so themselves where they hear 404, and stop at anything else
+        # on a 404 clients fall back to counting tokens themselves; any other error stops them
         missing = NotServed if call.operation == COUNT else Untranslatable
         raise missing(
             f"upstream {upstream.name!r} (provider {upstream.provider.name}) does not serve "
@@ -157,7 +157,7 @@ def _body(attempt: Attempt, demand: Demand, own: Document | None) -> bytes:
     call, model = attempt.call, attempt.target.model
     document = call.document if own is None else own
     if document is None:
-        # where the path names the model, the form may name another one
+        # if the path names the model, the form may name a different one
         if call.route.body == "form" and model and (model != call.asked or call.route.model == "path"):
             return replace_field(call.raw, call.header(b"content-type") or b"", b"model", model.encode())
         return call.raw
@@ -179,10 +179,10 @@ def _body(attempt: Attempt, demand: Demand, own: Document | None) -> bytes:
 
 
 def _with_query(path: str, query: bytes) -> str:
-    """Append the client's parameters, less the credential that Google's SDKs may put there, and what the path says itself."""
+    """Append the client's parameters, except a credential, as sent by Google's SDKs, and those already in the path."""
     if not query:
         return path
-    # parse and re-encode only where something must go; else the bytes stay as they are
+    # parse and re-encode only if something must be removed; otherwise keep the bytes unchanged
     text = query.decode("ascii", "replace")
     if "key=" in text or "?" in path:
         ours = {"key", *(name for name, _ in parse_qsl(path.partition("?")[2]))}
@@ -205,7 +205,7 @@ def _prefixes(forward: tuple[str, ...]) -> tuple[bytes, ...]:
 def _request_headers(call: Call, fixed: Headers) -> Headers:
     prefixes = _prefixes(call.dialect.forward)
     headers = [(k, v) for k, v in call.headers if k in _REQUEST_HEADERS or k.startswith(prefixes)]
-    # Encoded bytes could not be metered, judged or watched for their end; one hop inside a data centre gains nothing.
+    # compressed bytes could not be metered or inspected, and compression gains nothing on a data-centre hop
     headers.append((b"accept-encoding", b"identity"))
     headers.extend(fixed)
     return headers
@@ -223,9 +223,9 @@ class Dispatch:
     """One per stack; shared by all its calls.
 
     Attributes:
-        prices: where every attempt's cost comes from; ``None`` where nothing reads costs.
-        tell_cost: whether an event stream ends with a comment that says what it cost.
-        dialects: what can be spoken to upstreams, by name.
+        prices: the source of every attempt's cost; ``None`` if nothing reads costs.
+        tell_cost: whether an event stream ends with a comment giving its cost.
+        dialects: the dialects available for upstreams, by name.
     """
 
     def __init__(
@@ -244,9 +244,9 @@ class Dispatch:
         self.dialects = dialects
 
     async def __call__(self, attempt: Attempt) -> Outcome:
-        """Ask the upstream and relay its answer. Raises :class:`gwcore.errors.UpstreamError`."""
+        """Send the request and relay the answer. Raises :class:`gwcore.errors.UpstreamError`."""
         if attempt.call.left:
-            raise asyncio.CancelledError  # the client left while an earlier attempt was read to its end
+            raise asyncio.CancelledError  # the client left while an earlier attempt was being read to its end
         taps = self.taps
         if taps.attempt_started:
             tell(taps.attempt_started, attempt)
@@ -307,13 +307,13 @@ class Dispatch:
         events = kind.startswith(b"text/event-stream") or (call.stream and not kind)
         if self.demand:
             attempt.meter = call.dialect.meter(call.operation, call.document, stream=events)
-        # a document in place of a stream is read whole; where streams may be lists of documents, it is one
+        # a JSON document instead of a stream is read whole, except where JSON is itself the streaming format
         whole = kind.find(b"json") >= 0 and call.route.stream != "always"
         relayed = self._relay_stream if events or (call.stream and not whole) else self._relay_body
         return relayed(attempt, response)
 
     def _settle(self, attempt: Attempt) -> None:
-        """Fix usage and cost as the bytes so far tell them; more than once does no harm."""
+        """Set usage and cost from what has been read so far. Idempotent."""
         if attempt.meter is not None and attempt.usage is None:
             attempt.usage = attempt.meter.usage
         if attempt.usage is not None and attempt.cost is None and self.prices is not None:
@@ -326,12 +326,12 @@ class Dispatch:
         while size < ERROR_BODY_CAP and (chunk := await response.read()):
             parts.append(chunk)
             size += len(chunk)
-        # read here, for what it says and for a credential it may quote
+        # decode it, to parse the error and to redact a credential it may quote
         body, headers = plain(b"".join(parts), _response_headers(attempt, response))
         return refused(attempt, response.status, body, headers, translation)
 
     async def _relay_body(self, attempt: Attempt, response: Response) -> None:
-        """JSON is relayed whole, so that a cut is a 502 and not half an answer; anything else as it arrives."""
+        """Relay JSON whole, so that truncation is a 502 and not half an answer; anything else as it arrives."""
         call, reply = attempt.call, attempt.call.reply
         headers = _response_headers(attempt, response)
         whole = header(headers, b"content-type").find(b"json") >= 0
@@ -350,7 +350,7 @@ class Dispatch:
             headers.append((b"content-length", b"%d" % size))
             if attempt.meter is not None and not header(headers, b"content-encoding"):
                 attempt.meter.whole(body)
-                self._settle(attempt)  # the headers name the cost
+                self._settle(attempt)  # the headers contain the cost
                 if attempt.meter.void:
                     raise says_nothing(attempt)
             await reply.commit(response.status, headers)
@@ -394,24 +394,24 @@ class Dispatch:
         await reply.end(self._ending(attempt, tail, half) if events else half)
 
     def _ending(self, attempt: Attempt, tail: bytes, half: bytes) -> bytes:
-        """What an event stream closes with: what was held back, and the cost. ``tail`` is the end of what was read."""
+        """The end of an event stream: bytes held back, and the cost. ``tail`` is the last of what was read."""
         call, name = attempt.call, attempt.target.upstream.name
         if not call.dialect.ended(call.operation, tail):
             raise Broken(f"upstream {name!r} ended its stream before the answer was complete")
         if call.dialect.failed(call.operation, tail):
-            # the client has the upstream's own error event; what is left is to know of it
+            # the client already has the upstream's own error event; just record it
             attempt.error = Broken(f"upstream {name!r} ended its stream with an error")
         told = self._cost(attempt)
         return half + b"\n\n" + told if half and told else half + told  # vendors omit the last newline
 
     def _cost(self, attempt: Attempt) -> bytes:
-        """The cost as the last comment of an event stream: readers skip it unless they look for it."""
+        """The cost as the last comment of an event stream, which readers skip unless they look for it."""
         self._settle(attempt)
         told = cost_of(attempt.call) if self.tell_cost and attempt.call.dialect.comments else None
         return b"" if told is None else b": %s %s\n\n" % (COST, told)
 
     async def _opening(self, attempt: Attempt, response: Response, headers: Headers) -> bytes:
-        """The bytes up to the first content. An error frame before it is the HTTP status it should have been."""
+        """The bytes up to the first content. An error frame before it is raised with the status it should have had."""
         call = attempt.call
         began = time.perf_counter()
         buffer = b""
@@ -427,7 +427,7 @@ class Dispatch:
                     return buffer
         except asyncio.CancelledError:
             if attempt.meter is not None:
-                attempt.meter.feed(buffer)  # the input is billed, whether or not anybody reads the answer
+                attempt.meter.feed(buffer)  # the input is billed whether or not anybody reads the answer
             raise
         finally:
             call.waited += time.perf_counter() - began
@@ -441,7 +441,7 @@ class Dispatch:
 
 
 def _judge(attempt: Attempt, body: bytes, headers: Headers, *, whole: bool) -> None:
-    """Raise what a body under a good status tells of. Not of what somebody keeps there, such as the errors of a batch."""
+    """Raise the error that a body with a success status holds. Skips stored data, such as the errors of a batch."""
     call = attempt.call
     if call.route.model == "none":
         return
@@ -452,7 +452,7 @@ def _judge(attempt: Attempt, body: bytes, headers: Headers, *, whole: bool) -> N
 
 
 def cost_of(call: Call) -> bytes | None:
-    """Dollars that the call's attempts came to, exact to the nano-dollar; ``None`` unless all of it is priced."""
+    """Total cost of the call's attempts in dollars, exact to the nano-dollar; ``None`` unless all of it is priced."""
     if call.served is None or call.served.cost is None:
         return None
     total = 0
@@ -465,7 +465,7 @@ def cost_of(call: Call) -> bytes | None:
 
 
 def first_target(inner: Service[Attempt]) -> Service[Call]:
-    """The router of a stack that has none: the first target, once, for as long as the client waits."""
+    """The router of a stack without one: the first target, once, within the client's deadline."""
 
     def router(call: Call) -> Coroutine[Any, Any, Outcome]:
         seconds = patience(call)
@@ -476,14 +476,14 @@ def first_target(inner: Service[Attempt]) -> Service[Call]:
 
 
 def _error_of(error: BaseException) -> GatewayError:
-    """What an attempt's record says ended it."""
+    """The error that an attempt's record gives for its end."""
     if isinstance(error, GatewayError):
         return error
     return Abandoned() if isinstance(error, asyncio.CancelledError) else PluginFault()
 
 
 async def _within(seconds: float, inner: Service[Attempt], attempt: Attempt) -> Outcome:
-    """The attempt, unless its answer does not begin in time. Raises ``UpstreamTimeout``."""
+    """Run the attempt; raises ``UpstreamTimeout`` if its answer does not begin in time."""
     call = attempt.call
     call.deadline = time.monotonic() + seconds
     alarm = Alarm(attempt, (seconds, "total"), None)

@@ -37,9 +37,9 @@ Scope = MutableMapping[str, Any]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 DISCONNECT = "gwcore.disconnect"
 SETTLE = 2.0
-"""Seconds that calls which were cut at the end of a drain have to end in."""
+"""Seconds that calls cancelled at the end of a drain have to finish."""
 _CLOSING = 2.0
-"""Seconds that an upstream has to close its stream behind the last event, where the client has hung up upon that."""
+"""Seconds that an upstream has to close its stream after the last event, once the client has hung up on it."""
 _OTHER_LOOP = (
     "the gateway was started in another event loop, and what it opened belongs to that: enter `async with gateway:` in the host "
     "application's lifespan; of Starlette's TestClient, `with TestClient(app) as client:` runs it"
@@ -54,19 +54,21 @@ class Gateway:
     """An ASGI application made from a stack file.
 
     ``Gateway("stack.yaml")`` runs alone, mounted (``Mount("/llm", gateway)``) or, with ``fallthrough``, in front of
-    another application, which receives every request whose address is none of the gateway's, and its lifespan. A mounted
-    application receives no lifespan: enter ``async with gateway:`` in the host's; else the first request starts the stack.
-    Started in one event loop it serves in no other; once it was shut down, it may start again.
+    another application, which receives lifespan events and every request that the gateway does not serve. A mounted
+    application receives no lifespan: enter ``async with gateway:`` in the host's; otherwise the first request starts
+        the
+    stack. It serves only in the event loop that started it; after a shutdown it may be started again.
 
     Args:
         stack: path of the stack file, or its text (anything with a line break).
         fallthrough: an ASGI application for what the gateway does not serve.
         catalog: what is installed; the entry points of this environment by default.
         env: environment for ``${VAR}``; ``os.environ`` by default.
-        serve_admin: answer the admin API's addresses too, as ``gwcore run`` does. A mounted gateway serves inference
-            only; mount ``gateway.admin`` where you want it.
-        begin: what to start with, where the file may say something else by now; a reload reads the file.
-        check: asked before a reload; what it raises refuses it. What a start asks of the file and its place is asked again.
+        serve_admin: serve the admin API's routes too, as ``gwcore run`` does. A mounted gateway serves inference only;
+            mount ``gateway.admin`` where you want it.
+        begin: source to start with, if the file may have changed meanwhile; a reload reads the file.
+        check: called before a reload, which is rejected if it raises; repeats the start's checks of the file and its
+            place.
 
     Raises:
         gwcore.errors.AssemblyError: at start, naming every problem of the stack file.
@@ -105,15 +107,15 @@ class Gateway:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def startup(self) -> None:
-        """Assemble and start the stack; a no-op when it runs."""
+        """Assemble and start the stack; a no-op if it is running."""
         async with self._starting:
             if self.stack is None:
-                self.state.draining = False  # of a former life
+                self.state.draining = False  # left over from an earlier shutdown
                 self._install(await self._build(self.begin or self.source))
             self._at_home()
 
     def _at_home(self) -> None:
-        """Connections, timers and tasks of another loop would fail, or wait for ever, where it has ended."""
+        """Reject use in another event loop: connections, timers and tasks of an ended loop fail or hang for ever."""
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(_OTHER_LOOP)
 
@@ -127,7 +129,7 @@ class Gateway:
         left = self._left_of(stack.server.drain) if timeout is None else timeout
         ends = time.monotonic() + left
         await stack.drain(left)
-        if self._drains:  # streams of stacks that a reload replaced
+        if self._drains:  # streams of stacks replaced by a reload
             _, late = await asyncio.wait(self._drains, timeout=max(SETTLE, ends - time.monotonic()))
             for task in late:
                 task.cancel()
@@ -142,17 +144,17 @@ class Gateway:
         await self.shutdown()
 
     def drain(self) -> None:
-        """From now on readiness says 503, and ``server.drain`` runs."""
+        """Begin to drain: readiness returns 503 from now on, and the time of ``server.drain`` starts to run."""
         if not self.state.draining:
             self.state.draining = True
             self._drains_since = time.monotonic()
 
     def _left_of(self, drain: float) -> float:
-        """What a server waited for its connections is of the same time; calls that it cut have a moment to end."""
+        """The drain time left, after the server's own wait for its connections; at least ``SETTLE``."""
         return max(SETTLE, drain - (time.monotonic() - self._drains_since))
 
     async def reload(self) -> bool:
-        """Assemble, start, swap, drain the old. Any failure before the swap changes nothing and shows in health."""
+        """Assemble, start, swap, drain the old stack. A failure before the swap changes nothing and shows in health."""
         async with self._starting:
             try:
                 if self.check is not None:
@@ -169,14 +171,14 @@ class Gateway:
             old = self.stack
             self._install(fresh)
         if old is not None:
-            # streams of the old stack may run for long; the reload does not wait for them
+            # streams of the old stack may run for a long time; the reload does not wait for them
             task = asyncio.create_task(old.drain(None))
             self._drains.add(task)
             task.add_done_callback(self._drains.discard)
         return True
 
     async def _build(self, source: Source) -> Stack:
-        # a file with thousands of keys takes seconds; calls of the stack that runs are served meanwhile
+        # off the loop, since a file with thousands of keys takes seconds: the running stack goes on serving
         source = await asyncio.to_thread(load, source)
         lease = Lease(self.resources)
         try:
@@ -193,7 +195,7 @@ class Gateway:
         for middleware in reversed(stack.asgi):
             app = middleware.wrap(app)
         self.stack, self._app, self._loop = stack, app, asyncio.get_running_loop()
-        # mounted, it is the host application's to say who may call
+        # when mounted, the host application decides who may call
         self._open = self.serve_admin and stack.door is None and not stack.server.open
         self.load.limit(stack.server.max_inflight, stack.server.max_lag)
         self.load.start()
@@ -220,7 +222,7 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1000})
 
     async def admin(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI 3: the admin API of the stack that runs, for mounting on purpose: ``Mount("/admin", gateway.admin)``."""
+        """ASGI 3: the running stack's admin API, to be mounted explicitly: ``Mount("/admin", gateway.admin)``."""
         if scope["type"] != "http":
             return
         if self.stack is None:
@@ -235,7 +237,7 @@ class Gateway:
         await self.stack.admin(scope, receive, named(send, id_))
 
     async def _late_start(self) -> None:
-        if self.state.draining:  # it was shut down: nobody would do so again
+        if self.state.draining:  # it was shut down, and nobody would shut it down again
             return
         _log.warning("started by the first request; enter `async with gateway:` in the host application's lifespan")
         await self.startup()
@@ -244,10 +246,10 @@ class Gateway:
         await receive()
         try:
             await self.startup()
-        except GatewayError as error:  # a stack that cannot be built, or a store that does not answer
+        except GatewayError as error:  # the stack cannot be built, or a store does not answer
             await send({"type": FAILED, "message": f"cannot start: {error.message}"})
             return
-        except Exception as error:  # told so, or servers take it for an application without a lifespan, and serve
+        except Exception as error:  # without this message servers assume an application without lifespan, and serve
             await send({"type": FAILED, "message": f"cannot start: {type(error).__name__}"})
             raise
         last: Message = {"type": STOPPED}
@@ -260,7 +262,7 @@ class Gateway:
         await send(last)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One HTTP request, behind the ``asgi`` middlewares of the stack file."""
+        """Handle one HTTP request, inside the ``asgi`` middlewares of the stack file."""
         stack = self.stack
         path: str = scope["path"]
         root = scope.get("root_path")
@@ -305,18 +307,18 @@ class Gateway:
         return call
 
     async def _call(self, stack: Stack, call: Call, scope: Scope, receive: Receive) -> None:
-        """The life of one call. Whatever happens, ``call_ended`` is told once."""
+        """The life of one call. Whatever happens, ``call_ended`` fires exactly once."""
         outcome = Outcome(0)
         watch = None
         try:
             await ingest(call, scope, receive, stack.server, stack.door)
             watch = _watch_client(call, scope, receive)
             outcome = await _run(stack, call)
-            outcome.cancelled = outcome.cancelled or call.left  # read to its end without its client
+            outcome.cancelled = outcome.cancelled or call.left  # was read to its end after the client left
         except asyncio.CancelledError:
             outcome = Outcome(call.reply.status, cancelled=True)
             if not call.left:
-                raise  # not the client but the server ends us
+                raise  # cancelled by the server, not by the client
             _uncancel()
         except ClientGone:
             outcome = Outcome(0, cancelled=True)
@@ -348,7 +350,7 @@ class Gateway:
 
 
 def _not_served(stack: Stack | None, path: str, scope: Scope, request_id: str) -> bytes:
-    """The body of a 404: what to mend and, as far as can be told, in the client's dialect."""
+    """The body of a 404: what to fix and, where it can be guessed, in the client's dialect."""
     said = f"{scope['method']} {path[:200]} is not served"
     if stack is None:
         return plain_error(NotServed(said), request_id)
@@ -364,9 +366,9 @@ def _not_served(stack: Stack | None, path: str, scope: Scope, request_id: str) -
 
 
 def _part(call: Call) -> None:
-    """Cut the circles of a call that is over: it goes with its last reader, and the cyclic collector has nothing to find.
+    """Break the reference cycles of a finished call, so that it is freed with its last reference, without the GC.
 
-    What failed is left to the collector: an error holds the frames that it passed through.
+    Failed calls are left to the GC: an error references the frames it passed through.
     """
     call.reply.part()
     for attempt in call.attempts:
@@ -374,7 +376,7 @@ def _part(call: Call) -> None:
 
 
 async def _run(stack: Stack, call: Call) -> Outcome:
-    """Through the pipeline, and to the end of the reply."""
+    """Run a call through the pipeline to the end of its reply."""
     service = stack.answers.get(call.route, stack.listing) if call.route.local else stack.service
     if stack.taps.call_started:
         tell(stack.taps.call_started, call)
@@ -399,9 +401,9 @@ async def _run(stack: Stack, call: Call) -> Outcome:
 
 
 def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[None] | None:
-    """Cancel the call when its client leaves.
+    """Cancel the call when its client disconnects.
 
-    ``gwcore run`` offers a callback in the scope, which spares a task per request; any other server tells through
+    ``gwcore run`` offers a callback in the scope, which saves a task per request; any other server reports it through
     ``receive()``.
     """
     task = asyncio.current_task()
@@ -453,7 +455,7 @@ def _uncancel() -> None:
 
 
 async def _shed(dialect: Dialect, send: Send, error: GatewayError) -> None:
-    """Refuse a call before anything is known of it."""
+    """Reject a call before anything of it is read."""
     request_id = new_id()
     headers = [(b"x-gwcore-request-id", request_id.encode()), *error_headers(error)]
     await _answer(send, error.status, dialect.error_body(error, request_id), headers)

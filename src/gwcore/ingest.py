@@ -1,4 +1,4 @@
-"""A request as ASGI brings it → the fields of a ``Call``: headers, credentials, body under its caps, document, model."""
+"""ASGI request → the fields of a ``Call``: headers, credentials, body within its caps, document, model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Door = Callable[[Call], Awaitable[None]]
 """See :meth:`gwcore.plugin.Plugin.knock`."""
 FREE = 64 * 1024
-"""Bytes that a stranger may have read and parsed."""
+"""Bytes of body that are read and parsed before authentication."""
 
 
 class ClientGone(Exception):
@@ -44,7 +44,7 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
             headers.append(pair)
     if call.query and b"key=" in call.query:
         said = parse_qs(call.query.decode("latin-1")).get("key", ())
-        credentials = list(dict.fromkeys((*credentials, *said)))  # a stranger may write thousands
+        credentials = list(dict.fromkeys((*credentials, *said)))  # anyone may send thousands
     call.headers = headers
     read_tags(call)
     call.credentials = tuple(credentials)
@@ -52,7 +52,7 @@ def _headers(call: Call, scope: MutableMapping[str, Any]) -> bytes | None:
 
 
 def _length(call: Call, limit: int) -> int | None:
-    """Of the body as its head says it; ``None`` where that does not."""
+    """The body's length by its header; ``None`` if that is missing."""
     said = call.header(b"content-length")
     if said is None or not said.isdigit():
         return None
@@ -103,12 +103,12 @@ async def ingest(
         scope: of ASGI.
         receive: of ASGI.
         server: its limits.
-        door: asked before a body that is long, encoded or of unknown length is read.
+        door: called before a body that is long, encoded or of unknown length is read.
 
     Raises:
-        BadRequest, TooLarge, UnsupportedEncoding: the body; see :mod:`gwcore.wire.decode` and ``document``.
-        ClientGone: the client left while sending.
-        GatewayError: of the door.
+        BadRequest, TooLarge, UnsupportedEncoding: the body is invalid; see :mod:`gwcore.wire.decode` and ``document``.
+        ClientGone: the client disconnected while sending.
+        GatewayError: raised by the door.
     """
     encoding = _headers(call, scope)
     route, dialect = call.route, call.dialect
@@ -131,7 +131,7 @@ async def ingest(
 
 
 def _form(call: Call) -> bytes | None:
-    """The content-type of a form, ``None`` for JSON: what takes files may take a document, too, with addresses in their place."""
+    """The content-type of a form; ``None`` for JSON, which operations on files may accept too, with URLs instead."""
     kinds = [value for name, value in call.headers if name == b"content-type"]  # all of them go upstream
     return None if len(kinds) == 1 and kinds[0].startswith(b"application/json") else b", ".join(kinds)
 
@@ -144,5 +144,5 @@ def _name(call: Call, form: bytes | None) -> None:
     if route.model == "optional" and not (document or {}).get("model"):
         return
     call.model = call.asked = dialect.model_of(route, document, call.params)
-    if call.model is not None and "\0" in call.model:  # no name has it, and PostgreSQL keeps no text with it
+    if call.model is not None and "\0" in call.model:  # no model name has NUL, and PostgreSQL cannot store it
         raise BadRequest("the model's name holds a NUL character")

@@ -1,4 +1,4 @@
-"""What a model's name may mean: aliases, ordered lists, wildcards, and ``pass``."""
+"""Resolution of model names: aliases, ordered lists, wildcards, and ``pass``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CACHED_NAMES = 4096
 
 
 class Models:
-    """The ``models`` section, compiled. An exact name wins over a wildcard, a longer wildcard over a shorter one.
+    """The ``models`` section, compiled. An exact name takes precedence over wildcards, longer wildcards over shorter.
 
-    A wildcard's ``*`` stands for any text; a ``*`` in its target receives that text: ``gpt-*: openai/gpt-*``.
+    A wildcard's ``*`` matches any text; a ``*`` in its target is replaced by that text: ``gpt-*: openai/gpt-*``.
     """
 
     def __init__(self, models: Mapping[str, Sequence[str] | str], upstreams: Mapping[str, Upstream]) -> None:
@@ -36,21 +36,21 @@ class Models:
                 self._names.setdefault((target.upstream.name, target.model), []).append(name)
 
     def names(self, upstream: str, model: str) -> Sequence[str]:
-        """The names of the section that may mean a model of an upstream; of wildcards none."""
+        """The section's names, wildcards excluded, that may resolve to an upstream's model."""
         return self._names.get((upstream, model), ())
 
     def resolve(self, name: str) -> tuple[Target, ...]:
-        """The targets of ``name``, in order. Raises ``UnknownModel`` naming what comes close."""
+        """The targets of ``name``, in order. Raises ``UnknownModel`` with close matches."""
         found = self._exact.get(name) or self._seen.get(name)
         if found is None:
             found = self._wildcard(name)
-            # bounded, since the names are typed by clients
+            # bounded, since clients choose the names
             if len(self._seen) < _CACHED_NAMES:
                 self._seen[name] = found
         return found
 
     def means(self, name: str) -> tuple[Target, ...]:
-        """What a name that the operator wrote means: as clients' names, else ``upstream/model``. Raises ``UnknownModel``."""
+        """Resolve an operator's name: as a client's, else as ``upstream/model``. Raises ``UnknownModel``."""
         try:
             return self.resolve(name)
         except UnknownModel:
@@ -86,7 +86,7 @@ class Models:
         )
 
     def upstream_for(self, wanted: str | None) -> Iterator[Target]:
-        """Targets for an operation without a model: the upstream a header names, else all in the file's order."""
+        """Targets for an operation without a model: the upstream named by a header, else all in file order."""
         if wanted is None:
             yield from (Target(upstream, "") for upstream in self.upstreams.values())
         elif wanted in self.upstreams:
@@ -95,7 +95,7 @@ class Models:
             raise UnknownModel(f"no upstream named {wanted[:200]!r}")
 
     def known(self) -> dict[str, tuple[Target, ...]]:
-        """The names a client may ask for, as far as they are known: aliases, then what upstreams declare."""
+        """The known names that a client may use: aliases, then what upstreams declare."""
         names = {name: targets for name, targets in self._exact.items() if targets}
         for upstream in self.upstreams.values():
             for model in upstream.models:
@@ -103,10 +103,10 @@ class Models:
         return names
 
     def expanded(self, names: Callable[[Upstream], Iterable[str]]) -> dict[str, tuple[Target, ...]]:
-        """The names that wildcards reach, of models that an upstream declares or is known to have.
+        """The names that wildcards reach among models that upstreams declare or are known to have.
 
         Args:
-            names: what is known of an upstream's models beside what it declares.
+            names: an upstream's known models beyond those it declares.
         """
         has = {
             upstream.name: list(dict.fromkeys([*upstream.models, *names(upstream)]))
@@ -133,23 +133,23 @@ class Models:
         return found
 
     def wildcards(self) -> dict[str, tuple[Target, ...]]:
-        """The wildcards themselves, and what they stand for; of those that ``pass``, the first upstream."""
+        """The wildcards and their targets; for those that ``pass``, the first upstream."""
         passed = tuple(Target(upstream, "*") for upstream in self.upstreams.values())[:1]
         named = [(f"{prefix}*{suffix}", meaning) for prefix, suffix, meaning in self._wild]
         return {name: passed if meaning == PASS else self._targets(name, meaning, "*") for name, meaning in named}
 
     def targets(self) -> list[Target]:
-        """Every target the stack names; what only a wildcard reaches is not among them."""
+        """Every target the stack names, without those reached only by a wildcard."""
         return [target for targets in self.known().values() for target in targets]
 
     async def look_up(self, prices: Prices) -> list[str]:
-        """Load the prices of every target, off the loop; returns those without one, as ``upstream/model``."""
+        """Load the prices of every target off the loop; returns the unpriced ones, as ``upstream/model``."""
         return await asyncio.to_thread(prices.warm, self.targets(), self.upstreams.values())
 
     def listing(
         self, prices: Prices | None = None, more: Mapping[str, tuple[Target, ...]] | None = None
     ) -> list[ModelInfo]:
-        """What :meth:`known` names, and ``more``, with what ``prices`` knows of each."""
+        """The models of :meth:`known` and ``more``, with their cards from ``prices``."""
         return [
             ModelInfo(
                 name,

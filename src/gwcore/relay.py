@@ -1,4 +1,4 @@
-"""A translated answer on its way to the client: the same commit point, the same endings as bytes that pass through."""
+"""Relays translated answers to the client, with the same commit point and endings as passed-through bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gwcore.wire.sse import encode
 from gwcore.wire.transport import Headers, Response
 
 _log = structlog.get_logger("gwcore.relay")
-_FULL = 95  # percent of a window: templates and what is kept for the answer take the rest
+_FULL = 95  # percent of a window: templates and the space reserved for the answer take the rest
 
 DROPPED = b"x-gwcore-dropped"
 WHOLE_BODY_CAP = 64 << 20
@@ -35,17 +35,17 @@ _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
 def refused(
     attempt: Attempt, status: int, body: bytes, headers: Headers, translation: Way | None = None
 ) -> UpstreamError:
-    """The upstream's own error. Body and headers pass unmodified, but for our credential, should the vendor echo it.
+    """The upstream's own error. Body and headers pass unmodified, except that an echoed credential of ours is redacted.
 
-    In another dialect its words pass, in the client's envelope.
+    In another dialect its message passes, in the client's envelope.
     """
     upstream = attempt.target.upstream
-    if status < 400:  # nothing was done there; followed, our credential would go wherever an answer says
+    if status < 400:  # following a redirect would send our credential wherever it points; nothing was executed there
         told = f"upstream {upstream.name!r} answered {status}, a redirect, and none is followed: correct its base_url"
         return Malformed(told, sent=False)
     for secret in _secrets(attempt):
         body = body.replace(secret, _REDACTED)
-        # a type is none, though an upstream's configured headers may name the same
+        # a content type is not a credential, though a configured header may have the same value
         headers = [(k, v if k == b"content-type" else v.replace(secret, _REDACTED)) for k, v in headers]
     if translation is None:
         message = f"upstream {upstream.name!r} answered {status}"
@@ -62,18 +62,18 @@ def refused(
     )
     error.headers = tuple((name.decode(), value.decode("latin-1")) for name, value in _kept(headers))
     if not any(name.startswith("retry-after") for name, _ in error.headers):
-        error.retry_after = told_wait(body)  # where clients of another dialect do not look
+        error.retry_after = told_wait(body)  # clients of another dialect do not look there
     return error
 
 
 def _secrets(attempt: Attempt) -> list[bytes]:
-    """What of our credential a vendor may echo."""
+    """The credential values that a vendor may echo."""
     values = (value.removeprefix(b"Bearer ") for _, value in attempt.target.upstream.headers)
     return [value for value in values if len(value) >= 8]
 
 
 def _heard(attempt: Attempt, message: str) -> str:
-    """What an upstream said inside a stream, less our credential."""
+    """An upstream's in-stream message, with our credential redacted."""
     for secret in _secrets(attempt):
         message = message.replace(secret.decode("latin-1"), _REDACTED.decode())
     return message
@@ -88,7 +88,7 @@ def header(headers: Headers, name: bytes) -> bytes:
 
 
 def _kept(headers: Headers) -> Headers:
-    """Headers that mean the same to a client of another dialect; a request's id under both names that SDKs look for."""
+    """Headers with the same meaning in other dialects; a request id under both names that SDKs look for."""
     kept = [(name, value) for name, value in headers if name in _KEPT]
     ids = {name: value for name, value in kept if name in _IDS}
     if len(ids) == 1:
@@ -103,10 +103,10 @@ async def relay(
     settle: Callable[[], None],
     ending: Callable[[], bytes],
 ) -> None:
-    """Read the answer, say it in the client's dialect, end the reply.
+    """Read the answer, translate it to the client's dialect, end the reply.
 
-    ``settle`` fixes usage and cost as far as they are known; ``ending`` is what an event stream closes with, behind its
-    last event. Raises :class:`gwcore.errors.UpstreamError`.
+    ``settle`` sets usage and cost as far as they are known; ``ending`` returns what follows the last event of an event
+    stream. Raises :class:`gwcore.errors.UpstreamError`.
     """
     kind = header(response.headers, b"content-type")
     lines = kind.startswith((b"application/x-ndjson", b"application/ndjson", b"application/jsonl"))
@@ -117,7 +117,7 @@ async def relay(
         told = translation.crossing.content_type
         headers += [(b"content-type", told), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         if told != EVENTS:
-            ending = bytes  # a comment is for events alone
+            ending = bytes  # comments exist only in event streams
         if events:
             await _relay_events(attempt, response, translation, stream, headers=headers, ending=ending)
         else:
@@ -141,7 +141,7 @@ async def relay(
 
 
 async def read_on(response: Response, dialect: Dialect, operation: str, tail: bytes) -> bytes:
-    """The next bytes of an event stream; none where the connection breaks behind its last event: nothing is missing then."""
+    """The next bytes of an event stream; none if the connection breaks after its last event: nothing is missing."""
     try:
         return await response.read()
     except UpstreamError:
@@ -151,7 +151,7 @@ async def read_on(response: Response, dialect: Dialect, operation: str, tail: by
 
 
 def _answer(attempt: Attempt, translation: Translation, body: bytes, headers: Headers) -> ChatReply:
-    """A whole answer, or a stream that came under another name: a missing or wrong content type is no reason to fail."""
+    """Read a whole answer, or a stream labelled otherwise: a missing or wrong content type is no reason to fail."""
     if not body:
         raise says_nothing(attempt)
     if body[:256].lstrip().startswith(_EVENTS):
@@ -163,7 +163,7 @@ def _answer(attempt: Attempt, translation: Translation, body: bytes, headers: He
 
 
 def in_band(dialect: Dialect, operation: str, body: bytes) -> InBandError | None:
-    """The error that a whole answer is, whatever its status says; ``None`` for any other."""
+    """The error in a whole answer, whatever its status; ``None`` if it is not an error."""
     if _ERROR.search(body, 0, 512) is None:
         return None
     verdict = dialect.opening(operation, encode(body))
@@ -171,14 +171,14 @@ def in_band(dialect: Dialect, operation: str, body: bytes) -> InBandError | None
 
 
 def look(attempt: Attempt, response: Response) -> None:
-    """Raise ``Malformed`` for a web page, which is no model's answer, though its status tells of no failure."""
+    """Raise ``Malformed`` for a web page, which is no model's answer even with a success status."""
     if attempt.call.route.model != "none" and header(response.headers, b"content-type").startswith(b"text/html"):
         name = attempt.target.upstream.name
         raise Malformed(f"upstream {name!r} answered with a web page: base_url must name its API")
 
 
 def says_nothing(attempt: Attempt) -> Broken:
-    """The error for an answer without content that does not say why: whole or streamed, passed on or translated."""
+    """The error for an answer with neither content nor a reason: whole or streamed, passed through or translated."""
     return Broken(
         f"upstream {attempt.target.upstream.name!r} answered without any content, and without a reason for that"
     )
@@ -194,7 +194,7 @@ def _look_for_words(attempt: Attempt, reply: ChatReply) -> None:
 
 
 def _look_for_a_cut(attempt: Attempt, translation: Translation) -> None:
-    """Warn where the input fills the window: this upstream cuts off what does not fit, and does not say so."""
+    """Warn if the input fills the context window: this upstream silently truncates what does not fit."""
     usage, window = translation.meter.usage, translation.crossing.window
     if window is not None and usage is not None and usage.total_in * 100 >= window * _FULL:
         translation.crossing.drop(f"input beyond {window} tokens")
@@ -202,7 +202,7 @@ def _look_for_a_cut(attempt: Attempt, translation: Translation) -> None:
 
 
 async def read_whole(attempt: Attempt, response: Response) -> bytes:
-    """A body to its end; ``Broken`` for one over the cap."""
+    """Read a body to its end; raises ``Broken`` if it exceeds the cap."""
     began = time.perf_counter()
     parts: list[bytes] = []
     size = 0
@@ -218,7 +218,7 @@ async def read_whole(attempt: Attempt, response: Response) -> bytes:
 
 
 def plain(body: bytes, headers: Headers) -> tuple[bytes, Headers]:
-    """A whole body without a content-encoding, which upstreams are asked not to use; both as they are where it is unknown."""
+    """Undo a content-encoding, which upstreams are asked not to use; an unknown or broken one is left unchanged."""
     encoding = header(headers, b"content-encoding")
     if not encoding:
         return body, headers
@@ -271,17 +271,17 @@ async def _relay_events(
     said = stream.close() if last is None else last
     _look_for_a_cut(attempt, translation)
     await reply.end(said + ending())
-    if late := translation.dropped(told):  # the header has left, and not every SDK skips a comment
+    if late := translation.dropped(told):  # the headers have been sent, and not every SDK skips a comment
         _log.info("left out of a stream", upstream=str(attempt.target), dropped=late.decode())
 
 
 async def _opening(
     attempt: Attempt, response: Response, translation: Translation, stream: Stream
 ) -> tuple[bytes, bytes, bool]:
-    """Bytes to write up to the first content, the end of what was read, and whether that was all.
+    """Bytes to write up to the first content, the tail of what was read, and whether the stream ended.
 
-    An error before it has its HTTP status, and so has one inside a call that the client's dialect tells whole: of it nothing
-    has left.
+    An error before the first content gets its HTTP status, as does one inside a tool call that the client's dialect
+    only sends whole, since nothing has been sent yet.
     """
     began = time.perf_counter()
     out, tail, chunk = b"", b"", b""

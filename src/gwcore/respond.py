@@ -1,4 +1,4 @@
-"""What the gateway itself says: its headers on every response, and errors in the client's dialect."""
+"""The gateway's own output: its headers on every response, and errors in the client's dialect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HIDDEN = re.compile(r"[^!-+\--:<-~]")  # control, blank, comma, semicolon, non-
 
 
 def named(send: Send, request_id: str) -> Send:
-    """The same with ``x-gwcore-request-id`` on the answer, for what is no call."""
+    """Wrap ``send`` to add ``x-gwcore-request-id``, for requests that are not calls."""
 
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -39,9 +39,9 @@ def named(send: Send, request_id: str) -> Send:
 
 
 def stamp(call: Call, _status: int, headers: Headers) -> None:
-    """Add the gateway's headers just before they leave.
+    """Add the gateway's headers just before they are sent.
 
-    ``x-gwcore-overhead-ms`` is the time from ingress to here less the time spent waiting for upstreams.
+    ``x-gwcore-overhead-ms`` is the time from ingress to here minus the time spent waiting for upstreams.
     """
     call.overhead = time.perf_counter() - call.started - call.waited
     overhead = b"%.3f" % (call.overhead * 1000)
@@ -62,7 +62,7 @@ def stamp(call: Call, _status: int, headers: Headers) -> None:
 
 @lru_cache(1024)
 def _printable(name: str) -> bytes:
-    """A model's name comes from clients, and goes into a header."""
+    """Sanitise a model name, which comes from clients, for a header."""
     return _HIDDEN.sub("?", name).encode()
 
 
@@ -73,14 +73,14 @@ def _why(attempt: Attempt) -> bytes:
 
 
 def plain_error(error: GatewayError, request_id: str) -> bytes:
-    """An error for a client whose dialect is unknown: the shape most clients read."""
+    """An error for a client whose dialect is unknown, in the shape that most clients read."""
     return orjson.dumps(
         {"error": {"message": error.message, "type": error.code, "code": error.code, "request_id": request_id}}
     )
 
 
 def error_headers(error: GatewayError) -> Headers:
-    """Content type, ``retry-after`` and what the error itself brings."""
+    """Content type, ``retry-after`` and the error's own headers."""
     headers: Headers = [(b"content-type", b"application/json")]
     headers.extend((name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers)
     if error.retry_after is not None and "retry-after" not in (name for name, _ in error.headers):
@@ -92,10 +92,11 @@ def error_headers(error: GatewayError) -> Headers:
 
 
 async def fail(call: Call, error: GatewayError) -> None:
-    """Tell the client. Before the commit with a true status, inside a stream of events with a terminal one.
+    """Report an error to the client: before the commit with its status, in an event stream with a terminal event.
 
     Raises:
-        ConnectionAbortedError: bytes of another answer have left; only a cut tells the client that more were due.
+        ConnectionAbortedError: part of some other answer has been sent; only a cut shows the client that it is
+            incomplete.
     """
     reply = call.reply
     if reply.state == IDLE:
@@ -107,7 +108,7 @@ async def fail(call: Call, error: GatewayError) -> None:
         await reply.commit(error.status, headers)
         await reply.end(body)
     elif reply.state == COMMITTED:
-        # what the client asked for does not tell: a transcript streams by a field of a form, Google's streams may be a list
+        # call.stream does not tell: a form field makes transcripts stream, and Google's streams may be a JSON list
         kind = header(reply.headers, b"content-type")
         if not (kind.startswith(b"text/event-stream") or (call.stream and not kind)):
             raise ConnectionAbortedError(error.code)
@@ -115,9 +116,9 @@ async def fail(call: Call, error: GatewayError) -> None:
 
 
 def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:
-    """An exception nobody named. The log has its type and place; its text, which may quote a prompt, goes nowhere.
+    """Turn an unexpected exception into a fault. Logs type and location, never its text, which may quote a prompt.
 
-    ``plugins`` maps import packages to plugin names, to say whose code raised.
+    ``plugins`` maps import packages to plugin names, to attribute the exception.
     """
     frames = traceback.extract_tb(error.__traceback__)
     owner = None
@@ -136,7 +137,7 @@ def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:
 
 
 def models_reply(call: Call, body: bytes | None) -> tuple[int, bytes]:
-    """Status and body of a listing; 404 in the client's dialect where the wanted model is not in it."""
+    """Status and body of a model list; 404 in the client's dialect if the wanted model is not in it."""
     if body is not None:
         return 200, body
     error = UnknownModel(f"The model `{call.params.get('model', '')[:200]}` does not exist or is not accessible")

@@ -1,4 +1,4 @@
-"""``Stack``: a compiled pipeline. Immutable; it starts, serves, drains. A reload builds another."""
+"""``Stack``: a compiled pipeline. Immutable; it starts, serves and drains. A reload builds a new one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = structlog.get_logger("gwcore")
 
 @dataclass(slots=True, frozen=True)
 class Placed:
-    """A plugin instance where the stack file put it."""
+    """A plugin instance and its place in the stack file."""
 
     name: str
     plugin: Plugin
@@ -52,7 +52,7 @@ class Placed:
 
 @dataclass(slots=True, frozen=True)
 class Middleware:
-    """An entry of ``asgi``: its name in the stack file, and what wraps an application."""
+    """An entry of ``asgi``: its name in the stack file, and the function that wraps an application."""
 
     name: str
     wrap: Callable[[Any], Any]
@@ -60,10 +60,10 @@ class Middleware:
 
 @dataclass(slots=True, eq=False)
 class Stack:
-    """Everything one generation of the stack file means.
+    """Everything compiled from one generation of the stack file.
 
-    ``service`` is the whole pipeline as one callable, ``listing`` what answers lists of models, ``answers`` what answers
-    the routes of plugins, ``door`` what is asked before a large body is read. ``inflight`` counts calls inside them.
+    ``service`` is the whole pipeline as one callable, ``listing`` answers model lists, ``answers`` serves the routes of
+    plugins, ``door`` is called before a large body is read. ``inflight`` counts the calls inside them.
     """
 
     service: Service[Call]
@@ -91,9 +91,9 @@ class Stack:
         self.door = next((p.plugin.knock for p in self.placed if p.plugin.identifies), None)
 
     async def start(self) -> None:
-        """Enter every plugin's lifespan in stack order. A failed start exits what was entered, then raises.
+        """Enter every plugin's lifespan in stack order. On failure, exit those entered, then raise.
 
-        Where anything reads costs, the prices are looked up first, and models without one are logged.
+        If anything reads costs, prices are looked up first, and unpriced models are logged.
         """
         if self.dispatch.prices is not None:
             unpriced = await self.models.look_up(self.prices)
@@ -117,7 +117,7 @@ class Stack:
     async def _settle(self, placed: Placed) -> None:
         try:
             await placed.plugin.settle()
-        except Exception as error:  # of one plugin: the others' lifespans are left all the same
+        except Exception as error:  # one plugin's failure must not keep the others' lifespans from being exited
             _log.error("a plugin did not settle", plugin=placed.name, error=type(error).__name__)
 
     def left(self) -> None:
@@ -127,7 +127,10 @@ class Stack:
             self._idle.set()
 
     async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the stack's own, in seconds
-        """Wait until no call is inside, a client's or its own, at most ``timeout`` seconds; then stop plugins and give resources back."""
+        """Wait up to ``timeout`` seconds for calls in flight, then stop the plugins and release resources.
+
+        Both clients' calls and the stack's own detached work are waited for.
+        """
         began = time.monotonic()
         if self.inflight:
             self._idle = asyncio.Event()
@@ -145,7 +148,7 @@ class Stack:
             await self.lease.release()
 
     def health(self) -> dict[str, Any]:
-        """What plugins say of themselves; of one that cannot say it, the kind of its error."""
+        """The plugins' health by name; for one whose ``health`` raises, the type of its error."""
         said = {placed.name: _health(placed.plugin) for placed in self.placed}
         return {name: health for name, health in said.items() if health is not None}
 
@@ -154,6 +157,6 @@ def _health(plugin: Plugin) -> Any:
     try:
         said = plugin.health()
         orjson.dumps(said)
-    except Exception as error:  # one plugin's fault must not hide what the others say
+    except Exception as error:  # one plugin's fault must not hide the others' health
         return {"error": type(error).__name__}
     return said

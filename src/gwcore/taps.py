@@ -1,4 +1,4 @@
-"""Taps: synchronous functions told of events. One that raises is counted and logged, and the call goes on."""
+"""Taps: synchronous event callbacks. One that raises is counted and logged, and the call goes on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Taps:
 
 
 def tell(taps: tuple[Tap, ...], *event: Any) -> None:
-    """Tell every tap, whatever the ones before it did."""
+    """Call every tap, whatever the earlier ones did."""
     for name, tap in taps:
         try:
             tap(*event)

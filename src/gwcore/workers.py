@@ -14,7 +14,7 @@ COUNT_ENV: Final = "GWCORE_WORKERS"
 """Number of workers; set by ``gwcore run``. Other process managers are recognised without it."""
 
 FOLDER_ENV: Final = "GWCORE_WORKERS_DIR"
-"""A folder that all workers of one gateway share, and nobody else; set by ``gwcore run --workers``."""
+"""A folder shared by exactly the workers of one gateway; set by ``gwcore run --workers``."""
 
 _FLAG = re.compile(r"(?:--workers|-w)(?:=|\s+|(?<=-w))(\d+)(?=\s|$)")
 
@@ -25,8 +25,8 @@ class Workers:
 
     Attributes:
         count: how many there are.
-        folder: exists as long as they do, is theirs alone, and is empty when the first one starts; ``None`` where
-            nobody provides one.
+        folder: exists as long as they do, is used only by them, and is empty when the first one starts; ``None`` if
+            there is none.
     """
 
     count: int = 1
@@ -34,7 +34,7 @@ class Workers:
 
     @classmethod
     def here(cls, env: Mapping[str, str] = os.environ, argv: Sequence[str] | None = None) -> Workers:
-        """What ``gwcore run`` says; else ``WEB_CONCURRENCY`` or ``--workers N`` of the server that runs us."""
+        """As set by ``gwcore run``; else from ``--workers N`` of the server that runs us or ``WEB_CONCURRENCY``."""
         folder = env.get(FOLDER_ENV)
         shared = Path(folder) if folder else None
         flag = _FLAG.search(" ".join(sys.argv if argv is None else argv))

@@ -1,7 +1,8 @@
-"""One request and its response on a client's connection: uvicorn's cycle, less what a gateway need not pay per header.
+"""One request and its response on a client's connection: uvicorn's cycle with less work per header.
 
-uvicorn searches every response header with two regular expressions and writes head and body apart. Here the head is checked
-once, joined, and leaves in one write with the first body bytes, as ASGI asks ("Response Start": "… should not send until …").
+uvicorn matches every response header against two regular expressions, and writes head and body separately. Here the
+head is joined, checked once, and written together with the first body bytes, as ASGI asks ("Response Start": "… should
+not send until …").
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")  # a field name in lower case, RFC 9110 §5.6.2
-_CONTROLS = bytes({*range(32), 127} - {9})  # what no field value may hold; a joined head is searched at once
+_CONTROLS = bytes({*range(32), 127} - {9})  # not allowed in a field value; the joined head is searched once
 _FRAMING = frozenset({b"content-length: ", b"transfer-encoding: ", b"connection: "})
 _BODILESS = frozenset({204, 304})
 _names: dict[bytes, bytes] = {}  # header name -> b"name: "
@@ -29,9 +30,9 @@ class EdgeCycle(RequestResponseCycle):
     """The response head, until the first body message."""
 
     async def run_asgi(self, app: Any) -> None:
-        """As the base does; a call that is cut, by the server's end or to tell that an answer is not whole, is no fault of the application.
+        """As the base, but a call cut off by shutdown, or to signal a truncated answer, is not logged as an error.
 
-        A traceback would say nothing of it, or quote what an upstream said: the call's own record tells what happened.
+        A traceback would be useless, or quote an upstream: the call's own record says what happened.
         """
         try:
             await app(self.scope, self.receive, self.send)
@@ -54,7 +55,7 @@ class EdgeCycle(RequestResponseCycle):
             await self.send_500_response()
 
     async def send(self, message: Any) -> None:
-        """ASGI: a response message. Raises ``RuntimeError`` for one that may not come now or breaks the framing."""
+        """ASGI: a response message. Raises ``RuntimeError`` if it is out of order or breaks the framing."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -79,7 +80,7 @@ class EdgeCycle(RequestResponseCycle):
                 prefix = _name(name)
             if prefix in _FRAMING:
                 if prefix == b"transfer-encoding: ":
-                    continue  # the framing is this server's own
+                    continue  # framing is up to this server
                 if prefix == b"connection: ":
                     closing = b"close" in value.lower()
                 else:
@@ -97,7 +98,7 @@ class EdgeCycle(RequestResponseCycle):
         joints = 2 * max(0, len(parts) - 1)
         if len(head) - len(head.translate(None, _CONTROLS)) != joints:
             raise RuntimeError("a response header holds a control character")
-        self.response_started = True  # of a head that cannot leave no body does
+        self.response_started = True  # set only now: no body may follow a head that was rejected
         self.head = [_lines.get(status) or _line(status), head, b"\r\n\r\n" if parts else b"\r\n"]
 
     def _body(self, body: bytes, *, more: bool) -> None:
@@ -127,7 +128,7 @@ class EdgeCycle(RequestResponseCycle):
         self.on_response()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """ASGI: the body so far, or the client's leaving."""
+        """ASGI: the body so far, or the client's disconnect."""
         if not self.more_body and self.body and not self.disconnected and not self.response_complete:
             body, self.body = bytes(self.body), bytearray()
             self.message_event.clear()
@@ -136,7 +137,7 @@ class EdgeCycle(RequestResponseCycle):
 
 
 def _nothing() -> None:
-    """The connection hears nothing more of it."""
+    """Stands in for ``on_response`` once the cycle is over."""
 
 
 def _name(name: bytes) -> bytes:

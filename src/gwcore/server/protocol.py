@@ -1,7 +1,7 @@
 """The edge: uvicorn's httptools protocol with the deadlines and caps that no stock ASGI server has.
 
-One sweep per worker and second looks at the connections whose request is not complete, and at those whose client does not
-take what is written to it. A stream that is read, however long, is never looked at. So a request costs no timer.
+One sweep per worker and second checks connections with an incomplete request, and those whose client does not read what
+is written to it. A stream that is being read is never checked, however long. So a request costs no timer.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gwcore.server.cycle import EdgeCycle
 
 DISCONNECT = "gwcore.disconnect"
-_HEAD = 16 * 1024  # of it an offer of another protocol is looked for; one beyond is refused
+_HEAD = 16 * 1024  # bytes searched for an Upgrade header; one beyond is rejected
 _VERSIONS = frozenset({"1.1", "1.0"})
 _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 @dataclass(slots=True, frozen=True)
 class EdgeLimits:
-    """What a connection may take. Times in seconds.
+    """Limits of a connection. Times in seconds.
 
     Attributes:
         header_timeout: from the connect, or the first byte of a further request, to the end of its head.
-        body_timeout: from the end of the head to the end of the body; longer only at ``min_body_rate`` bytes per second.
-        write_timeout: how long the write buffer may stay full, or a connection that is closed may have something in it;
-            longer only where it empties at ``min_body_rate``.
+        body_timeout: from the end of the head to the end of the body; exceeded only at ``min_body_rate`` bytes per
+            second.
+        write_timeout: how long the write buffer may stay full or, on a closing connection, non-empty; exceeded only if
+            it empties at ``min_body_rate``.
     """
 
     header_timeout: float = 10.0
@@ -50,7 +51,7 @@ class EdgeLimits:
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    """A request's head without its offer of another protocol, which Java's client makes for HTTP/2 and nobody must take up."""
+    """Hide a request's Upgrade header, which Java's client sends to offer HTTP/2 and a server may ignore."""
     head, end, rest = data.partition(b"\r\n\r\n")
     return _UPGRADE.sub(b"\r\nx-grade", head) + end + rest
 
@@ -94,7 +95,7 @@ class EdgeProtocol(HttpToolsProtocol):
         left, self.on_disconnect = self.on_disconnect, None
         if pending and left is not None:
             left()
-        # circles, else: of connections that lasted, the collector would leave hundreds of megabytes for long
+        # break reference cycles: for long-lived connections the GC would leave hundreds of megabytes uncollected
         self.cycle, self.scope = None, {}  # type: ignore[assignment, typeddict-item]
         self.pipeline.clear()
 
@@ -115,11 +116,11 @@ class EdgeProtocol(HttpToolsProtocol):
         most = self.limits.max_header_bytes + 65_536
         if self.body_since is None and self.head_bytes > most:
             self.refuse(431, "the request head is too large")
-        elif self.framing_bytes > most:  # the parser gathers a trailer until it ends, however long it is
+        elif self.framing_bytes > most:  # the parser buffers a trailer of any length
             self.refuse(431, "the request's trailers or chunk extensions are too large")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing to warn of: who offers to change the protocol takes HTTP/1.1, too."""
+        """No warning: a client that offers an upgrade accepts HTTP/1.1, too."""
 
     def _begin(self) -> None:
         self.idle_since, self.body_since = math.inf, None
@@ -128,7 +129,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._sweep_later()
 
     def on_response_complete(self) -> None:
-        """The next pipelined request, or idleness: the sweep ends it, which spares a timer per response."""
+        """Start the next pipelined request, or become idle: the sweep closes idle connections, without a timer each."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -157,14 +158,14 @@ class EdgeProtocol(HttpToolsProtocol):
             self.refuse(431, "the request line is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # called per header: does what the base does, once
+        # hot: replaces the base method, whose work it does itself
         name = name.lower()
         if name == b"host":
             self.hosts += 1
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         elif name == b"transfer-encoding":
-            # the parser looks at the last coding alone: a proxy before us may read "identity" and see no body where we see one
+            # the parser only looks at the last coding: a proxy in front may read "identity" and see no body where we do
             if value.lower() != b"chunked" or self.coded:
                 self.refuse(400, "chunked, once, is the only transfer-encoding here")
                 return
@@ -178,10 +179,10 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.refused:
             return
-        if self.parser.should_upgrade():  # the parser would take the body for the next request
+        if self.parser.should_upgrade():  # the parser would mistake the body for the next request
             self.refuse(400, "this server changes to no other protocol; send no Upgrade header")
             return
-        if self.parser.get_http_version() not in _VERSIONS:  # the parser takes a line without one, and 2.0
+        if self.parser.get_http_version() not in _VERSIONS:  # the parser accepts a missing version, and 2.0
             self.refuse(400, "the HTTP version must be 1.1 or 1.0")
             return
         if self.hosts != 1:
@@ -195,11 +196,11 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self.body_since = self.loop.time()
         self._start_request()
-        # what comes from now on are trailers: no credential, no address, nothing that a proxy before us looked at (RFC 9110 §6.5.1)
+        # any further headers are trailers, which no proxy in front has inspected: discard them (RFC 9110 §6.5.1)
         self.headers = []
 
     def _start_request(self) -> None:
-        """What the base does, less websockets, access log and a cap on concurrency, with a cycle of our own."""
+        """As the base, without websockets, access log and concurrency cap, and with our own cycle."""
         scope, version = self.scope, self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
         if version != "1.1":
@@ -239,7 +240,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
-        if self.transport.is_closing():  # the cycle closes it after the last response, and after one that broke off
+        if self.transport.is_closing():  # closed by the cycle after the last response, or after a broken one
             self.close()
 
     def _own_target(self) -> bool:
@@ -274,18 +275,18 @@ class EdgeProtocol(HttpToolsProtocol):
     # ── the response ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def pause_writing(self) -> None:
-        """The write buffer is full: whoever writes waits from now on."""
+        """Back-pressure: the write buffer is full, so writers wait."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """The client has taken most of it."""
+        """The client has read most of the buffer."""
         super().resume_writing()
         if not self.transport.is_closing():
             self.stalled.discard(self)
 
     def _watch(self) -> None:
-        """From now on the client must take what is written."""
+        """From now on the client must read what is written."""
         left = self.transport.get_write_buffer_size()
         if left and self in self.connections and self not in self.stalled:
             self.full_since, self.full_bytes = self.loop.time(), left
@@ -293,10 +294,10 @@ class EdgeProtocol(HttpToolsProtocol):
             self._sweep_later()
 
     def unread(self, now: float) -> bool:
-        """Whether the client has left what is written for too long."""
+        """Whether the client has left the written data unread for too long."""
         limits, left = self.limits, self.transport.get_write_buffer_size()
         if self.full_bytes - left >= limits.write_timeout * limits.min_body_rate:
-            self.full_since, self.full_bytes = now, left  # what was taken fast buys no longer rest later
+            self.full_since, self.full_bytes = now, left  # reading fast now earns no longer pause later
         return now - self.full_since > limits.write_timeout
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -306,14 +307,14 @@ class EdgeProtocol(HttpToolsProtocol):
         self.refuse(400, msg)
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer in JSON where nothing was answered yet, and close."""
+        """Answer with a JSON error, if nothing has been answered yet, and close."""
         if self.refused:
             return
         self.refused = True
         cycle = self.cycle
         answering = cycle is not None and not cycle.response_complete
         if cycle is not None and answering and not cycle.response_started and not self.pipeline:
-            # the application waits for the rest of a body that will not come: it sees a client that left
+            # the application waits for the rest of a body that will not arrive: report a disconnect to it
             cycle.disconnected = True
             cycle.message_event.set()
             answering = False
@@ -331,19 +332,19 @@ class EdgeProtocol(HttpToolsProtocol):
         self.close()
 
     def close(self) -> None:
-        """Close once the client has taken what is written, for which it has ``write_timeout``."""
+        """Close once the client has read what is written, for which it has ``write_timeout``."""
         self.waiting.discard(self)
         self.transport.close()
         self._watch()
 
     def shutdown(self) -> None:
-        """The server ends: after the response under way, if there is one."""
+        """The server stops: close after the response in flight, if there is one."""
         super().shutdown()
         if self.transport.is_closing():
             self.close()
 
     def overdue(self, now: float) -> str | None:
-        """What this connection has taken too long for, if it has."""
+        """The part of the request that has exceeded its deadline, if any."""
         limits = self.limits
         if self.idle_since != math.inf:
             return None
@@ -376,12 +377,12 @@ class EdgeProtocol(HttpToolsProtocol):
                 connection.refuse(408, f"the {late} took too long")
         for connection in list(cls.stalled):
             if connection.unread(now):
-                connection.transport.abort()  # a close would wait for the buffer to empty
+                connection.transport.abort()  # close() would wait for the buffer to drain
         if cls.waiting or cls.stalled:
             cls._sweep_later()
 
 
 def edge_protocol(limits: EdgeLimits) -> type[EdgeProtocol]:
-    """The protocol class of one server: with these limits, and a sweep of its own."""
+    """The protocol class of one server, with these limits and its own sweep."""
     own: dict[str, Any] = {"limits": limits, "waiting": set(), "stalled": set(), "per_ip": Counter(), "sweeper": None}
     return type("EdgeProtocol", (EdgeProtocol,), own)

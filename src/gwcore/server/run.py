@@ -21,25 +21,26 @@ from gwcore.errors import BadConfig
 from gwcore.server.protocol import EdgeLimits, edge_protocol
 
 AT_ONCE = 2.0
-"""Seconds in which a server that is to end at once still closes what its application holds."""
+"""Seconds that a forced exit still allows for closing the application's resources."""
 FAREWELL = 1.0
-"""Seconds that kept connections have for one more request when a server ends."""
+"""Seconds that keep-alive connections have for one more request at shutdown."""
 FEW = 1000
-"""Connections below which even a server that nobody told how many to take says that there cannot be more."""
+"""Below this many possible connections, warn even if ``max_connections`` was not configured."""
 SPARE = 64
-"""Open files that are no connection of a client or to an upstream: stores, sinks, logs."""
+"""File descriptors reserved for other than client and upstream connections: stores, sinks, logs."""
 NOT_STARTED = 3
 """Exit code of a process whose application could not start."""
 LOOK = 0.1
-"""Seconds between two looks at files that are watched."""
+"""Polling interval, in seconds, for watched files."""
 _log = structlog.get_logger("gwcore")
 
 
 class EdgeServer(uvicorn.Server):
-    """Drains on the first SIGTERM or SIGINT, ends at once on the second, reloads on SIGHUP.
+    """Drains on the first SIGTERM or SIGINT, exits at once on the second, reloads on SIGHUP.
 
-    Under a supervisor it is the supervisor who counts: a terminal's Ctrl-C and systemd's stop reach every process, so a
-    worker hears each signal twice, its own and the one passed on.
+    Under a supervisor, only the supervisor counts signals: a terminal's Ctrl-C and systemd's stop reach every process,
+        so
+    a worker receives each signal twice, directly and passed on.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class EdgeServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Through the loop, so that handlers run between callbacks and not inside one."""
+        """Install handlers on the loop, so that they run between callbacks and not inside one."""
         loop = asyncio.get_running_loop()
         handled = [signal.SIGTERM, signal.SIGINT]
         for number in handled:
@@ -66,7 +67,7 @@ class EdgeServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that we serve once we do."""
+        """Report readiness once we are serving."""
         await super().startup(sockets)
         quiet_collector()
         if self.started and self._on_ready is not None:
@@ -80,9 +81,9 @@ class EdgeServer(uvicorn.Server):
             self._app.drain()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nothing more; tell who keeps a connection that its next answer is the last; then as uvicorn does.
+        """Stop accepting, answer further keep-alive requests with ``connection: close``, then proceed as uvicorn does.
 
-        A connection that is closed while its client writes is a failed request there, however it was meant.
+        Closing a connection just as its client writes would be a failed request to that client.
         """
         for server in self.servers:
             server.close()
@@ -95,14 +96,14 @@ class EdgeServer(uvicorn.Server):
             await self._end_at_once()
 
     async def _end_at_once(self) -> None:
-        """Cut what is under way, and have plugins keep what they would lose: journals, queues, places among the workers."""
+        """Cancel calls in flight, but let plugins save what they would lose: journals, queues, worker slots."""
         for task in self.server_state.tasks:
             task.cancel()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.lifespan.shutdown(), AT_ONCE)
 
     def reload(self) -> None:
-        """Have the application read its stack file again."""
+        """Have the application reload its stack file."""
         if hasattr(self._app, "reload"):
             self._spawn(self._app.reload())
 
@@ -123,10 +124,10 @@ class EdgeServer(uvicorn.Server):
 
 
 def stamps(paths: list[Path]) -> list[tuple[int, int, int]]:
-    """What differs when a file was written, or another took its place.
+    """Values that change when a file is written or replaced.
 
-    The system's own watches are of what was there when they began: an editor that saves by renaming, and Kubernetes, which
-    swaps a link, would be heard once or never.
+    The system's file watches follow the original inode: they would miss editors that save by renaming, and Kubernetes,
+    which swaps a symlink.
     """
     found = []
     for path in paths:
@@ -139,9 +140,9 @@ def stamps(paths: list[Path]) -> list[tuple[int, int, int]]:
 
 
 def quiet_collector() -> None:
-    """Take what start-up made out of the cyclic collector's sight, and let it run seldom.
+    """Exclude start-up objects from the cyclic GC, and run it rarely.
 
-    A request leaves no cycles: at the default of 700 allocations the collector was 10 % of a request's CPU.
+    Requests leave no cycles, yet at the default threshold of 700 allocations the GC took 10 % of a request's CPU.
     """
     gc.collect()
     gc.freeze()
@@ -149,7 +150,7 @@ def quiet_collector() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ``BadConfig`` naming the address and the mend."""
+    """A listening socket. Raises ``BadConfig`` naming the address and the fix."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -170,9 +171,9 @@ def address(listener: socket.socket) -> str:
 
 
 def fitting(limits: EdgeLimits, files: int) -> EdgeLimits:
-    """As many connections as there may be open files for: each client's, one to an upstream, and some for the rest.
+    """Cap connections by the limit of open files: one per client, one to an upstream for each, and ``SPARE`` others.
 
-    One more would be reset by the system, and none to an upstream could be opened; so it hears 503 instead.
+    Beyond that the system would reset new connections, and none to an upstream could be opened; so answer 503 instead.
     """
     most = max(1, (files - SPARE) // 2)
     if files == resource.RLIM_INFINITY or limits.max_connections <= most:
@@ -197,8 +198,8 @@ def serve_on(
     on_ready: Callable[[], None] | None = None,
     supervised: bool = False,
 ) -> int:
-    """Serve until a signal ends it, or ``supervised`` by somebody who ends it at once if need be; returns the exit code."""
-    # each client and each upstream is a descriptor; the soft limit of most systems is 1024
+    """Serve until a signal stops it; if ``supervised``, only the supervisor forces an exit. Returns the exit code."""
+    # each client and each upstream connection is a file descriptor; the soft limit of most systems is 1024
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     limits = fitting(limits, most)

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection and the answer that comes over it. See :mod:`gwcore.wire.http1` for the whole."""
+"""One HTTP/1.1 connection and the answer received on it. See :mod:`gwcore.wire.http1` for the overview."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gwcore.errors import Broken, Malformed, UpstreamError, UpstreamTimeout
 from gwcore.wire.pool import Pool
 from gwcore.wire.transport import Headers, Request
 
-HIGH = 256 * 1024  # unread bytes of a body above which the socket is not read
+HIGH = 256 * 1024  # back-pressure: unread bytes of a body above which reading from the socket is paused
 SLICE = 256 * 1024  # bytes of a request body handed to the socket at once
 INFORMATIONAL = 16  # 1xx answers accepted before the real one
-_EARLY = 0.001  # a timer may fire this much early (uvloop counts milliseconds)
+_EARLY = 0.001  # a timer may fire this early (uvloop has millisecond resolution)
 
 
 class Answer:
@@ -74,12 +74,12 @@ class Answer:
         return b""
 
     def wait(self, conn: Connection) -> asyncio.Future[None]:
-        """Done at the next thing that happens on the connection."""
+        """A future that is done at the next event on the connection."""
         self.waiter = waiter = conn.loop.create_future()
         return waiter
 
     def wake(self) -> None:
-        """Something happened."""
+        """Wake the reader after an event."""
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None
@@ -87,14 +87,14 @@ class Answer:
                 waiter.set_result(None)
 
     def close(self) -> None:
-        """Inside the body: close the socket, and let further reads say so. After its end: nothing."""
+        """Inside the body: close the socket, so that further reads raise. After its end: a no-op."""
         if self.conn is not None:
             self.pieces = []
             self.conn.close(Broken("the answer was closed before its end"))
 
 
 class Connection(asyncio.Protocol):
-    """One socket, at most one request at a time. It leaves its pool the moment it cannot serve another."""
+    """One socket, at most one request at a time. It leaves its pool as soon as it cannot serve another."""
 
     def __init__(
         self, pool: Pool[Connection], loop: asyncio.AbstractEventLoop, keepalive: float, max_head: int
@@ -107,13 +107,13 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.answer: Answer | None = None
         self.owns_slot = False
-        self.heard = False  # a byte came since the last request was written
+        self.heard = False  # a byte has been received since the last request was written
         self.reusable = False  # the answer's head allows another request
-        self.surplus = False  # bytes came after the end of the answer
+        self.surplus = False  # bytes were received after the end of the answer
         self.uploading = False
-        self.choked = False  # the transport asked for no more writes
+        self.choked = False  # the transport has paused writing
         self.paused = False
-        self.barren = 0  # bytes since the last one of a body: what a head, a trailer or a chunk extension may cost
+        self.barren = 0  # bytes since the last body byte: bounds heads, trailers and chunk extensions
         self.head_size = 0
         self.informational = 0
         self.deadline = inf
@@ -145,9 +145,9 @@ class Connection(asyncio.Protocol):
             raise answer.error or Broken("the connection was closed without an answer")
 
     async def _upload(self, answer: Answer, head: bytes, body: bytes) -> None:
-        """Write slice by slice, no faster than the socket takes them; stop when the answer comes early.
+        """Write slice by slice, with back-pressure from the socket; stop if the answer arrives early.
 
-        Each slice has the ``idle`` timeout to leave.
+        Each slice has the ``idle`` timeout to be written.
         """
         self.uploading = True
         idle = answer.timeouts.idle
@@ -165,14 +165,14 @@ class Connection(asyncio.Protocol):
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the socket."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one by shape only
+        """Store the transport."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's only has the same shape
         self.pool.live.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then wake the reader once, whatever the read brought."""
+        """Parse, then wake the reader once per socket read."""
         answer = self.answer
-        if answer is None:  # nobody asked
+        if answer is None:  # unsolicited data
             self.close()
             return
         self.heard = True
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if answer.conn is None:  # a callback has failed it already
+            if answer.conn is None:  # a callback has already failed it
                 return
             if not answer.ended:
                 self.close(Malformed(f"not HTTP/1.1: {error}"))
@@ -212,11 +212,11 @@ class Connection(asyncio.Protocol):
         self.pool.live.discard(self)
 
     def pause_writing(self) -> None:
-        """The socket takes no more for now."""
+        """The socket's write buffer is full."""
         self.choked = True
 
     def resume_writing(self) -> None:
-        """The socket takes more again."""
+        """The socket accepts writes again."""
         self.choked = False
         if self.answer is not None:
             self.answer.wake()
@@ -224,12 +224,12 @@ class Connection(asyncio.Protocol):
     # ---- httptools
 
     def on_message_begin(self) -> None:
-        """The first byte of an answer: the one we wait for, or one nobody asked for."""
+        """The first byte of an answer: the expected one, or an unsolicited one."""
         if self.answer is None or self.answer.ended:
             self.surplus = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole header; trailers are dropped."""
+        """A complete header; trailers are dropped."""
         answer = self.answer
         if answer is None or answer.status or answer.ended:  # a trailer
             return
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         answer.headers.append((name, value.rstrip()))
 
     def on_headers_complete(self) -> None:
-        """Judge the head."""
+        """Check the head."""
         answer = self.answer
         if answer is None or answer.ended:
             return
@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
             answer.status = status
 
     def on_body(self, piece: bytes) -> None:
-        """Some of the body, transfer-encoding removed."""
+        """A piece of the body, transfer-encoding removed."""
         answer = self.answer
         if answer is None or answer.ended:
             self.surplus = True
@@ -277,20 +277,20 @@ class Connection(asyncio.Protocol):
         answer.size += len(piece)
 
     def on_message_complete(self) -> None:
-        """The end that the framing announced; a 1xx answer has one, too."""
+        """The end of the message by its framing; 1xx answers have one, too."""
         if self.answer is not None and self.answer.status:
             self.answer.ended = True
 
     # ---- ends
 
     def _complete(self, answer: Answer) -> None:
-        """The last byte of the answer is here, whether or not anybody has read it: the connection is free."""
+        """The last byte of the answer has been received, read or not: the connection is free."""
         self.answer = answer.conn = None
         self.pool.busy -= 1
         if not self.reusable or self.surplus or self.transport.is_closing():
             self.close()
             return
-        self.resume()  # else the end of the connection would go unnoticed
+        self.resume()  # otherwise a close by the peer would go unnoticed
         self.expect(self.loop.time() + self.keepalive)
         self.pool.put(self)
 
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
             self.close(Broken(f"the connection ended {'inside' if self.heard else 'without'} an answer"))
 
     def close(self, error: UpstreamError | None = None) -> None:
-        """Close the socket at once, leave the pool, and fail the request under way, if any. Idempotent."""
+        """Close the socket at once, leave the pool, and fail the request in flight, if any. Idempotent."""
         answer = self.answer
         if answer is not None:
             self.answer = answer.conn = None
@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
         return self.owns_slot and now < self.deadline and not self.transport.is_closing()
 
     def resume(self) -> None:
-        """Read the socket again."""
+        """Resume reading from the socket."""
         if self.paused:
             self.paused = False
             self.transport.resume_reading()
@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
     # ---- time
 
     def expect(self, deadline: float) -> None:
-        """Something must happen before ``deadline`` (loop time). A timer that fires earlier anyway is left alone."""
+        """Set the ``deadline`` (loop time) of the next event. A timer that fires earlier anyway is left as it is."""
         self.deadline = deadline
         if deadline < self.due:
             if self.timer is not None:
@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         now = self.loop.time() + _EARLY
         if answer is not None and answer.waiter is None and now < answer.total:
-            self.expect(answer.total)  # nobody waits for the upstream: a slow reader is not its fault
+            self.expect(answer.total)  # nobody is waiting for the upstream: a slow reader is not its fault
         elif now < self.deadline:
             self.expect(self.deadline)
         elif answer is None:

@@ -1,7 +1,7 @@
-"""Where connections wait and where they come from: a pool per origin, and RFC 8305 dialling.
+"""A connection pool per origin, and RFC 8305 dialling.
 
 uvloop's ``create_connection`` tries addresses one after the other, each until the kernel gives up, so a host with a dead
-IPv6 route would cost the whole connect timeout. :func:`dial` races them instead, on any loop.
+IPv6 route would use up the whole connect timeout. :func:`dial` races them instead, on any loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 
 from gwcore.errors import Exhausted, Unreachable
 
-_TELL_EVERY = 10.0  # seconds between two lines of the log that say the same
+_TELL_EVERY = 10.0  # minimum seconds between two identical log lines
 _STAGGER = 0.25  # seconds between two attempts: RFC 8305 §5, "Connection Attempt Delay"
 
 
@@ -27,7 +27,7 @@ _log = structlog.get_logger("gwcore")
 
 
 class Pooled(Protocol):
-    """What a pool must know of a connection."""
+    """What a pool requires of a connection."""
 
     def usable(self, now: float) -> bool:
         """Whether another request may be written at loop time ``now``."""
@@ -42,15 +42,15 @@ C = TypeVar("C", bound=Pooled)
 
 
 class Pool(Generic[C]):
-    """Connections to one origin: the idle ones newest first, and a queue for those that wait above the cap.
+    """Connections to one origin: idle ones, newest first, and a queue of waiters for when the cap is reached.
 
-    Whoever claims holds one of ``cap`` slots until the connection is dropped or the slot vacated. While somebody waits,
+    A claim holds one of ``cap`` slots until the connection is dropped or the slot vacated. While there are waiters,
     nothing is idle and no slot is free, so a newcomer cannot overtake.
 
     Attributes:
         size: slots taken: connections that are idle, in use or being opened.
-        busy: connections that carry a request now.
-        live: connections whose socket is not gone yet, closed ones included.
+        busy: number of connections with a request in flight.
+        live: connections whose socket is not yet gone, including those being closed.
     """
 
     __slots__ = ("_waiters", "busy", "cap", "idle", "live", "size")
@@ -64,7 +64,7 @@ class Pool(Generic[C]):
         self._waiters: deque[asyncio.Future[C | None]] = deque()
 
     def take(self, now: float) -> C | None:
-        """The usable connection that became idle last, if any. Stale ones are closed on the way."""
+        """The most recently idle usable connection, if any. Closes stale ones on the way."""
         while self.idle:
             conn = self.idle.pop()
             if conn.usable(now):
@@ -73,7 +73,7 @@ class Pool(Generic[C]):
         return None
 
     async def claim(self) -> C | None:
-        """A connection that another request just gave back, or ``None``: open one, in the slot that is now yours."""
+        """A connection just released by another request; or ``None``: open one, in the slot now held."""
         if self.size < self.cap:
             self.size += 1
             return None
@@ -83,7 +83,7 @@ class Pool(Generic[C]):
         try:
             return await waiter
         except asyncio.CancelledError:
-            # Cancelled in the tick after it was served: pass on what it was given, or a slot is lost for ever.
+            # cancelled in the tick after it was served: pass on what it was given, or the slot leaks
             if waiter.done() and not waiter.cancelled() and not waiter.exception():
                 given = waiter.result()
                 if given is None:
@@ -95,7 +95,7 @@ class Pool(Generic[C]):
             raise
 
     def put(self, conn: C) -> None:
-        """Give a connection to whoever waits longest, else keep it."""
+        """Hand a connection to the longest waiter, else keep it idle."""
         waiter = self._next()
         if waiter is None:
             self.idle.append(conn)
@@ -103,7 +103,7 @@ class Pool(Generic[C]):
             waiter.set_result(conn)
 
     def vacate(self) -> None:
-        """Give a slot to whoever waits longest, else free it."""
+        """Hand a slot to the longest waiter, else free it."""
         waiter = self._next()
         if waiter is None:
             self.size -= 1
@@ -111,7 +111,7 @@ class Pool(Generic[C]):
             waiter.set_result(None)
 
     def drop(self, conn: C) -> None:
-        """A connection that held a slot is closed."""
+        """Remove a closed connection that held a slot."""
         if conn in self.idle:
             self.idle.remove(conn)
         self.vacate()
@@ -122,7 +122,7 @@ class Pool(Generic[C]):
             self.idle[0].close()
 
     def refuse(self, error: Exception) -> None:
-        """Fail everybody who waits."""
+        """Fail all waiters."""
         while (waiter := self._next()) is not None:
             waiter.set_exception(error)
 
@@ -138,8 +138,8 @@ async def dial(host: str, port: int) -> socket.socket:
     """A connected TCP socket to the first address of ``host`` that answers (RFC 8305).
 
     Raises:
-        OSError: no address, or none that answers; the first address's error.
-        UnicodeError: a name that IDNA cannot encode.
+        OSError: there is no address, or none answers; the error is the first address's.
+        UnicodeError: IDNA cannot encode the name.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -153,11 +153,11 @@ async def dial(host: str, port: int) -> socket.socket:
 
 
 def unconnected(message: str) -> Unreachable:
-    """Why there is no connection: the upstream, or that this process may open no more, which is asked of the system.
+    """The error for a failed connect: the upstream's fault, or, as a test socket shows, this process's limit of files.
 
-    What failed cannot tell: names are looked up, and certificates read, through files, too.
+    The original error does not tell: name look-ups and certificates use file descriptors, too.
     """
-    global _told  # noqa: PLW0603 - it is the process that may open no more
+    global _told  # noqa: PLW0603 - the limit is the process's
     try:
         socket.socket().close()
     except OSError as error:

@@ -1,7 +1,7 @@
 """Server-sent events, byte for byte: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream.
 
-A relay drops one frame and forwards the others exactly as they came; hence every byte of the stream belongs to the
-``raw`` of exactly one :class:`Frame`.
+A relay may drop one frame and must forward the others unchanged, so every byte of the stream belongs to the ``raw`` of
+exactly one :class:`Frame`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from gwcore.errors import Malformed
 
 _BOM = b"\xef\xbb\xbf"
 _COLON = ord(":")
-_CR, _LF = b"\r\n"  # as numbers, which CPython looks for faster than for bytes
-_TAIL = 3  # the longest beginning of a blank line that may still grow: CR LF CR
+_CR, _LF = b"\r\n"  # as ints, which CPython searches for faster than for bytes
+_TAIL = 3  # the longest incomplete blank line: CR LF CR
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r){2}")  # atomic, else one CR LF would be read as two line ends
 
 BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
-"""What a frame that is whole ends with."""
+"""The endings of a complete frame."""
 LIMIT = 16 * 1024 * 1024
 _HELD = 64 * 1024
 
@@ -32,7 +32,7 @@ class Frame:
         event: the ``event`` field; ``""`` when there is none.
         data: the ``data`` fields, joined by LF; ``b""`` when there is none.
         raw: the frame's exact bytes, terminator included. Blank lines before the first field belong to it.
-        comment: it holds no field at all (``: ping``, or blank lines only): nothing a client could see.
+        comment: it has no field at all (``: ping``, or blank lines only): invisible to clients.
     """
 
     event: str
@@ -42,13 +42,14 @@ class Frame:
 
 
 class SseReader:
-    r"""Cuts a stream, in chunks as they come, into frames. Linear in the bytes, whatever the chunking.
+    r"""Splits a stream of arbitrary chunks into frames. Linear in the bytes, whatever the chunking.
 
-    Lines end with LF, CRLF or CR. A frame whose last byte so far is CR waits for the next one, since an LF would
-    belong to it. ``id`` and ``retry`` are left in ``raw``: they are about reconnecting, which answers to a POST lack.
+    Lines end with LF, CRLF or CR. A frame whose last byte so far is CR waits for the next byte, since an LF would
+    belong to it. ``id`` and ``retry`` stay in ``raw``: they concern reconnecting, which answers to a POST do not
+    support.
 
     Args:
-        limit: bytes of one frame.
+        limit: maximum bytes of one frame.
     """
 
     __slots__ = ("_begun", "_cr", "_limit", "_pending", "_searched")
@@ -62,7 +63,7 @@ class SseReader:
 
     @property
     def pending(self) -> bool:
-        """Whether a frame has begun that is not complete."""
+        """Whether there is an incomplete frame."""
         return bool(self._pending)
 
     def feed(self, chunk: bytes) -> list[Frame]:
