@@ -1,7 +1,7 @@
-"""A call over a list of items, to an upstream that takes fewer at a time or speaks otherwise: many requests, one reply.
+"""A list call to an upstream that takes fewer items at a time or speaks another dialect: many requests, one reply.
 
-Batches are asked in parallel, a bounded number at once. The first that fails fails the call, once. None is asked behind it;
-those that were asked already are read to their ends, since they are billed: what they used is counted.
+Batches run in parallel, with bounded concurrency. The first failure fails the call, once, and no further batch is sent;
+those in flight are read to their ends, since they are billed and their usage must be counted.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from gwcore.usage import Usage, added
 from gwcore.wire.transport import Request, Response
 
 PARALLEL: Final = 4
-"""Requests of one call that an upstream is asked at once."""
+"""Maximum concurrent requests of one call to an upstream."""
 
 
 @dataclass(slots=True)
 class Batches(Way):
-    """One attempt's way there and back.
+    """One attempt's translation in both directions.
 
     Attributes:
         codec: of the upstream's dialect.
-        request: the whole of it. ``parts``: its batches. ``bodies``: theirs.
+        request: the whole request. ``parts``: its batches. ``bodies``: the batches' bodies.
     """
 
     codec: UpstreamListCodec
@@ -54,7 +54,7 @@ class Batches(Way):
         return self.codec.read_error(status, body)
 
     def read(self, at: int, body: bytes) -> ListReply:
-        """The answer to one batch; its usage counts from now on. Raises ``Malformed``."""
+        """Parse the answer to one batch and count its usage. Raises ``Malformed``."""
         try:
             reply = self.codec.read_reply(orjson.loads(body))
         except orjson.JSONDecodeError:
@@ -72,7 +72,7 @@ class Batches(Way):
         return reply
 
     def written(self, replies: list[ListReply]) -> bytes:
-        """The whole reply in the client's words. Raises ``Malformed``."""
+        """The whole reply in the client's dialect. Raises ``Malformed``."""
         codec = cast("ListCodec", self.client.lists[self.request.operation])
         try:
             whole = merged(self.parts, replies, self.request.top)
@@ -83,11 +83,11 @@ class Batches(Way):
 
 
 def batched(call: Call, target: Target, document: dict[str, Any], dialects: Mapping[str, Dialect]) -> Batches | None:
-    """The way of a call over a list; ``None`` if there is none.
+    """The translation of a list call; ``None`` if there is none.
 
     Raises:
         BadRequest: the document cannot be read: a value is missing, or of a type that this dialect does not have there.
-        Untranslatable: it holds what the target's dialect cannot say.
+        Untranslatable: it contains something that the target's dialect cannot express.
     """
     client = call.dialect.lists.get(call.operation)
     if not hasattr(client, "read_request"):  # none, or one that is spoken to upstreams only
@@ -135,7 +135,7 @@ async def answer(
     refuse: Callable[[Attempt, Response, Way], Awaitable[GatewayError]],
     settle: Callable[[], None],
 ) -> None:
-    """Ask for every batch and end the reply. Raises :class:`gwcore.errors.UpstreamError`."""
+    """Send every batch and end the reply. Raises :class:`gwcore.errors.UpstreamError`."""
     gate = asyncio.Semaphore(PARALLEL)
     replies: dict[int, ListReply] = {}
     failures: list[GatewayError] = []

@@ -1,7 +1,7 @@
-"""What is installed, by name. Entry points are loaded only when a stack file names them: vendor imports are dear.
+"""What is installed, by name. Entry points are loaded only if a stack file names them, since vendor imports are slow.
 
-The name of an entry point in the group ``gwcore`` is the word in the stack file. A distribution that offers several
-words declares one entry point for each. Providers and dialects of ``gwcore-providers`` are a table behind one name.
+An entry point's name in the group ``gwcore`` is the name used in the stack file. A distribution that offers several
+names declares one entry point for each. Providers and dialects of ``gwcore-providers`` are a table behind one name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ VERBS = {
     "report": "gwcore-observability",
     "import": "gwcore-litellm",
 }
-"""Verbs of the command line that distributions of ours bring."""
+"""Subcommands contributed by our own distributions."""
 
 
 class Catalog:
@@ -162,7 +162,7 @@ class Catalog:
         return found.Config if found else None
 
     def plugin_names(self) -> list[str]:
-        """Words that ``stack`` may hold: of what is not loaded yet, the entry points."""
+        """Names that ``stack`` may contain; for distributions not loaded yet, their entry points."""
         return sorted({*self._plugins, *self._found} - (self._loaded - self._plugins.keys()) - {PROVIDERS})
 
     watch_names = plugin_names
@@ -175,20 +175,20 @@ class Catalog:
         return found.Options if found else None
 
     def provider_names(self) -> list[str]:
-        """Words that ``provider:`` may hold."""
+        """Names that ``provider:`` may be."""
         self.load(PROVIDERS)
         return sorted(self._providers)
 
     def identifies(self, name: str) -> bool:
-        """Whether a loaded plugin says who calls."""
+        """Whether a loaded plugin authenticates callers."""
         return bool(getattr(self._plugins.get(name), "identifies", False))
 
     def offered(self, name: str) -> list[str]:
-        """What the distribution behind a loaded entry point has, as in ``the plugin stamp``."""
+        """What the distribution behind a loaded entry point offers, as in ``the plugin stamp``."""
         return self._offers.get(name, [])
 
     def install_hint(self, name: str) -> str | None:
-        """What to install for a word: the distribution of ours that offers it; where it is there, its extra of that name."""
+        """What to install for a name: our distribution that offers it or, if installed, its extra of that name."""
         entry = self._found.get(name)
         if entry is None:
             return _KNOWN.get(name)

@@ -1,7 +1,7 @@
-"""How many tokens a call will use: the bytes of its text by a ratio learned per model, and the length answers have had.
+"""Estimates a call's tokens from its text's bytes, by a ratio learned per model, and from the length of past answers.
 
-Bytes vary less per token than characters do (1.5 to 7.5, English 4.1), and counting them costs nothing: no tokenizer is
-loaded. What the upstream then reports corrects the charge and teaches the next estimate.
+Bytes per token vary less than characters per token (1.5 to 7.5, English 4.1), and counting them is free: no tokenizer
+is loaded. The usage that the upstream reports then corrects the charge and trains the next estimate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ K = TypeVar("K")
 FIRST_RATIO: Final = 3.5
 """Bytes per token of a model not seen yet."""
 ANSWER: Final = 1000
-"""Tokens of an answer whose length nobody limits, of a model not seen yet."""
+"""Tokens of an answer without a length limit, from a model not seen yet."""
 MEDIA: Final = 1000
 """Tokens of an image, a file or a sound."""
 _READ: Final = frozenset(
@@ -26,7 +26,7 @@ _READ: Final = frozenset(
 _WRITTEN: Final = frozenset({"chat", "completions", "compact", "predict"})
 """Operations whose answer costs tokens."""
 BY_TOKENS: Final = _WRITTEN | {"embeddings", "batch_embeddings"}
-"""Operations whose whole cost is that of tokens, which an estimate of tokens can tell."""
+"""Operations billed by tokens alone, whose cost a token estimate covers."""
 _MARKS: Final = (b"base64", b'"data"', b"inline_data", b"inlineData", b"image", b"input_audio", b"file")
 _BLOB: Final = re.compile(r"(?:data:[^,]{0,100},)?[A-Za-z0-9+/_=-]{256}")
 _SMALL: Final = 2048
@@ -35,7 +35,7 @@ _MOST: Final = 10_000
 
 
 class Learned:
-    """Of one model, or of one model and key.
+    """What is learned about one model, or one model and key.
 
     Attributes:
         ratio: bytes per token of input.
@@ -69,7 +69,7 @@ class Learned:
 
 
 class Estimator:
-    """Remembers models and keys, a bounded number of each; one that is never taught estimates as for a model not seen yet.
+    """Learns per model and key, a bounded number of each; until taught, it estimates as for an unseen model.
 
     Args:
         output: tokens expected of an answer before a model's own are known.
@@ -117,7 +117,7 @@ class Estimator:
         return read, int(answer if most is None or answer < most else most) * times
 
     def learn(self, model: str | None, key: str | None, size: tuple[int, int], used: tuple[int, int]) -> None:
-        """What a call really used, tokens in and tokens out."""
+        """Learn from a call's actual usage, tokens in and tokens out."""
         text, media = size
         read, written = used
         learned = self._models.get(model) or self._new(self._models, model)
@@ -137,13 +137,13 @@ class Estimator:
 
 
 def ceiling(call: Call) -> tuple[int | None, int]:
-    """The most tokens an answer may have, and how many answers are asked for."""
+    """The token limit per answer, and the number of answers requested."""
     most, times = call.wanted()
     return most or None, min(times, 128) if times else 1
 
 
 def _blobs(document: Any) -> tuple[int, int]:
-    """Bytes and number of the long base64 strings, wherever they stand; and of references to images by address."""
+    """Bytes and number of long base64 strings, at any depth, and of image references by URL."""
     size = count = 0
     todo = [document]
     while todo:

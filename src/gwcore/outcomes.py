@@ -1,8 +1,8 @@
-"""What the end of an attempt means: for the money held for it, for another try, for the health of its deployment.
+"""What the end of an attempt implies for its budget hold, for retries and for the health of its deployment.
 
-One table for all who must agree on it: a router tries again by ``retry`` and judges a deployment by ``health``, a ledger
-settles by ``money``. :func:`ending` finds the row of an error. Vendors say one thing in many ways; how they say it is data,
-too: :data:`SIGNS`.
+One shared table: routers retry by ``retry`` and judge deployments by ``health``, ledgers settle by ``money``.
+:func:`ending` finds the row for an error. Vendors express the same error in many ways, which are data too:
+:data:`SIGNS`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class Ending:
 
     Attributes:
         kind: its name.
-        money: ``void`` is known not to be billed; ``reap`` is unknown: the whole hold is taken until the truth is known.
+        money: ``void``: known not to be billed; ``reap``: unknown, so the whole hold is charged until the cost is
+            known.
         retry: ``again`` the same deployment or another; ``elsewhere`` another deployment or credential only; ``larger``,
             ``permissive``, ``cheaper`` only what is configured for that case; ``no``.
         health: ``failure`` counts against the deployment; ``credential`` closes the credential for a while;
-            ``cooldown`` closes the deployment until it said; ``none``.
+            ``cooldown`` closes the deployment until the time it stated; ``none``.
     """
 
     kind: str
@@ -88,11 +89,11 @@ TABLE = {
 
 @dataclass(slots=True, frozen=True)
 class Sign:
-    """How an upstream says it. Of what is given, all must hold: a status, one of the codes or the text.
+    """How an upstream expresses it. All conditions given must hold: a status, one of the codes or the text.
 
     Attributes:
         codes: values of ``code``, ``type``, ``status`` or ``reason`` in the error object and the objects below it.
-        text: a part of a message. Messages quote what clients write: a text that closes a credential must begin it.
+        text: part of a message. Messages quote client input, so a text that closes a credential must be at the start.
     """
 
     kind: str
@@ -149,7 +150,7 @@ _MESSAGE = 4096
 _SECONDS = re.compile(r"\d{1,12}(?:\.\d+)?")
 _DELAY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s")
 LONGEST_WAIT = 24 * 3600.0
-"""Seconds; an upstream that asks for more is asked again after these."""
+"""Seconds; caps the wait that an upstream asks for."""
 
 
 def ending(error: BaseException, *, committed: bool = False) -> Ending:
@@ -198,7 +199,7 @@ _BY_STATUS = {401: "credential", 402: "quota", 403: "permission", 409: "conflict
 
 
 def _said(body: bytes) -> tuple[set[str], list[str]]:
-    """Codes and messages of an error body, whatever its dialect; nothing of one that is not JSON."""
+    """Codes and messages of an error body in any dialect; none if it is not JSON."""
     try:
         document = orjson.loads(body[:_READ])
     except orjson.JSONDecodeError:
@@ -225,7 +226,7 @@ def told_after(text: str, wall: Callable[[], float]) -> float | None:
 
 
 def told_wait(body: bytes) -> float | None:
-    """Seconds to wait, where an error's body says it: a ``RetryInfo`` among its details, which stands for a ``retry-after``."""
+    """Seconds to wait by an error's body: a ``RetryInfo`` among its details, the equivalent of ``retry-after``."""
     if b"retryDelay" not in body:
         return None
     try:

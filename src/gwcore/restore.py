@@ -15,7 +15,7 @@ from gwcore.events import Event, Finished, PartEnded, TextDelta, ToolCallDelta, 
 class AnswerTool:
     """A tool whose arguments are the answer, for a model without structured output.
 
-    ``wrapped``: the schema is of no object, and stands below ``value``, since arguments are one.
+    ``wrapped``: the schema is not an object's, so it is nested under ``value``, since arguments must be an object.
     """
 
     name: str
@@ -23,13 +23,13 @@ class AnswerTool:
 
 
 def free_text(arguments: str) -> str:
-    """The one string of a function that stands for a tool of free text."""
+    """The single string argument of a function that stands in for a free-text tool."""
     text = _member(arguments, "input")
     return text if isinstance(text, str) else arguments
 
 
 def unwrapped(arguments: str) -> str:
-    """The JSON text below ``value``; as it is where there is none."""
+    """The JSON text under ``value``; unchanged if there is none."""
     value = _member(arguments, "value")
     return arguments if value is None else orjson.dumps(value).decode()
 
@@ -46,7 +46,7 @@ class Restorer:
     """One per attempt.
 
     Args:
-        customs: names of tools of free text that the upstream sees as functions of one string.
+        customs: names of free-text tools that the upstream sees as functions of one string.
         answer: the tool whose arguments are the answer.
         names: what the upstream calls a tool → the client's name.
     """
@@ -80,7 +80,7 @@ class Restorer:
     # ── a stream ──
 
     def events(self, events: Iterable[Event]) -> list[Event]:
-        """The same in order; free text and wrapped answers come when their part ends."""
+        """The same for a stream, in order; free text and wrapped answers are emitted when their part ends."""
         out: list[Event] = []
         for event in events:
             if isinstance(event, ToolCallStarted):

@@ -23,15 +23,15 @@ _OF_A_START = (
     *("host", "port", "drain", "header_timeout", "body_timeout", "write_timeout", "min_body_rate"),
     *("max_headers", "max_head", "max_connections", "max_connections_per_ip", "watch"),
 )
-"""Settings of ``server`` that the listening socket and its connections were made with."""
+"""Settings of ``server`` that take effect only at a start: they configure the listening socket and its connections."""
 _log = structlog.get_logger("gwcore")
 
 
 def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int, watch: bool) -> int:
-    """Serve until a signal ends it; returns the exit code.
+    """Serve until a signal stops it; returns the exit code.
 
     Raises:
-        AssemblyError: the stack file, or an open gateway on an address others can reach.
+        AssemblyError: the stack file is wrong, or the gateway is open on an address that others can reach.
     """
     log.setup()
     accepted = _Accepted(load(stack))
@@ -40,7 +40,7 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
     address, number = host or server.host, server.port if port is None else port
     _refuse_debugging(address)
     limits, announce = edge_limits(server), partial(_announce, stack, config)
-    os.environ[COUNT_ENV] = str(workers)  # what a platform says of other servers (WEB_CONCURRENCY) does not count here
+    os.environ[COUNT_ENV] = str(workers)  # overrides WEB_CONCURRENCY, which a platform sets for other servers
     again, tell = partial(servable, stack, address), partial(_reloadable, stack, address, server, accepted)
     check = again if workers > 1 else tell
 
@@ -60,10 +60,10 @@ def serve_stack(stack: Path, *, host: str | None, port: int | None, workers: int
 
 
 class _Accepted:
-    """The stack file as it was last found good: what a worker begins with that takes the place of one that died.
+    """The last valid stack file, with which a worker that replaces a dead one starts.
 
-    So it does what the others do, whatever was written since; else a mistake in a file whose reload was refused would keep
-    workers from coming back, one by one, until none is left.
+    So it behaves like the others, whatever has been written since. Otherwise a mistake in a file whose reload was
+    rejected would keep workers from being replaced, one by one, until none is left.
     """
 
     def __init__(self, source: StackSource) -> None:
@@ -71,7 +71,7 @@ class _Accepted:
 
 
 def edge_limits(server: ServerConfig) -> EdgeLimits:
-    """What ``server`` says of connections."""
+    """The connection limits of ``server``."""
     return EdgeLimits(
         header_timeout=server.header_timeout,
         body_timeout=server.body_timeout,
@@ -85,7 +85,7 @@ def edge_limits(server: ServerConfig) -> EdgeLimits:
 
 
 def servable(stack: Path, host: str | None = None, source: StackSource | None = None) -> StackConfig:
-    """What the file says, or said as ``source``. Raises ``AssemblyError`` for mistakes, and for what strangers could use."""
+    """Read the file, or ``source``. Raises ``AssemblyError`` for mistakes, and for what outsiders could exploit."""
     catalog = Catalog()
     config = read(source or load(stack), env=os.environ, registry=catalog)
     _refuse_published(stack, config)
@@ -94,7 +94,7 @@ def servable(stack: Path, host: str | None = None, source: StackSource | None = 
 
 
 def _reloadable(stack: Path, address: str, started: ServerConfig, accepted: _Accepted) -> None:
-    """Raises what a start with this file would, where we listen; tells what of it waits for the next start."""
+    """Raise what a start with this file on our address would; log the settings that wait for the next start."""
     source = load(stack)
     now = servable(stack, address, source).server
     accepted.source = source
@@ -129,7 +129,7 @@ def _refuse_open(config: StackConfig, host: str, guarded: bool) -> None:
 
 
 def _refuse_published(stack: Path, config: StackConfig) -> None:
-    """The admin's key in a file that every user of the machine can read is a key of every user's."""
+    """Reject an admin key in a file that every user of the machine can read."""
     guard = next((entry.config for entry in config.stack if entry.name == "auth"), None)
     secrets = [getattr(guard, name, None) for name in ("admin_key", "pepper")]
     if stack.stat().st_mode & 0o004:
@@ -142,7 +142,7 @@ def _refuse_published(stack: Path, config: StackConfig) -> None:
 
 
 def _refuse_debugging(host: str) -> None:
-    """What helps a developer shows arguments of callbacks, which are requests, or the keys of TLS sessions."""
+    """Reject debugging aids beyond loopback: they expose callback arguments (requests), or TLS session keys."""
     if is_loopback(host):
         return
     on = [name for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "SSLKEYLOGFILE") if os.environ.get(name)]

@@ -1,7 +1,7 @@
-"""A call in one dialect, an upstream that speaks another: read, write, and back again.
+"""Translation between a call's dialect and an upstream's, in both directions.
 
-One :class:`Translation` per attempt. It is made only where the upstream does not serve the client's dialect, or the stack file
-says which one to speak (``upstreams.<name>.dialect``); everything else passes through unread.
+One :class:`Translation` per attempt. It is made only if the upstream does not serve the client's dialect, or the stack
+file sets another (``upstreams.<name>.dialect``); everything else passes through unparsed.
 """
 
 from __future__ import annotations

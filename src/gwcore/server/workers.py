@@ -1,13 +1,13 @@
-"""``--workers N``: a parent that binds once, forks, restarts what dies, and passes signals on.
+"""``--workers N``: a parent that binds once, forks, restarts workers that die, and passes signals on.
 
-A parent that is killed takes its workers along: each waits on a pipe of which only the parent has the other end.
+If the parent is killed, its workers stop too: each waits on a pipe whose other end only the parent holds.
 
 Fork, not spawn: the parent has imported everything and started no loop and no thread, so workers share its memory and are
-ready at once. All accept from one socket, which the kernel wakes in turn (uvloop listens level-triggered); with SO_REUSEPORT
-a restarting worker's share of the backlog would be lost.
+ready at once. All accept from one socket, and the kernel wakes them in turn (uvloop listens level-triggered); with
+SO_REUSEPORT a restarting worker's share of the backlog would be lost.
 
-A reload is checked by the parent first. A bad file is not passed on; its problem is written to the status file named by
-``GWCORE_STATUS_FILE``, which every worker's health page reads.
+A reload is checked by the parent first. An invalid file is not passed on; its problem is written to the status file
+named by ``GWCORE_STATUS_FILE``, which every worker's health page reads.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from gwcore.workers import COUNT_ENV, FOLDER_ENV
 
 STATUS_ENV = "GWCORE_STATUS_FILE"
 UP = 30.0
-"""Seconds after which a worker that is there counts as one that serves."""
+"""Seconds after which a living worker counts as serving."""
 PAUSE = 0.05
-"""Seconds before the first restart of a worker that did not come up; twice as long before each further one, at most 2."""
+"""Back-off in seconds before the first restart of a worker that did not come up; doubles each time, up to 2."""
 CLOSING = 20.0
-"""Seconds behind the drain in which a worker may close what it holds: a sink that hangs takes five, the ledger as many."""
+"""Seconds after the drain for a worker to close its resources: a hanging sink takes five, the ledger as many."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = structlog.get_logger("gwcore")
 
@@ -60,7 +60,7 @@ class Supervisor:
         self.work = work
         self.drain = drain
         self.check = check
-        self.ups = ups  # the end of a pipe into which each worker that serves writes a byte
+        self.ups = ups  # read end of a pipe: each worker writes a byte once it serves
         self.on_up = on_up
         self.pids: dict[int, float] = {}
         self.alive = os.pipe()
@@ -71,7 +71,7 @@ class Supervisor:
         self.reload_wanted = False
 
     def run(self, watch: list[Path]) -> int:
-        """Until a signal ends it; returns the exit code."""
+        """Run until a signal stops it; returns the exit code."""
         with _temporary() as folder:
             self.status = Path(folder) / "status.json"
             os.environ[STATUS_ENV] = str(self.status)
@@ -97,7 +97,7 @@ class Supervisor:
         return 1 if self.gave_up else 0
 
     def _hear(self) -> None:
-        """Say that we serve once a worker does."""
+        """Report readiness once a worker serves."""
         if self.ups is None:
             return
         with contextlib.suppress(BlockingIOError):
@@ -106,7 +106,7 @@ class Supervisor:
                 told()
 
     def _fork(self) -> None:
-        # a signal between the fork and what follows would miss the new worker, or have it act for the parent
+        # block signals: right after the fork one would miss the new worker, or make it act as the parent
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
@@ -146,14 +146,14 @@ class Supervisor:
                 self._again(served=code != NOT_STARTED and time.monotonic() - born >= 1)
 
     def _again(self, *, served: bool) -> None:
-        """Restart with a back-off; give up when none is up, and ten in a row did not come to serve."""
+        """Restart with a back-off; give up if no worker is up and ten in a row have failed to start serving."""
         self.failures = 0 if served else self.failures + 1
         if self.failures > 10 and not any(time.monotonic() - born > UP for born in self.pids.values()):
             _log.error("workers do not stay up; giving up")
             self.gave_up = True
             self._stop(signal.SIGTERM, None)
             return
-        # not slept: other workers end meanwhile, and signals come
+        # do not sleep: other workers may exit meanwhile, and signals arrive
         self.due.append(time.monotonic() + min(2.0, PAUSE * 2 ** min(self.failures, 10)))
 
     def _fork_due(self) -> None:
@@ -204,7 +204,7 @@ class Supervisor:
 
 
 def _temporary() -> tempfile.TemporaryDirectory[str]:
-    """What the workers share. Raises ``BadConfig`` where nothing can be written, as on a read-only root file system."""
+    """The workers' shared folder. Raises ``BadConfig`` if nothing is writable, as on a read-only root file system."""
     try:
         return tempfile.TemporaryDirectory(prefix="gwcore-")
     except OSError as error:
@@ -213,7 +213,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def _end_with_parent(alive: int) -> None:
-    """Drain this worker when nobody has the other end of the pipe any more."""
+    """Drain this worker once the other end of the pipe is closed."""
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -230,7 +230,7 @@ def serve_workers(
     watch: list[Path] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> int:
-    """Serve with several processes on one port. Raises ``BadConfig`` when the address cannot be had."""
+    """Serve with several processes on one port. Raises ``BadConfig`` if the address is not available."""
     if not hasattr(os, "fork"):
         raise BadConfig("--workers needs fork, which this system does not have; run one worker")
     listener = bind(host, port)
