@@ -1,4 +1,4 @@
-"""What the upstream was told in another form, put back: names, tools of free text, an answer that was asked for as a call."""
+"""Undoes substitutions made for the upstream: tool names, free-text tools, and an answer requested as a tool call."""
 
 from __future__ import annotations
 
