@@ -1,4 +1,4 @@
-"""The side doors: liveness, readiness, health. They say what is served and whether the last reload held; no secrets."""
+"""Probes: liveness, readiness, health. They report what is served and whether the last reload succeeded; no secrets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATIC = {
 
 
 class State:
-    """What the probes tell, besides the stack itself."""
+    """What the probes report besides the stack itself."""
 
     def __init__(self) -> None:
         self.draining = False
@@ -64,7 +64,7 @@ def _health(stack: Stack | None, state: State, full: bool) -> tuple[int, bytes]:
     if stack is None:
         return 503, b'{"status":"starting","models":[]}'
     plugins = stack.health()
-    # still 200: the next replica has the same store, and what is away is no reason to send clients nowhere
+    # still 200: the other replicas use the same store, so taking this one out of service would not help
     away = any(isinstance(said, dict) and said.get("degraded") for said in plugins.values())
     status = "draining" if state.draining else "degraded" if away else "healthy"
     code = 503 if state.draining else 200

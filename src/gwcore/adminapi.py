@@ -46,7 +46,7 @@ class AdminApp:
     """An ASGI application: the admin API of one stack."""
 
     def __init__(self, routes: Iterable[tuple[str, AdminRoute]], authority: Authority) -> None:
-        """``routes`` are pairs of a plugin's name and its route. Raises ``AssemblyError`` for an address that stands twice."""
+        """``routes`` are pairs of a plugin's name and its route. Raises ``AssemblyError`` for a duplicate address."""
         self.authority = authority
         self.routes: dict[tuple[str, str], AdminRoute] = {}
         owners: dict[tuple[str, str], str] = {}
@@ -113,7 +113,7 @@ class _Endpoint:
             response = _invalid(error)
         except GatewayError as error:
             response = _failed(error)
-        except Exception as error:  # what nobody named is told as a fault; its text may quote a body
+        except Exception as error:  # an unexpected one is reported as a fault; its text may quote a body
             _log.error("unnamed exception", path=self.route.path, error=type(error).__name__)
             response = _failed(PluginFault())
         await response(scope, receive, send)

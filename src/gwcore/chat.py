@@ -1,8 +1,7 @@
-"""The canonical conversation: what every chat dialect is read into and written from. Values only.
+"""The canonical conversation: what every chat dialect is parsed into and written from. Values only.
 
-Where a dialect says something that no other does, it is kept in ``extra`` (keys of an object that is understood) or in an
-:class:`Opaque` part (an object that is not), and written back by the dialect that said it and by no other. ``dialect`` of the
-request or reply tells whose they are.
+What exists in one dialect only is kept in ``extra`` (keys of a known object) or in an :class:`Opaque` part (an unknown
+object), and written back only by the dialect it came from: ``dialect`` of the request or reply.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class Reasoning:
 
 @dataclass(slots=True)
 class ToolCall:
-    """The model wants a tool run.
+    """The model requests a tool call.
 
     Attributes:
         arguments: JSON text as the model wrote it, which need not parse; free text where ``custom``.
@@ -148,7 +147,7 @@ class ToolResult:
 
 @dataclass(slots=True)
 class Opaque:
-    """Understood by its own dialect only; without one, by none. ``kind`` names it in a refusal, and where it is dropped."""
+    """Understood only by its own dialect, if it has one. ``kind`` names it in errors, and when it is dropped."""
 
     dialect: str
     kind: str
@@ -235,8 +234,8 @@ class ChatRequest:
     Attributes:
         dialect: the one it was read from; ``extra`` and opaque parts are its own.
         knobs: sampling and the like, by canonical name (see :data:`KNOBS`); absent is not set.
-        needs: keys that change what is said or done and that no other dialect has: crossing is refused by name.
-        extra: all other keys: crossing drops them by name.
+        needs: keys of this dialect only that change what is said or done: translation is rejected, naming them.
+        extra: all other keys: translation drops them by name.
     """
 
     dialect: str
@@ -268,7 +267,7 @@ KNOBS = (
 
 @dataclass(slots=True)
 class Finish:
-    """Why the answer ended. ``native`` is the vendor's own word; ``sequence`` the stop sequence that was hit."""
+    """Why the answer ended. ``native`` is the vendor's own value; ``sequence`` the stop sequence that was hit."""
 
     reason: FinishReason
     native: str | None = None
@@ -276,7 +275,7 @@ class Finish:
 
     @property
     def telling(self) -> bool:
-        """Whether it is a reason for saying nothing: a limit, a filter, a stop sequence that is named."""
+        """Whether it explains an empty answer: a limit, a filter, a named stop sequence."""
         return self.native is not None and (self.reason != "stop" or self.sequence is not None)
 
 
@@ -308,7 +307,7 @@ class ChatReply:
 
     @property
     def void(self) -> bool:
-        """Whether it is a turn that says nothing, and not why: the upstream's failure, however well-formed (pain K8)."""
+        """Whether it is empty without a reason: an upstream failure, however well-formed (pain K8)."""
         ends = [choice.finish for choice in self.choices]
         if any(end.telling for end in ends) or any(map(_says, (part for one in self.choices for part in one.parts))):
             return False
@@ -316,7 +315,7 @@ class ChatReply:
 
 
 def silent(ends: Iterable[Finish], usage: Usage | None) -> bool:
-    """Whether a model that said nothing meant to: it stopped by itself, and stopping takes a token, where tokens are told."""
+    """Whether an empty answer is intended: the model stopped by itself, which takes a token where usage is reported."""
     stopped = any(end.reason == "stop" and end.native is not None for end in ends)
     return stopped and (usage is None or usage.total_out > 0)
 

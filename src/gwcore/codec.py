@@ -1,6 +1,6 @@
-"""``ChatCodec``: how a dialect is read into the canonical conversation and written from it. 2N translations, not N².
+"""``ChatCodec``: parses a dialect into the canonical conversation, and writes it from that. 2N translations, not N².
 
-:class:`UpstreamCodec` is the half that upstreams need; a dialect without routes has that alone.
+:class:`UpstreamCodec` is the half that upstreams need; a dialect without routes has only that.
 
 A codec is a plain object without state, offered by a dialect (``Dialect.chat``). What is stateful, a :class:`StreamReader` or
 :class:`StreamWriter`, is made once per attempt. One policy for what the target cannot say: content and tools are refused by
@@ -29,7 +29,7 @@ class Crossing:
 
     Attributes:
         model: its name at the upstream. ``asked``: as the client wrote it; a reply names this one.
-        quirks: what the vendor is known to do otherwise than its dialect's owner (see a provider's rows).
+        quirks: known deviations of the vendor from its dialect's owner (see a provider's rows).
         usage_wanted: the client asked for usage in its stream.
         input_tokens: an estimate, for dialects that show one before the answer.
         query: of the client's address, where it is known.
@@ -37,8 +37,8 @@ class Crossing:
         request: the client's document, for replies that repeat parts of it.
         dropped: names of what was left out, for ``x-gwcore-dropped``.
         headers: further request headers of the upstream's dialect.
-        window: tokens of context that the request asks for, at an upstream that cuts silently what does not fit.
-        answer: the tool whose arguments are the answer, where the writer asked for it so.
+        window: context tokens that the request asks for, at an upstream that silently truncates what does not fit.
+        answer: the tool whose arguments are the answer, if the writer requested it that way.
         tools: what the upstream calls a tool whose name it would refuse → the client's name (see :mod:`gwcore.toolnames`).
     """
 
@@ -58,12 +58,12 @@ class Crossing:
     tools: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str) -> None:
-        """Leave a tuning knob out."""
+        """Drop a tuning knob."""
         if name not in self.dropped:
             self.dropped.append(name)
 
     def refuse(self, what: str, why: str = "") -> Untranslatable:
-        """The error for something that cannot be said; ``what`` is the client's name for it."""
+        """The error for something that cannot be expressed; ``what`` is the client's name for it."""
         error = Untranslatable(f"{what} cannot be said to model {self.model!r}{': ' + why if why else ''}")
         error.what = what
         return error
@@ -84,11 +84,11 @@ class StreamReader(Protocol):
     """Frames of one upstream stream → events."""
 
     def read(self, frame: Frame) -> Sequence[Event]:
-        """What a frame says; nothing for a comment. Raises ``Malformed`` for what this dialect cannot mean."""
+        """The events of a frame; none for a comment. Raises ``Malformed`` for what is invalid in this dialect."""
         ...
 
     def close(self) -> Sequence[Event]:
-        """What the end of a clean stream still brings: ends of parts, a finish that only an end mark told."""
+        """The events still due at the end of a clean stream: ends of parts, a finish known only from an end mark."""
         ...
 
 
@@ -105,7 +105,7 @@ class StreamWriter(Protocol):
 
 
 class UpstreamCodec(Protocol):
-    """A chat dialect as it is spoken to an upstream; all there is of one that no client speaks."""
+    """A chat dialect as spoken to an upstream; the only half of a dialect that no client speaks."""
 
     def write_request(self, request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
         """Raises ``Untranslatable``."""
@@ -128,11 +128,11 @@ class ChatCodec(UpstreamCodec, Protocol):
     """A chat dialect both ways. ``Crossing`` is the same object from the request to the last byte of its reply."""
 
     def read_request(self, document: dict[str, Any], model: str, *, stream: bool) -> ChatRequest:
-        """Raises ``BadRequest`` naming the place and the mend."""
+        """Raises ``BadRequest`` naming the place and the fix."""
         ...
 
     def write_reply(self, reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
-        """Never refuses: what cannot be shown is dropped by name."""
+        """Never fails: what cannot be expressed is dropped by name."""
         ...
 
     def writer(self, crossing: Crossing) -> StreamWriter:

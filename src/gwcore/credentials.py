@@ -1,4 +1,4 @@
-"""Where clients put their credential. What stands there reaches no upstream, log or sink."""
+"""Where clients put their credential. Nothing found there reaches an upstream, log or sink."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _BEARER = "bearer "
 
 
 def credential(value: bytes) -> str:
-    """What a credential's header says, without the scheme."""
+    """The value of a credential header, without the scheme."""
     text = value.decode("latin-1").strip()
     return text[7:].strip() if text[:7].lower() == _BEARER else text
 
 
 def credentials_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, ...]:
-    """Every different credential that the headers hold."""
+    """All distinct credentials in the headers."""
     found = (credential(value) for name, value in headers if name in CREDENTIALS)
     return tuple(dict.fromkeys(text for text in found if text))

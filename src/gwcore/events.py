@@ -1,9 +1,9 @@
-"""What can happen in a streamed answer, whoever streams it.
+"""The events of a streamed answer, in any dialect.
 
-Order, which readers keep and writers rely on: :class:`Started` once; then parts; then :class:`Finished` (once per choice) and
-:class:`Metered` in either order. A part opens with its first event and closes with :class:`PartEnded`; ``part`` numbers parts
-across the whole answer. Parts of one answer may overlap (parallel tool calls in OpenAI's chat stream); writers whose dialect
-forbids it put them one after another.
+Order, guaranteed by readers and relied on by writers: :class:`Started` once; then parts; then :class:`Finished` (once
+per choice) and :class:`Metered` in either order. A part opens with its first event and closes with :class:`PartEnded`;
+``part`` numbers parts across the whole answer. Parts of one answer may overlap (parallel tool calls in OpenAI's chat
+stream); writers whose dialect forbids it put them one after another.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Started:
     model: str
     created: int | None = None
     usage: Usage | None = None
-    """What was read, all of it, where the vendor tells that at the beginning."""
+    """Complete input usage, if the vendor reports it at the beginning."""
 
 
 @dataclass(slots=True)
 class TextDelta:
-    """More words; ``refusal``: they say why the model declined."""
+    """More text; ``refusal``: it says why the model declined."""
 
     part: int
     text: str
@@ -40,7 +40,7 @@ class TextDelta:
 
 @dataclass(slots=True)
 class Cited:
-    """A source of the words of a part."""
+    """A source of a part's text."""
 
     part: int
     citation: Citation
@@ -87,7 +87,7 @@ class Whole:
 
 @dataclass(slots=True)
 class PartEnded:
-    """Nothing more will come for this part."""
+    """The part is complete."""
 
     part: int
     choice: int = 0
@@ -110,7 +110,7 @@ class Finished:
 
 @dataclass(slots=True)
 class Failed:
-    """The upstream says, inside the stream, that it cannot go on."""
+    """An error reported by the upstream inside the stream."""
 
     status: int
     code: str
@@ -151,7 +151,7 @@ class _Gathering:
 
 
 def gather(events: Iterable[Event], dialect: str) -> ChatReply:
-    """The whole answer that a stream spelled out. Raises ``ValueError`` for one that has no beginning."""
+    """Collect a stream into a whole answer. Raises ``ValueError`` if it has no beginning."""
     started: Started | None = None
     usage: Usage | None = None
     choices: dict[int, _Gathering] = {}

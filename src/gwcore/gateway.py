@@ -39,7 +39,7 @@ DISCONNECT = "gwcore.disconnect"
 SETTLE = 2.0
 """Seconds that calls cancelled at the end of a drain have to finish."""
 _CLOSING = 2.0
-"""Seconds that an upstream has to close its stream after the last event, once the client has hung up on it."""
+"""Seconds that an upstream has to close its stream after the last event, if the client hangs up on that event."""
 _OTHER_LOOP = (
     "the gateway was started in another event loop, and what it opened belongs to that: enter `async with gateway:` in the host "
     "application's lifespan; of Starlette's TestClient, `with TestClient(app) as client:` runs it"
@@ -424,7 +424,7 @@ def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[No
 
 
 def _left(call: Call, task: asyncio.Task[Any]) -> None:
-    """The client has closed its connection; some do at a stream's last event, as Codex does: they have their answer."""
+    """The client has disconnected; some, such as Codex, do so at a stream's last event, having their answer."""
     if call.stream and call.dialect.closed(call.operation, call.reply.last):
         _later(task, _CLOSING, partial(_leave, call, task))
     else:
@@ -437,7 +437,7 @@ def _leave(call: Call, task: asyncio.Task[Any]) -> None:
     call.left = True
     seconds = call.linger() if call.linger is not None else 0.0
     if seconds > 0:
-        # what the server is told to send goes nowhere now; the call reads on, and pairs its acts as ever
+        # writes to the server are now discarded; the call reads on, and completes its start/end pairs as usual
         _later(task, seconds, task.cancel)
     else:
         task.cancel()

@@ -53,7 +53,7 @@ class Ingress:
         self._patterns.sort(key=lambda pattern: pattern[3].header is None)
 
     def find(self, method: str, path: str, headers: Headers) -> Match | None:
-        """Who serves this address; ``path`` is the decoded path below the mount point."""
+        """The dialect and route for this address; ``path`` is the decoded path below the mount point."""
         exact = self._exact.get((method, path))
         if exact is not None:
             for dialect, route in exact:
@@ -70,9 +70,9 @@ class Ingress:
         return None
 
     def meant(self, method: str, path: str, headers: Headers) -> tuple[Match, str] | None:
-        """What a client asks for whose base URL holds too much: who serves the end of the path, and that end.
+        """What a client with too long a base URL meant: the match for the end of the path, and that end.
 
-        ``/v1/v1/messages`` is ``/v1/messages``; slashes that are doubled or stand at the end count for nothing.
+        ``/v1/v1/messages`` is ``/v1/messages``; double and trailing slashes are ignored.
         """
         parts = [part for part in path.split("/") if part]
         for at in range(min(len(parts), _SEGMENTS)):

@@ -1,7 +1,7 @@
 """``${VAR}``, ``${VAR:-default}``, ``${file:path}`` and ``$${`` in the scalars of parsed data.
 
-Only values are resolved, after parsing: what is put in can add no key, and line numbers stay what they were. What was
-put in is not resolved again. An unset or empty variable without a default is a fault, never the literal text.
+Only values are resolved, after parsing: substituted text cannot add keys, and line numbers do not change. It is not
+resolved again. An unset or empty variable without a default is a fault, never the literal text.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Resolution:
 
     Attributes:
         data: a copy with every reference replaced; a scalar with a fault is left as it was written.
-        values: every text that was put in from outside the file. Secrets may be among them, so no message may show one.
-        faults: all that could not be resolved, in the order of the file.
+        values: every text substituted from outside the file. Some may be secrets, so no message may show any.
+        faults: everything that could not be resolved, in file order.
     """
 
     data: Any = field(default=None, repr=False)

@@ -1,8 +1,8 @@
-"""Comments into silent streams, where ``server.keepalive`` asks for them.
+"""Keep-alive comments in silent streams, if ``server.keepalive`` is set.
 
 Load balancers cut connections that are silent for a minute; a model may think for ten. The price: the first comment
-sends the head of a 200, so an error after it can only be an event of the stream (pains D4 and D6 conflict). No content
-has left with it: another target can still be tried.
+sends the head of a 200, so an error after it can only be an event of the stream (pains D4 and D6 conflict). As no
+content has been sent with it, another target can still be tried.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def wanted(call: Call) -> bool:
 
 
 async def keep_alive(call: Call, interval: float) -> None:
-    """Write a comment whenever nothing was sent for ``interval`` seconds, and only between two frames. Runs until cancelled."""
+    """Write a comment after ``interval`` seconds of silence, only between two frames. Runs until cancelled."""
     reply = call.reply
     sent = -1
     while reply.state != ENDED:

@@ -1,7 +1,7 @@
-"""Where a request says how long its answer may be, how many answers there shall be, and how they are sampled.
+"""Where a request sets its output limit, its number of answers and its sampling parameters.
 
-Each dialect spells that in its own way and place; :meth:`gwcore.dialect.Dialect.knobs` tells. The names on this side are
-those of :class:`gwcore.chat.ChatRequest`: ``max_tokens``, ``n``, ``stop`` and :data:`gwcore.chat.KNOBS`.
+Each dialect has its own names and places; see :meth:`gwcore.dialect.Dialect.knobs`. The names on this side are those of
+:class:`gwcore.chat.ChatRequest`: ``max_tokens``, ``n``, ``stop`` and :data:`gwcore.chat.KNOBS`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ Path = tuple[str, ...]
 """Members from the top of a document."""
 
 Places = Sequence[Path]
-"""Where one knob may stand; a request that says nothing yet is to say it at the first."""
+"""The places of one knob; a request that does not set it yet gets it at the first."""
 
 Knobs = Mapping[str, Places]
 
 MAX_TOKENS: Places = (("max_tokens",),)
-"""Where a request says how long its answer may be, if its dialect does not tell."""
+"""Default places of the output limit, for dialects that define none."""
 
 
 def said(document: Mapping[str, Any], places: Places) -> list[Any]:
-    """Every value that the document has there; ``null`` says nothing."""
+    """Every value that the document has in those places; ``null`` counts as unset."""
     found = []
     for path in places:
         value: Any = document.get(path[0])
@@ -36,9 +36,9 @@ def said(document: Mapping[str, Any], places: Places) -> list[Any]:
 
 
 def largest(document: Mapping[str, Any], places: Places) -> int | None:
-    """Of what the document has there the largest that is a number of something, or may be read as one.
+    """The largest count, or value that may be read as one, that the document has in those places.
 
-    Of two places an upstream may read either.
+    The largest, since an upstream may read any of several places.
     """
     found = said(document, places)
     if not found:  # as a rule
@@ -47,7 +47,7 @@ def largest(document: Mapping[str, Any], places: Places) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    """Upstreams that check loosely read ``5.0`` and ``"5"`` as 5: who counts less than they would be deceived."""
+    """Lenient upstreams read ``5.0`` and ``"5"`` as 5, so they must count here too, or limits could be evaded."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -58,9 +58,9 @@ def _count(value: Any) -> int | None:
 
 
 def saying(document: Mapping[str, Any], places: Places, value: Any) -> dict[str, Any]:
-    """Top-level members that say ``value``: wherever the document says something already, else at the first place.
+    """Top-level members that set ``value``: wherever the document sets one already, else at the first place.
 
-    Of places inside other objects, one whose object is there comes first: two spellings of an object are one too many.
+    A nested place whose parent object exists takes precedence, so as not to add a second spelling of that object.
     """
     there = [path for path in places if said(document, (path,))]
     if not there:

@@ -1,4 +1,4 @@
-"""The lifespan of an application behind the gateway: it starts after it and stops before it."""
+"""The lifespan of an application behind the gateway: it starts after the gateway and stops before it."""
 
 from __future__ import annotations
 

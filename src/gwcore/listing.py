@@ -1,4 +1,4 @@
-"""The innermost service of calls that ask for models: the gateway answers them itself."""
+"""The innermost service for model lists, which the gateway answers itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Listing:
 
     async def __call__(self, call: Call) -> Outcome:
         """Write the list, or the one that was asked for, or the 404 of its dialect."""
-        if self._reached is None:  # only the first one to ask waits for a catalogue
+        if self._reached is None:  # only the first request waits for a catalogue to load
             self._reached = await asyncio.to_thread(self._look_up)
         asked = parse_qs(call.query.decode("latin-1"))
         wild = self.models.wildcards() if asked.get("return_wildcard_routes", [""])[0].lower() in _YES else {}

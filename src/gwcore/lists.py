@@ -20,20 +20,20 @@ Vector = list[float] | str
 
 @dataclass(slots=True)
 class ListRequest:
-    """What is asked of every item.
+    """A request over a list of items.
 
     Attributes:
         operation: ``embeddings`` or ``rerank``.
         items: in order; the reply answers in the same.
-        query: what items are ranked by; ``None`` where they are not.
+        query: what items are ranked by; ``None`` if they are not ranked.
         purpose: of the vectors: ``query``, ``document``, ``classification``, ``clustering``, ``similarity``.
         dimensions: of a vector.
         packed: vectors are wanted as base64.
-        truncate: whether an item that is too long may be cut.
-        top: how many of the ranked are wanted.
+        truncate: whether an item that is too long may be truncated.
+        top: how many of the ranked items are wanted.
         shown: the reply repeats the items.
-        user: who asks, as the client names them.
-        extra: keys that no other dialect has: left out by name.
+        user: the end user, as named by the client.
+        extra: keys that no other dialect has: dropped by name.
     """
 
     operation: str
@@ -53,7 +53,7 @@ class ListRequest:
 
 @dataclass(slots=True)
 class ListReply:
-    """What came of the items: a vector for each, or ``(index, score)`` of those that were ranked, in any order."""
+    """The results: a vector for each item, or ``(index, score)`` of those that were ranked, in any order."""
 
     vectors: list[Vector] = field(default_factory=list)
     ranks: list[tuple[int, float]] = field(default_factory=list)
@@ -95,14 +95,14 @@ class ListCodec(UpstreamListCodec, Protocol):
 
 
 def tokens_of(item: Item) -> int:
-    """At most so many tokens, short of texts that no tokenizer was made for: two fifths of the bytes."""
+    """Practical upper bound of a text's tokens: two fifths of its bytes, except for text unlike any tokenizer's."""
     return len(item) if isinstance(item, list) else len(item.encode("utf-8", "surrogatepass")) * 2 // 5 + 1
 
 
 def cut(request: ListRequest, most: int | None, tokens: int | None) -> Iterator[ListRequest]:
-    """The request in batches of at most ``most`` items and ``tokens`` tokens; an item that is larger goes alone.
+    """Split the request into batches of at most ``most`` items and ``tokens`` tokens; a larger item goes alone.
 
-    Ranked items cost the query each.
+    The query counts once per ranked item.
     """
     each = tokens_of(request.query) if request.query is not None else 0
     batch: list[Item] = []

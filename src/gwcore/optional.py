@@ -1,4 +1,4 @@
-"""Upstreams that are there only where their key is: ``optional: true`` with an empty ``api_key`` means absent."""
+"""Upstreams that exist only if their key is set: ``optional: true`` with an empty ``api_key`` means absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets out of whatever is written down: known values first, then what looks like one."""
+"""Redacts secrets from anything written out: known values first, then whatever looks like one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 REDACTED = "[redacted]"
 SHORTEST = 8
-"""Characters below which a configured value is no secret to look for: it would be found everywhere."""
+"""Minimum length of a configured value to be redacted: a shorter one would match everywhere."""
 
 PATTERN = re.compile(
     r"(?:sk-|gsk_|xai-|hf_|pk-lf-|ghp_|github_pat_|AIza|ya29\.)[A-Za-z0-9_\-.]{8,}"
@@ -32,7 +32,7 @@ _MARKS = (
 
 
 def cleaned(text: str) -> str:
-    """The text without what looks like a secret."""
+    """The text with anything that looks like a secret redacted."""
     if not any(mark in text for mark in _MARKS):
         return text
     if "PRIVATE KEY" in text:

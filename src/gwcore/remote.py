@@ -56,7 +56,7 @@ def client(url: str) -> httpx2.Client:
 def answer(
     asking: httpx2.Client, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any
 ) -> tuple[int, Any]:
-    """Status and document of one request, refused or not; a sentence and exit code 1 where no gateway answers."""
+    """Status and document of one request, accepted or not; a sentence and exit code 1 if no gateway answers."""
     wanted = {name: value for name, value in query.items() if value is not None}
     sent = None if body is None else {name: value for name, value in body.items() if value is not None}
     try:
@@ -70,7 +70,7 @@ def answer(
 
 
 def refusal(document: Any) -> str:
-    """The sentence in an answer that refuses."""
+    """The message of an error answer."""
     error = document.get("error") if isinstance(document, dict) else None
     return str(error.get("message", document) if isinstance(error, dict) else document)
 

@@ -9,10 +9,10 @@ A plugin owns its tables (names begin with the plugin's) and ships its migration
         async with reading(store) as sql: ...               # autocommit: for single SELECTs
         async with writing(store) as sql: ...               # one transaction; SQLite: BEGIN IMMEDIATE
 
-A store that cannot be asked, or does not answer in time, is :class:`gwcore.errors.StoreUnavailable`; an
-``IntegrityError`` is the caller's to read, everything else of SQLAlchemy's too.
+A store that cannot be reached, or does not answer in time, raises :class:`gwcore.errors.StoreUnavailable`;
+``IntegrityError`` and all other SQLAlchemy errors are left to the caller.
 
-``memory:`` is a SQLite file in a temporary folder that goes with the store.
+``memory:`` is a SQLite file in a temporary folder that is deleted with the store.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from gwcore.resources import Store
 from gwcore.whole import whole
 
 ANSWER_WITHIN = 2.0
-"""Seconds that a store has to answer a statement of the request path, the wait for a connection included."""
+"""Seconds for a store to answer a statement on the request path, including the wait for a connection."""
 
 CONNECTIONS = 5
 """To a PostgreSQL store, for all plugins of a worker: keys that are known need none."""
 
 CLOSE_WITHIN = 0.5
-"""Seconds that the transaction and the connection of a task that was cancelled have to end."""
+"""Seconds for a cancelled task's transaction and connection to end."""
 
 MIGRATE_WITHIN = 120.0
 """Seconds that start-up waits for another replica's migration, and for its own."""
@@ -83,12 +83,12 @@ _SQLITE_PRAGMAS = (
 
 @dataclass(slots=True, frozen=True)
 class Migrations:
-    """A plugin's branch: linear, forward only, and each step such that the release before still runs on the result.
+    """A plugin's branch: linear, forward only, and the previous release must still run after each step.
 
     Attributes:
-        branch: the plugin's name; its version stands in the table ``<branch>_version``.
+        branch: the plugin's name; its version is kept in the table ``<branch>_version``.
         package: import package with one alembic revision per module.
-        head: revision id of the newest; stated here so that a start on a current schema imports no alembic (1.4 s).
+        head: newest revision id; given here so that a start on a current schema need not import alembic (1.4 s).
     """
 
     branch: str
@@ -110,7 +110,7 @@ class _Open:
 
 
 class _Told:
-    """What the log was told of a store: every call fails while it is away, which is one line now and then."""
+    """Limits the logging about a store: every call fails while it is down, but only an occasional line is logged."""
 
     def __init__(self, store: Store) -> None:
         self._place = _place(store)
@@ -137,7 +137,7 @@ class _Told:
 
 
 def storable(text: str) -> bool:
-    """Whether every store can keep it: PostgreSQL takes neither NUL nor half a character."""
+    """Whether every store can hold the text: PostgreSQL accepts neither NUL nor lone surrogates."""
     return "\0" not in text and _HALF.search(text) is None
 
 
@@ -176,7 +176,7 @@ def _open(store: Store) -> _Open:
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself: the events below do
+        connection.isolation_level = None  # no implicit BEGIN by the driver: the events below do that
         cursor = connection.cursor()
         for pragma in _SQLITE_PRAGMAS:
             cursor.execute(pragma)
@@ -263,7 +263,7 @@ def driver_arguments(url: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
-    """A connection on which each statement stands alone. Raises ``StoreUnavailable``."""
+    """A connection in autocommit mode. Raises ``StoreUnavailable``."""
     engine = engine_of(store)
     options: dict[str, Any] = (
         {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {_BEGIN: None}
@@ -274,7 +274,7 @@ async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[
 
 @asynccontextmanager
 async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
-    """A connection inside one transaction, committed when the block ends well. Raises ``StoreUnavailable``."""
+    """A connection inside one transaction, committed if the block ends normally. Raises ``StoreUnavailable``."""
     async with _answering(store, within), _connection(engine_of(store)) as connection, _transaction(connection):
         yield connection
 
@@ -333,7 +333,7 @@ async def _answering(store: Store, within: float) -> AsyncIterator[None]:
 
 
 def _passing(error: DBAPIError) -> bool:
-    """Whether the store's state is the reason, and not what was asked of it."""
+    """Whether the error is due to the state of the store, and not to the statement."""
     if isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated:
         return True
     return str(getattr(error.orig, "sqlstate", None) or "").startswith(_PASSING)
@@ -352,7 +352,7 @@ def cause_of(error: BaseException) -> str:
 
 
 async def revision(store: Store, migrations: Migrations) -> str | None:
-    """Of which revision a plugin's tables are; ``None`` where there are none. Raises ``StoreUnavailable``."""
+    """The revision of a plugin's tables; ``None`` if there are none. Raises ``StoreUnavailable``."""
     async with reading(store) as connection:
         return await connection.run_sync(_revision, migrations)
 

@@ -1,4 +1,4 @@
-"""The stack file as text: YAML 1.2 → plain data that knows its lines, and problems that name theirs.
+"""The stack file as text: YAML 1.2 → plain data with line numbers, and problems that name their lines.
 
 Scalars follow the core schema of YAML 1.2: ``yes`` and ``12:30`` and dates are text. Keys are text. Aliases and ``<<``
 work; duplicate keys and tags are problems. :class:`Explainer` turns what pydantic found into the same kind of problem.
@@ -27,7 +27,7 @@ Position = tuple[int, int]
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 _MAX_NODES: Final = 100_000
-"""Nodes after the expansion of aliases: a few lines of them can stand for billions."""
+"""Limit of nodes after alias expansion: a few lines can expand to billions."""
 _MAX_DEPTH: Final = 64
 
 
@@ -49,7 +49,7 @@ _PLAIN_TAGS = {_TAG + kind for kind in ("map", "seq")}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, where, and how to mend it. Holds no secret.
+    """One problem: what is wrong, where, and how to fix it. Contains no secret.
 
     Attributes:
         line: 1-based, as is ``col``.
@@ -107,7 +107,7 @@ class StackSource:
         return found
 
     def position(self, loc: Loc) -> Position:
-        """Line and column, 1-based, of the key or list item; for what is not there, of what it is missing from."""
+        """Line and column, 1-based, of the key or list item; if absent, of its nearest existing parent."""
         return self._marks.get(self.known(loc), (1, 1))
 
     def problem(self, loc: Loc, message: str, mend: str | None = None, plugin: str | None = None) -> Problem:
@@ -115,20 +115,20 @@ class StackSource:
         return Problem(self.name, *self.position(loc), ".".join(map(str, loc)), message, mend, plugin)
 
     def place(self, loc: Loc, mark: Any) -> None:
-        """Note where ``loc`` stands."""
+        """Record the position of ``loc``."""
         self._marks[loc] = (mark.line + 1, mark.column + 1)
 
 
 Source = str | Path | StackSource
-"""A stack file: its path, its text (anything with a line break), or what was read of it."""
+"""A stack file: its path, its text (anything with a line break), or an already loaded source."""
 
 
 def load(source: Source, *, name: str = "stack.yaml") -> StackSource:
-    """Read a stack file; never raises for what is in it.
+    """Read a stack file; never raises for its contents.
 
     Args:
-        source: which; what was read already is given back.
-        name: how problems name a text; a path is named as it was given.
+        source: the file; a source already loaded is returned unchanged.
+        name: how problems refer to a text; a path is named as it was given.
     """
     if isinstance(source, StackSource):
         return source
@@ -177,7 +177,7 @@ def _syntax(source: StackSource, error: MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
     line, col = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     if error.context_mark and "end" in str(error.problem) and "stream" in str(error.problem):
-        # what was never closed is found at the end, and mended where it was opened
+        # an unclosed construct is detected at the end, but must be fixed where it was opened
         line, col = error.context_mark.line + 1, error.context_mark.column + 1
     lines = source.text.splitlines()
     here = lines[line - 1] if line <= len(lines) else ""
@@ -199,7 +199,7 @@ def _syntax(source: StackSource, error: MarkedYAMLError) -> Problem:
 
 
 class _Builder:
-    """Nodes → plain data, noting the place of every key and item."""
+    """Nodes → plain data, recording the position of every key and item."""
 
     def __init__(self, source: StackSource) -> None:
         self._source = source
@@ -207,7 +207,7 @@ class _Builder:
         self._over = False
 
     def build(self, node: Node, loc: Loc) -> Any:
-        """The data of a node that stands at ``loc``."""
+        """The data of the node at ``loc``."""
         if not self._affordable(node, loc):
             return None
         if not isinstance(node, ScalarNode) and str(node.tag) not in _PLAIN_TAGS:
@@ -223,7 +223,7 @@ class _Builder:
         return self._scalar(node, loc)
 
     def _affordable(self, node: Node, loc: Loc) -> bool:
-        """Count a node; past the limits say so once, and build no more."""
+        """Count a node; past the limits, report it once and stop building."""
         self._nodes += 1
         if not self._over and (self._nodes > _MAX_NODES or len(loc) > _MAX_DEPTH):
             self._over = True
@@ -248,7 +248,7 @@ class _Builder:
         return built
 
     def _pairs(self, node: MappingNode, loc: Loc) -> Iterator[tuple[Node, Node]]:
-        """The node's own pairs, then those that ``<<`` brings and the node does not have."""
+        """The node's own pairs, then those merged in by ``<<`` that it does not have itself."""
         merged: list[MappingNode] = []
         have: set[str] = set()
         for key, value in node.value:
@@ -282,7 +282,7 @@ class _Builder:
             return text
 
     def _text(self, node: Node, loc: Loc) -> str:
-        """With two escapes for one character, as JSON writes those beyond 16 bits, put together."""
+        """Combine surrogate pairs of escapes, with which JSON writes characters beyond 16 bits."""
         text = str(node.value)
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
@@ -318,10 +318,10 @@ _MENDS = {
 
 @dataclass(slots=True)
 class Explainer:
-    """Turns what one model says of one part of the file into problems.
+    """Turns one model's validation errors for one part of the file into problems.
 
     Attributes:
-        loc: where the validated data stands.
+        loc: position of the validated data.
         data: the validated data, references resolved.
         withheld: texts that no message may show, beside those of the model's secret fields.
         also: further keys that are allowed beside the model's own, for did-you-mean.
@@ -336,7 +336,7 @@ class Explainer:
     plugin: str | None = None
 
     def explain(self, error: ValidationError) -> list[Problem]:
-        """One problem for each place; the branches of a union that stand at one place are joined."""
+        """One problem per place; errors of a union's branches at the same place are joined."""
         try:
             schema = self.model.model_json_schema()
             secrets = self.withheld | set(_texts_under(self.data, set(_secret_keys(schema))))
@@ -386,7 +386,7 @@ class Explainer:
 
 
 def quotes(secret: str, message: str) -> bool:
-    """Whether the message shows the text or a part of it that would help a thief; fewer than 4 characters are none."""
+    """Whether the message reveals the text or a significant part of it; under 4 characters do not count."""
     secret, message = secret.casefold(), message.casefold()
     if len(secret) < 4:
         return False

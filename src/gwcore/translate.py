@@ -52,7 +52,7 @@ class EventMeter:
 
 @dataclass(slots=True)
 class Way:
-    """What every attempt has whose target is spoken to in another dialect than the client's, or in several pieces.
+    """The part common to all translated attempts: to another dialect, or into several requests.
 
     Attributes:
         client: the dialect of the call; ``upstream``: the one spoken to the target.
@@ -81,17 +81,17 @@ UNREADABLE: Final = (BadRequest, *MISSHAPEN)
 
 
 def wrong_type(error: Exception) -> BadRequest:
-    """The error for a request of another shape than its dialect's."""
+    """The error for a request that does not have its dialect's shape."""
     return BadRequest(f"a value of the request has the wrong type ({type(error).__name__})")
 
 
 @dataclass(slots=True)
 class Translation(Way):
-    """One chat's way there and back.
+    """The translation of one chat, in both directions.
 
     Attributes:
         body: of the request.
-        customs: tools of free text that the upstream sees as functions of one string.
+        customs: free-text tools that the upstream sees as functions of one string.
     """
 
     body: bytes
@@ -137,9 +137,9 @@ class Stream:
     """Bytes of the upstream's event stream → bytes of the client's.
 
     Attributes:
-        begun: the upstream began an answer at all.
-        content: the answer has begun, or says why it is empty: from here on no other target can be tried.
-        failed: the upstream said that it cannot go on.
+        begun: the upstream has begun an answer at all.
+        content: the answer has content, or a reason for being empty: from here on no other target can be tried.
+        failed: the error that the upstream reported in the stream.
     """
 
     def __init__(self, translation: Translation, frames: SseReader | NdjsonReader) -> None:
@@ -160,7 +160,7 @@ class Stream:
         return not (self.begun and (self.content or silent(self._ends, self._meter.usage)))
 
     def feed(self, chunk: bytes) -> bytes:
-        """What a chunk comes to. Raises ``Malformed``."""
+        """Translate a chunk. Raises ``Malformed``."""
         out: list[bytes] = []
         for frame in self._frames.feed(chunk):
             events = self._read(frame)
@@ -169,7 +169,7 @@ class Stream:
         return b"".join(out)
 
     def _read(self, frame: Frame | None) -> Sequence[Event]:
-        """What a frame comes to, or the end of all. Raises ``Malformed``."""
+        """Translate a frame, or the end of the stream. Raises ``Malformed``."""
         try:
             return self._reader.close() if frame is None else self._reader.read(frame)
         except UNREADABLE as error:
@@ -200,7 +200,7 @@ class Stream:
         return self._written(spell(reply)) + self._writer.close()
 
     def close(self) -> bytes:
-        """What the end of the stream brings. Raises ``Malformed``."""
+        """Translate the end of the stream. Raises ``Malformed``."""
         events: list[Event] = []
         for frame in [*self._frames.close(), None]:
             events += self._read(frame)
@@ -218,7 +218,7 @@ class Stream:
 
 
 def void(dialect: Dialect, body: bytes) -> bool:
-    """Whether a whole event stream of a chat says nothing, and not why; one of another shape is not ours to judge."""
+    """Whether a chat's whole event stream is empty without a reason; false for a stream of unknown shape."""
     if dialect.chat is None:
         return False
     reader, frames = dialect.chat.reader(), SseReader()

@@ -1,7 +1,7 @@
-"""Content-encodings of request bodies, taken off without ever holding more than a cap allows.
+"""Decodes content-encodings of request bodies without ever holding more than a cap allows.
 
-A kilobyte can stand for a gigabyte. Every decompressor is therefore driven in steps whose output is bounded, and a
-running count stops it.
+A kilobyte can expand to a gigabyte. So every decompressor runs in steps of bounded output, and a running total stops
+it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def decode(raw: bytes, encodings: str, *, limit: int) -> bytes:
     Args:
         raw: the body as sent.
         encodings: the header's value, outermost encoding last; ``""`` if there is none.
-        limit: bytes, for the result and for every step towards it. What becomes a hundred times as long is over it, too.
+        limit: bytes, for the result and every intermediate step. A hundredfold expansion counts as over the limit, too.
 
     Raises:
         UnsupportedEncoding: another encoding, or more than two.
@@ -75,13 +75,13 @@ def _decode(raw: bytes, name: str, limit: int) -> bytes:
         complete = False
     else:
         complete = True
-    if not complete:  # outside of the handler, so that no decompressor's error travels along
+    if not complete:  # outside the handler, so that the decompressor's error is not chained
         raise BadRequest(f"the body is not valid {name}")
     return b"".join(pieces)
 
 
 def _members(raw: bytes, member: Member) -> Iterator[bytes]:
-    """What the members that follow one another hold (RFC 1952 §2.2, RFC 8878 §3.1)."""
+    """The contents of consecutive members (RFC 1952 §2.2, RFC 8878 §3.1)."""
     at = 0
     for _ in range(_MEMBERS):
         at = yield from member(raw, at)

@@ -1,6 +1,6 @@
 """A client's request body, checked for what JSON parsers disagree about.
 
-Policy and upstream must see the same request, so what two parsers may read differently is refused.
+Policy and upstream must see the same request, so anything that two parsers may read differently is rejected.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _SMALL = 4096
 
 
 def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH, most: int = MAX_ITEMS) -> dict[str, Any]:
-    """The JSON object that ``raw`` is.
+    """Parse ``raw`` as one JSON object.
 
-    Refused with the rest: a byte order mark, any encoding but UTF-8, NaN, numbers beyond a double, lone surrogates,
-    raw control characters, and anything behind the object (RFC 8259 allows none of them, some parsers all).
+    Also rejected: a byte order mark, any encoding but UTF-8, NaN, numbers beyond a double, lone surrogates,
+    raw control characters, and anything after the object (RFC 8259 allows none of them, some parsers all).
 
     Args:
         raw: the body, decoded (:func:`gwcore.wire.decode.decode`).
         unique: top-level keys that policy acts on, e.g. ``model``. RFC 8259 §4 leaves open which one of two
-            duplicates counts. ASCII identifiers. A key that differs from one of them in case alone is refused, too: upstreams
-            written in Go read ``Model`` as ``model``.
+            duplicates counts. ASCII identifiers. A key that differs from one of them only in case is rejected, too:
+            upstreams written in Go read ``Model`` as ``model``.
         max_depth: levels of objects and arrays, the outermost included; at most 250, which orjson can encode.
-        most: commas and opening brackets, wherever they stand. A text of a megabyte costs nothing, a million values cost
-            tenths of a second in which nobody else is served.
+        most: limit of commas and opening brackets, even inside strings. A megabyte of text costs nothing; a million
+            values block the loop for tenths of a second.
 
     Raises:
         BadRequest: with a message that never quotes the body.
@@ -86,7 +86,7 @@ def _load(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         message = _describe(raw, error)
-    # Outside of the handler: the parser's error holds the whole body, which must not travel along as __context__.
+    # outside the handler: the parser's error holds the whole body, which must not be chained as __context__
     raise BadRequest(message)
 
 
@@ -101,7 +101,7 @@ def _describe(raw: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 def _deeper(document: dict[str, Any], max_depth: int) -> bool:
-    """Whether a container stands below ``max_depth`` levels; level by level, since recursion has a limit of its own."""
+    """Whether containers nest deeper than ``max_depth``; level by level, since recursion has its own limit."""
     level: list[Any] = [document]
     for _ in range(max_depth):
         level = [

@@ -53,7 +53,7 @@ class Message:
 
 
 class EventStreamReader:
-    """Cuts a stream, in chunks as they come, into messages. Linear in the bytes, whatever the chunking.
+    """Splits a stream of arbitrary chunks into messages. Linear in the bytes, whatever the chunking.
 
     Args:
         limit: bytes of one message.
@@ -69,7 +69,7 @@ class EventStreamReader:
         """The messages that ``chunk`` completes.
 
         Raises:
-            Malformed: a checksum that does not fit, or lengths that cannot be; the stream has no continuation.
+            Malformed: a checksum mismatch or impossible lengths; the stream cannot be continued.
         """
         pending = self._pending
         pending += chunk
@@ -126,7 +126,7 @@ def _headers(raw: bytes) -> dict[str, Value]:
 
 
 def _piece(raw: bytes, at: int, size: int) -> tuple[bytes, int]:
-    """``size`` bytes at ``at``, and the offset behind them. Raises ``IndexError`` when they are not there."""
+    """``size`` bytes at ``at``, and the offset after them. Raises ``IndexError`` if there are too few."""
     if at + size > len(raw):
         raise IndexError
     return raw[at : at + size], at + size

@@ -1,7 +1,7 @@
 """One text field of a multipart/form-data body, found and replaced without touching any other byte (RFC 7578).
 
 Policy and upstream must see the same field. Parsers disagree about folded lines, bare line feeds, ``name*=``, a second boundary
-and more; what one of them may read otherwise is refused, as no client of ours writes it.
+and more; anything ambiguous is rejected, as no known client writes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _ambiguous(what: str) -> BadRequest:
 
 
 def _parameters(text: bytes) -> tuple[list[tuple[bytes, bytes | None, bytes | None]], bytes]:
-    """Name, quoted and bare value of each parameter, and what is none."""
+    """Name, quoted and bare value of each parameter, and the remaining text."""
     found: list[tuple[bytes, bytes | None, bytes | None]] = []
     at = 0
     while parameter := _PARAMETER.match(text, at):  # one after the other: what stands inside a quoted value is none
@@ -80,7 +80,7 @@ def _named(head: bytes, name: bytes) -> bool:
 
 
 def _lines(body: bytes, delimiter: bytes) -> Iterator[int]:
-    """Where the delimiter begins a line."""
+    """Offsets at which the delimiter begins a line."""
     at = body.find(delimiter)
     for _ in range(_MAX_PARTS + 1):
         if at < 0:
@@ -134,7 +134,7 @@ def read_field(body: bytes, content_type: bytes, name: bytes) -> bytes | None:
     """The value of the field ``name``; ``None`` where there is none.
 
     Raises:
-        BadRequest: no boundary, too many parts, the field stands more than once, or not all parsers would read the same.
+        BadRequest: no boundary, too many parts, a repeated field, or something that parsers would read differently.
     """
     spans = _spans(body, content_type, name)
     if len(spans) > 1:

@@ -5,10 +5,11 @@ wait. No task, no queue and no timeout object is made per request or per chunk: 
 lazily, that looks whether the deadline of the moment has passed.
 
 **When a request is sent twice.** A server may close a kept-alive connection at the very moment a request is written to
-it. That is not told apart from a request that was taken up and died, so it is guessed: a request is repeated, once and
-on a fresh connection, if the connection had been idle in the pool and ended without one byte of an answer; a method that
-is not idempotent (RFC 9110 §9.2.2) only if that was within ``STALE`` seconds of the write. This is a heuristic and no
-proof: an upstream that reads a POST, acts on it and dies within that second without a byte is asked twice.
+it. That cannot be told apart from a request that was accepted and died, so it is guessed: a request is retried, once
+and on a fresh connection, if the connection had been idle in the pool and closed without one byte of an answer; a
+method that is not idempotent (RFC 9110 §9.2.2) only if that was within ``STALE`` seconds of the write. This is a
+heuristic and no proof: an upstream that reads a POST, acts on it and dies within that second without a byte is sent it
+twice.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Http1Transport:
 
     @property
     def in_use(self) -> int:
-        """Connections that carry a request now."""
+        """Number of connections with a request in flight."""
         return sum(pool.busy for pool in self._pools.values())
 
     async def send(self, request: Request) -> Answer:
@@ -101,7 +102,7 @@ class Http1Transport:
         return answer
 
     async def aclose(self) -> None:
-        """Close every connection, idle or not. What is under way fails with ``Broken``, what waits with ``Unreachable``."""
+        """Close all connections. Requests in flight fail with ``Broken``, waiting ones with ``Unreachable``."""
         self._closed = True
         pools = list(self._pools.values())
         for pool in pools:

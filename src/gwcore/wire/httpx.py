@@ -1,8 +1,8 @@
 """HTTP/1.1 and HTTP/2 to an upstream, also through a proxy, on httpx2: a :class:`~gwcore.wire.transport.Transport`.
 
-Twenty to seventy times dearer per hop than :mod:`gwcore.wire.http1`; for networks that the default cannot cross. One
-``httpx2.AsyncHTTPTransport`` (the pool below ``AsyncClient``) serves a transport object for its whole life: the client
-above it would add default headers, a cookie jar that tenants share, and a log line with the whole URL.
+Twenty to seventy times more expensive per hop than :mod:`gwcore.wire.http1`; for networks that the default cannot
+cross. One ``httpx2.AsyncHTTPTransport`` (the pool below ``AsyncClient``) serves a transport object for its whole life:
+the client above it would add default headers, a cookie jar that tenants share, and a log line with the whole URL.
 
 Unlike the default it never sends a request twice: httpx2 does not tell whether a connection was fresh. And over HTTP/2
 an answer that is closed early is not reset (httpcore2 sends no RST_STREAM): the upstream may write on, and what it wrote
@@ -28,9 +28,9 @@ _ENDED = ("Server disconnected", "peer closed", "<ConnectionTerminated", "Connec
 
 
 def named(error: Exception, where: str, phase: str) -> UpstreamError:
-    """The failure of ours that an exception of httpx2 means.
+    """Map an httpx2 exception to one of our errors.
 
-    Whatever is not known to happen before the first byte counts as sent. The exception's own text, which may hold a URL
+    Anything not known to happen before the first byte counts as sent. The exception's own text, which may hold a URL
     or a proxy's credentials, is not repeated.
 
     Args:
@@ -152,12 +152,12 @@ class Httpx2Transport:
 
     @property
     def in_use(self) -> int:
-        """Requests under way: connections, but for HTTP/2, which shares them."""
+        """Number of requests in flight: equals connections, except with HTTP/2, which shares them."""
         return self._sending + len(self._live)
 
     async def send(self, request: Request) -> Answer:
         """Send and wait for the head; see :meth:`gwcore.wire.transport.Transport.send`. Raises also ``BadRequest``."""
-        build_head(request)  # refuses what the default transport refuses
+        build_head(request)  # rejects whatever the default transport rejects
         if self._closed:
             raise Unreachable("the transport is closed")
         limits, origin = request.timeouts, request.origin

@@ -7,7 +7,7 @@ from gwcore.wire.sse import LIMIT, Frame
 
 
 class NdjsonReader:
-    """Cuts a stream, in chunks as they come, into lines; a frame each, blank ones left out. Linear in the bytes.
+    """Splits a stream of arbitrary chunks into lines, one frame each, without blank ones. Linear in the bytes.
 
     Args:
         limit: bytes of one line. A longer one raises ``Malformed``.
@@ -35,7 +35,7 @@ class NdjsonReader:
         return frames
 
     def close(self) -> list[Frame]:
-        """A last line that no newline ends."""
+        """The last line, if no newline ends it."""
         return self._take()
 
     def _take(self) -> list[Frame]:
