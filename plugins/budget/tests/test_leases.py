@@ -1,10 +1,10 @@
 """Which grants a caller's budgets have is found once: until a grant comes or goes, is over, or a limit is another one."""
 
 import pytest
-from budget_kit import budget
+from budget_kit import budget, eventually
 
 from gwcore_budget.ledger import escrow as module
-from gwcore_budget.ledger.ops import POSTED, Facts
+from gwcore_budget.ledger.ops import POSTED, Facts, GiveBack
 from gwcore_budget.window import FOREVER, Window
 
 
@@ -60,6 +60,49 @@ async def test_a_grant_of_another_generation_takes_the_place_of_the_old_one(ledg
     held = ledger.admit("c:1", 10, budgets, Facts("c"))
     assert (held.accounts == (other.account,)) == (not deaf)
     ledger.escrow.retired.clear()
+    ledger.settle(held, POSTED, 10)
+
+
+async def test_a_grant_under_another_limit_takes_the_place_of_the_old_one(ledger):
+    budgets = await spent_once(ledger, budget(limit=1_000_000))
+    old = ledger.escrow.grants[budgets[0].id]
+    more = module.Granted(old.budget, old.account, 500, old.end, old.recall, old.generation)
+    ledger.escrow.receive((more,), {old.budget: 2_000_000})
+    new = ledger.escrow.grants[old.budget]
+    assert (new.limit, new.free) == (2_000_000, 500) and ledger.escrow.retired == [old]
+    ledger.escrow.receive((more,), {old.budget: 2_000_000})
+    assert new.free == 1_000
+
+
+async def test_what_the_last_hold_of_a_retired_grant_leaves_is_given_back_once(ledger, monkeypatch):
+    budgets = await spent_once(ledger, budget(limit=1_000_000))
+    grant, escrow = ledger.escrow.grants[budgets[0].id], ledger.escrow
+    held = ledger.admit("c:1", 10, budgets, Facts("c"))
+    free, sent = grant.free, []
+    monkeypatch.setattr(ledger.group, "send", lambda op, *_: sent.append(op))
+    escrow.retire(ledger.group.now(), everything=True)
+    ledger.settle(held, POSTED, 4)
+    escrow.pump()
+    escrow.pump()
+    back = [op.amounts for op in sent if isinstance(op, GiveBack)]
+    assert back == [((grant.account, free),), ((grant.account, 6),)] and not escrow.retired
+    escrow._sent.clear()
+
+
+async def test_a_journal_written_anew_keeps_what_is_open_and_what_the_store_does_not_know(ledger, monkeypatch):
+    budgets = await spent_once(ledger, budget(limit=1_000_000))
+    await eventually(lambda: not ledger.escrow.unwritten)
+    held, ended = (ledger.admit(id_, 10, budgets, Facts(id_)) for id_ in ("c:1", "d:1"))
+    kept = []
+    monkeypatch.setattr(ledger.group, "send", lambda *_: None)
+    monkeypatch.setattr(type(ledger.escrow.journal), "grown", True)
+    monkeypatch.setattr(ledger.escrow.journal, "rewrite", kept.extend)
+    ledger.settle(ended, POSTED, 4)
+    ledger.escrow.pump()
+    assert [hold.id for hold in kept] == ["c:1", "d:1"]
+    monkeypatch.undo()
+    ledger.escrow.done += [hold for spent in ledger.escrow._sent for hold in spent.holds]
+    ledger.escrow._sent.clear()
     ledger.settle(held, POSTED, 10)
 
 

@@ -279,6 +279,10 @@ def test_model_targets_tags_scope_and_namespace():
         key(base, scope="s2"), key(base, namespace="x"), key(base, scope="s", namespace="s"), key(base, keyer=Keyer(b"other")),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
+    # one that has met these bytes before tells them apart, too
+    one = Keyer(b"index", IGNORED, headers=IGNORED_HEADERS)
+    assert [key(base, keyer=one, **more) for more in ({}, {"model": "other"}, {"targets": ("m2",)})] == keys[:3]
+    assert [key(base, keyer=one, **more) for more in ({"scope": "s2"}, {"namespace": "x"})] == keys[5:7]
     assert key(base, tags=("eu",), keyer=Keyer(b"i", ("tags",))) == key(base, keyer=Keyer(b"i", ("tags",)))
 
 
