@@ -214,6 +214,7 @@ async def test_f12_no_first_token_in_time_then_a_gap(opened):
         assert seen.headers["x-gwcore-upstream"] == "b" and b"hello" in seen.body
         assert b'"error"' in seen.body and b"[DONE]" not in seen.body and w.calls == {"a": 1, "b": 1}
         await w.ups["a"].requests[0].gone()
+        assert w.breaker("a/m").fails == 1, "silence that our own clock ended is a failure, too"
 
 
 async def test_a_slow_stream_is_not_cut_by_the_deadline():
