@@ -7,10 +7,11 @@ import pytest
 from budget_kit import accounts, budget, do, now_of, post, reserve
 
 from gwcore_budget.ledger.home import StoreDown, Turns
-from gwcore_budget.ledger.ops import POSTED, Facts
+from gwcore_budget.ledger.ops import POSTED, Facts, Reset
 from gwcore_budget.ledger.postgres import PostgresHome
-from gwcore_budget.reports import Where, attempts
+from gwcore_budget.reports import Where, attempts, running
 from gwcore_budget.reports import sums as sums_of
+from gwcore_budget.window import Window
 
 ENDLESS = {
     "sqlite": "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
@@ -39,6 +40,35 @@ async def test_names_that_no_index_takes_together_cost_no_money(make_ledger):
     assert (await accounts(ledger.home))["global:total"][0] == 14
     assert [(key, sums.spend) for (key,), sums in await sums_of(ledger.home, ("key_id",))] == [("a", 7), ("b", 7)]
     assert [row["end_user"] for row in await attempts(ledger.home, Where(), limit=9)] == [odd[1]] * 2
+
+
+async def test_what_a_budget_has_come_to_is_read_of_its_running_period_alone(home, monkeypatch):
+    """A rolling window has thousands of accounts a year, and a page of keys shows a hundred of them."""
+    window, now = Window.parse("rolling 1h"), await now_of(home)
+    for n, name in enumerate(("key:a", "key:b")):
+        one = budget(name, 10**6, window)
+        await do(home, reserve(f"{name}-old:1", 1, one, now=now))
+        await do(home, post(f"{name}-old:1", 1))
+        earlier = f"UPDATE budget_account SET start = start - {2 * window.length} WHERE budget = $1 RETURNING id"
+        await home.rows(earlier, one.id)
+        await do(home, reserve(f"{name}-reset:1", 2, one, now=now))
+        await do(home, post(f"{name}-reset:1", 2))
+        await do(home, Reset(one.id))
+        await do(home, reserve(f"{name}:1", 4 + n, one, now=await now_of(home)))
+        await do(home, post(f"{name}:1", 4 + n))
+    asked = []
+    report = home.report
+    monkeypatch.setattr(home, "report", lambda text, *values: (asked.append((text, values)), report(text, *values))[1])
+    found = await running(home, "key", ["a", "b", "unbound"], await now_of(home))
+    assert {id_: (one.posted, one.window.name) for id_, one in found.items()} == {
+        "a": (4, "rolling 1h"),
+        "b": (5, "rolling 1h"),
+    }
+    if isinstance(home, PostgresHome):  # of so few rows it reads all, whatever indexes there are
+        return
+    plans = [str(await home.rows(f"EXPLAIN QUERY PLAN {text}", *values)) for text, values in asked]
+    assert "budget_account USING COVERING INDEX" in plans[0] and "(budget=?)" in plans[0], plans
+    assert "(budget=? AND generation=? AND start>?)" in plans[1], plans
 
 
 async def test_a_report_that_takes_too_long_is_given_up(home, endless):

@@ -175,11 +175,12 @@ async def running(
     The main budget is the one of ``max_budget``, else a rule's; of several, the one that was opened last. Of an id that is in
     ``among``, only those budgets: the others are of settings that it had before.
     """
-    where = Where().equal("b.scope", scope).among("b.scope_id", ids).among("b.origin", ("policy", "rule"))
+    where = Where().equal("scope", scope).among("scope_id", ids).among("origin", ("policy", "rule"))
+    # a rolling window has thousands of accounts a year: only the latest of each budget is looked up, by the index of their periods
+    latest = "SELECT id FROM budget_account WHERE budget = b.id ORDER BY generation DESC, start DESC LIMIT 1"
     text = (
-        "SELECT b.scope_id, b.id, b.span, b.zone, b.generation FROM budget_budget b "  # noqa: S608 - constant text
-        f"JOIN budget_account a ON a.budget = b.id{where.text} GROUP BY b.scope_id, b.id, b.span, b.zone, b.generation, "
-        "b.origin ORDER BY CASE b.origin WHEN 'policy' THEN 1 ELSE 0 END, max(a.id)"
+        f"SELECT scope_id, id, span, zone, generation FROM (SELECT b.*, ({latest}) AS latest FROM budget_budget b{where.text}) AS b "  # noqa: S608 - constant text
+        "WHERE latest IS NOT NULL ORDER BY CASE origin WHEN 'policy' THEN 1 ELSE 0 END, latest"
     )
     of = among or {}
     rows = await home.report(text, *where.values)
@@ -190,7 +191,9 @@ async def running(
     periods = {budget: window.period(now) for budget, window in windows.items()}
     generations = {budget: generation for budget, _, _, generation in main.values()}
     since = min(period.since for period in periods.values())
-    where = Where().among("budget", windows).between("start", since, None)
+    where = (
+        Where().among("budget", windows).among("generation", set(generations.values())).between("start", since, None)
+    )
     text = f"SELECT budget, generation, start, posted, lim FROM budget_account{where.text} ORDER BY start"  # noqa: S608
     posted, limits = dict.fromkeys(windows, 0), dict[str, int | None]()
     for budget, generation, start, spent, limit in await home.report(text, *where.values):
