@@ -1,6 +1,7 @@
 """How long the books are kept in full (``retain``): what is older is closed, a little at a time, by one worker of all.
 
-What it came to stays: accounts, daily sums, and what ``gwcore ledger verify`` compares them with.
+What it came to stays: accounts, daily sums, and what ``gwcore ledger verify`` compares them with. Accounts of rolling windows go, too:
+each is a slice of a window, and says nothing once that has moved on.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
 from gwcore_budget.ledger.clock import Clock
-from gwcore_budget.ledger.closing import START
+from gwcore_budget.ledger.closing import ROLLING, START
 from gwcore_budget.ledger.home import Home
 
 EVERY = 3_600_000
@@ -21,7 +23,9 @@ EVERY = 3_600_000
 LOOK = 600.0
 """Seconds between two questions whether it is time; the first is asked when a machine that has just started knows the hour."""
 MOST = 200
-"""Holds, and entries, that one transaction takes."""
+"""Holds, entries, and accounts that one transaction takes."""
+WINDOWS = 50
+"""Rolling windows that one transaction looks at."""
 SHARE = 4
 """So many times as long as a transaction took, the next one waits: calls that the store is asked for come first."""
 _log = structlog.get_logger("gwcore.budget")
@@ -62,11 +66,33 @@ class Retention:
         """Close all that is old enough; returns how many rows went. Raises ``StoreDown``, ``Conflict``."""
         total, last = 0, START
         while last.more:
-            began = time.monotonic()
-            last = await self._home.close_books(self._retain, MOST, self._now() + EVERY, last)
-            total += last.rows
-            self._counts["closed"] += last.rows
-            await asyncio.sleep(SHARE * (time.monotonic() - began))
+            async with _unhurried():
+                last = await self._home.close_books(self._retain, MOST, self._now() + EVERY, last)
+                total += self._closed(last.rows)
+        total += await self._slices()
         if total:
             _log.info("books closed", rows=total)
         return total
+
+    async def _slices(self) -> int:
+        """Close accounts of rolling windows, after the holds and entries that moved them."""
+        total, rolling = 0, await self._home.report(ROLLING)
+        for at in range(0, len(rolling), WINDOWS):
+            gone = MOST
+            while gone == MOST:
+                async with _unhurried():
+                    gone = await self._home.close_slices(rolling[at : at + WINDOWS], MOST)
+                    total += self._closed(gone)
+        return total
+
+    def _closed(self, rows: int) -> int:
+        self._counts["closed"] += rows
+        return rows
+
+
+@asynccontextmanager
+async def _unhurried() -> AsyncIterator[None]:
+    """Pause after the block, :data:`SHARE` times as long as it took."""
+    began = time.monotonic()
+    yield
+    await asyncio.sleep(SHARE * (time.monotonic() - began))

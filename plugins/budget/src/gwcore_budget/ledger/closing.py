@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gwcore_budget.window import Window
+
 DAY = 86_400_000
 """Milliseconds; longer than any call."""
 OPEN = 6 * DAY
@@ -37,6 +39,14 @@ CARRY = (
     "pending = budget_carried.pending + excluded.pending, posted = budget_carried.posted + excluded.posted, "
     "settled = budget_carried.settled + excluded.settled"
 )
+ROLLING = "SELECT id, generation, span FROM budget_budget WHERE span LIKE 'rolling %' ORDER BY id"
+KEPT = "SELECT min(created) FROM budget_hold"
+CARRIED = (
+    "a.pending = 0 AND coalesce(c.pending, 0) = 0 AND coalesce(c.posted, 0) = a.posted AND coalesce(c.settled, 0) = a.posted "
+    "AND a.id < (SELECT max(id) FROM budget_account)"
+)
+"""Whether of an account ``a``, whose carried sums are ``c``, nothing but these sums is left. The newest id stays: SQLite would use it again."""
+GONE = ("DELETE FROM budget_account WHERE id = $1", "DELETE FROM budget_carried WHERE account = $1")
 Rows = Sequence[Sequence[Any]]
 
 
@@ -66,6 +76,26 @@ def until(now: int, retain: int, oldest: int | None) -> int:
 def taken_since(now: int, since: int) -> int:
     """Of holds that began before that nothing new is taken; ``since`` as the store has it."""
     return min(since, now - OPEN)
+
+
+def slices(rolling: Rows, now: int, since: int, kept: int | None) -> list[tuple[str, int, int]]:
+    """For each rolling window: budget, generation, and the start before which its accounts no longer count and cannot change.
+
+    A hold moves only accounts of its own time. Holds from before the books were closed are not accepted, and those that are
+    kept may still be posted or corrected.
+
+    Args:
+        rolling: rows of :data:`ROLLING`.
+        now: the store's clock.
+        since: as stored.
+        kept: when the oldest hold that is kept began.
+    """
+    closed = min(taken_since(now, since), now if kept is None else kept)
+    return [
+        (budget, one, Window.parse(span).period(closed).since)
+        for budget, generation, span in rolling
+        for one in range(generation + 1)
+    ]
 
 
 def old(entries: Rows, before: int) -> Rows:

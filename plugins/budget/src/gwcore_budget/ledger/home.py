@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from gwcore_budget.ledger.books import Books
-from gwcore_budget.ledger.closing import START, Round
+from gwcore_budget.ledger.closing import START, Round, Rows
 from gwcore_budget.ledger.ops import (
     NOTHING_METERED,
     REAPED,
@@ -112,6 +112,14 @@ class Home(Protocol):
 
         In one transaction, from where the ``last`` one came to; see :mod:`gwcore_budget.ledger.closing`. ``due``: the
         millisecond of the next look, unless somebody says otherwise. Raises ``StoreDown``, ``Conflict``, ``Unfit``.
+        """
+        ...
+
+    async def close_slices(self, rolling: Rows, most: int) -> int:
+        """Delete up to ``most`` accounts of rolling windows that count no more, once all their holds and entries are carried.
+
+        ``rolling`` are rows of :data:`gwcore_budget.ledger.closing.ROLLING`. Returns how many went. Raises ``StoreDown``,
+        ``Conflict``, ``Unfit``.
         """
         ...
 

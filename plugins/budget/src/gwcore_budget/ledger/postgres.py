@@ -18,7 +18,7 @@ from gwcore.errors import BadConfig
 from gwcore.sql import driver_arguments
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
-from gwcore_budget.ledger.closing import START, Round
+from gwcore_budget.ledger.closing import START, Round, Rows
 from gwcore_budget.ledger.home import (
     ANSWER,
     Answer,
@@ -42,6 +42,11 @@ _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _TEXTS, _INTS = "ANY($1::text[])", "ANY($1::bigint[])"
+_SLICES = (
+    "SELECT a.id FROM unnest($1::text[], $2::int[], $3::bigint[]) AS w(budget, generation, until) "
+    "JOIN budget_account a ON a.budget = w.budget AND a.generation = w.generation AND a.start < w.until "
+    f"LEFT JOIN budget_carried c ON c.account = a.id WHERE {closing.CARRIED} LIMIT $4"
+)
 READERS = 2
 """Connections that read; all but one of them for reports, and for closing."""
 _LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
@@ -195,6 +200,22 @@ class PostgresHome:
                 await db.execute(f"DELETE FROM budget_hold WHERE id = {_TEXTS}", [row[0] for row in holds])
                 await db.execute(f"DELETE FROM budget_entry WHERE seq = {_INTS}", [row[0] for row in gone])
         return closing.went(last, holds, looked, gone, now)
+
+    async def close_slices(self, rolling: Rows, most: int) -> int:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._reports.take(lambda left: self._close_slices(rolling, most, left), ANSWER)
+
+    async def _close_slices(self, rolling: Rows, most: int, within: float) -> int:
+        if self._read is None:
+            raise StoreDown("closed")
+        with _named():
+            async with asyncio.timeout(within), self._read.acquire() as db, db.transaction():
+                known = await db.fetchrow(f"SELECT {_NOW}, ({closing.SINCE}), ({closing.KEPT})")
+                old = closing.slices(rolling, *known)
+                gone = await db.fetch(_SLICES, *zip(*old, strict=True), most) if old else []
+                for statement in closing.GONE:
+                    await db.executemany(statement, gone)
+        return len(gone)
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[asyncpg.Connection]:

@@ -26,7 +26,7 @@ from gwcore.sql import cause_of
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.books import Account, Books, BudgetRow
 from gwcore_budget.ledger.clock import UNOPENED, Clock
-from gwcore_budget.ledger.closing import START, Round
+from gwcore_budget.ledger.closing import START, Round, Rows
 from gwcore_budget.ledger.disk import copy_into, damage, refuse_network
 from gwcore_budget.ledger.home import (
     ANSWER,
@@ -83,6 +83,11 @@ _ACCOUNTS = f"SELECT {_ACCOUNT} {_LISTED} budget_account ON id = value"
 _BUDGETS = f"SELECT id, generation, recall {_LISTED} budget_budget ON id = value"
 _GONE_HOLDS = "DELETE FROM budget_hold WHERE id IN (SELECT value FROM json_each(?))"
 _GONE_ENTRIES = "DELETE FROM budget_entry WHERE seq IN (SELECT value FROM json_each(?))"
+_SLICES = (
+    "SELECT a.id FROM json_each(?) AS w CROSS JOIN budget_account a ON a.budget = json_extract(w.value, '$[0]') "
+    "AND a.generation = json_extract(w.value, '$[1]') AND a.start < json_extract(w.value, '$[2]') "
+    f"LEFT JOIN budget_carried c ON c.account = a.id WHERE {closing.CARRIED} LIMIT ?"
+)
 _SAME_HOLD = f"UPDATE budget_hold SET {', '.join(f'{name}=?' for name in HOLD_COLUMNS[1:])} WHERE id=?"
 _ENTRY = dict.fromkeys(("hold", "accounts", "kind", "pending", "posted", "at"), ...)
 _NEW_HOLD = dict(zip(HOLD_COLUMNS, HOLD_DEFAULTS, strict=True))
@@ -168,6 +173,10 @@ class SqliteHome:
     async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
         """See :class:`gwcore_budget.ledger.home.Home`."""
         return await self._on(self._thread, self._close_books, retain, most, due, last)
+
+    async def close_slices(self, rolling: Rows, most: int) -> int:
+        """See :class:`gwcore_budget.ledger.home.Home`."""
+        return await self._on(self._thread, self._close_slices, rolling, most)
 
     async def damage(self) -> list[str]:
         """See :class:`gwcore_budget.ledger.home.Home`."""
@@ -303,6 +312,17 @@ class SqliteHome:
             for statement, rows in ((_GONE_HOLDS, holds), (_GONE_ENTRIES, gone)):
                 db.execute(statement, (_list(row[0] for row in rows),))
         return closing.went(last, holds, looked, gone, now)
+
+    def _close_slices(self, rolling: Rows, most: int) -> int:
+        with self._transaction() as db:
+            now, jump = self.clock.look()
+            if jump:
+                raise StoreDown("the clock has jumped")
+            ((since, kept),) = db.execute(f"SELECT ({closing.SINCE}), ({closing.KEPT})")
+            gone = db.execute(_SLICES, (_list(closing.slices(rolling, now, since, kept)), most)).fetchall()
+            for statement in closing.GONE:
+                db.executemany(_numbered(statement), gone)
+        return len(gone)
 
     def _load(self, db: sqlite3.Connection, needs: Needs, now: int, jump: float) -> Books:
         books = Books(now, jump)
