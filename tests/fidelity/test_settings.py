@@ -130,6 +130,48 @@ def test_thinking_gives_way_to_a_forced_answer_by_name():
     assert "thinking" not in body and "reasoning" in way.crossing.dropped
 
 
+TOLD = {
+    "openai.responses": ("gpt-5.4-mini", {"effort": "low"}, {"effort": "none"}),
+    "anthropic.messages": ("claude-sonnet-4-5", {"type": "enabled", "budget_tokens": 2048}, None),
+    "gemini.generate": ("gemini-2.5-flash", {"thinkingBudget": 2048, "includeThoughts": True}, {"thinkingBudget": 0}),
+}
+
+
+@pytest.mark.parametrize("upstream", TOLD)
+def test_a_chat_client_may_say_thinking_as_anthropic_does(upstream):
+    """As Cline does at LiteLLM's proxy."""
+    model, on, off = TOLD[upstream]
+    for given, told in (({"type": "enabled", "budget_tokens": 2048}, on), ({"type": "disabled"}, off)):
+        document = {**REQUESTS["openai.chat"], "thinking": given, "max_tokens": 9000}
+        way, body = way_to("openai.chat", document, model, stream=False, upstream=upstream)
+        settings = body.get("generationConfig", body)
+        found = settings.get("thinking") or settings.get("reasoning") or settings.get("thinkingConfig")
+        assert (found, way.crossing.dropped) == (told, [])
+
+
+def test_thinking_in_a_shape_that_nobody_knows_is_named():
+    for given in ({"type": "perhaps"}, {"type": "enabled", "budget_tokens": "2k"}, "yes", ["enabled"]):
+        document = {**REQUESTS["openai.chat"], "thinking": given}
+        way, body = way_to("openai.chat", document, OLD, stream=False)
+        assert "thinking" not in body and "thinking" in way.crossing.dropped
+
+
+def test_thinking_that_is_on_without_a_budget_is_thinking_all_the_same():
+    document = {**REQUESTS["openai.chat"], "thinking": {"type": "enabled"}, "max_tokens": 90000}
+    way, body = way_to("openai.chat", document, "claude-sonnet-4-5", stream=False)
+    assert body["thinking"]["budget_tokens"] > 1024 and way.crossing.dropped == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"type": "enabled", "budget_tokens": 2048}, {"type": "enabled"}, {"type": "disabled"}, {"type": "perhaps"}],
+)
+def test_thinking_between_chat_and_chat_stays_as_it_is(given):
+    document = {**REQUESTS["openai.chat"], "thinking": given}
+    _, body = way_to("openai.chat", document, "m", stream=False, upstream="openai.chat")
+    assert body["thinking"] == given and "reasoning_effort" not in body
+
+
 # ── tools: which may be called, how many at once ─────────────────────────────────────────────────────────────────────
 
 CHOICES = {

@@ -275,7 +275,7 @@ def _extras(request: ChatRequest) -> Iterator[tuple[str, Extra]]:
 
 
 # what readers keep in ``extra`` for their own writers, and what is bookkeeping of an API: ids and states of its items
-_OF_THINKING = frozenset({"config", "encrypted", "reasoning", "budget", "level"})
+_OF_THINKING = frozenset({"config", "encrypted", "reasoning", "budget", "level", "switch"})
 _KEPT = frozenset({
     "instructions", "role", "item", "empty", "legacy", "given", "noid", "at", "parameters", "id", "status", "type", "annotations",
     "logprobs", "thought", "thoughtSignature", "reasoning", "reasoning_content", "index", "input_schema", "name", "object",

@@ -6,7 +6,7 @@ absence, ``functions`` and ``tools``, ``max_tokens`` and ``max_completion_tokens
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from gwcore.chat import (
     ChatRequest,
@@ -25,6 +25,7 @@ from gwcore.chat import (
 )
 from gwcore.errors import BadRequest
 from gwcore_providers.crossing import from_url, objects, rest, string, thought_of, unseal
+from gwcore_providers.efforts import budget_of
 
 DIALECT = "openai.chat"
 CACHE = "cache_control"
@@ -57,6 +58,8 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
     parallel = document.get("parallel_tool_calls")
     limits = (document.get("max_completion_tokens"), document.get("max_tokens"))
     limit = next((limit for limit in limits if limit is not None), None)
+    thinking = _thinking(document)
+    read = _READ | {"thinking"} if thinking and "switch" in thinking.extra else _READ
     return ChatRequest(
         DIALECT,
         model,
@@ -67,14 +70,14 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
         max_tokens=limit if isinstance(limit, int) else None,
         stop=[stop] if isinstance(stop, str) else [s for s in stop or [] if isinstance(s, str)],
         format=_format(document.get("response_format")),
-        thinking=_thinking(document),
+        thinking=thinking,
         modalities=document.get("modalities"),
         n=document.get("n"),
         stream=stream,
         usage_wanted=wants_usage(document),
         knobs={knob: document[key] for key, knob in KNOBS.items() if document.get(key) is not None},
         needs={key: document[key] for key in _NEEDS if document.get(key) is not None},
-        extra={key: value for key, value in document.items() if key not in _READ and value is not None},
+        extra={key: value for key, value in document.items() if key not in read and value is not None},
     )
 
 
@@ -362,11 +365,11 @@ def _format(value: Any) -> Format | None:
 
 
 def _thinking(document: dict[str, Any]) -> Thinking | None:
-    """``reasoning_effort``, or OpenRouter's ``reasoning`` object."""
+    """``reasoning_effort``, or OpenRouter's ``reasoning`` object, or Anthropic's ``thinking``."""
     effort = document.get("reasoning_effort")
     more = document.get("reasoning")
     if not isinstance(more, dict):
-        return Thinking(effort=effort) if isinstance(effort, str) else None
+        return _switched(document.get("thinking"), effort if isinstance(effort, str) else None)
     enabled = more.get("enabled")
     return Thinking(
         mode=None if enabled is None else "auto" if enabled else "off",
@@ -375,3 +378,17 @@ def _thinking(document: dict[str, Any]) -> Thinking | None:
         shown="none" if more.get("exclude") else None,
         extra={"reasoning": True, **rest(more, "effort", "max_tokens", "exclude", "enabled")},
     )
+
+
+_SWITCHES: dict[str, Literal["on", "auto", "off"]] = {"enabled": "on", "adaptive": "auto", "disabled": "off"}
+
+
+def _switched(given: Any, effort: str | None) -> Thinking | None:
+    """Anthropic's ``thinking``: LiteLLM's clients send it for any model, and some vendors have its switch."""
+    mode = _SWITCHES.get(str(given.get("type"))) if isinstance(given, dict) else None
+    budget = given.get("budget_tokens") if mode == "on" else None
+    if mode is None or not (budget is None or type(budget) is int):
+        return Thinking(effort=effort) if effort is not None else None
+    if mode == "on" and budget is None and effort is None:
+        budget = budget_of("medium")  # a switch without a measure
+    return Thinking(mode, effort, budget, extra={"switch": given})

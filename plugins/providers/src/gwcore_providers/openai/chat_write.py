@@ -104,7 +104,9 @@ def _think(thinking: Thinking, out: dict[str, Any], crossing: Crossing, *, same:
         out["reasoning"] = more
         return
     if same:
-        effort = effort_of(thinking)
+        switch = thinking.extra.get("switch")
+        out |= {"thinking": switch} if switch is not None else {}
+        effort = thinking.effort if switch is not None else effort_of(thinking)
         out |= {"reasoning_effort": effort} if effort is not None else {}
         return
     think(thinking, out, crossing)
