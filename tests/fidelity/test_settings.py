@@ -296,3 +296,13 @@ def test_a_call_of_five_megabytes_in_bounded_memory(client):
     # Anthropic's events need nothing of what has gone by; the others say it again, whole
     assert held < (1 << 20 if client == "anthropic.messages" else 3 * size)
     assert peak < (1 << 20 if client == "anthropic.messages" else 20 * size)
+
+
+@pytest.mark.parametrize(
+    ("user", "sent"), [("u-1", {"user_id": "u-1"}), ({"name": "Ann", "id": "u-1"}, None), (7, None), ([], None)]
+)
+def test_a_user_that_is_no_text_does_not_reach_anthropic(user, sent):
+    """It answers 400 to one; Open WebUI can be told to send an object of the user's name and role."""
+    way, body = way_to("openai.chat", {**REQUESTS["openai.chat"], "user": user}, NEW, stream=False)
+    assert body.get("metadata") == sent
+    assert ("user" in way.crossing.dropped) is (sent is None)

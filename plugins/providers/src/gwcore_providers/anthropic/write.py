@@ -71,8 +71,11 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
 
 def _tune(request: ChatRequest, out: dict[str, Any], crossing: Crossing, *, same: bool) -> None:
     knobs = dict(request.knobs)
-    if "user" in knobs:
-        out["metadata"] = {"user_id": knobs.pop("user")}
+    user = knobs.pop("user", None)
+    if isinstance(user, str):
+        out["metadata"] = {"user_id": user}
+    elif user is not None:  # Open WebUI can be told to send an object
+        crossing.drop("user")
     if not same:
         if (knobs.get("temperature") or 0) > 1:
             knobs["temperature"] = 1.0
