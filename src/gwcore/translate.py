@@ -7,7 +7,7 @@ file sets another (``upstreams.<name>.dialect``); everything else passes through
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -26,6 +26,10 @@ from gwcore.wire.ndjson import NdjsonReader
 from gwcore.wire.sse import Frame, SseReader
 
 CHAT = "chat"
+SEARCHED: Final = 64 << 10
+"""Bytes of a request up to which the value of a wrong type is searched for: by translating it again without each part."""
+TRIES: Final = 64
+"""Members, or items of a list, up to which it is."""
 _TOKENS = Estimator()
 
 
@@ -80,8 +84,10 @@ UNREADABLE: Final = (BadRequest, *MISSHAPEN)
 """What reading an answer of another shape comes to: the upstream's fault, whatever the reader says, which reads requests, too."""
 
 
-def wrong_type(error: Exception) -> BadRequest:
-    """The error for a request that does not have its dialect's shape."""
+def wrong_type(error: Exception, where: str | None = None) -> BadRequest:
+    """The error for a request that does not have its dialect's shape. ``where``: a member, or an item of a list."""
+    if where is not None:
+        return BadRequest(f"{where} has the wrong type, or a value inside it has")
     return BadRequest(f"a value of the request has the wrong type ({type(error).__name__})")
 
 
@@ -287,16 +293,46 @@ def said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tupl
         Untranslatable: it holds what the upstream's dialect cannot say.
     """
     try:
-        request = client.read_request(crossing.request, crossing.asked, stream=crossing.stream)
-        if (joined := getattr(client, "joined", None)) is not None:
-            request.messages = joined(request.messages)
-        crossing.usage_wanted = request.usage_wanted
-        customs = frozenset(tool.name for tool in request.tools if tool.custom)
-        crossing.tools = toolnames.fit(request, getattr(upstream, "longest_name", toolnames.LONGEST))
-        body = orjson.dumps(upstream.write_request(request, crossing))
+        return _said(client, upstream, crossing)
     except MISSHAPEN as error:
-        raise wrong_type(error) from error
-    return body, customs
+        raise wrong_type(error, _misshapen(client, upstream, crossing)) from error
+
+
+def _said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tuple[bytes, frozenset[str]]:
+    request = client.read_request(crossing.request, crossing.asked, stream=crossing.stream)
+    if (joined := getattr(client, "joined", None)) is not None:
+        request.messages = joined(request.messages)
+    crossing.usage_wanted = request.usage_wanted
+    customs = frozenset(tool.name for tool in request.tools if tool.custom)
+    crossing.tools = toolnames.fit(request, getattr(upstream, "longest_name", toolnames.LONGEST))
+    return orjson.dumps(upstream.write_request(request, crossing)), customs
+
+
+def _misshapen(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> str | None:
+    """The member of a small request, or the item of a list in it, without which it can be translated; ``None`` if unknown."""
+    document = crossing.request
+    if len(document) > TRIES or len(orjson.dumps(document)) > SEARCHED:
+        return None
+
+    def fits(tried: dict[str, Any]) -> int:
+        try:
+            _said(client, upstream, replace(crossing, request=tried, dropped=[], headers=[]))
+        except MISSHAPEN:
+            return 0
+        except GatewayError:  # something else is wrong, perhaps because the member is missing
+            return 1
+        return 2
+
+    without = {name: {key: value for key, value in document.items() if key != name} for name in document}
+    name = max(document, key=lambda name: fits(without[name]))
+    if fits(without[name]) < 2 and fits({name: document[name]}):  # it is merely missed
+        return None
+    items = document[name]
+    if not isinstance(items, list) or not 1 < len(items) <= TRIES:
+        return name
+    shorter = [{**document, name: [*items[:at], *items[at + 1 :]]} for at in range(len(items))]
+    at = max(range(len(items)), key=lambda at: fits(shorter[at]))
+    return f"{name}[{at}]" if fits(shorter[at]) else name
 
 
 def _spoken(
