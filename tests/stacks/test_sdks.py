@@ -1,6 +1,7 @@
 """The official SDKs against the demo provider: chat, tools, streams, embeddings, models, token counts; then errors."""
 
 import json
+from typing import Literal
 
 import pytest
 from anthropic import AsyncAnthropic
@@ -8,6 +9,7 @@ from anthropic import NotFoundError as AnthropicNotFound
 from google import genai
 from google.genai import types
 from openai import AsyncOpenAI, NotFoundError
+from pydantic import BaseModel, Field
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
@@ -27,6 +29,19 @@ stack: []
 """
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ASK = [{"role": "user", "content": "What is the weather in Paris? Use get_weather."}]
+
+
+class Stop(BaseModel):
+    city: str
+    nights: int
+
+
+class Trip(BaseModel):
+    """With references, and a list that may not be empty."""
+
+    kind: Literal["short", "long"]
+    first: Stop
+    others: list[Stop] = Field(min_length=1)
 
 
 @pytest.fixture
@@ -94,6 +109,24 @@ async def test_openai_responses(openai):
         text += event.delta if event.type == "response.output_text.delta" else ""
     assert text == whole.output_text
     assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+
+
+async def test_structured_output(openai, anthropic, gemini):
+    """What is asked for in a shape is answered in that shape, nonsense as it may be: agents would repeat anything else."""
+    plan = [{"role": "user", "content": "Plan a trip!"}]
+    chat = await openai.chat.completions.parse(model="house", messages=plan, response_format=Trip)
+    trip = chat.choices[0].message.parsed
+    assert (trip.kind, len(trip.others)) == ("short", 1)
+    async with openai.chat.completions.stream(model="house", messages=plan, response_format=Trip) as stream:
+        assert (await stream.get_final_completion()).choices[0].message.parsed == trip
+    assert (await openai.responses.parse(model="house", input="Plan a trip!", text_format=Trip)).output_parsed == trip
+    message = await anthropic.messages.parse(model="house", max_tokens=9, messages=plan, output_format=Trip)
+    assert message.parsed_output == trip
+    config = types.GenerateContentConfig(response_mime_type="application/json", response_schema=Trip)
+    assert (await gemini.aio.models.generate_content(model="house", contents="Plan!", config=config)).parsed == trip
+    form = {"type": "json_object"}
+    free = await openai.chat.completions.create(model="house", messages=plan, response_format=form)
+    assert json.loads(free.choices[0].message.content) == {"said": "Plan a trip!"}
 
 
 async def test_openai_embeddings_and_models(openai):

@@ -25,13 +25,23 @@ def _forced(choice: Any) -> str | None:
     return None
 
 
-def _ask(document: Document, messages: list[tuple[str, str]], limit: Any) -> Answer:
+def _schema(form: Any) -> Document | None:
+    """Of ``response_format``, or of ``text.format``; ``None`` for an answer in words."""
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind == "json_schema":
+        found = form.get("json_schema", form)
+        return found.get("schema") or {} if isinstance(found, dict) else {}
+    return {} if kind == "json_object" else None
+
+
+def _ask(document: Document, messages: list[tuple[str, str]], limit: Any, form: Any) -> Answer:
     offered = [tool.get("function", tool) for tool in document.get("tools") or [] if isinstance(tool, dict)]
     tools = [Tool(str(t.get("name")), t.get("parameters") or {}) for t in offered if t.get("name")]
     forced = _forced(document.get("tool_choice"))
     if forced == "\0":
         tools, forced = [], None
-    return answer(messages, tools, forced=forced, limit=limit if isinstance(limit, int) else None)
+    limit = limit if isinstance(limit, int) else None
+    return answer(messages, tools, forced=forced, limit=limit, schema=_schema(form))
 
 
 def _usage(said: Answer) -> Document:
@@ -43,7 +53,8 @@ def _chat(document: Document) -> Answer:
     messages = [
         (str(m.get("role")), text_of(m.get("content"))) for m in document.get("messages") or [] if isinstance(m, dict)
     ]
-    return _ask(document, messages, document.get("max_completion_tokens") or document.get("max_tokens"))
+    limit = document.get("max_completion_tokens") or document.get("max_tokens")
+    return _ask(document, messages, limit, document.get("response_format"))
 
 
 def chat(document: Document) -> Document:
@@ -121,7 +132,9 @@ def _responses(document: Document) -> Answer:
     items = [("user", given)] if isinstance(given, str) else []
     if isinstance(given, list):
         items = [(str(i.get("role") or i.get("type")), text_of(i)) for i in given if isinstance(i, dict)]
-    return _ask(document, items, document.get("max_output_tokens"))
+    text = document.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    return _ask(document, items, document.get("max_output_tokens"), form)
 
 
 def _response_object(document: Document, said: Answer, status: str, output: list[Document]) -> Document:

@@ -22,7 +22,11 @@ def _messages(document: Document) -> Answer:
     choice = document.get("tool_choice") or {}
     kind = choice.get("type") if isinstance(choice, dict) else None
     forced = choice.get("name") if kind == "tool" else "" if kind == "any" else None
-    return answer(said, [] if kind == "none" else tools, forced=forced, limit=document.get("max_tokens"))
+    output = document.get("output_config")
+    form = output.get("format") if isinstance(output, dict) else document.get("output_format")
+    schema = form.get("schema") or {} if isinstance(form, dict) else None
+    limit = document.get("max_tokens")
+    return answer(said, [] if kind == "none" else tools, forced=forced, limit=limit, schema=schema)
 
 
 def _block(said: Answer) -> Document:
@@ -99,8 +103,14 @@ def _contents(document: Document) -> Answer:
     ]
     tools = [Tool(str(f.get("name")), _schema(f)) for f in declared]
     mode = ((document.get("toolConfig") or {}).get("functionCallingConfig") or {}).get("mode")
-    limit = (document.get("generationConfig") or {}).get("maxOutputTokens")
-    return answer(said, [] if mode == "NONE" else tools, forced="" if mode == "ANY" else None, limit=limit)
+    config = document.get("generationConfig") or {}
+    schema = config.get("responseJsonSchema") or config.get("responseSchema")
+    if schema is None and config.get("responseMimeType") == "application/json":
+        schema = {}
+    forced = "" if mode == "ANY" else None
+    return answer(
+        said, [] if mode == "NONE" else tools, forced=forced, limit=config.get("maxOutputTokens"), schema=schema
+    )
 
 
 def _candidate(said: Answer, parts: list[Document], finish: str | None) -> Document:
