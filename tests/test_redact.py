@@ -16,16 +16,25 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAB==\n-----END RSA PRIVATE KEY--
         "Basic dXNlcjpwYXNzd29yZA==",
         "AIzaSyA-1234567890",
         "AKIAIOSFODNN7EXAMPLE",
+        "ASIAIOSFODNN7EXAMPLE",
+        "gsk_abcdefgh12345678",
+        "xai-abcdefgh12345678",
+        "hf_abcdefgh12345678",
+        "pk-lf-abcdefgh12345678",
+        "ghp_abcdefgh12345678",
+        "github_pat_abcdefgh12345678",
+        "ya29.abcdefgh12345678",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
         PEM,
         PEM[:50],
         "known-value",
         "known-value-longer",
+        "eight-88",
     ],
 )
 @pytest.mark.parametrize("around", ["{}", "before {} after", "x" * 20_000 + " {} " + "y " * 20_000])
 def test_what_looks_like_a_secret_or_is_one_goes(secret, around):
-    redactor = Redactor(["known-value", "known-value-longer", "short"])
+    redactor = Redactor(["known-value", "known-value-longer", "eight-88", "short"])
     said = redactor.text(around.format(secret))
     assert secret not in said and "[redacted]" in said
     assert redactor.holds_secret(around.format(secret))
@@ -47,6 +56,8 @@ def test_secrets_of_a_configuration():
     class Inner(BaseModel):
         key: SecretStr
         keys: list[SecretStr] = []
+        pair: tuple[SecretStr, ...] = ()
+        some: frozenset[SecretStr] = frozenset()
 
     class Outer(BaseModel):
         stores: dict[str, str]
@@ -54,8 +65,10 @@ def test_secrets_of_a_configuration():
         secret: SecretStr | None = None
         model_config = {"extra": "allow"}
 
-    inner = Inner(key=SecretStr("one"), keys=[SecretStr("two")])
+    inner = Inner(
+        key=SecretStr("one"), keys=[SecretStr("two")], pair=(SecretStr("four"),), some=frozenset([SecretStr("five")])
+    )
     config = Outer(
         stores={"a": "postgresql://u:p%40ss@h/db", "b": "memory:"}, entries={"x": inner}, more=[SecretStr("three")]
     )
-    assert secrets_of(config) == {"one", "two", "three", "p%40ss", "p@ss"}
+    assert secrets_of(config) == {"one", "two", "three", "four", "five", "p%40ss", "p@ss"}

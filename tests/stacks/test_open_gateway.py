@@ -15,6 +15,8 @@ FOREIGN = [
     {"host": "127.0.0.1:4000", "origin": "http://127.0.0.1.evil.example"},
     {"host": "127.0.0.1:4000", "origin": "http://localhost@evil.example"},
     {"host": "evil.example:4000", "origin": "http://evil.example:4000"},  # a name that points here since a minute
+    {"host": "127.0.0.1:4000", "origin": "http://192.168.0.7"},  # what another machine of the house shows
+    {"host": "127.0.0.1:4000", "origin": "http://printer.local"},
     {"host": "evil.example."},
     {"host": "localhost.evil.example"},
     {"host": "127.0.0.1.evil.example"},
@@ -25,6 +27,7 @@ OWN = [
     {"host": "localhost:4000", "origin": "http://localhost:3000"},
     {"host": "[::1]:4000", "origin": "http://[::1]:3000"},
     {"host": "app.localhost", "origin": "http://app.localhost"},
+    {"host": "App.LOCALHOST.:4000"},
     {"host": "host.docker.internal:4000"},
     {"host": "gateway:4000", "origin": "http://gateway:4000"},
     {"host": "192.168.0.7:4000", "origin": "http://192.168.0.7:4000"},

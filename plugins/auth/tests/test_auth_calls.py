@@ -360,6 +360,9 @@ async def test_end_users_can_be_blocked_and_limited(api, carrier):
     assert (await ask("c")).status_code == 200
     await api.post("/end_user/new", {"user_id": "e", "models": ["n"]})
     assert (await ask("e")).status_code == 403
+    await api.post("/end_user/new", {"user_id": "f", "models": ["m", "n"]})
+    key = await api.key(models=["n"])
+    assert (await ask("f")).status_code == 403  # what an end user may adds nothing to what the key may
     assert (await ask("x" * 300)).status_code == 400
 
 

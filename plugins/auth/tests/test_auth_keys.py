@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gwcore.errors import PluginFault
 from gwcore_auth.cache import GrantCache
-from gwcore_auth.config import AuthConfig
-from gwcore_auth.grants import Grant, ModelRule, RouteRule, model_rule, networks_of, within
+from gwcore_auth.config import AuthConfig, DeclaredKey
+from gwcore_auth.grants import Grant, KeyExpired, ModelRule, RouteRule, model_rule, networks_of, policies_of, within
 from gwcore_auth.keys import Pepper, hint, mint, presented, proof_of
 from gwcore_auth.resolve import ADMIN, Resolver
 
@@ -129,12 +130,38 @@ def test_what_changed_during_a_load_is_not_kept():
     assert cache.grants
 
 
+@pytest.mark.parametrize("change", [lambda cache: cache.drop(("key", "k")), GrantCache.clear], ids=["one", "all"])
+def test_what_changed_during_a_load_is_not_kept_for_an_end_user_either(change):
+    cache = GrantCache(10)
+    epoch = cache.epoch
+    change(cache)
+    cache.put(b"d", Grant(ADMIN), epoch)
+    cache.put_for(b"d", "e", Grant(ADMIN), epoch)
+    assert not cache.grants and not cache.for_end_user
+    cache.put_for(b"d", "e", Grant(ADMIN), cache.epoch)
+    assert cache.for_end_user
+
+
+def test_a_stored_policy_that_is_none_any_more_is_no_free_pass():
+    """The model of a plugin changed: what it limited would be unlimited."""
+    with pytest.raises(PluginFault):
+        policies_of([("key", {"policies": {"p": {"expires": "never"}}})], {"p": DeclaredKey})
+
+
+def test_a_grant_ends_with_the_second_it_is_until():
+    grant = Grant(ADMIN, until=10.0)
+    grant.alive(9.999)
+    with pytest.raises(KeyExpired):
+        grant.alive(10.0)
+
+
 def test_the_cache_is_bounded_and_drops_by_subject():
     cache = GrantCache(100)
     for n in range(300):
         cache.put(b"%d" % n, Grant(ADMIN, depends=frozenset({("key", f"k{n}"), ("team", f"t{n % 2}")})), cache.epoch)
         cache.put(b"u%d" % n, None, cache.epoch)
-    assert len(cache.grants) == 100 and len(cache.unknown) == 100
+        cache.put_for(b"0", f"e{n}", Grant(ADMIN), cache.epoch)  # clients name end users
+    assert len(cache.grants) == len(cache.unknown) == len(cache.for_end_user) == 100
     cache.drop(("team", "t0"))
     assert len(cache.grants) == 50 and not cache.unknown
     cache.drop(("key", "k299"))

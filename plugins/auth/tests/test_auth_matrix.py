@@ -242,3 +242,46 @@ async def _spend_is_apart(api, strong, theirs):
         assert theirs["token"] not in told.text and '"t2"' not in told.text, (path, told.text)
         own = await api.raw("GET", path, key=strong["2"])
         assert theirs["token"] in own.text or '"t2"' in own.text, (path, own.text)  # the control
+
+
+async def test_the_bounds_of_a_key_hold_in_the_admin_api_too(sqlite_api):
+    await sqlite_api.post("/user/new", {"user_id": "u", "auto_create_key": False})
+
+    async def asked(**bounds):
+        made = await sqlite_api.key(user_id="u", **bounds)
+        return (await sqlite_api.raw("GET", "/key/list", key=made)).status_code
+
+    assert await asked(allowed_networks=["127.0.0.1"]) == 200
+    assert await asked(allowed_networks=["10.0.0.1"]) == 403
+    assert await asked(allowed_routes=["/v1/*"]) == 403
+    blocked = await sqlite_api.key(user_id="u")
+    await sqlite_api.post("/key/block", {"key": blocked})
+    assert (await sqlite_api.raw("GET", "/key/list", key=blocked)).status_code == 401
+    brief = await sqlite_api.key(user_id="u", duration="1s")
+    await asyncio.sleep(1.1)
+    assert (await sqlite_api.raw("GET", "/key/list", key=brief)).status_code == 401
+
+
+async def test_who_is_made_again_leads_nothing(sqlite_api):
+    await sqlite_api.post("/organization/new", {"organization_id": "o", "organization_alias": "O"})
+    await sqlite_api.post("/team/new", {"team_id": "t"})
+
+    async def leads():
+        await sqlite_api.post("/user/new", {"user_id": "u", "auto_create_key": False})
+        key = await sqlite_api.key(user_id="u")
+        for path, body in (
+            ("/team/new", {"organization_id": "o"}),
+            ("/team/update", {"team_id": "t", "team_alias": "T"}),
+        ):
+            yield (await sqlite_api.raw("POST", path, key=key, json=body)).status_code
+
+    assert [status async for status in leads()] == [403, 403]
+    member = {"user_id": "u"}
+    await sqlite_api.post(
+        "/organization/member_add", {"organization_id": "o", "member": {**member, "role": "org_admin"}}
+    )
+    await sqlite_api.post("/team/member_add", {"team_id": "t", "member": {**member, "role": "admin"}})
+    key = await sqlite_api.key(user_id="u")
+    assert (await sqlite_api.raw("POST", "/team/new", key=key, json={"organization_id": "o"})).status_code == 200
+    await sqlite_api.post("/user/delete", {"user_ids": ["u"]})
+    assert [status async for status in leads()] == [403, 403]

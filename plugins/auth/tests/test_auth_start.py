@@ -315,3 +315,15 @@ async def test_the_commands_are_gwcore_s(sqlite_api):
     process = await asyncio.create_subprocess_exec(GWCORE, "keys", "list", stdout=pipe, stderr=pipe, env=env)
     out, err = await process.communicate()
     assert process.returncode == 0 and b"0 keys" in out, err
+
+
+async def test_what_a_plugin_would_limit_is_not_unlimited_without_it(upstream, sqlite_url):
+    """The same store behind a stack without budgets: a key's budget, or a customer's, would bind nobody."""
+    text = stack_text(upstream.url, store=sqlite_url)
+    async with serving(text) as api:
+        capped, free = await api.key(max_budget=5), await api.key()
+        await api.post("/customer/new", {"user_id": "c", "max_budget": 5})
+    async with serving(text.replace("  - budget: {patience: 5s}\n", "")) as api:
+        assert (await api.chat(free)).status_code == 200
+        for refused in (await api.chat(capped), await api.chat(free, user="c")):
+            assert refused.status_code == 403 and "does not run" in refused.text

@@ -201,6 +201,50 @@ async def test_keys_rotate(gateway, idp, monkeypatch):
     idp.keys = {"r1": RSA}
 
 
+@pytest.mark.parametrize(("then", "status"), [("takes it back", 401), ("is away", 503)])
+async def test_no_key_is_believed_for_longer_than_it_is_fresh(gateway, idp, monkeypatch, then, status):
+    monkeypatch.setattr(tokens, "_ASK_AGAIN", 0.0)
+    monkeypatch.setattr(tokens, "_FRESH", 0.0)
+    async with gateway() as api:
+        assert (await api.chat(idp.token())).status_code == 200
+        if then == "is away":
+            idp.status = 503
+        else:
+            idp.keys = {"r2": OTHER}
+        assert (await api.chat(idp.token(sub="bob"))).status_code == status
+
+
+@pytest.mark.parametrize(("use", "size", "status"), [("sig", 0, 200), ("enc", 0, 401), ("sig", 1 << 20, 503)])
+async def test_keys_for_other_uses_and_lists_without_end_are_not_taken(gateway, idp, use, size, status):
+    listed = [{**jwk("r1", RSA), "use": use}, jwk("r2", OTHER)]
+    body = json.dumps({"keys": listed}).encode() + b" " * size
+    plain = idp.answer
+    idp.up.default = lambda seen: Answer(body=body) if seen.target == "/jwks" else plain(seen)
+    async with gateway() as api:
+        assert (await api.chat(idp.token())).status_code == status
+
+
+@pytest.mark.parametrize(("scheme", "status"), [("https", 200), ("http", 503)])
+async def test_an_issuer_with_tls_has_its_keys_by_tls(serve, sqlite_url, idp, monkeypatch, scheme, status):
+    """Whoever is on the way to plain http would say which keys are believed."""
+    issuer = "https://idp.example"
+    found = {"issuer": issuer, "jwks_uri": f"{scheme}://idp.example/jwks"}
+
+    async def told(_, url):
+        document = found if url.endswith("openid-configuration") else {"keys": [jwk("r1", RSA)]}
+        return json.dumps(document).encode()
+
+    monkeypatch.setattr(tokens._KeySet, "_get", told)
+    async with serve(sqlite_url, auth=f"jwt: {{issuer: '{issuer}', audience: {AUDIENCE}}}") as api:
+        assert (await api.chat(idp.token(iss=issuer))).status_code == status
+
+
+async def test_a_token_without_a_subject_names_nobody_by_another_claim(gateway, idp):
+    async with gateway(jwt_more="claims: {user: email}") as api:
+        assert (await api.chat(idp.token(email="a@b.example"))).status_code == 200
+        assert (await api.chat(idp.token(email="a@b.example", sub=None))).status_code == 401
+
+
 async def test_ids_nobody_knows_cost_the_provider_nothing(gateway, idp):
     async with gateway() as api:
         assert (await api.chat(idp.token())).status_code == 200

@@ -60,6 +60,30 @@ def test_gcra_decides_as_the_exact_model_and_waiting_as_told_is_enough(make_home
         home.close()
 
 
+def test_what_costs_nothing_passes_a_limit_in_debt(make_home):
+    home, tokens = make_home(), limit("tokens", 10, 60_000_000)
+    try:
+        said = home.admit([Charge(tokens, "k", 10)])
+        home.settle([Charge(tokens, "k", 20)], [said.readings[0][2]])
+        assert home.admit([Charge(tokens, "k", 1)]).refused == 0
+        assert home.admit([Charge(tokens, "k", 0)]).refused < 0
+    finally:
+        home.close()
+
+
+def test_a_window_is_free_again_at_the_microsecond_it_told(make_home):
+    home, strict = make_home(), limit("requests", 10, 60_000_000, strict=True)
+    try:
+        assert home.admit([Charge(strict, "k", 10)]).refused < 0
+        wait = home.admit([Charge(strict, "k", 1)]).wait
+        home.advance(wait - 1)
+        assert home.admit([Charge(strict, "k", 1)]).refused == 0
+        home.advance(1)
+        assert home.admit([Charge(strict, "k", 10)]).refused < 0
+    finally:
+        home.close()
+
+
 class HomeMachine(RuleBasedStateMachine):
     """Any order of admissions over several keys, corrections and ends of calls; the model must agree at each step."""
 
