@@ -59,9 +59,10 @@ async def test_a_refusal_says_what_is_left_and_moves_nothing(home):
 
 async def test_of_two_refusals_the_final_one_is_named(home):
     held, spent = budget("key:held", 100), budget("key:spent", 100)
-    await do(home, reserve("r:1", 100, held))
-    await do(home, reserve("r:2", 95, spent))
-    await do(home, post("r:2", 95))
+    for hold, amount, one in (("r:0", 90, held), ("r:2", 95, spent)):
+        await do(home, reserve(hold, amount, one))
+        await do(home, post(hold, amount))
+    await do(home, reserve("r:1", 10, held))  # and as much would just fit, if it came back
     for pair in ((held, spent), (spent, held)):
         short = await do(home, reserve("r:3", 10, *pair))
         assert short.budget.id == spent.id
@@ -71,6 +72,9 @@ async def test_less_is_held_where_less_will_do(home):
     one = budget(limit=100)
     assert (await do(home, reserve("r:1", 250, one, least=80))).amount == 100
     assert isinstance(await do(home, reserve("r:2", 250, one, least=1)), Short)
+    assert (await do(home, reserve("r:3", 10, budget("key:k"), least=80))).amount == 10, "no more than is asked for"
+    await do(home, post("r:1", 100))
+    assert isinstance(await do(home, reserve("r:4", 250, one, least=0)), Short), "nothing at all will not do"
 
 
 async def test_an_answer_is_cut_for_what_is_spent_never_for_what_is_held(home):
@@ -165,8 +169,13 @@ async def test_a_reaped_hold_takes_one_correction(home):
     await do(home, reserve("r:1", 600, budget()))
     assert await do(home, reap("r:1")) == Done(REAPED, 600)
     assert (await accounts(home))[G] == (600, 0, 0)
+    for end in (void("r:1"), reap("r:1")):
+        assert isinstance(await do(home, end), Already), "only the truth corrects it"
     assert await do(home, post("r:1", 200)) == Done(POSTED, 200)
     assert (await do(home, post("r:1", 100))).conflict
+    await do(home, reserve("v:1", 600, budget()))
+    await do(home, void("v:1"))
+    assert await do(home, post("v:1", 5)) == Already(VOIDED, 0, conflict=True), "what was given back is"
     assert (await accounts(home))[G] == (200, 0, 0)
     await sound(home)
 
@@ -176,7 +185,8 @@ async def test_a_void_before_its_reserve_leaves_a_tombstone(home):
     assert await do(home, reserve("r:1", 600, budget())) == Already(VOIDED, 0)
     assert (await accounts(home))[G] == (0, 0, 0)
     assert await do(home, post("none:1", 5)) == Missing("none:1")
-    assert isinstance(await do(home, reserve("r:2", 1, budget(), abandoned=True)), Dropped)
+    for grants in ({}, {"chunk": 10, "floor": 10_000}):
+        assert isinstance(await do(home, reserve("r:2", 1, budget(), abandoned=True, **grants)), Dropped)
     await sound(home)
 
 
@@ -243,6 +253,7 @@ async def test_a_manual_reset_opens_a_new_generation_and_the_old_holds_settle_th
     await do(home, post("r:2", 70))
     rows = await home.rows("SELECT generation, posted FROM budget_account ORDER BY generation")
     assert rows == [(0, 80), (1, 70)]
+    assert (await do(home, reserve("r:3", 1, one, chunk=10))).grants[0].generation == 1
     assert await do(home, Reset("nobody")) == Missing("nobody")
     await sound(home)
 
@@ -310,6 +321,7 @@ async def test_grants_shrink_towards_the_limit_and_stop_at_the_floor(home):
     # an under-estimate takes the whole grant and shows in over
     assert await do(home, spent("r0:1", 10, direct.accounts, POSTED, 500)) == Done(POSTED, 500, over=490)
     assert (await accounts(home))[one.id] == (500, 10, 490)
+    assert (await do(home, reserve("r10:1", 10, one, chunk=400))).grants[0].amount == 61, "of what is not spent, either"
     await sound(home)
 
 
@@ -393,11 +405,38 @@ async def test_verify_sees_what_is_wrong(home):
     assert len(found) == 2 and found[0].startswith("I2") and found[1].startswith("I3")
 
 
-@pytest.mark.parametrize(("posted", "pending"), [(-1, 0), (0, -1)])
-def test_verify_sees_money_below_zero(posted, pending):
+async def test_verify_sees_each_sum_that_is_off_by_one(home):
+    await do(home, reserve("r:1", 600, budget()))
+    await do(home, post("r:1", 450))
+    await do(home, reserve("r:2", 100, budget()))
+    await do(home, reserve("r:3", 10, budget(), chunk=20))
+    entry = (
+        "INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at) "
+        "SELECT hold, accounts, kind, {}, at FROM budget_entry WHERE hold='r:2' ORDER BY seq LIMIT 1 RETURNING seq"
+    )
+    for change, seen in (
+        ("UPDATE budget_account SET pending=pending{}1 RETURNING id", ["I2:", "I3:"]),
+        ("UPDATE budget_account SET posted=posted{}1 RETURNING id", ["I2:", "I3:"]),
+        ("UPDATE budget_hold SET amount=amount{}1 WHERE state=0 RETURNING id", ["I2:"]),
+        ("UPDATE budget_hold SET settled=settled{}1 WHERE state=1 RETURNING id", ["I2:", "daily"]),
+        ("UPDATE budget_grant SET amount=amount{}1 RETURNING worker", ["I2:"]),
+        ("UPDATE budget_daily SET spend=spend{}1 RETURNING day", ["daily"]),
+        (entry.format("{}1, 0"), ["I3:"]),
+        (entry.format("0, {}1"), ["I3:"]),
+    ):
+        assert await home.rows(change.format("+"))
+        assert [one.split()[0] for one in (await verify(home)).problems] == seen, change
+        assert await home.rows(change.format("-"))
+        await sound(home)
+
+
+@pytest.mark.parametrize(
+    "row", [("account", 1, -1, 0, 0, 0, "b"), ("account", 1, 0, -1, 0, 0, "b"), ("hold", POSTED, 5, 5, 2, -1, "[1]")]
+)
+def test_verify_sees_money_below_zero(row):
     """The tables themselves refuse it: this is for books that came from elsewhere without their constraints."""
     tally = _Tally()
-    tally.add(("account", 1, posted, pending, 0, 0, "b"))
+    tally.add(row)
     assert any(problem.startswith("I12") for problem in tally.report().problems)
 
 

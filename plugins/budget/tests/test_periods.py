@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from budget_kit import accounts, budget, do, now_of, reserve
+from budget_kit import accounts, budget, do, now_of, post, reserve
 
 from gwcore.resources import Lease, Resources
 from gwcore.sql import migrate
@@ -179,6 +179,31 @@ def test_a_rolling_window_is_no_shorter_than_it_says(span):
     made = Window.parse(f"rolling {span}")
     for now in range(1_772_323_200_000, 1_772_323_300_000, 7):
         assert made.period(now).since <= now - made.length
+
+
+async def test_a_rolling_window_counts_all_its_slices_spent_or_held(make_home, monkeypatch):
+    home, began = make_home(), 1_795_350_600_000
+    time = Time(home, monkeypatch, began)
+    if isinstance(home, SqliteHome):
+        home.clock = time.clock()
+    await home.open()
+    hour = budget("key:k", 100, Window.parse("rolling 1h"))
+
+    async def tried(hold, amount, minute):
+        time.set(began + minute * 60_000)
+        return await do(home, reserve(hold, amount, hour, now=time.at))
+
+    for hold, amount, minute in (("a:1", 30, 0), ("b:1", 40, 10)):
+        await tried(hold, amount, minute)
+        await do(home, post(hold, amount))
+    await tried("c:1", 20, 20)
+    short = await tried("d:1", 11, 60)
+    assert (short.posted, short.pending, short.held_only) == (70, 20, True), "a part of minute 0 is of this hour"
+    # it is told to come back when enough has left the window: the first minute's 30, or the 40 behind it, too
+    assert [(await tried(f"e{n}:1", n, 60)).resets - began for n in (60, 61)] == [61 * 60_000, 71 * 60_000]
+    assert (await tried("f:1", 41, 61)).free == 40
+    assert isinstance(await tried("g:1", 40, 61), Admitted)
+    await home.aclose()
 
 
 @pytest.mark.parametrize("by", [3 * 3600, -3 * 3600])

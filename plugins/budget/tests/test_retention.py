@@ -89,6 +89,8 @@ async def test_what_is_closed_still_counts(home):
 
 async def test_what_is_young_stays(home):
     await some_of_all(home)
+    worker = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
+    await home.rows(worker, await now_of(home) + 2 * closing.DAY)  # nobody is silent: that alone closes nothing
     before = await count(home, "budget_hold"), await count(home, "budget_entry")
     assert await close(home, 60_000) == 0
     assert (await count(home, "budget_hold"), await count(home, "budget_entry")) == before
@@ -169,6 +171,27 @@ async def test_what_is_closed_is_not_counted_twice(home):
     await agrees(home)
 
 
+async def test_what_is_closed_and_what_is_taken_part_at_one_millisecond(home):
+    """Of two holds a millisecond apart one is closed, and not taken again; the other is kept, and told again it is known."""
+    took = await do(home, reserve("take:1", 10, budget("team:t", 10_000), chunk=900))
+    at = await now_of(home)
+    worker = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
+    await home.rows(worker, at + closing.DAY)
+
+    async def tell(*told):
+        """What is posted once these are told."""
+        for name, now in told:
+            await do(home, spent(f"{name}:1", 10, [took.grants[0].account], POSTED, 5, now=now))
+        return (await accounts(home))["team:t:total"][0]
+
+    assert await tell(("old", at - 1), ("young", at)) == 10
+    await everything(home)
+    assert await home.rows("SELECT id FROM budget_hold") == [("young:1",)]
+    assert await tell(("old", at - 1), ("young", at), ("found", at - 1)) == 10
+    assert await tell(("new", at)) == 15
+    await agrees(home)
+
+
 async def test_negative_control_closed_books_that_take_more(home, monkeypatch):
     spend = Books._spent
 
@@ -199,6 +222,13 @@ async def test_the_books_stay_open_for_who_may_still_tell(make_ledger):
     await ledger.home.rows(OTHERS, day)
     assert await close(ledger.home) > 3
     await agrees(ledger.home)
+
+
+async def test_the_books_stay_open_for_what_the_store_refuses(home):
+    await some_of_all(home)
+    refused = "INSERT INTO budget_refused (hold, worker, at) VALUES ('odd:1', 'w1', $1) RETURNING hold"
+    await home.rows(refused, await now_of(home))
+    assert await close(home) == 0
 
 
 async def test_a_journal_that_is_found_late_is_no_news(home):

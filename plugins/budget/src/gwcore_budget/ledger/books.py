@@ -495,6 +495,5 @@ class Books:
         if row is None:
             return Missing(op.budget)
         row.generation += 1
-        row.recall += 1
         row.changed = True
         return Done(VOIDED, row.generation)
