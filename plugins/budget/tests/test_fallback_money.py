@@ -13,11 +13,12 @@ from gwcore.testing.upstream import Answer, FakeUpstream
 from gwcore_budget.ledger.ops import POSTED, REAPED, VOIDED
 
 
-def stack(store, a, b, c, limit, *, hedge=None):
+def stack(store, a, b, c, limit, *, hedge=None, first="300ms"):
+    """``first``: how long the first upstream may take to begin; the others answer, however busy the machine."""
     upstream = {"provider": "openai-compatible", "api_key": "sk-upstream-test-0000000", "prices": {"*": PRICE}}
     return json.dumps({
         "gwcore": 1, "stores": {"book": store},
-        "upstreams": {name: {**upstream, "base_url": f"{up.url}/v1", "timeout": {"first_byte": "300ms"}} for name, up in (("a", a), ("b", b), ("c", c))},
+        "upstreams": {name: {**upstream, "base_url": f"{up.url}/v1", "timeout": {"first_byte": first if name == "a" else "20s"}} for name, up in (("a", a), ("b", b), ("c", c))},
         "models": {"chain": ["a/m", "b/m", "c/m"], "warm": "c/m"},
         "stack": [{"anybody": {}}, {"fallback": {"hedge": hedge} if hedge else {}}, {"budget": {"store": "book", "mode": "direct", "patience": "2s", "rules": [{"per": "key", "limit": limit, "on_short": "reject"}]}}],
     }, indent=1)  # fmt: skip
@@ -65,9 +66,9 @@ async def test_b8_a_fallback_that_does_not_fit_is_not_sent(ups, store_url):
 
 async def test_b8_a_hedge_has_a_hold_of_its_own(ups, store_url):
     a, b, c = ups
-    a.default = Answer(body=completion(10).body, delay_head=0.25)
     b.default = completion(10)
-    async with serving(stack(store_url, a, b, c, "$10", hedge={"delay": "50ms", "share": 0.5})) as (url, _, plugin):
+    text = stack(store_url, a, b, c, "$10", hedge={"delay": "50ms", "share": 0.5}, first="20s")
+    async with serving(text) as (url, _, plugin):
         for _ in range(3):  # the first ones earn the right to one
             assert (await ask(url, model="warm", max_tokens=10)).status == 200
         await holds(plugin)
