@@ -6,6 +6,7 @@ file sets another (``upstreams.<name>.dialect``); everything else passes through
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -311,7 +312,7 @@ def _said(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> tup
 def _misshapen(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -> str | None:
     """The member of a small request, or the item of a list in it, without which it can be translated; ``None`` if unknown."""
     document = crossing.request
-    if len(document) > TRIES or len(orjson.dumps(document)) > SEARCHED:
+    if len(document) > TRIES or len(json.dumps(document)) > SEARCHED:
         return None
 
     def fits(tried: dict[str, Any]) -> int:

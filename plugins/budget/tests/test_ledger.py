@@ -28,7 +28,7 @@ from gwcore_budget.ledger.ops import (
 )  # fmt: skip
 from gwcore_budget.ledger.postgres import PostgresHome
 from gwcore_budget.ledger.verify import _Tally, verify
-from gwcore_budget.window import SLICES, Window
+from gwcore_budget.window import Window
 
 G = "global:total"
 
@@ -223,25 +223,6 @@ async def test_periods_are_opened_by_the_first_reserve_and_a_wrong_clock_is_told
     assert isinstance(await do(home, reserve("r:2", 10, day, now=stale.now)), Admitted)
     rows = await home.rows("SELECT start FROM budget_account")
     assert [row[0] for row in rows] == [day.window.period(now).start]
-
-
-async def test_a_rolling_window_counts_its_slices(home):
-    window = Window.parse("rolling 600d")
-    slice_ = window.length // SLICES  # so long that none ends within a test
-    rolling = budget("key:k", 100, window)
-    now = await now_of(home)
-    await do(home, reserve("r:1", 60, rolling, now=now))
-    await do(home, post("r:1", 60))
-    # the same spend, moved into an older slice
-    for back, fits in ((30, False), (59, False), (61, True)):
-        start = window.period(now).start - back * slice_
-        await home.rows(f"UPDATE budget_account SET start={start} WHERE posted=60 RETURNING id")
-        result = await do(home, reserve(f"r{back}:1", 50, rolling, now=await now_of(home)))
-        assert isinstance(result, Admitted if fits else Short), back
-        if not fits:
-            assert result.posted == 60
-            # when the slice has left the window
-            assert result.resets == start + slice_ + window.length
 
 
 async def test_a_manual_reset_opens_a_new_generation_and_the_old_holds_settle_there(home):

@@ -1,4 +1,4 @@
-"""Accounts of rolling windows: there are thousands a year, and those that count no more go with what moved them."""
+"""Accounts of rolling windows, a slice of time each: they count together, and go with what moved them once they count no more."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from test_retention import ALL, _young, count, everything  # noqa: F401 - a fixt
 from gwcore_budget import retention
 from gwcore_budget.ledger import closing
 from gwcore_budget.ledger.home import StoreDown
-from gwcore_budget.ledger.ops import Bury, GiveBack, Reset
+from gwcore_budget.ledger.ops import Admitted, Bury, GiveBack, Reset, Short
 from gwcore_budget.ledger.sqlite import SqliteHome
 from gwcore_budget.retention import Retention
 from gwcore_budget.window import SLICES, Window
@@ -21,6 +21,24 @@ AGED = (
     "UPDATE budget_account SET start = start - $1 WHERE start > 0 RETURNING id",
     "UPDATE budget_hold SET created = created - $1 WHERE created > 0 RETURNING id",
 )
+
+
+async def test_a_rolling_window_counts_its_slices(home):
+    slice_ = LONG.length // SLICES
+    rolling = budget("key:k", 100, LONG)
+    now = await now_of(home)
+    await do(home, reserve("r:1", 60, rolling, now=now))
+    await do(home, post("r:1", 60))
+    # the same spend, moved into an older slice
+    for back, fits in ((30, False), (59, False), (61, True)):
+        start = LONG.period(now).start - back * slice_
+        await home.rows(f"UPDATE budget_account SET start={start} WHERE posted=60 RETURNING id")
+        result = await do(home, reserve(f"r{back}:1", 50, rolling, now=await now_of(home)))
+        assert isinstance(result, Admitted if fits else Short), back
+        if not fits:
+            assert result.posted == 60
+            # when the slice has left the window
+            assert result.resets == start + slice_ + LONG.length
 
 
 async def slices(home, most=100):
