@@ -1,4 +1,4 @@
-"""The ``cache`` plugin: an answer that was given once need not be paid for twice."""
+"""The ``cache`` plugin: answers repeated requests without paying for them again."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from gwcore_cache.plugin import Cache
 
 @hookimpl
 def gwcore_plugins() -> list[type[Plugin]]:
-    """What this distribution offers."""
+    """Plugins of this distribution."""
     return [Cache]
 
 
 @hookimpl
 def gwcore_commands() -> list[Any]:
-    """``gwcore cache``."""
+    """Adds ``gwcore cache``."""
     from gwcore_cache.cli import cache  # noqa: PLC0415 - an optional part: a gateway needs no command line
 
     return [cache]

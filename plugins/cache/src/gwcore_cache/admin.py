@@ -1,4 +1,4 @@
-"""Admin routes: what is there, and forgetting it. ``/cache/ping``, ``/cache/delete`` and ``/cache/flushall`` as LiteLLM has them."""
+"""Admin routes: state and purges. ``/cache/ping``, ``/cache/delete`` and ``/cache/flushall`` as in LiteLLM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CachePingError(GatewayError):
 
 
 class Purge(BaseModel):
-    """What to forget: what fits all that is given."""
+    """What to purge: entries that match all given fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,18 +43,18 @@ class Delete(BaseModel):
 
 
 class Owner(Protocol):
-    """The plugin."""
+    """What this module uses of the plugin."""
 
     home: Shelf
     store: Any
 
     def health(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Returns the plugin's health."""
         ...
 
 
 def routes(owner: Owner) -> list[AdminRoute]:
-    """Addresses of the admin API."""
+    """Returns the routes of the admin API."""
 
     async def purge(call: AdminCall) -> Any:
         body: Purge = call.body

@@ -1,4 +1,4 @@
-"""One call and what was found out about it."""
+"""A call with its cache settings and key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gwcore_cache.entry import Entry
 
 
 class NotCached(GatewayError):
-    """504: the request is to be answered from the cache (``only-if-cached``), and nothing there answers it."""
+    """504: the request may only be answered from the cache (``only-if-cached``), which has no answer."""
 
     code = "not_cached"
     status = 504
@@ -23,11 +23,11 @@ class NotCached(GatewayError):
 
 @dataclass(slots=True)
 class Question:
-    """One text among those it may be compared with; see :mod:`gwcore_cache.semantic`.
+    """The text of a question; see :mod:`gwcore_cache.semantic`.
 
     Attributes:
-        partition: key of what is known of them.
-        vector: of length 1; ``None`` while nobody needs it.
+        partition: key of the index of comparable questions.
+        vector: embedding of length 1; ``None`` until needed.
     """
 
     partition: bytes
@@ -37,10 +37,10 @@ class Question:
 
 @dataclass(slots=True)
 class Ask:
-    """A call on its way.
+    """A call being answered.
 
     Attributes:
-        failures: of the upstream that it saw while it waited for others to ask.
+        failures: upstream failures of other calls for which it waited.
     """
 
     call: Call
@@ -53,14 +53,14 @@ class Ask:
     failures: int = 0
 
     def ttl(self, most: float) -> float:
-        """Seconds that its answer shall be fresh; a request's own wish up to ``most``."""
+        """Seconds for which its answer is fresh; the request may set them, up to ``most``."""
         return self.settings.ttl if self.control.ttl is None else min(self.control.ttl, most)
 
 
 def usable(ask: Ask, entry: Entry | None, now: int, *, stale_for: float | None = None) -> str | None:
-    """``hit`` or ``stale``, or ``None`` for what this call may not have at ``now`` (milliseconds).
+    """Returns ``hit`` or ``stale``; ``None`` if this call may not use the entry at ``now`` (milliseconds).
 
-    ``stale_for``: seconds behind its time that it may be used; the rule's ``stale_while_revalidate`` by default.
+    ``stale_for``: seconds after its freshness for which it may be used; by default ``stale_while_revalidate``.
     """
     if entry is None:
         return None
@@ -74,7 +74,7 @@ def usable(ask: Ask, entry: Entry | None, now: int, *, stale_for: float | None =
 
 
 def fails(error: BaseException) -> bool:
-    """Whether an older answer is better than this error: the upstream's fault, not the request's or a policy's."""
+    """Whether an older answer is better than this error: caused by the upstream, not by the request or a policy."""
     if isinstance(error, Refused):
         return error.status >= 500 or error.status == 429
     return isinstance(error, UpstreamError)

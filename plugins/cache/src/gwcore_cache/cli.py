@@ -22,12 +22,12 @@ def purge(
     everything: Annotated[bool, typer.Option(help="All of it.")] = False,
     url: Url = HERE,
 ) -> None:
-    """Forget answers: those that fit all that is given."""
+    """Delete the cached answers that match all given options."""
     body = {"keys": key, "model": model, "tag": tag, "tenant": tenant, "everything": everything}
     say(ask(url, "POST", "/cache/purge", body))
 
 
 @cache.command()
 def info(url: Url = HERE) -> None:
-    """Counts of the worker that answers."""
+    """Show the counts of the worker that answers."""
     say(ask(url, "GET", "/cache/info"))

@@ -17,14 +17,14 @@ OPERATIONS: tuple[Operation, ...] = ("chat", "completions", "embeddings", "batch
 IGNORED = (
     "metadata", "user", "labels", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
 )  # fmt: skip
-"""Members that name a caller, a trace or a vendor's own cache, and change no answer."""
+"""Body keys that identify a caller, a trace or a vendor's own cache, and do not change the answer."""
 
 
 IGNORED_HEADERS = (
     "x-stainless-", "x-goog-api-client", "x-goog-request-params", "x-server-timeout", "x-app", "x-claude-code-",
     "session_id", "conversation_id", "originator",
 )  # fmt: skip
-"""Of the headers that reach the upstream: what only says which client asks, for which session, or how often."""
+"""Prefixes of headers that reach the upstream, but only identify the client, its session or its retries."""
 
 
 def _pattern(text: str) -> str:
@@ -43,7 +43,7 @@ class _Model(BaseModel):
 
 
 class Settings(_Model):
-    """What may differ by rule."""
+    """Settings that a rule can override."""
 
     mode: Mode = Field(default="on", description="on; opt-in: only for requests that ask for it; off.")
     ttl: Duration = Field(default=600.0, gt=0, description="How long an answer is fresh.")
@@ -67,7 +67,7 @@ class Settings(_Model):
 
 
 class Rule(_Model):
-    """Other settings for some calls; what it leaves out is as above."""
+    """Settings for some calls; those not given are taken from above."""
 
     models: tuple[str, ...] = Field(
         default=(), description="Names of models as clients write them; * stands for any text."
@@ -85,7 +85,7 @@ class Rule(_Model):
 
 
 class Semantic(_Model):
-    """Answers to questions that mean the same."""
+    """Answers to questions with the same meaning."""
 
     model: str = Field(description="Name of an embedding model, as clients would write it.", min_length=1)
     similarity: float = Field(
@@ -155,13 +155,13 @@ class CacheConfig(Settings):
 
 
 class CachePolicy(_Model):
-    """What a key, team, user or organisation may say for itself."""
+    """Policy of a key, team, user or organisation."""
 
     mode: Mode | None = Field(default=None, description="on, opt-in or off for its calls; the strictest counts.")
 
 
 def merged(config: CacheConfig, rule: Rule | None) -> Settings:
-    """The settings with those of a rule over them."""
+    """Returns the settings, overridden by those of a rule."""
     said: dict[str, Any] = {name: getattr(config, name) for name in Settings.model_fields}
     if rule is not None:
         said |= {name: value for name in said if (value := getattr(rule, name)) is not None}

@@ -1,7 +1,8 @@
-"""What one request wants of the cache: ``Cache-Control``, ``x-gwcore-cache-ttl``, and the ``cache`` member of the body.
+"""Cache control by the request: ``Cache-Control``, ``x-gwcore-cache-ttl``, and the ``cache`` key of the body.
 
-The member is LiteLLM's (``{"ttl": 60, "s-maxage": 60, "no-cache": true, "no-store": true, "namespace": "x",
-"use-cache": true}``); it is taken out before the upstream is asked. Where several say something the strictest counts.
+The body key is LiteLLM's (``{"ttl": 60, "s-maxage": 60, "no-cache": true, "no-store": true, "namespace": "x",
+"use-cache": true}``) and is removed before the request is sent. Of several permissions and maximum ages, the strictest
+counts; of several ``ttl``, that of the body.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ _LONGEST: Final = 200
 
 @dataclass(slots=True)
 class Control:
-    """The wishes of one request.
+    """Cache control of one request.
 
     Attributes:
-        read: may be answered from the cache. ``write``: its answer may be kept.
-        wanted: it asks for the cache, where that is needed.
-        only: it is to be answered from the cache or not at all.
-        max_age: seconds that an answer may be old; ``ttl``: seconds that its own shall be fresh.
-        patience: seconds that its client waits, if it says so.
+        read: it may be answered from the cache.
+        write: its answer may be stored.
+        wanted: it asks for the cache, as ``opt-in`` requires.
+        only: it must be answered from the cache or not at all.
+        max_age: maximum age of an answer, in seconds.
+        ttl: seconds for which its own answer is fresh.
+        patience: seconds that its client waits, if known.
         namespace: a part of its scope that shares no answers with the rest.
     """
 
@@ -49,7 +52,7 @@ _DEFAULT: Final = Control()
 
 
 def control_of(call: Call) -> Control:
-    """Read it, and take the member out of the body. Raises ``BadRequest``."""
+    """Reads the cache control of a call, and removes its key from the body. Raises ``BadRequest``."""
     document = call.document
     member = document.get(MEMBER) if document is not None else None
     header, ttl, waits = call.header(_CONTROL), call.header(TTL), patience(call)
@@ -69,7 +72,7 @@ def control_of(call: Call) -> Control:
 
 
 def _directives(text: str, control: Control) -> None:
-    """RFC 9111 §5.2.1; what it does not name is skipped, as it asks."""
+    """RFC 9111 §5.2.1; unknown directives are ignored, as it requires."""
     for directive in text.split(","):
         name, _, value = directive.strip().lower().partition("=")
         if name == "no-cache":

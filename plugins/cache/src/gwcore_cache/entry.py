@@ -1,4 +1,4 @@
-"""What is kept of an answer, and its form outside of this process."""
+"""A stored answer, and its serialized form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 from gwcore.usage import NO_FEES, Cost, Usage
 
 VERSION: Final = 1
-"""Of the form; part of every key, so that releases that differ in it never meet."""
+"""Version of the serialized form; part of every key, so that releases with different forms never share entries."""
 
 Form = Literal["json", "sse"]
 _LENGTH = struct.Struct(">I")
@@ -22,19 +22,25 @@ _NOTHING = Usage()
 
 @dataclass(slots=True, frozen=True)
 class Entry:
-    """One answer. Times are milliseconds since the epoch, by the clock of whoever kept it.
+    """One answer. Times are milliseconds since the epoch, by the clock of the worker that stored it.
 
     Attributes:
-        dialect: the body is in; ``operation`` it answers.
-        form: ``json`` is a whole document, ``sse`` a stream of events.
-        shape: digest of what else decides how the stream looks; ``b""`` for a document.
+        dialect: of the body.
+        operation: that it answers.
+        form: ``json`` is a complete document, ``sse`` an event stream.
+        shape: the request's stream options as JSON, since they change the stream; ``""`` for a document.
         content_type: of the response.
-        body: as the client received it, byte for byte; without comments of the gateway.
-        made: when; ``fresh``: until when it is as good as new; ``kept``: until when it may be used at all.
-        took: milliseconds that it took to make.
-        usage: as the upstream reported; ``cost`` of it, where it is priced.
-        dropped: names of what another dialect could not be told of the request, for ``x-gwcore-dropped``.
-        model: as the client wrote it; ``scope`` and ``tags`` of the call: what a purge goes by.
+        body: exactly as the client received it, but without comments in streams.
+        made: time of the answer.
+        fresh: end of its freshness.
+        kept: end of any use.
+        took: milliseconds that the attempt took.
+        usage: as reported by the upstream.
+        cost: of the usage, if priced.
+        model: as the client wrote it; for purges, as ``scope`` and ``tags``.
+        scope: of the call.
+        tags: of the call.
+        dropped: names of request features that were lost in translation, for ``x-gwcore-dropped``.
     """
 
     dialect: str
@@ -56,11 +62,11 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, about."""
+        """Approximate size in bytes."""
         return len(self.body) + 512
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Serializes the entry."""
         cost = self.cost
         about = {
             "d": self.dialect,
@@ -81,7 +87,7 @@ class Entry:
 
     @classmethod
     def unpack(cls, packed: bytes) -> Entry:
-        """From bytes. Raises ``ValueError`` for what :meth:`pack` did not make."""
+        """Deserializes an entry. Raises ``ValueError`` for bytes not made by :meth:`pack`."""
         try:
             (length,) = _LENGTH.unpack_from(packed)
             head = orjson.loads(packed[4 : 4 + length])

@@ -1,4 +1,4 @@
-"""One call of a worker asks for a key; the others that want it wait for what it finds."""
+"""Coalesces equal calls of a worker: one asks the upstream, the others wait for its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gwcore_cache.entry import Entry
 
 _SHARED = frozenset({"request", "context_window", "content_policy"})
 _ENOUGH = 2
-"""Failures of the upstream after which nobody waits for another's answer: else many calls would fail one after the other."""
+"""Upstream failures after which a call no longer waits for others: otherwise many would fail one after another."""
 
 
 @dataclass(slots=True)
@@ -20,10 +20,10 @@ class Landed:
     """How a flight ended.
 
     Attributes:
-        entry: what was found; ``None``: nothing that others may have.
-        error: a refusal that every one of them would meet.
-        again: the leader left or failed: the next one may try.
-        failed: it was the upstream that failed; ``entry`` is then what is better than that, if it is not too old.
+        entry: the answer; ``None`` if there is none to share.
+        error: an upstream's rejection that every waiting call would get.
+        again: the leader left or failed: another call may try.
+        failed: the upstream failed; ``entry`` is then an older answer, to be used if it is not too old.
     """
 
     entry: Entry | None = None
@@ -34,13 +34,13 @@ class Landed:
 
 @dataclass(slots=True)
 class Flight:
-    """Under way. It stays in its place until what it found can be found in the store."""
+    """A call in flight. It keeps its place until its answer is in the store."""
 
     landed: Landed | None = None
     waiters: list[asyncio.Future[Landed]] = field(default_factory=list)
 
     def land(self, landed: Landed) -> None:
-        """Tell all who wait; those who come later are told at once."""
+        """Pass the result to all waiting calls; later ones get it at once."""
         if self.landed is None:
             self.landed = landed
             for waiter in self.waiters:
@@ -49,7 +49,7 @@ class Flight:
             self.waiters.clear()
 
     async def join(self, seconds: float) -> Landed | None:
-        """What was found; ``None`` if not within ``seconds``."""
+        """Returns the result; ``None`` if there is none within ``seconds``."""
         if self.landed is not None:
             return self.landed
         waiter: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
@@ -62,7 +62,7 @@ class Flight:
 
 
 def lost(error: BaseException, old: Entry | None = None) -> Landed:
-    """How a flight ended whose leader met an error; ``old``: an answer from before."""
+    """Returns the result of a flight whose leader failed; ``old``: an earlier answer."""
     refusal = shared(error)
     if refusal is not None:
         return Landed(error=refusal)
@@ -70,13 +70,13 @@ def lost(error: BaseException, old: Entry | None = None) -> Landed:
 
 
 def waits(ask: Ask, landed: Landed) -> bool:
-    """Whether a call that waited should wait, or lead, once more; if not, it asks by itself, beside all others."""
+    """Whether a call that waited should wait or lead again; otherwise it asks the upstream on its own."""
     ask.failures += landed.failed
     return landed.again and ask.failures < _ENOUGH
 
 
 def shared(error: BaseException) -> GatewayError | None:
-    """A copy of a refusal that lies in the request itself; ``None`` for every other error: it was the leader's own."""
+    """Returns a copy of a rejection caused by the request itself; ``None`` for errors that only the leader gets."""
     if not isinstance(error, Refused) or ending(error).kind not in _SHARED:
         return None
     return Refused(

@@ -1,4 +1,4 @@
-"""Embeddings are kept per input: of a request only those inputs are sent upstream that nobody has sent before."""
+"""Caches embeddings per input: only the inputs of a request that are not cached are sent upstream."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from gwcore_cache.replay import STALE, Told, tell
 from gwcore_cache.shelf import Turn, Turned
 
 INPUTS: Final = b"x-gwcore-cache-inputs"
-# operation → the member that holds the inputs, and the one that holds what became of them
+# operation → the key of the inputs in the request, and the key of the results in the answer
 _MEMBERS: Final = {"embeddings": ("input", "data"), "batch_embeddings": ("requests", "embeddings")}
 _MOST: Final = 4096
 
 
 class Home(Protocol):
-    """What the plugin lends."""
+    """What this module uses of the plugin."""
 
     setup: Setup
     config: Any
@@ -42,25 +42,25 @@ class Home(Protocol):
     flights: dict[bytes, Flight]
 
     def spawn(self, work: Any) -> None:
-        """Behind the client's back."""
+        """Run in the background."""
         ...
 
     def land(self, ask: Ask, flight: Flight | None, landed: Landed) -> None:
-        """The flight is over."""
+        """End the flight."""
         ...
 
     def give_back(
         self, ask: Ask, flight: Flight | None, turned: Turned | None, landed: Landed, *, alone: bool = False
     ) -> None:
-        """The flight is over, and nothing is kept of it."""
+        """End the flight without storing anything."""
         ...
 
     def refresh(self, ask: Ask, anew: Any) -> None:
-        """Fetch it anew, behind the client's back."""
+        """Fetch the answer again in the background."""
         ...
 
     async def turn(self, ask: Ask, until: float) -> Turned:
-        """Ours, or the end of our patience."""
+        """Wait for the turn, at most until ``until``."""
         ...
 
 
@@ -69,7 +69,11 @@ class Parts:
     """The inputs of one request.
 
     Attributes:
-        values: as the client wrote them; ``keys`` and ``entries`` beside them.
+        member: key of the inputs in the request.
+        output: key of the results in the answer.
+        values: as the client wrote them.
+        keys: cache key of each value.
+        entries: cached result of each value, or ``None``.
     """
 
     member: str
@@ -79,19 +83,19 @@ class Parts:
     entries: list[Entry | None]
 
     def missing(self, ask: Ask, *, stale_for: float | None = None) -> list[int]:
-        """Places of what is to be asked for; see :func:`gwcore_cache.ask.usable`."""
+        """Returns the positions of inputs without a usable entry; see :func:`gwcore_cache.ask.usable`."""
         now = now_ms()
         return [at for at, entry in enumerate(self.entries) if usable(ask, entry, now, stale_for=stale_for) is None]
 
 
 class Inputs:
-    """One per plugin."""
+    """Answers embedding requests input by input; one per plugin."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
 
     def parts(self, ask: Ask) -> Parts | None:
-        """The inputs; ``None`` where the request has none that can be told apart."""
+        """Returns the inputs of a request; ``None`` if they cannot be cached one by one."""
         call = ask.call
         names = _MEMBERS.get(call.operation)
         if names is None or call.document is None or call.reply.held:
@@ -102,13 +106,13 @@ class Inputs:
         if not isinstance(values, list) or not 0 < len(values) <= _MOST or not isinstance(values[0], str | list | dict):
             return None  # a list of numbers is one input in tokens
         if not call.edited and is_doubtful(call.raw, call.document):
-            return None  # edited, it is sent as we read it
+            return None  # an edited one is sent as we parsed it
         keyer = self._home.keyer
         keys = [keyer.part(call, ask.scope, ask.control.namespace, names[0], value) for value in values]
         return Parts(*names, values, keys, [None] * len(values))
 
     async def answer(self, ask: Ask, parts: Parts) -> Outcome:
-        """From the cache as far as it goes."""
+        """Answer from the cache as far as possible, and fetch the rest."""
         home, loop = self._home, asyncio.get_running_loop()
         config: CacheConfig = home.config
         until = loop.time() + min(config.wait, ask.control.patience)
@@ -136,7 +140,7 @@ class Inputs:
         turned = None
         try:
             turned = await home.turn(ask, until)
-            # another worker may have kept them since the first look
+            # another worker may have stored them since the first look-up
             parts.entries = await home.shelf.get(parts.keys, ask.scope)
         except BaseException:
             home.give_back(ask, flight, turned, Landed(again=True))
@@ -147,7 +151,7 @@ class Inputs:
         return await self._tell(ask, parts)
 
     async def _fetch(self, ask: Ask, parts: Parts, flight: Flight | None, turned: Turned) -> Outcome:
-        """Ask for what is missing, put it together with what is there."""
+        """Fetch the missing inputs, and merge them with the cached ones."""
         home, call = self._home, ask.call
         missing = parts.missing(ask) if ask.control.read else list(range(len(parts.values)))
         call.cache = CacheUse("miss", key=ask.key.hex())
@@ -192,9 +196,12 @@ class Inputs:
     def _join(
         self, ask: Ask, parts: Parts, missing: Sequence[int], held: Held, outcome: Outcome
     ) -> list[tuple[bytes, Entry]] | None:
-        """Make one answer of the two halves; the new entries, or ``None`` where nothing may be kept.
+        """Merge the upstream's answer with cached items; returns the new entries, ``None`` if nothing may be stored.
 
-        An answer that does not hold what was asked for is passed on if it is all there is.
+        An answer with the wrong items is passed on unchanged if all inputs were sent.
+
+        Raises:
+            Malformed: the items are wrong, and would have to be merged.
         """
         call, served = ask.call, ask.call.served
         held.headers.append((HEADER, b"miss"))
@@ -207,7 +214,7 @@ class Inputs:
         items = _in_order(document.get(parts.output) if isinstance(document, dict) else None, len(missing))
         try:
             new = items and self._entries(ask, parts, dict(zip(missing, items, strict=True)), document, served)
-        except TypeError:  # nested deeper than can be written again
+        except TypeError:  # nested too deeply to be serialized
             new = None
         if items is None or new is None:
             if len(missing) == len(parts.values):
@@ -231,7 +238,7 @@ class Inputs:
     def _entries(
         self, ask: Ask, parts: Parts, items: dict[int, Any], document: dict[str, Any], served: Attempt
     ) -> list[tuple[bytes, Entry]]:
-        """One for each item, with its share of what the answer used and cost, by the length of its input."""
+        """Returns one entry per item, with a share of usage and cost in proportion to the length of its input."""
         config: CacheConfig = self._home.config
         usage = document.get("usage")
         rest = {name: value for name, value in document.items() if name not in {parts.output, "usage"}}
@@ -258,13 +265,13 @@ class Inputs:
         return made
 
     async def _anew(self, parts: Parts, ask: Ask, turned: Turned) -> Service[Call] | None:
-        """How what is stale by now is fetched."""
+        """Returns the service that fetches all inputs that are stale now; ``None`` if there are none."""
         entries, now = await self._home.shelf.get(parts.keys, ask.scope), now_ms()
         again = replace(parts, entries=[entry if entry and now < entry.fresh else None for entry in entries])
         return (lambda _call: self._fetch(ask, again, None, turned)) if None in again.entries else None
 
     async def _tell(self, ask: Ask, parts: Parts, *, stale_for: float | None = None) -> Outcome:
-        """All of it is there; ``stale_for``: though the upstream failed."""
+        """Answer from cached entries only. ``stale_for``: accepts stale ones, because the upstream failed."""
         call, counts = ask.call, self._home.counts
         entries = [entry for entry in parts.entries if entry is not None]
         kept = [orjson.loads(entry.body) for entry in entries]
@@ -294,7 +301,7 @@ class Inputs:
 
 
 def _in_order(items: Any, count: int) -> list[Any] | None:
-    """One item per input, in the order of the inputs; ``None`` where that cannot be told."""
+    """Returns one item per input, in input order; ``None`` if the items do not match the inputs."""
     if not isinstance(items, list) or len(items) != count or not all(isinstance(item, dict) for item in items):
         return None
     if not any("index" in item for item in items):
@@ -310,7 +317,7 @@ def _numbered(items: list[Any]) -> list[Any]:
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """``total`` in whole parts by weight; they sum to it."""
+    """Splits ``total`` by weight into integers that sum up to it."""
     whole, done, given = sum(weights) or 1, 0, 0
     parts = []
     for weight in weights:

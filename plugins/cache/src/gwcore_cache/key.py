@@ -1,9 +1,9 @@
-"""When two calls are the same call.
+"""Cache keys: when two calls count as the same.
 
-A key is an HMAC over who may share the answer and everything that can change it: the model and what it resolves to, the
-whole request but for a named list of members, and the request headers and parameters that reach the upstream. What is not
-known is part of it. Short chat requests that a dialect's codec reads without loss are keyed by what they say, so that the same
-conversation in another dialect finds the answer; all others by their own document.
+A key is an HMAC over the scope that shares the answer and everything that can change it: the model and its targets,
+the complete request except for configured members, and the request headers and parameters that reach the upstream.
+Unknown members are included. Short chat requests that a dialect's codec reads without loss are keyed by their meaning,
+so that the same conversation in another dialect finds the answer; all others by their document.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ SHARED: Final = "shared"
 STREAM: Final = "stream"
 OPTIONS: Final = "stream_options"
 TAGS: Final = "tags"
-# What every client of a dialect must say, and what another dialect's cannot.
+# headers that every client of a dialect must send, and clients of other dialects cannot
 _CUSTOMARY: Final = ((b"anthropic-version", b"2023-06-01"),)
-_ASKS: Final = frozenset({"key", "alt"})  # a credential, and how a stream is framed
+_ASKS: Final = frozenset({"key", "alt"})  # query parameters to ignore: a credential, and how a stream is framed
 _KNOBS: Final = {
     "prompt_cache_key": "cache_key",
     "prompt_cache_retention": "cache_retention",
     "safety_identifier": "safety_id",
 }
 READ: Final = 16 << 10
-"""Bytes up to which a request is read by its codec: reading costs a long conversation more than it can bring."""
+"""Limit in bytes for reading a request with its codec: for a long conversation, reading costs more than it can save."""
 _EXACT: Final = 1 << 53
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', re.DOTALL)
 _SMALL: Final = 4096  # keys remembered
 
 
 def scope_of(principal: Principal | None, scope: str) -> str:
-    """Who shares, as a text that no other scope has. Made of what auth says, and of nothing in the request."""
+    """Returns a unique name of those who share answers, derived only from the principal and never from the request."""
     return SHARED if scope == SHARED else sharers(principal, scope)
 
 
 class Keyer:
-    """Makes keys.
+    """Computes keys.
 
     Args:
-        index: secret of the HMAC.
-        ignore: members at the top of a request that are left out.
-        volatile: text that is left out wherever a request has it.
-        headers: beginnings of names of request headers that are left out.
-        across: whether chat requests are keyed by what they say.
+        index: key of the HMAC.
+        ignore: top-level keys of a request to ignore.
+        volatile: patterns of text to ignore anywhere in a request.
+        headers: prefixes of names of request headers to ignore.
+        across: whether chat requests are keyed by their meaning.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Keyer:
         self._places: dict[int, tuple[Upstream, str]] = {}
 
     def key(self, call: Call, scope: str, namespace: str = "") -> bytes:
-        """32 bytes. ``call.document`` is an object."""
+        """Returns 32 bytes. ``call.document`` must be an object."""
         about = self._about(call, scope, namespace)
         raw = orjson.dumps(call.document) if call.edited else call.raw
-        # the same bytes again need not be read again; what they are known by never leaves the process
+        # avoids parsing equal bytes again; this digest never leaves the process
         print_ = sha256(b"%d\0%b%b" % (len(about), about, raw)).digest()
         found = self._known.get(print_)
         if found is None:
@@ -98,9 +98,9 @@ class Keyer:
         return found
 
     def partition(self, call: Call, scope: str, namespace: str, by: Any = None) -> tuple[bytes, str] | None:
-        """A key of all but the text of the last user message, and that text; ``None`` where the two cannot be told apart.
+        """Returns a key of everything except the text of the last user message, and that text.
 
-        ``by``: what compares the texts.
+        ``None`` if they cannot be separated. ``by`` identifies the method that compares the texts.
         """
         if call.document is None or len(call.raw) > READ or (not call.edited and is_doubtful(call.raw, call.document)):
             return None
@@ -118,7 +118,7 @@ class Keyer:
         return hmac.digest(self._index, b"near\0%d\0%b%b" % (len(about), about, said), "sha256"), text
 
     def part(self, call: Call, scope: str, namespace: str, member: str, value: Any) -> bytes:
-        """The key of one of several inputs: of the request as if ``member`` held nothing else."""
+        """Returns the key of one of several inputs: as if the request's ``member`` contained only this one."""
         about = self._about(call, scope, namespace)
         assert call.document is not None
         document = {**self._canonical({**call.document, member: None}), member: self._plain(value)}
@@ -126,7 +126,7 @@ class Keyer:
         return hmac.digest(self._index, b"part\0%d\0%b%b" % (len(about), about, said), "sha256")
 
     def meaning(self, target: Target) -> str:
-        """The target and where it is: the name of an upstream stays when its address, vendor or options change."""
+        """Returns the target with its location: an upstream's URL, vendor or options may change under the same name."""
         upstream = target.upstream
         found = self._places.get(id(upstream))
         if found is None:
@@ -136,7 +136,7 @@ class Keyer:
         return f"{target} {found[1]}"
 
     def _about(self, call: Call, scope: str, namespace: str) -> bytes:
-        """All but the document."""
+        """Returns everything that is part of the key except the document."""
         prefixes = _prefixes(call.dialect.forward)
         headers = [
             (header[0].decode("latin-1"), header[1].decode("latin-1"))
@@ -158,7 +158,7 @@ class Keyer:
                 sorted(call.tags) if self._tags else (),
                 sorted(headers),
                 query or [],
-                # without a codec a stream cannot be told as a document
+                # without a codec, a stream cannot be converted to a document
                 None if chat else (call.stream, _options(call)),
             ]
         )
@@ -174,7 +174,7 @@ class Keyer:
         return {name: self._plain(value) for name, value in document.items() if name not in self._ignore}
 
     def _plain(self, value: Any) -> Any:
-        """Equal values as the same bytes (RFC 8785): 1.0 is 1, the order of members is none. Text stays as it is."""
+        """Normalises a value: 1.0 becomes 1, as in RFC 8785, and volatile text is masked."""
         kind = type(value)
         if kind is str:
             return value if self._volatile is None else self._volatile.sub("\x00", value)
@@ -185,7 +185,7 @@ class Keyer:
         return int(value) if kind is float and abs(value) < _EXACT and value.is_integer() else value
 
     def _read(self, call: Call, document: dict[str, Any]) -> ChatRequest | None:
-        """What a chat request says, if its codec loses nothing of it: all its values are there when it is written back."""
+        """Returns the canonical chat request, if its codec is lossless: writing it back must yield all its values."""
         codec = both_ways(call.dialect.chat)
         if call.operation != CHAT or codec is None:
             return None
@@ -218,7 +218,7 @@ def _prefixes(forward: tuple[str, ...]) -> tuple[bytes, ...]:
 
 
 def shape_of(call: Call) -> str:
-    """What else decides how a stream looks."""
+    """Returns the stream options as JSON, since they change a stream; ``""`` if the call does not stream."""
     return "" if not call.stream else orjson.dumps(_options(call), option=orjson.OPT_SORT_KEYS).decode()
 
 
@@ -228,7 +228,7 @@ def _options(call: Call) -> Any:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
-    """Every value, with the name of the member it belongs to."""
+    """Yields every value with the name of its key."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves(inner, key)
@@ -240,11 +240,11 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def is_doubtful(raw: bytes, document: Any) -> bool:
-    """Whether the document is not all there is to the bytes: a member stands twice, a number has more digits than a double.
+    """Whether the bytes say more than the document: a repeated key, or a number with more digits than a double.
 
-    An upstream may read them otherwise than we do.
+    An upstream may read them differently.
     """
-    if orjson.dumps(document) == raw:  # as most clients write it; then nothing is hidden
+    if orjson.dumps(document) == raw:  # the usual case: nothing is hidden
         return False
     return _keys(raw) != _count(document) or _vast(document)
 
@@ -256,7 +256,7 @@ def _vast(value: Any) -> bool:
 
 
 def _keys(raw: bytes) -> int:
-    """Members of all objects of a JSON text, those that stand twice twice."""
+    """Number of keys in all objects of a JSON text, including repeated ones."""
     return sum(1 for found in _STRING.finditer(raw) if found[1] is not None)
 
 
@@ -277,13 +277,13 @@ def _other(value: Any) -> Any:
 
 
 def is_stateful(document: Mapping[str, Any]) -> bool:
-    """Whether the answer depends on what a vendor keeps and changes, or comes later."""
+    """Whether the answer depends on state at the vendor, or comes later."""
     kept = document.get("conversation"), document.get("thread")  # OpenAI's, Anthropic's
     return bool(document.get("background")) or kept != (None, None)
 
 
 def is_fickle(document: Mapping[str, Any]) -> bool:
-    """Whether it asks for several different answers: n above 1 at a temperature above 0 (or the vendor's own)."""
+    """Whether it asks for several different answers: n above 1, unless the temperature is 0."""
     settings = document.get("generationConfig")
     more = settings if isinstance(settings, dict) else document
     several = document.get("n") or document.get("best_of") or more.get("candidateCount") or 1

@@ -1,4 +1,4 @@
-"""The ``cache`` plugin: once per call, behind who asks and how often, before whatever chooses a target and holds money."""
+"""The ``cache`` plugin: a call layer after authentication and rate limits, before the router and budgets."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from gwcore_cache.shelf.memory import MemoryShelf
 from gwcore_cache.shelf.redis import RedisShelf
 from gwcore_cache.shelf.sql import SqlShelf
 
-_POLL, _SLOWEST = 0.01, 0.1  # seconds between two looks whether another worker has the answer
-_REFRESHES = 64  # at once
+_POLL, _SLOWEST = 0.01, 0.1  # seconds between two checks whether another worker has the answer: first and longest
+_REFRESHES = 64  # limit of concurrent refreshes
 _log = structlog.get_logger("gwcore")
 Anew = Callable[[Ask, Turned], Awaitable[Service[Call] | None]]
 _STRICT = {"on": 0, "opt-in": 1, "off": 2}
 
 
 class Cache(Plugin):
-    """Answers what was answered before, and lets one of many equal calls ask."""
+    """Answers from the cache; of many equal calls, only one is sent to the upstream."""
 
     name = "cache"
     Config = CacheConfig
@@ -84,7 +84,7 @@ class Cache(Plugin):
         self.nearest = Nearest(self, config.semantic) if config.semantic is not None else None
 
     def _shelf(self, config: CacheConfig) -> tuple[Any, Any]:
-        """What calls ask, and the home itself."""
+        """Returns the shelf for calls, which tolerates failures, and the shelf itself."""
         if self.store.scheme == "memory":
             workers = self.setup.workers
             news = workers.folder / "cache-purges" if workers.folder is not None and workers.count > 1 else None
@@ -100,7 +100,7 @@ class Cache(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Open the store; what is being kept at the end is kept."""
+        """Open the store; pending writes are completed at the end, for at most 2 seconds."""
         if self.config.seal is None and self.store.scheme != "memory":
             _log.warning("what is cached can be read in its store; set `seal` to encrypt it", store=self.store.scheme)
         async with self.home.open():
@@ -110,10 +110,10 @@ class Cache(Plugin):
                 if self._writes:
                     await asyncio.wait(self._writes, timeout=2.0)
 
-    # ── the call ring ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the call layer ───────────────────────────────────────────────────────────────────────────────────────────
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
-        """From the cache, or onward and into it."""
+        """Returns the layer that answers from the cache, or calls ``inner`` and stores the answer."""
 
         async def cache(call: Call) -> Outcome:
             control = control_of(call)
@@ -131,7 +131,7 @@ class Cache(Plugin):
         return cache
 
     def _settings(self, call: Call, control: Control) -> Settings | None:
-        """What holds for the call; ``None``: it is not for the cache."""
+        """Returns the settings for the call; ``None`` if it must not be cached."""
         document = call.document
         if (
             document is None
@@ -162,7 +162,7 @@ class Cache(Plugin):
         return await inner(call)
 
     async def _answer(self, ask: Ask) -> Outcome:
-        """The call's way from the first look to its end."""
+        """Answer a call: exact hit, semantic hit or miss."""
         control = ask.control
         if not control.read:
             turned = await self.shelf.turn(ask.key, ask.scope)
@@ -184,7 +184,7 @@ class Cache(Plugin):
     async def _hit(
         self, ask: Ask, entry: Entry | None, *, stale_for: float | None = None, near: Near | None = None
     ) -> Outcome | None:
-        """Tell it, if it is good enough and the client's dialect can say it."""
+        """Answer with the entry if it is usable and the client's dialect can express it; ``None`` if not."""
         now = now_ms()
         status = usable(ask, entry, now, stale_for=stale_for)
         if entry is None or status is None:
@@ -210,12 +210,15 @@ class Cache(Plugin):
         return await tell(ask.call, answer, use)
 
     def _early(self, entry: Entry, now: int) -> bool:
-        """XFetch (Vattani et al., 2015): the nearer the end and the dearer the answer, the likelier."""
+        """XFetch (Vattani et al., 2015): likelier the closer the expiry is and the longer the answer took."""
         beta = self.config.early_refresh
         return bool(beta) and now - entry.took * beta * math.log(1.0 - random()) >= entry.fresh  # noqa: S311
 
     def refresh(self, ask: Ask, anew: Anew) -> None:
-        """Fetch it anew, behind the client's back; once in the fleet. ``anew`` says how, if it is still wanted."""
+        """Fetch the answer again in the background, once among workers that share leases.
+
+        ``anew`` returns the service to call; ``None`` if a refresh is no longer needed.
+        """
         if ask.key in self._refreshing or ask.key in self.flights or len(self._refreshing) >= _REFRESHES:
             return
         self._refreshing.add(ask.key)
@@ -239,13 +242,13 @@ class Cache(Plugin):
     async def _anew(self, old: Entry, ask: Ask, turned: Turned) -> Service[Call] | None:
         if turned.entry is not None and turned.entry.made > old.made:
             return None
-        # there is no client to whom an old answer would be better than the error
+        # no client waits, so an error needs no stale answer in its place
         return lambda _call: self.lead(ask, None, replace(turned, entry=None))
 
     # ── misses ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _miss(self, ask: Ask) -> Outcome:
-        """Wait for whoever asks already, or be the one."""
+        """Wait for the call that already asks the upstream, or become it."""
         loop = asyncio.get_running_loop()
         until = loop.time() + min(self.config.wait, ask.control.patience)
         while True:
@@ -278,7 +281,7 @@ class Cache(Plugin):
         return outcome
 
     async def turn(self, ask: Ask, until: float) -> Turned:
-        """Ours, or what another worker found, or the end of our patience."""
+        """Wait until the turn is ours, another worker has a usable answer, or ``until`` has passed: ``ALONE``."""
         loop, pause = asyncio.get_running_loop(), _POLL
         while True:
             turned: Turned = await self.shelf.turn(ask.key, ask.scope)
@@ -290,7 +293,7 @@ class Cache(Plugin):
             pause = min(pause * 1.5, _SLOWEST)
 
     def land(self, ask: Ask, flight: Flight | None, landed: Landed) -> None:
-        """The flight is over, and so is its place."""
+        """End the flight and free its place."""
         if flight is not None:
             if self.flights.get(ask.key) is flight:
                 del self.flights[ask.key]
@@ -299,13 +302,13 @@ class Cache(Plugin):
     def give_back(
         self, ask: Ask, flight: Flight | None, turned: Turned | None, landed: Landed, *, alone: bool = False
     ) -> None:
-        """The flight is over, and nothing is kept of it: whoever waits elsewhere may go on."""
+        """End the flight without storing anything, and end the turn so that other workers can continue."""
         self.land(ask, flight, landed)
         if turned is not None and turned.turn is Turn.OURS:
             self.spawn(self.shelf.leave(ask.key, alone=alone))
 
     async def lead(self, ask: Ask, flight: Flight | None, turned: Turned) -> Outcome:
-        """Ask the upstream; keep the answer if it may be kept, and say so to all who wait."""
+        """Call the upstream; store the answer if that is allowed, and pass the result to all waiting calls."""
         call = ask.call
         record = Record(call, self.config.max_size)
         call.cache = CacheUse("miss", key=ask.key.hex())
@@ -336,15 +339,13 @@ class Cache(Plugin):
             return None
         try:
             return kept(record, outcome, ask.settings, ttl=ttl, jitter=self.config.jitter, scope=ask.scope)
-        except (
-            Exception
-        ) as error:  # the client has its answer: what cannot be judged is not kept, and nobody waits for it
+        except Exception as error:  # the client has its answer already; an answer that cannot be judged is not stored
             self.counts["not_judged"] += 1
             _log.error("an answer cannot be judged", error=type(error).__name__)
             return None
 
     async def _keep(self, ask: Ask, flight: Flight | None, turned: Turned, entry: Entry) -> None:
-        """Then the flight's place is free: whoever comes now finds the entry."""
+        """Store the entry, then free the flight's place: later calls find the entry."""
         try:
             turn = ask.key if turned.turn is Turn.OURS else None
             done = await self.shelf.put([(ask.key, entry)], turn, turned.epoch)
@@ -355,7 +356,7 @@ class Cache(Plugin):
             self.setup.detached.start(self.nearest.remember(ask, ask.question, entry, turned.epoch))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Behind the client's back; waited for at the end."""
+        """Run in the background; awaited at shutdown."""
         task = asyncio.create_task(work)
         self._writes.add(task)
         task.add_done_callback(self._wrote)
@@ -365,14 +366,14 @@ class Cache(Plugin):
         if not task.cancelled() and task.exception() is not None:
             self.counts["write_failed"] += 1
 
-    # ── what others see ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── admin API, metrics, health ───────────────────────────────────────────────────────────────────────────────
 
     def admin_routes(self) -> Sequence[AdminRoute]:
-        """Purges, and whether the store answers."""
+        """Routes for purges, and for the state of the store."""
         return admin.routes(self)
 
     def explain(self, call: Call) -> str | None:
-        """Whether the call would be looked up, and for how long its answer would be kept."""
+        """Whether the call would be looked up, and how long its answer would be fresh."""
         control = Control()
         settings = self._settings(call, control)
         if settings is None:
@@ -382,18 +383,18 @@ class Cache(Plugin):
         )
 
     def metrics(self) -> Iterator[Sample]:
-        """What became of calls, what that spared, and whether the store is away."""
+        """Counts of events, money saved, and whether the store is down."""
         for event in ("hit", "stale", "miss", "bypass", "coalesced", "refresh", "kept", "not_kept"):
             yield Sample(
                 "gwcore_cache_events", self.counts[event], {"event": event}, "What the cache did.", kind="counter"
             )
-        saved = self.counts["saved_nano_usd"] / DOLLAR  # shown, never reckoned with
+        saved = self.counts["saved_nano_usd"] / DOLLAR  # a float, for display only
         yield Sample("gwcore_cache_spared_usd", saved, help="What hits would have cost.", kind="counter")
         down = isinstance(self.shelf, Guard) and self.shelf.down_since is not None
         yield Sample("gwcore_cache_degraded", int(down), help="1 while the store is away.", merge="max")
 
     def health(self) -> dict[str, Any]:
-        """Counts of this worker, and whether the store is away."""
+        """Counts of this worker, and whether the store is down."""
         down = isinstance(self.shelf, Guard) and self.shelf.down_since is not None
         return {
             "store": self.store.scheme,

@@ -1,4 +1,4 @@
-"""What an answer was, and whether it may be kept: whole, good, of the target that was asked for, and not too large."""
+"""Records an answer, and decides whether it may be stored: complete, good, from a wanted target, and not too large."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from gwcore_cache.key import shape_of
 
 HEADER: Final = b"x-gwcore-cache"
 _GOOD: Final = frozenset({"stop", "tool_calls"})
-# words of the operations that no codec reads
+# finish reasons of operations without a codec
 _DONE: Final = frozenset({"stop", "stop_sequence"})
 _COMMENT: Final = re.compile(rb"(?:\A|(?<=\n\n)):[^\n]*\n\n")
 
 
 @dataclass(slots=True)
 class Record:
-    """Stands beside a reply. See :class:`gwcore.reply.Tee`.
+    """The recorder of a reply. See :class:`gwcore.reply.Tee`.
 
     Attributes:
-        status: told to the client in ``x-gwcore-cache``.
-        by: the attempt that answered when the answer began.
+        status: value of ``x-gwcore-cache`` for the client.
+        by: the attempt that was serving when the answer began.
     """
 
     call: Call
@@ -52,7 +52,7 @@ class Record:
     by: Attempt | None = None
 
     def commit(self, status: int, headers: Headers) -> None:
-        """The answer begins; anew, where one that broke was held further out and another target was asked."""
+        """An answer begins; again if an outer layer held one that broke, and another target was tried."""
         self.parts.clear()
         self.size, self.ended = 0, False
         self.code = status
@@ -61,7 +61,7 @@ class Record:
         headers.append((HEADER, self.status))
 
     def write(self, chunk: bytes) -> None:
-        """A piece of it."""
+        """Record a piece of the body; ``b""`` is its end."""
         if not chunk:
             self.ended = True
             return
@@ -73,16 +73,16 @@ class Record:
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """The complete body."""
         return b"".join(self.parts)
 
     def header(self, name: bytes) -> bytes:
-        """The first of that name, or ``b""``."""
+        """Returns the first header of that name, or ``b""``."""
         return next((value for key, value in self.headers if key == name), b"")
 
 
 def wanted_form(call: Call) -> Form | None:
-    """How the client wants the answer; ``None`` for a stream that is no event stream."""
+    """Returns the form that the client wants; ``None`` for a stream other than server-sent events."""
     if not call.stream:
         return "json"
     return "sse" if call.route.stream == "body" or b"alt=sse" in call.query else None
@@ -91,7 +91,7 @@ def wanted_form(call: Call) -> Form | None:
 def kept(
     record: Record, outcome: Outcome, settings: Settings, *, ttl: float, jitter: float, scope: str
 ) -> Entry | None:
-    """The entry, or ``None`` for what may not be kept."""
+    """Returns the entry to store; ``None`` if the answer may not be stored."""
     call = record.call
     form = wanted_form(call)
     kind = record.header(b"content-type")
@@ -132,7 +132,7 @@ def entry_of(
     cost: Cost | None,
     dropped: bytes = b"",
 ) -> Entry:
-    """What is kept of an answer that was made now."""
+    """Returns the entry of an answer made now."""
     now = time.time_ns() // 1_000_000
     fresh = now + int(ttl * 1000 * uniform(1 - jitter, 1 + jitter))  # noqa: S311 - spreads load, guards nothing
     behind = max(settings.stale_while_revalidate, settings.stale_if_error)
@@ -157,7 +157,7 @@ def entry_of(
 
 
 def is_whole(record: Record, outcome: Outcome) -> bool:
-    """Whether it is a complete, undisturbed 200 within the limit."""
+    """Whether it is a complete, uncompressed 200 without errors, within the size limit."""
     return (
         record.ended
         and record.code == outcome.status == 200
@@ -169,7 +169,10 @@ def is_whole(record: Record, outcome: Outcome) -> bool:
 
 
 def is_asked_for(call: Call, by: Attempt | None, *, any_target: bool) -> bool:
-    """Whether one attempt at a target of the model's own list gave it all: no fallback's answer, no continued one."""
+    """Whether one attempt at a target of the model itself gave the complete answer: no fallback, no continuation.
+
+    Without ``any_target``, it must be the same model as that of the first target.
+    """
     if by is None or by is not call.served or by.error is not None:
         return False
     own = [t for t in call.targets if t.model == by.target.model and t.upstream.name == by.target.upstream.name]
@@ -177,7 +180,7 @@ def is_asked_for(call: Call, by: Attempt | None, *, any_target: bool) -> bool:
 
 
 def is_good(dialect: Dialect, operation: str, form: Form, body: bytes) -> bool:
-    """Whether the answer ended by itself: not cut by a limit or a filter, not an error, not refused, not to be continued."""
+    """Whether the answer ended normally: no limit, filter, error, refusal or pause."""
     try:
         if operation == CHAT and dialect.chat is not None:
             reasons = _reasons(dialect, form, body)
@@ -193,7 +196,7 @@ def is_good(dialect: Dialect, operation: str, form: Form, body: bytes) -> bool:
 
 
 def _reasons(dialect: Dialect, form: Form, body: bytes) -> set[str]:
-    """Why each choice ended, as far as the vendor said so itself."""
+    """Returns the finish reasons of all choices; ``unknown`` for one that the vendor did not give itself."""
     assert dialect.chat is not None
     if form == "json":
         return {_said(choice.finish) for choice in dialect.chat.read_reply(orjson.loads(body)).choices}
@@ -213,7 +216,7 @@ def _said(finish: Finish) -> str:
 
 
 def events_of(dialect: Dialect, body: bytes) -> list[Event]:
-    """What a stream says. Raises ``Malformed`` and what a codec raises for what it does not know."""
+    """Returns the events of a stream. Raises ``Malformed``, and anything a codec raises for unexpected input."""
     assert dialect.chat is not None
     reader, sse = dialect.chat.reader(), SseReader()
     events: list[Event] = []
@@ -230,7 +233,7 @@ def _frames(body: bytes) -> list[Any]:
 
 
 def _completed(documents: list[Any]) -> bool:
-    """Completions: every choice ended with a word of :data:`_DONE`, and nothing says that something went wrong."""
+    """Whether every choice of completions ended with a reason in :data:`_DONE`, and there is no error."""
     ends: dict[Any, Any] = {}
     for document in documents:
         if not isinstance(document, Mapping) or document.get("error"):

@@ -1,4 +1,4 @@
-"""A kept answer told again: the same bytes where the client speaks as the first one did, else through the codecs."""
+"""Replays a cached answer: the same bytes for the same dialect and form, otherwise translated by the codecs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no
 
 @dataclass(slots=True, frozen=True)
 class Told:
-    """An answer for this client."""
+    """A cached answer in this client's dialect and form."""
 
     content_type: bytes
     body: bytes
@@ -38,7 +38,7 @@ class Told:
 
 
 def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | None:
-    """The entry in the client's words; ``None`` where they cannot say all of it."""
+    """Returns the entry in the client's dialect and form; ``None`` if that would lose anything."""
     form = wanted_form(call)
     if entry.dialect == call.dialect.name and entry.form == form and entry.shape == shape_of(call):
         return Told(entry.content_type, entry.body, entry.dropped)
@@ -71,7 +71,7 @@ def told(entry: Entry, call: Call, dialects: Mapping[str, Dialect]) -> Told | No
 
 
 def _gist(reply: ChatReply) -> list[Any]:
-    """What a client must find in an answer, however it is told: what was said, thought and called, and why it ended."""
+    """The content that every translation of an answer must keep: text, thoughts, calls and finish reasons."""
     return [
         (choice.finish.reason, [(type(part), *_said(part)) for part in choice.parts], bool(choice.logprobs))
         for choice in reply.choices
@@ -91,7 +91,7 @@ def _said(part: Part) -> tuple[Any, ...]:
 
 
 def _parsed(arguments: str) -> Any:
-    """Equal arguments may be spelled differently."""
+    """Parses arguments for comparison, since equal ones may be formatted differently."""
     try:
         return orjson.loads(arguments)
     except orjson.JSONDecodeError:
@@ -119,7 +119,7 @@ def _events(entry: Entry, source: Dialect) -> list[Event]:
 
 
 async def tell(call: Call, answer: Told, use: CacheUse) -> Outcome:
-    """Send it. Nothing was asked of an upstream: it costs nothing; what that spared is in ``use``."""
+    """Send the answer. It costs nothing, since no upstream is called; ``use`` has what that saved."""
     headers: Headers = [
         (b"content-type", answer.content_type),
         (HEADER, b"stale" if use.status == STALE else b"hit"),

@@ -1,6 +1,6 @@
-"""What an entry looks like outside of this process: sealed under a secret of the stack file, or plain with a checksum.
+"""The form of an entry outside of this process: encrypted with a secret of the stack file, or plain with a checksum.
 
-Either way what was altered, or stands under another key than its own, does not open: it is no entry.
+In both forms, data that was altered, or is stored under a different key, does not open.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _SEALED: Final = b"gwcS%c" % VERSION
 
 
 class Envelope(Protocol):
-    """Closes and opens."""
+    """Encodes and decodes entries for a store."""
 
     name: str
     index: bytes
-    """What keys are made with, so that who reads the store cannot tell a prompt by its key."""
+    """HMAC key of the cache keys. If it is secret, a reader of the store cannot recognize a prompt by its cache key."""
 
     def close(self, packed: bytes, key: bytes, scope: str) -> bytes:
-        """For the store."""
+        """Returns the bytes for the store."""
         ...
 
     def open(self, kept: bytes, key: bytes, scope: str) -> bytes | None:
-        """From the store; ``None`` for what was not closed under this key, scope, version and secret."""
+        """Decodes bytes of the store; ``None`` if they were not closed with this key, scope, version and secret."""
         ...
 
 
 class Plain:
-    """Readable by whoever reads the store; a checksum finds what was altered by accident or stands in a wrong place."""
+    """Readable in the store; a checksum detects accidental changes and entries under a wrong key."""
 
     name = "plain"
     index = _SALT
@@ -61,9 +61,9 @@ class Plain:
 
 
 class Sealed:
-    """AES-256-GCM under a key of the scope's own (HKDF-SHA256); the entry's key and version are its associated data.
+    """AES-256-GCM with a key per scope (HKDF-SHA256); the entry's key and version are associated data.
 
-    Nonces are random: for one scope 2^32 entries may be sealed before a repetition is likelier than 2^-32.
+    Nonces are random: per scope, 2^32 entries can be sealed before a repetition is more likely than 2^-32.
     """
 
     name = "sealed"
@@ -71,7 +71,7 @@ class Sealed:
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
         self.index = self._derive(b"index")
-        # not a method's cache: the secret must not outlive this object in one
+        # a cache per object, not per class: the secret must not outlive the object
         self._of = lru_cache(4096)(self._cipher)
 
     def _derive(self, about: bytes) -> bytes:

@@ -1,10 +1,10 @@
-"""Answers to questions that mean the same: an option, off by default, and never exact.
+"""Answers to questions with the same meaning: optional, off by default, and never exact.
 
-Two requests can meet only if all of them but the text of the last user message is the same call: scope, model, targets,
-system prompt, tools, history, every parameter. Within that, texts are compared by an embedding model of the stack. The
-operator sets the similarity; a request can say nothing about it.
+Two requests can match only if everything except the text of the last user message is equal: scope, model, targets,
+system prompt, tools, history, every parameter. These requests form a partition, whose texts are compared by an
+embedding model of the stack. The operator sets the similarity; requests cannot change it.
 
-What is known of a partition is kept like an answer: under a key of its own, sealed, purged, and forgotten in time.
+The index of a partition is stored like an answer: under its own key, sealed, purged and expiring.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEY: Final = 32
 
 
 class Home(Protocol):
-    """What the plugin lends."""
+    """What this module uses of the plugin."""
 
     setup: Setup
     shelf: Any
@@ -47,7 +47,7 @@ class Home(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Near:
-    """An answer to a question like this one."""
+    """An answer to a similar question."""
 
     entry: Entry
     key: bytes
@@ -55,7 +55,7 @@ class Near:
 
 
 class Nearest:
-    """One per plugin."""
+    """Finds answers to similar questions; one per plugin."""
 
     def __init__(self, home: Home, config: Semantic) -> None:
         self._home = home
@@ -63,16 +63,16 @@ class Nearest:
         self._dialect, self._route = _embeddings(home.setup)
 
     def question(self, ask: Ask) -> Question | None:
-        """What is asked; ``None`` where it cannot be told from the rest of the request."""
+        """Returns the question of a request; ``None`` if it cannot be separated from the rest of the request."""
         config, models = self._config, self._home.setup.models
-        # what two embedding models say of texts cannot be compared, not even in as many dimensions
+        # vectors of two embedding models cannot be compared, not even with equal dimensions
         keyer = self._home.keyer
         by = (config.model, [keyer.meaning(target) for target in models.means(config.model)], config.dimensions)
         found = keyer.partition(ask.call, ask.scope, ask.control.namespace, by)
         return None if found is None else Question(*found)
 
     async def find(self, ask: Ask, question: Question) -> Near | None:
-        """The most similar question that has a usable answer, if it is similar enough."""
+        """Returns the usable answer to the most similar question; ``None`` if none is similar enough."""
         shelf = self._home.shelf
         (index,) = await shelf.get([question.partition], ask.scope)
         if index is None or index.operation != OPERATION:
@@ -91,7 +91,7 @@ class Nearest:
         return None
 
     async def remember(self, ask: Ask, question: Question, entry: Entry, epoch: int) -> None:
-        """Add the question whose answer was kept under ``ask.key``."""
+        """Add the question whose answer was stored under ``ask.key``."""
         shelf = self._home.shelf
         vector = question.vector or await self._embed(ask, question.text)
         if vector is None:
@@ -99,7 +99,7 @@ class Nearest:
         (index,) = await shelf.get([question.partition], ask.scope)
         known = [] if index is None else [(k, v) for k, v in _unpack(index.body) if k != ask.key]
         known = [(ask.key, vector), *known][: self._config.most]
-        # of workers that write at the same time one is forgotten: that question is asked once more
+        # if workers write at the same time, one question is lost: it is sent upstream once more
         fresh = replace(
             entry,
             operation=OPERATION,
@@ -114,7 +114,7 @@ class Nearest:
         await shelf.put([(question.partition, fresh)], None, epoch)
 
     async def _embed(self, ask: Ask, text: str) -> array[float] | None:
-        """A vector of length 1. It is a call of the same principal through the same stack; ``None`` where it fails."""
+        """Returns a vector of length 1, from a call by the same principal through the stack; ``None`` if it fails."""
         home, config = self._home, self._config
         document: dict[str, Any] = {"model": config.model, "input": text}
         if config.dimensions is not None:

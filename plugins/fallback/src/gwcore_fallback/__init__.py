@@ -1,4 +1,4 @@
-"""The ``fallback`` plugin: the router between the two rings."""
+"""The ``fallback`` plugin: the router between the call layers and the attempt layers."""
 
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin
@@ -7,5 +7,5 @@ from gwcore_fallback.plugin import Fallback
 
 @hookimpl
 def gwcore_plugins() -> list[type[Plugin]]:
-    """What this distribution offers."""
+    """Plugins of this distribution."""
     return [Fallback]

@@ -1,7 +1,7 @@
-"""Active health checks: a GET that costs no tokens, to each upstream and credential, from one prober in the whole fleet.
+"""Active health checks: a GET without tokens to each upstream and credential, from one prober in the whole fleet.
 
-Two checks in a row that fail close the credential everywhere; one that succeeds opens it again. That a list of models can
-be read does not prove that a model answers: deployments are judged by their calls, as ever.
+Two failed checks in a row bar the credential in the whole fleet; a successful one frees it. A readable list of models
+does not prove that a model answers, so deployments are still judged by their calls.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ _log = structlog.get_logger("gwcore.fallback")
 
 
 class Checks:
-    """The prober of one process; it works while this one leads.
+    """The prober of one process; active while the process is the leader.
 
     Args:
-        upstreams: those of the stack.
+        config: the settings.
+        fleet: has the breakers of credentials.
+        shared: decides which process is the leader.
+        upstreams: all of the stack file.
     """
 
     def __init__(self, config: CheckConfig, fleet: Fleet, shared: Alone, upstreams: Iterable[Upstream]) -> None:
@@ -40,12 +43,12 @@ class Checks:
         self._failures: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Check until cancelled."""
         while True:
             try:
                 if await self._shared.leads(self._config.interval):
                     await asyncio.gather(*map(self._check, self._upstreams))
-            except Exception as error:  # a prober that dies would be missed by nobody
+            except Exception as error:  # nobody would notice a dead prober
                 _log.error("health check failed", error=type(error).__name__)
             await asyncio.sleep(self._config.interval)
 
@@ -64,7 +67,7 @@ class Checks:
             guard.shut(KIND)
 
     async def _ask(self, upstream: Upstream) -> str | None:
-        """Why it is not well; any answer below 500 that does not refuse the credential is one."""
+        """Why the check failed; ``None`` for any answer below 500 except 401."""
         wait = self._config.timeout
         path = self._config.upstreams.get(upstream.name, self._config.path)
         timeouts = Timeouts(connect=wait, first_byte=wait, idle=wait, total=wait)

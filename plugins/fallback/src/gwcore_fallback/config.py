@@ -17,7 +17,7 @@ class _Strict(BaseModel):
 
 
 class Hedge(_Strict):
-    """A second attempt while the first is silent."""
+    """A second attempt if the first has not begun to answer."""
 
     delay: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None, description="silence after which it starts; by default the 95th percentile of the first token"
@@ -26,7 +26,7 @@ class Hedge(_Strict):
 
 
 class RouteConfig(_Strict):
-    """How the targets of a model are chosen, and what comes after them."""
+    """How the targets of a model are ordered, and which models are tried after them."""
 
     strategy: Strategy = Field(
         default="ordered",
@@ -63,7 +63,7 @@ class RouteConfig(_Strict):
 
 
 class RetryConfig(_Strict):
-    """How often, and when."""
+    """How often and when to retry."""
 
     attempts: int = Field(default=4, ge=1, le=20, description="most upstream attempts per request, hedges included")
     per_target: int = Field(default=2, ge=0, le=10, description="most further attempts at one deployment per request")
@@ -79,7 +79,7 @@ class RetryConfig(_Strict):
 
 
 class DeploymentConfig(_Strict):
-    """What is known of one target."""
+    """Settings of one target."""
 
     weight: int = Field(default=1, ge=0, le=1000, description="share of calls with shuffle; 0 is for fallback only")
     requests: Rate | None = Field(default=None, description="requests it takes, such as 600/min; more go elsewhere")
@@ -99,7 +99,7 @@ class CheckConfig(_Strict):
 
 
 class FallbackConfig(RouteConfig):
-    """Settings of ``fallback``; those of a route hold for every model."""
+    """Settings of ``fallback``; route settings at this level apply to every model."""
 
     store: StoreRef = Field(default="memory", description="where replicas share health: a redis store, or memory")
     namespace: str = Field(

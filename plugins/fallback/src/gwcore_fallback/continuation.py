@@ -1,9 +1,8 @@
-"""A stream that broke after its first words, continued by another target. Off by default: two models wrote the answer.
+"""Continues a stream that broke after its first text at another target. Off by default: two models wrote the answer.
 
-Only text can be continued: not tool calls, not several choices, not what is signed, and not JSON that the request asks for:
-whoever goes on would begin a document of its own. The next target is asked to go on
-where the text ends; its frames are fitted to the stream that the client already reads. Nothing is repeated, and a comment
-in the stream says where the seam is.
+Only text can be continued: not tool calls, several choices, signed content, or JSON that the request asks for, since
+the next model would begin a new document. The next target is asked to continue where the text ends; its frames are
+fitted to the stream that the client already reads. Nothing is repeated, and a comment in the stream marks the seam.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ TEXT, PASS, OPENING, END, OTHER = "text", "pass", "opening", "end", "other"
 
 @dataclass(slots=True)
 class Seam:
-    """What of the stream so far the frames of the next one are fitted to.
+    """State of the stream so far, to which the next stream's frames are fitted.
 
     Attributes:
-        id: of the answer, as the client has it; ``created`` beside it.
-        block: index of the open block of text; -1 while none is.
-        shift: what is added to the indices of the next stream; ``None`` until its first block of text.
+        id: of the answer, as the client has it.
+        created: likewise.
+        block: index of the open text block; -1 if none is open.
+        shift: added to the block indices of the next stream; ``None`` until its first text block.
     """
 
     id: str | None = None
@@ -48,13 +48,16 @@ Fit = Callable[[Document, Seam], Document | None]
 
 @dataclass(slots=True, frozen=True)
 class Grammar:
-    """One dialect: what a frame is, how one of the next stream is fitted, how to ask for the rest.
+    """Continuation in one dialect.
 
-    ``fit`` says ``None`` of an opening, and an empty document of thoughts: the client has those that led to the first words,
-    and a second signature beside theirs would be none of this answer's.
-    ``shaped`` tells whether the request asks for a shape of the answer that only a whole one has, or for several answers.
-    ``closing`` is what still ends the stream if it breaks right after a frame that says that the answer is complete; ``b""``
-    for every other frame.
+    Attributes:
+        read: kind and text of a frame.
+        fit: fits a frame of the next stream. ``None`` for an opening and ``{}`` for thoughts, which are not sent: the
+            client has those that led to the first text, and a second signature would not belong to this answer.
+        ask: the request for the rest.
+        closing: the bytes that still complete the stream if it breaks right after this frame, which ends the answer;
+            ``b""`` for other frames.
+        shaped: whether the request asks for a format that only a complete answer has, or for several answers.
     """
 
     read: Read
@@ -65,12 +68,12 @@ class Grammar:
 
 
 class Script:
-    """The gate of a call whose stream may be continued: lets whole frames through and keeps the text.
+    """The gate of a call whose stream may be continued: passes complete frames and keeps the text.
 
     Attributes:
-        text: what the client has read.
-        resumed: another target goes on.
-        closing: all was said, and only these bytes are missing.
+        text: the text sent to the client.
+        resumed: the current attempt is a continuation.
+        closing: set if the answer is complete, and only these bytes are missing.
     """
 
     __slots__ = (
@@ -104,7 +107,7 @@ class Script:
         self.closing = b""
 
     def enter(self, alarm: Alarm | None, attempt: Attempt) -> None:
-        """An attempt begins; after the first words, as a continuation."""
+        """Start an attempt; if the reply is committed, as a continuation."""
         self._alarm = alarm
         self._reader = SseReader()
         self._begun = False
@@ -119,11 +122,11 @@ class Script:
 
     @property
     def possible(self) -> bool:
-        """Whether what the client has so far is text, and not all of it."""
+        """Whether the client has some text, nothing but text, and not the end."""
         return bool(self.text) and not self._ended and not self._other
 
     def commit(self) -> None:
-        """The first answer begins. A continuation has no head."""
+        """The first answer begins. Raises ``Broken`` for a continuation, which must not commit again."""
         if self.resumed:
             raise Broken("the continuation of a stream is no stream")
         self._call.reply.add_header(HEADER, b"possible")
@@ -135,7 +138,7 @@ class Script:
             self._alarm = None
 
     def write(self, chunk: bytes) -> bytes:
-        """Whole frames; of a continuation, fitted to the stream that they continue."""
+        """Returns complete frames; those of a continuation are fitted to the stream before."""
         out = b""
         for frame in self._reader.feed(chunk) if chunk else self._reader.close():
             raw = self._pass(frame)
@@ -158,14 +161,14 @@ class Script:
         except MISSHAPEN as error:
             if self.resumed:
                 raise Broken("an event of the continuation is none of its dialect") from error
-            self._other = True  # what cannot be read cannot be continued
+            self._other = True  # an unreadable stream cannot be continued
             return frame.raw
 
     def _said(self, frame: Frame, document: Document) -> bytes:
         if self.resumed:
             fitted = self._grammar.fit(document, self._seam)
             if not fitted:
-                if fitted is not None:  # it answers, if not in words yet
+                if fitted is not None:  # the target answers, although not with text yet
                     self._disarm()
                 return b""
             document, raw = fitted, encode(orjson.dumps(fitted), frame.event or None)
@@ -237,7 +240,7 @@ def _read_messages(document: Document, seam: Seam) -> tuple[str, str]:
             return OTHER, ""
         seam.block = document.get("index", 0) if block.get("type") == "text" else -1
     elif kind == "content_block_stop" and seam.block >= 0:
-        return END, ""  # what may follow is unknown: another block, or the end
+        return END, ""  # it is unknown whether another block would follow
     elif kind == "content_block_delta":
         delta = document.get("delta") or {}
         if delta.get("type") == "text_delta":
@@ -257,7 +260,7 @@ def _fit_messages(document: Document, seam: Seam) -> Document | None:
         if seam.shift is None:
             if kind == "content_block_start" and (document.get("content_block") or {}).get("type") == "text":
                 seam.shift = seam.block - index
-            # its thoughts, and the beginning of a block that is open here already
+            # skip its thoughts, and the start of its text block: one is open already
             return {} if kind == "content_block_delta" else None
         document["index"] = index + seam.shift
     return document
@@ -309,7 +312,7 @@ def _ask_generate(document: Document, text: str) -> Document:
 
 
 def _shaped_generate(document: Document) -> bool:
-    """Google's servers take its keys in two spellings."""
+    """Google's servers accept keys in camelCase and snake_case."""
     config = document.get("generationConfig", document.get("generation_config"))
     asked = {key.replace("_", "").lower(): value for key, value in config.items()} if isinstance(config, dict) else {}
     several = asked.get("candidatecount") not in (None, 1)
@@ -320,14 +323,14 @@ def _shaped_generate(document: Document) -> bool:
 GRAMMARS = {
     "openai.chat": Grammar(_read_chat, _fit_chat, _ask_chat, _close_chat, _shaped_chat),
     "anthropic.messages": Grammar(_read_messages, _fit_messages, _ask_chat, _close_messages, _shaped_messages),
-    # the frame with the reason is the last one
+    # the frame with the finish reason is the last one
     "gemini.generate": Grammar(_read_generate, _fit_generate, _ask_generate, lambda _: b"", _shaped_generate),
 }
-"""The Responses API is not here: its frames number each other, and the last one repeats all of them."""
+"""By dialect. Without the Responses API: its frames are numbered, and the last one repeats the whole answer."""
 
 
 def script_for(call: Call) -> Script | None:
-    """A script for a stream of chat that can be continued; ``None`` for anything else."""
+    """Returns a script for a chat stream that can be continued; ``None`` for anything else."""
     grammar = GRAMMARS.get(call.dialect.name)
     if grammar is None or not call.stream or call.operation != "chat" or grammar.shaped(call.document or {}):
         return None

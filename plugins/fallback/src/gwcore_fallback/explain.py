@@ -1,4 +1,4 @@
-"""What ``gwcore explain`` says of the router: candidates, scores, exclusions, order, prices. Sends and changes nothing."""
+"""``gwcore explain`` for the router: candidates, scores, exclusions, order, prices. Sends nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gwcore_fallback.session import session_of
 
 
 def explain(chooser: Chooser, call: Call) -> str:
-    """Lines for a call; ``call.targets`` is put into the order in which targets would be tried.
+    """Returns lines for a call; sets ``call.targets`` to the order in which targets would be tried.
 
     Raises:
         BadRequest: no target serves calls with these tags.

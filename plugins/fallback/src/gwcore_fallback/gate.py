@@ -1,4 +1,4 @@
-"""What stands before a reply while two attempts race."""
+"""The gate of a reply while two attempts race."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gwcore.call import Attempt, Call
 
 
 class Race:
-    """The gate of a call with several attempts at a time, each in a task of its own: the first to commit wins."""
+    """The gate of a call with parallel attempts, each in its own task: the first to commit wins."""
 
     __slots__ = ("_began", "_call", "_runners", "_waited", "winner")
 
@@ -22,7 +22,7 @@ class Race:
         self.winner: asyncio.Task[object] | None = None
 
     def enter(self, attempt: Attempt, alarm: Alarm) -> None:
-        """The current task runs this attempt. Raises ``CancelledError`` where it was decided before the task had begun."""
+        """Register the current task's attempt. Raises ``CancelledError`` if another attempt has already won."""
         task = asyncio.current_task()
         assert task is not None
         if self.winner is not None:
@@ -30,7 +30,7 @@ class Race:
         self._runners[task] = attempt, alarm
 
     def commit(self) -> None:
-        """Whoever comes first answers; the others are cancelled. Raises ``CancelledError`` for whoever comes second."""
+        """The first task to call this wins, and cancels the others. Raises ``CancelledError`` for any other task."""
         task = asyncio.current_task()
         if self.winner is not None or task not in self._runners:
             raise asyncio.CancelledError
@@ -45,10 +45,10 @@ class Race:
         alarm.commit()
 
     def clock(self) -> None:
-        """What was waited for upstreams until now: the time of two attempts is not the sum of theirs."""
+        """Correct the time waited for upstreams: parallel attempts must not be added up."""
         if len(self._runners) > 1:
             self._call.waited = self._waited + time.perf_counter() - self._began
 
     def write(self, chunk: bytes) -> bytes:
-        """Nothing to change."""
+        """Changes nothing."""
         return chunk

@@ -1,8 +1,8 @@
-"""How deployments and credentials fare: breaker, cool-down, latency. Pure; clock and chance are given.
+"""Health of deployments and credentials: breaker, cool-down, latency. Pure; clock and randomness are injected.
 
-A breaker is closed, open until a time, or half-open: then exactly one attempt goes through as a probe, and decides. A
-cool-down is no failure: the upstream said when to come back, and nothing is sent before that, whatever calls that were
-under way by then make of it.
+A breaker is closed, open until a time, or half-open: then exactly one attempt is let through as a probe, which decides.
+A cool-down is not a failure: the upstream said when to come back, and nothing is sent earlier, whatever the result of
+calls already in flight.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 _BUCKETS = 6
-_ALPHA = 0.2  # EWMA: the last ten samples make nine tenths of it
+_ALPHA = 0.2  # EWMA: the last ten samples make up nine tenths of it
 _YIELD = 1.0  # seconds
 _KEPT = 128
 _REFRESH = 16
@@ -32,26 +32,26 @@ class Limits:
 
 
 Report = Callable[[str, "Breaker"], None]
-"""Told of ``fail``, ``well`` (after fails), ``open``, ``close`` and ``cool``: what other replicas should know."""
+"""Called with events for other replicas: ``fail``, ``well`` (after failures), ``open``, ``close`` and ``cool``."""
 
 
 def unheard(_event: str, _breaker: Breaker) -> None:
-    """Nobody else to tell."""
+    """Reports to no one."""
 
 
 class Breaker:
-    """One deployment with one credential.
+    """The breaker of a deployment or a credential.
 
     Attributes:
-        fails: in a row.
-        opens: how often it opened in a row; 0 is closed.
-        until: monotonic second before which nothing is sent; of an open breaker, when it becomes half-open.
-        cooling: ``until`` is a time that the upstream named.
-        probing: an attempt is under way as the probe.
+        fails: failures in a row.
+        opens: how often it opened in a row; 0 if closed.
+        until: monotonic second before which nothing is sent; an open breaker then becomes half-open.
+        cooling: ``until`` is a time that the upstream asked for.
+        probing: a probe is in flight.
         failed_at: monotonic second of the latest failure; 0 before the first.
         reason: kind of the latest failure.
-        refusals: how often in a row it was at its rate limit and named no time.
-        yields: monotonic second before which it is asked after all others, for that.
+        refusals: rate limit errors in a row for which the upstream named no time.
+        yields: monotonic second until which it is tried after all others, because of such errors.
     """
 
     __slots__ = (
@@ -105,11 +105,11 @@ class Breaker:
         return not self.opens and self.until <= now
 
     def half_open(self, now: float) -> bool:
-        """Whether a probe is due, and none is under way."""
+        """Whether a probe is due, and none is in flight."""
         return self.opens > 0 and self.until <= now and not self.probing
 
     def succeeded(self, *, decides: bool) -> None:
-        """An attempt answered. ``decides`` if it began with the breaker open: the probe, or one sent in panic."""
+        """Record a success. ``decides``: the attempt began with the breaker open, as the probe or in panic."""
         self._bucket()
         self._good[self._turn % _BUCKETS] += 1
         if self.fails:
@@ -123,7 +123,7 @@ class Breaker:
                 self._report("cool", self)
 
     def failed(self, reason: str, *, decides: bool) -> None:
-        """An attempt failed. One that began before the breaker opened says nothing new."""
+        """Record a failure. One that began before the breaker opened does not extend the time."""
         now = self._clock()
         self.failed_at, self.reason = now, reason
         self._bucket()
@@ -138,7 +138,7 @@ class Breaker:
             self._report("fail", self)
 
     def cool(self, seconds: float) -> None:
-        """The upstream named a time; a shorter one does not shorten it."""
+        """Wait as long as the upstream asks for; never shortens a longer wait."""
         now = self._clock()
         self.failed_at, self.reason = now, "rate_limited"
         if now + seconds > self.until:
@@ -147,15 +147,15 @@ class Breaker:
             self._report("cool", self)
 
     def refused(self) -> None:
-        """At its rate limit, and it named no time: others come first for a second, twice as long each time in a row."""
+        """Record a rate limit error without a time: others come first for a second, doubled each time in a row."""
         now = self._clock()
         self.failed_at, self.reason = now, "rate_limited"
-        if now >= self.yields:  # else one that was sent before
+        if now >= self.yields:  # otherwise the attempt was sent before the last one was recorded
             self.yields = now + min(self.limits.cooldown, _YIELD * 2**self.refusals)
             self.refusals = min(self.refusals + 1, 16)
 
     def shut(self, reason: str) -> None:
-        """One failure is enough: a credential that was refused, or an account that is empty."""
+        """Open at once: the credential was rejected, the account is empty, or its checks fail."""
         now = self._clock()
         self.failed_at, self.reason = now, reason
         self.until = now + self.limits.key_cooldown
@@ -165,7 +165,7 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         limits = self.limits
-        spread = 0.8 + 0.4 * self._random.random()  # so that replicas and deployments do not come back in step
+        spread = 0.8 + 0.4 * self._random.random()  # so that replicas and deployments do not return at the same time
         until = now + min(limits.max_cooldown, limits.cooldown * 2**self.opens) * spread
         self.opens += 1
         if self._asked_for(until):
@@ -175,7 +175,7 @@ class Breaker:
         self._report("open", self)
 
     def close(self) -> None:
-        """Forget every failure. A wait that the upstream asked for is none."""
+        """Reset all failures. A wait that the upstream asked for is kept."""
         self.fails = self.opens = self.refusals = 0
         self.yields = 0.0
         if not self._asked_for(self._clock()):
@@ -185,17 +185,17 @@ class Breaker:
         self._bad = [0] * _BUCKETS
 
     def _asked_for(self, moment: float) -> bool:
-        """Whether the upstream asked to be left alone until after that second."""
+        """Whether the upstream asked for a wait beyond this second."""
         return self.cooling and self.until > moment
 
     def follows(self, other: Breaker) -> None:
-        """Go on where that one is, of the same deployment before a reload. A probe of its is not ours."""
+        """Take over the state of the same deployment before a reload, except for its probe."""
         self.fails, self.opens, self.until = other.fails, other.opens, other.until
         self.cooling, self.failed_at, self.reason = other.cooling, other.failed_at, other.reason
         self.refusals, self.yields = other.refusals, other.yields
 
     def heard(self, event: str, *, opens: int = 0, until: float = 0.0, reason: str = "") -> None:
-        """What another replica reported; nothing is reported on."""
+        """Apply another replica's report, without reporting it further."""
         if event == "fail":
             self.fails += 1
             self.failed_at, self.reason = self._clock(), reason
@@ -222,10 +222,10 @@ class Breaker:
 
 
 class Latency:
-    """Time to the first content: a moving average, and the 95th percentile of the last samples. Seconds.
+    """Seconds to the first content: a moving average, and the 95th percentile of the last 128 samples.
 
     Attributes:
-        passed: how often others were chosen since the last sample.
+        passed: number of choices since the last sample; see :meth:`Planner.fastest`.
     """
 
     __slots__ = ("_next", "_p95", "_samples", "average", "count", "passed")
@@ -233,7 +233,7 @@ class Latency:
 
     @property
     def known(self) -> bool:
-        """Whether there are samples, and not of a time that is over."""
+        """Whether there are samples, and not only outdated ones."""
         return self.count > 0 and self.passed < self.STALE
 
     def __init__(self) -> None:
@@ -244,7 +244,7 @@ class Latency:
         self._p95 = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more sample."""
+        """Add a sample."""
         self.average = self.average + _ALPHA * (seconds - self.average) if self.known else seconds
         self.passed = 0
         if len(self._samples) < _KEPT:
@@ -254,7 +254,7 @@ class Latency:
         self.count += 1
 
     def p95(self) -> float | None:
-        """``None`` below 20 samples; sorted anew every 16th."""
+        """The 95th percentile; ``None`` below 20 samples. Computed again after every 16 samples."""
         if self.count < 20:
             return None
         if self.count >= self._next:
@@ -265,9 +265,9 @@ class Latency:
 
 
 class Window:
-    """How much of a rate is used up: 12 slices of its period, the oldest counted whole, so never more than the rate.
+    """Usage of a rate: 12 slices of its period; the oldest is counted in full, so the rate is never exceeded.
 
-    Amounts may be corrected later; ``others`` is what other replicas used, slice by slice.
+    Amounts may be corrected later. ``others`` is the usage of other replicas, ``pending`` our usage not yet shared.
     """
 
     __slots__ = ("_clock", "_slice", "_turn", "_used", "amount", "others", "pending", "per")
@@ -284,27 +284,27 @@ class Window:
         self.pending = 0
 
     def used(self) -> int:
-        """In the period that ends now, other replicas included."""
+        """Usage in the period that ends now, including other replicas."""
         return self.own() + self.others
 
     def own(self) -> int:
-        """In the period that ends now, of this process."""
+        """Usage of this process in the period that ends now."""
         self._advance()
         return sum(self._used)
 
     def add(self, amount: int) -> None:
-        """Use some; negative to correct."""
+        """Add usage; a negative amount corrects it."""
         self._advance()
         self._used[self._turn % len(self._used)] += amount
         self.pending += amount
 
     def follows(self, other: Window) -> None:
-        """Go on counting where that one is, if it counts in the same slices."""
+        """Take over the counts of the window before a reload, if the period is the same."""
         if other.per == self.per:
             self._turn, self._used = other._turn, list(other._used)
 
     def free_in(self, amount: int) -> float:
-        """Seconds until so much of what is used has left it, at the earliest: nobody knows when what others used does."""
+        """Seconds until ``amount`` of the usage has expired, at the earliest: when others' usage expires is unknown."""
         amount -= self.others
         self._advance()
         seconds = self._slice - self._clock() % self._slice

@@ -1,4 +1,4 @@
-"""One call's way through its candidates: which comes next, and when there is none left."""
+"""One call's path through its candidates: which one is next, and when to give up."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from gwcore_fallback.plan import TOKENS, UNSENT, Deployment, Fleet, Group, Plann
 from gwcore_fallback.retry import Budget, backoff
 from gwcore_fallback.routes import Route, Routes
 
-_HEDGES = 10  # second attempts that may be saved up
-_EARLY = 0.002  # a timer may fire almost this much early (uvloop counts whole milliseconds)
-_SHORTEST = 1.0  # no attempt starts with less time left, in seconds, or a tenth of the deadline
+_HEDGES = 10  # limit of unused second attempts that accumulate
+_EARLY = 0.002  # seconds; a timer may fire almost this much early (uvloop counts whole milliseconds)
+_SHORTEST = 1.0  # no further attempt starts with fewer seconds left, or a tenth of the deadline if that is less
 
 
 class Probes(Protocol):
-    """Who may probe a half-open breaker: one in the whole fleet."""
+    """Grants the probe of a half-open breaker: one at a time in the whole fleet."""
 
     async def claim(self, breaker: Breaker) -> bool:
-        """Whether the caller may."""
+        """Whether the caller may probe."""
         ...
 
 
 class Chooser:
-    """What all journeys of a router share."""
+    """State shared by all journeys of a router."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Chooser:
         self._hedges: dict[float, Budget] = {}
 
     def budget(self, upstream: str) -> Budget:
-        """The retry budget of an upstream."""
+        """Returns the retry budget of an upstream."""
         found = self._budgets.get(upstream)
         if found is None:
             retry = self.config.retry
@@ -65,7 +65,7 @@ class Chooser:
         return found
 
     def hedges(self, share: float) -> Budget:
-        """How many second attempts there may be: of all calls with that share."""
+        """Returns the budget of second attempts, common to all calls with that share."""
         found = self._hedges.get(share)
         if found is None:
             found = self._hedges[share] = Budget(share, _HEDGES, empty=True)
@@ -73,15 +73,16 @@ class Chooser:
 
 
 class Journey:
-    """Made once per call.
+    """The state of one call.
 
     Attributes:
-        error: what the client is told if nothing more can be tried.
-        current: the deployment whose attempt ended last.
-        tried: deployment → how often, what the last time meant, and the monotonic second before which it is no use.
+        error: the error for the client if nothing more can be tried.
+        current: the deployment of the latest attempt; in a race, of the one that ended last.
+        tried: deployment → number of failures, how the last one ended, and the monotonic second before which a retry
+            is useless.
         seen: every deployment that was considered.
-        script: of a stream that may be continued.
-        panicking: every breaker was open; the one attempt in spite of it is made.
+        script: for a stream that may be continued.
+        panicking: every breaker was open; a single attempt is made nevertheless.
     """
 
     __slots__ = (
@@ -107,24 +108,24 @@ class Journey:
         self._cheaper: int | None = None
         self._left = chooser.config.retry.attempts
         self._planned = False
-        self._last: list[Deployment] | None = []  # those that yield; None once they are asked, too
+        self._last: list[Deployment] | None = []  # deployments that yield; None once they are in the queue
         self._stages: deque[str] = deque()
         self._queue: deque[Deployment] = deque()
         self._enqueue(route.settings.strategy, chooser.fleet.group(call.model or "", call.targets))
 
     @property
     def tokens(self) -> int:
-        """What the call may use, as estimated."""
+        """Estimated tokens of the call."""
         if self._tokens < 0:
             self._tokens = sum(TOKENS.estimate(self.call))
         return self._tokens
 
     def reserved(self, deployment: Deployment) -> int:
-        """What an attempt takes of a limit on tokens until its usage is known; 0 where there is none."""
+        """Tokens that an attempt reserves from a limit until its usage is known; 0 without a limit."""
         return self.tokens if deployment.tokens is not None else 0
 
     async def next(self) -> tuple[Deployment, Breaker | None]:
-        """The next deployment, and the breaker that the attempt is the probe of. Raises the error to end with."""
+        """Returns the next deployment, and the breaker to probe, if any. Raises the final error if none is left."""
         chooser = self._chooser
         now = chooser.clock()
         if self.error is not None and (not self._left or self._too_late(now)):
@@ -140,30 +141,30 @@ class Journey:
         return await self._again(now), None
 
     def second(self, first: Deployment, share: float) -> Deployment | None:
-        """Another that may run beside the first: healthy, within the attempts of the call and the share of hedges."""
+        """Returns a healthy deployment to run in parallel, if the call's attempts and the share of hedges allow it."""
         hedges = self._chooser.hedges(share)
         if not self._left or not hedges.left:
             return None
         planned = self._planned
         found = self._fresh(self._chooser.clock())
-        self._planned = planned  # what comes after the call's own is for a failure to decide, and there was none
+        self._planned = planned  # only a failure decides which models come after the call's own, and there was none
         if found is None or found is first:
             return None
-        if found.breaker.opens or found.credential.opens:  # a probe runs beside nothing, but may come next
+        if found.breaker.opens or found.credential.opens:  # a probe never runs in parallel, but may be next
             self._queue.appendleft(found)
             return None
         hedges.take()
         return found
 
     def begins(self, deployment: Deployment) -> None:
-        """An attempt starts."""
+        """Count the start of an attempt."""
         self._left -= 1
         budget = self._chooser.budget(deployment.target.upstream.name)
         if deployment not in self.tried and deployment.target.upstream.name not in self._struck:
             budget.request()
 
     def failed(self, deployment: Deployment, error: GatewayError, ending: Ending, pause: float) -> bool:
-        """Note a failure; whether to go on. ``pause`` is how long the upstream wants to be left alone."""
+        """Record a failure; returns whether to continue. ``pause``: seconds that the upstream asks to wait."""
         times = self.tried.get(deployment, (0, ending, 0.0))[0] + 1
         self.tried[deployment] = times, ending, self._chooser.clock() + pause
         if self.error is None or ending.kind not in _GIVES_WAY:
@@ -188,7 +189,7 @@ class Journey:
             self._plan("rate_limited" if ending.kind == "rate_limited" else ending.retry)
         return True
 
-    # ── what is left ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── remaining candidates ─────────────────────────────────────────────────────────────────────────────────────
 
     def _plan(self, need: str) -> None:
         self._planned = True
@@ -198,7 +199,7 @@ class Journey:
         return one.barred(now, self.reserved(one))
 
     def _fresh(self, now: float) -> Deployment | None:
-        """The next candidate that was not tried and is not barred."""
+        """Returns the next candidate that was not tried and is not barred."""
         while True:
             while self._queue:
                 one = self._queue.popleft()
@@ -208,7 +209,7 @@ class Journey:
                     self._last.append(one)
                 elif self._suits(one):
                     return one
-            if not self._planned:  # nothing of its own may be used
+            if not self._planned:  # none of the model's own targets may be used
                 limited = all(one.breaker.yields > now or self._barred(one, now) in _LIMITED for one in self.seen)
                 self._plan("rate_limited" if self.seen and limited else "again")
             if self._stages:
@@ -247,7 +248,7 @@ class Journey:
         return deadline is not None and deadline - now < min(_SHORTEST, (whole or _SHORTEST) / 10)
 
     async def _again(self, now: float) -> Deployment:
-        """One that was tried, after a wait. Raises the error where there is none, or no time, or the budget is spent."""
+        """Wait, then return a deployment to retry. Raises the error if there is none, no time, or no retry budget."""
         assert self.error is not None
         retry = self._chooser.config.retry
         waits = [
@@ -264,17 +265,23 @@ class Journey:
         if not self._chooser.budget(chosen.target.upstream.name).take():
             raise self.error
         await asyncio.sleep(wait + _EARLY)
-        self.call.waited += wait  # for the upstream's sake
+        self.call.waited += wait  # counts as waiting for upstreams
         if self._barred(chosen, self._chooser.clock()) is not None:
             raise self.error
         return chosen
 
     def _panic(self, now: float) -> Deployment:
-        """Nothing may be used. An upstream's failure is a better answer than none of ours; a wait it asked for is kept."""
+        """Returns a deployment although all are barred: an upstream's error is better than ours. Rate limits are kept.
+
+        Raises:
+            BadRequest: no target serves calls with these tags.
+            RateLimited: all are at rate limits.
+            Overloaded: none is healthy, and ``panic`` is off.
+        """
         if not self.seen:
             raise BadRequest(f"no target of {self.call.model!r} serves calls with these tags")
         ranked = {"open": 0, "probing": 1, "credential": 2}
-        # what nothing bars here was not to be had: another replica probes it
+        # a deployment that is not barred here is being probed by another replica
         barred = [(one, self._barred(one, now) or "probing") for one in self.seen]
         usable = [(ranked[why], one.breaker.failed_at, one) for one, why in barred if why in ranked]
         soonest = max(min(one.frees_at(now, self.reserved(one)) for one in self.seen) - now, 0.0)
@@ -286,6 +293,6 @@ class Journey:
         return min(usable, key=itemgetter(0, 1))[2]
 
 
-# A refusal of ours says less than the upstream's error before it: the client asked for that one's model.
 _LIMITED = frozenset({"cooling", "requests", "tokens"})
+# a later rejection by the gateway does not replace an upstream's error: the client asked for that upstream's model
 _GIVES_WAY = frozenset({"unserved", "denied"})

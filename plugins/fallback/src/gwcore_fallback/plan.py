@@ -1,4 +1,4 @@
-"""Which deployments a call may use, and in what order. Pure but for the health it reads; chance is given."""
+"""Which deployments a call may use, and in what order. Pure except for health; randomness is injected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ V = TypeVar("V")
 TOKENS = Estimator(output=512)  # only used to compare candidates and to reserve part of a limit
 _OUTLIER, _OUTLIER_SAMPLES, _EJECTED = 3.0, 20, 10.0
 _KNOWN = 4096
-# Refused by the gateway itself: no attempt at an upstream, and never made again at the same one.
+# rejected by the gateway itself: not counted as an attempt, and never retried at the same deployment
 UNSENT = frozenset({"unserved", "denied", "budget"})
 UNASKED = UNSENT | {"unreachable", "exhausted"}
 
@@ -32,7 +32,7 @@ Prices = Callable[[Target], PriceCard | None]
 
 
 class Load:
-    """What is under way at a deployment; calls that began before a reload are, too."""
+    """Attempts in flight at a deployment, including those that began before a reload."""
 
     __slots__ = ("inflight",)
 
@@ -45,9 +45,10 @@ class Deployment:
 
     Attributes:
         id: ``upstream/model``, with ``#2`` for the second of several credentials.
-        load: attempts under way.
-        ttft: seconds to the first content; of streams, and of whole answers.
-        windows: requests and tokens, where they are limited.
+        load: attempts in flight.
+        ttft: seconds to the first content; of complete answers, and of streams.
+        requests: window of its own limit of requests; ``None`` if unlimited.
+        tokens: likewise.
     """
 
     __slots__ = (
@@ -75,17 +76,17 @@ class Deployment:
 
     @property
     def resting(self) -> bool:
-        """Whether forgetting it would lose nothing."""
+        """Whether it has no state worth keeping."""
         breaker = self.breaker
         return not (self.inflight or breaker.fails or breaker.opens or breaker.until or breaker.yields)
 
     @property
     def inflight(self) -> int:
-        """Attempts under way."""
+        """Attempts in flight."""
         return self.load.inflight
 
     def begin(self, tokens: int) -> None:
-        """An attempt starts, and may use so many tokens."""
+        """Count the start of an attempt that reserves ``tokens``."""
         self.load.inflight += 1
         if self.requests is not None:
             self.requests.add(1)
@@ -93,7 +94,7 @@ class Deployment:
             self.tokens.add(tokens)
 
     def follows(self, other: Deployment) -> None:
-        """Go on where that one is, before a reload: what it was told to wait, what it has used. One that was mended begins anew."""
+        """Take over the state from before a reload: health, latency, usage. Not if its URL or headers have changed."""
         ours, theirs = self.target.upstream, other.target.upstream
         if (ours.origin, ours.base_path, ours.headers) != (theirs.origin, theirs.base_path, theirs.headers):
             return
@@ -104,7 +105,7 @@ class Deployment:
                 window.follows(before)
 
     def spared(self, error: GatewayError, tokens: int, *, committed: bool) -> None:
-        """An attempt failed: give back of the limits what it cannot have used."""
+        """Give back what a failed attempt cannot have used of the limits."""
         how = ending(error, committed=committed)
         if self.requests is not None and how.kind in UNASKED:
             self.requests.add(-1)
@@ -112,7 +113,7 @@ class Deployment:
             self.tokens.add(-tokens)
 
     def barred(self, now: float, tokens: int) -> str | None:
-        """Why nothing more may be sent now; ``None`` if it may. An open breaker that is due for a probe bars nothing."""
+        """Why nothing may be sent now; ``None`` if it may. An open breaker that is due for a probe does not bar."""
         for guard in (self.breaker, self.credential):
             if guard.until > now:
                 return "cooling" if guard.cooling else "open" if guard is self.breaker else "credential"
@@ -125,7 +126,7 @@ class Deployment:
         return None
 
     def shown(self, now: float) -> dict[str, Any]:
-        """For ``GET /health``: no secrets."""
+        """State for ``GET /health``, without secrets."""
         barred = self.barred(now, 0)
         shown: dict[str, Any] = {"state": barred or ("half_open" if self.breaker.opens else "closed")}
         if barred is not None:
@@ -149,7 +150,7 @@ class Deployment:
         return bars.reason
 
     def frees_at(self, now: float, tokens: int) -> float:
-        """Monotonic second at which :meth:`barred` may change its mind, at the earliest."""
+        """Earliest monotonic second at which :meth:`barred` may change."""
         at = max(self.breaker.until, self.credential.until, now)
         for window, wanted in ((self.requests, 1), (self.tokens, tokens)):
             if window is not None and (used := window.used()) and used + wanted > window.amount:
@@ -162,12 +163,12 @@ def _window(rate: Rate | None, clock: Callable[[], float]) -> Window | None:
 
 
 class Fleet:
-    """Every deployment that was ever used, by id; bounded, since models are typed by clients.
+    """Every deployment used so far, by id; bounded, since clients choose model names.
 
     Args:
-        settings: ``upstream/model`` or wildcard → what is known of it.
-        breaker: makes one; of deployments and, named ``key:…``, of credentials.
-        before: deployments of before a reload, by id. Credentials begin anew: to mend one is what a reload is for.
+        settings: ``upstream/model`` or wildcard → its settings.
+        breaker: creates the breaker of a deployment or, if named ``key:…``, of a credential.
+        before: deployments before a reload, by id. Credentials start fresh: a reload may have fixed them.
     """
 
     def __init__(
@@ -186,21 +187,21 @@ class Fleet:
         self._groups: dict[str, tuple[tuple[Target, ...], Group]] = {}
 
     def group(self, name: str, targets: tuple[Target, ...]) -> Group:
-        """The deployments behind targets: one per credential."""
+        """Returns the deployments of targets, one per credential."""
         known = self._groups.get(name)
         if known is not None and known[0] is targets:
             return known[1]
         members = [self.of(Target(upstream, t.model)) for t in targets for upstream in t.upstream.keys or (t.upstream,)]
         made = Group(members)
         if known is not None and len(members) < len(known[1].members):
-            return made  # some of them, or of their credentials, for this call alone
+            return made  # only part of the targets or credentials, for this call only: not cached
         if len(self._groups) >= _KNOWN:
             self._groups.clear()
         self._groups[name] = (targets, made)
         return made
 
     def of(self, target: Target) -> Deployment:
-        """The deployment of a target whose upstream is one credential."""
+        """Returns the deployment of a target whose upstream has one credential."""
         name = identity(target)
         found = self.deployments.get(name)
         if found is None or found.target.upstream is not target.upstream:
@@ -216,20 +217,20 @@ class Fleet:
         return found
 
     def credential(self, upstream: Upstream) -> Breaker:
-        """The breaker of an upstream's credential."""
+        """Returns the breaker of an upstream's credential."""
         name = f"key:{upstream.name}#{upstream.key}"
         if name not in self.credentials:
             self.credentials[name] = self._breaker(name)
         return self.credentials[name]
 
     def guard(self, name: str) -> Breaker | None:
-        """The breaker of that id, if this process has it."""
+        """Returns the breaker with this id, if this process has it."""
         found = self.deployments.get(name)
         return found.breaker if found is not None else self.credentials.get(name)
 
 
 class Group:
-    """What one name means: deployments in the order of the stack file."""
+    """The deployments of one name, in stack file order."""
 
     __slots__ = ("_ejected", "_looked", "members", "tags")
 
@@ -240,9 +241,10 @@ class Group:
         self._looked = 0.0
 
     def slow(self, now: float, *, stream: bool) -> dict[str, float]:
-        """Ids whose time to first token is over three times the group's median, for ten seconds; at most half of them.
+        """Ids ejected for ten seconds, because their time to first token is over three times the median.
 
-        Looked at once per second. One that comes back is measured anew: nothing was sent to it meanwhile.
+        Evaluated once per second; ejects at most half of the group. A deployment that returns is measured anew, since
+        nothing was sent to it meanwhile.
         """
         if now - self._looked < 1.0 or len(self.members) < 3:
             return self._ejected
@@ -269,7 +271,7 @@ class Planner:
     """Orders the members of a group for a call.
 
     Args:
-        prices: what targets cost; ``None`` of it where that is not known.
+        prices: returns a target's price card; ``None`` if unknown.
     """
 
     def __init__(self, prices: Prices, random: Random) -> None:
@@ -286,7 +288,7 @@ class Planner:
         now: float,
         session: bytes | None,
     ) -> list[Deployment]:
-        """Members of a group, the first choice first. Nothing is left out."""
+        """Returns all members in order of preference."""
         if len(members) < 2:
             return list(members)
         if session is not None:
@@ -297,7 +299,7 @@ class Planner:
         return chosen
 
     def cost(self, deployment: Deployment, call: Call) -> int | None:
-        """Nano-USD of the call there, as estimated; ``None`` if it has no price."""
+        """Estimated cost of the call in nano-USD; ``None`` if it has no price."""
         return self._cost(deployment, _estimated(call))
 
     def _cost(self, deployment: Deployment, usage: Usage) -> int | None:
@@ -308,7 +310,7 @@ class Planner:
         return None if charge.unpriced else charge.nano
 
     def ordered(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
-        """As listed; of several credentials of one target, one by weight first."""
+        """As listed; several credentials of one target are shuffled by weight."""
         if len({one.target.model + one.target.upstream.name for one in members}) == len(members):
             return list(members)
         spread = iter(self.shuffle(members, _call))
@@ -323,14 +325,14 @@ class Planner:
         return sorted(members, key=lambda one: -math.log(1.0 - draw()) / one.weight if one.weight else math.inf)
 
     def least_busy(self, members: Sequence[Deployment], _call: Call) -> list[Deployment]:
-        """Fewest attempts under way per weight; ties at random."""
+        """Fewest attempts in flight per weight; ties at random."""
         draw = self._random.random
         return sorted(members, key=lambda one: ((one.load.inflight + 1) / (one.weight or 1e-9), draw()))
 
     def fastest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
-        """Power of two choices on time to first token times load; the unmeasured are tried first.
+        """Power of two choices on time to first token times load; deployments without a measurement come first.
 
-        What was slow is never chosen, so it is measured anew after a while: it may be slow no more.
+        A measurement expires once others were chosen often enough: otherwise a slow deployment would stay unused.
         """
         scores = {one.id: score(one, call) for one in members}
         for one in members:
@@ -344,7 +346,7 @@ class Planner:
         return [first, *rest]
 
     def cheapest(self, members: Sequence[Deployment], call: Call) -> list[Deployment]:
-        """By estimated cost; what has no price comes last, since it is not free."""
+        """By estimated cost; unpriced deployments come last, since they are not free."""
         usage = _estimated(call)
         costs = {one.id: self._cost(one, usage) for one in members}
 
@@ -372,13 +374,13 @@ _STRATEGIES: Mapping[str, Callable[[Planner, Sequence[Deployment], Call], list[D
 
 
 def identity(target: Target) -> str:
-    """``upstream/model``, and which credential if there are several."""
+    """``upstream/model``, and ``#`` with the number of the credential, except for the first."""
     key = target.upstream.key
     return f"{target}#{key}" if key else str(target)
 
 
 def best(table: Mapping[str, V], name: str) -> V | None:
-    """The entry for a name: the exact one, else the wildcard that says most."""
+    """Returns the entry for a name: the exact one, otherwise the longest matching wildcard."""
     found = table.get(name)
     if found is not None:
         return found
@@ -387,25 +389,25 @@ def best(table: Mapping[str, V], name: str) -> V | None:
 
 
 def score(deployment: Deployment, call: Call) -> float:
-    """Seconds: time to first token, as if those under way came first. Unmeasured is 0."""
+    """Time to first token in seconds, times the attempts in flight plus one; 0 without a measurement."""
     seen = deployment.ttft[call.stream]
     return seen.average * (deployment.load.inflight + 1)
 
 
 def utilisation(deployment: Deployment) -> float:
-    """Share of the tighter of its limits that is used; 0 where it has none."""
+    """Used share of the tighter limit; 0 without limits."""
     windows = [window for window in (deployment.requests, deployment.tokens) if window is not None]
     return max((window.used() / window.amount for window in windows), default=0.0)
 
 
 def tagged(members: Sequence[Deployment], tags: frozenset[str], *, strict: bool) -> list[Deployment]:
-    """Those with one of the call's tags; where it is not strict, those without tags if there are none."""
+    """Returns members with one of the call's tags; if there are none and not ``strict``, those without tags."""
     with_tag = [one for one in members if not one.tags.isdisjoint(tags)]
     return with_tag if with_tag or strict else [one for one in members if not one.tags]
 
 
 def _rendezvous(session: bytes, deployment: Deployment) -> float:
-    """Weighted rendezvous hashing: every replica finds the same order, and a lost deployment moves only its own sessions."""
+    """Weighted rendezvous hashing: all replicas get the same order, and a lost deployment moves only its sessions."""
     digest = blake2b(session + deployment.id.encode(), digest_size=8).digest()
     unit = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
     return -math.log(unit) / deployment.weight if deployment.weight else math.inf

@@ -1,4 +1,4 @@
-"""The router: one call becomes attempts until one answers."""
+"""The router: turns a call into attempts until one succeeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ALIVE = frozenset({"request", "context_window", "content_policy", "conflict", "
 
 
 class Fallback(Plugin):
-    """Picks a target for every attempt, judges how it went, and tries the next one while nothing has been sent."""
+    """Selects a target for every attempt, evaluates the result, and tries the next one while nothing has been sent."""
 
     name = "fallback"
     Config = FallbackConfig
@@ -73,10 +73,10 @@ class Fallback(Plugin):
         for (
             name,
             targets,
-        ) in setup.models.known().items():  # from the start, so that what replicas tell of them is heard
+        ) in setup.models.known().items():  # from the start, so that reports of other replicas find their breakers
             self.fleet.group(name, targets)
         if any(one.tokens for one in config.deployments.values()):
-            self.demand = Demand.USAGE  # only a limit on tokens needs it
+            self.demand = Demand.USAGE  # needed only for token limits
         routes = [config, *config.models.values()]
         self.priced = any(one.strategy == "cheapest" or one.budget_aware for one in routes)  # type: ignore[misc]
 
@@ -100,7 +100,7 @@ class Fallback(Plugin):
                 await asyncio.wait({prober})
 
     def router(self, inner: Service[Attempt]) -> Service[Call]:
-        """The seam: a call in, attempts out."""
+        """Returns the service that turns a call into attempts."""
 
         async def fallback(call: Call) -> Outcome:
             journey = self._journey(call)
@@ -148,7 +148,7 @@ class Fallback(Plugin):
             return False
         if committed:
             how = _CONTINUED
-            journey.call.deadline = None  # the answer had begun in time
+            journey.call.deadline = None  # the answer has begun in time
         return journey.failed(deployment, error, how, _pause(deployment, error, how, self.clock()))
 
     async def _attempt(
@@ -159,7 +159,7 @@ class Fallback(Plugin):
         probe: Breaker | None,
         race: Race | None = None,
     ) -> Outcome:
-        """One attempt, and what it says of the deployment."""
+        """Make one attempt, and record its result for the deployment."""
         call = journey.call
         journey.begins(deployment)
         decides = probe is not None or journey.panicking
@@ -169,7 +169,7 @@ class Fallback(Plugin):
         try:
             outcome = await inner(attempt)
         except GatewayError as error:
-            if attempt.error is None:  # a layer's, which sent nothing
+            if attempt.error is None:  # raised by a layer, before anything was sent
                 attempt.error = error
             self._fared(deployment, attempt, error, decides)
             deployment.spared(error, journey.reserved(deployment), committed=call.reply.committed)
@@ -188,7 +188,7 @@ class Fallback(Plugin):
                     call.reply.gate = None
             if probe is not None and not (alarm is not None and alarm.committed):
                 self.shared.release(probe)
-        if outcome.error is not None:  # an error event of the upstream's own, which the client has
+        if outcome.error is not None:  # an error event of the upstream, already sent to the client
             self._fared(deployment, attempt, outcome.error, decides)
             return outcome
         self._well(deployment, attempt, decides)
@@ -197,12 +197,12 @@ class Fallback(Plugin):
         return outcome
 
     def _silence(self, journey: Journey, hedge: Hedge) -> float | None:
-        """Seconds after which a second attempt starts; ``None`` while that is not known."""
+        """Seconds after which a second attempt starts; ``None`` while there are too few samples."""
         assert journey.current is not None
         return hedge.delay or journey.current.ttft[journey.call.stream].p95()
 
     async def _race(self, inner: Service[Attempt], journey: Journey, probe: Breaker | None, delay: float) -> Outcome:
-        """An attempt and, where it stays silent, a second one: the first to begin its answer wins, the other is cancelled."""
+        """Make an attempt, and a second one after ``delay``: the first to answer wins, the other is cancelled."""
         call, first = journey.call, journey.current
         assert first is not None
         hedge = journey.route.settings.hedge
@@ -248,7 +248,7 @@ class Fallback(Plugin):
             return None
 
         def begun() -> None:
-            # a stream may last for minutes: that it began is what the others wait to hear, and all that it decides
+            # a stream may last for minutes: its beginning is enough to decide the probe, for which other calls wait
             self._alive(deployment, decides=True)
             if probe is not None:
                 self.shared.release(probe)
@@ -263,7 +263,7 @@ class Fallback(Plugin):
             call.reply.gate = Single(call, alarm)
         return alarm
 
-    # ── what it says of the deployment ───────────────────────────────────────────────────────────────────────────
+    # ── results for the deployment ───────────────────────────────────────────────────────────────────────────────
 
     def _well(self, deployment: Deployment, attempt: Attempt, decides: bool) -> None:
         self._alive(deployment, decides=decides)
@@ -295,11 +295,11 @@ class Fallback(Plugin):
                 breaker.refused()
 
     def explain(self, call: Call) -> str | None:
-        """Candidates, scores, exclusions with reasons, the order and the price of each."""
+        """Returns candidates with scores and prices, in order, and exclusions with reasons."""
         return explain(self.chooser, call)
 
     def metrics(self) -> Iterator[Sample]:
-        """Each deployment of the stack file: its breaker, failures in a row, attempts under way."""
+        """Each deployment of the stack file: its state, failures in a row, attempts in flight."""
         now = self.clock()
         known = self.setup.models.known()
         members = {m.id: m for name, targets in known.items() for m in self.fleet.group(name, targets).members}
@@ -313,7 +313,7 @@ class Fallback(Plugin):
             yield Sample("gwcore_deployment_in_flight", one.inflight, labels, "Attempts under way.")
 
     def health(self) -> dict[str, Any]:
-        """Every deployment of the stack file, and whether replicas share what they know."""
+        """Every deployment of the stack file, and whether replicas share their health state."""
         now = self.clock()
         shown = {}
         for name, targets in self.setup.models.known().items():
@@ -324,7 +324,7 @@ class Fallback(Plugin):
 
 
 def _pause(deployment: Deployment, error: GatewayError, how: Ending, now: float) -> float:
-    """Seconds that the upstream wants to be left alone."""
+    """Seconds during which the upstream wants no requests."""
     if how.kind == "rate_limited":
         return max(error.retry_after or 0.0, deployment.breaker.until - now)
     return error.retry_after or 0.0 if isinstance(error, Refused) else 0.0

@@ -1,7 +1,7 @@
-"""When to try again, and how often.
+"""When and how often to retry.
 
-Which failure is worth another try stands in :mod:`gwcore.outcomes`; here is the rest: back-off, what an upstream says
-about time, and how much trying again a failing upstream has to bear.
+:mod:`gwcore.outcomes` defines which failures are worth a retry; this module has the rest: back-off, the waits that
+upstreams ask for, and the retry budget of a failing upstream.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def backoff(tries: int, base: float, cap: float, random: Random) -> float:
 
 
 def retry_after(error: GatewayError, wall: Callable[[], float]) -> float | None:
-    """Seconds after which the upstream wants to be asked again, where it says so; ``wall`` is the time of day.
+    """Seconds after which the upstream accepts a retry, if it says so; ``wall`` is the time of day.
 
-    ``retry-after-ms``, ``retry-after`` (seconds or an HTTP date), the latest reset of an exhausted ``x-ratelimit-*`` or
-    ``*-ratelimit-*`` pair, Google's ``RetryInfo``; whichever stands first in this list.
+    The first of: ``retry-after-ms``, ``retry-after`` (seconds or an HTTP date), the latest reset of an exhausted
+    ``x-ratelimit-*`` or ``*-ratelimit-*`` pair, Google's ``RetryInfo``. At most ``LONGEST_WAIT``.
     """
     if not isinstance(error, Refused):
         return error.retry_after
@@ -47,7 +47,7 @@ def _number(text: str | None, unit: float = 1.0) -> float | None:
 
 
 def _moment(text: str, wall: Callable[[], float]) -> float | None:
-    """A reset as vendors write it: ``6m0s``, seconds, epoch seconds, or RFC 3339."""
+    """Seconds until a reset, which vendors write as ``6m0s``, seconds, epoch seconds or RFC 3339."""
     if _SPAN.fullmatch(text):
         return parse_duration(text)
     number = _number(text)
@@ -71,11 +71,11 @@ def _reset(headers: dict[str, str], wall: Callable[[], float]) -> float | None:
 
 
 class Budget:
-    """How much trying again one upstream has to bear: a share of its requests, and a few whatever the share.
+    """Retry budget of one upstream: a share of its requests, plus a reserve.
 
-    After Finagle's: a request deposits ``share``, a retry takes 1, and the account holds ``reserve`` at most and at first.
-    A failing upstream so gets at most ``1 + share`` times its requests; one that fails now and then is retried always.
-    An account that begins ``empty`` never pays for more than its share.
+    As in Finagle: a request deposits ``share``, a retry takes 1, and the balance starts at ``reserve``, which is also
+    its maximum. So a failing upstream gets at most ``1 + share`` times its requests in the long run, and occasional
+    failures are always retried. A budget that starts ``empty`` never exceeds its share.
     """
 
     __slots__ = ("_balance", "_reserve", "_share")
@@ -86,7 +86,7 @@ class Budget:
         self._balance = 0.0 if empty else float(reserve)
 
     def request(self) -> None:
-        """A request, not a retry."""
+        """Count a request that is not a retry."""
         self._balance = min(self._reserve, self._balance + self._share)
 
     @property
@@ -95,7 +95,7 @@ class Budget:
         return self._balance >= 1.0
 
     def take(self) -> bool:
-        """Whether one more retry is allowed; it is then counted."""
+        """Whether one more retry is allowed; if so, count it."""
         if not self.left:
             return False
         self._balance -= 1.0

@@ -1,4 +1,4 @@
-"""What the settings say of each model: its route, and the names that come after it. Dead references are found here."""
+"""The route of each model: its settings, and the models to try after it. Rejects names that do not exist."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LISTS = {
 
 @dataclass(slots=True, frozen=True)
 class Route:
-    """One model's settings, merged. ``after`` is what comes after its own targets, by what the failure asks for."""
+    """One model's settings, merged. ``after``: need of the failure → models to try after its own targets."""
 
     settings: RouteConfig
     after: dict[str, tuple[str, ...]]
 
 
 class Routes:
-    """Routes by model. Raises ``BadConfig`` for a name that means nothing, or a model that falls back to itself."""
+    """Routes by model. Raises ``BadConfig`` for an unknown name, or a model that falls back to itself."""
 
     def __init__(self, config: FallbackConfig, models: Models) -> None:
         self._config = config
@@ -42,16 +42,16 @@ class Routes:
         self._check()
 
     def of(self, model: str) -> Route:
-        """The route of a model as the client wrote it."""
+        """Returns the route of a model, named as the client wrote it."""
         found = self._known.get(model)
         if found is None:
             found = self._make(model)
-            if len(self._known) < _KNOWN:  # names are typed by clients
+            if len(self._known) < _KNOWN:  # clients choose names
                 self._known[model] = found
         return found
 
     def targets(self, name: str) -> tuple[Target, ...]:
-        """What a fallback's name means."""
+        """Returns the targets of a fallback's name."""
         return self._targets[name]
 
     def _make(self, model: str) -> Route:

@@ -1,4 +1,4 @@
-"""Which calls belong together, so that they meet the same prompt cache."""
+"""Which calls belong to one session and should use the same prompt cache."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import orjson
 
 from gwcore.call import Call
 
-# what begins a conversation, in every dialect, or is all that is asked
+# keys that begin a conversation or contain the whole input, of all dialects
 _PREFIX = ("system", "instructions", "systemInstruction", "tools")
 _TURNS = ("messages", "input", "contents", "prompt", "query")
 _OPENING = 2  # turns
 
 
 def session_of(call: Call, affinity: str) -> bytes | None:
-    """Names the session: a header, ``prompt_cache_key``, ``metadata.user_id``; with ``prefix`` else how the call begins.
+    """Returns a hash that identifies the session; ``None`` if it has none.
 
-    The caller is part of it, so that no two callers meet by a name.
+    The first of: a header, ``prompt_cache_key``, ``metadata.user_id`` and, with ``prefix``, the beginning of the call.
+    The caller's id is included, so that callers who use the same name do not share a session.
     """
     named = call.session
     document = call.document or {}
@@ -41,7 +42,7 @@ def session_of(call: Call, affinity: str) -> bytes | None:
 
 
 def _beginning(document: dict[str, object]) -> bytes | None:
-    """What stays the same while a conversation grows; ``None`` where nothing can be told from it."""
+    """Returns the part that stays the same while a conversation grows; ``None`` if it is empty."""
     parts = [document.get(key) for key in _PREFIX]
     for key in _TURNS:
         turns = document.get(key)
@@ -53,7 +54,7 @@ def _beginning(document: dict[str, object]) -> bytes | None:
 
 
 def _opening(turns: list[object]) -> int:
-    """How many turns there are up to what the user said first: the answer to it is in later calls only."""
+    """Number of turns up to the first user turn, at most two: the answer to it is in later calls only."""
     for at, turn in enumerate(turns[:_OPENING], 1):
         if isinstance(turn, dict) and turn.get("role") == "user":
             return at

@@ -1,8 +1,8 @@
-"""Health that replicas share: each tells the others at once what it sees, through Redis.
+"""Health shared by replicas: each one reports what it observes to the others at once, through Redis.
 
-What is open, and until when, stands in a hash in the server's time, for workers that start later; what happens is
-published, and arrives within milliseconds. Nothing waits for the store but a probe's claim, and that no longer than
-``TIMEOUT``. Without the store every worker goes by what it has seen itself.
+Open breakers and their end, in the server's time, are kept in a hash for workers that start later; events are
+published, and arrive within milliseconds. Only the claim of a probe waits for the store, for at most ``TIMEOUT``.
+Without the store, every worker uses its own observations only.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gwcore.resources import Store, redis_client
 from gwcore_fallback.health import Breaker
 from gwcore_fallback.plan import Fleet
 
-TIMEOUT = 0.25  # seconds that a command may take
-COUNT_EVERY = 0.1  # seconds between two exchanges of what is used of limits
-_PAUSE = 1.0  # before the store is tried again
+TIMEOUT = 0.25  # limit of seconds for a command
+COUNT_EVERY = 0.1  # seconds between two exchanges of used limits
+_PAUSE = 1.0  # seconds before the store is tried again
 _UNBORN = 4096
-_KEPT = 3600  # seconds that the state outlives the last event
+_KEPT = 3600  # seconds for which the state is kept after the last event
 
 _log = structlog.get_logger("gwcore.fallback")
 
-# One event: remember what is open, tell the others. Times cross as durations; the server's clock is everybody's.
+# One event: store what is open, publish it. Workers send durations, so that only the server's clock counts.
 _TELL = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -44,7 +44,7 @@ end
 redis.call('PUBLISH', ARGV[1], table.concat({ARGV[2], event, id, opens, now + left, reason}, '|'))
 return 1
 """
-# One limit: add what was used here, tell what all used in the period. Slices are of the server's clock.
+# One limit: add the local usage, return the total of all workers in the period. Slices follow the server's clock.
 _COUNT = """
 local t = redis.call('TIME')
 local turn = math.floor((t[1] * 1000 + math.floor(t[2] / 1000)) / tonumber(ARGV[2]))
@@ -68,7 +68,7 @@ _FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', 
 
 
 class Alone:
-    """One process, or several that do not talk."""
+    """Health of one process that shares nothing."""
 
     state = "memory"
 
@@ -76,10 +76,10 @@ class Alone:
         self.fleet: Fleet
 
     def report(self, event: str, breaker: Breaker) -> None:
-        """Nobody to tell."""
+        """Does nothing: there are no others."""
 
     def born(self, breaker: Breaker) -> Breaker:
-        """A breaker that is new here."""
+        """Returns a new breaker, with anything already known about it."""
         return breaker
 
     async def claim(self, breaker: Breaker) -> bool:
@@ -90,21 +90,21 @@ class Alone:
         return True
 
     def release(self, breaker: Breaker) -> None:
-        """The probe is over, whatever it found."""
+        """End the probe, whatever its result."""
         breaker.probing = False
 
     async def leads(self, interval: float) -> bool:  # noqa: ARG002 - for overriding
-        """Whether this process does what one in the fleet does, for the next ``interval`` seconds."""
+        """Whether this process is the leader of the fleet for the next ``interval`` seconds."""
         return True
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Nothing to run."""
+        """Runs nothing."""
         yield
 
 
 class Shared(Alone):
-    """Several processes and one Redis.
+    """Health shared by several processes through one Redis.
 
     Attributes:
         state: ``shared``, or ``alone`` while the store cannot be reached.
@@ -123,15 +123,15 @@ class Shared(Alone):
         self._outbox: deque[tuple[str, Breaker]] = deque(maxlen=10_000)
         self._wake = asyncio.Event()
         self._unborn: dict[str, tuple[str, int, float, str]] = {}
-        self._offset = 0.0  # server's clock less ours, in seconds
+        self._offset = 0.0  # server's clock minus ours, in seconds
 
     def report(self, event: str, breaker: Breaker) -> None:
-        """Tell the others, behind the caller's back."""
+        """Report to the others in the background."""
         self._outbox.append((event, breaker))
         self._wake.set()
 
     def born(self, breaker: Breaker) -> Breaker:
-        """One that others have spoken of already knows it."""
+        """Returns a new breaker, after applying what others reported about it earlier."""
         told = self._unborn.pop(breaker.id, None)
         if told is not None:
             event, opens, until, reason = told
@@ -139,7 +139,7 @@ class Shared(Alone):
         return breaker
 
     async def claim(self, breaker: Breaker) -> bool:
-        """Whether the caller may probe: nobody else in the fleet does, as far as the store can say."""
+        """Whether the caller may probe: only one worker of the fleet may. Without the store, one of each process."""
         if not await super().claim(breaker):
             return False
         if self.state != "shared":
@@ -151,7 +151,7 @@ class Shared(Alone):
         except asyncio.CancelledError:
             breaker.probing = False
             raise
-        except Exception as error:  # whatever a driver raises for a store that is gone, hangs or refuses
+        except Exception as error:  # anything a driver raises if the store is down, hangs or rejects the command
             self._lost(error)
             return True
         if not won:
@@ -159,7 +159,7 @@ class Shared(Alone):
         return bool(won)
 
     async def leads(self, interval: float) -> bool:
-        """Whether this process holds the lease, or takes it; without the store each leads itself."""
+        """Whether this process holds or obtains the lease; without the store, every process is a leader."""
         if self.state != "shared":
             return True
         lease = int(interval * 1500)
@@ -170,17 +170,17 @@ class Shared(Alone):
             return True
 
     def release(self, breaker: Breaker) -> None:
-        """The probe is over; one that found nothing out leaves the next to another."""
+        """End the probe; if it decided nothing, any worker may claim the next one."""
         super().release(breaker)
         if breaker.half_open(time.monotonic()):
             self.report("free", breaker)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen and tell until the block ends; then tell what is left."""
+        """Listen and report until the block ends; then send the remaining reports."""
         ready = asyncio.Event()
         tasks = [asyncio.create_task(work) for work in (self._listen(ready), self._tell(), self._count())]
-        with suppress(TimeoutError):  # what is open is known before the first call, if the store is there
+        with suppress(TimeoutError):  # open breakers are known before the first call, if the store answers
             await asyncio.wait_for(ready.wait(), 2 * TIMEOUT)
         try:
             yield
@@ -220,7 +220,7 @@ class Shared(Alone):
                 self._outbox.popleft()
 
     async def _count(self) -> None:
-        """Share what is used of limits, ten times a second; nothing where there are none."""
+        """Share the usage of limits, ten times a second; does nothing without limits."""
         while True:
             await asyncio.sleep(COUNT_EVERY)
             limited = [
@@ -273,14 +273,15 @@ class Shared(Alone):
                 await client.aclose()
 
     async def _hear(self, events: Any) -> None:
-        """What the others tell, until the store is lost.
+        """Apply the reports of others, until the store is lost.
 
-        A connection whose other end is gone, as after a failover, is silent and does not break: silence is asked.
+        A connection whose other end is gone, as after a failover, is silent and does not break: so silence is answered
+        with a ping.
         """
         asked = False
         while True:
             message = await events.get_message(timeout=_PAUSE)
-            if self.state == "alone":  # a command failed, and this connection did not
+            if self.state == "alone":  # a command failed, but this connection still works
                 await self._catch_up()
             if message is not None:
                 asked = False
@@ -293,7 +294,7 @@ class Shared(Alone):
                 asked = True
 
     async def _catch_up(self) -> None:
-        """What is open now, and so shared; asked after subscribing, so that nothing falls between."""
+        """Load what is open now. Runs after subscribing, so that no event is missed."""
         before = time.monotonic()
         seconds, micros = await self._client.time()
         self._offset = seconds + micros / 1e6 - (before + time.monotonic()) / 2
@@ -319,7 +320,7 @@ class Shared(Alone):
 
 
 def shared_for(store: Store, namespace: str) -> Alone:
-    """What fits the store. Raises ``BadConfig`` for one that cannot tell others at once."""
+    """Returns the implementation for the store. Raises ``BadConfig`` for a store without publish and subscribe."""
     if store.scheme == "redis":
         return Shared(store, namespace)
     if store.scheme == "memory":

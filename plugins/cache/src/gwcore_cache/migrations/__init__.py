@@ -1,1 +1,1 @@
-"""The history of the tables of cache: one module per revision."""
+"""Migrations of the cache's tables: one module per revision."""

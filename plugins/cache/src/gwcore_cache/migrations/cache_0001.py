@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create what the first release needs."""
+    """Create the tables of the first release."""
     op.create_table(
         "cache_entry",
         sa.Column("key", sa.LargeBinary(32), primary_key=True),

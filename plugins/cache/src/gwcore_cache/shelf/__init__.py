@@ -1,4 +1,4 @@
-"""Where answers are kept: one contract, three homes."""
+"""Storage of answers: one protocol, three implementations."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from gwcore_cache.entry import Entry
 
 
 class ShelfDown(Exception):
-    """The store does not answer in time, or not at all. Holds no text of a driver's."""
+    """The store does not answer, or not in time. Contains no driver text."""
 
 
 class ShelfFull(ShelfDown):
-    """The store answers, and takes nothing more."""
+    """The store answers, but accepts no more data."""
 
 
 class Turn(Enum):
     """Who asks the upstream."""
 
     OURS = "ours"
-    """The caller: nobody else in the fleet does."""
+    """The caller, and no other worker that shares leases."""
     OTHERS = "others"
-    """Another worker does: come again soon."""
+    """Another worker: try again soon."""
     ALONE = "alone"
-    """Whoever wants: the last answer was one that nobody may keep."""
+    """Every call by itself, for example because the last answer could not be stored."""
 
 
 @dataclass(slots=True)
 class Turned:
-    """What :meth:`Shelf.turn` says; ``entry`` is what stands there now, fresh or not.
+    """Result of :meth:`Shelf.turn`; ``entry`` is the current entry, fresh or not.
 
-    ``epoch`` is handed back with the answer: one that was begun before a purge is not kept after it.
+    ``epoch`` is passed to :meth:`Shelf.put`: an answer that was begun before a purge is not stored after it.
     """
 
     turn: Turn
@@ -43,7 +43,7 @@ class Turned:
 
 @dataclass(slots=True, frozen=True)
 class Wanted:
-    """What to purge: everything that fits all that is given; of nothing, everything."""
+    """What to purge: entries that match all given fields; all entries if none is given."""
 
     keys: tuple[bytes, ...] = ()
     model: str | None = None
@@ -52,11 +52,11 @@ class Wanted:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing narrows it."""
+        """Whether no field is given."""
         return not self.keys and self.model is None and self.tag is None and self.scope is None
 
     def fits(self, key: bytes, entry: Entry) -> bool:
-        """Whether an entry is among them."""
+        """Whether an entry matches."""
         return (
             (not self.keys or key in self.keys)
             and (self.model is None or entry.model == self.model)
@@ -69,10 +69,10 @@ class Shelf(Protocol):
     """Keys are 32 bytes. Every method but ``health`` may raise :class:`ShelfDown`."""
 
     leases: bool
-    """Whether :meth:`turn` knows of other workers."""
+    """Whether :meth:`turn` coordinates with other workers."""
 
     async def get(self, keys: Sequence[bytes], scope: str) -> list[Entry | None]:
-        """Entries, in the order of ``keys``; what does not open is deleted and ``None``."""
+        """Returns entries in the order of ``keys``; one that does not open is deleted, and ``None``."""
         ...
 
     async def turn(self, key: bytes, scope: str) -> Turned:
@@ -80,13 +80,13 @@ class Shelf(Protocol):
         ...
 
     async def put(self, entries: Sequence[tuple[bytes, Entry]], turn: bytes | None, epoch: int) -> bool:
-        """Keep them and end the turn on ``turn``; whether they were kept."""
+        """Store the entries and end the turn on ``turn``; returns whether they were stored."""
         ...
 
     async def leave(self, turn: bytes, *, alone: bool) -> None:
-        """End a turn without an answer to keep; ``alone``: for a moment let everybody ask for themselves."""
+        """End a turn without an answer to store; ``alone``: for a moment, calls do not wait for each other."""
         ...
 
     async def purge(self, wanted: Wanted) -> int:
-        """Forget; how many."""
+        """Delete matching entries; returns their number."""
         ...

@@ -1,4 +1,4 @@
-"""A shelf that can fail: what fails is a miss, and for a second nobody waits for it again."""
+"""Protects calls from a failing shelf: a failure is a miss, and for a second no call waits for it again."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from gwcore_cache.entry import Entry
 from gwcore_cache.shelf import Shelf, ShelfDown, ShelfFull, Turn, Turned
 
 PAUSE: Final = 1.0
-"""Seconds between two looks at a store that is away."""
+"""Seconds between two attempts to reach a store that is down."""
 _AGAIN: Final = 60.0
-"""Seconds between two lines of the log that say it is full."""
+"""Seconds between two log lines about a full store."""
 T = TypeVar("T")
 _log = structlog.get_logger("gwcore")
 
 
 class Guard:
-    """Stands before a shelf on the request path.
+    """Wraps a shelf on the request path.
 
     Attributes:
-        down_since: monotonic second since which the store is away, or ``None``.
-        failures: look-ups and writes that failed.
+        down_since: monotonic second since which the store is down, or ``None``.
+        failures: number of failed look-ups and writes.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -34,22 +34,22 @@ class Guard:
         self.failures = 0
 
     async def get(self, keys: Sequence[bytes], scope: str) -> list[Entry | None]:
-        """Nothing where the store is away."""
+        """Returns only ``None`` if the store is down."""
         found = await self._asked(lambda: self._shelf.get(keys, scope))
         return [None] * len(keys) if found is None else found
 
     async def turn(self, key: bytes, scope: str) -> Turned:
-        """Ours where the store is away; such an answer is not kept."""
+        """Ours if the store is down; that answer is not stored."""
         return await self._asked(lambda: self._shelf.turn(key, scope)) or Turned(Turn.OURS, None, -1)
 
     async def put(self, entries: Sequence[tuple[bytes, Entry]], turn: bytes | None, epoch: int) -> bool:
-        """False where the store is away."""
+        """``False`` if the store is down or full."""
         if epoch < 0:
             return False
         return bool(await self._asked(lambda: self._shelf.put(entries, turn, epoch)))
 
     async def leave(self, turn: bytes, *, alone: bool) -> None:
-        """Best effort: a turn that is not ended ends by itself."""
+        """Best effort: a turn expires by itself."""
         await self._asked(lambda: self._shelf.leave(turn, alone=alone))
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
@@ -57,10 +57,10 @@ class Guard:
         if self.down_since is not None:
             if now < self._next:
                 return None
-            self._next = now + PAUSE  # this call looks; those behind it do not wait
+            self._next = now + PAUSE  # this call tries the store; the next ones do not wait
         try:
             answer = await ask()
-        except ShelfFull:  # what is there can still be had
+        except ShelfFull:  # it can still be read
             self.failures += 1
             if now >= self._tell:
                 self._tell = now + _AGAIN

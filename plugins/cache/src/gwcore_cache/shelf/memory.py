@@ -1,4 +1,4 @@
-"""Answers in this process. Each worker has its own; a purge reaches the others through a file that they share."""
+"""Answers in the memory of this process. Each worker has its own; a purge reaches the others through a shared file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gwcore_cache.entry import Entry
 from gwcore_cache.shelf import Turn, Turned, Wanted
 
 LISTEN: Final = 0.5
-"""Seconds between two looks for purges of other workers."""
+"""Seconds between two checks for purges of other workers."""
 
 
 def _now() -> int:
@@ -25,11 +25,11 @@ def _now() -> int:
 
 
 class MemoryShelf:
-    """Least recently used goes first, by bytes.
+    """An LRU cache limited by bytes.
 
     Args:
         capacity: bytes.
-        news: a file that all workers append purges to; ``None`` where there is one worker.
+        news: a file to which all workers append purges; ``None`` if there is only one worker.
         clock: milliseconds since the epoch.
     """
 
@@ -43,7 +43,7 @@ class MemoryShelf:
         self._clock = clock
         self._news = news
         self._read = 0
-        self._listeners = 0  # a reload has two for a while
+        self._listeners = 0  # briefly two during a reload
 
     async def get(self, keys: Sequence[bytes], scope: str) -> list[Entry | None]:  # noqa: ARG002 - of the contract
         """See :class:`gwcore_cache.shelf.Shelf`."""
@@ -67,7 +67,7 @@ class MemoryShelf:
         return True
 
     async def turn(self, key: bytes, scope: str) -> Turned:  # noqa: ARG002 - of the contract
-        """Always ours: other workers do not share."""
+        """Always ours: workers share nothing."""
         return Turned(Turn.OURS, self._get(key), self._epoch)
 
     async def put(self, entries: Sequence[tuple[bytes, Entry]], turn: bytes | None, epoch: int) -> bool:  # noqa: ARG002
@@ -76,7 +76,7 @@ class MemoryShelf:
             return False
         for key, entry in entries:
             self._drop(key)
-            if entry.size > self.capacity:  # all others would go for it, and then it would
+            if entry.size > self.capacity:  # it would displace all others, and then be dropped itself
                 continue
             self._entries[key] = entry
             self.size += entry.size
@@ -85,10 +85,10 @@ class MemoryShelf:
         return True
 
     async def leave(self, turn: bytes, *, alone: bool) -> None:
-        """Nobody waits elsewhere."""
+        """Does nothing: no other worker waits."""
 
     async def purge(self, wanted: Wanted) -> int:
-        """Here at once, in the other workers within :data:`LISTEN`."""
+        """Purge here at once, in the other workers within :data:`LISTEN` seconds. Counts only entries of this one."""
         if self._news is not None:
             said = orjson.dumps(
                 {
@@ -98,7 +98,7 @@ class MemoryShelf:
                     "scope": wanted.scope,
                 }
             )
-            with self._news.open("ab") as file:  # one write of a line: lines of several workers do not mix
+            with self._news.open("ab") as file:  # one write per line, so that lines of several workers do not mix
                 file.write(said + b"\n")
         return self._purge(wanted)
 
@@ -144,5 +144,5 @@ class MemoryShelf:
                 self._purge(Wanted(**said))
 
     def health(self) -> dict[str, Any]:
-        """How full it is."""
+        """Number and bytes of entries."""
         return {"entries": len(self._entries), "bytes": self.size}

@@ -1,7 +1,7 @@
-"""Answers in Redis or Valkey, and who in the fleet asks the upstream: a lease per key, renewed while its call runs.
+"""Answers in Redis or Valkey. One worker of the fleet asks the upstream: a lease per key, renewed while its call runs.
 
-Keys stand in one hash slot, since a script reads an entry, its lease and the number of purges together. What is asked in
-one turn of the loop travels together. Nothing is asked twice: a command that may have run is not sent again.
+All keys are in one hash slot, since a script reads an entry, its lease and the number of purges together. Commands of
+one turn of the event loop are sent as one batch. A command that may have run is never sent again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from gwcore_cache.shelf import ShelfDown, ShelfFull, Turn, Turned, Wanted
 from gwcore_cache.shelf.sql import opened
 
 PASS: Final = 1000
-"""Milliseconds for which everybody asks for themselves after an answer that may not be kept."""
+"""Milliseconds during which calls do not wait for each other after an answer that may not be stored."""
 WRITE_WITHIN: Final = 2.0
 WARM_WITHIN: Final = 1.0
 _BATCH: Final = 500
-_LARGEST: Final = 1000  # keys that one command deletes
+_LARGEST: Final = 1000  # limit of keys for one delete command
 
-# a store that is full still reads: then there are no turns, and all ask for themselves
+# a full store can still be read: then there are no turns, and every call asks the upstream itself
 _TURN = """
 local v, held = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
 local epoch = redis.call('GET', KEYS[3]) or '0'
@@ -36,8 +36,8 @@ if held then return {1, epoch, v} end
 if redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]).err then return {2, epoch, v} end
 return {0, epoch, v}
 """
-# KEYS: purges, lease or '', then the entry and its indexes, time and again; ARGV: token, epoch, and per entry its data,
-# milliseconds to keep it, its name in indexes and how many of them there are
+# KEYS: purges, the lease (purges again: none), then per entry its key and indexes; ARGV: token, epoch, then per entry
+# its data, milliseconds to keep it, its name in indexes and the number of indexes
 _PUT = """
 local kept = 0
 if (redis.call('GET', KEYS[1]) or '0') == ARGV[2] then
@@ -79,7 +79,7 @@ TURN, PUT, LEAVE, RENEW = map(_Script, (_TURN, _PUT, _LEAVE, _RENEW))
 
 
 class Pipe:
-    """One connection; what is asked while a batch is under way forms the next."""
+    """Sends commands in batches: those that arrive while a batch is in flight form the next one."""
 
     def __init__(self, client: Any, timeout: float) -> None:
         self._client = client
@@ -88,13 +88,13 @@ class Pipe:
         self._sending: asyncio.Task[None] | None = None
 
     async def warm(self) -> None:
-        """Connect before the first call does: it would have to wait for more than an answer."""
-        with contextlib.suppress(Exception):  # as in _send; who asks next is told
+        """Connect in advance, so that the first call need not wait for it."""
+        with contextlib.suppress(Exception):  # as in _send; the next command reports it
             async with asyncio.timeout(WARM_WITHIN):
                 await self._client.ping()
 
     async def ask(self, *command: Any) -> Any:
-        """One command's answer. Raises ``ShelfDown``."""
+        """Returns the answer of one command; an error reply is returned, too. Raises ``ShelfDown``."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append((command, done))
         if self._sending is None:
@@ -102,7 +102,7 @@ class Pipe:
         return await done
 
     async def run(self, script: _Script, keys: Sequence[Any], *args: Any) -> Any:
-        """One script's answer; a server that has lost it is given it again. Raises ``ShelfDown``."""
+        """Returns a script's answer; loads the script if the server does not have it. Raises ``ShelfDown``."""
         from redis.exceptions import NoScriptError, OutOfMemoryError  # noqa: PLC0415 - an optional driver
 
         answer = await self.ask("EVALSHA", script.sha, len(keys), *keys, *args)
@@ -122,7 +122,7 @@ class Pipe:
                         pipe.execute_command(*command)
                     async with asyncio.timeout(self._timeout):
                         answers = await pipe.execute(raise_on_error=False)
-                except Exception as error:  # whatever a driver raises for a server that is gone, hangs or is full
+                except Exception as error:  # anything a driver raises if the server is down, hangs or is full
                     down = ShelfDown(type(error).__name__)
                     for _, done in batch:
                         if not done.done():
@@ -135,7 +135,7 @@ class Pipe:
             self._sending = None
 
     async def aclose(self) -> None:
-        """Wait for what is under way, disconnect."""
+        """Wait for commands in flight, then disconnect."""
         if self._sending is not None:
             await asyncio.wait({self._sending})
         with contextlib.suppress(OSError):
@@ -143,10 +143,13 @@ class Pipe:
 
 
 class RedisShelf:
-    """One per plugin and process.
+    """Redis or Valkey; one per plugin and process.
 
     Args:
-        timeout: seconds that a look-up may take.
+        store: the Redis store.
+        envelope: encrypts entries, or adds a checksum.
+        namespace: prefix of all keys.
+        timeout: limit of seconds for a look-up.
         lease: seconds after which a dead worker's turn ends.
     """
 
@@ -192,7 +195,7 @@ class RedisShelf:
         try:
             said = await self._reads.run(TURN, names, self._token, int(self._lease * 1000))
         except asyncio.CancelledError:
-            # it may have been given: nobody else may have to wait for it to end by itself
+            # the turn may have been granted: end it, so that no other worker waits for its expiry
             self._spawn_leave(key)
             raise
         turn = (Turn.OURS, Turn.OTHERS, Turn.ALONE)[said[0]]
@@ -263,7 +266,7 @@ class RedisShelf:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Connect, if that goes fast; renew the turns of this worker until the end."""
+        """Connect, waiting a second at most; renew the turns of this worker until the block ends."""
         self._reads, self._writes = (
             Pipe(redis_client(self._url, within, within=max(within, WARM_WITHIN), most=2), within)
             for within in (self._timeout, WRITE_WITHIN)
@@ -289,7 +292,7 @@ class RedisShelf:
                 )
 
     def health(self) -> dict[str, Any]:
-        """Turns of this worker."""
+        """Number of turns of this worker."""
         return {"asking": len(self._turns)}
 
 
@@ -300,5 +303,5 @@ def _said(answer: Any) -> Any:
 
 
 def _literal(text: str) -> str:
-    """For MATCH, whose wildcards these are."""
+    """Escapes the wildcards of MATCH."""
     return "".join("\\" + c if c in "*?[]\\^-" else c for c in text)

@@ -1,4 +1,4 @@
-"""Answers in a table. Workers share them; who asks the upstream is settled per worker."""
+"""Answers in a SQL table, shared by workers. Equal calls are only coalesced within a worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gwcore_cache.shelf import ShelfDown, Turn, Turned, Wanted
 
 MIGRATIONS: Final = Migrations("cache", "gwcore_cache.migrations", head="cache_0001")
 SWEEP: Final = 60.0
-"""Seconds between two looks for what has expired."""
+"""Seconds between two deletions of expired entries."""
 _BATCH: Final = 500
 WRITE_WITHIN: Final = 2.0
 
@@ -61,8 +61,10 @@ class SqlShelf:
     """SQLite or PostgreSQL.
 
     Args:
-        capacity: bytes; the oldest entries beyond it go at the next sweep.
-        timeout: seconds that a look-up may take.
+        store: the SQL store.
+        envelope: encrypts entries, or adds a checksum.
+        capacity: bytes; beyond it, the oldest entries are deleted at the next sweep.
+        timeout: limit of seconds for a look-up.
         clock: milliseconds since the epoch.
     """
 
@@ -102,7 +104,7 @@ class SqlShelf:
             raise ShelfDown(type(error).__name__) from None
 
     async def turn(self, key: bytes, scope: str) -> Turned:
-        """Always ours: other workers are not asked."""
+        """Always ours: there is no coordination with other workers."""
         (entry,) = await self.get([key], scope)
         try:
             async with reading(self._store, self._timeout) as sql:
@@ -113,7 +115,7 @@ class SqlShelf:
 
     async def put(self, entries: Sequence[tuple[bytes, Entry]], turn: bytes | None, epoch: int) -> bool:  # noqa: ARG002
         """See :class:`gwcore_cache.shelf.Shelf`."""
-        # one that is larger than the capacity would push out all others, and then go itself
+        # an entry larger than the capacity would displace all others, and then be deleted itself
         entries = [(key, entry) for key, entry in dict(entries).items() if entry.size <= self._capacity]
         if not entries:
             return False
@@ -132,7 +134,7 @@ class SqlShelf:
         tags = [{"key": key, "tag": tag} for key, entry in entries for tag in {tag[:512] for tag in entry.tags}]
         try:
             async with writing(self._store, WRITE_WITHIN) as sql:
-                # locks the row on PostgreSQL, so that a purge comes before or after
+                # locks the row on PostgreSQL, so that a purge runs before or after
                 now = (await sql.execute(select(EPOCH.c.epoch).with_for_update())).scalar() or 0
                 if now != epoch:
                     return False
@@ -147,7 +149,7 @@ class SqlShelf:
         return True
 
     async def leave(self, turn: bytes, *, alone: bool) -> None:
-        """Nobody waits elsewhere."""
+        """Does nothing: no other worker waits."""
 
     async def purge(self, wanted: Wanted) -> int:
         """See :class:`gwcore_cache.shelf.Shelf`."""
@@ -168,7 +170,7 @@ class SqlShelf:
             raise ShelfDown(type(error).__name__) from None
 
     async def sweep(self) -> None:
-        """Delete what has expired, and the oldest of what is too much."""
+        """Delete expired entries, and the oldest ones beyond the capacity."""
         async with writing(self._store, 30.0) as sql:
             await sql.execute(delete(ENTRY).where(ENTRY.c.kept <= self._clock()))
             total = (await sql.execute(select(func.coalesce(func.sum(ENTRY.c.size), 0)))).scalar_one()
@@ -187,7 +189,7 @@ class SqlShelf:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Make the tables; sweep now and then. A store that cannot be reached is asked again."""
+        """Create the tables and sweep periodically. An unreachable store is tried again before each sweep."""
         ready = True
         try:
             await migrate(self._store, MIGRATIONS)
@@ -213,12 +215,12 @@ class SqlShelf:
                 _log.warning("cache store cannot be swept", problem=type(error).__name__)
 
     def health(self) -> dict[str, Any]:
-        """Nothing that is known without asking."""
+        """Returns nothing: it would need a query."""
         return {}
 
 
 def opened(envelope: Envelope, data: bytes, key: bytes, scope: str) -> Entry | None:
-    """The entry, if the bytes are one, and one of this key and scope."""
+    """Returns the entry, if the bytes are a valid one of this key and scope."""
     packed = envelope.open(data, key, scope)
     if packed is None:
         return None

@@ -1,1 +1,1 @@
-"""anthropic: dialects and what belongs to them."""
+"""anthropic: its dialects."""

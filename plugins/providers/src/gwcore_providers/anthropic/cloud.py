@@ -1,4 +1,4 @@
-"""Messages as clouds take them: the model in the address, a version in the body, errors of the cloud's own.
+"""Anthropic's Messages API at clouds: the model in the URL, a version in the body, the cloud's own errors.
 
 Source: the "Claude on Amazon Bedrock" and "Claude on Vertex AI" pages of Anthropic's documentation.
 """
@@ -15,12 +15,12 @@ from gwcore_providers.anthropic.messages import AnthropicMessages
 
 _DIALECT = AnthropicMessages()
 _BETA = b"anthropic-beta"
-# beta, less its date → the knob in the body that is refused without it. What is no knob stays, and is refused by name.
+# beta without its date → the body key that needs it; keys of other betas stay, and the cloud's error names them
 _KNOBS = {"context-management": "context_management", "fast-mode": "speed"}
 
 
 class BetaOptions(BaseModel):
-    """A key of every upstream at a cloud that serves Anthropic's models."""
+    """Options of every upstream at a cloud that serves Anthropic's models."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -32,7 +32,7 @@ class BetaOptions(BaseModel):
 
 
 def betas_of(headers: Headers, taken: tuple[str, ...] | None) -> tuple[list[str], frozenset[str]]:
-    """The betas to ask for, and the keys of the body to leave out with the others."""
+    """Returns the betas to request, and the body keys to remove together with the other betas."""
     asked = [beta.strip() for name, value in headers if name == _BETA for beta in value.decode("latin-1").split(",")]
     if taken is None:
         return asked, frozenset()
@@ -41,12 +41,12 @@ def betas_of(headers: Headers, taken: tuple[str, ...] | None) -> tuple[list[str]
 
 
 def versioned(raw: bytes, version: str, without: frozenset[str]) -> bytes:
-    """The body with ``anthropic_version``, less the keys that stand elsewhere; every other byte as it was."""
+    """Returns the body with ``anthropic_version`` and without the given keys; all other bytes are unchanged."""
     return insert_top_level(
         remove_top_level(raw, without | {"anthropic_version"}), "anthropic_version", orjson.dumps(version)
     )
 
 
 def error_body(status: int, message: str, request_id: str) -> bytes:
-    """A cloud's own error, as Anthropic's API would say it."""
+    """Returns a cloud's own error as an error body of Anthropic's API."""
     return _DIALECT.error_body(Refused(message, status=status), request_id)

@@ -18,9 +18,9 @@ class MessagesCodec:
     read_error = staticmethod(reply.read_error)
 
     def reader(self) -> StreamReader:
-        """One per attempt."""
+        """A reader for one attempt."""
         return MessagesReader()
 
     def writer(self, crossing: Crossing) -> StreamWriter:
-        """One per attempt."""
+        """A writer for one attempt."""
         return MessagesWriter(crossing)

@@ -40,7 +40,7 @@ def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     message = document.get("message")
     usage = message.get("usage") if isinstance(message, dict) else document.get("usage")
     if isinstance(usage, dict):
-        # message_delta is cumulative, and leaves out what has not changed since message_start
+        # message_delta is cumulative, and omits counts that have not changed since message_start
         facts.update((key, value) for key, value in usage.items() if value is not None)
         if document.get("type") == "message_start":
             facts[HEARD] = True
@@ -59,7 +59,7 @@ _KNOBS: Knobs = {
     "user": (("metadata", "user_id"),),
     **{name: ((name,),) for name in ("temperature", "top_p", "top_k", "service_tier")},
 }
-# who thinks is not sampled: https://docs.claude.com/en/docs/build-with-claude/extended-thinking
+# thinking excludes sampling parameters: https://docs.claude.com/en/docs/build-with-claude/extended-thinking
 _KNOBS_THINKING: Knobs = {
     name: places for name, places in _KNOBS.items() if name not in {"temperature", "top_p", "top_k"}
 }
@@ -104,7 +104,7 @@ class AnthropicMessages(BaseDialect):
         return returned.messages(document)
 
     def knobs(self, operation: str, document: Document, _model: str) -> Knobs:
-        """Flat members; none to sample with beside thinking."""
+        """Top-level keys; no sampling parameters together with thinking."""
         if operation == "chat":
             thinking = document.get("thinking")
             thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
@@ -112,13 +112,13 @@ class AnthropicMessages(BaseDialect):
         return _KNOBS_COMPLETIONS if operation == "completions" else {}
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
-        """``message_start`` brings the input, ``message_delta`` the rest."""
+        """``message_start`` has the input tokens, ``message_delta`` the rest."""
         if operation != "chat":
             return None
         return StreamMeter(_gather, _total, "usage") if stream else JsonMeter(_gather, _total, judge=self.void)
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """``message_start``, ``ping``, an empty block of text and a plain end are no content."""
+        """``message_start``, ``ping``, the start of an empty block and a normal end are not content."""
         kind = document.get("type")
         if kind in _EMPTY or (kind == "content_block_start" and _bare(document)):
             return "wait"
@@ -130,7 +130,7 @@ class AnthropicMessages(BaseDialect):
         return "go"
 
     def bare(self, document: dict[str, Any]) -> bool:
-        """No block has words; one of another kind says something by being there."""
+        """Whether all blocks are empty text blocks; a block of any other type counts as content."""
         return all(block["type"] == "text" and not block["text"] for block in document["content"])
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
@@ -142,12 +142,12 @@ class AnthropicMessages(BaseDialect):
             "code": error.code,
         }
         if isinstance(error, Untranslatable) and error.what == "thread":
-            # upon this Anthropic's SDKs, whose tool runner keeps its history at the vendor, send the whole of it instead
+            # the tool runner of Anthropic's SDKs keeps its history at the vendor; on this code it sends all of it
             shown["details"] = {"error_code": "thread_unsupported_request"}
         if isinstance(error, Refused):
             shown["code"] = error.said.get("code") or error.said.get("type") or error.code
             if shown["code"] == OVERFLOW and _TOO_LONG not in error.message:
-                # the words by which clients of this API know that they must compact
+                # clients of this API recognize by these words that they must compact
                 shown |= {"type": "invalid_request_error", "message": f"{_TOO_LONG}: {error.message}"}
         return orjson.dumps({"type": "error", "error": shown, "request_id": request_id})
 
@@ -174,7 +174,7 @@ class AnthropicMessages(BaseDialect):
 
 
 def _bare(document: dict[str, Any]) -> bool:
-    """Whether a block of text or of thoughts begins, and says nothing yet."""
+    """Whether a text or thinking block starts that is still empty."""
     block = document.get("content_block")
     if not isinstance(block, dict) or block.get("type") not in {"text", "thinking"}:
         return False

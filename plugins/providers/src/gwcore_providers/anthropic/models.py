@@ -1,4 +1,4 @@
-"""What Anthropic's models take, as data. Source: Anthropic's model overview and feature pages (2026)."""
+"""Capabilities of Anthropic's models, as data. Source: Anthropic's model overview and feature pages (2026)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, frozen=True)
 class Traits:
-    """Of one family.
+    """Capabilities of one model family.
 
     Attributes:
-        thinks: takes a ``thinking`` object at all; ``adaptive``: also ``{type: adaptive}`` with an effort.
-        schema: takes ``output_config.format``.
-        efforts: of ``output_config.effort``.
-        max_output: tokens.
+        thinks: accepts a ``thinking`` object.
+        adaptive: also accepts ``{type: adaptive}`` with an effort.
+        schema: accepts ``output_config.format``.
+        efforts: accepted values of ``output_config.effort``.
+        max_output: limit of output tokens.
     """
 
     thinks: bool = True
@@ -35,12 +36,12 @@ _FAMILIES = (
     (re.compile(r"claude-opus-4-5"), Traits(schema=True, efforts=("low", "medium", "high"), max_output=64_000)),
     (re.compile(r"claude-(?:sonnet|haiku)-4-5"), Traits(schema=True, max_output=64_000)),
     (
-        re.compile(r"claude"),  # 4.6 and what comes after it
+        re.compile(r"claude"),  # 4.6 and later
         Traits(adaptive=True, schema=True, efforts=("low", "medium", "high", "xhigh", "max"), max_output=64_000),
     ),
 )
 
 
 def traits_of(model: str) -> Traits:
-    """The family of a model's name, wherever it is hosted; an unknown one is taken for the oldest."""
+    """Returns the traits for a model's name on any host; an unknown name gets ``thinking`` with a budget only."""
     return next((traits for pattern, traits in _FAMILIES if pattern.search(model)), Traits(max_output=8192))

@@ -1,6 +1,6 @@
 """``anthropic.messages`` requests → the canonical conversation. Source: Anthropic's API reference and OpenAPI document.
 
-Two spellings of one thing are read as one: a string and a list of one text block, ``null`` and absence, a cache mark without
+Equivalent spellings are read alike: a string and a list of one text block, ``null`` and absence, a cache mark without
 ``ttl`` and one of ``5m``, a tool with and without ``type: custom``.
 """
 
@@ -32,7 +32,7 @@ CACHE = "cache_control"
 _KNOBS = ("temperature", "top_p", "top_k", "service_tier")
 _NEEDS = ("container", "mcp_servers", "thread", "compaction")
 SHOWN = {"summarized": "summary", "omitted": "none"}
-"""``thinking.display`` → the canonical word."""
+"""``thinking.display`` → the canonical value."""
 _READ = frozenset({
     "model", "messages", "system", "max_tokens", "metadata", "stop_sequences", "stream", "tools", "tool_choice",
     "thinking", "output_config", "output_format", *_KNOBS, *_NEEDS,
@@ -84,7 +84,7 @@ def _message(item: dict[str, Any], where: str) -> Message:
 
 
 def content(value: Any, where: str) -> list[Part]:
-    """A string, or a list of blocks."""
+    """Reads a string or a list of blocks."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -93,13 +93,13 @@ def content(value: Any, where: str) -> list[Part]:
 
 
 def cache_of(item: dict[str, Any]) -> str | None:
-    """The time to live of a block's cache mark."""
+    """Returns the time to live of a block's cache mark; ``None`` without a mark."""
     mark = item.get(CACHE)
     return str(mark.get("ttl") or "5m") if isinstance(mark, dict) else None
 
 
 def block(item: dict[str, Any], where: str) -> Part:
-    """One content block; one that no other dialect has is kept whole."""
+    """Reads one content block; a type that no other dialect has is kept whole, as :class:`gwcore.chat.Opaque`."""
     read = _BLOCKS.get(str(item.get("type")))
     if read is None:
         kind = item.get("type")
@@ -116,7 +116,7 @@ def _text(item: dict[str, Any], where: str) -> Part:
 
 
 def citation(item: dict[str, Any]) -> Citation:
-    """One of a text block's ``citations``."""
+    """Reads one of a text block's ``citations``."""
     url = item.get("url") or item.get("source")
     title = item.get("title") or item.get("document_title")
     start, end = item.get("start_char_index"), item.get("end_char_index")

@@ -1,4 +1,4 @@
-"""``anthropic.messages`` replies, whole, in both directions; and why an answer ended."""
+"""Complete ``anthropic.messages`` replies and stop reasons, in both directions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REASONS: Mapping[str, FinishReason] = {
     "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls",
     "pause_turn": "pause", "refusal": "refusal", "model_context_window_exceeded": "context_window",
 }  # fmt: skip
-# What is incomplete is never called ``end_turn``.
+# an incomplete answer must never get ``end_turn``
 _WORDS: Mapping[FinishReason, str] = {
     "stop": "end_turn", "length": "max_tokens", "context_window": "model_context_window_exceeded",
     "tool_calls": "tool_use", "content_filter": "refusal", "refusal": "refusal", "pause": "pause_turn",
@@ -42,18 +42,18 @@ _ID = re.compile(r"[a-zA-Z0-9_-]+")
 
 
 def finish_of(word: Any, sequence: Any) -> Finish:
-    """``stop_reason`` and ``stop_sequence``."""
+    """Reads ``stop_reason`` and ``stop_sequence``."""
     reason = _REASONS.get(word, "unknown") if isinstance(word, str) else "unknown"
     return Finish(reason, word if isinstance(word, str) else None, sequence if isinstance(sequence, str) else None)
 
 
 def word_of(finish: Finish) -> str:
-    """``stop_reason``."""
+    """Returns the ``stop_reason``."""
     return "stop_sequence" if finish.reason == "stop" and finish.sequence is not None else _WORDS[finish.reason]
 
 
 def usage_document(usage: Usage) -> dict[str, Any]:
-    """Usage as this dialect counts: cached beside the input, reasoning inside the output."""
+    """Usage as this dialect counts it: input excludes cached tokens, output includes reasoning."""
     return {
         "input_tokens": usage.total_in - usage.cached - usage.cache_write,
         "cache_creation_input_tokens": usage.cache_write,
@@ -89,7 +89,7 @@ def read_reply(document: Any) -> ChatReply:
 
 
 def beside(document: dict[str, Any]) -> list[Opaque]:
-    """What a message, or its last delta, says that no other dialect has a place for."""
+    """Returns the fields of a message, or of its last delta, that have no equivalent in other dialects."""
     return unsaid(document, _READ)
 
 
@@ -122,17 +122,17 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
 
 
 def message_id(id: str) -> str:  # noqa: A002 - the field's standard name
-    """An id as this API's clients expect it."""
+    """Returns the id with the prefix that clients of this API expect."""
     return id if id.startswith("msg_") else f"msg_{fit_id(id, _ID, 60) if id else '0'}"
 
 
 def call_id(call: ToolCall) -> str:
-    """A tool call's id in this API's alphabet, with a thought's signature behind it."""
+    """Returns a tool call's id in this API's alphabet, followed by the signature of its thought."""
     return with_thought(ToolCall(shown_id(call.id or call.name, _ID), call.name, signature=call.signature))
 
 
 def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
-    """The blocks of one part; none for what this dialect cannot show, which is dropped by name."""
+    """Returns the blocks of one part; a part that this dialect cannot express is dropped, and reported as such."""
     if isinstance(part, Text):
         if not part.text:
             return []
@@ -152,7 +152,7 @@ def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
 
 
 def thought(part: Reasoning) -> dict[str, Any]:
-    """A thinking block. A thought that another vendor signed or sealed is sealed in its opaque field."""
+    """Returns a thinking block. A thought that another vendor signed or encrypted is sealed in its opaque field."""
     if part.dialect == DIALECT:
         if part.redacted:
             return {"type": "redacted_thinking", "data": part.encrypted}
@@ -164,7 +164,7 @@ def thought(part: Reasoning) -> dict[str, Any]:
 
 
 def citation(cited: Citation) -> dict[str, Any]:
-    """A citation as this dialect has them."""
+    """Returns a citation object of this dialect."""
     if cited.dialect == DIALECT and cited.doc:
         return dict(cited.doc)
     return {

@@ -1,6 +1,6 @@
-"""``anthropic.messages`` streams: events of this API → events, and back.
+"""``anthropic.messages`` streams: this API's events → canonical events, and back.
 
-Source: Anthropic's streaming documentation. Its blocks never overlap: a part that begins while another is open waits.
+Source: Anthropic's streaming documentation. Blocks never overlap: a part that begins while another is open is queued.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ class MessagesReader:
     def __init__(self) -> None:
         self._usage: dict[str, Any] = {}
         self._open: dict[int, Any] = {}
-        """Block → its part: a call, a thought, a block of the vendor's own, or ``None`` for text."""
+        """Block index → its part: a tool call, a thought, an opaque block, or ``None`` for text."""
         self._inputs: dict[int, list[str]] = {}
-        """Pieces of thoughts, and of the input of blocks of the vendor's own."""
+        """Block index → pieces of a thought's text, or of an opaque block's input."""
         self._finish = Finish("unknown")
         self._ended = False
 
     def read(self, frame: Frame) -> Sequence[Event]:
-        """One event."""
+        """Read one event."""
         if not frame.data:
             return ()
         try:
             document = orjson.loads(frame.data)
         except orjson.JSONDecodeError:
-            if frame.data == b"[DONE]":  # vendors that imitate this API end so
+            if frame.data == b"[DONE]":  # some vendors that imitate this API end with it
                 return ()
             raise Malformed("an event of the upstream's stream is not JSON") from None
         kind = document.get("type") if isinstance(document, dict) else None
@@ -102,7 +102,7 @@ class MessagesReader:
 
     def _meter(self, usage: Any) -> None:
         if isinstance(usage, dict):
-            # cumulative; what has not changed since message_start is left out
+            # cumulative; counts that have not changed since message_start are omitted
             self._usage.update((key, value) for key, value in usage.items() if value is not None)
 
     def _content_block_start(self, document: dict[str, Any]) -> Sequence[Event]:
@@ -159,11 +159,11 @@ class MessagesReader:
         return (Failed(status_of(error), str(error.get("type") or "upstream"), str(error.get("message") or "")),)
 
     def close(self) -> Sequence[Event]:
-        """A stream without a stop reason."""
+        """Report an unknown finish if the stream had no stop reason."""
         return () if self._ended else (Finished(Finish("unknown")),)
 
 
-_BESIDE = 1 << 20  # parts that are no blocks: beyond the number of any block
+_BESIDE = 1 << 20  # first number for parts that are not blocks: above any block index
 _KINDS = frozenset({"message_start", "content_block_start", "content_block_stop", "message_delta", "error"})
 
 
@@ -182,7 +182,7 @@ class MessagesWriter:
         self._prefix = b""
 
     def write(self, events: Iterable[Event]) -> bytes:
-        """Events of this API."""
+        """Encode events as events of this API."""
         for event in events:
             if isinstance(event, Started):
                 self._start(event)
@@ -220,7 +220,7 @@ class MessagesWriter:
         self._put("message_start", message=message)
 
     def _arrange(self, event: Any) -> None:
-        """One block after another: what belongs to a later one waits until the open one has ended."""
+        """Write one block at a time: events of other parts are queued until the open part has ended."""
         part: int = event.part
         if self._open is None and not self._waiting:
             self._open = part
@@ -278,7 +278,7 @@ class MessagesWriter:
 
     def _text(self, event: TextDelta | Cited) -> None:
         if isinstance(event, TextDelta) and not event.text:
-            return  # no block of nothing
+            return  # no empty block
         if self._kind != "text":
             self._begin("text", {"type": "text", "text": ""})
         if isinstance(event, Cited):
@@ -311,11 +311,11 @@ class MessagesWriter:
                 self._delta("signature_delta", signature=shown["signature"])
 
     def close(self) -> bytes:
-        """What still waits, then why it ended, what it took, and the end."""
+        """Write queued parts, then the stop reason, the usage and the end."""
         if self._open is not None:
             self._stop()
             self._next()
-        while self._waiting:  # parts that nobody ended
+        while self._waiting:  # parts without a ``PartEnded``
             self._stop()
             self._next()
         self._stop()

@@ -36,7 +36,7 @@ _LEAST = 1024  # tokens of a thinking budget
 
 
 def mark(cache: str) -> dict[str, Any]:
-    """A cache mark."""
+    """Returns a cache mark."""
     return {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}
 
 
@@ -80,7 +80,7 @@ def _tune(request: ChatRequest, out: dict[str, Any], crossing: Crossing, *, same
         if (knobs.get("temperature") or 0) > 1:
             knobs["temperature"] = 1.0
             crossing.drop("temperature above 1")
-        if "temperature" in knobs and "top_p" in knobs:  # its newer models take one of them
+        if "temperature" in knobs and "top_p" in knobs:  # newer models accept only one of them
             del knobs["top_p"]
             crossing.drop("top_p")
         if out.get("thinking", {}).get("type") in {"enabled", "adaptive"}:
@@ -96,7 +96,7 @@ def _tune(request: ChatRequest, out: dict[str, Any], crossing: Crossing, *, same
 def _configure(
     request: ChatRequest, out: dict[str, Any], crossing: Crossing, traits: Traits, writer: _Messages
 ) -> None:
-    """Thinking, effort and the form of the answer."""
+    """Set thinking, effort and the answer's format."""
     same = request.dialect == DIALECT
     config: dict[str, Any] = {}
     if request.thinking is not None:
@@ -122,10 +122,10 @@ def _configure(
 
 
 def _answer_by_tool(request: ChatRequest, form: Format, out: dict[str, Any], crossing: Crossing) -> None:
-    """Structured output of a model that has none: a tool that it must call, whose arguments are the answer.
+    """Structured output for a model without it: a tool that it must call, whose arguments are the answer.
 
-    Where the client offers tools of its own, the model must call one of them or this one. A client that demands a call of
-    its own tools gets that, and no form.
+    If the client offers tools itself, the model must call one of them or this one. If the client requires a call of its
+    own tools, the format is dropped.
     """
     choice = request.tool_choice
     if choice is not None and choice.mode == "required":
@@ -139,7 +139,7 @@ def _answer_by_tool(request: ChatRequest, form: Format, out: dict[str, Any], cro
     if request.parallel is not None:
         forced["disable_parallel_tool_use"] = not request.parallel
     out["tool_choice"] = forced
-    if out.pop("thinking", None) is not None:  # this API thinks only where it is not forced
+    if out.pop("thinking", None) is not None:  # this API rejects thinking with a forced tool call
         crossing.drop("reasoning")
 
 
@@ -150,7 +150,7 @@ def _listed(system: Any) -> list[dict[str, Any]]:
 
 
 def closed(schema: Any) -> Any:
-    """A schema whose objects all forbid further properties, as this API asks."""
+    """Returns the schema with ``additionalProperties: false`` in all objects, as this API requires."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -183,7 +183,7 @@ def _think(  # noqa: PLR0917 - one decision, all that bears on it
     effort = effort_of(thinking)
     if thinking.mode == "off" or effort == "none":
         if traits.thinks and not traits.adaptive:
-            return  # it does not think unless told to
+            return  # no thinking is the default
         out["thinking"] = {"type": "disabled"}
         return
     forced = out.get("tool_choice", {}).get("type") in {"any", "tool"}
@@ -199,7 +199,7 @@ def _think(  # noqa: PLR0917 - one decision, all that bears on it
         out["thinking"]["display"] = "omitted" if thinking.shown == "none" else "summarized"
     elif effort is not None or thinking.budget is not None:
         wanted = thinking.budget or budget_of(effort or "medium")
-        # max_tokens bounds thought and words together, here as elsewhere: it stays, and the thought takes half at most
+        # max_tokens limits thinking and text together, as in other dialects: it is kept, and thinking gets at most half
         budget = min(max(_LEAST, wanted), max(_LEAST, out["max_tokens"] // 2))
         if out["max_tokens"] <= budget:
             crossing.drop("reasoning")
@@ -213,7 +213,7 @@ def _offer_tools(request: ChatRequest, out: dict[str, Any], crossing: Crossing, 
     tools = [_tool(tool, crossing, traits, same=same) for tool in request.tools]
     choice = request.tool_choice
     if not tools and not same:
-        # a conversation that used tools must say which there are, though none may be called: it is summed up, or handed over
+        # a conversation with tool calls must declare its tools, even if none may be called now (a summary, a handover)
         used = dict.fromkeys(names_of_calls(request.messages).values())
         tools = [{"name": name, "input_schema": _EMPTY} for name in used]
         choice = ToolChoice("none") if tools else choice
@@ -263,7 +263,7 @@ def _tool(tool: Tool, crossing: Crossing, traits: Traits, *, same: bool) -> dict
 
 
 class _Messages:
-    """The turns of one request. ``unthought``: the turn being answered lacks the thought it began with."""
+    """The turns of one request. ``unthought``: the turn to be continued does not begin with its thought."""
 
     def __init__(self, request: ChatRequest, crossing: Crossing, *, same: bool) -> None:
         self.request = request
@@ -273,7 +273,7 @@ class _Messages:
         self._known = {p.id for m in request.messages for p in m.parts if isinstance(p, ToolCall)}
 
     def all(self) -> tuple[Any, list[dict[str, Any]]]:
-        """System prompt and turns."""
+        """Returns the system prompt and the turns."""
         listed = self.request.messages
         first = next((at for at, m in enumerate(listed) if m.role not in {"system", "developer"}), len(listed))
         system = [part for message in listed[:first] for part in message.parts]
@@ -313,14 +313,17 @@ class _Messages:
             turns.append({"role": role, "content": blocks})
 
     def _check_thoughts(self, turns: list[dict[str, Any]]) -> None:
-        """A turn that called tools must begin with its thought if it is to go on thinking."""
+        """Set ``unthought``: a turn that called tools must begin with its thought to continue thinking.
+
+        Also moves tool results to the front of their turns.
+        """
         last = next((turn for turn in reversed(turns) if turn["role"] == "assistant"), None)
         if last is not None and turns[-1]["role"] == "user":
             kinds = [one["type"] for one in last["content"]]
             answered = any(one["type"] == "tool_result" for one in turns[-1]["content"])
             self.unthought = answered and kinds[0] not in {"thinking", "redacted_thinking"}
         for turn in turns:
-            # results first: the API wants them to follow their calls at once
+            # the API requires results directly after their calls
             if turn["role"] == "user":
                 turn["content"].sort(key=lambda one: one["type"] != "tool_result")
 
@@ -349,7 +352,7 @@ class _Messages:
 
     def _text(self, part: Text) -> dict[str, Any] | None:
         if not self.same and not part.text.strip():
-            return None  # the API refuses blocks of nothing or of nothing but white space
+            return None  # the API rejects empty and blank blocks
         out: dict[str, Any] = {"type": "text", "text": part.text}
         if self.same:
             cited = [dict(one.doc) for one in part.citations]

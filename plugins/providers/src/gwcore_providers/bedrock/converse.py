@@ -1,4 +1,4 @@
-"""``bedrock.converse``: Amazon Bedrock's own API, for the models that have no other."""
+"""``bedrock.converse``: Amazon Bedrock's own API, for models without another one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ConverseCodec:
     read_error = staticmethod(reply.read_error)
 
     def reader(self) -> StreamReader:
-        """One per attempt."""
+        """A reader for one attempt."""
         return reply.ConverseReader()
 
 

@@ -1,4 +1,4 @@
-"""Where AWS credentials come from, in the order of AWS's SDKs. Why not theirs: ``docs/decisions``, "Cloud credentials".
+"""Sources of AWS credentials, in the order of AWS's SDKs. Why not an SDK: ``docs/decisions``, "Cloud credentials".
 
 Source: "Standardized credential providers" of the AWS SDKs and Tools Reference Guide.
 """
@@ -28,12 +28,12 @@ from gwcore_providers.bedrock.sigv4 import Credentials, Scope, sign
 from gwcore_providers.expiring import Unavailable
 
 Found = tuple[Credentials, float]
-"""The credentials, and the epoch second at which they end."""
+"""The credentials, and the epoch second at which they expire."""
 
 MARGIN = 600.0
-"""Seconds before their end at which to renew; instances have new ones at least five minutes before."""
+"""Seconds before expiry at which to renew; instances have new credentials at least five minutes before."""
 
-_FILE_LIFE = MARGIN + 300.0  # a file is read again every five minutes: tools rewrite it
+_FILE_LIFE = MARGIN + 300.0  # so that a file is reread every five minutes: tools rewrite it
 _TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 _ANSWER_CAP = 1 << 20
 _CONTAINER_HOSTS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")
@@ -41,10 +41,12 @@ _STS_FIELDS = re.compile(r"<(AccessKeyId|SecretAccessKey|SessionToken|Expiration
 
 
 async def default(environ: Mapping[str, str], region: str) -> Found:
-    """Environment, web identity, profile files, container, instance: the first that is set up.
+    """Returns credentials of the first configured source.
+
+    The order is: environment, web identity, profile files, container, instance.
 
     Raises:
-        Unavailable: none is, or the one that is fails; the text says which.
+        Unavailable: no source is configured, or that source fails; the text says which.
     """
     return (
         _environment(environ)
@@ -56,7 +58,7 @@ async def default(environ: Mapping[str, str], region: str) -> Found:
 
 
 async def assumed(credentials: Credentials, role: str, environ: Mapping[str, str], region: str) -> Found:
-    """Those of another role, which these may assume."""
+    """Returns credentials of another role, assumed with the given ones."""
     return await _sts(environ, region, {"Action": "AssumeRole", "RoleArn": role}, credentials)
 
 
@@ -77,7 +79,7 @@ async def _web_identity(environ: Mapping[str, str], region: str) -> Found | None
 
 
 async def profile(environ: Mapping[str, str], name: str, *, wanted: bool) -> Found | None:
-    """A profile of the shared files; ``None`` when it is not there and nobody asked for it."""
+    """Reads a profile of the shared files; ``None`` if it does not exist and is not ``wanted``."""
     section = await asyncio.to_thread(_section, environ, name)
     if "aws_access_key_id" in section and "aws_secret_access_key" in section:
         found = Credentials(
@@ -202,7 +204,7 @@ def _request(method: str, url: str, headers: Headers) -> Request:
 
 
 async def _fetch(request: Request) -> bytes:
-    """The body of a 200. Directly: never through a proxy, which could read it."""
+    """Returns the body of a 200. Never uses a proxy, which could read it."""
     transport = Http1Transport(Tls())
     try:
         response = await transport.send(request)
@@ -220,7 +222,7 @@ async def _fetch(request: Request) -> bytes:
 
 
 def _found(body: bytes, token: str, source: str) -> Found:
-    """Credentials out of the JSON that all of AWS's services write; ``token`` is where they put the session token."""
+    """Reads credentials from the JSON common to all sources; ``token`` is the key of the session token."""
     try:
         said: Any = orjson.loads(body)
         credentials = Credentials(said["AccessKeyId"], said["SecretAccessKey"], said.get(token))

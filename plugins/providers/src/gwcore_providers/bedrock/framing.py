@@ -1,7 +1,7 @@
-"""Bedrock's binary event streams → server-sent events, and its errors in the shape that clients know.
+"""Bedrock's binary event streams → server-sent events, and its errors in the shape that clients expect.
 
-Sources: "InvokeModelWithResponseStream" and "ConverseStream" of the Bedrock API reference; the event names are those
-that Anthropic's SDK gives the same frames.
+Sources: "InvokeModelWithResponseStream" and "ConverseStream" of the Bedrock API reference; event names are the ones
+that Anthropic's SDK uses for the same frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gwcore_providers.clouds import renamed
 
 CONTENT_TYPE = b"application/vnd.amazon.eventstream"
 
-# exceptions of a ResponseStream → the status that says the same of an API which can still send one
+# exceptions of a ResponseStream → the equivalent HTTP status
 STATUS = {
     "internalServerException": 500,
     "modelStreamErrorException": 502,
@@ -32,7 +32,12 @@ STATUS = {
 
 
 class Unframed:
-    """An event stream read as server-sent events; one chunk per read that completed a message."""
+    """An event stream read as server-sent events.
+
+    Args:
+        response: the upstream's answer.
+        chunks: the events carry ``{"bytes": …}`` chunks, as InvokeModel sends them.
+    """
 
     def __init__(self, response: Response, *, chunks: bool) -> None:
         self._response = response
@@ -43,7 +48,7 @@ class Unframed:
         self.framed = response.framed
 
     async def read(self) -> bytes:
-        """What the next complete messages say. Raises also ``Malformed``, and ``Broken`` for an end inside one."""
+        """Returns the next complete messages as frames. Also raises ``Malformed``, and ``Broken`` if one is cut off."""
         while raw := await self._response.read():
             if frames := b"".join(map(self._frame, self._reader.feed(raw))):
                 return frames
@@ -51,7 +56,7 @@ class Unframed:
         return b""
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Release the connection."""
         self._response.close()
 
     def _frame(self, message: Message) -> bytes:
@@ -68,7 +73,7 @@ class Unframed:
 
 
 def _chunk(payload: bytes) -> bytes:
-    """``{"bytes": base64 of an event's document, "p": padding}`` → the event, its document byte for byte."""
+    """``{"bytes": base64 of an event's document, "p": padding}`` → the event with the document unchanged."""
     try:
         data = b64decode(orjson.loads(payload)["bytes"], validate=True)
         document = orjson.loads(data)
@@ -79,12 +84,12 @@ def _chunk(payload: bytes) -> bytes:
 
 
 def _name(text: Any) -> str | None:
-    """An event's name, which must be one line."""
+    """Returns an event's name if it is a plain identifier: anything else could break the frame."""
     return text if isinstance(text, str) and text.isidentifier() else None
 
 
 def message_of(body: bytes) -> str:
-    """The text of an error document of AWS, ``""`` if that is not what it is."""
+    """Returns the message of an AWS error document; ``""`` if the body is something else."""
     try:
         document = orjson.loads(body)
     except ValueError:

@@ -36,14 +36,14 @@ _OPEN = words("max_completion_tokens", "reasoning", "no_audio", "no_file", "no_i
 _ELSEWHERE = frozenset({"model", "stream"})
 _ANTHROPIC = frozenset({"invoke", "invoke-with-response-stream", "count-tokens"})
 _HASHED_ON_THE_LOOP = 1 << 20
-# CountTokens takes models, not the inference profiles that stand for them in several regions
+# CountTokens accepts models, but not their cross-region inference profiles
 _PROFILE = re.compile(r"^(?:us-gov|us|eu|apac|jp|au|ca|global)\.")
-# The OpenAI-compatible endpoint of the runtime serves open-weight models: not these vendors' ("Chat Completions API" of the guide)
+# the runtime's OpenAI-compatible endpoint serves open-weight models, not these ("Chat Completions API" of the guide)
 _CONVERSED = re.compile(r"(?:^|\.)(?:ai21|amazon|anthropic|cohere|meta|writer)\.")
 
 
 class AwsOptions(BaseModel):
-    """Further keys of every upstream at AWS."""
+    """Additional options of every upstream at AWS."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -64,13 +64,13 @@ class AwsOptions(BaseModel):
 
 
 class AwsCredentials:
-    """Fetches what the options name, for :class:`gwcore_providers.expiring.Expiring`."""
+    """Fetches the configured credentials, for :class:`gwcore_providers.expiring.Expiring`."""
 
     def __init__(self, options: AwsOptions) -> None:
         self._options = options
 
     async def __call__(self) -> sources.Found:
-        """The credentials, and the epoch second at which they end."""
+        """Returns the credentials, and the epoch second at which they expire."""
         options = self._options
         found = await self._own()
         if options.role_arn is None:
@@ -87,14 +87,14 @@ class AwsCredentials:
 
 
 class AwsTransport(CloudTransport[Credentials]):
-    """Signs; reads Bedrock's framing and errors as the clients of its addresses know them."""
+    """Signs requests, and converts Bedrock's framing and errors to what clients of the dialect expect."""
 
     def __init__(self, gateway: Transport, credential: Expiring[Credentials] | None, scope: Scope) -> None:
         super().__init__(gateway, credential)
         self._scope = scope
 
     async def sign(self, request: Request, credential: Credentials) -> None:
-        """Signature Version 4."""
+        """Add a Signature Version 4."""
         signed = [(name, value) for name, value in request.headers if name == b"content-type"]
         signed.append((b"host", request.origin.authority.encode()))
         what = (credential, self._scope, request, signed, datetime.now(UTC))
@@ -102,11 +102,11 @@ class AwsTransport(CloudTransport[Credentials]):
         request.headers = [*request.headers, *(await asyncio.to_thread(sign, *what) if large else sign(*what))]
 
     def secrets(self, credential: Credentials) -> Iterable[bytes]:
-        """The secret key, which never leaves, and the session token."""
+        """Returns the secret key, which is never sent, and the session token."""
         return [s.encode() for s in (credential.secret_access_key, credential.session_token) if s]
 
     async def answer(self, request: Request, response: Response) -> Response:
-        """Frames and token counts; the id under the name that clients look for."""
+        """Convert event streams and token counts, and rename the request id header for clients."""
         response.headers = renamed(response.headers, request_id=_request_id(response))
         operation = _operation(request)
         if any(name == b"content-type" and value.startswith(CONTENT_TYPE) for name, value in response.headers):
@@ -116,7 +116,7 @@ class AwsTransport(CloudTransport[Credentials]):
         return response
 
     def error(self, request: Request, response: Response, body: bytes) -> bytes:
-        """AWS's own errors, in the dialect of those who ask InvokeModel and CountTokens."""
+        """Convert errors of InvokeModel and CountTokens to Anthropic's dialect; others are unchanged."""
         response.headers = renamed(response.headers, request_id=_request_id(response))
         if _operation(request) not in _ANTHROPIC:
             return body
@@ -140,13 +140,13 @@ def _counted(body: bytes) -> bytes:
 
 
 class _Aws(Vendor):
-    """What both endpoints share: keys, signatures, a region."""
+    """Common to both endpoints: API key or signatures, and the region."""
 
     env_key = "AWS_BEARER_TOKEN_BEDROCK"
     service = ""
 
     def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
-        """An API key is a fixed header; without one, requests are signed."""
+        """An API key is sent as a fixed header; without one, requests are signed."""
         assert isinstance(options, AwsOptions)
         credential = None
         if api_key is None:
@@ -155,7 +155,7 @@ class _Aws(Vendor):
 
 
 class BedrockOptions(AwsOptions, BetaOptions):
-    """Further keys of a ``bedrock`` upstream."""
+    """Additional options of a ``bedrock`` upstream."""
 
     anthropic_version: str = Field(
         default="bedrock-2023-05-31",
@@ -182,9 +182,9 @@ class Bedrock(_Aws):
         *,
         stream: bool,
     ) -> Address:
-        """A model is an id, an inference profile or an ARN: one segment whatever it holds.
+        """The model is an id, an inference profile or an ARN, always encoded as one path segment.
 
-        Whose model it is decides which dialects it has; Converse is for all.
+        Its vendor decides which dialects it has; Converse is available for all.
         """
         if dialect in {"openai.chat", "openai.responses"}:
             served = operation == "chat" and not _CONVERSED.search(model)
@@ -193,7 +193,7 @@ class Bedrock(_Aws):
         root = f"{upstream.base_path}/model/{segment(model)}"
         if dialect == "bedrock.converse" and operation == "chat":
             return f"{root}/converse-stream" if stream else f"{root}/converse", False
-        # an ARN does not say whose model it stands for
+        # an ARN does not reveal the vendor of its model
         if dialect == "anthropic.messages" and ("anthropic." in model or model.startswith("arn:")):
             if operation in {"chat", "completions"}:
                 return f"{root}/invoke-with-response-stream" if stream else f"{root}/invoke", False
@@ -202,14 +202,14 @@ class Bedrock(_Aws):
         return None
 
     def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
-        """Anthropic's models take bytes alone; open ones are served by an OpenAI-compatible endpoint."""
+        """Anthropic's models accept media only as bytes; open models are served by an OpenAI-compatible endpoint."""
         return _CLAUDE if "anthropic." in model or model.startswith("arn:") else _OPEN
 
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
-        """Anthropic's bodies as InvokeModel takes them; its beta header is a key of the body."""
+        """Convert Anthropic's bodies for InvokeModel; the beta header becomes a key of the body."""
         if dialect != "anthropic.messages":
             return
-        request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
+        request.target = request.target.partition("?")[0]  # only Anthropic's own API knows ?beta=true
         options = options_of(upstream, BedrockOptions)
         betas, knobs = betas_of(request.headers, options.betas)
         if operation == "completions":
@@ -224,7 +224,7 @@ class Bedrock(_Aws):
 
 
 def _to_count(body: bytes) -> bytes:
-    """CountTokens wants a whole request of InvokeModel, which has a ``max_tokens`` above any thinking budget."""
+    """Wrap for CountTokens: a complete InvokeModel body, whose ``max_tokens`` must be above any thinking budget."""
     thinking = orjson.loads(body).get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     enough = orjson.dumps(budget + 1 if isinstance(budget, int) else 1)
@@ -233,7 +233,7 @@ def _to_count(body: bytes) -> bytes:
 
 
 class MantleOptions(AwsOptions):
-    """Further keys of a ``bedrock-mantle`` upstream."""
+    """Additional options of a ``bedrock-mantle`` upstream."""
 
     root: str = Field(
         default="/v1",
@@ -243,7 +243,7 @@ class MantleOptions(AwsOptions):
 
 
 class Mantle(_Aws):
-    """The endpoint that speaks other vendors' APIs as they are."""
+    """The endpoint that offers other vendors' APIs unchanged."""
 
     name = "bedrock-mantle"
     base_url = "https://bedrock-mantle.{.region}.api.aws"
@@ -260,7 +260,7 @@ class Mantle(_Aws):
         *,
         stream: bool,  # noqa: ARG002
     ) -> Address:
-        """OpenAI's below ``root``, Anthropic's below ``/anthropic``."""
+        """OpenAI's APIs are below ``root``, Anthropic's below ``/anthropic``."""
         if dialect == "anthropic.messages":
             paths = {"chat": "/anthropic/v1/messages", "count_tokens": "/anthropic/v1/messages/count_tokens"}
             return (upstream.base_path + paths[operation], True) if operation in paths else None

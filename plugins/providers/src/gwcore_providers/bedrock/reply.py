@@ -76,14 +76,14 @@ def read_error(_status: int, body: bytes) -> Complaint:
 
 
 class ConverseReader:
-    """See :class:`gwcore.codec.StreamReader`. Blocks follow one another; one of words begins with its first delta."""
+    """See :class:`gwcore.codec.StreamReader`. Blocks do not overlap; a text block begins with its first delta."""
 
     def __init__(self) -> None:
         self._parts = native.Parts()
         self._call: int | None = None
 
     def read(self, frame: Frame) -> Sequence[Event]:
-        """One message, whose kind is the event's name."""
+        """Read one message, whose type is the event's name."""
         document = native.document_of(frame)
         if document is None:
             return ()
@@ -133,5 +133,5 @@ class ConverseReader:
             self._parts.thought(thought["text"], events)
 
     def close(self) -> Sequence[Event]:
-        """The last message said it all."""
+        """Nothing is left: the finish and the usage came as messages."""
         return ()

@@ -1,6 +1,6 @@
 """AWS Signature Version 4.
 
-Source: "Create a signed AWS API request" of the IAM user guide; the tests hold AWS's published vectors.
+Source: "Create a signed AWS API request" of the IAM user guide; the tests use AWS's published vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gwcore.wire.transport import Headers, Request
 
 @dataclass(slots=True, frozen=True)
 class Credentials:
-    """Of one principal. ``session_token`` comes with those that expire."""
+    """Credentials of one principal. Only temporary ones have a ``session_token``."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
@@ -26,21 +26,21 @@ class Credentials:
 
 @dataclass(slots=True, frozen=True)
 class Scope:
-    """What a signature is good for, a day long."""
+    """Region and service that a signature is for."""
 
     region: str
     service: str
 
 
 def sign(credentials: Credentials, scope: Scope, request: Request, headers: Headers, now: datetime) -> Headers:
-    """The headers to add: ``x-amz-date``, ``x-amz-security-token`` if there is one, and ``authorization``.
+    """Returns the headers to add: ``x-amz-date``, ``x-amz-security-token`` if there is one, and ``authorization``.
 
     Args:
-        credentials: who signs.
-        scope: for which service, and where.
-        request: its method, target and body are signed. The path is encoded once more, as every service but S3 wants
-            it; it is not normalised, since no address of ours holds a dot segment.
-        headers: the ones to sign, ``host`` among them; lower-case names.
+        credentials: to sign with.
+        scope: service and region.
+        request: its method, target and body are signed. The path is encoded once more, as every service except S3
+            requires; it is not normalised, since none of our paths contains a dot segment.
+        headers: the ones to sign, including ``host``; lower-case names.
         now: UTC.
     """
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
@@ -70,7 +70,7 @@ def sign(credentials: Credentials, scope: Scope, request: Request, headers: Head
 
 
 def _canonical_headers(headers: Headers) -> tuple[str, str]:
-    """Names joined by semicolons, and one line per name with its values in their order, blanks squeezed."""
+    """Returns the names joined by semicolons, and one line per name with its values in order, spaces collapsed."""
     found: dict[str, list[str]] = {}
     for name, value in headers:
         found.setdefault(name.decode("latin-1"), []).append(" ".join(value.decode("latin-1").split()))
@@ -82,7 +82,7 @@ def _canonical_query(query: str) -> str:
     return "&".join("=".join(pair) for pair in sorted((quote(n, safe="~"), quote(v, safe="~")) for n, v in pairs))
 
 
-@lru_cache(32)  # of a day, per credential in use
+@lru_cache(32)  # one key per day and credential
 def _signing_key(secret: str, day: str, region: str, service: str) -> bytes:
     key = b"AWS4" + secret.encode()
     for part in (day, region, service, "aws4_request"):

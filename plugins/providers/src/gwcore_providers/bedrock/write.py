@@ -31,7 +31,7 @@ DIALECT = "bedrock.converse"
 _CONFIG = {"temperature": "temperature", "top_p": "topP"}
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9()\[\] -]+|(?<= ) +")
-# by family, from "Supported models and model features" of the guide
+# model families, from "Supported models and model features" of the guide
 _FORCED = re.compile(r"anthropic\.|amazon\.nova|mistral\.")
 _MARKED = re.compile(r"anthropic\.|amazon\.nova")
 _SCHEMAS = re.compile(r"anthropic\.claude-(?:(?:haiku|sonnet|opus)-4-5|opus-4-6)")
@@ -81,7 +81,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
 
 
 def _schema(form: Format, crossing: Crossing) -> Document:
-    """Of the guide: "Get validated JSON results from models"; the schema travels as text."""
+    """See "Get validated JSON results from models" of the guide; the schema is sent as text."""
     if not _SCHEMAS.search(crossing.model):
         raise crossing.refuse("response_format", "Converse has no structured output for this model")
     described = {"description": form.description} if form.description else {}
@@ -112,7 +112,7 @@ def _tools(request: ChatRequest, crossing: Crossing) -> Document | None:
         offered = []
     elif choice is not None and choice.names:
         offered = [tool for tool in offered if tool["name"] in choice.names]
-    # a conversation that used tools must say which there are
+    # a conversation with tool calls must declare these tools
     missing = dict.fromkeys(name for name in used if name not in {tool["name"] for tool in offered})
     offered += [{"name": name, "parameters": {"type": "object", "properties": {}}} for name in missing]
     if not offered:
@@ -133,7 +133,7 @@ def _spec(tool: Document) -> Document:
 
 
 class _Turns:
-    """Turns that alternate, as this API asks; a system prompt beside them."""
+    """Alternating turns, as this API requires, and a separate system prompt."""
 
     def __init__(self, crossing: Crossing) -> None:
         self.crossing = crossing
@@ -141,7 +141,7 @@ class _Turns:
         self.turns: list[Document] = []
 
     def add(self, message: Message) -> None:
-        """One message of the request."""
+        """Add one message of the request."""
         if message.role in {"system", "developer"}:
             if self.turns:
                 self.crossing.drop("the place of a later system message")
@@ -153,7 +153,7 @@ class _Turns:
             self.turns[-1]["content"] += blocks
         elif blocks:
             self.turns.append({"role": role, "content": blocks})
-        if role == "user" and blocks:  # results before anything else
+        if role == "user" and blocks:  # results first
             self.turns[-1]["content"].sort(key=lambda block: "toolResult" not in block)
 
     def _blocks(self, parts: list[Part]) -> list[Document]:

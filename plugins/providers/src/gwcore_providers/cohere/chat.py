@@ -1,4 +1,4 @@
-"""``cohere.chat``: Cohere's own ``/v2/chat``, as an upstream speaks it."""
+"""``cohere.chat``: Cohere's own ``/v2/chat``, for upstreams only."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class CohereCodec:
     read_error = staticmethod(reply.read_error)
 
     def reader(self) -> StreamReader:
-        """One per attempt."""
+        """A reader for one attempt."""
         return reply.CohereReader()
 
 
 class CohereChat(UpstreamDialect):
-    """Server-sent events; ``message-end`` is the last with a meaning."""
+    """Server-sent events; ``message-end`` is the last meaningful one."""
 
     name = write.DIALECT
     chat = CohereCodec()

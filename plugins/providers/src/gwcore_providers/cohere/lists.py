@@ -18,7 +18,7 @@ _TRUNCATE = {True: "END", False: "NONE"}
 
 
 class Embed(Errors):
-    """Models of version 3 and later must be told what a vector is for: a document, unless the client says otherwise."""
+    """Models from version 3 require the purpose of a vector; the default is a document."""
 
     operation = "embeddings"
 
@@ -48,7 +48,7 @@ class Embed(Errors):
 
 
 class Rerank(Errors):
-    """``results``, best first; billed by searches."""
+    """``results``, best first; billed per search."""
 
     operation = "rerank"
 

@@ -1,4 +1,4 @@
-"""``provider: cohere``: its compatibility API for clients of OpenAI's, its own for all others.
+"""``provider: cohere``: its compatibility API for OpenAI's dialects, its own API for all others.
 
 Source: https://docs.cohere.com/reference.
 """
@@ -16,7 +16,7 @@ _PATHS = {"chat": "/v2/chat", "embeddings": "/v2/embed", "rerank": "/v2/rerank"}
 
 
 class Cohere(Particular):
-    """The row, with ``/v2`` beside it."""
+    """The row of the table of compatible vendors, plus ``/v2``."""
 
     def __init__(self) -> None:
         super().__init__("cohere", ROWS["cohere"])
@@ -31,7 +31,7 @@ class Cohere(Particular):
         *,
         stream: bool,
     ) -> Address:
-        """Version 2 stands at the origin, whatever ``base_url`` an OpenAI SDK was given."""
+        """Version 2 is at the root, even if ``base_url`` is that of the compatibility API."""
         root = upstream.base_path.removesuffix("/compatibility/v1")
         if dialect == DIALECT:
             path = _PATHS.get(operation)

@@ -1,4 +1,4 @@
-"""Answers of Cohere's ``/v2/chat``, whole and streamed. Source: https://docs.cohere.com/docs/streaming."""
+"""Answers of Cohere's ``/v2/chat``, complete and streamed. Source: https://docs.cohere.com/docs/streaming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REASONS: dict[str, FinishReason] = {
     "ERROR": "error", "TIMEOUT": "error", "ERROR_TOXIC": "content_filter", "ERROR_LIMIT": "context_window",
 }  # fmt: skip
 _CALLS = {"tool-call-start", "tool-call-delta", "tool-call-end"}
-# types of errors inside a stream → the status that the same has without one
+# error types inside a stream → HTTP status of the same error outside of a stream
 _STATUS = {"INVALID_TOOL_GENERATION": 422, "TIMEOUT": 504}
 
 
@@ -76,7 +76,7 @@ def read_reply(document: Any) -> ChatReply:
 
 
 def _logprobs(item: Any) -> list[dict[str, Any]]:
-    """Cohere gives the probabilities of a piece of text; only a piece of one token says whose they are."""
+    """Cohere sends probabilities per piece of text; only those of a single-token piece can be assigned to a token."""
     values = item.get("logprobs") if isinstance(item, dict) else None
     if not values or len(values) != 1:
         return []
@@ -90,7 +90,7 @@ def read_error(_status: int, body: bytes) -> Complaint:
 
 
 class CohereReader:
-    """See :class:`gwcore.codec.StreamReader`. Parts follow one another; citations come behind the words they are of."""
+    """See :class:`gwcore.codec.StreamReader`. Parts do not overlap; citations come after the text they belong to."""
 
     def __init__(self) -> None:
         self._parts = native.Parts()
@@ -98,7 +98,7 @@ class CohereReader:
         self._words: int | None = None
 
     def read(self, frame: Frame) -> Sequence[Event]:
-        """One event."""
+        """Read one event."""
         document = native.document_of(frame)
         if document is None:
             return ()
@@ -155,5 +155,5 @@ class CohereReader:
             events.append(Finished(_finish(delta.get("finish_reason"))))
 
     def close(self) -> Sequence[Event]:
-        """The last event said it all."""
+        """Nothing is left: ``message-end`` has the finish and the usage."""
         return ()

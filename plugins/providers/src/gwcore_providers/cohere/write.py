@@ -81,7 +81,7 @@ def _think(thinking: Thinking, out: Document, crossing: Crossing) -> None:
 def _offer_tools(request: ChatRequest, out: Document, crossing: Crossing) -> None:
     tools = native.functions(request, crossing, strict=True)
     choice = request.tool_choice
-    if choice is not None and choice.names:  # a choice among them is a choice of what to offer
+    if choice is not None and choice.names:  # this API has no choice by name: offer only these
         tools = [tool for tool in tools if tool["name"] in choice.names]
     if not tools:
         return
@@ -114,7 +114,7 @@ def _messages(request: ChatRequest, crossing: Crossing) -> list[Document]:
 
 
 def _content(parts: list[Part], crossing: Crossing) -> Any:
-    """Words as one string where there is nothing else."""
+    """Returns a single text as a string, otherwise a list of blocks."""
     if len(parts) == 1 and isinstance(parts[0], Text):
         return native.said(parts, crossing)
     return [
@@ -137,7 +137,7 @@ def _image(part: Part, crossing: Crossing) -> Document:
 
 
 def _answered(parts: list[Part], crossing: Crossing) -> Document:
-    """A turn of the model's: what it thought before it called tools is its plan."""
+    """Returns a turn of the model. With tool calls, its thoughts and text become the ``tool_plan``."""
     thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
     calls = [part for part in parts if isinstance(part, ToolCall)]
     others: list[Part] = [part for part in parts if not isinstance(part, Reasoning | ToolCall)]

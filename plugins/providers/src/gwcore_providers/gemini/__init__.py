@@ -1,1 +1,1 @@
-"""gemini: dialects and what belongs to them."""
+"""gemini: its dialects."""

@@ -22,7 +22,7 @@ class GeminiCodec:
     read_error = staticmethod(reply.read_error)
 
     def read_reply(self, document: Any) -> ChatReply:
-        """One reply, or the list of them that a stream without ``alt=sse`` is."""
+        """Reads one reply, or the list of replies that is sent for a stream without ``alt=sse``."""
         if not isinstance(document, list):
             return reply.read_reply(document)
         reader = GeminiReader()
@@ -33,11 +33,11 @@ class GeminiCodec:
             raise Malformed(f"the upstream's list of replies holds no answer: {error}") from None
 
     def reader(self) -> StreamReader:
-        """One per attempt."""
+        """A reader for one attempt."""
         return GeminiReader()
 
     def writer(self, crossing: Crossing) -> StreamWriter:
-        """One per attempt."""
+        """A writer for one attempt: server-sent events, or a JSON list if the client did not ask for ``alt=sse``."""
         if crossing.query is None or b"alt=sse" in crossing.query:
             return GeminiWriter(crossing)
         crossing.content_type = b"application/json; charset=utf-8"

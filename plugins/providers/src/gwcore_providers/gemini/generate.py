@@ -22,9 +22,9 @@ from gwcore_providers.meter import Facts, JsonMeter, StreamMeter
 from gwcore_providers.usage import gemini_usage
 
 _V = ("/v1beta", "/v1")
-_VERBS = (*_V, "")  # LiteLLM's clients put nothing between the base URL and the model
+_VERBS = (*_V, "")  # LiteLLM's clients send no version between the base URL and the model
 _KEY = "x-goog-api-key"
-# grounding is billed per prompt up to this generation, per query from the next on
+# grounding is billed per prompt for these generations, per query for later ones
 _PER_PROMPT = ("gemini-1", "gemini-2")
 _STATUS = {
     400: "INVALID_ARGUMENT",
@@ -65,7 +65,7 @@ def _total(facts: Facts) -> Usage | None:
     return gemini_usage(usage, searches)
 
 
-# the fields of GenerationConfig, in JSON's spelling and in that of the protocol buffers: the API reads either, at each level
+# the fields of GenerationConfig, in camelCase and in snake_case: the API accepts either at each level
 _KNOBS: Knobs = {
     knob: tuple(
         dict.fromkeys(
@@ -92,14 +92,14 @@ _KNOBS: Knobs = {
 
 
 class GeminiGenerate(BaseDialect):
-    """The model stands in the path; a stream is SSE with ``alt=sse``, else a JSON array."""
+    """The model is in the path; a stream is SSE with ``alt=sse``, otherwise a JSON array."""
 
     name = "gemini.generate"
     chat = GeminiCodec()
     lists = LISTS
     unique = frozenset({"model", "contents", "tools", "generationConfig", "generation_config", "serviceTier"})
     forward = ("x-goog-api-client", "x-goog-user-project", "x-goog-request-params", "x-server-timeout")
-    # Google's SDK for Python reads a comment as data; empty lines it skips
+    # Google's SDK for Python reads a comment as data, but skips empty lines
     keepalive = b"\r\n\r\n"
     comments = False
     end_mark = last_mark = re.compile(rb'"(?:finishReason|blockReason)"\s*:')
@@ -112,7 +112,7 @@ class GeminiGenerate(BaseDialect):
         Route("POST", "/models/{model}:predict", "predict", _VERBS, "path"),
         Route("GET", "/models", "models", ("/v1beta",), "none", "none", local=True),
         Route("GET", "/models/{model}", "models", ("/v1beta",), "none", "none", local=True),
-        # Google's SDKs ask for v1, where OpenAI's and Anthropic's clients ask for theirs
+        # Google's SDKs use /v1 here, the same address as OpenAI's and Anthropic's clients
         Route("GET", "/models", "models", ("/v1",), "none", "none", local=True, header=_KEY),
         Route("GET", "/models/{model}", "models", ("/v1",), "none", "none", local=True, header=_KEY),
         Route("POST", "/cachedContents", "cached_contents", _V, "none"),
@@ -131,7 +131,7 @@ class GeminiGenerate(BaseDialect):
         return _KNOBS if operation == "chat" else {}
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
-        """``usageMetadata`` stands in every chunk; the last one counts."""
+        """Every chunk has a ``usageMetadata``; the last one counts."""
         if operation not in {"chat", "embeddings", "batch_embeddings"}:
             return None
         return (
@@ -141,14 +141,14 @@ class GeminiGenerate(BaseDialect):
         )
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """Google's errors keep their envelope."""
+        """An error keeps Google's envelope."""
         error = document.get("error")
         if isinstance(error, dict):
             return InBandError(status_of(error), orjson.dumps(document))
         return "wait" if self.bare(document) else "go"
 
     def bare(self, document: dict[str, Any]) -> bool:
-        """No candidate has a part that says something, or another end than the plain one."""
+        """Whether there is no prompt feedback, non-empty part or finish reason other than ``STOP``."""
         if "promptFeedback" in document:
             return False
         return all(
@@ -168,7 +168,7 @@ class GeminiGenerate(BaseDialect):
             "metadata": {"request_id": request_id},
         }
         details: list[dict[str, Any]] = [info]
-        if error.retry_after is not None:  # Gemini CLI reads this, not the header: it waits so long, or gives up
+        if error.retry_after is not None:  # Gemini CLI reads this, not the header
             delay = f"{max(1, math.ceil(error.retry_after))}s"
             details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
         status = _STATUS.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")

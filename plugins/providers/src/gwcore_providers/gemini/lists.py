@@ -17,7 +17,7 @@ TASKS = {
 
 
 class BatchEmbedContents(Errors):
-    """One request per text, many in one body."""
+    """One body with one request per text."""
 
     operation = "batch_embeddings"
 

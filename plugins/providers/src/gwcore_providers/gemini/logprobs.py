@@ -1,4 +1,4 @@
-"""``logprobsResult`` ↔ the list that OpenAI's APIs have: one object for every token."""
+"""``logprobsResult`` ↔ the list of OpenAI's APIs: one object per token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def read(result: Any) -> list[dict[str, Any]]:
-    """Tokens in order, each with the ones that were likely in its place."""
+    """Returns the tokens in order, each with its most likely alternatives."""
     if not isinstance(result, Mapping):
         return []
     likely = [step.get("candidates") or [] for step in result.get("topCandidates") or []]
@@ -24,7 +24,7 @@ def _token(candidate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written(tokens: Any) -> dict[str, Any]:
-    """``logprobsResult`` of that list."""
+    """Returns the ``logprobsResult`` of that list."""
     return {
         "chosenCandidates": [_candidate(one) for one in tokens],
         "topCandidates": [{"candidates": [_candidate(top) for top in one.get("top_logprobs") or []]} for one in tokens],

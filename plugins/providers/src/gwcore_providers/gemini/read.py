@@ -1,7 +1,7 @@
 """``gemini.generate`` requests → the canonical conversation. Source: Google's discovery document and guides.
 
-Keys may be written in camelCase or snake_case, as Google's servers take both; they are read as one. Calls without an id get
-one: in a request by their place, and results are matched to them by name and order; in an answer one that no other has.
+Keys are read in camelCase and snake_case, since Google's servers accept both. Calls without an id get one: in a request
+from their position, and results are matched to them by name and order; in an answer a unique one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KNOBS = {
     "presencePenalty": "presence_penalty", "frequencyPenalty": "frequency_penalty", "responseLogprobs": "logprobs",
     "logprobs": "top_logprobs",
 }  # fmt: skip
-"""This dialect's key in ``generationConfig`` → the canonical knob."""
+"""Key in ``generationConfig`` → the canonical knob."""
 _CONFIG = frozenset({
     "candidateCount", "stopSequences", "maxOutputTokens", "responseMimeType", "responseSchema", "responseJsonSchema",
     "_responseJsonSchema", "responseModalities", "thinkingConfig", *KNOBS,
@@ -52,7 +52,7 @@ KINDS = (("image/", "image"), ("audio/", "audio"), ("video/", "video"))
 
 
 def camel(document: Any) -> dict[str, Any]:
-    """One level of an object, its keys in camelCase."""
+    """Returns an object with its top-level keys in camelCase; ``{}`` for anything else."""
     if not isinstance(document, dict):
         return {}
     if not any("_" in key for key in document):
@@ -96,9 +96,9 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
 
 
 def joined(messages: list[Message]) -> list[Message]:
-    """The same with every answer as one message and its words in one piece.
+    """Returns the messages with consecutive answers joined into one message, and adjacent texts into one part.
 
-    Google's SDKs keep a streamed answer as they got it: a content per chunk, each with some of the words or one of the calls.
+    Google's SDKs keep a streamed answer as received: one content per chunk, with a piece of the text or a call.
     """
     out: list[Message] = []
     for message in messages:
@@ -113,10 +113,11 @@ def joined(messages: list[Message]) -> list[Message]:
 
 
 class Calls:
-    """Ids for calls that have none, and for the results that belong to them.
+    """Assigns ids to calls without one, and to their results.
 
-    A request names them by their place. The answers of a conversation do not know of one another, and by their place the first
-    calls of all of them would have one name: clients take the second one as done. Theirs come of the answer's own id.
+    In a request, an id is made from the call's position. Answers are read independently of each other: with the
+    position alone, the first call of every answer would get the same id, and clients would take the second one as done.
+    So :class:`AnswerCalls` includes the answer's own id.
     """
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class Calls:
         self._open: list[tuple[str, str]] = []
 
     def called(self, name: str, given: Any) -> str:
-        """The id of a call."""
+        """Returns the id of a call."""
         self._count += 1
         id = given if isinstance(given, str) and given else self._named(name)  # noqa: A001
         self._open.append((name, id))
@@ -134,7 +135,7 @@ class Calls:
         return f"call_{self._count}_{name}"
 
     def answered(self, name: str, given: Any) -> str:
-        """The id that a result is for: the oldest open call of that name."""
+        """Returns the id of the call that a result is for: without a given id, the oldest open call of that name."""
         for at, (known, id) in enumerate(self._open):  # noqa: A001
             if id == given or (not given and known == name):
                 del self._open[at]
@@ -143,7 +144,7 @@ class Calls:
 
 
 class AnswerCalls(Calls):
-    """Of one candidate of an answer. ``answer`` is its ``responseId``, so that it reads the same each time."""
+    """The calls of one candidate. ``answer`` is the ``responseId``, so that each reading yields the same ids."""
 
     def __init__(self, answer: Any, candidate: int) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ def _parts(content: Any, where: str, calls: Calls) -> list[Part]:
 
 
 def parts_of(item: dict[str, Any], where: str, calls: Calls) -> list[Part]:
-    """One of Google's parts; a signature that stands on words is a thought of its own behind them."""
+    """Reads one of Google's parts; a signature on a text becomes a separate thought after it."""
     signature = item.get("thoughtSignature")
     if "text" in item:
         return _text(item, where, signature)

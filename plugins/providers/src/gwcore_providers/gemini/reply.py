@@ -1,4 +1,4 @@
-"""``gemini.generate`` replies, whole, in both directions; and why an answer ended."""
+"""Complete ``gemini.generate`` replies and finish reasons, in both directions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REASONS: Mapping[str, FinishReason] = {
     **dict.fromkeys(_FILTERS.split(), "content_filter"),
     **dict.fromkeys(_FAULTS.split(), "error"),
 }
-# What is incomplete is never called ``STOP``.
+# an incomplete answer must never get ``STOP``
 _WORDS: Mapping[FinishReason, str] = {
     "stop": "STOP", "length": "MAX_TOKENS", "context_window": "MAX_TOKENS", "tool_calls": "STOP",
     "content_filter": "SAFETY", "refusal": "SAFETY", "pause": "OTHER", "error": "OTHER", "unknown": "OTHER",
@@ -48,7 +48,7 @@ _WORDS: Mapping[FinishReason, str] = {
 
 
 def finish_of(word: Any, *, calls: bool) -> Finish:
-    """``finishReason``; this API says ``STOP`` where the model calls functions."""
+    """Reads ``finishReason``; this API sends ``STOP`` also if the model calls functions."""
     reason = _REASONS.get(word, "unknown") if isinstance(word, str) else "unknown"
     if reason == "stop" and calls:
         reason = "tool_calls"
@@ -56,12 +56,12 @@ def finish_of(word: Any, *, calls: bool) -> Finish:
 
 
 def word_of(finish: Finish) -> str:
-    """``finishReason``."""
+    """Returns the ``finishReason``."""
     return _WORDS[finish.reason]
 
 
 def usage_document(usage: Usage) -> dict[str, Any]:
-    """Usage as this dialect counts: cached inside the prompt, thoughts beside the candidates."""
+    """Usage as this dialect counts it: the prompt includes cached tokens, candidates exclude thoughts."""
     out = {
         "promptTokenCount": usage.total_in,
         "candidatesTokenCount": usage.total_out - usage.reasoning,
@@ -78,7 +78,7 @@ def usage_document(usage: Usage) -> dict[str, Any]:
 
 
 def usage_of(document: Mapping[str, Any]) -> Usage | None:
-    """The usage of a reply, or of a chunk."""
+    """Returns the usage of a reply or chunk."""
     usage = document.get("usageMetadata")
     return gemini_usage(usage) if isinstance(usage, dict) else None
 
@@ -104,7 +104,7 @@ def read_reply(document: Any) -> ChatReply:
 
 
 def blocked(document: Mapping[str, Any]) -> Finish:
-    """Why there is no candidate at all."""
+    """Returns the reason why there is no candidate."""
     feedback = document.get("promptFeedback")
     reason = feedback.get("blockReason") if isinstance(feedback, dict) else None
     return Finish("content_filter" if reason else "unknown", reason)
@@ -135,7 +135,7 @@ def _choice(candidate: dict[str, Any], calls: AnswerCalls) -> Choice:
     )
 
 
-# what is read, and what says nothing of the answer: sizes, ratings below what filters, the query as the widget shows it
+# fields that are read, or say nothing about the answer: sizes, ratings too low to filter, the search widget
 _CANDIDATE = frozenset({
     "content", "finishReason", "finishMessage", "index", "groundingMetadata", "logprobsResult", "avgLogprobs",
     "tokenCount", "safetyRatings",
@@ -147,13 +147,13 @@ _GROUNDING = frozenset({
 
 
 def beside(candidate: dict[str, Any]) -> list[Opaque]:
-    """What a candidate says beside its parts that no other dialect has a place for."""
+    """Returns the fields of a candidate that have no equivalent in other dialects."""
     found = unsaid(candidate, _CANDIDATE)
     return found + unsaid(candidate.get("groundingMetadata"), _GROUNDING, "groundingMetadata.")
 
 
 def citations(candidate: Mapping[str, Any]) -> list[Citation]:
-    """What grounds the words of a candidate: one citation for each segment and its source."""
+    """Returns the grounding of a candidate: one citation per segment and source, without segments one per source."""
     grounding = candidate.get("groundingMetadata")
     if not isinstance(grounding, dict):
         return []
@@ -203,7 +203,7 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> dict[str, Any]:
 
 
 def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
-    """Google's parts of one part; none for what this dialect cannot show, which is dropped by name."""
+    """Returns Google's parts for one part; a part that this dialect cannot express is dropped, and reported as such."""
     if isinstance(part, Text):
         return [{"text": part.text}] if part.text else []
     if isinstance(part, Reasoning):
@@ -224,7 +224,7 @@ def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
 
 
 def thought(part: Reasoning) -> list[dict[str, Any]]:
-    """A thought; what another vendor signed or sealed is sealed in its signature."""
+    """Returns a thought part. A thought that another vendor signed or encrypted is sealed in its signature."""
     signature = part.signature
     if part.dialect != DIALECT:
         signature = closed(part) if part.signature or part.encrypted else None
@@ -235,7 +235,7 @@ def thought(part: Reasoning) -> list[dict[str, Any]]:
 
 
 def grounded(cited: list[Citation]) -> dict[str, Any] | None:
-    """``groundingMetadata`` of citations."""
+    """Returns the ``groundingMetadata`` for citations; ``None`` without any."""
     if not cited:
         return None
     chunks = [{"web": {"uri": one.url or "", "title": one.title or ""}} for one in cited]

@@ -8,7 +8,7 @@ _WHOLE = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "ma
 
 
 def json_schema(schema: Any) -> Any:
-    """The same in JSON Schema, 2020-12."""
+    """Converts a schema object to JSON Schema 2020-12."""
     if isinstance(schema, list):
         return [json_schema(item) for item in schema]
     if not isinstance(schema, dict):
@@ -22,7 +22,7 @@ def json_schema(schema: Any) -> Any:
         elif key in {"items", "anyOf", "any_of"}:
             out["anyOf" if key == "any_of" else key] = json_schema(value)
         elif key in _WHOLE and isinstance(value, str) and value.isdigit():
-            out[key] = int(value)  # its 64-bit integers are strings
+            out[key] = int(value)  # Google writes 64-bit integers as strings
         elif key not in {"nullable", "propertyOrdering", "property_ordering", "example"}:
             out[key] = value
     if schema.get("nullable") is True and "type" in out:
@@ -31,7 +31,7 @@ def json_schema(schema: Any) -> Any:
 
 
 def accepted(schema: Any) -> Any:
-    """A JSON Schema as ``parametersJsonSchema`` and ``responseJsonSchema`` take it: without marks of the document itself."""
+    """Returns a schema for ``parametersJsonSchema`` or ``responseJsonSchema``: no ``$schema``, ``$id`` or comments."""
     if not isinstance(schema, dict):
         return {"type": "object", "properties": {}}
     return {key: value for key, value in schema.items() if key not in {"$schema", "$id", "$comment"}}

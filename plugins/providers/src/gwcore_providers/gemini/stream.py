@@ -1,4 +1,4 @@
-"""``gemini.generate`` streams: chunks → events, events → chunks. A chunk is a whole reply with more parts."""
+"""``gemini.generate`` streams: chunks → events, events → chunks. A chunk has the shape of a complete reply."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from gwcore_providers.gemini.reply import (
 
 
 class _Lane:
-    """One candidate of a stream being read."""
+    """State of one candidate of a stream being read."""
 
     __slots__ = ("beside", "calls", "cited", "kind", "part", "reason", "said", "thought")
 
@@ -71,7 +71,7 @@ class GeminiReader:
         self._blocked: Finish | None = None
 
     def read(self, frame: Frame) -> Sequence[Event]:
-        """One chunk."""
+        """Read one chunk."""
         if not frame.data:
             return ()
         try:
@@ -83,7 +83,7 @@ class GeminiReader:
         return self.events(document)
 
     def events(self, document: dict[str, Any]) -> Sequence[Event]:
-        """What a chunk's document says."""
+        """Returns the events of a chunk's document."""
         error = document.get("error")
         if error:
             said = complaint(document, b"")
@@ -118,7 +118,7 @@ class GeminiReader:
         lane.cited += citations(candidate)
         for one in beside(candidate):
             lane.beside.setdefault(one.kind, one)
-        # the last one counts: with code execution a candidate is said to be finished, and goes on
+        # the last one counts: with code execution, a candidate continues after a finishReason
         lane.reason = candidate.get("finishReason") or lane.reason
 
     def _part(self, part: Any, number: int, lane: _Lane, events: list[Event]) -> None:
@@ -145,7 +145,7 @@ class GeminiReader:
         if part.text:
             events.append(ReasoningDelta(at, part.text, number, part.summary))
         if part.signature or part.encrypted:
-            part.text = "".join(lane.thought)  # the whole thought that is signed
+            part.text = "".join(lane.thought)  # the signature is for the whole thought
             events.append(ReasoningDelta(at, "", number, part.summary, part))
             self._close(number, lane, events)
 
@@ -176,7 +176,7 @@ class GeminiReader:
         events.append(Finished(finish_of(lane.reason, calls=number in self._called), number))
 
     def close(self) -> Sequence[Event]:
-        """Why candidates ended, and why a prompt was blocked."""
+        """Report the finish of every candidate, or of a blocked prompt."""
         events: list[Event] = []
         for number, lane in self._lanes.items():
             self._end(number, lane, events)
@@ -186,7 +186,7 @@ class GeminiReader:
 
 
 class GeminiWriter:
-    """See :class:`gwcore.codec.StreamWriter`. Calls leave whole, since their arguments are an object here."""
+    """See :class:`gwcore.codec.StreamWriter`. A call is sent in one piece, since its arguments are an object here."""
 
     def __init__(self, crossing: Crossing) -> None:
         self._crossing = crossing
@@ -199,7 +199,7 @@ class GeminiWriter:
         self._finished: list[Finished] = []
 
     def write(self, events: Iterable[Event]) -> bytes:
-        """Chunks."""
+        """Encode events as chunks."""
         out: list[bytes] = []
         for event in events:
             if isinstance(event, TextDelta):
@@ -253,7 +253,7 @@ class GeminiWriter:
         if event.sealed is not None:
             shown = thought(event.sealed)
             if shown and "thoughtSignature" in shown[0]:
-                # its words have gone ahead
+                # the text has been sent already
                 self._parts([{**shown[0], "text": ""}], event.choice, out)
 
     def _parts(self, parts: list[dict[str, Any]], choice: int, out: list[bytes]) -> None:
@@ -265,7 +265,7 @@ class GeminiWriter:
         return b"data: " + orjson.dumps({"candidates": candidates, **more, **self._fixed}) + b"\r\n\r\n"
 
     def close(self) -> bytes:
-        """Why it ended, and what it took."""
+        """Write the finish reason and the usage."""
         out: list[bytes] = []
         for part in list(self._calls):
             self._call(part, 0, out)
@@ -284,18 +284,18 @@ class GeminiWriter:
 
 
 class ListWriter:
-    """The same as one JSON list, told piece by piece: what a client reads that did not ask for ``alt=sse``."""
+    """The same chunks as elements of one JSON list, for a client that did not ask for ``alt=sse``."""
 
     def __init__(self, events: GeminiWriter) -> None:
         self._events = events
         self._before = b"["
 
     def write(self, events: Iterable[Event]) -> bytes:
-        """Elements of the list."""
+        """Encode events as elements of the list."""
         return self._elements(self._events.write(events))
 
     def close(self) -> bytes:
-        """The last ones, and the end of the list."""
+        """Write the last elements and the end of the list."""
         last = self._elements(self._events.close())
         return last + (b"[]" if self._before == b"[" else b"]")
 

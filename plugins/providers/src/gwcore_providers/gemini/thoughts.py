@@ -1,4 +1,4 @@
-"""Signatures in Google's parts: bytes in base64, so that what another vendor sealed is encoded once more."""
+"""Thought signatures in Google's parts. They must be base64, so a sealed foreign thought is encoded once more."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from gwcore.chat import Reasoning
 from gwcore_providers.crossing import seal, unseal
 
 SEALED = "Z3cx"
-"""How all that is sealed begins: ``gw1`` in base64."""
+"""Prefix of every sealed thought: ``gw1`` in base64."""
 
-# who signs calls refuses, in the turn being answered, a step whose first call is unsigned; this is what stands for the signature
-# of a call that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs
+# models that sign calls reject a step of the current turn whose first call is unsigned; UNSIGNED replaces the signature
+# of another model's call: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs
 SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
 UNSIGNED = "skip_thought_signature_validator"
 
 
 def closed(thought: Reasoning) -> str:
-    """A foreign thought for ``thoughtSignature``."""
+    """Returns a foreign thought as a ``thoughtSignature``."""
     return base64.b64encode(seal(thought).encode()).decode()
 
 
 def opened(signature: object) -> Reasoning | None:
-    """The foreign thought in a ``thoughtSignature``; ``None`` for one of Google's own."""
+    """Returns the foreign thought in a ``thoughtSignature``; ``None`` for Google's own signatures."""
     if not isinstance(signature, str) or not signature.startswith(SEALED):
         return None
     try:

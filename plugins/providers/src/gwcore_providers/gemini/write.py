@@ -33,12 +33,12 @@ from gwcore_providers.gemini.schema import accepted
 from gwcore_providers.gemini.thoughts import SIGNS, UNSIGNED
 
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
-# levels or budgets by family: Google's thinking guide
+# thinking levels or budgets by model family, from Google's thinking guide
 _LEVELS = (
     (re.compile(r"gemini-3(?:\.\d)?-pro"), ("low", "medium", "high")),
     (re.compile(r"gemini-(?:[3-9]|\d\d)"), ("minimal", "low", "medium", "high")),
 )
-# "Function calling with a response mime type: 'application/json' is unsupported" is their 400
+# their 400: "Function calling with a response mime type: 'application/json' is unsupported"
 _EITHER = re.compile(r"gemini-[12](?!\d)")
 _BUDGETS = (
     (re.compile(r"gemini-2\.5-pro"), (128, 32_768)),
@@ -78,7 +78,10 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
 
 
 def _either(request: ChatRequest, crossing: Crossing) -> ChatRequest:
-    """Tools, or a form of the answer: with both, the answer is one more tool, and the model must call one of them."""
+    """For models that take tools or an answer format, not both: the format becomes a tool, and the model must call one.
+
+    If the client forbids calls, its tools are dropped; if it requires one, or wants any JSON, the format is dropped.
+    """
     form, choice = request.format, request.tool_choice
     if form is None or form.kind == "text" or not request.tools:
         return request
@@ -184,7 +187,7 @@ def _tools(request: ChatRequest, crossing: Crossing, *, same: bool) -> list[dict
 def _declaration(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
     out: dict[str, Any] = {"name": tool.name}
     if tool.description is not None or not same:
-        out["description"] = tool.description or ""  # must be there
+        out["description"] = tool.description or ""  # required by the API
     if tool.custom:
         if isinstance(tool.grammar, dict) and tool.grammar.get("type") not in {None, "text"}:
             crossing.drop("tools.custom.format")
@@ -210,7 +213,7 @@ def _choice(choice: ToolChoice) -> dict[str, Any]:
     if choice.names:
         out["allowedFunctionNames"] = list(choice.names)
         if choice.mode == "auto" and "mode" not in choice.extra:
-            out["mode"] = "VALIDATED"  # AUTO takes no names
+            out["mode"] = "VALIDATED"  # AUTO accepts no names
     return out
 
 
@@ -224,7 +227,7 @@ class _Contents:
         self._names = names_of_calls(request.messages)
 
     def all(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """System instruction and contents."""
+        """Returns the system instruction and the contents."""
         listed = self.request.messages
         first = next((at for at, m in enumerate(listed) if m.role not in {"system", "developer"}), len(listed))
         system = [part for message in listed[:first] for part in message.parts]
@@ -239,7 +242,7 @@ class _Contents:
             else:
                 self._turn(message, contents)
         if not self.same:
-            for content in contents:  # results before anything else, as calls and results must be neighbours
+            for content in contents:  # results first, because they must directly follow their calls
                 content["parts"].sort(key=lambda part: "functionResponse" not in part and content["role"] == "user")
                 call = next((part for part in content["parts"] if "functionCall" in part), None)
                 if call is not None and SIGNS.search(self.crossing.model):

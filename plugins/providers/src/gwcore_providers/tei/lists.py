@@ -1,4 +1,4 @@
-"""``/embed`` and ``/rerank`` of text-embeddings-inference. Source: its OpenAPI document. Neither counts tokens in its body."""
+"""``/embed`` and ``/rerank`` of text-embeddings-inference, which report no tokens. Source: its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIALECT = "tei"
 
 
 class Embed(Errors):
-    """A list of vectors, nothing around it."""
+    """The answer is a plain list of vectors."""
 
     operation = "embeddings"
 
@@ -32,7 +32,7 @@ class Embed(Errors):
 
 
 class Rerank(Errors):
-    """``index`` and ``score``, best first; it always ranks all."""
+    """``index`` and ``score``, best first; always ranks all texts."""
 
     operation = "rerank"
 
@@ -48,7 +48,7 @@ class Rerank(Errors):
 
 
 class Tei(UpstreamDialect):
-    """Its own API."""
+    """The server's own API."""
 
     name = DIALECT
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({"embeddings": Embed(), "rerank": Rerank()})

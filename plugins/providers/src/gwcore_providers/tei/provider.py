@@ -1,4 +1,4 @@
-"""``provider: tei``: embeddings by its OpenAI route, which counts tokens; rerank by its own.
+"""``provider: tei``: embeddings by its OpenAI route, which reports tokens; rerank by its own.
 
 Source: https://huggingface.github.io/text-embeddings-inference.
 """
@@ -18,7 +18,7 @@ _PATHS = {"embeddings": "/embed", "rerank": "/rerank"}
 
 
 class TeiOptions(BaseModel):
-    """Further keys of a ``tei`` upstream."""
+    """Additional options of a ``tei`` upstream."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +28,7 @@ class TeiOptions(BaseModel):
 
 
 class TextEmbeddingsInference(Compatible):
-    """The row, with the server's own API beside it."""
+    """The row of the table of compatible vendors, plus the server's own API."""
 
     Options = TeiOptions
 
@@ -45,13 +45,13 @@ class TextEmbeddingsInference(Compatible):
         *,
         stream: bool,
     ) -> Address:
-        """Its own API stands at the origin."""
+        """The server's own API is at the root."""
         if dialect == DIALECT:
             path = _PATHS.get(operation)
             return None if path is None else (upstream.base_path + path, False)
         return super().address(upstream, dialect, operation, model, params, stream=stream)
 
     def quirks(self, upstream: Upstream, model: str) -> frozenset[str]:
-        """The row's, and how many items a request may have."""
+        """The row's, plus the limit of items per request."""
         batch = options_of(upstream, TeiOptions).batch
         return super().quirks(upstream, model) | {f"batch:{batch}", f"rerank_batch:{batch}"}

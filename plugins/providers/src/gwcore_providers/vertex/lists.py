@@ -19,12 +19,12 @@ DIALECT = "vertex.predict"
 
 
 def by_content(model: str) -> bool:
-    """Whether a model is asked by ``embedContent``: Gemini's, but for the first of them. As the google-genai SDK has it."""
+    """Whether a model uses ``embedContent``: Gemini's except the first one, as in the google-genai SDK."""
     return model.startswith("gemini-") and model != "gemini-embedding-001"
 
 
 class Predict(Errors):
-    """``instances`` in, ``predictions`` out, each with its own count of tokens; or ``embedContent``, of one text."""
+    """``instances`` in, ``predictions`` out, each with its own token count; or ``embedContent``, for one text."""
 
     operation = "predict"
 
@@ -61,7 +61,7 @@ def _content(request: ListRequest, crossing: Crossing) -> dict[str, Any]:
 
 
 class VertexPredict(UpstreamDialect):
-    """Embeddings alone; models of Gemini's are spoken to in Gemini's own dialect."""
+    """Only embeddings; Gemini's chat models use the ``gemini.generate`` dialect."""
 
     name = DIALECT
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({"embeddings": Predict()})

@@ -29,7 +29,7 @@ _MULTI_REGIONS = ("us", "eu")
 _CLAUDE = "claude"
 _ANTHROPIC = words("no_urls", without("service_tier"))
 _GEMINI = words("no_ids")
-# "Text embeddings API" of the Vertex AI reference: 250 texts and 20,000 tokens; models of Gemini's take one text
+# "Text embeddings API" of the Vertex AI reference: limit of 250 texts and 20,000 tokens; Gemini's models take one text
 _EMBEDDINGS = words("batch:250", "batch_tokens:18000")
 _ONE_AT_A_TIME = words("batch:1")
 # "OpenAI compatibility" of the Vertex AI guide
@@ -39,7 +39,7 @@ _OPENAI = words(
 
 
 class VertexOptions(BetaOptions):
-    """Further keys of a ``vertex`` upstream."""
+    """Additional options of a ``vertex`` upstream."""
 
     project: str | None = Field(
         default=None,
@@ -73,7 +73,7 @@ class VertexOptions(BetaOptions):
 
     @property
     def host(self) -> str:
-        """Where the location is served."""
+        """Host that serves the location."""
         if self.location == "global":
             return "aiplatform.googleapis.com"
         if self.location in _MULTI_REGIONS:
@@ -82,7 +82,7 @@ class VertexOptions(BetaOptions):
 
     @property
     def parent(self) -> str:
-        """``/projects/…/locations/…``, or nothing: an API key alone belongs to a project (express mode)."""
+        """``/projects/…/locations/…``; empty without a project, since an API key implies one (express mode)."""
         project = self.project
         if project is None and self.credentials is not None:
             project = orjson.loads(self.credentials.get_secret_value()).get("project_id")
@@ -106,7 +106,7 @@ class Vertex(Vendor):
         *,
         stream: bool,
     ) -> Address:
-        """Publishers' models, by their names; the OpenAI-compatible endpoint, whose models are ``publisher/model``."""
+        """Plain model names belong to a publisher's API; ``publisher/model`` to the OpenAI-compatible endpoint."""
         options = options_of(upstream, VertexOptions)
         if dialect == "gemini.generate":
             root = f"{upstream.base_path}/{options.api_version}{options.parent}"
@@ -130,7 +130,7 @@ class Vertex(Vendor):
         return path and (root + path[0], path[1])
 
     def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
-        """Per publisher; ``publisher/model`` is the OpenAI-compatible endpoint."""
+        """Depend on the publisher; ``publisher/model`` is served by the OpenAI-compatible endpoint."""
         if "/" in model:
             return _OPENAI
         if "embedding" in model:
@@ -138,7 +138,7 @@ class Vertex(Vendor):
         return _ANTHROPIC if model.startswith(_CLAUDE) else _GEMINI
 
     def prepare(self, upstream: Upstream, request: Request, dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
-        """Anthropic's body names the version, and the model only where tokens are counted."""
+        """Anthropic's body contains the version, and the model only if tokens are counted."""
         if dialect == "anthropic.messages":
             options = options_of(upstream, VertexOptions)
             betas, knobs = betas_of(request.headers, options.betas)
@@ -146,14 +146,14 @@ class Vertex(Vendor):
                 request.headers = renamed(request.headers, anthropic_beta=",".join(betas).encode() or None)
             without = knobs | _MODEL if operation == "chat" else knobs
             request.body = versioned(request.body, options.anthropic_version, without)
-            request.target = request.target.partition("?")[0]  # ?beta=true is known to Anthropic alone
+            request.target = request.target.partition("?")[0]  # only Anthropic's own API knows ?beta=true
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
-        """An API key is a header; tokens are added by :class:`VertexTransport`."""
+        """An API key is sent as a header; :class:`VertexTransport` adds tokens."""
         return [(b"x-goog-api-key", api_key.encode())] if api_key else []
 
     def transport(self, gateway: Transport, api_key: str | None, options: BaseModel | None) -> Transport:
-        """Tokens are fetched by google-auth, which ``gwcore-providers[vertex]`` brings."""
+        """Tokens are fetched by google-auth, which ``gwcore-providers[vertex]`` installs."""
         assert isinstance(options, VertexOptions)
         if api_key is not None:
             return VertexTransport(gateway, None)
@@ -168,28 +168,28 @@ class Vertex(Vendor):
 
 
 def _model(name: str) -> str:
-    """A model's name in the path; versions follow an ``@``."""
+    """Returns a model's name for the path; the ``@`` before a version is not encoded."""
     return model_path(name).replace("%40", "@")
 
 
 class VertexTransport(CloudTransport[Headers]):
-    """Adds the token; says Google's errors as Anthropic's where a client of theirs asks."""
+    """Adds the token, and converts Google's errors to Anthropic's for requests to Anthropic's models."""
 
     async def sign(self, request: Request, credential: Headers) -> None:
-        """The token."""
+        """Add the token."""
         request.headers = [*request.headers, *credential]
 
     def secrets(self, credential: Headers) -> Iterable[bytes]:
-        """The token."""
+        """Returns the token."""
         return [value.removeprefix(b"Bearer ") for name, value in credential if name == b"authorization"]
 
     def error(self, request: Request, response: Response, body: bytes) -> bytes:
-        """Google's own errors, in the dialect of the publisher asked."""
+        """Convert Google's own errors to the publisher's dialect."""
         return _as_anthropic(response.status, body) if "/publishers/anthropic/" in request.target else body
 
 
 def _as_anthropic(status: int, body: bytes) -> bytes:
-    """Anthropic's own errors pass; Google's envelope, alone or in a list, is opened."""
+    """Converts Google's envelope, alone or in a list; Anthropic's own errors are unchanged."""
     try:
         document = orjson.loads(body)
         error = (document[0] if isinstance(document, list) else document)["error"]

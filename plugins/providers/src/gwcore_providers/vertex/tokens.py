@@ -1,6 +1,6 @@
-"""OAuth tokens of Google, through google-auth. Imported only where a stack file uses them.
+"""Google's OAuth tokens, through google-auth. Imported only if a stack file uses them.
 
-google-auth blocks: everything here runs in a thread. Source of the choice: ``docs/decisions``, "Cloud credentials".
+google-auth blocks, so it runs in a thread. Why google-auth: ``docs/decisions``, "Cloud credentials".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gwcore_providers.expiring import Unavailable
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 MARGIN = 225.0
-"""Seconds before its end at which google-auth itself renews; Google's metadata server gives no new token sooner."""
+"""Seconds before expiry at which google-auth itself renews; Google's metadata server issues no new token sooner."""
 
 _TIMEOUT = 30.0
 
@@ -48,7 +48,7 @@ class _Response(google.auth.transport.Response):
 
 
 class _Request(google.auth.transport.Request):
-    """google-auth's requests through the HTTP client that is there anyway; proxies come from the environment."""
+    """Sends google-auth's requests with httpx2, which is installed anyway; proxies come from the environment."""
 
     def __init__(self) -> None:
         self._client = httpx2.Client(timeout=_TIMEOUT, follow_redirects=False)
@@ -73,11 +73,11 @@ class _Request(google.auth.transport.Request):
 
 
 def load(document: str | None, request: google.auth.transport.Request) -> Any:
-    """Credentials of a key file's text, or Application Default Credentials. Blocks.
+    """Returns credentials from a key file's text, or Application Default Credentials. Blocks.
 
     Raises:
-        Unavailable: a kind of key that is not taken as text.
-        google.auth.exceptions.GoogleAuthError: there are none, or they cannot be read.
+        Unavailable: a type of key that is not accepted as text.
+        google.auth.exceptions.GoogleAuthError: there are no credentials, or they cannot be read.
     """
     if document is None:
         found, _ = google.auth.default(scopes=SCOPES, request=request)
@@ -96,14 +96,14 @@ def load(document: str | None, request: google.auth.transport.Request) -> Any:
 
 
 class Tokens:
-    """Fetches headers that authenticate, for :class:`gwcore_providers.expiring.Expiring`."""
+    """Fetches authentication headers, for :class:`gwcore_providers.expiring.Expiring`."""
 
     def __init__(self, document: str | None) -> None:
         self._document = document
         self._credentials: Any = None
 
     async def __call__(self) -> tuple[Headers, float]:
-        """The headers, and the epoch second at which they end."""
+        """Returns the headers, and the epoch second at which they expire."""
         return await asyncio.to_thread(self._refresh)
 
     def _refresh(self) -> tuple[Headers, float]:
@@ -118,5 +118,5 @@ class Tokens:
         headers: Headers = [(b"authorization", b"Bearer " + str(credentials.token).encode())]
         if project := getattr(credentials, "quota_project_id", None):
             headers.append((b"x-goog-user-project", project.encode()))
-        # google-auth's times are UTC without saying so
+        # google-auth's times are naive, in UTC
         return headers, credentials.expiry.replace(tzinfo=UTC).timestamp()
