@@ -1,4 +1,4 @@
 """Records, Prometheus, Langfuse, Helicone, OpenTelemetry, logs and alerts for gwcore.
 
-Each sink is an entry point of its own: a stack that names one imports the libraries of that one only.
+Each sink is a separate entry point: a stack imports only the libraries of the sinks that it names.
 """

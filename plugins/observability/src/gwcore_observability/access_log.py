@@ -1,7 +1,7 @@
-"""``access_log``: one JSON line per call, beside the gateway's own log and in its form.
+"""``access_log``: one JSON line per call, in the format of the gateway's own log.
 
-``GWCORE_LOG_LEVEL`` decides which: calls that end well are ``info``, those refused ``warning``, those that failed ``error``.
-Lines are written by a thread: whoever reads them slowly, or not at all, holds up no call.
+``GWCORE_LOG_LEVEL`` filters calls: successful and cancelled ones are ``info``, refused ``warning``, failed ``error``.
+A thread writes the lines, so a slow or stuck reader delays no call.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from gwcore_observability.spill import Item
 
 LEVELS = {OK: "info", CANCELLED: "info", REFUSED: "warning", FAILED: "error"}
 PIPE = 4096
-"""Bytes that reach a pipe in one piece, whoever else writes to it (POSIX: PIPE_BUF)."""
+"""Bytes that a pipe takes atomically, even with several writers (POSIX: PIPE_BUF)."""
 
 
 class LinesConfig(OutboxConfig):
-    """As of every sink, but in memory only unless it says otherwise."""
+    """As for every sink, but in memory only by default."""
 
     folder: Path | None = Field(
         default=None, description="where lines wait that could not be written; null: in memory only"
@@ -66,7 +66,7 @@ class AccessLogSink:
         ended = datetime.fromtimestamp(record.ended_ns / 1e9, UTC)
         timestamp = ended.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         said = {"event": "call", "level": level, "timestamp": timestamp, **_fields(record), "content": content}
-        # short: what has no value is left out
+        # leave out fields without a value to keep lines short
         return Item(record.event, log.line({k: v for k, v in said.items() if v is not None}) + b"\n")
 
     def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
@@ -74,12 +74,12 @@ class AccessLogSink:
         return [Delivery(items)]
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Write them, in a thread. Of a disk that fills up meanwhile, what it took whole is not written again."""
+        """Write the lines, in a thread. If the disk fills up, only lines not fully written are written again."""
         whole = await asyncio.to_thread(self._write, [item.body for item in delivery.items])
         return Verdict("accepted", "OSError", again=frozenset(item.id for item in delivery.items[whole:]))
 
     def _write(self, lines: list[bytes]) -> int:
-        """How many lines are there whole; an error is raised where none is."""
+        """Return how many lines were fully written; raises ``OSError`` if nothing was written."""
         if self._to in {"stdout", "stderr"}:
             stream = sys.stdout if self._to == "stdout" else sys.stderr
             return self._put(stream.fileno(), _pieces(lines))
@@ -87,12 +87,12 @@ class AccessLogSink:
         try:
             return self._put(descriptor, [b"".join(lines)])
         finally:
-            os.close(descriptor)  # so that whoever rotates the file need not tell us
+            os.close(descriptor)  # so that log rotation need not notify us
 
     def _put(self, descriptor: int, pieces: Iterable[bytes]) -> int:
         whole = 0
         for piece in pieces:
-            # what was cut off, ours or another worker's, shall spoil no line but itself
+            # after an incomplete write begin with a line break, so that the torn line spoils no other
             begun, self._begun = self._begun, b"\n"
             data = begun + piece
             try:
@@ -109,7 +109,7 @@ class AccessLogSink:
 
 
 def _pieces(lines: list[bytes]) -> Iterator[bytes]:
-    """Lines together, as many as a pipe takes in one piece: workers that share it never write into each other's."""
+    """Group lines into pieces that a pipe takes atomically, so that workers sharing it never mix their lines."""
     piece = b""
     for one in lines:
         if piece and len(piece) + len(one) > PIPE:
@@ -120,12 +120,12 @@ def _pieces(lines: list[bytes]) -> Iterator[bytes]:
 
 
 def _all(descriptor: int, data: bytes) -> int:
-    """How many bytes were taken; an error is raised where none was."""
+    """Write until done or an error; return the number of bytes written. Raises ``OSError`` if it is 0."""
     done = 0
     while done < len(data):
         try:
             done += os.write(descriptor, data[done:])
-        except BlockingIOError:  # somebody made it so; we are a thread and can wait
+        except BlockingIOError:  # the descriptor was set to non-blocking elsewhere; in a thread we can wait
             time.sleep(0.01)
         except OSError:
             if not done:
@@ -135,7 +135,7 @@ def _all(descriptor: int, data: bytes) -> int:
 
 
 def _fields(record: Record) -> dict[str, Any]:
-    """What a line says."""
+    """The fields of a line."""
     return {
         "id": record.id,
         "state": record.state,
@@ -183,7 +183,7 @@ class AccessLog(SinkPlugin):
 
     @property
     def where(self) -> str:
-        """Where lines go."""
+        """Where lines are written."""
         to: str = self.config.to
         return to if to in {"stdout", "stderr"} else str(Path(to).absolute())
 

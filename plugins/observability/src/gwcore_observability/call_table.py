@@ -79,5 +79,5 @@ def row_of(record: Record, content: Content | None) -> dict[str, Any]:
 
 
 def _text(value: str | None) -> str | None:
-    """PostgreSQL takes no NUL."""
+    """The text without NUL, which PostgreSQL rejects."""
     return value.replace("\0", "�") if value else value

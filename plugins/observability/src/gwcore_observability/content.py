@@ -1,8 +1,8 @@
-"""What was asked and answered, for the sinks that may know: off by default, media as a size note, never a secret.
+"""Contents of requests and responses for sinks: off by default, media only as a size note, never a secret.
 
-Whether a sink gets content is settled per call: what its settings say, or what the policies of the caller say for this
-sink's name; the narrowest scope that says anything wins (``off`` for one key where the sink says ``full``, or the reverse).
-Taking it while serving costs references, no copies; the work is done off the request path.
+Decided per call: the caller's policies for the sink's name override the sink's settings, and the narrowest scope that
+sets a value wins (for example ``off`` for one key of a sink set to ``full``, or the reverse).
+Capturing during a call only keeps references; copying and redaction happen off the request path.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from gwcore.wire.sse import scan
 
 Level = Literal["off", "redacted", "full"]
 SCOPES = ("key", "end_user", "member", "user", "team", "organisation")
-"""Of ``Principal.policies``, from narrow to wide."""
+"""Scopes of ``Principal.policies``, from narrow to wide."""
 
-# what is replaced in "redacted"; the order is that of replacing
+# replaced at level "redacted"; at the same position, the first match wins
 PII = {
     "email": r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9.\-]{1,190}\.[A-Za-z]{2,24}",
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
     "card": r"\b(?:\d[ \-]?){12,18}\d\b",
     "ssn": r"\b\d{3}-\d{2}-\d{4}\b",
     "ip": r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b",
-    # international, with the area in brackets, or three, three and four digits: other rows of digits are no numbers to call
+    # international, with the area code in brackets, or 3-3-4 digits; other digit sequences are no phone numbers
     "phone": r"\+\d(?:[ .\-/()]{0,2}\d){6,14}\b|\(\d{2,5}\)(?:[ .\-/]?\d){5,10}\b|\b\d{3}[ .\-]\d{3}[ .\-]\d{4}\b",
 }
 _DATA_URL = re.compile(r"data:([\w.+\-]+/[\w.+\-]+)?(?:;[\w=.\-]+)*;base64,[A-Za-z0-9+/=_\-\s]*")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-]{256,}={0,2}")
 _NUMBERS = 32
-"""Numbers in a row beyond which they are a vector, not content."""
+"""Longest list of numbers kept; longer ones are vectors, not content."""
 
 
 @dataclass(slots=True, frozen=True)
 class Content:
-    """What one call asked and received, in the client's dialect.
+    """Request and response of one call, in the client's dialect.
 
     Attributes:
-        request: the document; of what is no JSON, a note of its size.
-        response: the document, of a stream the one that it amounts to; text where it cannot be read; ``None`` for nothing.
-        truncated: something is left out for its size.
+        request: the document; a size note if the body is not JSON.
+        response: the document, assembled from the events if streamed; text if it cannot be parsed; ``None`` if empty.
+        truncated: something was left out because of its size.
     """
 
     request: Any
@@ -62,7 +62,7 @@ class Content:
 
 @dataclass(slots=True, frozen=True)
 class Captured:
-    """References to what a call left behind, taken when it ended."""
+    """References to the request and response of a call, taken when it ended."""
 
     level: Level
     document: Document | None
@@ -75,12 +75,12 @@ class Captured:
 
     @property
     def size(self) -> int:
-        """Bytes that it keeps in memory, about: a parsed document takes more than its text."""
+        """Approximate bytes kept in memory: a parsed document takes more than its text."""
         return 4 * self.raw + (sum(map(len, self.copy.parts)) if self.copy is not None else 0)
 
 
 def level_for(principal: Principal | None, sink: str, default: Level) -> Level:
-    """What the sink may have of this caller's calls."""
+    """The content level of the sink for this caller's calls."""
     scopes = principal.policies.get(sink) if principal is not None else None
     if scopes:
         for scope in SCOPES:
@@ -92,7 +92,7 @@ def level_for(principal: Principal | None, sink: str, default: Level) -> Level:
 
 
 def capture(call: Call, level: Level) -> Captured | None:
-    """What to hand on of a call that has ended; ``None`` for ``off``."""
+    """References to the content of a finished call; ``None`` for ``off``."""
     if level == "off":
         return None
     return Captured(
@@ -108,7 +108,7 @@ def capture(call: Call, level: Level) -> Captured | None:
 
 
 class Reader:
-    """Makes :class:`Content` of what was captured. ``patterns`` are further ones to replace in ``redacted``."""
+    """Makes :class:`Content` from :class:`Captured`. ``patterns`` are additional ones to replace in ``redacted``."""
 
     def __init__(self, redactor: Redactor, patterns: Sequence[str] = (), limit: int = 1 << 20) -> None:
         self._redactor = redactor
@@ -128,7 +128,7 @@ class Reader:
         return Content(request, response, walk.cut or (copy is not None and copy.truncated))
 
     def clean(self, text: str, *, pii: bool) -> str:
-        """The text without secrets, and without what looks personal."""
+        """The text without secrets and, if ``pii``, without personal data."""
         text = self._redactor.text(text)
         return "".join([self._pii.sub(_named, piece) for piece in pieces(text)]) if pii else text
 
@@ -143,7 +143,7 @@ def _named(match: re.Match[str]) -> str:
 
 
 class _Walk:
-    """One pass over a request and its response, with a common allowance of characters."""
+    """One pass over a request and its response, with a common limit of characters."""
 
     def __init__(self, reader: Reader, pii: bool) -> None:
         self._reader = reader
@@ -170,7 +170,7 @@ class _Walk:
             text = _DATA_URL.sub(lambda m: f"[{m[1] or 'media'}, {len(m[0])} bytes]", text)
             text = _BASE64.sub(lambda m: f"[base64, {len(m[0])} bytes]", text)
         if len(text) > self._left:
-            # a secret or an address cut in two would not be known for one: clean first where it is affordable
+            # clean before cutting: a secret or an address cut in two would not be recognized
             text = self._reader.clean(text[: 2 * self._left + 1024], pii=self._pii)[: self._left]
             self.cut = True
         else:
@@ -180,12 +180,12 @@ class _Walk:
 
 
 def _response(captured: Captured, body: bytes) -> Any:
-    if not captured.stream or body.startswith(b"{"):  # who asks for a stream is told an error in one piece
+    if not captured.stream or body.startswith(b"{"):  # errors are sent as one document, even if a stream was requested
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(body)
     if not captured.stream:
         return body.decode("utf-8", "replace") if b"\0" not in body[:1024] else f"[{len(body)} bytes]"
-    codec = cast("ChatCodec | None", captured.dialect.chat)  # a dialect that clients speak has both ways
+    codec = cast("ChatCodec | None", captured.dialect.chat)  # dialects of clients can both read and write
     if codec is not None and captured.operation == "chat":
         try:
             reader = codec.reader()
@@ -193,5 +193,5 @@ def _response(captured: Captured, body: bytes) -> Any:
             reply: ChatReply = gather([*events, *reader.close()], captured.dialect.name)
             return codec.write_reply(reply, Crossing(captured.model, asked=captured.model))
         except (GatewayError, *MISSHAPEN):
-            pass  # cut short, or in words that this codec does not read: then as it came
+            pass  # truncated, or not readable by this codec: keep the raw text
     return body.decode("utf-8", "replace")

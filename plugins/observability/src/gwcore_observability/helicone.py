@@ -1,8 +1,8 @@
-"""``helicone``: Helicone's asynchronous log, one POST per call; the traffic itself does not pass Helicone.
+"""``helicone``: Helicone's asynchronous log, one POST per call; the traffic itself does not go through Helicone.
 
 Shape: ``POST {base_url}/{oai|anthropic|custom}/v1/log``, https://docs.helicone.ai/getting-started/integration-method/custom.
-A call that is told twice has one ``Helicone-Request-Id``, and is one request there. Helicone reckons costs itself; ours stand
-in the properties ``cost_nano_usd`` and ``price_version``.
+A call sent twice has the same ``Helicone-Request-Id``, and is one request there. Helicone calculates costs itself; ours
+are in the properties ``cost_nano_usd`` and ``price_version``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gwcore_observability.sink import Delivery, HttpSender, Sink
 from gwcore_observability.spill import Item
 
 _KINDS: Final = {"openai.chat": "oai", "anthropic.messages": "anthropic"}
-"""Dialects whose documents Helicone reads by itself."""
+"""Dialects whose documents Helicone parses itself."""
 
 
 class HeliconeConfig(SinkConfig):
@@ -48,7 +48,7 @@ class HeliconeSink(HttpSender):
         self._properties = config.properties
 
     def encode(self, record: Record, content: Content | None) -> Item:
-        """The kind of log, a line feed, and its JSON."""
+        """The kind of log, a line feed, and the JSON body."""
         kind = _KINDS.get(record.dialect, "custom") if content is not None else "custom"
         request = content.request if content is not None else {"model": record.served_model or record.model}
         response = content.response if content is not None and content.response is not None else _answer(record)
@@ -60,7 +60,7 @@ class HeliconeSink(HttpSender):
             },
             "providerResponse": {
                 "json": response if isinstance(response, dict) else {"body": response},
-                "status": record.status or 499,  # the client left before there was one
+                "status": record.status or 499,  # the client disconnected before the response
                 "headers": {},
             },
             "timing": _timing(record),
@@ -95,7 +95,7 @@ class HeliconeSink(HttpSender):
 
 
 def _answer(record: Record) -> dict[str, Any]:
-    """What Helicone counts, where the answer itself is not told."""
+    """What Helicone counts if the response itself is not sent."""
     usage = {"prompt_tokens": record.total_in, "completion_tokens": record.total_out}
     return {
         "id": record.id,

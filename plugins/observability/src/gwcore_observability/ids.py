@@ -1,4 +1,4 @@
-"""Identifiers that are the same however often they are made, so that a repeated delivery is known for one."""
+"""Deterministic identifiers, by which receivers recognize a repeated delivery."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NAMESPACE = UUID("5b3c1c5e-0b8a-5d0e-9d0e-6c1f6f0f7a11")
 
 
 REMEMBERED = 4096
-"""Ids of so many calls, as a rule all those under way and not yet told: every sink asks for the same ones."""
+"""Calls whose ids are cached, since every sink needs the same ones; usually enough for all not yet delivered."""
 
 
 @cache
@@ -26,7 +26,7 @@ def event_id(call_id: str, kind: str = "call", attempt: int = 0) -> str:
 
 @lru_cache(REMEMBERED)
 def trace_id(call_id: str) -> str:
-    """32 hex digits: the trace of a call whose client brings none."""
+    """32 hex digits: the trace id of a call whose client sends none."""
     return blake2b(call_id.encode(), digest_size=16, key=_key("trace")).hexdigest()
 
 

@@ -1,7 +1,8 @@
-"""``langfuse``: a trace per call, a generation per attempt, by Langfuse's OpenTelemetry endpoint.
+"""``langfuse``: a trace per call, a generation per attempt, through Langfuse's OpenTelemetry endpoint.
 
-The attributes are those that the Langfuse SDK 5 writes (a test compares the names); its own queue is not used, since what it
-holds is lost with the process. Server: Langfuse 3.22 and later, https://langfuse.com/integrations/native/opentelemetry.
+The attributes are those that the Langfuse SDK 5 writes (a test compares the names); its queue is not used, because its
+contents are lost with the process. Server: Langfuse 3.22 and later,
+https://langfuse.com/integrations/native/opentelemetry.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _USAGE: Final = {
     "image_in": "input_image", "image_cache_read": "input_image_cache_read",
     "output": "output", "reasoning": "output_reasoning", "audio_out": "output_audio", "image_out": "output_image",
 }  # fmt: skip
-"""Buckets, which are disjoint, as usage types; Langfuse adds those with ``input`` and with ``output`` in their names."""
+"""Disjoint buckets → usage types; Langfuse sums the types with ``input`` and those with ``output`` in their names."""
 _PARAMETERS: Final = (
     "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "max_output_tokens", "reasoning_effort", "seed",
 )  # fmt: skip
@@ -72,7 +73,7 @@ class LangfuseSink(OtlpSender):
         self.resource = resource({"service.name": "gwcore"})
 
     def encode(self, record: Record, content: Content | None) -> Item:
-        """The trace's own span, and a generation for each attempt."""
+        """The span of the call, and a generation for each attempt."""
         trace = {**self._all, **_trace(record)}
         said, heard = _content(content)
         own = {
@@ -112,7 +113,7 @@ class LangfuseSink(OtlpSender):
         return item(record, spans)
 
     def _costs(self, attempt: AttemptRecord) -> str | None:
-        """Dollars by usage type, and their total; the total alone where it is not by the prices that are known now."""
+        """Dollars by usage type with the total; the total alone if it does not follow from the current prices."""
         if attempt.cost_nano is None:
             return None
         card = self._prices.known(attempt.upstream, attempt.model)
@@ -130,7 +131,7 @@ def _name(record: Record) -> str:
 
 
 def _trace(record: Record) -> dict[str, Any]:
-    """What Langfuse reads of a trace from any of its spans."""
+    """Trace attributes, which Langfuse reads from any span of the trace."""
     facts = {
         "key": record.key, "key_name": record.key_name, "team": record.team, "organisation": record.organisation,
         "gateway_user": record.user, "request_id": record.id,

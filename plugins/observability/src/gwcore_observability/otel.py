@@ -1,8 +1,9 @@
 """``otel``: traces and metrics by OpenTelemetry's conventions for generative AI, over OTLP/HTTP.
 
-A call is a server span, each attempt a client span below it: under the client's ``traceparent`` where it sends one. The upstream
-receives a ``traceparent`` of its own attempt's span. Spans are sampled as their parent was. Names: semantic conventions for GenAI 1.42 (all still in development),
-https://github.com/open-telemetry/semantic-conventions-genai; what they have no name for begins with ``gwcore.``.
+A call is a server span, a child of the client's ``traceparent`` if it sends one; each attempt is a client span below.
+The upstream receives a ``traceparent`` with the attempt's span. Spans follow the sampling decision of their parent.
+Names: semantic conventions for GenAI 1.42 (all still in development),
+https://github.com/open-telemetry/semantic-conventions-genai; attributes not defined there begin with ``gwcore.``.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _METRICS: Final = {
     _USAGE: ("{token}", _TOKENS, "Tokens read and written."),
 }
 _NO_METRICS: Final = frozenset({"http_401", "http_403", "http_404", "http_501"})
-"""Whoever took the spans and answers so for metrics has no place for them, as Jaeger has none: no reason to send the spans again."""
+"""A collector that accepts spans and answers metrics so does not support metrics (Jaeger): do not resend the spans."""
 _log = structlog.get_logger("gwcore.observability")
 _LABELS: Final = (
     "gen_ai.operation.name",
@@ -132,7 +133,7 @@ def call_attributes(record: Record) -> dict[str, Any]:
 
 
 def attempt_attributes(record: Record, attempt: AttemptRecord) -> dict[str, Any]:
-    """Attributes of an attempt's span. Input and output tokens are totals there, as the conventions want them."""
+    """Attributes of an attempt's span. Input and output tokens are totals, as the conventions require."""
     tokens = attempt.tokens
     out = sum(tokens.get(bucket, 0) for bucket in OUT)
     return {
@@ -179,7 +180,7 @@ class OtelSink(OtlpSender):
     def __init__(self, config: OtelConfig, setup: Setup) -> None:
         headers: Headers = [(k.lower().encode(), v.get_secret_value().encode()) for k, v in config.headers.items()]
         super().__init__(setup.transport(), config.endpoint.rstrip("/") + "/v1/traces", headers, config.outbox.timeout)
-        # of each worker its own: sums of several writers under one identity are taken for one that goes back in time
+        # one identity per worker: sums from several writers with the same identity look like one going back in time
         own = {"service.name": config.service, "service.instance.id": str(uuid4())}
         self.resource = resource({**own, **config.resource})
         self._measured_until = 0
@@ -189,7 +190,7 @@ class OtelSink(OtlpSender):
         self._metrics = self._path.removesuffix("/v1/traces") + "/v1/metrics" if config.metrics else ""
 
     def encode(self, record: Record, content: Content | None) -> Item | None:
-        """The call's span and one below it for each attempt; of a trace that is not sampled, to be measured only."""
+        """The call's span and a child for each attempt; for a trace not sampled they only serve the metrics."""
         told = sampled(record.sampled, record.trace, self._share)
         if not told and not self._metrics:
             return None
@@ -201,7 +202,7 @@ class OtelSink(OtlpSender):
             said["gwcore.response"] = orjson.dumps(content.response, default=str).decode()
         name = f"{said['gen_ai.operation.name']} {record.served_model or ''}".rstrip()
         times = (record.started_ns, record.ended_ns)
-        # of a server's span, 4xx is the client's fault and no error (semantic conventions for HTTP)
+        # a server span's 4xx is the client's fault, not an error (semantic conventions for HTTP)
         failed = None if 400 <= record.status < 500 else error_of(record) or None
         spans = ScopeSpans()
         add_span(spans, record, (record.span, record.parent), name, SERVER, times=times, of=said, error=failed)
@@ -211,14 +212,14 @@ class OtelSink(OtlpSender):
         return item(record, spans)
 
     def choose(self, spans: ScopeSpans) -> None:
-        """Those that are sampled; all are measured."""
+        """Keep the sampled ones; metrics count all."""
         if not all(one.flags & 1 for one in spans.spans):
             kept = [one for one in spans.spans if one.flags & 1]
             del spans.spans[:]
             spans.spans.extend(kept)
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Spans first: those of a batch that is sent again are the same spans; what is measured is told once they are taken."""
+        """Send spans, then, once accepted, metrics: receivers deduplicate spans that are resent, but not metrics."""
         verdict = await super().send(delivery)
         if verdict.kind != "accepted" or not self._metrics:
             return verdict
@@ -239,14 +240,14 @@ class OtelSink(OtlpSender):
 
 
 def sampled(said: bool | None, trace: str, share: float) -> bool:
-    """As the client said; where it says nothing by the trace's id, as OpenTelemetry's ``TraceIdRatioBased`` has it."""
+    """The client's decision; without one, by the trace id as OpenTelemetry's ``TraceIdRatioBased`` does."""
     return int(trace[16:], 16) < share * 2**64 if said is None else said
 
 
 def _measured(resource: Resource, spans: Sequence[Span], times: tuple[int, int]) -> ExportMetricsServiceRequest:
-    """Histograms of the attempts among ``spans``, as deltas over the time since the last ones were told (0: from the first start).
+    """Histograms of the attempts among ``spans``, as deltas since the last ones sent (0: since the first start).
 
-    Calls overlap and end in any order; the intervals of a sum may do neither, or whoever adds them up drops some.
+    Calls overlap and end in any order; the intervals of a sum must not, or receivers that add them up drop some.
     """
     points: dict[str, dict[Labels, list[float]]] = {name: defaultdict(list) for name in _METRICS}
     attempts = [one for one in spans if one.kind == CLIENT]
@@ -312,10 +313,10 @@ class Otel(SinkPlugin):
 
     @hookimpl
     def attempt_started(self, attempt: Attempt) -> None:
-        """Keep content where it is wanted, and give the attempt its traceparent."""
+        """Keep content if required, and give the attempt its traceparent."""
         super().attempt_started(attempt)
         if not self.config.propagate or any(name == b"traceparent" for name, _ in attempt.added or ()):
-            return  # or another collector's entry has said it
+            return  # another ``otel`` entry may have added it
         call = attempt.call
         client, _, said = traceparent(call)
         trace = client or trace_id(call.id)

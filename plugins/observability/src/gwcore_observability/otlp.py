@@ -1,10 +1,10 @@
 """OTLP/HTTP with protobuf: spans as durable bytes, a batch as one request. Shared by ``otel`` and ``langfuse``.
 
-An item is a serialized ``ScopeSpans`` that holds the spans of one call; a batch is their concatenation, which protobuf
-defines as their merge. Ids are made of the call's id, so a span that is sent twice is one span.
+An item is a serialized ``ScopeSpans`` with the spans of one call; a batch is their concatenation, which protobuf
+defines as their merge. Ids are derived from the call's id, so a span sent twice is one span.
 
-Specification: OTLP 1.x, https://opentelemetry.io/docs/specs/otlp/ - a 200 may refuse some spans (``partial_success``); 429,
-502, 503 and 504 are to be tried again.
+Specification: OTLP 1.x, https://opentelemetry.io/docs/specs/otlp/ - a 200 may reject some spans (``partial_success``);
+429, 502, 503 and 504 are to be retried.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROTOBUF: Headers = [(b"content-type", b"application/x-protobuf"), (b"content-e
 
 
 def put(value: AnyValue, of: Any) -> None:
-    """A Python value into OTLP's. Raises ``TypeError`` for what has no place there."""
+    """Write a Python value to an OTLP value. Raises ``TypeError`` for an unsupported type."""
     if isinstance(of, str):
         value.string_value = of
     elif isinstance(of, bool):
@@ -51,9 +51,9 @@ def put(value: AnyValue, of: Any) -> None:
 
 
 def describe(what: Resource | Span | HistogramDataPoint, of: Mapping[str, Any]) -> None:
-    """Add attributes; those that are ``None`` or empty are left out.
+    """Add attributes; ``None`` and empty tuples are left out.
 
-    They are made where they belong: a message that is handed to another's constructor is copied, which takes four times as long.
+    They are created in place: passing a message to another's constructor copies it, which takes four times as long.
     """
     add = what.attributes.add
     for key, one in of.items():
@@ -62,7 +62,7 @@ def describe(what: Resource | Span | HistogramDataPoint, of: Mapping[str, Any]) 
 
 
 def resource(of: Mapping[str, Any]) -> Resource:
-    """Whom spans and metrics are of."""
+    """The resource (source) of spans and metrics."""
     made = Resource()
     describe(made, of)
     return made
@@ -82,11 +82,11 @@ def add_span(
     """Add one span of a call.
 
     Args:
-        spans: of the call.
-        record: whose trace it belongs to.
+        spans: of the call; receives the new span.
+        record: the call to whose trace the span belongs.
         ids: the span's and its parent's, 16 hex digits each.
-        name: shown by every tool; of few different values.
-        kind: as OpenTelemetry has it.
+        name: shown by every tool; low cardinality.
+        kind: as OpenTelemetry defines it.
         times: start and end in nanoseconds since the epoch.
         of: its attributes.
         error: one word for what went wrong, or ``None``.
@@ -131,14 +131,14 @@ class OtlpSender(HttpSender):
         return [Delivery(items, gzip.compress(request.SerializeToString(), 1), list(_PROTOBUF))]
 
     def choose(self, spans: ScopeSpans) -> None:
-        """Take out spans that shall not be sent."""
+        """Remove spans that are not to be sent."""
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """One POST, of anything."""
+        """One POST; none if the body is empty."""
         return await super().send(delivery) if delivery.body else ACCEPTED
 
     def verdict(self, _delivery: Delivery, status: int, headers: Headers, body: bytes) -> Verdict:
-        """A refusal of some does not say which: halves of the batch tell, down to the single call."""
+        """A partial rejection does not name the spans: the batch is halved until they are found."""
         judged = judge(status, headers)
         if judged.kind != "accepted" or not body:
             return judged

@@ -1,16 +1,16 @@
-"""``Outbox``: what stands between calls and one sink. A bounded queue, disk behind it, batches with a breaker.
+"""``Outbox``: the buffer between calls and one sink. A bounded queue, overflow to disk, batches with a breaker.
 
 ::
 
-    put(record)      O(1), never waits: appended to a queue bounded by count and bytes; beyond it without content, or dropped
-    every tick       the queue is encoded, record by record, the loop getting its turn every ``SLICE``
-      sink is well   → sent in batches from memory
-      else           → disk (:mod:`gwcore_observability.spill`), and from there, oldest first, when the sink is well again
-    a batch that is not settled within ``TICK`` is on disk, too: a killed process loses what came in its last second
-    close()          stops intake, everything to disk, then sends for ``flush`` seconds; what is left is sent by the next start
+    put(record)        O(1), never waits: appends to a queue bounded by count and bytes; drops content or record if full
+    every tick         encodes the queue, record by record, and yields to the event loop every ``SLICE``
+      sink healthy     → sent in batches from memory
+      else             → disk (:mod:`gwcore_observability.spill`), sent from there, oldest first, once it is healthy
+    a batch not settled within ``TICK`` is also written to disk: a killed process loses at most its last second
+    stop()             stops intake, writes all to disk, sends for ``flush`` seconds; the next start sends the rest
 
-Delivery is at least once: after a crash some records come twice, under the same ids. Without a folder the disk is missing:
-what a sink does not take waits in memory, and goes with the process.
+Delivery is at least once: after a crash some records arrive twice, with the same ids. Without a folder, records that
+the sink does not accept wait in memory, and are lost with the process.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from gwcore_observability.sink import Delivery, Sink, Verdict, later
 from gwcore_observability.spill import Item, Spill
 
 TICK = 0.4
-"""Seconds that a record may stay in memory alone."""
+"""Seconds that a record may stay only in memory."""
 RECORD_SIZE = 4096
-"""Bytes that a record without content counts for."""
+"""Bytes assumed for a record without content."""
 SLICE = 0.0001
-"""Seconds for which records are encoded before the loop gets its turn."""
+"""Seconds of encoding records before yielding to the event loop."""
 BIG = 16 * 1024
-"""Bytes of content that are read in a thread."""
+"""Bytes of content above which it is read in a thread."""
 OPEN_AFTER = 3
-"""Failures in a row that open the breaker."""
+"""Consecutive failures that open the breaker."""
 ADOPT_EVERY = 30.0
 REMEMBERED = 10_000
 DEAD_CAP = 64 << 20
@@ -58,9 +58,9 @@ class Outbox:
     """One sink's queue, disk and sender.
 
     Attributes:
-        name: of the sink, as metrics and logs say it.
-        sent, rejected, dropped, failed, bare: records taken by the sink, refused for good, lost for want of room, that the
-            sink could not encode, and that went without their content for want of room, since the process started.
+        name: of the sink, in metrics and logs.
+        sent, rejected, dropped, failed, bare: records accepted by the sink, permanently rejected by it, lost for lack of
+            space, not encodable, and stripped of their content for lack of space, since the process started.
     """
 
     def __init__(self, name: str, config: OutboxConfig, folder: Path | None) -> None:
@@ -71,7 +71,7 @@ class Outbox:
         self._spill = Spill(folder, config.disk) if folder is not None else None
         self._fresh: deque[Pending] = deque()
         self._fresh_bytes = 0
-        self._ready: deque[tuple[float, Item]] = deque()  # with the second since when it waits
+        self._ready: deque[tuple[float, Item]] = deque()  # with the time since which it waits (monotonic)
         self._ready_bytes = 0
         self._settled: set[str] = set()
         self._failures = 0
@@ -86,9 +86,9 @@ class Outbox:
     # ── intake ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def put(self, record: Record, captured: Captured | None = None) -> None:
-        """Take a record. Never waits, never raises for want of room.
+        """Queue a record. Never waits, never raises for lack of space.
 
-        A record for whose content there is none goes without it, and is counted as bare; one that does not fit, as dropped.
+        If its content does not fit, it is dropped and counted as bare; if the record does not fit, as dropped.
         """
         if not self._room(RECORD_SIZE) or not self._users:
             self.dropped += 1
@@ -105,7 +105,7 @@ class Outbox:
             self._wake.set()
 
     def put_item(self, item: Item) -> None:
-        """Take what is no call's record and encoded already; bounded and counted like :meth:`put`."""
+        """Queue an encoded item that is not a call's record; bounded and counted like :meth:`put`."""
         if not self._users:
             self.dropped += 1
             return
@@ -117,7 +117,7 @@ class Outbox:
         return len(self._fresh) + len(self._ready) < self.config.queue and memory <= self.config.memory
 
     def _put_durably(self, record: Record, captured: Captured | None) -> None:
-        """Onto the disk before the call is over: a killed process loses nothing, and each call pays for a write."""
+        """Write to disk before the call ends: a killed process loses nothing, but each call pays for a write."""
         item = self._encode(record, self._reader.read(captured) if captured is not None else None)
         if item is not None:
             assert self._spill is not None
@@ -131,7 +131,7 @@ class Outbox:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self, sink: Sink, reader: Reader) -> None:
-        """Open the disk and begin to send. After a reload the new stack's sink and reader take over the same outbox."""
+        """Open the disk and start sending. After a reload, the new stack's sink and reader use the same outbox."""
         self._sink, self._reader = sink, reader
         self._users += 1
         if self._users > 1:
@@ -149,12 +149,12 @@ class Outbox:
         self._tasks = [asyncio.create_task(self._ticking()), asyncio.create_task(self._sending())]
 
     async def stop(self) -> None:
-        """One user less; after the last, flush: to disk at once, then to the sink for ``flush`` seconds."""
+        """Release one user; after the last, flush: to disk at once, then to the sink for ``flush`` seconds."""
         self._users -= 1
         if self._users:
             return
         ticking, sending = self._tasks
-        self._wake.set()  # it ends by itself: what it is about to encode, or to write, is nowhere else
+        self._wake.set()  # let it end by itself: records that it is encoding or writing exist nowhere else
         await asyncio.wait({ticking})
         await self._encode_fresh()
         await self._store(self._take_ready() if self._spill is not None else (), under_way=False)
@@ -166,7 +166,7 @@ class Outbox:
         sending.cancel()
         await asyncio.wait({sending})
         left = self.waiting
-        lost = left if self._spill is None else len(self._fresh) + len(self._ready)  # the disk did not take them
+        lost = left if self._spill is None else len(self._fresh) + len(self._ready)  # writing to disk failed
         self.dropped += lost
         if left:
             _log.warning("sink did not take everything", sink=self.name, left=left, kept=not lost, lost=lost)
@@ -174,11 +174,11 @@ class Outbox:
             await self._on_disk(self._spill.close)
 
     async def aclose(self) -> None:
-        """Of :meth:`gwcore.plugin.Setup.once`; :meth:`stop` has done it all."""
+        """For :meth:`gwcore.plugin.Setup.once`; :meth:`stop` does all the work."""
 
     @property
     def waiting(self) -> int:
-        """Records that the sink does not have yet."""
+        """Records not yet settled with the sink."""
         return len(self._fresh) + len(self._ready) + self._under_way + (self._spill.count if self._spill else 0)
 
     _under_way = 0
@@ -231,7 +231,7 @@ class Outbox:
             if captured.size > BIG:
                 return await asyncio.to_thread(self._reader.read, captured)
             return self._reader.read(captured)
-        except Exception as error:  # content is foreign: the record goes on without it
+        except Exception as error:  # content is untrusted: continue without it
             self._complain("content", error)
             return None
 
@@ -244,7 +244,7 @@ class Outbox:
             return None
 
     def _wait(self, item: Item, since: float | None = None) -> None:
-        """Into memory, to be sent; beyond its bounds dropped. What came before, at ``since``, goes in front."""
+        """Queue an item in memory for sending; drop it if full. With ``since``, its arrival time, it goes in front."""
         if not self._room(len(item.body)):
             self.dropped += 1
             return
@@ -257,7 +257,7 @@ class Outbox:
 
     @property
     def _behind(self) -> bool:
-        """Whether the sender leaves items in memory for longer than they may stay there alone."""
+        """Whether items have been only in memory for longer than allowed."""
         return bool(self._ready) and time.monotonic() - self._ready[0][0] > TICK
 
     def _take_ready(self) -> list[Item]:
@@ -267,7 +267,7 @@ class Outbox:
         return items
 
     async def _store(self, items: Sequence[Item], *, under_way: bool) -> bool:
-        """To disk; where that fails, back into memory up to the bound. Whether they are on disk."""
+        """Write to disk; if that fails, put back into memory up to its bounds. Returns whether they are on disk."""
         try:
             if self._spill is not None and items:
                 await self._on_disk(self._spill.append, items)
@@ -279,7 +279,7 @@ class Outbox:
         return False
 
     async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
-        """In a thread, one at a time. Who is cancelled has it done: what was taken out of memory is on disk."""
+        """Run in a thread, one at a time. It completes even if the caller is cancelled, so that no items are lost."""
 
         async def alone() -> T:
             async with self._disk:
@@ -295,12 +295,12 @@ class Outbox:
                 if not await self._turn():
                     self._work.clear()
                     await self._work.wait()
-            except Exception as error:  # whatever it was, the next turn tries again
+            except Exception as error:  # the next turn tries again
                 self._complain("send", error)
                 await asyncio.sleep(TICK)
 
     async def _turn(self) -> bool:
-        """One batch; ``False`` where there is nothing to do."""
+        """Send one batch; ``False`` if there is nothing to do."""
         if (wait := self._open_until - time.monotonic()) > 0:
             self._work.clear()
             with suppress(TimeoutError):
@@ -326,7 +326,7 @@ class Outbox:
         return True
 
     async def _closing(self) -> None:
-        """Until :meth:`stop` wants the breaker tried once more."""
+        """Wait until the breaker closes, or :meth:`stop` resets it for a last try."""
         while self._open_until > time.monotonic():
             await self._work.wait()
             self._work.clear()
@@ -342,7 +342,7 @@ class Outbox:
         return items
 
     async def _deliver(self, items: list[Item], *, stored: bool) -> bool:
-        """Send a batch until each of its items is settled, or the sink is not well: then ``False``, and it is on disk."""
+        """Send a batch; ``False`` if some items are not settled because the sink is failing: they are stored."""
         if not items:
             return True
         task = asyncio.create_task(self._send_all(items))
@@ -350,9 +350,9 @@ class Outbox:
             if not stored:
                 await asyncio.wait({task}, timeout=TICK)
                 if not task.done():
-                    stored = self._spill is not None  # who is cancelled in the next line has stored them
+                    stored = self._spill is not None  # also if cancelled in the next line, which then has stored them
                     stored = await self._store(items, under_way=True)
-                    self._under_way = 0 if stored else len(items)  # or the disk counts them, too
+                    self._under_way = 0 if stored else len(items)  # else they would count twice
             left = await task
         except asyncio.CancelledError:
             task.cancel()
@@ -368,10 +368,10 @@ class Outbox:
         return not left
 
     async def _send_all(self, items: Sequence[Item]) -> list[Item]:
-        """The items that are not settled. Deliveries of one batch go out side by side, until the sink is found not to be well."""
+        """Send concurrently until the sink is found to be failing; returns the items that are not settled."""
         slots, row = asyncio.Semaphore(self.config.parallel), 0
         deliveries = list(self._sink.pack(items))
-        if self._failures:  # else a few that always fail would keep the others back
+        if self._failures:  # so that a few that always fail do not block the others
             random.shuffle(deliveries)
 
         async def one(delivery: Delivery) -> list[Item]:
@@ -396,7 +396,7 @@ class Outbox:
         return left
 
     async def _send(self, delivery: Delivery) -> list[Item]:
-        """One delivery; what of it is not settled."""
+        """Send one delivery; returns its items that are not settled."""
         try:
             async with asyncio.timeout(self.config.timeout):
                 verdict = await self._sink.send(delivery)
@@ -424,7 +424,7 @@ class Outbox:
         return left
 
     def _bury(self, item: Item, reason: str) -> None:
-        """Into the dead letters: a file of JSON lines beside the spill."""
+        """Write to the dead letters: a file of JSON lines beside the spill."""
         self.rejected += 1
         self._complain("refused", None, reason=reason)
         if self._spill is not None:
@@ -433,10 +433,10 @@ class Outbox:
             with suppress(OSError):
                 self._spill.bury(line + b"\n", DEAD_CAP)
 
-    # ── told to others ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── reporting ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _complain(self, what: str, error: BaseException | None, **fields: Any) -> None:
-        """Once in ten seconds; the counters have the rest."""
+        """Log at most once in ten seconds; counters count all."""
         now = time.monotonic()
         if now - self._told > 10:
             self._told = now
@@ -445,12 +445,12 @@ class Outbox:
 
     @property
     def state(self) -> str:
-        """``closed`` while the sink is well, ``open`` after failures in a row."""
+        """``closed`` while the sink is healthy, ``open`` after ``OPEN_AFTER`` consecutive failures."""
         return "open" if self._failures >= OPEN_AFTER else "closed"
 
     @property
     def lag(self) -> float:
-        """Seconds since the oldest record that waits came; 0 where none waits."""
+        """Age of the oldest waiting record in seconds; 0 if none waits."""
         waits = []
         if self._spill is not None and self._spill.oldest is not None:
             waits.append(time.time() - self._spill.oldest)
@@ -463,7 +463,7 @@ class Outbox:
         return max(0.0, *waits) if waits else 0.0
 
     def samples(self) -> Iterable[Sample]:
-        """Depths and counts for ``/metrics``."""
+        """Queue lengths and counts for ``/metrics``."""
         label = {"sink": self.name}
         spill = self._spill
         memory = len(self._fresh) + len(self._ready) + self._under_way

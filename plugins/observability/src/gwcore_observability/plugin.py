@@ -1,4 +1,4 @@
-"""``SinkPlugin``: the plugin side that every sink shares. A sink's own plugin says only how its sink is made."""
+"""``SinkPlugin``: the plugin base class of all sinks. A sink's own plugin only creates its sink."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class SinkPlugin(Plugin):
     """Feeds one sink with a record of every call. Override :meth:`sink`, and ``Config`` with a :class:`SinkConfig`.
 
     Attributes:
-        where: what the sink's settings point at (a URL); two entries of one name with different places have separate
-            queues, and what one left on disk is never sent to the other.
+        where: the destination in the sink's settings (a URL); two entries of the same sink with different destinations
+            have separate queues, and records that one left on disk are never sent to the other.
     """
 
     Config: ClassVar[type[BaseModel]] = SinkConfig
@@ -46,11 +46,11 @@ class SinkPlugin(Plugin):
 
     @property
     def where(self) -> str:
-        """The place that the settings name."""
+        """The destination in the settings."""
         return ""
 
     def sink(self) -> Sink:
-        """The sink of these settings. Made without side effects."""
+        """Create the sink for these settings. Must have no side effects."""
         raise NotImplementedError
 
     def _outbox(self) -> Outbox:
@@ -64,7 +64,7 @@ class SinkPlugin(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Open the disk, send; at the end flush."""
+        """Open the disk and send; flush at the end."""
         config: SinkConfig = self.config
         reader = Reader(self.redactor, config.patterns, config.content_limit)
         sink = self.sink()
@@ -78,35 +78,35 @@ class SinkPlugin(Plugin):
             await self.settle()
 
     async def settle(self) -> None:
-        """Flush, while the other sinks do."""
+        """Flush, concurrently with the other sinks."""
         if self._open:
             self._open = False
             await self.outbox.stop()
 
     @hookimpl
     def call_started(self, call: Call) -> None:
-        """Where content is wanted of everybody, keep the answer from its first byte on."""
+        """If the sink gets content by default, keep the response from its first byte on."""
         if self._default != "off":
             call.reply.keep(self._limit)
 
     @hookimpl
     def attempt_started(self, attempt: Attempt) -> None:
-        """Who calls is known: where its policies want content, keep the answer."""
+        """The caller is known now: if its policies require content, keep the response."""
         call = attempt.call
         if call.reply.copy is None and level_for(call.principal, self.name, self._default) != "off":
             call.reply.keep(self._limit)
 
     @hookimpl
     def call_ended(self, call: Call, outcome: Outcome) -> None:
-        """One call, one record."""
+        """Queue the call's record; local routes have none."""
         if not call.route.local:
             level = level_for(call.principal, self.name, self._default)
             self.outbox.put(record_of(call, outcome, self.redactor), capture(call, level))
 
     def metrics(self) -> Iterable[Sample]:
-        """Of the outbox."""
+        """Metrics of the outbox."""
         return self.outbox.samples()
 
     def health(self) -> dict[str, Any]:
-        """Of the outbox."""
+        """State of the outbox."""
         return self.outbox.health()

@@ -1,7 +1,7 @@
-"""``Pseudonyms``: a sink in front of another one, which so gets no user's id but what a secret makes of it.
+"""``Pseudonyms``: wraps a sink, and replaces ids of users by keyed hashes before the sink sees them.
 
-The same id under the same secret has the same pseudonym, whichever sink it goes to, so calls of one user stay together. A keyed
-hash, not a bare one: ids are often mail addresses, and whoever has a list of those could try them.
+The same id and secret give the same pseudonym in every sink, so calls of one user stay together. The hash has a key
+because ids are often mail addresses, which could be found by hashing a list of addresses.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from gwcore_observability.spill import Item
 LENGTH: Final = 32
 """Hex digits of a pseudonym."""
 _MEMBERS: Final = ("user", "safety_identifier")
-"""Members of requests that name a user: OpenAI's; Anthropic's is ``metadata.user_id``. The Responses API repeats all of them."""
+"""Request members that identify a user (OpenAI); Anthropic has ``metadata.user_id``. The Responses API echoes them."""
 _WRITTEN = re.compile(r'("(?:user|safety_identifier|user_id)"\s*:\s*)"((?:[^"\\]|\\.)*)(?:"|\Z)')
 
 
 class Pseudonyms:
-    """Hashes ``user`` and ``end_user`` of records, and the members of content that name a user.
+    """Hashes ``user`` and ``end_user`` of records, and the members of content that identify a user.
 
     Args:
-        sink: what gets them.
+        sink: the wrapped sink.
         secret: the key of the hash, HMAC-SHA256.
     """
 
@@ -42,7 +42,7 @@ class Pseudonyms:
         return id_ and hmac.digest(self._secret, id_.encode("utf-8", "surrogatepass"), "sha256").hex()[:LENGTH]
 
     def encode(self, record: Record, content: Content | None) -> Item | None:
-        """As the sink does, of what names nobody."""
+        """Encode with the wrapped sink, after replacing ids of users."""
         if record.user or record.end_user:
             record = replace(record, user=self.of(record.user), end_user=self.of(record.end_user))
         if content is not None:
@@ -51,7 +51,7 @@ class Pseudonyms:
         return self._sink.encode(record, content)
 
     def _unnamed(self, document: Any) -> Any:
-        if isinstance(document, str):  # a stream as it came
+        if isinstance(document, str):  # a raw stream
             return _WRITTEN.sub(self._in_text, document)
         if not isinstance(document, dict):
             return document
@@ -66,7 +66,7 @@ class Pseudonyms:
     def _in_text(self, match: re.Match[str]) -> str:
         try:
             id_ = json.loads(f'"{match[2]}"')
-        except ValueError:  # cut short
+        except ValueError:  # truncated
             id_ = match[2]
         return f'{match[1]}"{self.of(id_)}"'
 

@@ -1,7 +1,7 @@
-"""``Record``: one finished call with its attempts, as plain data. Made once per call, shared by every sink, never changed.
+"""``Record``: one finished call with its attempts, as plain data. Made once per call, immutable, shared by all sinks.
 
-It holds no content: what was asked and answered is :mod:`gwcore_observability.content`'s, and a sink gets it only where
-its settings or the key's policy say so.
+It contains no request or response content (see :mod:`gwcore_observability.content`): a sink gets that only if its
+settings or the caller's policies allow it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from gwcore.usage import BUCKETS, OUT, Cost, Usage
 from gwcore_observability.ids import event_id, span_id, trace_id
 
 STATE = 512
-"""Characters of a ``tracestate`` that W3C asks everybody to pass on."""
+"""Characters of a ``tracestate`` that W3C asks every system to propagate."""
 LONGEST = 256
-"""Characters kept of a name that clients write."""
+"""Characters kept of names written by clients."""
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _CLAUDE_USER = re.compile(r"session_([0-9a-fA-F-]{8,64})")
@@ -47,15 +47,15 @@ class AttemptRecord:
 
     Attributes:
         id: ``call.id:n``.
-        key: which of the upstream's credentials, 1 and up; 0 where it has one.
-        started_ns, first_ns, ended_ns: since the epoch; ``first_ns`` is the answer's head; of a stream the first content, and of
-            one that was refused nothing.
-        status: of the upstream's answer; ``None`` where none came.
-        error: code of what ended it; ``reason``: the row of :mod:`gwcore.outcomes` it falls under; ``left`` where its client
-            left, or another attempt was first.
-        upstream_id: the request id that the upstream gave.
-        tokens: by bucket of :mod:`gwcore.usage`, without zeros; ``fees`` likewise.
-        cost_nano: nano-USD; ``None`` where it is not priced.
+        key: number of the upstream's credential, from 1; 0 if it has only one.
+        started_ns, first_ns, ended_ns: since the epoch; ``first_ns`` is the response's head; for a stream the first
+            content, and ``None`` if the stream was refused.
+        status: of the upstream's response; ``None`` if there was none.
+        error: code of the error that ended it; ``reason``: its row in :mod:`gwcore.outcomes`; ``left`` if the client
+            disconnected or another attempt was faster.
+        upstream_id: the request id set by the upstream.
+        tokens: by bucket of :mod:`gwcore.usage`, without zeros; ``fees`` by name.
+        cost_nano: nano-USD; ``None`` if not priced.
     """
 
     id: str
@@ -81,12 +81,12 @@ class AttemptRecord:
 
     @property
     def span(self) -> str:
-        """Its span id."""
+        """The attempt's span id."""
         return span_id(self.id)
 
     @property
     def failed(self) -> str | None:
-        """One word for what went wrong; ``None`` where nothing did, or nobody waited for it any more."""
+        """The error in one word; ``None`` if there was none, or if the attempt was abandoned (``left``)."""
         return (self.reason or self.error) if self.reason != "left" else None
 
 
@@ -96,25 +96,25 @@ class Record:
 
     Attributes:
         id: ``x-gwcore-request-id``.
-        client_trace, parent: W3C ids of trace and span, where the client brought them; ``sampled``: what it said of them,
+        client_trace, parent: W3C ids of trace and span, if the client sent them; ``sampled``: its sampling flag;
             ``trace_state``: its ``tracestate``.
-        method, route: HTTP's, and the path's template, which names nothing of the client's.
+        method, route: HTTP method, and path template, which contains nothing from the client.
         state: ``ok``, ``refused`` (by the gateway), ``failed``, ``cancelled``.
-        status: what the client received; 0 where it left before.
-        error, error_class, reason: code, type and row of :mod:`gwcore.outcomes` of what ended it; texts are never kept.
-        model: as the client asked for it; ``chosen``: what an alias, or a plugin that selects, made of it, if anything;
-            ``served_model`` with ``upstream``: who answered, or was asked last.
-        started_ns, first_ns, ended_ns: since the epoch. ``first_ns`` is the first content a stream brought, the head of
-            another answer.
-        overhead_s: seconds to the commit that were not spent waiting; ``admission_s``: to the first attempt.
+        status: sent to the client; 0 if it disconnected before.
+        error, error_class, reason: code, type and row of :mod:`gwcore.outcomes` of the error; its text is never kept.
+        model: as the client requested it; ``chosen``: its replacement by an alias or a selecting plugin, if different;
+            ``served_model``, ``upstream``: the deployment that answered, or was tried last.
+        started_ns, first_ns, ended_ns: since the epoch. ``first_ns`` is the first content of a stream, else the head of
+            the response.
+        overhead_s: seconds to the commit not spent waiting; ``admission_s``: seconds to the first attempt.
         waited_s: seconds spent waiting for upstreams up to the commit.
         tokens, fees: of the attempt that answered; those of others are in ``attempts``.
-        cost_nano: nano-USD of all attempts; ``None`` where none is priced. ``unpriced``: what the sum leaves out.
-        cache: ``hit``, ``miss``, ``bypass`` or ``None``; ``saved_nano`` what a hit would have cost; ``saved_tokens``.
+        cost_nano: nano-USD of all attempts; ``None`` if none is priced. ``unpriced``: what the sum leaves out.
+        cache: ``hit``, ``miss``, ``bypass`` or ``None``; ``saved_nano``: what a hit would have cost; ``saved_tokens``.
         key, key_name: id and name of the credential, never the credential.
-        session: of the agent or conversation, from headers or metadata. ``agent``: further headers of agents.
-        received, sent: bytes of the request's and the answer's body.
-        facts: what plugins say of the call (``Call.facts``), such as the tokens that were counted against limits.
+        session: of the agent or conversation, from headers or metadata. ``agent``: other headers of agents.
+        received, sent: bytes of the request's and the response's body.
+        facts: added by plugins (``Call.facts``), such as the tokens counted against limits.
     """
 
     id: str
@@ -171,7 +171,7 @@ class Record:
 
     @property
     def event(self) -> str:
-        """A UUID made of the id: whoever receives a record twice knows it by this."""
+        """A UUID derived from the id, by which receivers recognize duplicates."""
         return event_id(self.id)
 
     @property
@@ -185,12 +185,12 @@ class Record:
         return span_id(self.id)
 
     def json(self) -> bytes:
-        """The fields, and the ids that are made of them, as a JSON object."""
+        """The fields and the derived ids ``event``, ``trace`` and ``span``, as a JSON object."""
         ids = orjson.dumps({"event": self.event, "trace": self.trace, "span": self.span})
         return ids[:-1] + b"," + orjson.dumps(self)[1:]
 
     def document(self) -> dict[str, Any]:
-        """As :meth:`json`, for adding to it."""
+        """As :meth:`json`, but a dict that the caller may extend."""
         told: dict[str, Any] = orjson.loads(self.json())
         return told
 
@@ -206,20 +206,20 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """From ingress to the last byte."""
+        """From the request's arrival to the last byte."""
         return (self.ended_ns - self.started_ns) / 1e9
 
     @property
     def first_token_s(self) -> float | None:
-        """From ingress to the first content of a stream; ``None`` for what is no stream."""
+        """From the request's arrival to the first content of a stream; ``None`` if not a stream, or no content came."""
         return (self.first_ns - self.started_ns) / 1e9 if self.stream and self.first_ns is not None else None
 
     @property
     def last(self) -> AttemptRecord | None:
-        """The attempt that answered, else the one that was asked last; not one that began beside it and was given up."""
+        """The attempt that answered, else the last one; not a concurrent attempt that was abandoned."""
         served = (self.upstream, self.served_model)
         found = [one for one in self.attempts if (one.upstream, one.model) == served] or self.attempts
-        # beside it may have been another of its credentials
+        # a concurrent attempt may have used another credential of the same upstream
         found = [one for one in found if one.reason != "left"] or found
         return found[-1] if found else None
 
@@ -238,7 +238,7 @@ _NO_CACHE: dict[str, Any] = {"cache": None, "saved_nano": None, "saved_tokens": 
 
 
 def record_of(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
-    """The record of a call that has ended; whoever asks first makes it."""
+    """The record of a finished call; made once, then kept with the call."""
     found = call.get(RECORD)
     if found is None:
         found = _record(call, outcome)
@@ -249,7 +249,7 @@ def record_of(call: Call, outcome: Outcome, redactor: Redactor) -> Record:
 
 
 def _foreign(record: Record) -> Iterator[str]:
-    """What clients and upstreams wrote."""
+    """Values written by clients and upstreams."""
     names = (
         record.model,
         record.chosen,
@@ -270,7 +270,7 @@ def _foreign(record: Record) -> Iterator[str]:
 
 
 def _scrubbed(record: Record, redactor: Redactor) -> Record:
-    """The record without secrets. Seldom: somebody wrote one where it does not belong."""
+    """The record without secrets. Rarely needed: a client or upstream put one into a name."""
 
     def scrub(value: Any) -> Any:
         if isinstance(value, str):
@@ -286,8 +286,8 @@ def _scrubbed(record: Record, redactor: Redactor) -> Record:
 
 def _record(call: Call, outcome: Outcome) -> Record:
     now = time.perf_counter()
-    epoch = time.time_ns() - int(now * 1e9)  # of perf_counter's zero: one clock for all times of a call
-    # broken after its beginning had left: another ending than one that nobody saw
+    epoch = time.time_ns() - int(now * 1e9)  # perf_counter's zero: one clock for all times of a call
+    # errors after the response had begun end differently from errors that the client did not see
     begun = call.served if 0 < call.reply.status < HTTPStatus.BAD_REQUEST else None
     attempts = tuple([_attempt(one, epoch, now, shown=one is begun) for one in call.attempts])
     served = attempts[call.served.number - 1] if call.served is not None else None
@@ -346,7 +346,7 @@ def _attempt(attempt: Attempt, epoch: int, now: float, *, shown: bool) -> Attemp
     error, usage, cost = attempt.error, attempt.usage, attempt.cost
     first = attempt.first_byte_at
     if attempt.call.stream and isinstance(error, Refused):
-        first = None  # the head of a refusal is no content of a stream
+        first = None  # the head of a refusal is not content of a stream
     return AttemptRecord(
         id=attempt.id,
         upstream=upstream.name,
@@ -403,7 +403,7 @@ def _tokens(usage: Usage) -> dict[str, int]:
 
 
 def _sum(attempts: list[Attempt]) -> Cost | None:
-    """What all attempts came to: a failed one that was billed counts, too."""
+    """Total cost of all attempts, including failed ones that were billed."""
     costs = [attempt.cost for attempt in attempts if attempt.cost is not None]
     if len(costs) < 2:
         return costs[0] if costs else None
@@ -435,7 +435,7 @@ def _headers(call: Call) -> tuple[str | None, dict[str, str] | None, str | None]
 
 
 def traceparent(call: Call) -> tuple[str | None, str | None, bool | None]:
-    """Trace, span and the sampled flag of the client's ``traceparent`` (W3C Trace Context); nothing of one that is invalid."""
+    """Trace, span and sampled flag of the client's ``traceparent`` (W3C Trace Context); all ``None`` if invalid."""
     value = call.header(b"traceparent")
     found = _TRACEPARENT.fullmatch(value) if value is not None else None
     if found is None or found[1] == b"0" * 32 or found[2] == b"0" * 16 or found[0].startswith(b"ff"):
@@ -444,7 +444,7 @@ def traceparent(call: Call) -> tuple[str | None, str | None, bool | None]:
 
 
 def tracestate(call: Call) -> str | None:
-    """What the client's tracing systems pass on beside the ``traceparent``: its lines as one, of the first entries as many as are kept."""
+    """The client's ``tracestate``: all its lines joined, cut to the first entries that fit into ``STATE``."""
     if call.header(b"tracestate") is None:
         return None
     said = b",".join([value for name, value in call.headers if name == b"tracestate"]).decode("latin-1")
@@ -452,7 +452,7 @@ def tracestate(call: Call) -> str | None:
 
 
 def _session(document: Document | None) -> str | None:
-    """A session that the body names: ``metadata.session_id``, Claude Code's ``metadata.user_id``, a prompt cache key."""
+    """The session in the body: ``metadata.session_id``, Claude Code's ``metadata.user_id``, or the prompt cache key."""
     if document is None:
         return None
     metadata = document.get("metadata")
@@ -469,10 +469,10 @@ def _session(document: Document | None) -> str | None:
 
 
 def _kept(text: str) -> str:
-    """As long as a record keeps, and of what every store keeps: PostgreSQL refuses the whole batch for a NUL."""
+    """The text cut to ``LONGEST``, without NUL, for which PostgreSQL would reject the whole batch."""
     return text[:LONGEST].replace("\0", "?")
 
 
 def error_of(record: Record) -> str:
-    """One word for what went wrong: the row, else the code; empty where nothing did."""
+    """The error in one word: the row of the outcome, else the code; empty if there was none."""
     return record.reason or record.error or ""

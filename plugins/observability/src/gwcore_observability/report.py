@@ -1,6 +1,6 @@
-"""What calls came to in a day or a week, from the table of ``request_log``. Money is whole nano-dollars throughout.
+"""Daily and weekly reports of calls, from the table of ``request_log``. Money is in whole nano-dollars throughout.
 
-Percentiles are nearest-rank over the calls that ended well: a duration that a call really had, in microseconds.
+Percentiles are nearest-rank over successful calls: durations of actual calls, in microseconds.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ GROUPS: Final[Mapping[str, ColumnElement[Any]]] = {
     "end_user": CALL.c.end_user, "operation": CALL.c.operation,
     "day": literal_column("ended / 86400000", BigInteger).label("day"),
 }  # fmt: skip
-"""What a report may be grouped by. ``model`` is as clients asked, ``served_model`` and ``upstream`` who answered; ``day``
-is that of UTC on which a call ended."""
+"""Columns to group by. ``model`` is as requested, ``served_model`` and ``upstream`` are the deployment that answered;
+``day`` is the UTC day on which a call ended."""
 SHARES: Final = (50, 95, 99)
 WITHIN: Final = 120.0
 Span = Literal["daily", "weekly"]
@@ -54,12 +54,12 @@ class Line:
     """One group.
 
     Attributes:
-        names: values of the columns it is grouped by; ``None`` where a call had none.
-        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: calls that an upstream answered and whose cost is
-            not known, for want of a price or of usage; a ledger has its estimate of them, a record has none.
-        calls: of these ``failed`` (the gateway or an upstream), ``refused`` (by the gateway: limits, wrong requests),
-            ``cancelled`` (by the client) and ``fallbacks``: answered, or last tried, by another deployment than the first.
-        p50, p95, p99: microseconds of calls that ended well; ``None`` where none did.
+        names: values of the grouping columns; ``None`` if a call had none.
+        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: successful or cancelled calls with attempts, but
+            of unknown cost for lack of a price or usage; a ledger has an estimate for them, a record has none.
+        calls: all; of these ``failed`` (gateway or upstream), ``refused`` (by the gateway: limits, invalid requests),
+            ``cancelled`` (by the client), and ``fallbacks``: answered by, or last tried at, not the first deployment.
+        p50, p95, p99: microseconds of successful calls; ``None`` if there were none.
     """
 
     names: tuple[str | None, ...]
@@ -79,12 +79,12 @@ class Line:
 
     @property
     def error_rate(self) -> float:
-        """Failed calls as a part of all that were not refused."""
+        """Failed calls as a fraction of those not refused."""
         return self.failed / max(1, self.calls - self.refused)
 
     @property
     def fallback_rate(self) -> float:
-        """Likewise."""
+        """Fallbacks as a fraction of the calls not refused."""
         return self.fallbacks / max(1, self.calls - self.refused)
 
 
@@ -101,12 +101,12 @@ class Report:
 
     @property
     def period(self) -> str:
-        """Its days, as ISO 8601 writes them."""
+        """First and last day in ISO 8601; one date if they are the same."""
         return self.first.isoformat() + ("" if self.first == self.last else f" to {self.last.isoformat()}")
 
 
 def days(span: Span, on: date | None, today: date) -> tuple[date, date]:
-    """First and last day: of the day or week (Monday to Sunday) that holds ``on``, else of the last that is complete."""
+    """First and last day of the day or week (Monday to Sunday) containing ``on``, else of the last complete one."""
     if span == "daily":
         day = on or today - timedelta(days=1)
         return day, day
@@ -118,7 +118,7 @@ def days(span: Span, on: date | None, today: date) -> tuple[date, date]:
 async def make(
     store: Store, span: Span, first: date, last: date, by: Sequence[str], *, read_only: bool = False
 ) -> Report:
-    """Ask the table. ``read_only`` makes the connection refuse to write.
+    """Query the table. ``read_only`` makes the connection reject writes.
 
     Raises:
         StoreUnavailable: the store does not answer, or has no such table.
@@ -171,8 +171,8 @@ def _sums(groups: Sequence[ColumnElement[Any]], inside: ColumnElement[bool], *, 
 
 
 def _moved(*, postgres: bool) -> ColumnElement[bool]:
-    """Whether another deployment than the first was asked last. Read from the record: only where there were several."""
-    # PostgreSQL reads no NUL, not even an escaped one: clients write names
+    """Whether the last deployment differs from the first. The record is parsed only if there were several attempts."""
+    # PostgreSQL rejects NUL, even escaped, and clients write names
     clean = func.replace(CALL.c.record, r"\u0000", r"\ufffd")
     record: Any = cast(clean, JSON) if postgres else type_coerce(CALL.c.record, JSON)
     first = record["attempts"][0]
@@ -208,7 +208,7 @@ def _line(row: tuple[Any, ...], width: int, ranks: Sequence[Any]) -> Line:
 
 
 def _name(value: str | int | None) -> str | None:
-    """A day is the number of it since 1970."""
+    """A column's value as a name; a day, stored as days since 1970, as ISO 8601."""
     return (_FIRST + timedelta(days=value)).isoformat() if isinstance(value, int) else value
 
 
@@ -221,7 +221,7 @@ COLUMNS: Final = (
 
 
 def row_of(line: Line, by: Sequence[str]) -> dict[str, Any]:
-    """A line by column name. Money as text, exact; rates of 0 to 1."""
+    """A line by column name. Money is exact, as text; rates are 0 to 1."""
     worked_out: dict[str, Any] = {
         "spend_usd": exact_usd(line.spend_nano),
         "error_rate": round(line.error_rate, 6),
@@ -235,7 +235,7 @@ def row_of(line: Line, by: Sequence[str]) -> dict[str, Any]:
 
 
 def document(report: Report) -> dict[str, Any]:
-    """As JSON."""
+    """The report as a JSON document."""
     return {
         "report": report.span,
         "first_day": report.first.isoformat(),
@@ -247,7 +247,7 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def as_csv(report: Report) -> str:
-    """With a header. A name that a spreadsheet would take for a formula is told as text."""
+    """The report as CSV with a header. Names that a spreadsheet would run as formulas are escaped as text."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [*report.by, *COLUMNS], lineterminator="\n")
     writer.writeheader()
@@ -262,7 +262,7 @@ def _cell(value: str | None) -> str:
 
 
 def brief(report: Report, most: int) -> str:
-    """Some lines for a message."""
+    """A text table for messages, with at most ``most`` groups."""
     rows: list[tuple[str, ...]] = [("", "calls", "spend", "errors", "p95")]
     rows += [_short(plain(" ".join(name or "-" for name in line.names)), line) for line in report.lines[:most]]
     rows.append(_short("total", report.total))

@@ -31,11 +31,11 @@ def _address(text: str) -> str:
 
 
 def signing_key(secret: SecretStr) -> bytes:
-    """The key that signs webhooks: what ``whsec_`` is followed by in base64, or the text itself. Raises a ``fault``."""
+    """The key that signs webhooks: the base64 after ``whsec_``, or the text itself. Raises a ``fault`` if unusable."""
     text = secret.get_secret_value()
     try:
         key = text.encode()
-        if text.startswith("whsec_"):  # a secret that was read from a file may end its line
+        if text.startswith("whsec_"):  # a secret read from a file may end with a line break
             key = base64.b64decode(text.removeprefix("whsec_").rstrip(), validate=True)
     except ValueError:
         key = b""
@@ -55,7 +55,7 @@ Signing = Annotated[SecretStr, AfterValidator(_signing)]
 
 
 class ContentPolicy(BaseModel):
-    """What the policies of a key, team, user … may hold for a sink, under the sink's name."""
+    """What policies of a key, team, user … may set for a sink, under the sink's name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -93,7 +93,7 @@ class OutboxConfig(BaseModel):
 
 
 class SinkConfig(BaseModel):
-    """What every sink has."""
+    """Settings of every sink."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -113,7 +113,7 @@ class SinkConfig(BaseModel):
 
 
 class HttpSinkConfig(SinkConfig):
-    """What every sink behind an HTTP address has."""
+    """Settings of every sink behind an HTTP address."""
 
     headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
     ca_file: str | None = Field(
@@ -123,9 +123,9 @@ class HttpSinkConfig(SinkConfig):
 
     @property
     def tls(self) -> Tls:
-        """How the address is verified."""
+        """TLS verification of the address."""
         return Tls(ca_file=self.ca_file)
 
     def fixed_headers(self) -> Headers:
-        """``headers``, as they are sent."""
+        """``headers`` in wire form."""
         return [(name.lower().encode(), value.get_secret_value().encode()) for name, value in self.headers.items()]

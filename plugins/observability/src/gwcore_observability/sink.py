@@ -1,7 +1,7 @@
-"""What a sink is: it says how records look to it, and sends them. All else - queue, disk, retries - is the outbox's.
+"""The sink interface: a sink encodes and sends records. Everything else - queue, disk, retries - is the outbox's.
 
-A sink is one file: a class with these three methods, and a plugin that names it (:mod:`gwcore_observability.plugin`).
-A distribution of its own can bring one, too.
+A sink is one file: a class with these three methods, and a plugin that creates it (:mod:`gwcore_observability.plugin`).
+Separate distributions can provide sinks, too.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gwcore_observability.spill import Item
 
 @dataclass(slots=True, frozen=True)
 class Delivery:
-    """One request: what is sent at once, and succeeds or fails as a whole or item by item.
+    """One request to a sink, which succeeds or fails as a whole or item by item.
 
     Attributes:
-        items: those in it, in order.
-        body, headers, target: of an HTTP request; a sink that speaks something else may leave them empty.
+        items: contained items, in order.
+        body, headers, target: of an HTTP request; sinks with another protocol may leave them empty.
     """
 
     items: Sequence[Item]
@@ -36,15 +36,15 @@ class Delivery:
 
 @dataclass(slots=True, frozen=True)
 class Verdict:
-    """What became of a delivery.
+    """Result of a delivery.
 
     Attributes:
-        kind: ``accepted``, but for what ``refused`` names; ``later``: the sink is not well, try again; ``split``: too large,
-            try halves; ``refused``: something in it is wrong for good, and halves tell what.
+        kind: ``accepted``, except for items in ``refused`` and ``again``; ``later``: the sink is failing, retry;
+            ``split``: too large, try halves; ``refused``: some items are permanently rejected, try halves to find them.
         reason: for the log and the dead letter; no content, no secret.
-        after: seconds that the sink asked to be left alone.
-        refused: ids of items that were not accepted and never will be, with the reason.
-        again: ids of items that shall be sent again.
+        after: seconds to wait, as demanded by the sink.
+        refused: ids of permanently rejected items, with the reason.
+        again: ids of items to send again.
     """
 
     kind: Literal["accepted", "later", "split", "refused"]
@@ -58,32 +58,35 @@ ACCEPTED = Verdict("accepted")
 
 
 class Sink(Protocol):
-    """Where records go. Called from one task, never concurrently but for :meth:`send`."""
+    """A destination of records. Called from one task; only :meth:`send` runs concurrently."""
 
     def encode(self, record: Record, content: Content | None) -> Item | None:
-        """The record as this sink will have it; ``None`` for one that it does not want.
+        """Encode the record for this sink; ``None`` to skip it.
 
-        Called once per record, between other work of the loop: at most some hundred microseconds, no I/O. ``content`` is
-        there where settings and policies allow it, and already redacted. The bytes may go to disk and be sent by a later
-        release. The same record gives the same ``Item.id``: use :func:`gwcore_observability.ids.event_id`.
+        Called once per record, on the event loop: at most some hundred microseconds, no I/O. ``content`` is present if
+        settings and policies allow it, and already redacted. The bytes may go to disk and be sent by a later release.
+        The same record must give the same ``Item.id``: use :func:`gwcore_observability.ids.event_id`.
         """
         ...
 
     def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
-        """A batch as one request or several; every item in exactly one of them."""
+        """Pack a batch into one request or several; every item in exactly one of them."""
         ...
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Send it. An ``UpstreamError``, ``StoreUnavailable``, ``OSError`` or ``TimeoutError`` means ``later``; anything else ``refused``."""
+        """Send it. ``UpstreamError``, ``StoreUnavailable``, ``OSError`` and ``TimeoutError`` mean ``later``.
+
+        Any other exception means ``refused``.
+        """
         ...
 
 
-# 401, 403, 404: the address or the credential is wrong, not the record: it waits until an operator mends that
+# without 401, 403, 404: the address or the credential is wrong, so the record waits until an operator fixes that
 _WRONG = frozenset({400, 405, 406, 409, 410, 411, 414, 415, 422, 431})
 
 
 def judge(status: int, headers: Headers) -> Verdict:
-    """What an HTTP status says of a delivery, where the body has nothing to add."""
+    """The verdict for an HTTP status, regardless of the body."""
     if status < 300:
         return ACCEPTED
     if status == 413:
@@ -101,13 +104,13 @@ def _retry_after(headers: Headers) -> float | None:
 
 
 class HttpSender:
-    """POSTs deliveries to one origin. A sink may inherit it, and override :meth:`verdict` for what answers say."""
+    """POSTs deliveries to one origin. Sinks may inherit it, and override :meth:`verdict` to interpret responses."""
 
     ANSWER = 1 << 20
-    """Bytes of an answer that are read."""
+    """Bytes of a response after which reading stops."""
 
     def __init__(self, transport: Transport, url: str, headers: Headers, timeout: float) -> None:
-        """``url`` without credentials; ``headers`` hold them. Raises ``ValueError`` for what is no http(s) URL."""
+        """``url`` has no credentials; these are in ``headers``. Raises ``ValueError`` if it is no http(s) URL."""
         self._transport = transport
         self._origin = Origin.of(url)
         self._path = "/" + url.split("://", 1)[1].partition("/")[2]
@@ -132,12 +135,12 @@ class HttpSender:
         return self.verdict(delivery, response.status, response.headers, b"".join(parts))
 
     def verdict(self, delivery: Delivery, status: int, headers: Headers, body: bytes) -> Verdict:  # noqa: ARG002 - for overriding
-        """What the answer says."""
+        """Interpret the response."""
         return judge(status, headers)
 
 
 def later(error: BaseException) -> Verdict | None:
-    """The verdict of a failure to send; ``None`` for one that is the sink's own bug."""
+    """The verdict for an error while sending; ``None`` if it is a bug of the sink."""
     if isinstance(error, UpstreamError | StoreUnavailable):
         return Verdict("later", error.code)
     if isinstance(error, OSError | TimeoutError):

@@ -1,11 +1,11 @@
-"""``Spill``: what could not be sent yet, on disk. Segments of records with a checksum each; oldest first; bounded.
+"""``Spill``: unsent records on disk. Segments of records, each with a checksum; oldest first; bounded.
 
-A segment is ``<folder>/<worker>/<time>-<n>.seg``: eight bytes that say up to where it is acknowledged, then records::
+A segment is ``<folder>/<worker>/<time>-<n>.seg``: eight bytes with the acknowledged offset, then records::
 
     magic "GWr1" · crc32 of all that follows · length of id (2) · length of body (4) · id · body     (big endian)
 
-A record that is torn or damaged is skipped to the next magic and counted. Each worker writes into a folder of its own,
-held by a lock on its file ``lock``; what a worker that died left behind is taken over by whoever gets its lock.
+Torn or damaged records are skipped to the next valid one and counted. Each worker writes to its own folder, and holds
+a lock on the file ``lock`` in it; the segments of a dead worker are taken over by the first worker to get its lock.
 
 Everything here blocks: call it in a thread.
 """
@@ -37,7 +37,7 @@ SEGMENT = 8 << 20
 
 @dataclass(slots=True, frozen=True)
 class Item:
-    """What a sink makes of one record: its id, and bytes that only the sink reads."""
+    """One record encoded by a sink: its id, and bytes that only the sink interprets."""
 
     id: str
     body: bytes
@@ -48,18 +48,18 @@ class _Segment:
     path: Path
     size: int
     count: int
-    """Records not acknowledged; of a segment that somebody else wrote, an estimate until it was read."""
+    """Records not acknowledged; an estimate if another worker wrote the segment."""
 
 
 def framed(item: Item) -> bytes:
-    """One record as it stands in a segment."""
+    """One record as stored in a segment."""
     id_ = item.id.encode()
     tail = struct.pack(">HI", len(id_), len(item.body)) + id_ + item.body
     return MAGIC + struct.pack(">I", crc32(tail)) + tail
 
 
 def unframed(data: bytes, at: int) -> tuple[Item | None, int, int]:
-    """The record at or behind ``at``, where it ends, and how many damaged stretches were skipped; ``None`` at the end."""
+    """The record at or after ``at`` (``None`` at the end), its end, and the number of damaged stretches skipped."""
     skipped = 0
     while at < len(data):
         item = None
@@ -103,7 +103,7 @@ class Spill:
     """The disk side of one outbox.
 
     Attributes:
-        written, lost, damaged: records written, dropped for the cap, and found torn or flipped, since the start.
+        written, lost, damaged: records written, records dropped for the cap, and damaged stretches, since the start.
     """
 
     def __init__(self, folder: Path, cap: int) -> None:
@@ -123,7 +123,7 @@ class Spill:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(self) -> None:
-        """Take a folder of one's own, and what the dead left. Raises ``OSError`` where nothing can be written."""
+        """Create an own folder, and adopt segments of dead workers. Raises ``OSError`` if it cannot be written."""
         if self._own is not None:
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,12 +133,12 @@ class Spill:
             self._lock = _locked(own)
             if self._lock is not None and (own / "lock").exists():
                 self._own = own
-            # else another worker took the folder for a dead one's before we had locked it
+            # else another worker adopted the folder before we had locked it
         self.adopt()
 
     @_alone
     def adopt(self) -> int:
-        """Take over segments of workers that are gone; returns how many."""
+        """Take over segments of dead workers; returns how many."""
         assert self._own is not None
         found: list[_Segment] = []
         for other in sorted(self.folder.iterdir()):
@@ -157,20 +157,20 @@ class Spill:
                 (other / "lock").unlink(missing_ok=True)
                 other.rmdir()
             except OSError:
-                pass  # another worker was quicker, or something of the operator's lies there
+                pass  # another worker was faster, or the folder contains foreign files
             finally:
                 os.close(lock)
-        # what others left is older than what we write
+        # adopted segments are older than our own
         at = 1 if self._read is not None else 0
         self._segments[at:at] = found
         return len(found)
 
     @_alone
     def close(self) -> None:
-        """Sync and let go. What is there waits for the next start."""
+        """Sync and release the folder. Its segments wait for the next start."""
         self._rotate()
         if self._own is not None and not any(self._own.glob("*.*")):
-            with contextlib.suppress(OSError):  # an operator may have taken it away
+            with contextlib.suppress(OSError):  # an operator may have removed it
                 (self._own / "lock").unlink(missing_ok=True)
                 self._own.rmdir()
         if self._lock is not None:
@@ -182,7 +182,7 @@ class Spill:
 
     @_alone
     def append(self, items: Sequence[Item]) -> None:
-        """Write records behind all others. Raises ``OSError``; then none of them is there."""
+        """Append records. If it raises ``OSError``, none of them was written."""
         if not items:
             return
         data = b"".join(map(framed, items))
@@ -191,7 +191,7 @@ class Spill:
         try:
             _write(self._active, data)
         except OSError:
-            os.ftruncate(self._active, segment.size)  # half a record would count as damaged
+            os.ftruncate(self._active, segment.size)  # a partial record would count as damaged
             os.lseek(self._active, segment.size, os.SEEK_SET)
             raise
         segment.size += len(data)
@@ -204,11 +204,11 @@ class Spill:
             self._drop_oldest()
 
     def sync(self, older: float = 0.0) -> None:
-        """Fsync what was written more than ``older`` seconds ago."""
+        """Fsync if the oldest unsynced write is at least ``older`` seconds old."""
         with self._mutex:
             if self._active is None or self._dirty_since is None or time.monotonic() - self._dirty_since < older:
                 return
-            copy = os.dup(self._active)  # whoever writes meanwhile must not wait for the disk
+            copy = os.dup(self._active)  # fsync without the mutex, so that writers need not wait for the disk
             self._dirty_since = None
         try:
             os.fsync(copy)
@@ -244,7 +244,7 @@ class Spill:
             self._read = None
 
     def bury(self, line: bytes, cap: int) -> None:
-        """Add a line to the dead letters, a file that is begun anew beyond ``cap`` bytes; the one before is kept."""
+        """Append a line to the dead letters, a file rotated beyond ``cap`` bytes; the previous one is kept."""
         assert self._own is not None
         path = self._own / "dead.jsonl"
         if path.exists() and path.stat().st_size > cap:
@@ -256,7 +256,7 @@ class Spill:
 
     @property
     def count(self) -> int:
-        """Records that wait."""
+        """Records waiting."""
         return sum(one.count for one in self._segments)
 
     @property
@@ -266,12 +266,12 @@ class Spill:
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest segment was begun, in seconds since the epoch; ``None`` where nothing waits."""
+        """Creation time of the oldest segment, in seconds since the epoch; ``None`` if there is none."""
         return int(self._segments[0].path.name[:20]) / 1e9 if self._segments else None
 
     @_alone
     def read(self, count: int, size: int) -> list[Item]:
-        """The oldest records, up to ``count`` and about ``size`` bytes; the same again until :meth:`ack`."""
+        """The oldest records, up to ``count`` and about ``size`` bytes; returns the same until :meth:`ack`."""
         while self._segments:
             items = list(self._batch(count, size))
             if items:
@@ -294,7 +294,7 @@ class Spill:
         self._next = at
         while count > 0 and size > 0:
             item, end, skipped = unframed(data, self._next)
-            if skipped and end > self._counted:  # not again when a batch is read again
+            if skipped and end > self._counted:  # count once, even if a batch is read again
                 self.damaged += skipped
                 self._counted = end
             self._next = end
@@ -306,9 +306,9 @@ class Spill:
 
     @_alone
     def ack(self, items: Sequence[Item]) -> None:
-        """What :meth:`read` gave last is settled."""
+        """Remove ``items``, which the last :meth:`read` returned."""
         if self._read is None or not self._segments:
-            return  # the cap took the segment meanwhile
+            return  # the segment was dropped for the cap meanwhile
         path, data, _ = self._read
         segment = self._segments[0]
         segment.count = max(0, segment.count - len(items))
@@ -329,7 +329,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock; ``None`` where somebody has it."""
+    """A descriptor that holds the folder's lock; ``None`` if another process holds it."""
     try:
         lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError:
@@ -343,6 +343,6 @@ def _locked(folder: Path) -> int | None:
 
 
 def _count(path: Path) -> int:
-    """About how many records of a segment are not acknowledged."""
+    """Approximate number of unacknowledged records of a segment."""
     data = path.read_bytes()
     return data.count(MAGIC, _ACKED.unpack_from(data)[0]) if len(data) >= _ACKED.size else 0

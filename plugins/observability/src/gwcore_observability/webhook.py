@@ -1,7 +1,7 @@
 """``webhook``: records as signed JSON, to any HTTP endpoint.
 
-One POST per batch, a JSON array of records. ``webhook-id`` is the same whenever the same records are sent again, and so is
-each record's ``event``. The signature is that of the Standard Webhooks specification 1.0::
+One POST per batch, a JSON array of records. If the same records are sent again, ``webhook-id`` and each record's
+``event`` are the same. The signature follows the Standard Webhooks specification 1.0::
 
     webhook-signature: v1,<base64 of HMAC-SHA256(secret, "<webhook-id>.<webhook-timestamp>.<body>")>
 """
@@ -36,7 +36,7 @@ class WebhookConfig(HttpSinkConfig):
 
 
 def document(record: Record, content: Content | None) -> dict[str, Any]:
-    """A record as JSON: its fields, and ``content`` where there is some."""
+    """A record as JSON: its fields, and ``content`` if present."""
     said = record.document()
     if content is not None:
         said["content"] = {"request": content.request, "response": content.response, "truncated": content.truncated}
@@ -64,7 +64,7 @@ class WebhookSink(HttpSender):
         return [Delivery(items, body, [(b"content-type", b"application/json"), (b"webhook-id", id_.encode())])]
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """One POST, signed now: receivers refuse old timestamps."""
+        """One POST, signed when sent because receivers reject old timestamps."""
         headers = [*delivery.headers]
         if self._secret is not None:
             id_ = next(value for name, value in headers if name == b"webhook-id")
