@@ -59,7 +59,7 @@ class Outbox:
 
     Attributes:
         name: of the sink, in metrics and logs.
-        sent, rejected, dropped, failed, bare: records accepted by the sink, permanently rejected by it, lost for lack of
+        sent, rejected, dropped, failed, bare: records accepted by the sink, permanently rejected, lost for lack of
             space, not encodable, and stripped of their content for lack of space, since the process started.
     """
 

@@ -55,8 +55,8 @@ class Line:
 
     Attributes:
         names: values of the grouping columns; ``None`` if a call had none.
-        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: successful or cancelled calls with attempts, but
-            of unknown cost for lack of a price or usage; a ledger has an estimate for them, a record has none.
+        spend_nano: nano-USD of all attempts of all calls. ``unpriced``: successful or cancelled calls with attempts,
+            but of unknown cost for lack of a price or usage; a ledger has an estimate for them, a record has none.
         calls: all; of these ``failed`` (gateway or upstream), ``refused`` (by the gateway: limits, invalid requests),
             ``cancelled`` (by the client), and ``fallbacks``: answered by, or last tried at, not the first deployment.
         p50, p95, p99: microseconds of successful calls; ``None`` if there were none.

@@ -1,4 +1,4 @@
-"""Tells people: budgets, errors, slow and hanging requests, upstreams that are down, spend reports."""
+"""Notifies people of budgets, errors, slow and hanging requests, upstreams that are down, and spend reports."""
 
 from gwcore.hookspecs import hookimpl
 from gwcore.plugin import Plugin

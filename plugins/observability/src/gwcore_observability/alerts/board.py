@@ -1,4 +1,4 @@
-"""What has been told. One subject is told once, again when it gets worse, as a reminder, and when it is over."""
+"""State of the alerts. A subject is alerted once, again if it gets worse, as a reminder, and when it is over."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gwcore_observability.alerts.claims import Claims
 from gwcore_observability.alerts.findings import Alert, Finding, State, moment
 
 MOST = 500
-"""Subjects that are watched at once; there are more only if something makes them up."""
+"""Limit of subjects tracked at once; more only arise if something invents them."""
 
 
 @dataclass(slots=True)
 class _Case:
-    """``told``: when it was told last, 0 as long as another worker tells; ``ended``: when its end was told."""
+    """``told``: time of the last alert, 0 while another worker sends them; ``ended``: when it was over."""
 
     finding: Finding
     since: float
@@ -33,7 +33,7 @@ class Board:
         self._turn = asyncio.Lock()
 
     async def look(self, findings: Iterable[Finding], now: float, remind: float, settle: float) -> list[Alert]:
-        """What is to be told of what is wrong now. ``now`` in seconds since the epoch, the others in seconds."""
+        """The alerts to send for the current findings. ``now`` in seconds since the epoch, the others in seconds."""
         told: list[Alert] = []
         async with self._turn:
             for finding in findings:
@@ -71,7 +71,7 @@ class Board:
     async def _gone(self, case: _Case, now: float, settle: float) -> Alert | None:
         subject = case.finding.subject
         if case.told and not case.ended:
-            # held a little longer: others that still see it for a moment shall not tell it anew
+            # hold the claim a little longer: workers that still see the finding must not alert again
             await self.claims.take(subject)
             case.ended = now
             return self._alert(case, "over", now) if case.finding.over else None
@@ -89,7 +89,7 @@ class Board:
         return Alert(one.kind, state, one.subject, title, moment(now), moment(case.since), one.facts)
 
     def active(self) -> dict[str, int]:
-        """How many subjects are wrong now, by kind."""
+        """Number of active subjects by kind."""
         counts: dict[str, int] = {}
         for case in self._cases.values():
             if not case.ended:
@@ -97,5 +97,5 @@ class Board:
         return counts
 
     async def aclose(self) -> None:
-        """Give the claims back."""
+        """Release all claims."""
         await self.claims.aclose()

@@ -1,7 +1,7 @@
-"""Who tells: of all workers that see the same thing, one.
+"""Claims: of all workers that see the same finding, only one sends the alert.
 
-A claim is held as long as the thing lasts, and renewed at every look. What cannot be asked, claims: an alert that comes
-twice is better than one that nobody sends.
+A claim is held as long as the finding lasts, and renewed at every check. If the store cannot be reached, a claim
+succeeds: an alert sent twice is better than none.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import structlog
 from gwcore.resources import redis_client
 
 LEASE: Final = 60
-"""Seconds after which what a dead worker held is free."""
+"""Seconds after which a dead worker's claims expire."""
 TIMEOUT: Final = 0.5
 PAUSE: Final = 10.0
-"""Seconds for which a store that did not answer is not asked."""
+"""Seconds for which a store that failed is not queried again."""
 _log = structlog.get_logger("gwcore.observability")
 
 _TAKE = """
@@ -35,21 +35,21 @@ _FREE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', 
 
 
 class Claims:
-    """Of one worker that is alone: everything is its own."""
+    """Claims of a single worker: all succeed."""
 
     async def take(self, subject: str) -> bool:  # noqa: ARG002 - for overriding
-        """Whether this worker tells of the subject; again and again while it lasts."""
+        """Claim the subject, or renew the claim; returns whether this worker sends its alerts."""
         return True
 
     async def free(self, subject: str) -> None:
-        """It is over."""
+        """Release the claim; the finding is over."""
 
     async def aclose(self) -> None:
-        """Give everything back."""
+        """Release all claims."""
 
 
 class FileClaims(Claims):
-    """Of the workers of one machine: locks on files of a folder, which the kernel frees when a worker is killed."""
+    """Claims among workers of one machine: file locks in a folder, which the kernel frees when a worker dies."""
 
     def __init__(self, folder: Path, group: str = "") -> None:
         self._group = group
@@ -76,7 +76,7 @@ class FileClaims(Claims):
         return True
 
     async def free(self, subject: str) -> None:
-        """Unlock it. The file stays: who unlinked it could unlink another's."""
+        """Unlock it. The file stays, because unlinking it could unlink a file that another worker has locked."""
         handle = self._held.pop(subject, None)
         if handle is not None:
             os.close(handle)
@@ -88,7 +88,7 @@ class FileClaims(Claims):
 
 
 class RedisClaims(Claims):
-    """Of all replicas of one Redis: a key per subject, for ``LEASE`` seconds from the last look."""
+    """Claims among replicas with a common Redis: a key per subject that expires after ``LEASE`` seconds."""
 
     def __init__(self, url: str, group: str = "") -> None:
         self._group = group
@@ -103,7 +103,7 @@ class RedisClaims(Claims):
             return True
         try:
             mine = bool(await self._client.eval(_TAKE, 1, self._key(subject), self._name, LEASE))
-        except Exception as error:  # whatever it is, somebody must tell
+        except Exception as error:  # whatever it is, the alert must be sent
             self._away = time.monotonic() + PAUSE
             _log.warning("store of alerts is unreachable; every replica tells", error=type(error).__name__)
             return True
@@ -111,7 +111,7 @@ class RedisClaims(Claims):
         return mine
 
     async def free(self, subject: str) -> None:
-        """Delete it; a store that does not answer lets it expire."""
+        """Delete the key; if the store does not answer, it expires."""
         self._held.discard(subject)
         with suppress(Exception):
             await self._client.eval(_FREE, 1, self._key(subject), self._name)
@@ -120,7 +120,7 @@ class RedisClaims(Claims):
         return f"gwcore:alerts:{_name(self._group, subject)}"
 
     async def aclose(self) -> None:
-        """Delete all and disconnect."""
+        """Delete all keys and disconnect."""
         with suppress(TimeoutError):
             async with asyncio.timeout(2 * TIMEOUT):
                 for subject in list(self._held):

@@ -1,4 +1,4 @@
-"""Where alerts go: how a batch of them looks to Slack and its like, to an endpoint that takes JSON, and as a mail."""
+"""Destinations: alerts as messages for Slack and compatible chats, as JSON for an endpoint, and as mail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gwcore_observability.spill import Item
 from gwcore_observability.webhook import WebhookConfig, WebhookSink
 
 LONGEST = 3500
-"""Characters of a chat message: Slack cuts longer ones (4,000 are advised, https://docs.slack.dev/messaging)."""
+"""Characters of a chat message: Slack truncates longer ones (recommended: 4,000, https://docs.slack.dev/messaging)."""
 SIGNS = {"firing": "🔴", "reminder": "🟠", "over": "🟢", "note": "📊"}
 _log = structlog.get_logger("gwcore.observability")
 _ZERO_WIDTH = "\u200b"
@@ -42,7 +42,7 @@ def sink_of(config: DestinationConfig, outbox: OutboxConfig, setup: Setup) -> Si
 
 
 class _Encoding:
-    """What reaches the outbox here is encoded already."""
+    """For outboxes whose items are encoded already."""
 
     def encode(self, record: Record, content: Content | None) -> Item:
         """Calls are never put in."""
@@ -66,7 +66,7 @@ class JsonSink(WebhookSink):
 
 
 class SlackSink(_Encoding, HttpSender):
-    """``{"text": …}``, which Slack, Mattermost, Rocket.Chat and others take.
+    """``{"text": …}``, which Slack, Mattermost, Rocket.Chat and others accept.
 
     https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
     """
@@ -100,7 +100,7 @@ def _parts(items: Sequence[Item]) -> Iterator[tuple[list[Item], list[str]]]:
 
 
 def chat(alert: dict[str, Any]) -> str:
-    """An alert in a chat's markup. Nobody is notified, and nothing becomes a link, because of a name."""
+    """An alert in chat markup. Names in it can neither mention anybody nor become links."""
     lines = [f"{SIGNS[alert['state']]} *{_title(alert)}*"]
     lines += [f"• {name}: {value}" for name, value in _facts(alert)]
     text = "\n".join(map(_tame, lines))[: LONGEST - 200]
@@ -111,7 +111,7 @@ def chat(alert: dict[str, Any]) -> str:
 
 
 def _tame(text: str) -> str:
-    """What Slack says to escape; an @ that addresses nobody in Mattermost, and no link."""
+    """Escape as Slack requires, and break mentions and links (also Mattermost's)."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for sign in ("@", ":/", "]("):
         text = text.replace(sign, f"{sign[0]}{_ZERO_WIDTH}{sign[1:]}")
@@ -130,18 +130,18 @@ def _facts(alert: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class EmailSink(_Encoding):
-    """One mail per batch, by the standard library's client in a thread."""
+    """One mail per batch, sent by the standard library's client in a thread."""
 
     def __init__(self, config: EmailConfig, timeout: float) -> None:
         self._config = config
-        self._timeout = timeout / 2  # of each step: the thread shall end before the outbox gives up waiting
+        self._timeout = timeout / 2  # per step: the thread should end before the outbox gives up waiting
 
     def pack(self, items: Sequence[Item]) -> Sequence[Delivery]:
-        """All in one."""
+        """All alerts in one mail."""
         return [Delivery(items)]
 
     async def send(self, delivery: Delivery) -> Verdict:
-        """Log in, if need be, and hand it over."""
+        """Send the mail, after logging in if configured."""
         mail = self._mail(delivery.items)
         try:
             await asyncio.to_thread(self._hand_over, mail)
@@ -151,7 +151,7 @@ class EmailSink(_Encoding):
             return Verdict("later", f"smtp_{error.smtp_code}")
         except smtplib.SMTPRecipientsRefused:
             return Verdict("later", "smtp_recipients")
-        except OSError as error:  # smtplib's own are, too
+        except OSError as error:  # includes smtplib's own errors
             return Verdict("later", type(error).__name__)
         return ACCEPTED
 
@@ -164,11 +164,11 @@ class EmailSink(_Encoding):
             else smtplib.SMTP(config.host, config.port, timeout=self._timeout)
         ) as server:
             if config.security == "starttls":
-                server.starttls(context=context)  # raises where it is not offered: never in the clear
+                server.starttls(context=context)  # raises if not offered: never send unencrypted
             if config.username is not None and config.password is not None:
                 server.login(config.username, config.password.get_secret_value())
             refused = server.send_message(mail)
-            if refused:  # by this server, while it took the mail for others
+            if refused:  # the server accepted the mail for the other recipients
                 _log.warning("some recipients of alerts were refused", host=config.host, count=len(refused))
 
     def _mail(self, items: Sequence[Item]) -> EmailMessage:
@@ -180,7 +180,7 @@ class EmailSink(_Encoding):
         mail["To"] = ", ".join(self._config.to)
         mail["Date"] = format_datetime(datetime.now(UTC))
         domain = self._config.sender.partition("@")[2] or socket.gethostname()
-        # the same alerts again are the same mail
+        # the same alerts have the same id if sent again
         mail["Message-ID"] = f"<{event_id(','.join(item.id for item in items), 'mail')}@{domain}>"
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
         mail.set_content("\n\n".join(map(_letter, alerts)) + "\n")

@@ -1,4 +1,4 @@
-"""What is wrong now (:class:`Finding`), and what is told of it (:class:`Alert`). Names and numbers, never content."""
+"""A current problem (:class:`Finding`), and a message about it (:class:`Alert`). Names and numbers, never content."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Fact = str | int | float
 
 @dataclass(slots=True, frozen=True)
 class Finding:
-    """One thing that is wrong now.
+    """One current problem.
 
     Attributes:
-        subject: what it is about; the same as long as it is the same thing. One subject is told once.
-        step: how bad; a higher one than was told is told at once.
-        over: the title of its end; without one the end is not told.
-        doubtful: it may be over, or not: what was told goes on, and nothing new is.
+        subject: identifies the problem as long as it lasts; alerted once.
+        step: severity; an increase is alerted at once.
+        over: title of the message when it ends; empty for none.
+        doubtful: it may be over or not: an active alert stays active, but no new one is sent.
     """
 
     kind: str
@@ -38,8 +38,8 @@ class Alert:
     """One message.
 
     Attributes:
-        state: ``firing``, ``reminder``, ``over``; of a report and of what a limit held back ``note``.
-        at, since: ISO 8601, UTC: when it was told, and when it was first seen.
+        state: ``firing``, ``reminder``, ``over``; ``note`` for reports, and for summaries of alerts held back.
+        at, since: ISO 8601, UTC: when it was sent, and when the problem was first seen.
         text: lines below the title.
     """
 
@@ -53,10 +53,10 @@ class Alert:
     text: str = ""
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The fields as a JSON document."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def moment(seconds: float) -> str:
-    """ISO 8601, UTC, of seconds since the epoch."""
+    """Seconds since the epoch as ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

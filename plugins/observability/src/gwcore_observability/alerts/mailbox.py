@@ -1,4 +1,4 @@
-"""One destination's way in: which kinds it takes, and how many; what is beyond its limit is told together, later."""
+"""Input of one destination: filters kinds, limits the rate, and sends alerts beyond the limit later in one summary."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gwcore_observability.settings import OutboxConfig
 from gwcore_observability.spill import Item
 
 SHOWN = 30
-"""Titles that are kept of what was held back."""
+"""Titles kept of alerts held back."""
 
 
 class Mailbox:
-    """One per destination and process; it outlives a reload that leaves the destination alone.
+    """One per destination and process; survives a reload that does not change the destination.
 
     Attributes:
-        told, held: alerts handed to the outbox, and held back, since the process started.
+        told, held: alerts passed to the outbox, and held back, since the process started.
     """
 
     def __init__(self, name: str, config: DestinationConfig, outbox: OutboxConfig, folder: Path | None) -> None:
@@ -49,7 +49,7 @@ class Mailbox:
             self._back.append(f"{alert.state}: {alert.title}")
 
     def catch_up(self, now: float) -> None:
-        """Tell what was held back, as soon as the limit leaves room."""
+        """Send a summary of the alerts held back, as soon as the limit allows."""
         if not self._count or not self._room(now):
             return
         lines = self._back + ([f"and {self._count - len(self._back)} more"] if self._count > len(self._back) else [])
@@ -72,5 +72,5 @@ class Mailbox:
         self.outbox.put_item(Item(id_, orjson.dumps({"id": id_, **alert.document()})))
 
     async def aclose(self) -> None:
-        """Of :meth:`gwcore.plugin.Setup.once`."""
+        """For :meth:`gwcore.plugin.Setup.once`."""
         await self.outbox.aclose()

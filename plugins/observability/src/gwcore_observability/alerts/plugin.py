@@ -1,4 +1,4 @@
-"""``alerts``: looks every few seconds at what is wrong, and tells people once."""
+"""``alerts``: checks for problems every few seconds, and notifies people once of each."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Alerts(Plugin):
         self._looks: asyncio.Task[None] | None = None
 
     def _claims(self, group: str) -> Claims:
-        """``group``: another entry of ``watch`` tells others, and tells them all."""
+        """``group`` separates entries of ``watch`` with different destinations: each sends all its alerts."""
         if self._store is not None and self._store.scheme == "redis":
             return RedisClaims(self._store.url, group)
         workers, folder = self.setup.workers, self.config.outbox.folder
@@ -79,7 +79,7 @@ class Alerts(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Open the outboxes and look, until the end."""
+        """Open the outboxes and check periodically until the end."""
         config: AlertsConfig = self.config
         if self._book is not None:
             await migrate(self._book, MIGRATIONS)
@@ -94,7 +94,7 @@ class Alerts(Plugin):
             await self.settle()
 
     async def settle(self) -> None:
-        """Look no more, and send what waits, to all destinations side by side."""
+        """Stop checking, and flush all destinations concurrently."""
         if self._looks is not None:
             self._looks.cancel()
             await asyncio.wait({self._looks})
@@ -105,13 +105,13 @@ class Alerts(Plugin):
 
     @hookimpl
     def call_started(self, call: Call) -> None:
-        """In flight from now on."""
+        """Track the call as in flight."""
         if not call.route.local:
             self.seen.started(call)
 
     @hookimpl
     def call_ended(self, call: Call, outcome: Outcome) -> None:
-        """Count its attempts."""
+        """Count the call's attempts."""
         if not call.route.local:
             self.seen.ended(call, outcome.error)
 
@@ -124,21 +124,21 @@ class Alerts(Plugin):
                 await self.look(time.time())
                 if calendar is not None:
                     await self._report(calendar, time.time())
-            except Exception as error:  # readings are other plugins' code, and the next look may fare better
+            except Exception as error:  # readings are other plugins' code, and the next check may succeed
                 _log.error("alerts could not look", error=type(error).__name__)
             await asyncio.sleep(self.config.every)
 
     async def look(self, now: float) -> None:
-        """Tell what is new. ``now`` in seconds since the epoch."""
+        """Send new alerts. ``now`` in seconds since the epoch."""
         config: AlertsConfig = self.config
-        found = list(self.findings())  # at once: calls go on while the board asks whose turn it is
+        found = list(self.findings())  # a snapshot: calls go on while the board waits for claims
         for alert in await self.board.look(found, now, config.remind, config.settle):
             await self._tell(alert, now)
         for box in self.mailboxes.values():
             box.catch_up(now)
 
     def findings(self) -> Iterator[Finding]:
-        """All that is wrong now."""
+        """All current findings."""
         config: AlertsConfig = self.config
         samples = list(self.setup.readings())
         yield from self.seen.findings()
@@ -159,7 +159,7 @@ class Alerts(Plugin):
                     if not calendar.late(span, now):
                         continue
                     _log.error("no spend report", span=span, error=error.code)
-            # kept until the next one: other workers come to this moment a little later
+            # keep the claim until the next report: other workers reach this point a little later
             before, self._reported[span] = self._reported.get(span), subject
             if before is not None and before != subject:
                 await self.board.claims.free(before)
@@ -172,7 +172,7 @@ class Alerts(Plugin):
             box.tell(alert, now)
 
     async def _named(self, alert: Alert) -> Alert:
-        """With the name that humans gave to who a budget is of."""
+        """The alert with the alias of the budget's owner, if it has one."""
         scope, id_ = alert.facts.get("scope"), alert.facts.get("id")
         directory = self.setup.offered(Directory)
         if alert.kind != "budget" or scope not in NAMED or not id_ or directory is None:
@@ -185,7 +185,7 @@ class Alerts(Plugin):
         return replace(alert, facts={**alert.facts, "name": plain(name)}) if name else alert
 
     def _clean(self, alert: Alert) -> Alert:
-        """Without secrets: somebody may have written one for a model's name."""
+        """The alert without secrets: a client may have sent one as a model's name."""
         text = self.redactor.text
         facts: dict[str, Fact] = {k: text(v) if isinstance(v, str) else v for k, v in alert.facts.items()}
         return replace(alert, subject=text(alert.subject), title=text(alert.title), text=text(alert.text), facts=facts)
@@ -193,7 +193,7 @@ class Alerts(Plugin):
     # ── shown ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def metrics(self) -> Iterable[Sample]:
-        """What is wrong by kind, what was told and held back by destination, and the outboxes'."""
+        """Active subjects by kind, alerts sent and held back by destination, and the outboxes' metrics."""
         active = self.board.active()
         for kind in KINDS:
             yield Sample(
@@ -206,7 +206,7 @@ class Alerts(Plugin):
             yield from box.outbox.samples()
 
     def health(self) -> dict[str, Any]:
-        """What is wrong by kind, and how the destinations fare."""
+        """Active subjects by kind, and the state of the destinations."""
         return {
             "active": self.board.active(),
             "to": {name: box.outbox.health() for name, box in self.mailboxes.items()},

@@ -1,4 +1,4 @@
-"""When spend reports are due, and how they are told."""
+"""When spend reports are due, and their form as alerts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gwcore_observability.alerts.settings import ReportsConfig
 from gwcore_observability.report import Report, Span, brief, days, make
 
 PATIENCE = 3600.0
-"""Seconds for which a report that the store does not give is tried again."""
+"""Seconds for which a report is retried if the store is unavailable."""
 
 
 class Calendar:
-    """The moments of reports. One that nobody lived to see is not made up for: ``gwcore report`` shows it."""
+    """Times of reports. A report missed while no worker ran is not sent later; ``gwcore report`` shows it."""
 
     def __init__(self, config: ReportsConfig, now: float) -> None:
         self._config = config
@@ -36,19 +36,19 @@ class Calendar:
         return due.timestamp()
 
     def due(self, now: float) -> list[Span]:
-        """What is to be made now."""
+        """The reports that are due now."""
         return [span for span, at in self._due.items() if at <= now]
 
     def done(self, span: Span, now: float) -> None:
-        """It was told, or it is too late."""
+        """Schedule the next one: this one was sent or given up."""
         self._due[span] = self._next(span, now)
 
     def late(self, span: Span, now: float) -> bool:
-        """Whether to give it up."""
+        """Whether it is too late to retry."""
         return now - self._due[span] > PATIENCE
 
     def subject(self, span: Span) -> str:
-        """By which workers agree who tells it."""
+        """The subject that workers claim, so that one sends the report."""
         return f"report/{span}/{moment(self._due[span])}"
 
 
@@ -59,7 +59,7 @@ async def told(store: Store, span: Span, config: ReportsConfig, now: float) -> A
 
 
 def alert_of(report: Report, lines: int, now: float) -> Alert:
-    """One message."""
+    """The report as one alert."""
     total = report.total
     facts: dict[str, Fact] = {
         "spend_usd": exact_usd(total.spend_nano),

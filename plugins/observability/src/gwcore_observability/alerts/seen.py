@@ -1,4 +1,4 @@
-"""What the calls of this worker show: attempts that fail, answers that take long, calls that do not end."""
+"""Findings from this worker's calls: failing attempts, slow responses, calls that do not end."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from gwcore_observability.names import plain
 
 SLICES = 10
 MOST = 500
-"""Names counted apart; clients may write them."""
+"""Names counted separately; limited because clients may choose them."""
 OTHER = "other"
 
 
 REFUSED = "x-gwcore-budget-"
-"""Begins the names of headers by which a refusal says which budget it is."""
+"""Prefix of the headers of a refusal that describe the budget."""
 SPENT_FOR = 600.0
 """Seconds for which a budget that refused a call counts as exhausted."""
 STALE = 3600.0
-"""Seconds without an attempt after which nobody knows whether a deployment is still down; after twice as long it is let be."""
+"""Seconds without an attempt after which a deployment's state is unknown; after twice as long it is forgotten."""
 
 
 @dataclass(slots=True, frozen=True)
 class Fails:
-    """Failures in a row, the kind of the last (a row of :mod:`gwcore.outcomes`), when it was, monotonic, and in which call.
+    """Consecutive failures; kind (a row of :mod:`gwcore.outcomes`), monotonic time and call of the last one.
 
-    ``stale``: it was so long ago that nobody knows whether that is still so.
+    ``stale``: the last one is so long ago that the current state is unknown.
     """
 
     count: int = 0
@@ -44,7 +44,7 @@ class Fails:
 
 @dataclass(slots=True, frozen=True)
 class Refusals:
-    """Calls that a budget refused: of whom and how it stands, as the refusal's headers say it (without their prefix)."""
+    """Calls refused by a budget. ``said``: owner and amounts from the last refusal's headers, without their prefix."""
 
     said: Mapping[str, str]
     count: int
@@ -61,7 +61,7 @@ class _Count:
 
 
 class Window:
-    """Counts by name over the last seconds, in ``SLICES`` slices: what leaves goes a slice at a time."""
+    """Counts by name over a sliding window of ``SLICES`` slices; old counts expire one slice at a time."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._slice = seconds / SLICES
@@ -69,7 +69,7 @@ class Window:
         self._counts: dict[str, _Count] = {}
 
     def add(self, name: str, *, hit: bool, why: str = "", call: str = "") -> None:
-        """One more; ``hit`` is what is looked for, ``why`` it was one, and in which call."""
+        """Count one event; ``hit`` if it is one searched for, then with its reason and call."""
         if name not in self._counts and len(self._counts) >= MOST:
             name = OTHER
         count = self._counts.setdefault(name, _Count())
@@ -80,7 +80,7 @@ class Window:
             count.last = (why, call)
 
     def sums(self) -> Iterator[tuple[str, int, int, tuple[str, str]]]:
-        """Name, all, hits, why and where the last was. What has no more of either is forgotten."""
+        """Name, all, hits, and reason and call of the last hit. Names without events in the window are removed."""
         for name, count in list(self._counts.items()):
             self._turn(count)
             if not any(count.all):
@@ -96,13 +96,13 @@ class Window:
 
 
 def budget_subject(scope: str, id_: str, window: str) -> str:
-    """What alerts of a budget are about."""
+    """The subject of alerts about a budget."""
     return f"budget/{scope}/{id_}/{window}"
 
 
 @lru_cache(maxsize=4096)
 def deployment(upstream: str, model: str, key: int) -> str:
-    """Its name in alerts: ``upstream/model``, and which credential where there are several."""
+    """A deployment's name in alerts: ``upstream/model``, with the number of the credential if there are several."""
     return plain(f"{upstream}/{model}" + (f" key {key}" if key else ""))
 
 
@@ -112,12 +112,12 @@ def _of(attempt: Attempt) -> str:
 
 
 class Seen:
-    """Fed by taps: some dictionary operations per call. Asked once per look.
+    """Fed by taps, with some dictionary operations per call; evaluated once per check.
 
-    It outlives a reload that leaves its settings alone: what was wrong does not end because a file was read.
+    It survives a reload that does not change its settings: a problem does not end because a file was read.
 
     Attributes:
-        fails: by deployment. ``refused``: by budget.
+        fails: consecutive failures by deployment. ``refused``: refusals by budget.
     """
 
     def __init__(self, config: AlertsConfig, clock: Callable[[], float] = time.monotonic) -> None:
@@ -128,16 +128,16 @@ class Seen:
         self.fails: dict[str, Fails] = {}
         self.refused: dict[str, Refusals] = {}
         self._clock = clock
-        self._progress: dict[str, tuple[int, float]] = {}  # of calls that take long: bytes sent, and since when no more
+        self._progress: dict[str, tuple[int, float]] = {}  # long-running calls: bytes sent, and when they last grew
 
     # ── taps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def started(self, call: Call) -> None:
-        """A call is under way."""
+        """A call has started."""
         self._flying[call.id] = call
 
     def ended(self, call: Call, error: GatewayError | None = None) -> None:
-        """It is over."""
+        """A call has ended."""
         self._flying.pop(call.id, None)
         if isinstance(error, BudgetExceeded):
             self._refusal(error, call.id)
@@ -161,15 +161,15 @@ class Seen:
         name, error = _of(attempt), attempt.error
         if error is None:
             if attempt.status is None:
-                return  # the client left before it answered
+                return  # the client disconnected before the response
             self.fails.pop(name, None)
             self._errors.add(name, hit=False)
             return
         end = ending(error)
         if end.health == "none":
-            return  # the client's fault, or ours: says nothing about the upstream
+            return  # the client's fault, or ours, not the upstream's
         self._errors.add(name, hit=True, why=end.kind, call=attempt.call.id)
-        # one that is asked too much is not down
+        # an overloaded deployment is not down
         if end.health != "cooldown" and (name in self.fails or len(self.fails) < MOST):
             count = self.fails.get(name, Fails()).count + 1
             self.fails[name] = Fails(count, end.kind, self._clock(), attempt.call.id)
@@ -177,7 +177,7 @@ class Seen:
     # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong by what was seen; upstreams that are down are for :mod:`gwcore_observability.alerts.shown`."""
+        """Findings from calls, except upstreams that are down, see :mod:`gwcore_observability.alerts.shown`."""
         yield from self._failing()
         yield from self._slowly()
         yield from self._hanging()
@@ -224,7 +224,7 @@ class Seen:
         counts: dict[str, int] = {}
         now = time.perf_counter()
         moving: dict[str, tuple[int, float]] = {}
-        for call in self._flying.values():  # the oldest first
+        for call in self._flying.values():  # oldest first
             if now - call.started < config.after:
                 break
             if self._progresses(call, now, config.after, moving):
@@ -243,7 +243,7 @@ class Seen:
             )
 
     def _progresses(self, call: Call, now: float, after: float, moving: dict[str, tuple[int, float]]) -> bool:
-        """Whether content has left in the last ``after`` seconds: a long stream does not hang. Keep-alives are none."""
+        """Whether content was sent in the last ``after`` seconds (a long stream does not hang); keep-alives are ignored."""
         sent = call.reply.sent
         if not sent:
             return False
@@ -254,14 +254,14 @@ class Seen:
         return now - before[1] < after
 
     def exhausted(self) -> dict[str, Refusals]:
-        """:attr:`refused` of late."""
+        """:attr:`refused`, without entries older than ``SPENT_FOR``."""
         now = self._clock()
         for subject in [subject for subject, one in self.refused.items() if now - one.at > SPENT_FOR]:
             del self.refused[subject]
         return self.refused
 
     def failing(self) -> dict[str, Fails]:
-        """:attr:`fails` now; what is asked no more is forgotten in the end."""
+        """:attr:`fails`, with old entries marked stale, and then removed; see ``STALE``."""
         now = self._clock()
         for name, one in list(self.fails.items()):
             if now - one.at > 2 * STALE:
@@ -271,4 +271,4 @@ class Seen:
         return self.fails
 
     async def aclose(self) -> None:
-        """Of :meth:`gwcore.plugin.Setup.once`."""
+        """For :meth:`gwcore.plugin.Setup.once`."""

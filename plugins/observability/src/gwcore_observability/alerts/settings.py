@@ -25,7 +25,7 @@ def _share(value: Any) -> Any:
 
 
 Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str), Field(gt=0, le=10)]
-"""A part of a whole: ``80%`` or 0.8."""
+"""A fraction: ``80%`` or 0.8."""
 
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
@@ -36,7 +36,7 @@ class _Strict(BaseModel):
 
 
 class EmailConfig(_Strict):
-    """A mail server, and who writes to whom."""
+    """A mail server, the sender and the recipients."""
 
     host: str = Field(description="of the SMTP server", min_length=1)
     port: int = Field(default=587, ge=1, le=65535, description="587 for STARTTLS, 465 for TLS, 25 for neither")
@@ -104,7 +104,7 @@ class BudgetsConfig(_Strict):
 
 
 class ErrorsConfig(_Strict):
-    """How many attempts at an upstream's model fail by its own fault."""
+    """Failure rate of an upstream's model, counting failures that are its own fault."""
 
     rate: Share = Field(default=0.25, le=1, description="share of failed attempts from which it is told")
     least: int = Field(default=20, ge=1, description="attempts below which a share says nothing")
@@ -112,7 +112,7 @@ class ErrorsConfig(_Strict):
 
 
 class SlowConfig(_Strict):
-    """Answers that take long: of a stream, to its first content."""
+    """Slow responses; for a stream, the time to its first content counts."""
 
     after: Duration = Field(default=60.0, gt=0, description="what is slow")
     least: int = Field(default=3, ge=1, description="slow requests in the window from which it is told")
@@ -126,7 +126,7 @@ class HangingConfig(_Strict):
 
 
 class UpstreamsConfig(_Strict):
-    """Upstreams that are down: as the router says, else by failures in a row."""
+    """Upstreams that are down: as judged by the router, else by consecutive failures."""
 
     failures: int = Field(default=5, ge=1, description="in a row, where no router judges")
 

@@ -1,4 +1,4 @@
-"""What plugins of the stack show of themselves: budgets, and deployments as the router judges them."""
+"""Findings from the metrics of other plugins: budgets, and deployments as judged by the router."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gwcore_observability.names import plain
 _BUDGET = "gwcore_budget_"
 _STATE, _FAILURES = "gwcore_deployment_state", "gwcore_deployment_failures"
 WORST = 1000
-"""Beyond any number of shares."""
+"""Higher than any number of configured shares."""
 Labels = tuple[tuple[str, str], ...]
 
 
 def budgets(samples: Iterable[Sample], config: BudgetsConfig) -> Iterator[Finding]:
-    """Budgets that have reached a share of their limit, or their soft limit. The end of one is the end of its period."""
+    """Budgets that have reached a share of their limit, or their soft limit. They end with the budget's period."""
     found: dict[Labels, dict[str, float]] = defaultdict(dict)
     for sample in samples:
         if sample.name.startswith(_BUDGET) and "scope" in sample.labels:
@@ -51,10 +51,10 @@ def _budget(labels: Mapping[str, str], values: Mapping[str, float], config: Budg
 
 
 def exhausted(refused: Mapping[str, Refusals]) -> Iterator[Finding]:
-    """Budgets that refuse calls: what is left of them is too little. Those of rolling windows, too."""
+    """Budgets that refuse calls because too little is left, including those of rolling windows."""
     for subject, one in refused.items():
         said = {name.replace("-", "_"): plain(value) for name, value in one.said.items()}
-        # seldom spent to the last cent; but one dear request is refused of a budget that nobody has touched
+        # exhausted budgets are rarely spent exactly; but one expensive request is refused even by an unused budget
         spent = 2 * float(said.get("spent_usd", "inf")) >= float(said.get("limit_usd", "0"))
         what = "exhausted, requests are refused" if spent else "requests are refused that may cost more than is left"
         title = f"{_title(said)}: {what}"
@@ -71,7 +71,7 @@ def _share(share: float) -> str:
 
 
 def upstreams(samples: Iterable[Sample], fails: Mapping[str, Fails], config: UpstreamsConfig) -> Iterator[Finding]:
-    """Deployments that are down: left alone by the router after failures; without a router, failing in a row."""
+    """Deployments that are down: excluded by the router after failures, or without a router, failing consecutively."""
     judged: dict[str, dict[str, float]] = defaultdict(dict)
     for sample in samples:
         if sample.name in {_STATE, _FAILURES}:
@@ -82,7 +82,7 @@ def upstreams(samples: Iterable[Sample], fails: Mapping[str, Fails], config: Ups
         own = fails.get(name, Fails())
         state, count = values.get(_STATE, 0), max(own.count, int(values.get(_FAILURES, 0)))
         if state:
-            # on probation, or at its own limits: neither down nor well
+            # on probation, or at its own limits: neither down nor healthy
             yield _down(name, replace(own, count=count, stale=False), doubtful=state < 2 or not count)
     for name, own in fails.items():
         if name not in judged and own.count >= config.failures:

@@ -1,4 +1,4 @@
-"""Calls, as they ended."""
+"""Table of finished calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create what the first release needs."""
+    """Create the table of the first release."""
     op.create_table(
         "request_log",
         sa.Column("event", sa.String(36), primary_key=True),

@@ -1,4 +1,4 @@
-"""Label values that stay few: what settings name, some more that proved real, and ``other``."""
+"""Bounded label values: those in the settings, a limited number of other real ones, and ``other``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Names:
-    """The values of one label. ``known`` ones are always told; of others the first ``most``, and only real ones."""
+    """The values of one label: all ``known`` ones, and the first ``most`` others that are real."""
 
     __slots__ = ("_known", "_more", "_most")
 
@@ -22,11 +22,11 @@ class Names:
         self._most = most
 
     def know(self, known: Iterable[str]) -> None:
-        """A reload names others."""
+        """Replace the known values after a reload."""
         self._known = frozenset(known)
 
     def __call__(self, name: str | None, *, real: bool = True) -> str:
-        """The name, or ``other``. ``real``: something vouches for it, such as an upstream that answered."""
+        """The name, or ``other``. ``real``: the name is confirmed, for example by an upstream that answered."""
         if name is None:
             return NONE
         if name in self._known or name in self._more:
@@ -46,7 +46,7 @@ class Labelled(Protocol):
 
 
 class Children(Generic[T]):
-    """The children of one metric by label values, found without its lock; at most ``most``, then ``collapse`` decides."""
+    """A metric's children by label values, found without its lock; beyond ``most``, ``collapse`` maps the values."""
 
     __slots__ = ("_collapse", "_made", "_metric", "_most", "_of")
 
@@ -57,7 +57,7 @@ class Children(Generic[T]):
         most: int,
         collapse: Callable[[tuple[str, ...]], tuple[str, ...]],
     ) -> None:
-        """``of`` takes from a child what is called: ``inc``, ``observe``."""
+        """``of`` returns the child's method to call: ``inc`` or ``observe``."""
         self._metric = metric
         self._of = of
         self._most = most

@@ -1,6 +1,6 @@
-"""The names that dashboards made for LiteLLM read, with its labels, from the same records.
+"""Metrics with LiteLLM's names and labels, for dashboards made for LiteLLM, from the same records.
 
-Labels that only a client's input could fill (``end_user``, ``client_ip``, ``user_agent``, ``user_email``) are there and empty.
+Labels filled only by clients (``end_user``, ``client_ip``, ``user_agent``, ``user_email``) are present but empty.
 ``hashed_api_key`` is the key's id. A ``model_id`` is ``upstream/model``; ``api_base`` is the upstream's name.
 """
 
@@ -45,7 +45,7 @@ _FALLBACK = (
 )  # fmt: skip
 
 COUNTERS: Final = {
-    # names of this project's own brief
+    # short names of this project's own
     "litellm_requests": ("model", "status"),
     "litellm_tokens": ("model", "type"),
     "litellm_cost_usd": ("model",),
@@ -83,7 +83,7 @@ HISTOGRAMS: Final = {
     "litellm_deployment_latency_per_output_token": ((*_KEY, *_ORG, *_REST[:4], "model_id"), FIRST),
 }
 TIMED = 4
-"""A histogram has some fifteen series for each set of labels: so many times fewer sets than a label has values."""
+"""Histograms have a limit of label sets lower by this factor, because each set has some fifteen series."""
 _READ = ("cache_read", "audio_cache_read", "image_cache_read")
 _WRITTEN = ("cache_write_5m", "cache_write_1h")
 
@@ -114,7 +114,7 @@ class LiteLLM:
         }
 
     def know(self, labels: Labels) -> None:
-        """A reload names other models and upstreams."""
+        """Update models and upstreams after a reload."""
         self._model.know(labels.models)
         self._upstream.know(labels.upstreams)
 
@@ -173,7 +173,7 @@ class LiteLLM:
         for name, count in counts.items():
             self._count(f"litellm_{name}_metric", values, count)
         for attempt in record.attempts:
-            # what the gateway refused before it asked, and what nobody waited for, says nothing of a deployment
+            # refusals by the gateway before sending, and abandoned attempts, say nothing about a deployment
             if attempt.reason != "left" and (attempt.status is not None or attempt.reason not in _OURS):
                 self._attempt(attempt, values)
         seconds = (last.ended_ns - last.started_ns) / 1e9
@@ -209,7 +209,7 @@ class LiteLLM:
         }
 
     def _values(self, record: Record) -> dict[str, str]:
-        """Every label that any metric of a call has."""
+        """All labels that the metrics of a call use."""
 
         def named(field: str) -> str:
             value = getattr(record, field)
@@ -246,11 +246,11 @@ class LiteLLM:
 
 
 Aliases = Mapping[tuple[str, str], str]
-"""Names for humans by scope and id, see :class:`gwcore.ports.Directory`."""
+"""Aliases by scope and id, see :class:`gwcore.ports.Directory`."""
 
 
 def ids_of(samples: Iterable[Sample]) -> dict[str, set[str]]:
-    """The ids by scope whose aliases LiteLLM's names of these samples tell."""
+    """Ids by scope whose aliases are labels of LiteLLM's metrics for these samples."""
     found: dict[str, set[str]] = {}
     for sample in samples:
         scope = sample.labels.get("scope", "")
@@ -260,12 +260,12 @@ def ids_of(samples: Iterable[Sample]) -> dict[str, set[str]]:
 
 
 def translated(samples: Iterable[Sample], providers: Mapping[str, str], aliases: Aliases) -> Iterator[Sample]:
-    """What plugins show, under LiteLLM's names.
+    """Plugins' samples under LiteLLM's names.
 
     Args:
         samples: of all plugins.
         providers: of each upstream.
-        aliases: as far as they are known; a team or organisation without one is told by its id, as counters tell it.
+        aliases: those known; without one, teams and organisations are labelled with their id, as in counters.
     """
     for sample in samples:
         labels = sample.labels
@@ -302,7 +302,7 @@ _SCOPES = {
     "end_user": ("customer", ("end_user",)),
 }
 _OURS = frozenset({"budget", "denied", "unserved", "request"})
-"""Rows of :mod:`gwcore.outcomes` that are the gateway's own refusal where no upstream answered."""
+"""Rows of :mod:`gwcore.outcomes` that are the gateway's own refusals if no upstream answered."""
 _HELP = "As LiteLLM tells it; see its documentation."
 _EMPTY = dict.fromkeys(_CLIENT, "")
 _NO_TARGET = dict.fromkeys(("litellm_model_name", "fallback_model", "model_id", "api_provider", "api_base"), "")
@@ -319,5 +319,5 @@ def _observe(child: Any) -> Callable[[float], None]:
 
 
 def _collapsed(names: tuple[str, ...]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """Who asked, told as ``other`` when there are too many of them."""
+    """Replaces the caller's labels by ``other``, for when there are too many of them."""
     return lambda values: tuple([OTHER if name in _FREE else v for name, v in zip(names, values, strict=True)])

@@ -1,4 +1,4 @@
-"""What calls are counted and measured as. Names and labels are contract: dashboards and alerts read them."""
+"""Metrics of calls. Names and labels are a stable interface: dashboards and alerts use them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _observe = attrgetter("observe")
 
 @dataclass(slots=True, frozen=True)
 class Labels:
-    """Who may be named.
+    """Allowed label values.
 
     Attributes:
-        models: what clients may ask for. ``upstreams``: as configured.
-        by: further labels of counters. ``most``: values of each of them, and of models that settings do not name.
+        models: those that clients may request. ``upstreams``: those configured.
+        by: additional labels of counters. ``most``: limit of values of each of them; ``most_models``: limit of models
+            not in the settings.
     """
 
     models: frozenset[str]
@@ -38,7 +39,7 @@ class Labels:
 
     @property
     def only_by(self) -> Labels:
-        """What decides the shape of metrics, without the names."""
+        """The parts that determine the labels of metrics, without the names."""
         return replace(self, models=frozenset(), upstreams=frozenset())
 
 
@@ -52,7 +53,7 @@ class Who:
         self._names = {field: Names(most=most) for field in self._fields}
 
     def of(self, record: Record) -> tuple[str, ...]:
-        """Of one call."""
+        """The values for one call."""
         return tuple([self._names[field](getattr(record, field)) for field in self._fields])
 
 
@@ -105,7 +106,7 @@ class Meters:
         self._total, self._admission = self.overhead[("total",)], self.overhead[("admission",)]
 
     def know(self, labels: Labels) -> None:
-        """A reload names other models and upstreams."""
+        """Update models and upstreams after a reload."""
         self._model.know(labels.models)
         self._upstream.know(labels.upstreams)
 
@@ -140,7 +141,7 @@ class Meters:
     def _money(self, record: Record, pair: tuple[str, str], who: tuple[str, ...]) -> None:
         if record.cost_nano:
             self.cost[(*pair, *who)](record.cost_nano / DOLLAR)
-        used = record.tokens or (record.operation != "moderations" and record.fees)  # OpenAI's cost nothing, nor say so
+        used = record.tokens or (record.operation != "moderations" and record.fees)  # OpenAI's are free, but unpriced
         if record.unpriced or (record.cost_nano is None and used):
             self.unpriced[pair](1)
         if record.cache is not None:

@@ -1,4 +1,4 @@
-"""``prometheus``: numbers of every call, and of every plugin, for Prometheus to read."""
+"""``prometheus``: metrics of all calls and plugins for Prometheus."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from gwcore_observability.prometheus.server import PATHS, Exposition
 from gwcore_observability.record import record_of
 
 EVERY = 1.0
-"""Seconds between two looks at what plugins show, where another worker may be asked for it."""
+"""Seconds between publishing plugins' samples if there are several workers, any of which may be scraped."""
 
 NAMED = 30.0
-"""Seconds for which the names of ids are taken to stay what they are."""
+"""Seconds for which aliases of ids are cached."""
 
 
 _log = structlog.get_logger("gwcore")
@@ -57,11 +57,12 @@ class PrometheusConfig(BaseModel):
 
 
 class Numbers:
-    """What outlives a reload: the registry and what counts into it.
+    """State that survives a reload: the registry and its metrics.
 
     Attributes:
-        calls: under way, of every stack.
-        stacks: how many have begun to count here; ``teller`` is the newest that has told what its plugins show.
+        calls: in flight, of all stacks.
+        stacks: number of stacks that have started to count here; ``teller`` is the newest that has published its
+            plugins' samples.
     """
 
     def __init__(self, where: Registry, labels: Labels, *, litellm: bool) -> None:
@@ -72,14 +73,14 @@ class Numbers:
         self.litellm = LiteLLM(where.here, labels) if litellm else None
 
     def know(self, labels: Labels) -> Self:
-        """A reload names other models and upstreams."""
+        """Update models and upstreams after a reload."""
         self.meters.know(labels)
         if self.litellm is not None:
             self.litellm.know(labels)
         return self
 
     def publish(self, samples: Iterable[Sample], providers: Mapping[str, str], aliases: Aliases) -> None:
-        """What plugins show now; see :func:`gwcore_observability.prometheus.litellm.translated`."""
+        """Publish plugins' current samples; see :func:`gwcore_observability.prometheus.litellm.translated`."""
         listed = list(samples)
         if self.litellm is not None:
             listed += translated(listed, providers, aliases)
@@ -118,7 +119,7 @@ class Prometheus(Plugin):
             config.models,
             config.names,
         )
-        # a changed set of labels is another set of metrics
+        # other labels need other metrics
         mark = blake2b(repr((labels.only_by, config.litellm_names)).encode(), digest_size=4).hexdigest()
         folder = registry.folder_of(self.setup.workers, mark)
         if folder is not None:
@@ -128,7 +129,7 @@ class Prometheus(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Begin to count; listen on the port of one's own."""
+        """Start counting, and listen on the separate port if configured."""
         config: PrometheusConfig = self.config
         self.numbers = numbers = self._numbers()
         self.turn = numbers.stacks = numbers.stacks + 1
@@ -154,7 +155,7 @@ class Prometheus(Plugin):
                 numbers.teller = None
 
     async def _publishing(self) -> None:
-        """So that whichever worker is asked knows of this one."""
+        """Publish periodically, so that any worker that is scraped includes this one's samples."""
         while True:
             await asyncio.sleep(EVERY)
             await self._publish()
@@ -164,23 +165,23 @@ class Prometheus(Plugin):
         assert numbers is not None
         before = numbers.teller
         if before is not None and before.turn > self.turn:
-            return  # this stack drains: in turns with the newer one's, its counts would be counted again and again
+            return  # draining: alternating with the newer stack, its counts would be added again and again
         samples = list(self.setup.readings())
         if self.config.litellm_names:
             await self._look_up(samples)
         if before is not None and before is not self and before is numbers.teller:
-            before.tell(before.setup.readings())  # its last word
+            before.tell(before.setup.readings())  # its final samples
         numbers.teller = self
         self.tell(samples)
 
     def tell(self, samples: Iterable[Sample]) -> None:
-        """Take what the plugins of this stack show."""
+        """Publish the samples of this stack's plugins."""
         assert self.numbers is not None
         providers = {upstream.name: upstream.provider.name for upstream in self.setup.models.upstreams.values()}
         self.numbers.publish(samples, providers, self._aliases)
 
     async def _look_up(self, samples: Iterable[Sample]) -> None:
-        """What ids are called; while the store does not answer, what they were called."""
+        """Look up aliases of ids; keep the previous ones while the store is unavailable."""
         ids_by_scope, now = ids_of(samples), time.monotonic()
         if ids_by_scope == self._looked_up and now < self._look_again:
             return
@@ -196,24 +197,24 @@ class Prometheus(Plugin):
         self._aliases, self._looked_up, self._look_again = found, ids_by_scope, now + NAMED
 
     async def text(self, accept: str) -> tuple[bytes, str]:
-        """What Prometheus reads, and its media type."""
+        """The exposition for Prometheus, and its media type."""
         await self._publish()
         assert self.numbers is not None
         return await asyncio.to_thread(self.numbers.registry.text, accept)
 
     @hookimpl
     def call_started(self, call: Call) -> None:
-        """One more under way."""
+        """Count a call in flight."""
         if self.numbers is not None:
             call[self._under_way] = True
             self.numbers.calls += 1
 
     @hookimpl
     def call_ended(self, call: Call, outcome: Outcome) -> None:
-        """Count it."""
+        """Count a finished call."""
         if self.numbers is None:
             return
-        if self._under_way in call:  # not so where the request could not be read
+        if self._under_way in call:  # absent if the request could not be read
             self.numbers.calls -= 1
         if call.route.local:
             return
@@ -223,7 +224,7 @@ class Prometheus(Plugin):
             self.numbers.litellm.tell(record)
 
     def admin_routes(self) -> Sequence[AdminRoute]:
-        """``/metrics``, for those whom the stack's authority lets."""
+        """``/metrics``, for callers permitted by the stack's authority."""
         said = "Metrics in Prometheus' text format."
         return tuple(
             AdminRoute("GET", path, "metrics:read", self._page, said, media_type="text/plain") for path in PATHS
@@ -234,7 +235,7 @@ class Prometheus(Plugin):
         return Page(body, media_type)
 
     def metrics(self) -> Iterable[Sample]:
-        """Calls under way, and taps that failed."""
+        """Calls in flight, and taps that failed."""
         calls = self.numbers.calls if self.numbers is not None else 0
         yield Sample("gwcore_requests_in_flight", calls, help="Calls that have begun and not ended.")
         for name, count in faults.items():
@@ -249,5 +250,5 @@ class Prometheus(Plugin):
 
 @cache
 def _of_process(folder: Path, pid: int, labels: Labels, litellm: bool) -> Numbers:
-    """The numbers of this process on a shared folder: two of them would write over each other's counts."""
+    """The single instance of this process for a shared folder: two would overwrite each other's counts."""
     return Numbers(registry.shared(folder, pid), labels, litellm=litellm)

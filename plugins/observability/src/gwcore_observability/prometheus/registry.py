@@ -1,8 +1,8 @@
-"""Where the numbers of one gateway live: in this process, or in files that all its workers map.
+"""Storage of a gateway's metrics: in this process, or in memory-mapped files that all its workers share.
 
-Several workers: ``prometheus_client``'s multiprocess mode. Each worker adds to files of its own in a folder that all share,
-whoever is asked sums them up; a worker that is killed leaves its counts behind, so counters never go back. Gauges of workers
-that are gone are left out.
+With several workers, ``prometheus_client``'s multiprocess mode is used: each worker writes its own files in a shared
+folder, and the scraped worker sums all of them. Files of dead workers stay, so counters never decrease; gauges of dead
+workers are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = structlog.get_logger("gwcore.observability")
 FOLDER_ENV = "PROMETHEUS_MULTIPROC_DIR"
 _MODES = {"sum": "livesum", "max": "livemax", "recent": "livemostrecent"}
 
-# _created: a second series for every counter that nobody reads; several workers have none anyway
+# _created would be a second, unused series for every counter; multiprocess mode has none anyway
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -34,7 +34,7 @@ class Registry:
     """Metrics of one gateway.
 
     Attributes:
-        here: where metrics are made.
+        here: the registry in which to create metrics.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -49,17 +49,17 @@ class Registry:
             PlatformCollector(registry=self.here)
 
     def publish(self, samples: Iterable[Sample]) -> None:
-        """Take what plugins show. Labels of one name are always the same; what is no longer shown goes, in one process."""
+        """Publish plugins' samples. A name always has the same labels; in one process, absent gauges are removed."""
         shown: set[str] = set()
         for sample in samples:
             try:
                 self._publish(sample, shown)
-            except ValueError:  # a name that stands for something else, or other labels than before
+            except ValueError:  # the name is used for another metric, or the labels differ from before
                 if sample.name not in self._refused:
                     self._refused.add(sample.name)
                     _log.error("a plugin's metric is left out: its name or its labels clash", metric=sample.name)
         if self._folder is None:
-            for name in self._gauges.keys() - shown:  # nothing at all of this name
+            for name in self._gauges.keys() - shown:  # no sample has this name any more
                 self._gauges[name].clear()
 
     def _publish(self, sample: Sample, shown: set[str]) -> None:
@@ -71,7 +71,7 @@ class Registry:
                 self._counters[sample.name] = counter
             before = self._told.get((sample.name, labels), 0.0)
             self._told[sample.name, labels] = sample.value
-            # less than before: it was begun anew, as a counter may
+            # less than before: the counter was reset
             (counter.labels(*labels) if labels else counter).inc(
                 sample.value - before if sample.value >= before else sample.value
             )
@@ -92,7 +92,7 @@ class Registry:
         (gauge.labels(*labels) if labels else gauge).set(sample.value)
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """The numbers of all workers as Prometheus reads them, and their media type."""
+        """The exposition of all workers' metrics, and its media type."""
         encode, media_type = choose_encoder(accept)
         if self._folder is None:
             return encode(self.here), media_type
@@ -103,13 +103,13 @@ class Registry:
 
     @staticmethod
     def _forget_the_dead(folder: Path) -> None:
-        """Of workers that are gone only what adds up stays."""
+        """Remove the gauges of dead workers; their counters stay."""
         for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*_*.db")}:
             if pid.isdigit() and not _alive(int(pid)):
                 mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
 
     async def aclose(self) -> None:
-        """Nothing: files go with the folder that the workers share."""
+        """Nothing to do: files are removed with the shared folder."""
 
 
 def _alive(pid: int) -> bool:
@@ -125,7 +125,7 @@ def _alive(pid: int) -> bool:
 def folder_of(workers: Workers, mark: str) -> Path | None:
     """The folder that the workers share; ``None`` for a single process.
 
-    Raises ``BadConfig`` where there are several and nobody provides a folder: each would answer for itself alone.
+    Raises ``BadConfig`` if there are several workers but no folder: each would expose only its own metrics.
     """
     given = os.environ.get(FOLDER_ENV)
     if given:
@@ -142,10 +142,10 @@ def folder_of(workers: Workers, mark: str) -> Path | None:
 
 @cache
 def shared(folder: Path, _pid: int) -> Registry:
-    """The one registry of this process on this folder: two would write over each other's counts."""
+    """The single registry of this process for this folder: two would overwrite each other's counts."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get(FOLDER_ENV) != str(folder):
-        # the library decides at import, which was before the fork: tell it now
+        # the library reads the variable at import, which was before the fork
         os.environ[FOLDER_ENV] = str(folder)
         values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
     return Registry(folder)

@@ -1,4 +1,4 @@
-"""A port of its own for ``/metrics``, beside the one that serves calls. Every worker listens; the kernel picks one."""
+"""A separate port for ``/metrics``. Every worker listens on it; the kernel picks one per connection."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gwcore.errors import BadConfig
 from gwcore.reply import Send
 
 PATHS = ("/metrics", "/metrics/")
-"""With a slash, too, as LiteLLM's chart for Kubernetes asks."""
+"""Also with a trailing slash, which LiteLLM's Kubernetes chart requests."""
 Text = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The gateway keeps its signals."""
+        """Leave signal handling to the gateway."""
         yield
 
 
@@ -37,11 +37,11 @@ class Exposition:
 
     @property
     def port(self) -> int:
-        """The port that is listened on; of a configured 0, the one that was free."""
+        """The port listened on; if 0 was configured, the port chosen by the system."""
         return self._address[1]
 
     async def start(self, text: Text) -> None:
-        """Listen; the next stack after a reload takes over. Raises ``BadConfig`` where the port is taken."""
+        """Listen; after a reload, the new stack takes over. Raises ``BadConfig`` if it cannot listen."""
         self._users.append(text)
         if self._server is not None:
             return
@@ -67,7 +67,7 @@ class Exposition:
         self._task = asyncio.create_task(self._server.serve([listener]))
 
     async def stop(self, text: Text) -> None:
-        """One stack less; the last one closes the port."""
+        """Release one stack; after the last, close the port."""
         self._users.remove(text)
         if self._users or self._server is None or self._task is None:
             return
@@ -78,7 +78,7 @@ class Exposition:
         self._server = self._task = None
 
     async def aclose(self) -> None:
-        """Of :meth:`gwcore.plugin.Setup.once`; :meth:`stop` has done it all."""
+        """For :meth:`gwcore.plugin.Setup.once`; :meth:`stop` does all the work."""
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:  # noqa: ARG002 - ASGI
         """ASGI 3."""

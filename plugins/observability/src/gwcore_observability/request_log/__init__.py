@@ -1,4 +1,4 @@
-"""Calls as rows of a store, to be searched."""
+"""Calls as searchable rows in a store."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""``gwcore report daily | weekly``: what calls came to, from the store of a stack file, which is only read."""
+"""``gwcore report daily | weekly``: reports from the request log of a stack file, opened read-only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ report = typer.Typer(
 
 
 class Format(StrEnum):
-    """How it is printed."""
+    """Output format."""
 
     table = "table"
     csv = "csv"
@@ -81,7 +81,7 @@ async def _make(stack: Path, span: Span, first: date, last: date, groups: list[s
     plugin = next((p.plugin for p in made.placed if isinstance(p.plugin, RequestLog)), None)
     if plugin is None:
         raise failed(f"{stack}: no request_log among watch, so there are no calls to report on")
-    lease = Lease(Resources())  # a connection of its own, that cannot write
+    lease = Lease(Resources())  # a separate connection, which is set to read-only
     try:
         store = lease.store(plugin.store.url)
         _there(store)
@@ -91,7 +91,7 @@ async def _make(stack: Path, span: Span, first: date, last: date, groups: list[s
 
 
 def _there(store: Store) -> None:
-    """A SQLite file that is missing would be made by opening it."""
+    """Fail if the store does not exist, because opening a missing SQLite file would create it."""
     name = make_url(store.url).database if store.scheme == "sqlite" else None
     if store.scheme == "memory" or (name is not None and not Path(name).is_file()):
         raise failed("the store of request_log holds nothing yet, or is another process's memory")

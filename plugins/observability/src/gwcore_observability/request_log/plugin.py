@@ -1,4 +1,4 @@
-"""``request_log``: one row per call in a SQLite or PostgreSQL store, kept for a while, searched through the admin API."""
+"""``request_log``: one row per call in SQLite or PostgreSQL, with limited retention, searchable by the admin API."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WITHIN = 5.0
 CHUNK = 500
 """Rows deleted at once."""
 SHARE = 4
-"""So many times as long as that took, the next chunk waits: others write into the same store."""
+"""Pause before the next chunk, as a multiple of the last one's duration, because others write to the same store."""
 _MOST_DAYS = 366
 _EARLIEST, _LATEST = date(1970, 1, 1), date(9998, 12, 31)
 _log = structlog.get_logger("gwcore.observability")
@@ -58,7 +58,7 @@ class RequestLogConfig(SinkConfig):
 
 
 class RequestLogSink:
-    """The sink: a batch is one statement; a row that is there already stays as it is."""
+    """The sink: a batch is one statement; existing rows stay unchanged."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -102,7 +102,7 @@ class RequestLog(SinkPlugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Bring the table up to date, write, sweep."""
+        """Migrate the table, then write and sweep."""
         await migrate(self.store, MIGRATIONS)
         sweeping = asyncio.create_task(self._sweeping())
         try:
@@ -121,9 +121,9 @@ class RequestLog(SinkPlugin):
             await asyncio.sleep(self.config.sweep)
 
     async def sweep(self) -> int:
-        """Delete rows that are too old, in chunks; returns how many went."""
+        """Delete rows past retention, in chunks; returns how many."""
         before = int((time.time() - self.config.retain) * 1000)
-        # where several workers sweep, each takes what no other has
+        # if several workers sweep, each skips rows locked by others
         old = select(CALL.c.event).where(CALL.c.ended < before).order_by(CALL.c.ended).limit(CHUNK).with_for_update(skip_locked=True)  # fmt: skip
         gone = 0
         while True:
@@ -167,7 +167,7 @@ class RequestLog(SinkPlugin):
         return {"data": rows, "before": last}
 
     async def _activity(self, call: AdminCall) -> Any:
-        """LiteLLM's shape with a report's columns beside; ``group_by``, as in ``gwcore report --by``, adds ``rows``."""
+        """LiteLLM's shape plus a report's columns; ``group_by``, as in ``gwcore report --by``, adds ``rows``."""
         first, last = _days(call.query)
         by = [name for name in call.query.get("group_by", "").split(",") if name]
         if not set(by) <= set(GROUPS):
@@ -202,7 +202,7 @@ def _day(line: Line) -> dict[str, Any]:
 
 
 def _days(query: Mapping[str, str]) -> tuple[date, date]:
-    """First and last day asked for, both included; the last thirty by default."""
+    """First and last requested day, both included; the last thirty by default."""
     try:
         last = date.fromisoformat(query["end_date"][:10]) if query.get("end_date") else datetime.now(UTC).date()
         first = date.fromisoformat(query["start_date"][:10]) if query.get("start_date") else last - timedelta(days=29)
@@ -214,7 +214,7 @@ def _days(query: Mapping[str, str]) -> tuple[date, date]:
 
 
 def _reach(caller: Caller) -> ColumnElement[bool]:
-    """What of the log the caller may see: see :class:`gwcore.ports.Caller`."""
+    """Restrict the log to rows that the caller may see, see :class:`gwcore.ports.Caller`."""
     if caller.role in {"admin", "viewer"}:
         return and_(True)
     own: list[ColumnElement[bool]] = []
@@ -253,7 +253,7 @@ def _whole(text: str, name: str) -> int:
 
 
 def _moment(text: str, name: str) -> int:
-    """Milliseconds of an ISO date or time; UTC where it names no zone."""
+    """An ISO date or time as milliseconds since the epoch; UTC if it has no zone."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
