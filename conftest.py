@@ -1,4 +1,4 @@
-"""Settings of the whole suite, of every distribution."""
+"""Settings for the test suites of all distributions."""
 
 import os
 
@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "gwcore",
-    deadline=None,  # one per example is a timed assert
-    suppress_health_check=[HealthCheck.too_slow],  # a machine under load is slow to make data, too
-    # the same tree gives the same result; `make properties` looks for examples that were never tried
+    deadline=None,  # a deadline per example would be a timed assertion
+    suppress_health_check=[HealthCheck.too_slow],  # generating data is slow on a busy machine
+    # the same tree gives the same result; `make properties` searches for new examples
     derandomize="GWCORE_RANDOM" not in os.environ,
 )
 settings.load_profile("gwcore")

@@ -1,14 +1,15 @@
-"""``make bench-added``: what the watch list, and what keys, limits and money add to a call, in µs of CPU: on the request path, and
-off it. It never asserts a time.
+"""``make bench-added``: cost added to a call by the watch list, and by keys, limits and money, in µs of CPU on and off
+the request path. It never asserts a time.
 
-Two gateways in this process, one with an empty stack and one with ``stacks/watch.yaml`` or another, take the same calls in turn,
-round by round; told is the lowest of the rounds, which is the least disturbed. The upstream, which is the sinks' collector
-too, is a process of its own.
+Two gateways in this process, one with an empty stack and one with ``stacks/watch.yaml`` or another, take the same calls
+alternately, round by round; the result is the lowest of the rounds, which is the least disturbed. The upstream, which
+is also the sinks' collector, is a separate process.
 
-*On the path* is the CPU time of the call's own task until the last byte of its answer is handed to ``send``: taps, the demand for
-usage and the reading of it, price and cost, added headers. *Off the path* is all other CPU time of this process, threads
-included, until every sink has taken every record and the ledger is written: the rest of the task, in which ``call_ended`` is told
-and the record made, then encoding, disk, sending. The clients are in it, and cancel out in what is added.
+*On the path* is the CPU time of the call's own task until the last byte of its answer is passed to ``send``: taps,
+requesting and parsing usage, price and cost, added headers. *Off the path* is all other CPU time of this process,
+including threads, until every sink has accepted every record and the ledger is written: the rest of the task, which
+runs ``call_ended`` and makes the record, then encoding, disk, sending. It includes the clients, which cancel out in the
+difference.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from gwcore.server.protocol import DISCONNECT
 from gwcore.server.run import quiet_collector
 
 WIDTH = 16
-"""Calls at a time."""
+"""Concurrent calls."""
 
 
 class Client:
@@ -56,7 +57,7 @@ class Client:
 
     @types.coroutine
     def timed(self, call):
-        """Run ``call`` in this task, its steps under the clock."""
+        """Run ``call`` in this task, and measure the time of its steps."""
         while True:
             self.began = time.thread_time()
             try:
@@ -99,7 +100,7 @@ async def measured(gateway, body, count):
             spent += one.on_path
 
     await asyncio.gather(*(client() for _ in range(WIDTH)))
-    await asyncio.sleep(0.2)  # the ledger writes behind
+    await asyncio.sleep(0.2)  # the ledger writes in the background
     while any(outbox.waiting for outbox in outboxes):
         await asyncio.sleep(0.05)
     assert not any(outbox.dropped + outbox.rejected + outbox.failed for outbox in outboxes)
@@ -111,7 +112,7 @@ async def compared(stacks, body, count, rounds):
     gateways = [Gateway(stack) for stack in stacks]
     for gateway in gateways:
         await gateway.startup()
-    quiet_collector()  # as the server has it
+    quiet_collector()  # as in the server
     try:
         for gateway in gateways:
             await measured(gateway, body, count)

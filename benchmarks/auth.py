@@ -1,9 +1,9 @@
-"""What auth adds to a call whose key is known: CPU of both of its layers, per call. It never asserts a time.
+"""Cost added by auth to a call with a cached key: CPU of both its layers, per call. It never asserts a time.
 
     python benchmarks/auth.py [--calls 100000]
 
-The layers run around nothing, in this process; a row is the median of five runs, less the same loop without auth. The store is
-SQLite, asked once per key. The last row says what a key costs that is not in memory.
+The layers wrap an empty service in this process; a row is the median of five runs, minus the same loop without auth.
+The store is SQLite, queried once per key. The last row is the cost of a key that is not in memory.
 """
 
 import argparse
@@ -75,7 +75,7 @@ async def main():
     calls = arguments.parse_args().calls
     plugin = build(Auth, {"admin_key": ADMIN, "store": "book"})
     async with plugin.lifespan():
-        quiet_collector()  # as the server has it
+        quiet_collector()  # as in the server
         admin = await plugin.caller([(b"authorization", ADMIN.encode())], None, "/key/generate")
         generate = next(route for route in plugin.admin_routes() if route.path == "/key/generate")
         rows = {}
@@ -84,7 +84,7 @@ async def main():
             made = call(**({"user": "ann"} if "end user" in name else {}))
             made.credentials = ((await generate.endpoint(AdminCall(admin, body=body, given=frozenset(fields))))["key"],)
             made.client = "10.1.2.3"
-            await asyncio.sleep(0.6)  # until the feed has told of it
+            await asyncio.sleep(0.6)  # until the feed has announced it
             bare = await median(around(None, made), made, calls)
             rows[name] = await median(around(plugin, made), made, calls) - bare
         cpu, wall = await cold(plugin, made, min(calls, 500))

@@ -1,18 +1,20 @@
-"""``make bench``: the gateway beside its peers, in one run, as a table of ratios. It never asserts a time.
+"""``make bench``: compares the gateway with its peers, in one run, as a table of ratios. It never asserts a time.
 
-One worker pinned to core 0; mock upstream and load on core 1. CPU is the process's own (user + system, all threads) from /proc.
-Everything is measured in short turns, one after the other, round after round: a noisy neighbour meets all of them, and ratios
-and differences are taken within a round. What is shown is the median of the rounds, in brackets the best fifth.
+One worker pinned to core 0; mock upstream and load on core 1. CPU is the process's own (user + system, all threads)
+from /proc. Everything is measured in short turns, one after the other, round after round, so that a noisy neighbour
+affects all of them; ratios and differences are taken within a round. Results are the median of the rounds, in brackets
+the best fifth.
 
-nginx is measured where it is installed; gwcore with an empty stack and with every file of ``stacks/`` (``--stack FILE`` for
-others); other gateways where a command to start them is given: ``--peer NAME=COMMAND``, in which ``{port}`` and ``{upstream}``
-are replaced. Every request carries the headers by which Portkey finds its upstream.
+nginx is measured if it is installed; gwcore with an empty stack and with every file of ``stacks/`` (``--stack FILE``
+for others); other gateways if a command to start them is given: ``--peer NAME=COMMAND``, in which ``{port}`` and
+``{upstream}`` are replaced. Every request has the headers that tell Portkey its upstream.
 
-Whoever writes to a process on a core that sleeps pays for waking it, on a virtual machine 10 µs and more, and the slower a gateway
-the more its peers sleep. With ``--awake`` something of the lowest priority keeps core 1 busy: what stacks add can then be compared.
+Writing to a process on a sleeping core costs the writer the wake-up, 10 µs and more on a virtual machine, and the
+slower a gateway, the more its peers sleep. With ``--awake``, a process of the lowest priority keeps core 1 busy, so
+that the costs added by stacks can be compared.
 
-Name the interpreter beside the figures. One that was built without ``--enable-optimizations``, as pyenv builds them unless told
-otherwise, takes a quarter to a half more CPU for everything here than a distribution's.
+State the interpreter with the figures. One built without ``--enable-optimizations``, which is pyenv's default, takes a
+quarter to a half more CPU for everything here than a distribution's.
 """
 
 import argparse
@@ -94,7 +96,7 @@ LOADS = (("json", 64, "json"), ("one", 1, "json"), ("sse", 16, "sse"))
 
 
 class Served:
-    """One gateway that runs, and what its rounds came to: lists by name of the figure."""
+    """A running gateway, and the results of its rounds: a list per figure."""
 
     def __init__(self, name, command, port, folder):
         self.name = name
@@ -105,14 +107,14 @@ class Served:
         self.errors = 0
         self.seen = defaultdict(list)
         load(self.url, 16, 1, "json")  # warm-up
-        self.process.send_signal(signal.SIGSTOP)  # whose turn it is not does nothing
+        self.process.send_signal(signal.SIGSTOP)  # gateways do nothing outside their turns
 
     def turn(self, seconds, direct, mock):
         self.process.send_signal(signal.SIGCONT)
         for label, connections, mode in LOADS:
             before, upstream = cpu(self.process.pid), cpu(mock.pid)
             got = load(self.url, connections, seconds, mode)
-            time.sleep(0.5)  # what is written behind belongs to it
+            time.sleep(0.5)  # include writes in the background
             count = max(1, got["requests"])
             self.errors += got["errors"]
             self.seen[label].append((cpu(self.process.pid) - before) / count * 1e6)
@@ -140,7 +142,7 @@ def told(values, form="{:.0f}"):
 
 
 def gwcore(folder, name, stack, upstream, after=None):
-    """A command that serves a stack, and its port; ``{redis}`` and ``{postgres}`` start one, until ``after`` is left."""
+    """Name, command to serve a stack, and port; ``{redis}`` and ``{postgres}`` start servers that ``after`` stops."""
     port, file = free_port(), folder / f"{name.replace(' ', '-')}.yaml"
     places = {"{upstream}": lambda: str(upstream), "{folder}": lambda: str(folder)}
     places |= {f"{{{kind.__name__}}}": lambda kind=kind: after.enter_context(kind()) for kind in (redis, postgres)}
@@ -214,7 +216,7 @@ def main():
     stacks = sorted((HERE / "stacks").glob("*.yaml")) if options.stack is None else options.stack
     keys = {"GWCORE_ADMIN_KEY": secrets.token_hex(32), "BENCH_KEY": f"sk-{secrets.token_hex(20)}"}
     os.environ |= keys | {"GWCORE_LOG_LEVEL": "error"}
-    os.sched_setaffinity(0, {1})  # and so all that is started here, but for the gateways
+    os.sched_setaffinity(0, {1})  # inherited by all processes started here, except the gateways
     upstream = free_port()
     os.environ["LOAD_HEADERS"] = PORTKEY.format(upstream=upstream)
     with ExitStack() as after:

@@ -1,8 +1,9 @@
-"""``make bench-books``: a ledger of ten million attempts. What it takes to verify it, to report from it, and to close what is old;
-and what callers notice of each. It never asserts a time.
+"""``make bench-books``: a ledger of ten million attempts. Cost of verifying it, of reports, and of closing old rows,
+and the effect of each on calls. It never asserts a time.
 
-The rows are made by the store itself, over thirteen months, as if they had been settled: 400 keys of 20 teams and 50 users, a
-budget per key and month. SQLite and PostgreSQL (``--stores``), each beside a gateway that serves ``--rate`` calls a second.
+The store itself generates the rows, over thirteen months, as if they had been settled: 400 keys of 20 teams and 50
+users, a budget per key and month. SQLite and PostgreSQL (``--stores``), each with a gateway that serves ``--rate``
+calls a second.
 """
 
 import argparse
@@ -44,7 +45,7 @@ stack:
   - budget: {{{retain}rules: [{{per: key, limit: $9000000, window: month}}]}}
 """
 MONTH, DAY = 30 * 86_400_000, 86_400_000
-# a key's number is that of its row modulo KEYS; of each month it has one account
+# a key's number is its row's number modulo KEYS; it has one account per month
 _KEY, _AT = f"(n % {KEYS})", "({now} - ({rows} - n) * {step})"
 _ACCOUNT = f"((({{rows}} - n) * {{step}}) / {MONTH} * {KEYS} + {_KEY} + 1)"
 FILL = (
@@ -57,11 +58,10 @@ FILL = (
     SELECT '{{prefix}}' || n || ':1', '[' || {_ACCOUNT} || ']', 'post', 0, 1000 + n % 3000, {_AT} FROM ({{numbers}}) AS numbers""",
 )
 SUMS = (
-    """INSERT INTO budget_account (id, budget, generation, start, posted)
-    SELECT CAST(trim(accounts, '[]') AS BIGINT), 'key:' || key_id || ':month', 0, min(created), sum(settled) FROM budget_hold
-    GROUP BY accounts, key_id""",
-    """INSERT INTO budget_budget (id, scope, scope_id, span, zone)
-    SELECT DISTINCT 'key:' || key_id || ':month', 'key', key_id, 'month', 'UTC' FROM budget_hold""",
+    """INSERT INTO budget_account (id, budget, generation, start, posted) SELECT CAST(trim(accounts, '[]') AS BIGINT),
+    'key:' || key_id || ':month', 0, min(created), sum(settled) FROM budget_hold GROUP BY accounts, key_id""", """INSERT
+    INTO budget_budget (id, scope, scope_id, span, zone) SELECT DISTINCT 'key:' || key_id || ':month', 'key', key_id,
+    'month', 'UTC' FROM budget_hold""",
     f"""INSERT INTO budget_daily (day, team, user_id, key_id, model_asked, model, upstream, spend, attempts, input, output)
     SELECT {{day}}, team, user_id, key_id, model_asked, model, upstream, sum(settled), count(*), sum(input), sum(output)
     FROM budget_hold GROUP BY created / {DAY}, team, user_id, key_id, model_asked, model, upstream, 1""",
@@ -88,7 +88,7 @@ REPORTS = (
 
 @contextmanager
 def database(url):
-    """Yields what runs a statement."""
+    """Yields a function that runs a statement."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as db:
             db.execute("PRAGMA synchronous=OFF")
@@ -101,7 +101,7 @@ def database(url):
 
 
 def fill(url, rows):
-    """The rows, by the store itself; returns the id of a request in their middle."""
+    """Let the store generate the rows; returns the id of a request in the middle."""
     kind = url.partition(":")[0]
     about = {"rows": rows, "now": int(time.time() * 1000), "step": DAYS * DAY // rows, "prefix": secrets.token_hex(6)}
     about["day"] = DAY_OF[kind]
@@ -136,7 +136,7 @@ def gateway(folder, store, upstream, *, retain=""):
 
 
 def ask(url, path, key, body=None):
-    """Seconds until the answer is read, its status and its size."""
+    """Seconds until the response was read, its status and its size."""
     request = urllib.request.Request(
         url + path, body, {"authorization": f"Bearer {key}", "content-type": "application/json"}
     )
@@ -150,7 +150,7 @@ def ask(url, path, key, body=None):
 
 
 class Callers:
-    """Call the model so many times a second, until stopped; tell what that took."""
+    """Calls the model ``rate`` times a second until stopped, and reports the latencies."""
 
     def __init__(self, url, rate):
         self.url, self.pause = url, 1 / rate
@@ -180,7 +180,7 @@ class Callers:
 
 
 def verified(folder):
-    """``gwcore ledger verify``: seconds, and the most memory that it had."""
+    """``gwcore ledger verify``: seconds, and peak memory."""
     began = time.perf_counter()
     process = subprocess.Popen([GWCORE, "ledger", "verify", str(folder / "stack.yaml")], stdout=subprocess.PIPE)
     said = process.stdout.read()
@@ -190,7 +190,7 @@ def verified(folder):
 
 
 def closed(url, admin):
-    """Rows that the gateway says it has closed."""
+    """Number of rows closed, as reported by the gateway."""
     request = urllib.request.Request(f"{url}/health", headers={"authorization": f"Bearer {admin}"})
     with urllib.request.urlopen(request) as answer:
         plugins = json.load(answer)["plugins"]
@@ -200,7 +200,7 @@ def closed(url, admin):
 def measure(folder, store, upstream, options):
     admin = os.environ["GWCORE_ADMIN_KEY"]
     with gateway(folder, store, upstream):
-        pass  # makes the tables
+        pass  # creates the tables
     began = time.perf_counter()
     request = fill(store, options.rows)
     print(f"  filled in {time.perf_counter() - began:.0f} s")

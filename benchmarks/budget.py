@@ -1,7 +1,8 @@
-"""What a budget costs per call: ``python benchmarks/budget.py``. CPU is this process's own; it never asserts a time.
+"""Cost of budgets per call: ``python benchmarks/budget.py``. CPU is this process's own; it never asserts a time.
 
-The layer stands around an inner service that answers at once, with five budgets on every call (global, team, user, key, model).
-``empty`` is the same without the layer. Latency is of ``ledger.hold`` and ``settle`` alone, one client at a time and 64 at once.
+The layer wraps a service that answers at once, with five budgets on every call (global, team, user, key, model).
+``empty`` is the same without the layer. Latency is that of ``ledger.hold`` and ``settle`` alone, with one client and
+with 64.
 """
 
 import argparse
@@ -84,9 +85,9 @@ async def measure(store, mode, count):
         return Outcome(200, usage=usage)
 
     async with plugin.lifespan():
-        quiet_collector()  # as the server has it
+        quiet_collector()  # as in the server
         service = plugin.attempt_layer(inner)
-        await whole_layer(service, calls(200), 8)  # grants, statements, caches
+        await whole_layer(service, calls(200), 8)  # warm up grants, statements, caches
         rows = {"cpu": [], "wall": []}
         empty = [(await whole_layer(inner, calls(count), 64))[0] for _ in range(3)]
         for _ in range(5):

@@ -1,7 +1,7 @@
-"""What a hit of the cache costs: ``python benchmarks/cache.py``. It never asserts a time.
+"""Cost of a cache hit: ``python benchmarks/cache.py``. It never asserts a time.
 
-The layer alone, in this process: CPU of one hit by the size of the request and of the answer, of a key whose bytes were seen
-before and of one read for the first time. Whole requests are measured by ``make bench``.
+The layer alone, in this process: CPU of one hit by size of request and answer, both for a request whose bytes were seen
+before and for one read for the first time. ``make bench`` measures whole requests.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def timed(work, count):
 
 
 async def hits(asked, answered, count):
-    """CPU microseconds of one hit, all of the layer included."""
+    """CPU microseconds of one hit in the whole layer."""
     setup = Setup(
         "cache", Lease(Resources()), {"memory": "memory:"}, {}, dialects={d.name: d for d in Catalog().dialects()}
     )

@@ -1,7 +1,8 @@
-"""``make bench-layers``: what the router and each home of the limits add to a call, in µs of this process's CPU.
+"""``make bench-layers``: cost added to a call by the router and by each home of the limits, in µs of this process's
+CPU.
 
-In process, with an inner side that answers at once: the same calls without the layer are subtracted. Redis is a server of its
-own; its CPU is not counted, its client's is. It never asserts a time.
+In process, with an inner side that answers at once; the cost of the same calls without the layer is subtracted. Redis
+is a separate server; its CPU is not counted, but its client's is. It never asserts a time.
 """
 
 import argparse
@@ -65,7 +66,7 @@ async def opened(store, stack):
     head = f"gwcore: 1\nstores: {{hot: '{store}'}}\nupstreams:\n{UPSTREAMS}models: {{m: [a/m, b/m, c/m]}}\nstack:\n"
     gateway = Gateway(f"{head}{stack}\n")
     await gateway.startup()
-    quiet_collector()  # as the server has it
+    quiet_collector()  # as in the server
     try:
         yield gateway, gateway.stack.placed[0].plugin
     finally:

@@ -1,7 +1,7 @@
-"""A closed-loop load driver: N connections, each sends the next request when the last has been answered whole.
+"""A closed-loop load driver: N connections, each of which sends the next request after a complete answer to the last.
 
 Usage: ``load.py URL CONNECTIONS SECONDS json|sse``; prints one JSON line with requests, errors, p50 and p99 in ms.
-``LOAD_HEADERS`` (lines ended by CR LF) are sent along: some gateways take their route from headers.
+``LOAD_HEADERS`` (lines ended by CR LF) are added to requests: some gateways are routed by headers.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Client(asyncio.Protocol):
         self.transport.write(self.request)
 
     def data_received(self, data):
-        # only the end is looked for: the driver must cost less than what it measures
+        # only search for the end: the driver must cost less than what it measures
         if self.stream:
             self.buffer = (self.buffer + data)[-16:]
             if not self.buffer.endswith(b"0\r\n\r\n"):

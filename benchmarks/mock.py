@@ -1,6 +1,7 @@
-"""A mock upstream that costs next to nothing: prebuilt bytes on a bare asyncio protocol.
+"""A mock upstream with minimal cost: prebuilt bytes on a bare asyncio protocol.
 
-A request whose body holds ``"stream": true`` (or ``"stream":true``) gets 100 SSE chunks in a burst, any other a reply of 600 bytes.
+A request whose body contains ``"stream": true`` (or ``"stream":true``) gets 100 SSE chunks in a burst, any other a
+reply of 600 bytes.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ class Mock(asyncio.Protocol):
                 self.transport.write(WHOLE)
 
     def stream(self):
-        """A burst, as a fast model or a busy network brings it: many events in one read."""
+        """Send a burst, as from a fast model or a busy network: many events in one read."""
         self.transport.write(STREAM)
 
 

@@ -1,11 +1,11 @@
-"""S2: whether the time of a 401 tells an unknown id, a wrong secret and a revoked key apart. It never asserts a time.
+"""S2: whether the time of a 401 distinguishes an unknown id, a wrong secret and a revoked key. It never asserts a time.
 
     python benchmarks/refusals.py [--samples 20000] [--warm]
 
-Requests go through the whole application in this process, in random order, one at a time. Without ``--warm`` what is remembered of
-refused keys is forgotten before each, so that the store is asked: as it is for whoever tries many. The store is SQLite. A row is one
-pair: p50 of each, the difference of the means without the slowest and fastest tenth, as a share of p50, and Welch's t of the same.
-The criterion is |t| < 4.5, or a difference below 2 % of p50; and one body for all.
+Requests go through the whole application in this process, in random order, one at a time. Without ``--warm``, the cache
+of refused keys is cleared before each, so that the store is queried, as for an attacker who tries many keys. The store
+is SQLite. A row is one pair: p50 of each, the difference of the means without the slowest and fastest tenth, as a share
+of p50, and Welch's t of the same. The criterion is |t| < 4.5, or a difference below 2 % of p50; and one body for all.
 """
 
 import argparse
@@ -30,13 +30,13 @@ HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % l
 
 
 def wrong_secret_of(key):
-    """A key of the same id that would be one by its checksum."""
+    """A key with the same id and a valid checksum, but a wrong secret."""
     text = f"{key[:16]}{_random(43)}"
     return f"{text}_{_check(text)}"
 
 
 async def refused(gateway, key):
-    """Nanoseconds of one refusal, and its body without the request's own id."""
+    """Nanoseconds of one refusal, and its body without the request id."""
     messages, sent = [{"type": "http.request", "body": BODY, "more_body": False}], []
 
     async def receive():

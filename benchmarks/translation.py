@@ -1,8 +1,8 @@
-"""What translation costs beyond bytes that pass: µs CPU per request, per whole answer, per chunk of a stream.
+"""Cost of translation compared to passing bytes through: µs CPU per request, per whole answer, per chunk of a stream.
 
-``python benchmarks/translation.py``: one process, no network. Each figure is the best of five rounds, since the machine's
-other work only ever adds. Passing through needs none of this but one splice of the model's name; subtract nothing. It never
-asserts a time; the targets stand in the last line.
+``python benchmarks/translation.py``: one process, no network. Each figure is the best of five rounds, because other
+load on the machine only adds time. Passing through only needs one splice of the model's name, so nothing is subtracted.
+It never asserts a time; the targets are in the last line.
 """
 
 import json
@@ -54,7 +54,7 @@ def way(upstream, client, *, stream, document=None):
 
 
 def spoken(dialect, pieces):
-    """A stream of one dialect, frame by frame: OpenAI's, told again by that dialect's own writer."""
+    """A stream in one dialect, frame by frame: OpenAI's, converted by that dialect's own writer."""
     frames = [_chunk({"role": "assistant", "content": ""}), *(_chunk({"content": word}) for word in pieces)]
     usage = {"prompt_tokens": 500, "completion_tokens": len(pieces), "total_tokens": 500 + len(pieces)}
     last = {**_CHUNK, "choices": [], "usage": usage}
@@ -75,7 +75,7 @@ def _chunk(delta, finish=None):
 
 
 def whole(dialect):
-    """A whole answer of that dialect: a few sentences and a call."""
+    """A whole answer in that dialect: a few sentences and a tool call."""
     message = {"role": "assistant", "content": "".join(WORDS) * 20, "tool_calls": [CALL]}
     usage = {"prompt_tokens": 500, "completion_tokens": 90, "total_tokens": 590}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}

@@ -1,4 +1,4 @@
-"""Writes docs/reference/*.md from the code; ``--check`` only says whether they are current."""
+"""Writes docs/reference/*.md from the code; ``--check`` only checks whether they are current."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def hooks() -> str:
 
 
 def objects() -> str:
-    """What layers and taps are given."""
+    """Objects passed to layers and taps."""
     out = [NOTE + "# Objects\n\nWhat layers, routers and taps hold in their hands.\n"]
     for kind in (
         Call,
@@ -133,7 +133,7 @@ def error_page() -> str:
 
 
 def _served(provider: Provider, dialect: Dialect) -> list[str]:
-    """The operations of a dialect that a provider with default options has an address for."""
+    """The operations of a dialect for which a provider with default options has an address."""
     up = upstream()
     needed = (
         {name for name, field in provider.Options.model_fields.items() if field.is_required()}
@@ -148,7 +148,7 @@ def _served(provider: Provider, dialect: Dialect) -> list[str]:
         asked = {"chat": "chat"} if dialect.chat is not None else {}
         asked |= {name: codec.operation for name, codec in dialect.lists.items()}
     for name, operation in asked.items():
-        # some look at the name: of Anthropic's models in two clouds, and of a publisher's
+        # some check the name: Anthropic's models in two clouds, and names with a publisher
         for model in ("x", "anthropic.x", "claude-x", "publisher/x"):
             if provider.address(up, dialect.name, operation, model, params, stream=False):
                 found[name] = None
@@ -156,7 +156,7 @@ def _served(provider: Provider, dialect: Dialect) -> list[str]:
 
 
 def providers() -> str:
-    """Every provider: its address, its keys, what it serves."""
+    """Every provider: its address, its keys, and the operations served."""
     catalog = Catalog()
     names = catalog.provider_names()
     dialects = [dialect for dialect in catalog.dialects() if dialect.routes]

@@ -1,4 +1,4 @@
-"""What many tests need."""
+"""Shared fixtures and helpers."""
 
 import gc
 import gzip
@@ -18,13 +18,13 @@ def pytest_report_header():
 
 
 def pytest_collection_finish():
-    """Thousands of collected tests live to the end: the collector need not look at them again and again."""
+    """Freeze the garbage collector: thousands of collected tests live to the end and need not be scanned repeatedly."""
     gc.collect()
     gc.freeze()
 
 
 def load_recordings():
-    """Every recorded exchange, or none, said loudly."""
+    """All recorded exchanges; empty if there are none."""
     file = RECORDINGS / "dev.jsonl.gz"
     if not file.is_file():
         return []

@@ -1,7 +1,8 @@
-"""Ids of calls: unique, and in the order of time, so that whoever keeps them sorted writes at the end and not everywhere.
+"""Ids of calls: unique and ordered by time, so that sorted indexes are appended to instead of written in random places.
 
-As UUID version 7 (RFC 9562 §5.7): 48 bits of milliseconds since 1970, then random ones. They are names, not secrets: the random
-bits come from a generator of this process, seeded by the system, since asking the system for each would let another thread in.
+Like UUID version 7 (RFC 9562 §5.7): 48 bits of milliseconds since 1970, then random bits. Ids are not secrets: the
+random bits come from a generator in this process, seeded by the system, because a system call for each would release
+the GIL.
 """
 
 from __future__ import annotations
@@ -16,5 +17,5 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_id() -> str:
-    """``gw-``, 12 digits of time and 16 of chance, in lower-case hexadecimal."""
+    """``gw-``, 12 digits of time and 16 random ones, in lower-case hexadecimal."""
     return f"gw-{time.time_ns() // 1_000_000:012x}{_random.getrandbits(64):016x}"

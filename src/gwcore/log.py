@@ -1,4 +1,4 @@
-"""structlog, set up once by the process that serves. JSON lines; values are encoded, so nothing can forge a line."""
+"""structlog, configured once by the serving process. JSON lines; values are encoded, so none can forge a line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import structlog
 
 from gwcore.redact import cleaned
 
-# What JSON lets through and a terminal or a reader of lines would act on: DEL, C1 controls, line and paragraph separators.
+# Not escaped by JSON, but interpreted by terminals or line readers: DEL, C1 controls, line and paragraph separators.
 _ACTIVE = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 
-# The second line of defence: nothing should pass a secret to the log; what looks like one does not leave.
+# A second line of defence: no code should log a secret, but text that looks like one is removed.
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         if isinstance(value, str):
@@ -31,7 +31,7 @@ def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> byte
 
 
 def line(event: MutableMapping[str, Any]) -> bytes:
-    """An event as one line of JSON, without its end; nothing in it ends a line or moves a cursor."""
+    """An event as one line of JSON, without the line break; contains no other line breaks or control characters."""
     said = orjson.dumps(event, default=lambda value: type(value).__name__)
     if said.isascii() and said.find(b"\x7f") < 0:
         return said
@@ -39,13 +39,13 @@ def line(event: MutableMapping[str, Any]) -> bytes:
 
 
 def threshold(level: str | None = None) -> int:
-    """The least level that is logged: ``GWCORE_LOG_LEVEL``, ``info`` by default."""
+    """The lowest level logged: ``level``, else ``GWCORE_LOG_LEVEL``, else ``info``."""
     name = (level or os.environ.get("GWCORE_LOG_LEVEL") or "info").upper()
     return logging.getLevelNamesMapping().get(name, logging.INFO)
 
 
 def setup(level: str | None = None) -> None:
-    """Configure structlog: to stderr, at ``GWCORE_LOG_LEVEL`` (``info`` by default)."""
+    """Configure structlog to write to stderr, at the level of :func:`threshold`."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -1,4 +1,4 @@
-"""What ``check``, ``explain`` and ``plugins`` print."""
+"""Output of ``check``, ``explain`` and ``plugins``."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from gwcore.usage import BUCKETS
 from gwcore.wire.document import parse
 from gwcore.wire.transport import Request
 
-console = Console(highlight=False, soft_wrap=True, width=10_000)  # the terminal wraps; no table cuts
+console = Console(highlight=False, soft_wrap=True, width=10_000)  # the terminal wraps; tables are never truncated
 _OPEN_HEADERS = frozenset({"content-type", "accept", "accept-encoding", "user-agent", "anthropic-version"})
 
 
 def rings(stack: Stack, source: Path) -> None:
-    """Both rings, outermost first, the taps, the upstreams and what each model's name means."""
+    """Print both rings, outermost first, the taps, the upstreams, and hints about possible mistakes."""
     say = console.print
     say(f"{escape(str(source))}: sound")
     if stack.asgi:
@@ -63,7 +63,7 @@ def rings(stack: Stack, source: Path) -> None:
 
 
 def _doubts(stack: Stack) -> None:
-    """What is sound, and may not be meant."""
+    """Print settings that are valid, but possibly not intended."""
     say = console.print
     for upstream in stack.upstreams.values():
         if upstream.provider.env_key and not upstream.headers:
@@ -76,11 +76,11 @@ def _doubts(stack: Stack) -> None:
 
 
 def _address_doubt(upstream: Upstream, dialects: Iterable[str]) -> str | None:
-    """What a ``base_url`` asks that holds more or less of the path than its provider expects."""
+    """A hint if ``base_url`` contains more or less of the path than the provider expects, with the resulting URL."""
     base = upstream.base_path
     usual = "/" + (upstream.provider.base_url or "").partition("://")[2].partition("/")[2]
     for dialect in dialects:
-        # some name the operation in the address, as Gemini's clients do
+        # some providers have the operation in the path, as Gemini does
         found = upstream.provider.address(upstream, dialect, "chat", "MODEL", {"verb": "generateContent"}, stream=False)
         if found is None:
             continue
@@ -97,10 +97,10 @@ def _address_doubt(upstream: Upstream, dialects: Iterable[str]) -> str | None:
 
 
 def walk(source: Path, body: bytes, dialect_name: str, operation: str, headers: Sequence[str] = ()) -> None:
-    """One request, step by step. ``headers`` are further ones of the client's, as ``name: value``.
+    """Print how a request is processed, step by step. ``headers`` are additional client headers, as ``name: value``.
 
     Raises:
-        GatewayError: as serving it would.
+        GatewayError: as when serving the request.
     """
     catalog = Catalog()
     stack = assemble(source, catalog, Resources(), os.environ)
@@ -156,7 +156,7 @@ def _told(placed: Placed, call: Call) -> str:
 
 
 def _price(card: PriceCard | None) -> str:
-    """Prices from the first token on: tokens per million, what else is counted per piece."""
+    """Prices that apply from the first token on: per million tokens, other units per piece."""
     if card is None or not card.prices:
         return "unpriced"
     told = []
@@ -183,7 +183,7 @@ def _show_request(request: Request) -> None:
     say(f"\n{request.method} {request.origin.scheme}://{request.origin.authority}{request.target}", markup=False)
     for name, value in request.headers:
         text = name.decode("latin-1")
-        # an allow-list: what is not known to be harmless is not shown
+        # an allow-list: show only headers known to be harmless
         say(f"{text}: {value.decode('latin-1') if text in _OPEN_HEADERS else '***'}", markup=False)
     say("")
     try:
@@ -198,7 +198,7 @@ async def _nowhere(_message: object) -> None:
 
 
 def installed(catalog: Catalog) -> None:
-    """Entry points, providers, dialects."""
+    """Print entry points, plugins, providers, dialects, and what cannot be loaded."""
     table = Table("entry point", "distribution", "version", box=None, header_style="bold")
     for name, (distribution, version) in catalog.installed().items():
         table.add_row(name, distribution, version)

@@ -1,4 +1,4 @@
-"""Types that plugins and the core share in their configuration models: what people write, and what code wants.
+"""Types for configuration models of plugins and the core: from what people write to what code needs.
 
 ========== ==================================== ===================================
 type       written as                           becomes
@@ -13,7 +13,7 @@ FileRef    a path, from the stack file's folder ``str``, of a file that exists
 AdminSecret 32 characters or more, no example   ``SecretStr``
 ========== ==================================== ===================================
 
-No message of this module holds the value it refuses: it may have come from ``${VAR}``.
+No message of this module contains the rejected value, which may have come from ``${VAR}``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 STORES: Final = "stores"
-"""Key of the validation context under which :data:`StoreRef` finds the names of the stack file's stores."""
+"""Key of the validation context: the names of the stack file's stores, for :data:`StoreRef`."""
 
 FOLDER: Final = "folder"
 """Key of the validation context: the folder of the stack file."""
@@ -68,7 +68,7 @@ _PRICE = re.compile(r"\$?\s*(\d[\d_]*(?:\.\d+)?)(?:\s*USD)?\s*/\s*(M|k|1|s|min|h
 _UNITS = {"M": 10**6, "k": 10**3, "1": 1, "s": 1, "min": 60, "h": 3600}
 
 _MIN_SECRET, _MIN_DISTINCT = 32, 8
-# Compared without case, dashes, underscores and spaces, anywhere in the value: an example that was padded stays one.
+# Searched anywhere in the value, ignoring case, dashes, underscores and spaces: a padded example is still an example.
 _EXAMPLES = (
     "sk1234", "changeme", "changethis", "replaceme", "yourapikey", "yourkey", "yoursecret", "yourmaster", "apikeyhere",
     "example", "placeholder", "password", "insertkey", "masterkey", "12345678", "abcdefgh", "xxxxxxxx", "secret",
@@ -76,25 +76,25 @@ _EXAMPLES = (
 
 
 def fault(message: str, mend: str) -> PydanticCustomError:
-    """An error for a validator to raise: what is wrong, and what to write instead. Neither may hold the value."""
+    """An error for a validator to raise: what is wrong, and what to write instead. Neither may contain the value."""
     return PydanticCustomError("gwcore", "{message}", {"message": message, "mend": mend})
 
 
 def first_fault(error: ValidationError) -> str:
-    """Where the first of pydantic's errors is, what it says and, of a :func:`fault`, what to write instead. Quotes no value."""
+    """The first pydantic error: location, message, and for a :func:`fault` what to write instead. Contains no value."""
     first = error.errors(include_url=False, include_input=False)[0]
     mend = first.get("ctx", {}).get("mend")
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}" + (f"; {mend}" if mend else "")
 
 
 def suggest(word: str, among: Iterable[str], otherwise: str) -> str:
-    """``did you mean …?`` if something comes close, else ``otherwise``."""
+    """``did you mean …?`` if there is a close match, else ``otherwise``."""
     close = difflib.get_close_matches(word, list(among), n=2)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def _number(value: Any) -> float | None:
-    """A finite number that is not negative, or ``None``. ``True`` is not a number here."""
+    """A finite number that is not negative, or ``None``. Booleans are not numbers here."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return value if fits else None
 
@@ -166,7 +166,7 @@ class Rate:
 
     @classmethod
     def parse(cls, value: Any) -> Rate:
-        """Read what a stack file says. Raises ``PydanticCustomError``."""
+        """Parse a value of a stack file. Raises ``PydanticCustomError``."""
         if isinstance(value, Rate):
             return value
         match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -200,7 +200,7 @@ def _known_store(name: str, info: ValidationInfo) -> str:
 
 
 def strong(secret: SecretStr, least: int = _MIN_SECRET) -> SecretStr:
-    """The secret, or a fault: it is short, an example, or hardly varies."""
+    """The secret; raises a :func:`fault` if it is too short, an example, or has too few different characters."""
     value = secret.get_secret_value()
     mend = "make one with: openssl rand -hex 32"
     flat = re.sub(r"[-_\s]", "", value.lower())
@@ -235,15 +235,15 @@ Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | s
 Money = Annotated[
     int, BeforeValidator(parse_money, json_schema_input_type=float | str), PlainSerializer(_as_dollars, return_type=str)
 ]
-"""Nano-dollars, exact. A bare number is dollars; so that a dump can be read again, it is dumped as ``5 USD``."""
+"""Nano-dollars, exact. A bare number is dollars; dumped as ``5 USD``, so that a dump can be parsed again."""
 
 Price = Annotated[
     int, BeforeValidator(parse_price, json_schema_input_type=float | str), PlainSerializer(_as_price, return_type=str)
 ]
-"""Nano-dollars per million units, exact; dumped as ``2.5 USD/M``. Only 0 may be written without saying per how many."""
+"""Nano-dollars per million units, exact; dumped as ``2.5 USD/M``. Only 0 may be written without a unit."""
 
 StoreRef = Annotated[str, AfterValidator(_known_store), Field(validate_default=True)]
-"""The name of a store. The reader of the stack file refuses names that ``stores`` does not have, defaults included."""
+"""The name of a store. Names not in ``stores`` are rejected when the stack file is read, including defaults."""
 
 
 def _known_store_if_any(name: str | None, info: ValidationInfo) -> str | None:
@@ -262,7 +262,7 @@ def _readable(path: str, info: ValidationInfo) -> str:
 
 
 FileRef = Annotated[str, AfterValidator(_readable)]
-"""The path of a file that exists; a relative one starts from the stack file's folder."""
+"""The path of an existing file; relative paths start from the stack file's folder."""
 
 AdminSecret = Annotated[SecretStr, AfterValidator(strong)]
-"""A secret that guards the gateway itself: 32 characters at least, none of the values found in examples."""
+"""A secret that protects the gateway itself: at least 32 characters, and no value found in examples."""

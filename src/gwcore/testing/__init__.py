@@ -1,1 +1,1 @@
-"""The conformance kit: fakes, a scriptable upstream, and the suites that a plugin inherits."""
+"""The conformance kit: fakes, a scriptable upstream, and test suites for plugins to inherit."""

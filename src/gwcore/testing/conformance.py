@@ -1,6 +1,6 @@
-"""``PluginConformance``: what every plugin must keep.
+"""``PluginConformance``: tests that every plugin must pass.
 
-Inherit, name the plugin, run pytest::
+Inherit, set the plugin, run pytest::
 
     class TestMine(PluginConformance):
         kind = MyPlugin
@@ -34,12 +34,12 @@ _ROW = re.compile(r"^\|\s*`(\w+)`", re.MULTILINE)
 
 
 def _descriptors() -> int:
-    gc.collect()  # what earlier tests left to the collector must not close while one counts
+    gc.collect()  # so that garbage of earlier tests does not close descriptors between two counts
     return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
 
 
 def _endings() -> list[tuple[Call, Outcome]]:
-    """Calls as they may end: answered, unmetered, without a model, refused, left by the client."""
+    """Calls with all kinds of endings: answered, unmetered, without a model, refused, cancelled by the client."""
     unnamed = call()
     unnamed.model = unnamed.document = None
     refused = RateLimited("no", retry_after=1)
@@ -57,8 +57,8 @@ class PluginConformance:
 
     Attributes:
         kind: the plugin class.
-        config: settings that are valid and exercise it.
-        readme: file whose option table (rows that begin with a name in backticks) must list every setting, or ``None``.
+        config: valid settings that exercise the plugin.
+        readme: file whose option table (rows that start with a name in backticks) must list every setting, or ``None``.
     """
 
     kind: ClassVar[type[Plugin]]
@@ -66,7 +66,7 @@ class PluginConformance:
     readme: ClassVar[Path | None] = None
 
     def held(self, plugin: Plugin) -> int:  # noqa: ARG002 - for overriding
-        """How much the plugin holds for calls under way (slots, holds, leases); must be 0 when all are over."""
+        """How much the plugin holds for calls in flight (slots, holds, leases); must be 0 after all have ended."""
         return 0
 
     def service(self, plugin: Plugin, inner: Inner) -> Service[Call]:
@@ -86,7 +86,7 @@ class PluginConformance:
         return plugin.call_layer(service) if "call" in rings else service
 
     def run(self, test: Callable[[Plugin], Coroutine[Any, Any, None]]) -> None:
-        """Run ``test`` with a started plugin in a loop of its own."""
+        """Run ``test`` with a started plugin in a separate event loop."""
 
         async def started() -> None:
             plugin = build(self.kind, self.config)
@@ -109,7 +109,7 @@ class PluginConformance:
         assert not bare, f"fields without a description: {bare}"
 
     def test_readme_lists_every_option(self) -> None:
-        """The option table and the model are the same list."""
+        """The option table lists exactly the fields of the model."""
         if self.readme is not None:
             rows = set(_ROW.findall(self.readme.read_text(encoding="utf-8")))
             assert rows == set(self.kind.Config.model_fields)
@@ -141,7 +141,7 @@ class PluginConformance:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_call_goes_through(self, stream: bool) -> None:
-        """JSON and stream reach the client whole, and nothing stays held."""
+        """JSON and streams reach the client completely, and nothing stays held."""
 
         async def test(plugin: Plugin) -> None:
             made = call(stream=stream)
@@ -154,7 +154,7 @@ class PluginConformance:
         self.run(test)
 
     def test_errors_pass_by_identity(self) -> None:
-        """A layer that does not mean to handle an error lets the same object through."""
+        """A layer re-raises errors that it does not handle as the same object."""
 
         async def test(plugin: Plugin) -> None:
             error = RateLimited("no", retry_after=1)
@@ -167,14 +167,14 @@ class PluginConformance:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_cancelled_at_every_await_nothing_stays_held(self, stream: bool) -> None:
-        """The client may leave at any moment: cancel at the k-th turn of the loop, for every k."""
+        """The client may disconnect at any time: cancel at the k-th turn of the loop, for every k."""
 
         async def test(plugin: Plugin) -> None:
             service = self.service(plugin, Inner())
             for k in range(200):
                 task = asyncio.ensure_future(service(call(stream=stream)))
                 for _ in range(k):
-                    await asyncio.sleep(0 if k < 100 else 0.001)  # a store on a busy machine takes longer than turns do
+                    await asyncio.sleep(0 if k < 100 else 0.001)  # a store on a busy machine needs time, not turns
                 if task.done():
                     await task
                     break
@@ -188,7 +188,7 @@ class PluginConformance:
         self.run(test)
 
     def test_taps_take_every_event(self) -> None:
-        """While serving, a tap that raises is only counted: here it is seen."""
+        """Taps accept every event: an exception is only counted while serving, but fails this test."""
 
         async def test(plugin: Plugin) -> None:
             check_taps(plugin)
@@ -203,7 +203,7 @@ class PluginConformance:
         self.run(test)
 
     def test_health_is_json(self) -> None:
-        """``GET /health`` shows it, after start and after calls."""
+        """``GET /health`` serializes it, after the start and after calls."""
 
         async def test(plugin: Plugin) -> None:
             orjson.dumps(plugin.health())
@@ -213,7 +213,7 @@ class PluginConformance:
         self.run(test)
 
     def test_concurrent_calls_share_nothing(self) -> None:
-        """200 calls at once each get their own answer."""
+        """200 concurrent calls each get a complete answer."""
 
         async def test(plugin: Plugin) -> None:
             service = self.service(plugin, Inner())

