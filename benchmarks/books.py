@@ -58,10 +58,11 @@ FILL = (
     SELECT '{{prefix}}' || n || ':1', '[' || {_ACCOUNT} || ']', 'post', 0, 1000 + n % 3000, {_AT} FROM ({{numbers}}) AS numbers""",
 )
 SUMS = (
-    """INSERT INTO budget_account (id, budget, generation, start, posted) SELECT CAST(trim(accounts, '[]') AS BIGINT),
-    'key:' || key_id || ':month', 0, min(created), sum(settled) FROM budget_hold GROUP BY accounts, key_id""", """INSERT
-    INTO budget_budget (id, scope, scope_id, span, zone) SELECT DISTINCT 'key:' || key_id || ':month', 'key', key_id,
-    'month', 'UTC' FROM budget_hold""",
+    """INSERT INTO budget_account (id, budget, generation, start, posted)
+    SELECT CAST(trim(accounts, '[]') AS BIGINT), 'key:' || key_id || ':month', 0, min(created), sum(settled) FROM budget_hold
+    GROUP BY accounts, key_id""",
+    """INSERT INTO budget_budget (id, scope, scope_id, span, zone)
+    SELECT DISTINCT 'key:' || key_id || ':month', 'key', key_id, 'month', 'UTC' FROM budget_hold""",
     f"""INSERT INTO budget_daily (day, team, user_id, key_id, model_asked, model, upstream, spend, attempts, input, output)
     SELECT {{day}}, team, user_id, key_id, model_asked, model, upstream, sum(settled), count(*), sum(input), sum(output)
     FROM budget_hold GROUP BY created / {DAY}, team, user_id, key_id, model_asked, model, upstream, 1""",

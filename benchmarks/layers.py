@@ -1,5 +1,4 @@
-"""``make bench-layers``: cost added to a call by the router and by each home of the limits, in µs of this process's
-CPU.
+"""``make bench-layers``: CPU of this process, in µs, added to a call by the router and by each home of the limits.
 
 In process, with an inner side that answers at once; the cost of the same calls without the layer is subtracted. Redis
 is a separate server; its CPU is not counted, but its client's is. It never asserts a time.
