@@ -21,8 +21,8 @@ from gwcore.prices import PriceCard
 from gwcore.usage import BUCKETS
 from gwcore_providers import usage as readers
 
-FOLDER = Path(os.environ.get("GWCORE_RECORDINGS") or "/nonexistent")
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="GWCORE_RECORDINGS is unset: recorded usage was NOT tested")
+FILE = Path(os.environ.get("GWCORE_RECORDINGS") or "/nonexistent") / "dev.jsonl.gz"
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="GWCORE_RECORDINGS is unset: recorded usage was NOT tested")
 
 KIMI = {"input": "0.95", "cache_read": "0.16", "output": "4"}
 SOL = {"input": "4", "cache_read": "0.4", "cache_write_5m": "5", "output": "20"}
@@ -184,7 +184,7 @@ def card(prices):
 @pytest.fixture(scope="module")
 def records():
     found = {}
-    with gzip.open(FOLDER / "dev.jsonl.gz", "rt") as lines:
+    with gzip.open(FILE, "rt") as lines:
         for record in map(json.loads, lines):
             found[record["id"]] = record
     return found
