@@ -28,7 +28,7 @@ __all__ = ["gwcore_dialects", "gwcore_models", "gwcore_price", "gwcore_providers
 
 @hookimpl
 def gwcore_dialects() -> list[Dialect]:
-    """The four that clients speak, too, and those of upstreams alone. A translation prefers the first that is served."""
+    """The four dialects that clients speak, and those of upstreams only. Translation prefers the first one served."""
     return [
         OllamaChat(),
         CohereChat(),
@@ -45,7 +45,7 @@ def gwcore_dialects() -> list[Dialect]:
 
 @hookimpl
 def gwcore_providers() -> list[Provider]:
-    """Vendors with an API of their own, clouds, the table, and the offline demo."""
+    """Vendors with an API of their own, clouds, the OpenAI-compatible table, and the offline demo."""
     own: list[Provider] = [
         Anthropic(), Gemini(), Azure(), Vertex(), Bedrock(), Mantle(), Demo(), Ollama(), Cohere(),
         TextEmbeddingsInference(),

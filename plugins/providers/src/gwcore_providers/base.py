@@ -1,4 +1,4 @@
-"""What the dialects share: peeking at the model, judging a stream's first frames, listings."""
+"""Base classes of the dialects: reading the model name, classifying a stream's first frames, errors in a stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gwcore.wire.sse import scan
 
 OPENING_CAP = 64 * 1024
 
-# what vendors write as type or code of an error inside a 200 stream → the status it stands for
+# type or code of an error inside a 200 stream → the status it should have had
 _STATUS_OF = {
     "overloaded_error": 529,
     "rate_limit_error": 429,
@@ -38,7 +38,7 @@ _STATUS_OF = {
 
 
 def status_of(error: Mapping[str, Any]) -> int:
-    """The HTTP status that an in-band error stands for; 502 when it does not say."""
+    """The HTTP status that an in-band error should have had; 502 if it does not say."""
     for key in ("code", "status", "http_status", "status_code", "type"):
         value = error.get(key)
         if isinstance(value, str) and value.isdigit():
@@ -51,7 +51,7 @@ def status_of(error: Mapping[str, Any]) -> int:
 
 
 class BaseDialect:
-    """Shared by all four; each overrides what differs."""
+    """Defaults of all dialects; each overrides what differs."""
 
     name = ""
     routes: Sequence[Route] = ()
@@ -64,15 +64,15 @@ class BaseDialect:
     chat: UpstreamCodec | None = None
     lists: Mapping[str, UpstreamListCodec] = MappingProxyType({})
     end_mark: re.Pattern[bytes]
-    last_mark = re.compile(rb"(?!)")  # of its last event; none is known of what is no stream of events
+    last_mark = re.compile(rb"(?!)")  # of the last event; matches nothing by default
     fail_mark = re.compile(rb'^data: ?\{"error"\s*:\s*\{|"finish_reason"\s*:\s*"error"', re.MULTILINE)
 
     def shape(self, _document: Document) -> str | None:
-        """Its own."""
+        """``None``: its own shape."""
         return None
 
     def model_of(self, route: Route, document: Document | None, params: Mapping[str, str]) -> str | None:
-        """The model in the body or the path; raises ``BadRequest`` when it is missing or no text."""
+        """The model in the body or the path; raises ``BadRequest`` if it is missing, not a string or too long."""
         model = params.get("model") if route.model == "path" else (document or {}).get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest("model is missing: name the model as a string")
@@ -81,19 +81,19 @@ class BaseDialect:
         return model
 
     def knobs(self, _operation: str, _document: Document, _model: str) -> Knobs:
-        """None by default."""
+        """No knobs by default."""
         return {}
 
     def demand_usage(self, _operation: str, raw: bytes, _document: Document) -> bytes:
-        """This API reports usage unasked."""
+        """``raw`` unchanged: this API reports usage without being asked."""
         return raw
 
     def returned(self, _raw: bytes, _document: Document, _model: str) -> Returned | None:
-        """Nothing that another vendor signed."""
+        """``None``: nothing to remove."""
         return None
 
     def opening(self, _operation: str, buffer: bytes) -> Opening:
-        """Frames without content wait; the first content goes; an error before it is a status."""
+        """``wait`` for frames without content, ``go`` at the first content; an error before it gets its status."""
         if len(buffer) > OPENING_CAP:
             return "go"
         for frame in scan(buffer):
@@ -108,13 +108,13 @@ class BaseDialect:
             try:
                 verdict = self.judge(document)
             except MISSHAPEN:
-                return "go"  # of another shape: not ours to judge
+                return "go"  # unknown shape: do not judge it
             if verdict != "wait":
                 return verdict
         return "wait"
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """One frame's document."""
+        """Classify one frame's document."""
         error = document.get("error")
         if isinstance(error, dict):
             return InBandError(status_of(error), orjson.dumps({"error": error}))
@@ -123,28 +123,28 @@ class BaseDialect:
         return "go"
 
     def void(self, document: dict[str, Any]) -> bool:
-        """Whether a whole answer of the chat operation says nothing, and not why. It is read only where it looks bare."""
+        """Whether a complete chat answer has neither content nor reason. It is parsed only if it looks :meth:`bare`."""
         try:
             return self.chat is not None and self.bare(document) and self.chat.read_reply(document).void
         except (GatewayError, *MISSHAPEN):
-            return False  # of another shape: not ours to judge
+            return False  # unknown shape: do not judge it
 
     def bare(self, _document: dict[str, Any]) -> bool:
-        """Whether the place where an answer's words and calls stand is empty; cheap, and sure only where it says no."""
+        """Whether an answer seems to have neither text nor tool calls. A cheap check; only ``False`` is certain."""
         return False
 
     def ended(self, _operation: str, tail: bytes) -> bool:
-        """Whether the last bytes say that the answer is complete."""
-        search = self.end_mark.search  # nearly always it stands at the very end
+        """Whether the last bytes mark the answer as complete."""
+        search = self.end_mark.search  # the mark is nearly always at the very end
         return search(tail, max(0, len(tail) - 64)) is not None or search(tail) is not None
 
     def closed(self, _operation: str, tail: bytes) -> bool:
-        """Whether the last bytes are the last event, whole."""
+        """Whether the last bytes are the complete last event."""
         return tail.endswith((b"\n\n", b"\r\n\r\n")) and self.last_mark.search(tail) is not None
 
     def failed(self, _operation: str, tail: bytes) -> bool:
-        """Whether the last bytes hold an error event."""
-        # every mark holds one of these words, which are found far faster than the mark
+        """Whether the last bytes contain an error event."""
+        # every mark contains one of these words, and finding them is far faster than matching the mark
         return (tail.find(b"error") >= 0 or tail.find(b"failed") >= 0) and self.fail_mark.search(tail) is not None
 
     def meter(self, _operation: str, _document: Document | None, *, stream: bool) -> Meter | None:  # noqa: ARG002
@@ -161,10 +161,10 @@ class BaseDialect:
 
 
 class UpstreamDialect(BaseDialect):
-    """One that no client speaks: without routes; errors are told in the client's own."""
+    """A dialect that no client speaks: it has no routes, and errors are written in the client's dialect."""
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
-        """Plain, should anybody ask."""
+        """A minimal body, not normally used."""
         return orjson.dumps({"message": error.message, "request_id": request_id})
 
     def models_body(

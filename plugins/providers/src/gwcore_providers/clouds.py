@@ -1,4 +1,4 @@
-"""What stands between the gateway's transport and a cloud: its credentials, and answers in a shape of its own."""
+"""The layer between the gateway's transport and a cloud: credentials, and conversion of the cloud's answer formats."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WHOLE_CAP = 1 << 20
 
 
 class CloudTransport(Generic[T]):
-    """A transport before the gateway's.
+    """A transport that wraps the gateway's.
 
     Args:
-        gateway: sends what was signed; not ours to close.
-        credential: ``None`` where the upstream's fixed headers authenticate.
+        gateway: sends the signed requests; not closed with this one.
+        credential: ``None`` if the upstream's fixed headers authenticate.
     """
 
     def __init__(self, gateway: Transport, credential: Expiring[T] | None) -> None:
@@ -30,19 +30,19 @@ class CloudTransport(Generic[T]):
         raise NotImplementedError
 
     def secrets(self, credential: T) -> Iterable[bytes]:
-        """What no error may show."""
+        """Secrets to redact from error bodies."""
         raise NotImplementedError
 
     async def answer(self, request: Request, response: Response) -> Response:  # noqa: ARG002 - for overriding
-        """A success as its clients know it."""
+        """Convert a successful response to the format its clients expect."""
         return response
 
     def error(self, request: Request, response: Response, body: bytes) -> bytes:  # noqa: ARG002 - for overriding
-        """The body of an error as its clients know it."""
+        """Convert an error's body to the format its clients expect."""
         return body
 
     async def send(self, request: Request) -> Response:
-        """As :meth:`gwcore.wire.transport.Transport.send`; ``Unreachable`` also where there is no credential."""
+        """See :meth:`gwcore.wire.transport.Transport.send`; raises ``Unreachable`` also if there is no credential."""
         secrets: Iterable[bytes] = ()
         if self._credential is not None:
             credential = await self._credential.get()
@@ -65,17 +65,17 @@ class CloudTransport(Generic[T]):
 
     @property
     def in_use(self) -> int:
-        """Of the gateway's own."""
+        """See :attr:`gwcore.wire.transport.Transport.in_use`."""
         return self._gateway.in_use
 
     async def aclose(self) -> None:
-        """Fetch no more credentials."""
+        """Stop fetching credentials."""
         if self._credential is not None:
             await self._credential.aclose()
 
 
 class Whole:
-    """An answer that has been read; ``json`` says that its body is another one now."""
+    """A response that has been read; ``json``: its body was replaced with JSON."""
 
     framed = True
 
@@ -92,11 +92,11 @@ class Whole:
         return body
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 def renamed(headers: Headers, **values: bytes | None) -> Headers:
-    """The headers with these set, or taken out (``None``); ``_`` stands for ``-``."""
+    """The headers with these set, or removed (``None``); ``_`` stands for ``-``."""
     changed = {name.replace("_", "-").encode(): value for name, value in values.items()}
     kept = [(name, value) for name, value in headers if name not in changed]
     return kept + [(name, value) for name, value in changed.items() if value is not None]

@@ -1,4 +1,4 @@
-"""Vendors that speak OpenAI: rows of a table. ``base_url`` is what the vendor's own documentation gives an OpenAI SDK."""
+"""OpenAI-compatible vendors, as rows of a table. ``base_url`` is the one the vendor documents for OpenAI's SDK."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Row:
     """One vendor.
 
     Attributes:
-        root: put behind ``base_url`` where that is the bare origin (Ollama, TEI).
-        operations: what it serves in ``openai.chat``; ``None`` is whatever the client asks for.
+        root: path appended to ``base_url`` if that is a bare origin (Ollama, TEI).
+        operations: those it serves in ``openai.chat``; ``None`` means all.
         responses: whether it serves the Responses API.
-        paths: operations whose path differs.
-        messages: operation of ``anthropic.messages`` → path, where the vendor speaks that dialect, too.
-        without: keys of a streaming request that it refuses. They are taken out; the gateway itself adds some.
-        others: members of a request that name further models to try. They are refused: nobody has authorised or priced them.
+        paths: operation → path, for operations whose path differs.
+        messages: operation of ``anthropic.messages`` → path, if the vendor also speaks that dialect.
+        without: keys that it rejects in streaming requests. They are removed; the gateway itself adds some.
+        others: request members that name further models to try. Rejected: those are neither authorised nor priced.
         quirks: words of :mod:`gwcore_providers.quirks`, for requests that are translated to ``openai.chat``.
-        models: those of models whose name a pattern is found in, every one that is.
-        lists: of embeddings and rerank, those whose limits or keys are not what clients of OpenAI's expect.
-        local: a server that its operator runs, so that tokens cost nothing.
+        models: pattern → further quirks of models whose name it matches; all matching patterns apply.
+        lists: which of embeddings and rerank differ in limits or keys from what OpenAI clients expect.
+        local: a server run by its operator, so tokens cost nothing.
     """
 
     base_url: str | None = None
@@ -66,7 +66,7 @@ class Row:
     local: bool = False
 
 
-# The source of a row is the vendor's own documentation, at the address above it.
+# The source of each row is the vendor's documentation, at the address above it.
 ROWS: dict[str, Row] = {
     # https://platform.openai.com/docs/api-reference
     "openai": Row(
@@ -76,7 +76,7 @@ ROWS: dict[str, Row] = {
         quirks=OPENAI_CHAT,
         models=OPENAI_MODELS,
     ),
-    # any other server: nothing is known, so nothing is refused
+    # any other server: its limits are unknown, so nothing is refused
     "openai-compatible": Row(responses=True, quirks=words("video")),
     # https://docs.ai21.com/reference
     "ai21": Row("https://api.ai21.com/studio/v1", "AI21_API_KEY", operations=TEXT, quirks=_TEXT_ALONE),
@@ -102,7 +102,7 @@ ROWS: dict[str, Row] = {
         ),
         models={r"glm": efforts("none")},
     ),
-    # https://docs.cohere.com/docs/compatibility-api: stream_options is refused. Embeddings and rerank: see cohere/provider.py
+    # https://docs.cohere.com/docs/compatibility-api: it rejects stream_options. Embeddings and rerank: see cohere/provider.py
     "cohere": Row(
         "https://api.cohere.ai/compatibility/v1",
         "CO_API_KEY",
@@ -119,7 +119,7 @@ ROWS: dict[str, Row] = {
         "https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY", quirks=words(_IMAGES, _USUAL, efforts("none"))
     ),
     # https://api-docs.deepseek.com, …/guides/{responses_api,anthropic_api,fim_completion,thinking_mode}: FIM is beta, with
-    # an address of its own; a turn that called tools is refused without the thought it began with
+    # a path of its own; a turn with tool calls is rejected without the thought it began with
     "deepseek": Row(
         "https://api.deepseek.com",
         "DEEPSEEK_API_KEY",
@@ -171,7 +171,7 @@ ROWS: dict[str, Row] = {
         ),
         models={r"qwen": efforts("none")},
     ),
-    # https://huggingface.co/docs/inference-providers: other tasks have addresses of each provider's own
+    # https://huggingface.co/docs/inference-providers: other tasks have provider-specific addresses
     "huggingface": Row(
         "https://router.huggingface.co/v1", "HF_TOKEN", operations=GENERATION, responses=True, quirks=_IMAGES
     ),
@@ -188,8 +188,8 @@ ROWS: dict[str, Row] = {
     "lmstudio": Row(
         "http://127.0.0.1:1234/v1", operations=TEXT, responses=True, messages=UNCOUNTED, local=True, quirks=_IMAGES
     ),
-    # https://docs.mistral.ai/api and its OpenAPI document, which forbids every other key: its batches are jobs of another
-    # shape, FIM answers as a chat does
+    # https://docs.mistral.ai/api and its OpenAPI document, which forbids all other keys. Its batches are jobs of a
+    # different shape; FIM replies like chat
     "mistral": Row(
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
@@ -310,7 +310,7 @@ ROWS: dict[str, Row] = {
         "VOYAGE_API_KEY",
         operations=_LISTS,
         lists=_LISTS,
-        # its least limits: 128 texts of 120,000 tokens, 1,000 documents of 300,000
+        # its lowest limits: 128 texts with 120,000 tokens in all, 1,000 documents with 300,000
         quirks=words(
             "batch:128",
             "batch_tokens:110000",
@@ -322,7 +322,7 @@ ROWS: dict[str, Row] = {
             without("user"),
         ),
     ),
-    # https://docs.x.ai/developers/rest-api-reference: edits of images are JSON there; its Anthropic API is deprecated
+    # https://docs.x.ai/developers/rest-api-reference: image edits are JSON; its Anthropic API is deprecated
     "xai": Row(
         "https://api.x.ai/v1",
         "XAI_API_KEY",
@@ -374,7 +374,7 @@ class Compatible(Vendor):
         *,
         stream: bool,  # noqa: ARG002
     ) -> Address:
-        """OpenAI's paths below the row's root, and Anthropic's where the vendor has them."""
+        """OpenAI's paths below the row's root, and Anthropic's if the vendor serves them."""
         row = self.row
         if dialect == "anthropic.messages":
             path = row.messages.get(operation)
@@ -393,17 +393,17 @@ class Compatible(Vendor):
         return f"{upstream.base_path}{row.root}{row.paths.get(operation, found[0])}", found[1]
 
     def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
-        """The row's, and those of its models that this one is."""
+        """The row's quirks, and those of its model patterns that match."""
         return self.row.quirks | found(self.row.models, model)
 
 
 class Particular(Compatible):
-    """The provider of a row with keys that the vendor refuses, or that we do."""
+    """The provider of a row with request keys that the vendor or the gateway rejects."""
 
     def prepare(self, _upstream: Upstream, request: Request, _dialect: str, _operation: str, *, stream: bool) -> None:
-        """Take them out. Raises ``BadRequest``."""
+        """Remove the keys the vendor rejects. Raises ``BadRequest`` if the request names further models."""
         body = request.body
-        # an escape may spell any name
+        # a JSON escape may spell any name
         if self.row.others and (b"models" in body or b"\\u" in body):
             _refuse(body, self.row.others)
         if stream and self.row.without:
@@ -414,7 +414,7 @@ def _refuse(body: bytes, others: Places) -> None:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return  # a form, or a file
+        return  # a form or a file
     for path in others:
         if said(document, (path,)):
             raise BadRequest(f"{'.'.join(path)} names further models; name them under `models` of the stack file")

@@ -1,4 +1,4 @@
-"""What all codecs share: sealed thoughts, ids of tool calls, data URLs, words out of parts."""
+"""Shared by all codecs: sealed thoughts, tool call ids, data URLs, text of parts."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from gwcore.codec import Complaint, Crossing
 from gwcore.errors import BadRequest
 from gwcore.restore import AnswerTool
 
-# ── thoughts that travel through a dialect which did not sign them ───────────────────────────────────────────────────
+# ── thoughts carried through a dialect that did not sign them ────────────────────────────────────────────────────────
 
 SEAL = "gw1."
 THOUGHT = "__thought__"
 
 
 def seal(thought: Reasoning) -> str:
-    """A thought with its signature as one opaque token, for the field where a client's dialect keeps opaque things.
+    """A thought with its signature as one token, for the field of the client's dialect that carries opaque data.
 
-    The client sends it back in its next turn; :func:`unseal` then yields the same thought, byte for byte. It is not
-    encrypted: it holds what the vendor gave this client anyway.
+    The client sends it back in its next turn; :func:`unseal` then returns the same thought, byte for byte. It is not
+    encrypted: it contains only what the vendor sent to this client.
     """
     known = {
         "d": thought.dialect, "t": thought.text, "s": thought.signature, "e": thought.encrypted, "i": thought.id,
@@ -67,7 +67,7 @@ def unseal(token: object) -> Reasoning | None:
 
 
 def with_thought(call: ToolCall) -> str:
-    """The call's id, with its signature behind it: for dialects whose tool calls have no place for one."""
+    """The call's id with its signature appended: for dialects whose tool calls have no field for a signature."""
     if call.signature is None:
         return call.id
     try:
@@ -81,7 +81,7 @@ def with_thought(call: ToolCall) -> str:
 
 
 def thought_of(id: str) -> tuple[str, str | None]:  # noqa: A002 - the field's standard name
-    """An id and the signature that :func:`with_thought` put behind it."""
+    """An id and the signature that :func:`with_thought` appended to it, if any."""
     plain, mark, packed = id.partition(THOUGHT)
     plain = _unpacked(plain)
     if not mark:
@@ -97,7 +97,7 @@ _PACKED = "gwid_"
 
 
 def shown_id(id: str, allowed: re.Pattern[str]) -> str:  # noqa: A002
-    """An id in the alphabet of a client's dialect, from which :func:`thought_of` reads the vendor's own again."""
+    """An id encoded in the characters that a client's dialect allows; :func:`thought_of` restores the vendor's id."""
     if allowed.fullmatch(id):
         return id
     return _PACKED + base64.urlsafe_b64encode(id.encode("utf-8", "surrogatepass")).decode().rstrip("=")
@@ -117,7 +117,7 @@ _ANY_ID = re.compile(r"[\x21-\x7e]+")
 
 
 def fit_id(id: str, allowed: re.Pattern[str] = _ANY_ID, limit: int = 64) -> str:  # noqa: A002
-    """The same id wherever it stands, in a form that a vendor takes: its own where that fits, else a digest of it."""
+    """An id in a form that a vendor accepts: unchanged if it fits, else a digest; always the same for the same id."""
     if len(id) <= limit and allowed.fullmatch(id):
         return id
     return ("call" + hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest())[: min(limit, 28)]
@@ -132,12 +132,12 @@ _DATA = re.compile(r"data:([^;,]*)(?:;[^,]*?)??(;base64)?,", re.IGNORECASE)
 
 
 def data_url(media: Media) -> str:
-    """``data:`` with what the media holds."""
+    """The media's content as a data URL."""
     return f"data:{media.mime or 'application/octet-stream'};base64,{media.data}"
 
 
 def from_url(url: str) -> tuple[str | None, str | None, str | None]:
-    """``(mime, base64, None)`` of a base64 data URL, else ``(None, None, url)``."""
+    """``(mime, base64, None)`` for a base64 data URL, else ``(None, None, url)``."""
     found = _DATA.match(url[:200])
     if found is None or not found.group(2):
         return None, None, url
@@ -145,12 +145,12 @@ def from_url(url: str) -> tuple[str | None, str | None, str | None]:
 
 
 def rest(document: Mapping[str, Any], *known: str) -> Extra:
-    """The keys nobody read; ``null`` says the same as absence."""
+    """The keys that were not read; ``null`` counts as absent."""
     return {key: value for key, value in document.items() if key not in known and value is not None}
 
 
 def unsaid(document: Any, known: AbstractSet[str], where: str = "") -> list[Opaque]:
-    """What an answer says under keys that nobody reads, as parts: every writer drops them by name, that of its dialect, too."""
+    """An answer's values under unknown keys, as parts: every writer, also its own dialect's, drops them by name."""
     if not isinstance(document, dict) or document.keys() <= known:
         return []
     return [Opaque("", where + key, value) for key, value in document.items() if key not in known and value]
@@ -164,7 +164,7 @@ def objects(value: object, where: str) -> list[dict[str, Any]]:
 
 
 def string(document: Mapping[str, Any], key: str, where: str) -> str:
-    """A string that must be there. Raises ``BadRequest`` naming the place."""
+    """A required string. Raises ``BadRequest`` naming the place."""
     value = document.get(key)
     if not isinstance(value, str):
         raise BadRequest(f"{where}.{key} must be a string")
@@ -172,7 +172,7 @@ def string(document: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def parsed(arguments: str) -> dict[str, Any]:
-    """Arguments as an object, for dialects that send one; what does not parse travels under ``_raw``."""
+    """Arguments as an object, for dialects that send one; anything else is put under ``_raw``."""
     if not arguments.strip():
         return {}
     try:
@@ -183,7 +183,7 @@ def parsed(arguments: str) -> dict[str, Any]:
 
 
 def spelled(arguments: Any) -> str:
-    """An object as arguments' JSON text; what :func:`parsed` could not parse comes back as it was."""
+    """Arguments as JSON text; what :func:`parsed` put under ``_raw`` is restored."""
     if isinstance(arguments, str):
         return arguments
     if isinstance(arguments, dict) and set(arguments) == {"_raw"}:
@@ -198,12 +198,12 @@ def words(parts: Iterable[Part], between: str = "") -> str:
 
 
 def names_of_calls(messages: Iterable[Message]) -> dict[str, str]:
-    """Tool call id → tool name, over a conversation: for dialects whose results name the tool."""
+    """Tool call id → tool name, for a whole conversation: for dialects whose results name the tool."""
     return {part.id: part.name for message in messages for part in message.parts if isinstance(part, ToolCall)}
 
 
 def answer_tool(form: Format, taken: Container[str], crossing: Crossing) -> Tool:
-    """Structured output as a tool that the model must call: its arguments are the answer, and come back as words."""
+    """Structured output as a tool that the model must call: its arguments are the answer, and are returned as text."""
     name = _NAME.sub("_", form.name or "answer")[:60]
     while name in taken:
         name += "_"
@@ -228,10 +228,10 @@ def _needed(request: ChatRequest, crossing: Crossing) -> None:
 
 
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:
-    """What a request brings that another dialect's writer does not say: refused if it matters, dropped by name if not.
+    """Refuse, or drop by name, what another dialect's writer cannot express: refused if essential, dropped if not.
 
-    ``dialect`` is the writer's, ``spoken`` are the knobs that it says, but for those that this vendor does without
-    (``no:`` of its quirks). A knob that is ``False`` asks for nothing.
+    ``dialect`` is the writer's, ``spoken`` are the knobs it can write, except those this vendor lacks (``no:`` among
+    its quirks). A knob that is ``False`` requests nothing.
     """
     if request.dialect == dialect:
         return
@@ -259,7 +259,7 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
 
 
 def _extras(request: ChatRequest) -> Iterator[tuple[str, Extra]]:
-    """Where keys stand that only the client's dialect knows."""
+    """The keys that only the client's dialect knows, with the name of their place."""
     for message in request.messages:
         yield "messages", message.extra
         for part in message.parts:
@@ -274,7 +274,7 @@ def _extras(request: ChatRequest) -> Iterator[tuple[str, Extra]]:
         yield "reasoning", {key: value for key, value in own.items() if key not in _OF_THINKING}
 
 
-# what readers keep in ``extra`` for their own writers, and what is bookkeeping of an API: ids and states of its items
+# keys that readers keep in ``extra`` for the same dialect's writer, and an API's bookkeeping: ids and states of items
 _OF_THINKING = frozenset({"config", "encrypted", "reasoning", "budget", "level", "switch"})
 _KEPT = frozenset({
     "instructions", "role", "item", "empty", "legacy", "given", "noid", "at", "parameters", "id", "status", "type", "annotations",
@@ -284,7 +284,7 @@ _KEPT = frozenset({
 
 
 def cached(parts: Iterable[Part]) -> bool:
-    """Whether a prompt-cache mark stands on one of these, or on a part of a result among them."""
+    """Whether one of these parts, or a part of a tool result among them, has a prompt-cache mark."""
     return any(
         not isinstance(part, Reasoning | Opaque)
         and (part.cache or (isinstance(part, ToolResult) and cached(part.parts)))
@@ -295,7 +295,7 @@ def cached(parts: Iterable[Part]) -> bool:
 def unsayable(
     message: Message, crossing: Crossing, *, cache: bool = True, name: bool = True, signature: bool = True
 ) -> None:
-    """Name what a message brings that the writer's dialect has no place for.
+    """Drop by name what the writer's dialect has no field for.
 
     That is a prompt-cache mark, the participant's name, a thought's signature on a call.
     """
@@ -308,7 +308,7 @@ def unsayable(
 
 
 OVERFLOW = "context_length_exceeded"
-"""The code of an error that says the conversation is longer than the model can take, whatever the vendor calls it."""
+"""Error code for a conversation longer than the model accepts, whatever code the vendor uses."""
 _OVERFLOW = re.compile(
     r"prompt is too long|maximum context length|context[ _](?:window|length|size|limit)"
     r"|exceeds? the (?:model's )?(?:maximum|available) (?:number of tokens|context|input)|input is too long|too many tokens in",
@@ -317,13 +317,13 @@ _OVERFLOW = re.compile(
 
 
 def complaint(document: Any, body: bytes) -> Complaint:
-    """:func:`_complaint`, whose code says :data:`OVERFLOW` where its words do."""
+    """An upstream's error; its code is :data:`OVERFLOW` if the message says that the conversation is too long."""
     found = _complaint(document, body)
     return replace(found, code=OVERFLOW) if _OVERFLOW.search(found.message) else found
 
 
 def _complaint(document: Any, body: bytes) -> Complaint:
-    """The error of most vendors: an object, perhaps below ``error``, with a message in it somewhere."""
+    """Most vendors' errors: an object, possibly under ``error``, that contains a message."""
     error = document.get("error", document) if isinstance(document, dict) else document
     if isinstance(error, list) and error:
         error = error[0]
@@ -338,7 +338,7 @@ def _complaint(document: Any, body: bytes) -> Complaint:
         message = "; ".join(_problem(one) for one in error["detail"])
     kind, code, param = (error.get(key) for key in ("type", "code", "param"))
     if isinstance(code, int) and isinstance(error.get("status"), str):
-        code = error["status"]  # Google's code is the HTTP status again
+        code = error["status"]  # Google's code only repeats the HTTP status
     outer = document if isinstance(document, dict) else {}
     request_id = outer.get("request_id") or error.get("request_id")
     return Complaint(

@@ -1,4 +1,4 @@
-"""A credential that expires: fetched at its first use, renewed in the background before it ends."""
+"""A credential that expires: fetched at its first use, renewed in the background before it expires."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 10.0
 """Seconds a request waits for the first credential."""
 
 DOUBT = 60.0
-"""Seconds between two renewals that refusals of the upstream ask for."""
+"""Least seconds between a fetch and a renewal that a rejection by the upstream triggers."""
 
 _SOONEST = 1.0
 _LONGEST_PAUSE = 30.0
@@ -28,15 +28,15 @@ _log = structlog.get_logger("gwcore")
 
 
 class Expiring(Generic[T]):
-    """Holds the newest value; a request takes it from memory.
+    """Keeps the newest value in memory for requests.
 
-    One task fetches, whoever asks: a client that leaves ends nobody's fetch. A renewal that fails is tried again while
-    the old value is valid; without a valid one, requests are refused at once until a try succeeds.
+    A single task fetches, so a client that disconnects cancels no fetch. A failed renewal is retried while the old
+    value is valid; without a valid value, requests are rejected at once until a try succeeds.
 
     Args:
-        what: for messages, such as ``AWS credentials``.
-        fetch: the value and the epoch second at which it ends; ``math.inf`` never. Whatever it raises is a failure.
-        margin: seconds before the end at which to renew.
+        what: name for messages, such as ``AWS credentials``.
+        fetch: returns the value and its expiry in Unix time; ``math.inf``: never. Any exception is a failed try.
+        margin: seconds before the expiry at which to renew.
     """
 
     def __init__(self, what: str, fetch: Callable[[], Awaitable[tuple[T, float]]], margin: float) -> None:
@@ -46,13 +46,13 @@ class Expiring(Generic[T]):
         self._value: T | None = None
         self._expires = 0.0
         self._problem: str | None = None
-        self._settled = asyncio.Event()  # a try has ended, and the next has not begun
+        self._settled = asyncio.Event()  # a try has ended; cleared before the next if the value has expired
         self._wake = asyncio.Event()
         self._fetched = -math.inf  # of the loop's clock
         self._task: asyncio.Task[None] | None = None
 
     async def get(self) -> T:
-        """A valid value. Raises ``Unreachable``: nothing was sent to the upstream, another one may be tried."""
+        """A valid value. Raises ``Unreachable``: nothing was sent to this upstream, so another may be tried."""
         if self._value is None or time.time() >= self._expires:
             await self._first()
         value = self._value
@@ -61,7 +61,7 @@ class Expiring(Generic[T]):
         return value
 
     async def _first(self) -> None:
-        # The task sleeps although its value has ended: the machine slept, or the value came with no time left.
+        # The task sleeps although its value has expired: the machine slept, or the value had expired when fetched.
         overslept = self._settled.is_set() and self._problem is None
         if self._task is None or overslept:
             if self._task is not None:
@@ -81,7 +81,7 @@ class Expiring(Generic[T]):
                 self._value, self._expires = await self._fetch()
                 self._problem, failures = None, 0
                 self._fetched = asyncio.get_running_loop().time()
-            except Exception as error:  # a vendor's library, a broken file, a network: each is a try that failed
+            except Exception as error:  # of a vendor's library, a broken file, the network: each is a failed try
                 failures += 1
                 self._problem = str(error) if isinstance(error, Unavailable) else type(error).__name__
                 _log.warning("credential not renewed", credential=self._what, problem=self._problem, tries=failures)
@@ -105,12 +105,12 @@ class Expiring(Generic[T]):
             return
 
     def doubt(self) -> None:
-        """The upstream refused the value: fetch another in the background, once a minute at most."""
+        """The upstream rejected the value: fetch a new one in the background, at most once a minute."""
         if asyncio.get_running_loop().time() - self._fetched > DOUBT:
             self._wake.set()
 
     async def aclose(self) -> None:
-        """Fetch no more."""
+        """Stop fetching."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -118,4 +118,4 @@ class Expiring(Generic[T]):
 
 
 class Unavailable(Exception):
-    """A source has no credential; the text says why, and may be shown to clients: it holds no secret."""
+    """A source has no credential; the message says why. It contains no secret and may be shown to clients."""

@@ -1,7 +1,7 @@
-"""The longest answers of widely used models, which the price catalogue does not have.
+"""Output limits of widely used models, which the price catalogue lacks.
 
-Sources: the vendors' model pages, November 2026. A family that is not here is unknown, never guessed; the stack file says
-``upstreams.<name>.prices.<model>.max_output`` where it matters.
+Sources: the vendors' model pages, November 2026. The limit of a family not listed is unknown, never guessed; set it in
+the stack file with ``upstreams.<name>.prices.<model>.max_output``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# searched in the catalogue's id of a model, in this order
+# searched in the catalogue's model id, in this order; 0: no known limit
 _MOST: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
     (re.compile(pattern), tokens)
     for pattern, tokens in (
@@ -33,5 +33,5 @@ _MOST: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
 
 
 def max_output(model: str) -> int | None:
-    """Most output tokens of one answer, reasoning included; ``None`` where that is not known."""
+    """Maximum output tokens of one answer, including reasoning; ``None`` if unknown."""
     return next((tokens or None for pattern, tokens in _MOST if pattern.search(model)), None)

@@ -1,4 +1,4 @@
-"""What lists of models tell of limits, abilities and prices."""
+"""Limits, capabilities and prices in model lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gwcore.dialect import Deployment, ModelInfo
 from gwcore.prices import MILLION, PriceCard
 from gwcore.units import DOLLAR
 
-# our bucket or fee → LiteLLM's key of its model_info; dollars per unit
+# our bucket or fee → LiteLLM's key in model_info; dollars per unit
 _LITELLM = {
     "input": "input_cost_per_token",
     "output": "output_cost_per_token",
@@ -37,18 +37,18 @@ _SUPPORTS = {
 
 
 def dollars(price: int) -> str:
-    """Dollars per unit of nano-USD per million units, as an exact decimal."""
+    """Nano-USD per million units → dollars per unit, as an exact decimal."""
     return f"{(Decimal(price) / (DOLLAR * MILLION)).normalize():f}"
 
 
 def limits(card: PriceCard | None, most_in: str, most_out: str) -> dict[str, int]:
-    """The limits that are known, under a dialect's own keys."""
+    """The known limits, under a dialect's own keys."""
     found = {most_in: card.context_window, most_out: card.max_output} if card else {}
     return {key: value for key, value in found.items() if value is not None}
 
 
 def described(card: PriceCard | None) -> dict[str, Any]:
-    """Further keys of an entry of ``GET /v1/models``; prices in dollars per unit, as text, so that they stay exact."""
+    """Further keys of an entry of ``GET /v1/models``; prices in dollars per unit, as strings to stay exact."""
     if card is None:
         return {"pricing": None}
     return {
@@ -65,7 +65,7 @@ def model_info(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
 
 
 def model_groups(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
-    """``data`` of LiteLLM's ``GET /model_group/info``: one entry per name, with what its first deployment can and costs."""
+    """``data`` of LiteLLM's ``GET /model_group/info``: one entry per name, limits and prices of its first deployment."""
     return [
         {
             "model_group": model.id,
@@ -74,7 +74,7 @@ def model_groups(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
             **dict.fromkeys(("max_input_tokens", "max_output_tokens", "input_cost_per_token", "output_cost_per_token")),
             **dict.fromkeys(
                 _SUPPORTS.values()
-            ),  # null: a catalogue of prices knows little of it, and false ends it for clients
+            ),  # null: a price catalogue often does not know, and false would make clients stop using it
             **_known(model.card),
         }
         for model in models
@@ -84,7 +84,7 @@ def model_groups(models: Sequence[ModelInfo]) -> list[dict[str, Any]]:
 def _known(card: PriceCard | None) -> dict[str, Any]:
     if card is None:
         return {}
-    # a client that does arithmetic expects numbers here; the exact ones are in /v1/models
+    # clients that calculate expect numbers here; the exact prices are in /v1/models
     priced = {key: float(dollars(card.prices[own][0][1])) for own, key in _LITELLM.items() if own in card.prices}
     abilities = {key: True for own, key in _SUPPORTS.items() if own in card.capabilities}
     return {**limits(card, "max_input_tokens", "max_output_tokens"), **priced, **abilities}

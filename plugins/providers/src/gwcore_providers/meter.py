@@ -1,4 +1,4 @@
-"""Usage out of the bytes that pass. Chunks that cannot hold usage cost one search and are never parsed."""
+"""Reads usage from the bytes passing through. Chunks that cannot contain usage cost one search and are never parsed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gwcore.wire.sse import Frame, SseReader
 WHOLE_CAP = 64 << 20
 Facts = dict[str, Any]
 Gather = Callable[[Mapping[str, Any], Facts], None]
-"""A document of the reply → what it says of usage, kept in ``Facts``; the same for a whole reply and for its frames."""
+"""Collects what a document of the reply says about usage into ``Facts``; used for whole replies and for frames."""
 FINAL, HEARD = "final", "heard"
-"""Kept among the facts once the usage is all there will be."""
+"""Keys of ``Facts``, set once the usage is complete, and once all input tokens have been reported."""
 Judge = Callable[[dict[str, Any]], bool]
 Total = Callable[[Facts], Usage | None]
-"""The facts → the usage; called when somebody asks."""
+"""The facts → the usage; called when the usage is read."""
 
 
 class FixedMeter:
-    """For operations whose reply says nothing: what is billed is known from the request."""
+    """For operations whose replies report no usage: the billed amount is known from the request."""
 
     void = final = heard = False
 
@@ -33,7 +33,7 @@ class FixedMeter:
         self.usage: Usage | None = usage
 
     def feed(self, chunk: bytes) -> bytes:
-        """The chunk."""
+        """The chunk, unchanged."""
         return chunk
 
     def finish(self) -> bytes:
@@ -48,10 +48,10 @@ class JsonMeter:
     """For operations that answer with one document.
 
     Args:
-        gather: what a document says.
-        total: what it comes to.
+        gather: collects a document's facts.
+        total: computes the usage from them.
         facts: known before the reply.
-        judge: whether a document is an answer that says nothing, and not why.
+        judge: whether a document is an answer with neither content nor reason.
     """
 
     void = False
@@ -68,8 +68,8 @@ class JsonMeter:
 
     @property
     def usage(self) -> Usage | None:
-        """What the reply said so far; ``None`` where it cannot be understood: who settles must not fail by it."""
-        if not self._counted:  # each plugin that counts asks
+        """Usage reported so far; ``None`` if it cannot be interpreted, which must not make the settlement fail."""
+        if not self._counted:  # several plugins read it
             self._counted = True
             try:
                 self._usage = self._total(self._facts)
@@ -79,29 +79,29 @@ class JsonMeter:
 
     @property
     def heard(self) -> bool:
-        """Whether what was read is told, all of it, while the answer is still written."""
+        """Whether all input tokens have been reported, while the answer is still being generated."""
         return HEARD in self._facts
 
     @property
     def final(self) -> bool:
-        """Whether the usage is all there will be, however the stream ends."""
+        """Whether the usage is complete, however the stream ends."""
         return FINAL in self._facts
 
     def feed(self, chunk: bytes) -> bytes:
-        """A piece of a document that is relayed as it comes (Google's streams without ``alt=sse``); kept until its end."""
+        """Keep a piece of a streamed JSON document (Google's streams without ``alt=sse``) until the end; returns it."""
         self._size += len(chunk)
         if self._size <= WHOLE_CAP:
             self._parts.append(chunk)
         return chunk
 
     def finish(self) -> bytes:
-        """Nothing is held back."""
+        """Read the document that was streamed, if any; no bytes are held back."""
         if self._parts and self._size <= WHOLE_CAP:
             self.whole(b"".join(self._parts))
         return b""
 
     def whole(self, body: bytes) -> None:
-        """A complete reply; one that is not JSON has no usage."""
+        """Read a complete reply; one that is not JSON has no usage."""
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -119,23 +119,23 @@ class JsonMeter:
         try:
             self._gather(document, self._facts)
         except MISSHAPEN:
-            pass  # of another shape: it says nothing, and passes
+            pass  # unknown shape: nothing is counted
 
 
 @cache
 def _mark(member: bytes) -> re.Pattern[bytes]:
-    """Also across the lines of a frame, each of which begins with ``data:``."""
+    """A pattern for a member that is an object, also across the ``data:`` lines of a frame."""
     return re.compile(rb"%b[\s:]*+(?:data:[\s:]*+)*\{" % member)
 
 
 class StreamMeter(JsonMeter):
-    """For event streams: a frame is parsed only where a ``member`` of it is an object.
+    """For event streams: a frame is parsed only if its ``member`` is an object.
 
     Args:
-        gather: what a frame's document says.
-        total: what it comes to.
-        member: what a frame with usage holds, an identifier. Others may hold it with ``null``.
-        hide: whether to keep a frame from the client: its document → hidden; ``None`` hides nothing.
+        gather: collects the facts of a frame's document.
+        total: computes the usage from them.
+        member: name of the member that frames with usage have. In other frames it may be ``null``.
+        hide: whether to withhold a frame from the client, given its document; ``None`` hides nothing.
         facts: known before the reply.
     """
 
@@ -155,7 +155,7 @@ class StreamMeter(JsonMeter):
         self._skip = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """The chunk, less a frame the client did not ask for."""
+        """The chunk, without frames the client did not ask for."""
         if self._skip:
             return chunk
         plain = 0 if self._reader.pending else self._plain(chunk)
@@ -164,17 +164,17 @@ class StreamMeter(JsonMeter):
         try:
             frames = self._reader.feed(chunk[plain:])
         except Malformed:
-            self._skip = True  # a frame beyond any cap: relay, and count nothing
+            self._skip = True  # a frame exceeds the size limit: relay the rest without counting
             return chunk
         return self._keep(frames, chunk, plain)
 
     def finish(self) -> bytes:
-        """What the reader still holds."""
+        """The bytes that the reader still holds."""
         return b"" if self._skip else self._keep(self._reader.close(), b"", 0)
 
     def _plain(self, chunk: bytes) -> int:
-        """How many bytes at the beginning are whole frames that cannot hold usage."""
-        # nearly always there is none, which is seen far faster so
+        """How many bytes at the beginning are complete frames that cannot contain usage."""
+        # nearly always the member is absent, which a plain search finds far faster
         at = chunk.find(self._member)
         found = self._mark.search(chunk, at) if at >= 0 else None
         end = chunk.rfind(b"\n\n", 0, found.start() if found else len(chunk))

@@ -1,4 +1,4 @@
-"""What the codecs of dialects that only upstreams speak share: parts of a stream, tools, what none of them can say."""
+"""Shared by the codecs of dialects that only upstreams speak: parts of a stream, tools, what none of them supports."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 def new_id(prefix: str) -> str:
-    """An id for what the vendor gives none."""
+    """A new id, for objects without an id from the vendor."""
     return f"{prefix}{uuid4().hex}"
 
 
 def document_of(frame: Frame) -> dict[str, Any] | None:
-    """The object in a frame; ``None`` for a comment and for an end mark. Raises ``Malformed``."""
+    """The object in a frame; ``None`` for a comment or the end mark. Raises ``Malformed``."""
     if frame.comment or not frame.data or frame.data == b"[DONE]":
         return None
     try:
@@ -36,20 +36,20 @@ def document_of(frame: Frame) -> dict[str, Any] | None:
 
 
 class Parts:
-    """Numbers the parts of an answer that is being read. Words and thoughts follow one another; a call is a part of its own."""
+    """Numbers the parts of an answer being read. Consecutive text, or thought, is one part; each call is its own."""
 
     def __init__(self) -> None:
         self._count = 0
         self._open: tuple[str, int] | None = None
 
     def new(self, events: list[Event]) -> int:
-        """The number of a part that begins now; what was open has ended."""
+        """End the open part and return the number of a new one."""
         self.close(events)
         self._count += 1
         return self._count - 1
 
     def begin(self, events: list[Event]) -> int:
-        """A part that :meth:`close` will end, neither words nor thoughts."""
+        """Begin a part, neither text nor thought, that :meth:`close` will end; returns its number."""
         at = self.new(events)
         self._open = ("other", at)
         return at
@@ -60,33 +60,33 @@ class Parts:
         return self._open[1]
 
     def text(self, text: str, events: list[Event], logprobs: Any = None) -> int:
-        """More words; the number of their part."""
+        """Add text; returns the number of its part."""
         at = self._at("text", events)
         events.append(TextDelta(at, text, logprobs=logprobs))
         return at
 
     def thought(self, text: str, events: list[Event], sealed: Reasoning | None = None) -> None:
-        """More of a thought."""
+        """Add to a thought."""
         events.append(ReasoningDelta(self._at("thought", events), text, sealed=sealed))
 
     def call(self, call: ToolCall, events: list[Event]) -> None:
-        """A call that comes in one piece."""
+        """Add a complete tool call."""
         at = self.new(events)
         events += [ToolCallStarted(at, call), PartEnded(at)]
 
     def close(self, events: list[Event]) -> None:
-        """The open part has ended."""
+        """End the open part, if any."""
         if self._open is not None:
             events.append(PartEnded(self._open[1]))
             self._open = None
 
 
 def one_answer_in_words(request: ChatRequest, crossing: Crossing) -> None:
-    """Refuse what none of these dialects has, and results that answer no call.
+    """Refuse what none of these dialects supports, and tool results without a call.
 
     Raises:
-        Untranslatable: several answers, or other than words.
-        BadRequest: a tool result whose call is not in the conversation.
+        Untranslatable: several answers, or output other than text, were requested.
+        BadRequest: a tool result precedes its call, or has none.
     """
     known: set[str] = set()
     for message in request.messages:
@@ -101,9 +101,9 @@ def one_answer_in_words(request: ChatRequest, crossing: Crossing) -> None:
 
 
 def functions(request: ChatRequest, crossing: Crossing, *, strict: bool = False) -> list[dict[str, Any]]:
-    """The tools: name, description and a schema. One of free text is a function of one string.
+    """The tools: name, description and a schema. A free-text tool becomes a function of one string.
 
-    ``strict`` says that the dialect has a word for it.
+    ``strict``: the dialect supports strict tools.
     """
     made = []
     for tool in request.tools:
@@ -119,7 +119,7 @@ def functions(request: ChatRequest, crossing: Crossing, *, strict: bool = False)
 
 
 def schema_of(tool: Tool, crossing: Crossing) -> dict[str, Any]:
-    """What a tool takes."""
+    """The JSON Schema of a tool's arguments."""
     if not tool.custom:
         return tool.schema if isinstance(tool.schema, dict) else _NO_PARAMETERS
     if isinstance(tool.grammar, dict) and tool.grammar.get("type") not in {None, "text"}:
@@ -128,14 +128,14 @@ def schema_of(tool: Tool, crossing: Crossing) -> dict[str, Any]:
 
 
 def arguments_of(call: ToolCall, crossing: Crossing) -> str:
-    """A call's arguments as JSON text. Raises ``Untranslatable`` for one that the vendor itself ran."""
+    """A call's arguments as JSON text. Raises ``Untranslatable`` for a call that the vendor ran itself."""
     if call.server:
         raise crossing.refuse(f"the server tool {call.name}")
     return orjson.dumps({"input": call.arguments}).decode() if call.custom else call.arguments or "{}"
 
 
 def said(parts: list[Part], crossing: Crossing, between: str = "\n") -> str:
-    """The words of parts that may hold nothing else. Media must have been taken out; plain documents are words."""
+    """The text of parts, which must be text or plain-text documents; anything else is refused."""
     out = []
     for part in parts:
         if isinstance(part, Text):

@@ -1,7 +1,7 @@
 """The ``genai-prices`` catalogue as price cards.
 
-The catalogue's module costs half a second and tens of megabytes, so it is imported when somebody first asks for a price.
-It works offline: prices are those of the installed version, which every card names. What it does not know is unpriced.
+Importing the catalogue takes half a second and tens of megabytes, so it is done at the first price look-up. It works
+offline: prices are those of the installed version, which every card names. Unknown models are unpriced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gwcore_providers.limits import max_output
 CATALOGUE: Final = "genai-prices"
 _MTOK, _THOUSAND, _HOUR = Decimal(DOLLAR), Decimal(DOLLAR) * 1000, Decimal(DOLLAR) * MILLION / 3600
 
-# key of the catalogue → bucket or fee, and nano-USD per million units of one dollar of its price
+# catalogue key → bucket or fee, and the factor from its price in dollars to nano-USD per million units
 KEYS: Mapping[str, tuple[str, Decimal]] = {
     "input_mtok": ("input", _MTOK),
     "output_mtok": ("output", _MTOK),
@@ -52,7 +52,7 @@ KEYS: Mapping[str, tuple[str, Decimal]] = {
     "audio_hours": ("audio_seconds", _HOUR),
     "input_audio_hours": ("audio_seconds", _HOUR),
 }
-# our word for a provider → the catalogue's, where they differ
+# our name of a provider → the catalogue's, if different
 _IDS = {
     "gemini": "google",
     "vertex": "google",
@@ -62,34 +62,34 @@ _IDS = {
     "voyage": "voyageai",
     "moonshot": "moonshotai",
 }
-# what selects a variant of the catalogue, and may be the service tier of a reply
+# conditions of the catalogue's price variants that correspond to a reply's service tier
 _TIER_KEYS = frozenset({"service_tier", "processing", "speed"})
-# vendors whose replies hold the amount they bill, by our word and the catalogue's
+# vendors whose replies contain the billed amount, by our name and by the catalogue's
 _BILLED = frozenset({"openrouter", "xai", "x-ai", "perplexity", "vercel-gateway"})
 _DEMO = "demo"
-# what an operator's own server costs. Caches and thoughts have no price of their own: where the stack file prices input and
-# output, they are charged as these
+# prices of an operator's own server. Cache and reasoning have none of their own: if the stack file prices input and
+# output, they are charged like those
 _OWN = {name: steps for name, steps in FREE.items() if name not in BUCKETS or name in {"input", "output"}}
-_HOSTED = ("-cloud", ":cloud")  # Ollama's names for models that run at Ollama's
+_HOSTED = ("-cloud", ":cloud")  # suffixes of Ollama's models that run in Ollama's cloud
 
 
 @hookimpl
 def gwcore_price(upstream: Upstream, model: str) -> PriceCard | None:
-    """The card of a model at an upstream, by the upstream's address first and its provider second."""
+    """The price card of a model at an upstream, found by the upstream's address, else by its provider."""
     provider = upstream.provider.name
     row = ROWS.get(provider)
     if (row is not None and row.local) or provider == _DEMO:
         return None if model.endswith(_HOSTED) else PriceCard(model, _OWN, source="local")
     found = _catalogued(upstream, model)
     if found is None and provider in _BILLED:
-        # what it will cost is not known, what it did cost is
+        # the price is unknown in advance, but the reply states the cost
         return PriceCard(model, {}, source="reply", billed=True)
     return found
 
 
 @hookimpl
 def gwcore_models(upstream: Upstream) -> list[str] | None:
-    """The catalogue's models of an upstream's vendor, as far as it still has them; its families are no names."""
+    """The catalogue's models of an upstream's vendor, without deprecated ones and families (ids ending in ``-``)."""
     provider = _provider(upstream, "")
     if provider is None:
         return None
@@ -120,7 +120,7 @@ def _catalogued(upstream: Upstream, model: str) -> PriceCard | None:
 
 
 def _provider(upstream: Upstream, model: str) -> Any:
-    """The catalogue's provider behind an address (whoever the stack file says it is), else behind the provider's word."""
+    """The catalogue's provider for an upstream's address (whatever its ``provider``), else for its provider's name."""
     snapshot, name = _snapshot(), upstream.provider.name
     if name == "huggingface":
         return _named(f"huggingface_{model.rpartition(':')[2]}")
@@ -163,7 +163,7 @@ def _card(provider: Any, model: Any, now: datetime) -> PriceCard | None:
 
 
 def _prices(prices: Any) -> dict[str, Steps]:
-    """The catalogue's prices by bucket and fee. A step there starts above its number of tokens, as it does here."""
+    """The catalogue's prices by bucket and fee. As in a price card, a step applies above its number of tokens."""
     found: dict[str, Steps] = {}
     for key, value in vars(prices).items():
         if value is None or key not in KEYS:
@@ -176,14 +176,14 @@ def _prices(prices: Any) -> dict[str, Steps]:
 
 
 def _integer(amount: Decimal) -> int:
-    """A price by the hour is rarely whole per second: at most a nano-dollar per million seconds is cut off."""
+    """Rounded down: a price per hour is rarely whole per second; at most a nano-dollar per million seconds is lost."""
     return int(amount.to_integral_value(ROUND_FLOOR))
 
 
 def _in_one_country(
     standard: Mapping[str, Steps], tiers: Mapping[str, Mapping[str, Steps]]
 ) -> Iterator[tuple[str, dict[str, Steps]]]:
-    """Anthropic: tokens cost a tenth more where the reply says ``inference_geo: us``, in every tier."""
+    """Anthropic: in every tier, tokens cost 10 % more if the reply says ``inference_geo: us``."""
     for name, own in [(STANDARD, {}), *tiers.items()]:
         dearer = {
             key: tuple((above, -(-price * 11 // 10)) for above, price in steps)
@@ -194,7 +194,7 @@ def _in_one_country(
 
 
 def _until(model: Any, now: datetime) -> float | None:
-    """When the catalogue says that the prices change next."""
+    """Unix time of the next price change in the catalogue; ``None`` if there is none."""
     conditional = model.prices if isinstance(model.prices, list) else []
     rules = [entry.constraint for entry in (*conditional, *(model.price_variants or ())) if entry.constraint]
     moments = []
@@ -209,7 +209,7 @@ def _until(model: Any, now: datetime) -> float | None:
 
 
 def _capabilities(prices: Mapping[str, Steps]) -> frozenset[str]:
-    """What a price list gives away: who is charged for it can do it."""
+    """Capabilities implied by a price list: what has a price is supported."""
     told = {
         "cache_read": "prompt_caching",
         "audio_in": "audio_input",

@@ -1,4 +1,4 @@
-"""What vectors are for: the vendors' words and ours; and what all codecs of lists share."""
+"""Purposes of embeddings: the vendors' names and ours. Also what all list codecs share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MEANT = {
 
 
 def meant(word: Any) -> str | None:
-    """A vendor's word in ours; one that nobody knows is told to vendors as it is."""
+    """A vendor's name of a purpose → ours; an unknown one is passed on unchanged."""
     return _MEANT.get(word.lower(), word) if isinstance(word, str) and word else None
 
 
 def say(request: ListRequest, crossing: Crossing, *spoken: str) -> None:
-    """Name what is left out: all that the request holds and the dialect has no word for. ``spoken`` has one for these."""
+    """Drop by name whatever the request contains and the dialect cannot express; it can express ``spoken``."""
     for name in ("purpose", "dimensions", "truncate", "user"):
         if getattr(request, name) is not None and name not in spoken:
             crossing.drop({"purpose": "input_type"}.get(name, name))
@@ -35,19 +35,19 @@ def say(request: ListRequest, crossing: Crossing, *spoken: str) -> None:
 
 
 def words(request: ListRequest, crossing: Crossing) -> list[str]:
-    """The items, which must be texts."""
+    """The items, which must be texts. Raises ``Untranslatable``."""
     if any(not isinstance(item, str) for item in request.items):
         raise crossing.refuse("input as tokens", "send its text")
     return [item for item in request.items if isinstance(item, str)]
 
 
 def in_order(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By ``index``, where there is one."""
+    """Sort by ``index``, if present."""
     return sorted(items, key=lambda item: item.get("index", 0))
 
 
 def vector(value: Any) -> Vector:
-    """A vector as it came. Raises ``Malformed``."""
+    """A vector, as received: a list or base64. Raises ``Malformed``."""
     if not isinstance(value, str | list):
         raise Malformed("the upstream's answer holds no vector")
     return value
@@ -66,7 +66,7 @@ def texts(value: Any, where: str) -> list[Item]:
 
 
 def count(document: dict[str, Any], key: str) -> int | None:
-    """A whole number above 0, or nothing. Raises ``BadRequest``."""
+    """A whole number above 0, or ``None`` if absent. Raises ``BadRequest``."""
     value = document.get(key)
     if value is None:
         return None
@@ -76,7 +76,7 @@ def count(document: dict[str, Any], key: str) -> int | None:
 
 
 def document_text(value: Any, fields: Any) -> str:
-    """A document to rank: a text, or an object whose ``text`` (or ``fields``) are. Raises ``BadRequest``."""
+    """A document to rank: a string, or an object's ``fields``, ``text`` or JSON. Raises ``BadRequest``."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
@@ -89,7 +89,7 @@ def document_text(value: Any, fields: Any) -> str:
 
 
 class Errors:
-    """What every codec of a list does alike."""
+    """Base of the list codecs: reads errors."""
 
     def read_error(self, _status: int, body: bytes) -> Complaint:
         """See :meth:`gwcore.lists.UpstreamListCodec.read_error`."""

@@ -1,4 +1,4 @@
-"""What vendors do otherwise than the owner of the dialect they speak: words that rows say and codecs know."""
+"""Deviations of vendors from the owner of the dialect they speak: words that rows declare and codecs act on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _KNOWN = re.compile("|".join([*map(re.escape, WORDS), *(f"{prefix}.+" for prefix
 
 
 def words(*given: str | Iterable[str]) -> frozenset[str]:
-    """A set of them. Raises ``ValueError`` for one that no codec knows."""
+    """A set of quirks. Raises ``ValueError`` for one that no codec knows."""
     found: set[str] = set()
     for one in given:
         found.update([one] if isinstance(one, str) else one)
@@ -70,27 +70,27 @@ def words(*given: str | Iterable[str]) -> frozenset[str]:
 
 
 def efforts(*levels: str) -> frozenset[str]:
-    """What ``reasoning_effort`` takes."""
+    """Quirks for the values that ``reasoning_effort`` accepts."""
     return frozenset(f"effort:{level}" for level in levels)
 
 
 def without(*knobs: str) -> frozenset[str]:
-    """Knobs that are left out."""
+    """Quirks for knobs to leave out."""
     return frozenset(f"no:{knob}" for knob in knobs)
 
 
 def value(quirks: frozenset[str], prefix: str) -> str | None:
-    """What stands behind a prefix such as ``num_ctx:``."""
+    """The value after a prefix such as ``num_ctx:``."""
     return next((word[len(prefix) :] for word in quirks if word.startswith(prefix)), None)
 
 
 def found(models: Mapping[str, frozenset[str]], model: str) -> frozenset[str]:
-    """The words of every pattern that is found in a model's name."""
+    """The quirks of every pattern that matches in a model's name."""
     return frozenset().union(*(words for pattern, words in models.items() if re.search(pattern, model)))
 
 
 OWN_SAMPLING = ("top_k", "min_p", "repetition_penalty")
-"""What only inference servers of open models sample by."""
-# of the vendor itself, wherever its models are served as it serves them
+"""Sampling knobs that only inference servers of open models have."""
+# OpenAI's own, also where its models are served in the same way (Azure)
 OPENAI_CHAT = words("max_completion_tokens", "developer", "wav_mp3", without(*OWN_SAMPLING))
 OPENAI_MODELS = {r"gpt-[5-9]": words("custom_tools")}

@@ -1,8 +1,9 @@
-"""What another vendor signed or sealed, out of a request that goes to the vendor of the client's own dialect.
+"""Removes what another vendor signed or sealed from a request to the vendor of the client's own dialect.
 
-A client keeps the whole conversation. Where another vendor answered some of its turns, as in a fallback, their thoughts and
-signatures stand in it as :mod:`gwcore_providers.crossing` sealed them, and a vendor refuses whatever it did not sign. What a
-vendor wants of its own answers and those lack, a thought before a call or a signature on it, is mended as the vendor says.
+A client keeps the whole conversation. If another vendor answered some of its turns, as in a fallback, it contains their
+thoughts and signatures as :mod:`gwcore_providers.crossing` sealed them, and a vendor rejects what it did not sign. If
+such a turn lacks what the vendor requires (a thought before a tool call, or a signature on it), the request is adapted as
+the vendor documents.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ _THOUGHTS = "reasoning of another vendor"
 
 
 def chat(raw: bytes, document: Document) -> Returned | None:
-    """OpenAI's chat, whose ids of calls have at most forty characters: without the signature behind an id."""
+    """OpenAI's chat: remove signatures from tool call ids (at most 40 characters)."""
     return (_each(document, "messages", _plain_ids), [_THOUGHTS]) if THOUGHT.encode() in raw else None
 
 
 def responses(raw: bytes, document: Document) -> Returned | None:
-    """OpenAI's responses, whose ids of calls have at most sixty-four."""
+    """OpenAI's responses: remove sealed thoughts, and signatures from tool call ids (at most 64 characters)."""
     if SEAL.encode() not in raw and THOUGHT.encode() not in raw:
         return None
     return _each(document, "input", _unless_sealed), [_THOUGHTS]
 
 
 def messages(document: Document) -> Returned | None:
-    """Anthropic's messages; a thought that nobody signed is another vendor's, too."""
+    """Anthropic's messages: remove foreign and unsigned thoughts, and ``thinking`` if a required thought is missing."""
     turns = document.get("messages")
-    # looking through the blocks is cheaper than through the bytes: they are many, and what is unsigned begins with a quote
+    # cheaper than a search of the many bytes, where an empty signature is a pattern that begins with a quote
     said = [turn for turn in (turns if isinstance(turns, list) else ()) if isinstance(turn, dict)]
     foreign = any(
         _unless_foreign(one) is None for turn in said if turn.get("role") == "assistant" for one in _blocks(turn)
@@ -51,7 +52,7 @@ def messages(document: Document) -> Returned | None:
 
 
 def generate(raw: bytes, document: Document, model: str) -> Returned | None:
-    """Gemini's contents."""
+    """Gemini's contents: remove foreign thoughts, and add the placeholder where a model requires a signature."""
     out, dropped = document, []
     if SEALED.encode() in raw:
         out = _each(document, "contents", lambda item: _inner(item, "parts", _unless_signed))
@@ -70,7 +71,7 @@ def _each(document: Document, key: str, keep: _Keep) -> Document:
 
 
 def _inner(turn: dict[str, Any], key: str, keep: _Keep) -> dict[str, Any] | None:
-    """A turn of nothing else goes as a whole: empty ones are refused, and neighbours of one role are not."""
+    """The turn without these; ``None`` if nothing is left: empty turns are rejected, adjacent ones of a role are not."""
     kept = dict(_each(turn, key, keep))
     return None if turn.get(key) and not kept[key] else kept
 
@@ -85,10 +86,10 @@ def _blocks(turn: dict[str, Any], key: str = "content") -> Iterator[dict[str, An
 
 
 def _unthought(turns: Any, *, foreign: bool) -> bool:
-    """Whether the turn that is being answered, calls and all, was begun by another vendor and so without a thought.
+    """Whether the current turn, with its tool calls, was begun by another vendor and so lacks the initial thought.
 
-    With a budget to think, this API refuses such a turn; with adaptive thinking it does not ask for the thought:
-    https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking. Its own calls have ids of its own.
+    With a thinking budget, this API rejects such a turn; with adaptive thinking it does not require the thought:
+    https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking. Its own call ids begin with ``toolu_``.
     """
     first = None
     for turn in reversed(turns if isinstance(turns, list) else []):
@@ -106,7 +107,7 @@ def _unthought(turns: Any, *, foreign: bool) -> bool:
 
 
 def _without_thinking(document: Document) -> Document:
-    """Nor what asks the API to clear thoughts, which it refuses alone."""
+    """The request without ``thinking`` and without the edits that clear thoughts, which the API rejects without it."""
     out = {key: value for key, value in document.items() if key != "thinking"}
     managed = out.get("context_management")
     if isinstance(managed, dict) and isinstance(edits := managed.get("edits"), list):
@@ -118,11 +119,11 @@ def _without_thinking(document: Document) -> Document:
 
 
 def _signed(document: Document) -> Document:
-    """With Google's word where the first call of a step, in the turn that is being answered, has no signature."""
+    """Add Google's placeholder if the first call of a step in the current turn has no signature."""
     contents = document.get("contents")
     contents = contents if isinstance(contents, list) else []
     out = list(contents)
-    step: int | None = None  # where the step begins that is being looked through, last one first
+    step: int | None = None  # index of the step being checked; from last to first
     for at in range(len(out) - 1, -1, -1):
         if not isinstance(out[at], dict):
             return document

@@ -1,7 +1,7 @@
 """Usage objects of the vendors → disjoint buckets.
 
 Sources: each vendor's API reference, and recorded replies where they differ from it. Amounts of money in a reply are
-decimal numbers; they are read digit by digit, never through binary fractions of a dollar.
+read as decimal numbers, never computed as binary fractions of a dollar.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Document = Mapping[str, Any]
 _EMPTY: Final[Document] = {}
 
 _NAME = re.compile(r"[a-z0-9_.\-]{1,40}")
-# how vendors call the tier of a request that asked for none
+# vendors' names for the tier of a request that did not choose one
 _STANDARD = frozenset({"", "default", "auto", "standard", "standard_only", "on_demand", "unspecified"})
 
 
 MOST = 10**9
-"""Tokens, characters, seconds of one answer. A -1 that somebody wrote as an unsigned number is beyond it, and books end there."""
+"""Limit of tokens, characters or seconds per answer: excludes a -1 written as unsigned, too large for the ledger."""
 
 
 def number(document: Document, *names: str) -> int:
-    """The first of these keys that holds a count above 0, rounded up; else 0. What nobody can have used is no count."""
+    """The first of these keys with a count above 0, rounded up; else 0. Counts above :data:`MOST` are ignored."""
     for name in names:
         value: Any = document.get(name)
         if value and (type(value) is int or type(value) is float) and 0 < value <= MOST:
@@ -37,7 +37,7 @@ def number(document: Document, *names: str) -> int:
 
 
 def part(document: Document, *names: str) -> Document:
-    """The first of these keys that holds an object; else an empty one."""
+    """The first of these keys whose value is an object; else an empty one."""
     for name in names:
         value = document.get(name)
         if isinstance(value, dict):
@@ -46,7 +46,7 @@ def part(document: Document, *names: str) -> Document:
 
 
 def tier(value: Any) -> str | None:
-    """A service tier as a reply states it; ``None`` for the vendor's standard one, ``unknown`` for what is no name."""
+    """A service tier as a reply states it; ``None`` for the vendor's standard tier, ``unknown`` if it is not a name."""
     if value is None:
         return None
     name = value.lower() if isinstance(value, str) else ""
@@ -56,7 +56,7 @@ def tier(value: Any) -> str | None:
 
 
 def counted(fees: Mapping[str, int]) -> Mapping[str, int]:
-    """The fees that were used at all."""
+    """The fees with a count above 0."""
     used = {name: count for name, count in fees.items() if count}
     return used or NO_FEES
 
@@ -75,7 +75,7 @@ def nano(value: Any) -> int | None:
 
 
 def _split(total: int, *parts: int) -> list[int]:
-    """``parts`` cut, in order, to what is left of ``total``; the rest comes first."""
+    """Cap each of ``parts``, in order, to what is left of ``total``; the final remainder comes first."""
     kept = []
     for one in parts:
         kept.append(min(one, total))
@@ -83,7 +83,7 @@ def _split(total: int, *parts: int) -> list[int]:
     return [total, *kept]
 
 
-# ── the API most of the field speaks ─────────────────────────────────────────────────────────────────────────────────
+# ── OpenAI and compatible vendors ────────────────────────────────────────────────────────────────────────────────────
 
 
 _DETAILS = frozenset(
@@ -95,15 +95,15 @@ _TOKENS = _DETAILS | {*_OF_CHAT, *_OF_RESPONSES}
 
 
 def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, int] | None = None) -> Usage:
-    """Chat, completions, embeddings, rerank, images, audio and responses, of OpenAI and of who follows it.
+    """Usage of chat, completions, embeddings, rerank, images, audio and responses, of OpenAI and compatible vendors.
 
-    Cached and written tokens are inside the input, reasoning is inside the output; vendors that count reasoning beside
-    it are known by their total. A total above the sum of the parts is output nobody itemised (hidden reasoning).
+    The input includes cached and written tokens, the output includes reasoning; vendors that count reasoning separately
+    are detected by their total. A total above the sum of the parts is output that is not itemised (hidden reasoning).
 
     Args:
         usage: the usage object.
         service_tier: as the reply states it.
-        fees: what the caller counted elsewhere in the reply.
+        fees: what the caller counted elsewhere.
     """
     found = None if fees else _plain(usage)
     if found is not None:
@@ -127,8 +127,8 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
     written_5m, written_1h = _split(written, number(part(usage, "cache_creation"), "ephemeral_1h_input_tokens"))
     audio_out, image_out = number(outputs, "audio_tokens"), number(outputs, "image_tokens")
     text_out, reasoning, audio_out, image_out = _split(all_out, reasoning, audio_out, image_out)
-    more = not _TOKENS.issuperset(usage)  # it tells more than tokens
-    # Mistral's total alone counts audio and what moderation puts around the text; elsewhere it is hidden reasoning
+    more = not _TOKENS.issuperset(usage)  # it reports more than tokens
+    # at Mistral only the total counts audio and text added by moderation; elsewhere the difference is hidden reasoning
     hidden_in, hidden_out = (max(0, left), 0) if "prompt_audio_seconds" in usage else (0, max(0, left))
     return Usage(
         input=text_in + hidden_in,
@@ -151,7 +151,7 @@ def openai_usage(usage: Document, service_tier: Any = None, fees: Mapping[str, i
 
 
 def _plain(usage: Document) -> Usage | None:
-    """Totals that add up, beside details that are all zero: most answers, so there is little to do for it."""
+    """Fast path for most answers: totals that add up, and all details zero. ``None`` for any other."""
     into, out, total = names = _OF_CHAT if "prompt_tokens" in usage else _OF_RESPONSES
     read, written = usage.get(into), usage.get(out, 0)
     if type(read) is not int or type(written) is not int or read < 0 or written < 0:
@@ -168,11 +168,11 @@ def _plain(usage: Document) -> Usage | None:
 
 
 def _openai_totals(usage: Document, reasoning: int) -> tuple[int, int, int, int]:
-    """All input, all output with reasoning, reasoning, and what the vendor's total has beyond (or short of) both."""
+    """All input, all output with reasoning, reasoning, and the vendor's total minus input and output."""
     total_in = number(usage, "prompt_tokens", "input_tokens")
     total_out = number(usage, "completion_tokens", "output_tokens")
     total = number(usage, "total_tokens")
-    if "citation_tokens" in usage:  # Perplexity's deep research: reasoning stands beside the output and the total
+    if "citation_tokens" in usage:  # Perplexity's deep research: neither output nor total includes reasoning
         return total_in, total_out + reasoning, reasoning, 0
     if not total_in and not total_out:
         return total, 0, 0, 0
@@ -182,7 +182,7 @@ def _openai_totals(usage: Document, reasoning: int) -> tuple[int, int, int, int]
 
 
 def openai_fees(usage: Document) -> dict[str, int]:
-    """What a usage object counts besides tokens."""
+    """Billable units other than tokens in a usage object."""
     tools = part(usage, "server_tool_use_details", "server_side_tool_usage_details", "server_tool_use")
     seconds = number(usage, "prompt_audio_seconds")
     if not seconds and usage.get("type") == "duration":
@@ -201,7 +201,7 @@ def openai_fees(usage: Document) -> dict[str, int]:
 def reported(usage: Document) -> int | None:
     """The vendor's own figure in nano-USD: OpenRouter, Vercel, Perplexity (``cost``), xAI (ticks of 1e-10 USD)."""
     ticks = usage.get("cost_in_usd_ticks")
-    if isinstance(ticks, int) and ticks > 0 and ticks is not True:  # who resells xAI's models leaves a 0
+    if isinstance(ticks, int) and ticks > 0 and ticks is not True:  # resellers of xAI's models send 0
         return -(-ticks // 10)
     cost = usage.get("cost")
     if isinstance(cost, dict):
@@ -217,13 +217,13 @@ _CALLS = {"file_search_call": "file_search", "image_generation_call": "image", "
 
 
 def output_fees(output: Any) -> dict[str, int]:
-    """Server tools that a Responses reply's ``output`` shows; its usage object does not count them."""
+    """Server tools used, counted in a Responses reply's ``output``; its usage object does not count them."""
     fees: dict[str, int] = {}
     containers = set()
     for item in output if isinstance(output, list) else ():
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == "web_search_call":
-            # a page that is opened or searched in is no further search
+            # opening a page or searching in it is not another search
             if part(item, "action").get("type") in {None, "search"}:
                 fees["web_search"] = fees.get("web_search", 0) + 1
         elif kind == "code_interpreter_call":
@@ -239,9 +239,9 @@ def output_fees(output: Any) -> dict[str, int]:
 
 
 def anthropic_usage(usage: Document) -> Usage:
-    """Messages: cached tokens stand beside the input, thinking inside the output.
+    """Usage of Messages: the input excludes cached tokens, the output includes thinking.
 
-    ``iterations`` lists what the top level leaves out: a compaction of the context, or another model's advice.
+    ``iterations`` lists usage that the top level omits: a compaction of the context, or another model's advice.
     """
     rounds = usage.get("iterations")
     others = (
@@ -256,7 +256,7 @@ def anthropic_usage(usage: Document) -> Usage:
         found.cache_write_1h += more.cache_write_1h
         found.output += more.output
         found.reasoning += more.reasoning
-        # advice is another model's, at its price
+        # advice comes from another model, at that model's price
         found.mismatch |= more.mismatch or other.get("type") != "compaction"
     tools = part(usage, "server_tool_use")
     if tools:
@@ -290,7 +290,7 @@ def _anthropic_part(usage: Document) -> Usage:
 
 
 def gemini_usage(usage: Document, searches: int = 0) -> Usage:
-    """generateContent: cached is inside the prompt; thoughts and what tools read stand beside.
+    """Usage of generateContent: the prompt includes cached tokens; thoughts and tool input are counted separately.
 
     Args:
         usage: ``usageMetadata``.
@@ -302,7 +302,7 @@ def gemini_usage(usage: Document, searches: int = 0) -> Usage:
     total = number(usage, "totalTokenCount")
     left = total - prompt - tools - out - thoughts if total and (out or thoughts) else 0
     mismatch = left != 0 or cached > prompt + tools
-    if left > 0 and not prompt:  # a prompt it forgot to itemise
+    if left > 0 and not prompt:  # the prompt was not itemised
         prompt, left = left, 0
     ins = [
         *_details(usage, "promptTokensDetails", "promptTokenDetails"),
@@ -348,7 +348,7 @@ def _modality(details: Iterable[Document], *modalities: str) -> int:
 
 
 def bedrock_usage(usage: Document, service_tier: Any = None) -> Usage:
-    """Converse: cached tokens stand beside the input."""
+    """Usage of Converse: the input excludes cached tokens."""
     read, written = number(usage, "cacheReadInputTokens"), number(usage, "cacheWriteInputTokens")
     hour = sum(number(one, "inputTokens") for one in _details(usage, "cacheDetails") if one.get("ttl") == "1h")
     found = Usage(
@@ -360,13 +360,13 @@ def bedrock_usage(usage: Document, service_tier: Any = None) -> Usage:
         service_tier=tier(service_tier),
     )
     total = number(usage, "totalTokens")
-    # some models' total leaves the cache out
+    # some models' total excludes cached tokens
     found.mismatch = hour > written or (total > 0 and total not in {found.total, found.total - read - written})
     return found
 
 
 def cohere_usage(usage: Document) -> Usage:
-    """Cohere's ``usage`` (chat) and ``meta`` (embed, rerank): what it bills, which is less than what it read."""
+    """Usage in Cohere's ``usage`` (chat) and ``meta`` (embed, rerank): billed units, fewer than what it processed."""
     billed = part(usage, "billed_units")
     counts = billed or part(usage, "tokens")
     return Usage(
@@ -378,5 +378,5 @@ def cohere_usage(usage: Document) -> Usage:
 
 
 def ollama_usage(document: Document) -> Usage:
-    """Ollama's own API: counts stand at top level of the reply."""
+    """Usage of Ollama's own API: the counts are at the top level of the reply."""
     return Usage(input=number(document, "prompt_eval_count"), output=number(document, "eval_count"))

@@ -1,4 +1,4 @@
-"""Vendors with an API of their own, and Azure: one class each. What merely speaks OpenAI is a row in ``compatible.py``."""
+"""Vendors with an API of their own, and Azure: one class each. OpenAI-compatible ones are rows in ``compatible.py``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Address = tuple[str, bool] | None
 
 
 def segment(text: str) -> str:
-    """One path segment: no slash, no dot segment, nothing that could leave it."""
+    """The text quoted as one path segment: no slash, no dot segment."""
     quoted = quote(text, safe="")
     return quoted.replace(".", "%2E") if set(text) <= {"."} else quoted
 
 
 def model_path(text: str) -> str:
-    """A model's name in a path; slashes stay, dot segments do not."""
+    """A model's name quoted for a path; slashes are kept, dot segments are escaped."""
     return "/".join(segment(part) for part in text.split("/"))
 
 
 class Vendor:
-    """What all vendors share."""
+    """Defaults of all vendors."""
 
     name = ""
     base_url: str | None = None
@@ -35,15 +35,15 @@ class Vendor:
     Options: type[BaseModel] | None = None
 
     def quirks(self, _upstream: Upstream, _model: str) -> frozenset[str]:
-        """None."""
+        """No quirks."""
         return frozenset()
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
-        """A bearer token, as most vendors take it."""
+        """A bearer token, as most vendors expect."""
         return [(b"authorization", b"Bearer " + api_key.encode())] if api_key else []
 
     def transport(self, gateway: Transport, _api_key: str | None, _options: BaseModel | None) -> Transport:
-        """The gateway's own."""
+        """The gateway's own transport."""
         return gateway
 
 
@@ -104,7 +104,7 @@ _GOOGLE_VERBS = {
 
 
 def google_verb(operation: str, params: Mapping[str, str], *, stream: bool) -> str | None:
-    """The custom method: the client's own, else the operation's, its stream as server-sent events."""
+    """Google's custom method: the client's, if given, else the operation's; chats stream as server-sent events."""
     if operation == "chat" and "verb" not in params:
         return "streamGenerateContent?alt=sse" if stream else "generateContent"
     return params.get("verb") or _GOOGLE_VERBS.get(operation)
@@ -115,13 +115,13 @@ _NAMED_INSIDE = frozenset({"embeddings", "batch_embeddings", "count_tokens"})
 
 
 def _renamed(body: bytes, model: str) -> bytes:
-    """A request of Google's whose parts name ``model``, as its address does; not one byte changed where they do.
+    """Google's request with ``model`` in every part that names one, as in its path; unchanged if it matches already.
 
     Source: https://ai.google.dev/api/embeddings, https://ai.google.dev/api/tokens.
     """
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError:  # of a number that only other parsers read: Google's to refuse
+    except orjson.JSONDecodeError:  # e.g. a number that only other parsers accept: leave it to Google to reject
         return body
     several = document.get("requests")
     parts = [document, document.get("generateContentRequest"), *(several if isinstance(several, list) else ())]
@@ -157,7 +157,7 @@ class Gemini(Vendor):
         *,
         stream: bool,
     ) -> Address:
-        """The method stands behind the model's name."""
+        """The path; the method follows the model's name."""
         if dialect != "gemini.generate":
             return None
         root = f"{upstream.base_path}/{options_of(upstream, GeminiOptions).api_version}"
@@ -167,17 +167,17 @@ class Gemini(Vendor):
         return None if verb is None else (f"{root}/models/{model_path(model)}:{verb}", False)
 
     def quirks(self, _upstream: Upstream, _model: str) -> frozenset[str]:
-        """Of embeddings: a hundred texts at once."""
+        """Embeddings: at most 100 texts per request."""
         return _GEMINI
 
     def prepare(self, upstream: Upstream, request: Request, _dialect: str, operation: str, *, stream: bool) -> None:  # noqa: ARG002
-        """What is embedded or counted names the model once more, inside the body, where Google wants the path's."""
+        """Embedding and count requests name the model in the body too, where Google requires the path's."""
         if operation in _NAMED_INSIDE and request.body:
             path = request.target.removeprefix(upstream.base_path).partition("?")[0].rpartition(":")[0]
             request.body = _renamed(request.body, unquote(path.partition("/models/")[2]))
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
-        """A header, never ``?key=``: addresses end up in logs."""
+        """A header, never ``?key=``: URLs end up in logs."""
         return [(b"x-goog-api-key", api_key.encode())] if api_key else []
 
 
@@ -193,7 +193,7 @@ class AzureOptions(BaseModel):
     )
 
 
-# operation → path below the root, of every API that is OpenAI's
+# operation → path below the root of any OpenAI-compatible API
 OPENAI_PATHS = {
     "chat": "/chat/completions",
     "completions": "/completions",
@@ -251,7 +251,7 @@ class Azure(Vendor):
         *,
         stream: bool,  # noqa: ARG002
     ) -> Address:
-        """A route per deployment with ``api_version``, else the v1 routes."""
+        """With ``api_version``, a route per deployment; else the v1 routes."""
         found = openai_path(dialect, operation, params)
         if found is None:
             return None
@@ -264,7 +264,7 @@ class Azure(Vendor):
         return f"{upstream.base_path}{root}{path}?api-version={version}", names_model
 
     def quirks(self, _upstream: Upstream, model: str) -> frozenset[str]:
-        """OpenAI's own; what a deployment's name does not tell is not known."""
+        """OpenAI's own; the model is known only by the deployment's name."""
         return OPENAI_CHAT | found(OPENAI_MODELS, model)
 
     def credential(self, api_key: str | None, _options: BaseModel | None) -> Headers:
