@@ -1,1 +1,1 @@
-"""demo: dialects and what belongs to them."""
+"""The offline demo provider."""

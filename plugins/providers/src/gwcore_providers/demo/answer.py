@@ -1,4 +1,4 @@
-"""What the demo says: deterministic, from the request alone."""
+"""The demo's answers: deterministic, from the request alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAMPLES = {"string": "Paris", "integer": 1, "number": 1.5, "boolean": True, "ar
 
 @dataclass(slots=True, frozen=True)
 class Tool:
-    """A tool the client offers, whatever its dialect calls it."""
+    """A tool the client offers, in any dialect."""
 
     name: str
     schema: dict[str, Any]
@@ -24,7 +24,7 @@ class Tool:
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """Text or one tool call, and what it costs in words."""
+    """Text or one tool call, and token counts estimated from words."""
 
     text: str
     call: tuple[str, dict[str, Any]] | None
@@ -65,7 +65,7 @@ def _inner(schema: dict[str, Any], root: Any) -> Any:
 
 
 def text_of(content: Any) -> str:
-    """The text in a message's content, in any dialect's shape."""
+    """The text in a message's content, in any dialect's form."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -113,7 +113,7 @@ def answer(
 
 
 def pieces(text: str) -> list[str]:
-    """The text in the pieces of a stream: a word each."""
+    """The text in stream pieces of one word each."""
     words = text.split(" ")
     return [word if at == 0 else f" {word}" for at, word in enumerate(words)]
 

@@ -71,7 +71,7 @@ def chat(document: Document) -> Document:
 
 
 def chat_stream(document: Document) -> Iterator[bytes]:
-    """Its chunks."""
+    """A chat completion's chunks."""
     said = _chat(document)
     options = document.get("stream_options")
     with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
@@ -111,7 +111,7 @@ def completion(document: Document) -> Document:
 
 
 def embeddings(document: Document) -> Document:
-    """Unit vectors, as floats or as the base64 that the SDK asks for."""
+    """Unit vectors, as floats or as base64, which the SDK requests."""
     given = document.get("input")
     texts = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     dimensions = document.get("dimensions")
@@ -183,7 +183,7 @@ def responses(document: Document) -> Document:
 
 
 def responses_stream(document: Document) -> Iterator[bytes]:
-    """Its events, in the order of OpenAI's documentation."""
+    """A response's events, in the order of OpenAI's documentation."""
     said = _responses(document)
     number = -1
 

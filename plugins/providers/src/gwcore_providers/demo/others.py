@@ -51,7 +51,7 @@ def messages(document: Document) -> Document:
 
 
 def messages_stream(document: Document) -> Iterator[bytes]:
-    """Its events."""
+    """A message's events."""
 
     def event(kind: str, **fields: Any) -> bytes:
         return encode(orjson.dumps({"type": kind, **fields}), kind)
@@ -137,7 +137,7 @@ def generate(document: Document) -> Document:
 
 
 def generate_stream(document: Document) -> Iterator[Document]:
-    """Its chunks, as documents: the address decides how they are framed."""
+    """A response's chunks, as documents: the URL decides how they are framed."""
     said = _contents(document)
     if said.call:
         yield _candidate(said, _call_part(said), "STOP")
@@ -160,5 +160,5 @@ def embed(document: Document) -> Document:
 
 
 def batch_embed(document: Document) -> Document:
-    """Several."""
+    """Several embeddings."""
     return {"embeddings": [embed(request)["embedding"] for request in document.get("requests") or []]}

@@ -1,4 +1,4 @@
-"""``provider: demo``: answers offline, in every dialect. Its transport is this process."""
+"""``provider: demo``: answers offline, in every dialect that clients speak, from within this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STREAMS: dict[str, Callable[[dict[str, Any]], Iterable[bytes]]] = {
 
 
 class DemoResponse:
-    """An answer that is already there, in the pieces of its stream."""
+    """A response with a given body, in the pieces of its stream."""
 
     framed = True
 
@@ -52,12 +52,12 @@ class DemoResponse:
 
 
 class DemoTransport:
-    """Answers in place of a network."""
+    """A transport that answers requests itself, without a network."""
 
     in_use = 0
 
     async def send(self, request: Request) -> DemoResponse:
-        """The answer to a request of :class:`Demo`'s own addressing."""
+        """Answer a request addressed by :meth:`Demo.address`."""
         path, _, query = request.target.partition("?")
         name, _, verb = path.strip("/").partition(":")
         document = orjson.loads(request.body) if request.body else {}
@@ -79,7 +79,7 @@ class DemoTransport:
 
 
 class Demo(Vendor):
-    """Needs no key and no network."""
+    """The demo provider; needs no key and no network."""
 
     name = "demo"
     base_url = "http://demo.invalid"
@@ -94,12 +94,12 @@ class Demo(Vendor):
         *,
         stream: bool,  # noqa: ARG002
     ) -> tuple[str, bool] | None:
-        """Dialect and operation are the address."""
+        """The path consists of dialect and operation."""
         name = f"{dialect}/{operation}"
         if name not in _WHOLE:
             return None
         return f"/{name}:{params.get('verb', '')}", dialect != "gemini.generate"
 
     def transport(self, _gateway: Transport, _api_key: str | None, _options: BaseModel | None) -> Transport:
-        """In this process."""
+        """The demo's own, in this process."""
         return DemoTransport()

@@ -1,4 +1,4 @@
-"""``ollama.chat``: Ollama's own ``/api/chat``, as an upstream speaks it."""
+"""``ollama.chat``: Ollama's own ``/api/chat``, spoken to upstreams only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OllamaCodec:
 
 
 class OllamaChat(UpstreamDialect):
-    """JSON lines; the last one says ``done``."""
+    """Streams are JSON lines; the last one has ``done: true``."""
 
     name = write.DIALECT
     chat = OllamaCodec()

@@ -13,7 +13,7 @@ from gwcore_providers.usage import ollama_usage
 
 
 class Embed(Errors):
-    """All vectors in one list, tokens at top level."""
+    """Embeddings: all vectors in one list, the token count at the top level."""
 
     operation = "embeddings"
 

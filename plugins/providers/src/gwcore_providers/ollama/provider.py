@@ -1,4 +1,4 @@
-"""``provider: ollama``: OpenAI's and Anthropic's APIs as Ollama offers them, and its own where those cannot say it.
+"""``provider: ollama``: the OpenAI and Anthropic APIs that Ollama serves, and its own where those do not suffice.
 
 Source: https://docs.ollama.com/api. The compatible APIs ignore ``num_ctx``, ``keep_alive`` and ``think``.
 """
@@ -18,7 +18,7 @@ _PATHS = {"chat": "/api/chat", "embeddings": "/api/embed"}
 
 
 class OllamaOptions(BaseModel):
-    """Further keys of an ``ollama`` upstream. With any of them every chat and embedding goes through Ollama's own API."""
+    """Further keys of an ``ollama`` upstream. With any of them, all chats and embeddings use Ollama's own API."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class OllamaOptions(BaseModel):
 
 
 class Ollama(Compatible):
-    """The row, with ``/api/chat`` beside it."""
+    """The row's provider, with ``/api/chat`` and ``/api/embed`` in addition."""
 
     Options = OllamaOptions
 
@@ -52,7 +52,7 @@ class Ollama(Compatible):
         *,
         stream: bool,
     ) -> Address:
-        """Its own API for what is translated, and for all chats where the options say what no other API can."""
+        """Ollama's own API in its own dialect; with options that only it accepts, chats and embeddings must use it."""
         if operation in _PATHS:
             if dialect == DIALECT:
                 return upstream.base_path + _PATHS[operation], True
@@ -62,7 +62,7 @@ class Ollama(Compatible):
         return super().address(upstream, dialect, operation, model, params, stream=stream)
 
     def quirks(self, upstream: Upstream, model: str) -> frozenset[str]:
-        """The row's, and the options."""
+        """The row's quirks, and the options as quirks."""
         options = options_of(upstream, OllamaOptions)
         words = [f"num_ctx:{options.num_ctx}"] if options.num_ctx is not None else []
         words += [f"keep_alive:{options.keep_alive}"] if options.keep_alive is not None else []

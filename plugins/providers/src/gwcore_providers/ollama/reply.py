@@ -1,4 +1,4 @@
-"""Answers of Ollama's ``/api/chat``, whole and as JSON lines."""
+"""Answers of Ollama's ``/api/chat``, complete and as JSON lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _finish(word: Any, *, calls: bool) -> Finish:
 
 def _created(document: dict[str, Any]) -> int | None:
     try:
-        # nanoseconds, which Python's parser does not take
+        # without nanoseconds, which Python's parser rejects
         return int(datetime.fromisoformat(str(document["created_at"])[:19] + "+00:00").timestamp()) or None
     except (KeyError, ValueError):
         return None
@@ -75,7 +75,7 @@ def read_error(_status: int, body: bytes) -> Complaint:
 
 
 class OllamaReader:
-    """See :class:`gwcore.codec.StreamReader`. Calls come whole, and every line may hold several."""
+    """See :class:`gwcore.codec.StreamReader`. Tool calls are never split; a line may have several."""
 
     def __init__(self) -> None:
         self._parts = native.Parts()
@@ -112,5 +112,5 @@ class OllamaReader:
         return events
 
     def close(self) -> Sequence[Event]:
-        """The last line said it all."""
+        """No events: the last line contained everything."""
         return ()

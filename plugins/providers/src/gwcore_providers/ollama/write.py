@@ -14,15 +14,15 @@ from gwcore_providers.quirks import value
 
 Document = dict[str, Any]
 DIALECT = "ollama.chat"
-# the canonical knob → the key of ``options``
+# canonical knob → key in ``options``
 _OPTIONS = {
     **{knob: knob for knob in ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty")},
     "repetition_penalty": "repeat_penalty",
 }  # fmt: skip
 _LOGPROBS = ("logprobs", "top_logprobs")
-# keys of this API that clients of OpenAI's put beside theirs
+# keys of this API that OpenAI clients add to their requests
 _OWN = ("options", "keep_alive", "num_ctx", "think")
-# models that ``think: true`` does not fail with, by Ollama's list of those that think; gpt-oss alone takes degrees
+# models that accept ``think: true``, by Ollama's list of thinking models; only gpt-oss accepts degrees
 _THINKS = re.compile(
     r"gpt-oss|qwen-?3|qwq|deepseek-(?:r|v3\.|v[4-9])|magistral|gemma-?4|glm-|kimi|minimax|nemotron|cogito|exaone-deep|phi4.*reasoning|"
     r"smallthinker|gemini-3|thinking"
@@ -48,7 +48,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
         out["options"] = options
     keep = own.get("keep_alive", value(crossing.quirks, "keep_alive:"))
     if isinstance(keep, str) and keep.lstrip("-").isdigit():
-        keep = int(keep)  # without a unit it is a number
+        keep = int(keep)  # Ollama requires a number if there is no unit
     return {**out, "keep_alive": keep} if keep is not None else out
 
 

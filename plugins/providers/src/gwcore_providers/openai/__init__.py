@@ -1,1 +1,1 @@
-"""openai: dialects and what belongs to them."""
+"""OpenAI's dialects and their codecs."""

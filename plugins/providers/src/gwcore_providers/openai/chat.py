@@ -1,4 +1,4 @@
-"""``openai.chat``: chat completions, and every operation of that API which is not the Responses API.
+"""``openai.chat``: chat completions, and all other operations of OpenAI's API except the Responses API.
 
 Source: OpenAI's API reference and OpenAPI document.
 """
@@ -30,27 +30,27 @@ from gwcore_providers.openai.responses_read import DIALECT as RESPONSES
 from gwcore_providers.usage import cohere_usage, number, openai_usage
 
 _TOO_LONG = "maximum context length"
-# what an upstream's error is called whose own type has no word for it
+# status of an upstream's error → type, if the error has no type of its own
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _AZURE = ("",)
-# Azure's SDK puts what names no deployment below /openai, and its next one everything below /openai/v1
+# Azure's SDK puts routes without a deployment below /openai, its newer one puts all below /openai/v1
 _PREFIXES = ("", "/v1", "/openai", "/openai/v1")
 
 
 def everywhere(*routes: Route) -> tuple[Route, ...]:
-    """The same addresses below OpenAI's prefixes and Azure's."""
+    """The routes under OpenAI's and Azure's prefixes."""
     return tuple(replace(route, prefixes=_PREFIXES) for route in routes)
 
 
 def error_type(error: GatewayError) -> str:
-    """The ``type`` an official SDK's user would look for."""
+    """The error's ``type``, as users of OpenAI's SDKs expect it."""
     if isinstance(error, LimitError):
         return error.code
     if isinstance(error, Unauthenticated):
         return "authentication_error"
     if isinstance(error, Refused) and error.status in _TYPES:
         return _TYPES[error.status]
-    # upon "server_error", OpenAI's own word, agents try a broken stream again
+    # agents retry a broken stream on "server_error", OpenAI's own word
     return "invalid_request_error" if 400 <= error.status < 500 else "server_error"
 
 
@@ -61,7 +61,7 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     if isinstance(error, Refused):
         shown |= error.said
         if shown["code"] == OVERFLOW and _TOO_LONG not in error.message.lower():
-            # the words by which LangChain, LiteLLM and others know that they must shorten; few of them read the code
+            # LangChain, LiteLLM and others recognise this text and shorten the conversation; few read the code
             shown["message"] = f"This model's {_TOO_LONG} is exceeded: {error.message}"
     return orjson.dumps({"error": shown, "request_id": request_id})
 
@@ -70,7 +70,7 @@ _TOLD = {"model_info": model_info, "model_group_info": model_groups}
 
 
 def models_body(models: Sequence[ModelInfo], wanted: str | None, operation: str) -> bytes | None:
-    """``GET /models``, ``GET /models/{id}`` and, as LiteLLM has them, ``GET /model/info`` and ``/model_group/info``."""
+    """``GET /models``, ``GET /models/{id}``, and LiteLLM's ``GET /model/info`` and ``/model_group/info``."""
     if operation in _TOLD:
         return orjson.dumps({"data": _TOLD[operation](models)})
     shown = [
@@ -88,7 +88,7 @@ def _gather(document: Mapping[str, Any], facts: Facts) -> None:
     if isinstance(usage, dict):
         facts["usage"] = usage
         facts["tier"] = document.get("service_tier") or usage.get("service_tier")
-        # behind the last word; some vendors count with each word, or before the first one
+        # after the last content; some vendors report usage in each chunk, or before the first content
         if document.get("choices") == [] and usage.get("completion_tokens"):
             facts[FINAL] = True
 
@@ -115,7 +115,7 @@ def _gather_images(document: Mapping[str, Any], facts: Facts) -> None:
 
 
 def _total_images(facts: Facts) -> Usage | None:
-    """Tokens where the model counts them, else pieces."""
+    """Tokens if the model reports them, else the number of images."""
     found = _total(facts)
     if found is None or not found.total:
         images = facts.get("images", 0)
@@ -127,12 +127,12 @@ def _total_images(facts: Facts) -> Usage | None:
 
 
 def _total_moderation(facts: Facts) -> Usage:
-    """Free at the vendor who invented it, whose reply says nothing; billed by others, whose replies do."""
+    """Free at OpenAI, which reports no usage; billed by others, which report it."""
     return _total(facts) or Usage(fees={"moderation": 1})
 
 
 def _gather_speech(document: Mapping[str, Any], facts: Facts) -> None:
-    """A transcript is billed by tokens or by seconds; one without usage may at least say how long it is."""
+    """A transcript is billed by tokens or by seconds; one without usage may state its duration."""
     _gather(document, facts)
     seconds = number(document, "duration")
     if "usage" not in facts and seconds:
@@ -151,7 +151,7 @@ def _only_usage(document: dict[str, Any]) -> bool:
     return document.get("choices") == [] and isinstance(document.get("usage"), dict)
 
 
-_MARKED = frozenset({"chat", "completions"})  # their streams say when they are complete
+_MARKED = frozenset({"chat", "completions"})  # their streams mark completion
 _WHOLE = (b"}", b"]")
 _UNMETERED = frozenset({"files", "batches", "file_content", "batch_cancel"})
 _READ: Mapping[str, tuple[Gather, Total]] = {
@@ -170,7 +170,7 @@ _KNOBS: Knobs = {
     "n": (("n",),),
     "verbosity": (("verbosity",),),
 }
-# these models know one spelling of the limit, and sample as they like
+# these models accept only one spelling of the limit, and no sampling parameters
 _KNOBS_REASONING: Knobs = {
     "max_tokens": (("max_completion_tokens",), ("max_tokens",)),
     **{name: _KNOBS[name] for name in ("n", "seed", "user", "service_tier", "verbosity")},
@@ -183,7 +183,7 @@ _KNOBS_COMPLETIONS: Knobs = {
 
 
 class OpenAIChat(BaseDialect):
-    """The dialect most of the field speaks."""
+    """The dialect that most vendors speak."""
 
     name = "openai.chat"
     chat = ChatCodec()
@@ -222,7 +222,7 @@ class OpenAIChat(BaseDialect):
             Route("GET", "/model_group/info", "model_group_info", local=True, model="none", body="none"),
         ),
         Route("POST", "/rerank", "rerank", ("", "/v1", "/v2")),
-        # as Azure's SDK addresses it: the deployment in the path is the model
+        # Azure's SDK: the deployment in the path is the model
         Route("POST", "/openai/deployments/{model}/chat/completions", "chat", _AZURE, "path", stream="body"),
         Route("POST", "/openai/deployments/{model}/completions", "completions", _AZURE, "path", stream="body"),
         Route("POST", "/openai/deployments/{model}/embeddings", "embeddings", _AZURE, "path"),
@@ -238,7 +238,7 @@ class OpenAIChat(BaseDialect):
         return returned.chat(raw, document)
 
     def knobs(self, operation: str, document: Document, model: str) -> Knobs:
-        """Flat members; of a document in the shape of the Responses API, that one's: what is read there is bounded there."""
+        """Top-level members; for a document in the shape of the Responses API, that dialect's knobs."""
         if operation == "chat":
             if self.shape(document) == RESPONSES:
                 return responses_knobs(model)
@@ -246,7 +246,7 @@ class OpenAIChat(BaseDialect):
         return _KNOBS_COMPLETIONS if operation == "completions" else {}
 
     def demand_usage(self, operation: str, raw: bytes, document: Document) -> bytes:
-        """``stream_options.include_usage``, spliced in where it is missing."""
+        """The request with ``stream_options.include_usage``, spliced in if missing."""
         if operation not in {"chat", "completions"}:
             return raw
         options = document.get("stream_options")
@@ -258,7 +258,7 @@ class OpenAIChat(BaseDialect):
         return insert_top_level(raw, "stream_options", wanted)
 
     def meter(self, operation: str, document: Document | None, *, stream: bool) -> Meter | None:
-        """Usage stands at top level of the reply, and in the last chunk of a stream."""
+        """Usage is at the top level of the reply, and in the last chunk of a stream."""
         if operation in _UNMETERED:
             return None
         gather, total = _READ.get(operation, (_gather, _total))
@@ -266,7 +266,7 @@ class OpenAIChat(BaseDialect):
         if operation == "speech" and not stream:
             text = asked.get("input")
             return FixedMeter(Usage(fees={"characters": len(text)})) if isinstance(text, str) else None
-        # models that search say so in the request alone
+        # a web search shows only in the request
         facts: Facts = {"fees": {"web_search": 1}} if asked.get("web_search_options") is not None else {}
         if operation.startswith("image"):
             facts |= {"quality": asked.get("quality"), "size": asked.get("size")}
@@ -278,7 +278,7 @@ class OpenAIChat(BaseDialect):
         return StreamMeter(gather, total, "usage", hide, facts)
 
     def shape(self, document: Document) -> str | None:
-        """Cursor sends the Responses API's ``input`` and flat tools here."""
+        """Cursor sends the Responses API's ``input`` and flat tools to this address."""
         if "messages" not in document and "input" in document:
             return RESPONSES
         tools = document.get("tools")
@@ -287,7 +287,7 @@ class OpenAIChat(BaseDialect):
         return None
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """A role with empty content, usage ahead of time, and a plain end, wait."""
+        """``wait`` for a role with empty content, early usage, and an end without content."""
         verdict = super().judge(document)
         if verdict != "go":
             return verdict
@@ -303,18 +303,18 @@ class OpenAIChat(BaseDialect):
         return "wait"
 
     def ended(self, operation: str, tail: bytes) -> bool:
-        """Speech, transcripts and images end with a kind of event of their own, whose name may stand megabytes before its end.
+        """Speech, transcripts and images end with an event of a special type, named perhaps megabytes before its end.
 
-        Vendors differ in whether ``[DONE]`` follows; so a stream of theirs is complete where its last event is.
+        Whether ``[DONE]`` follows depends on the vendor, so such a stream counts as complete if its last line is.
         """
         if operation in _MARKED:
             return super().ended(operation, tail)
         lines = tail.splitlines()
-        # comments may follow it: another gateway's cost
+        # comments may follow, such as another gateway's cost
         return next((line for line in reversed(lines) if line and line[:1] != b":"), b"").rstrip().endswith(_WHOLE)
 
     def bare(self, document: dict[str, Any]) -> bool:
-        """No message has anything but its role."""
+        """Whether no message has anything but its role."""
         for choice in document["choices"]:
             for key, value in (choice.get("message") or {}).items():
                 if value and key != "role":

@@ -19,7 +19,7 @@ class ChatCodec:
     read_error = staticmethod(chat_reply.read_error)
 
     def read_request(self, document: dict[str, Any], model: str, *, stream: bool) -> ChatRequest:
-        """See :meth:`gwcore.codec.ChatCodec.read_request`. A body of the Responses API is read as one."""
+        """See :meth:`gwcore.codec.ChatCodec.read_request`. A body in the shape of the Responses API is read as such."""
         if "messages" in document or "input" not in document:
             return chat_read.read_request(document, model, stream=stream)
         request = responses_read.read_request(document, model, stream=stream)

@@ -1,7 +1,7 @@
-"""``openai.chat`` requests → the canonical conversation. Source: OpenAI's OpenAPI document, and what its followers add.
+"""``openai.chat`` requests → the canonical conversation. Source: OpenAI's OpenAPI document, and other vendors' additions.
 
-Where this dialect has two spellings of one thing they are read as one: a string and a list of one text part, ``null`` and
-absence, ``functions`` and ``tools``, ``max_tokens`` and ``max_completion_tokens``.
+Two spellings of the same thing are read alike: a string and a list of one text part, ``null`` and absence,
+``functions`` and ``tools``, ``max_tokens`` and ``max_completion_tokens``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gwcore_providers.efforts import budget_of
 
 DIALECT = "openai.chat"
 CACHE = "cache_control"
-# formats of OpenRouter's reasoning_details → who signed
+# format in OpenRouter's reasoning_details → dialect of the signer
 SIGNERS = {
     "anthropic-claude-v1": "anthropic.messages",
     "google-gemini-v1": "gemini.generate",
@@ -88,7 +88,7 @@ def wants_usage(document: dict[str, Any]) -> bool:
 
 
 def is_flat(tool: Any) -> bool:
-    """Whether a tool is written as the Responses API, or Anthropic's, has them."""
+    """Whether a tool is in the form of the Responses API or of Anthropic."""
     return isinstance(tool, dict) and "name" in tool and tool.get("type", "function") in _OWN and not tool.keys() & _OWN
 
 
@@ -128,13 +128,13 @@ def _tool_message(item: dict[str, Any], where: str) -> Message:
 
 
 def cache_of(item: dict[str, Any]) -> str | None:
-    """A prompt-cache mark as followers of OpenAI take it from Anthropic."""
+    """The duration of a prompt-cache mark (Anthropic's, which some OpenAI-compatible vendors accept)."""
     mark = item.get(CACHE)
     return str(mark.get("ttl") or "5m") if isinstance(mark, dict) else None
 
 
 def content(value: Any, where: str) -> list[Part]:
-    """A string, a list of parts, or nothing."""
+    """The parts of a content: a string, a list of parts, or ``None``."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -166,7 +166,7 @@ def _media(kind: Any, item: dict[str, Any], where: str) -> Media | None:
     cache = cache_of(item)
     if kind in {"image_url", "video_url"}:
         source = item.get(kind)
-        source = {"url": source} if isinstance(source, str) else source  # some clients send the bare address
+        source = {"url": source} if isinstance(source, str) else source  # some clients send the bare URL
         if not isinstance(source, dict):
             raise BadRequest(f"{where}.{kind} must be an object with url")
         mime, data, url = from_url(string(source, "url", f"{where}.{kind}"))
@@ -195,7 +195,7 @@ def _media(kind: Any, item: dict[str, Any], where: str) -> Media | None:
     return None
 
 
-# first letters of base64 → what it is
+# beginning of the base64 text → MIME type
 _SOUNDS = (
     ("UklGR", "audio/wav"),
     ("SUQz", "audio/mp3"),
@@ -206,7 +206,7 @@ _SOUNDS = (
 
 
 def _sound(given: str, cache: str | None) -> Media:
-    """A sound as Mistral takes it: an address, a data URL or bare base64."""
+    """A sound in Mistral's form: a URL, a data URL or bare base64."""
     mime, data, bare = from_url(given)
     if bare is not None and "://" not in bare[:16]:
         mime, data, bare = next((mime for head, mime in _SOUNDS if bare.startswith(head)), None), bare, None
@@ -214,7 +214,7 @@ def _sound(given: str, cache: str | None) -> Media:
 
 
 def _thoughts(item: dict[str, Any]) -> list[Reasoning]:
-    """What an assistant message says it thought: OpenRouter's list, else DeepSeek's or Groq's string."""
+    """An assistant message's thoughts: OpenRouter's list, else DeepSeek's or Groq's string."""
     details = item.get("reasoning_details")
     if isinstance(details, list) and details:
         return [thought(detail) for detail in details if isinstance(detail, dict)]
@@ -225,13 +225,13 @@ def _thoughts(item: dict[str, Any]) -> list[Reasoning]:
 
 
 def _used(item: dict[str, Any], thoughts: list[Part]) -> list[str]:
-    """The field that the thoughts were read from; the other ones say the same again."""
+    """The field that the thoughts were read from, if it is of this message; other fields repeat it."""
     used = [str(part.extra["field"]) for part in thoughts if isinstance(part, Reasoning) and part.extra.get("field")]
     return used if used and used[0] in item else []
 
 
 def thought(detail: dict[str, Any]) -> Reasoning:
-    """One of ``reasoning_details``; a token of ours in it is opened."""
+    """One of ``reasoning_details``; a thought that this gateway sealed is unsealed."""
     sealed = unseal(detail.get("data") or detail.get("signature"))
     if sealed is not None:
         return sealed
@@ -243,7 +243,7 @@ def thought(detail: dict[str, Any]) -> Reasoning:
         detail.get("signature"),
         data if isinstance(data, str) else None,
         summary=summary,
-        # what Anthropic redacts, OpenRouter calls encrypted
+        # OpenRouter calls Anthropic's redacted thoughts encrypted
         redacted=isinstance(data, str) and signer == "anthropic.messages",
         id=detail.get("id"),
         dialect=signer,
@@ -291,7 +291,7 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
     if is_flat(item):
         return _flat_tool(item, where)
     if not isinstance(body, dict):
-        # a vendor's own tool: it runs there
+        # a server tool: the vendor runs it
         return Tool(str(item.get("name") or kind), server=True, dialect=DIALECT, doc=item)
     name, extra = string(body, "name", where), rest(item, "type", "function", "custom", CACHE)
     if kind == "custom":
@@ -307,7 +307,7 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
 
 
 def _flat_tool(item: dict[str, Any], where: str) -> Tool:
-    """The Responses API's form, or Anthropic's: everything at the top."""
+    """A tool in the Responses API's form, or Anthropic's: all keys at the top level."""
     name, known = string(item, "name", where), ("type", "name", "description", CACHE)
     if item.get("type") == "custom" and "input_schema" not in item:
         grammar = item.get("format")
@@ -356,7 +356,7 @@ def _format(value: Any) -> Format | None:
     if kind == "text":
         return Format("text")
     if kind == "json_object":
-        # Together, Fireworks and others put a schema beside it
+        # Together, Fireworks and others accept a schema with it
         return Format("schema", value["schema"], extra={"object": True}) if "schema" in value else Format("json")
     if kind == "json_schema" and isinstance(value.get("json_schema"), dict):
         inner = value["json_schema"]

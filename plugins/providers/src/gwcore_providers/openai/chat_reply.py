@@ -1,4 +1,4 @@
-"""``openai.chat`` replies, whole, in both directions; and why an answer ended."""
+"""Complete ``openai.chat`` replies, in both directions; finish reasons."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gwcore_providers.openai.chat_read import DIALECT, call, content, thought
 from gwcore_providers.openai.chat_write import detail
 from gwcore_providers.usage import openai_usage
 
-# vendors' words → why
+# the vendors' finish reasons → ours
 _REASONS: Mapping[str, FinishReason] = {
     "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop", "complete": "stop",
     "length": "length", "max_tokens": "length", "model_length": "context_window",
@@ -35,7 +35,7 @@ _REASONS: Mapping[str, FinishReason] = {
     "content_filter": "content_filter", "safety": "content_filter", "refusal": "refusal",
     "error": "error", "insufficient_system_resource": "error",
 }  # fmt: skip
-# why → a word every client of this dialect knows. What is incomplete is never called ``stop``.
+# our finish reason → one that every client of this dialect knows. An incomplete answer never gets ``stop``.
 _WORDS: Mapping[FinishReason, str] = {
     "stop": "stop", "length": "length", "context_window": "length", "tool_calls": "tool_calls",
     "content_filter": "content_filter", "refusal": "content_filter", "pause": "length", "error": "length",
@@ -44,7 +44,7 @@ _WORDS: Mapping[FinishReason, str] = {
 
 
 def finish_of(word: Any, native: Any, *, calls: bool) -> Finish:
-    """Why a choice ended. Several vendors say ``stop`` where the model called tools."""
+    """Why a choice ended. Several vendors send ``stop`` although the model called tools."""
     reason = _REASONS.get(str(word).lower(), "unknown") if word is not None else "unknown"
     if reason == "stop" and calls:
         reason = "tool_calls"
@@ -57,7 +57,7 @@ def word_of(finish: Finish) -> str:
 
 
 def usage_of(document: Mapping[str, Any]) -> Usage | None:
-    """The usage in a reply or in a chunk."""
+    """The usage in a reply or a chunk."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
         groq = document.get("x_groq")
@@ -68,7 +68,7 @@ def usage_of(document: Mapping[str, Any]) -> Usage | None:
 
 
 def usage_document(usage: Usage) -> dict[str, Any]:
-    """Usage as this dialect counts: cached inside the prompt, reasoning inside the completion."""
+    """Usage in this dialect's form: the prompt includes cached tokens, the completion includes reasoning."""
     prompt: dict[str, Any] = {"cached_tokens": usage.cached, "audio_tokens": usage.audio_in + usage.audio_cache_read}
     if usage.cache_write:
         prompt["cache_write_tokens"] = usage.cache_write
@@ -81,7 +81,7 @@ def usage_document(usage: Usage) -> dict[str, Any]:
     }
 
 
-# what is read, and what says nothing of the answer: how it was routed and served, how long that took, whose account it was
+# keys that are read, and those not about the answer itself: how it was routed and served, its timing, the account
 _TOP = frozenset({
     "id", "object", "created", "model", "choices", "usage", "service_tier", "x_groq", "system_fingerprint", "provider",
     "timings", "time_info", "request_id", "copilot_usage", "cost", "generationId", "metadata", "usage_breakdown",
@@ -100,12 +100,12 @@ _URL = "url_citation"
 
 
 def beside(document: Mapping[str, Any]) -> list[Opaque]:
-    """What a reply, or a chunk, says beside its choices that no other dialect has a place for."""
+    """Values outside the choices of a reply or a chunk that no other dialect can express."""
     return unsaid(document, _TOP)
 
 
 def beside_words(choice: Mapping[str, Any], message: Mapping[str, Any]) -> list[Opaque]:
-    """What a choice says beside words, thoughts and calls that no other dialect has a place for."""
+    """Values in a choice, besides text, thoughts and calls, that no other dialect can express."""
     found = unsaid(choice, _CHOICE) + unsaid(message, _MESSAGE)
     for item in message.get("annotations") or ():
         if isinstance(item, dict) and item.get("type", _URL) != _URL:
@@ -154,7 +154,7 @@ def _choice(choice: dict[str, Any]) -> Choice:
         name = str(legacy.get("name") or "")
         calls.append(ToolCall(name, name, str(legacy.get("arguments") or ""), extra={"legacy": True}))
     finish = finish_of(choice.get("finish_reason"), choice.get("native_finish_reason"), calls=bool(calls))
-    # an empty string beside a tool call, or a thought, is this dialect's way to say nothing
+    # with a tool call or a thought, an empty string means no text in this dialect
     kept = [part for part in parts if not (isinstance(part, Text) and not part.text and not part.citations)]
     logprobs = choice.get("logprobs")
     more = beside_words(choice, message)
@@ -162,7 +162,7 @@ def _choice(choice: dict[str, Any]) -> Choice:
 
 
 def thoughts(message: Mapping[str, Any]) -> list[Part]:
-    """What the model thought: the list where it is signed or sealed, else the string."""
+    """The model's thoughts: from ``reasoning_details``, preceded by the plain string if those contain no text."""
     details = [one for one in message.get("reasoning_details") or [] if isinstance(one, dict)]
     said = message.get("reasoning_content") or message.get("reasoning")
     text = said if isinstance(said, str) else ""
@@ -174,7 +174,7 @@ def thoughts(message: Mapping[str, Any]) -> list[Part]:
 
 
 def citations(annotations: Any) -> list[Citation]:
-    """``url_citation`` and what else annotates words."""
+    """The ``url_citation`` annotations."""
     if not isinstance(annotations, list):
         return []
     found = []
@@ -189,7 +189,7 @@ def citations(annotations: Any) -> list[Citation]:
 
 
 def images(items: Any) -> list[Part]:
-    """Images that the model drew, as OpenRouter's ``images`` has them."""
+    """Images that the model generated, in the form of OpenRouter's ``images``."""
     found: list[Part] = []
     for item in items if isinstance(items, list) else []:
         address = item.get("image_url") if isinstance(item, dict) else None
@@ -201,7 +201,7 @@ def images(items: Any) -> list[Part]:
 
 
 def spoken(audio: Any) -> list[Part]:
-    """Speech: its transcript as words, and the sound."""
+    """Speech: its transcript as text, and the sound."""
     if not isinstance(audio, dict):
         return []
     parts: list[Part] = [Text(audio["transcript"])] if isinstance(audio.get("transcript"), str) else []
@@ -261,7 +261,7 @@ def _written(choice: Choice, at: int, crossing: Crossing) -> dict[str, Any]:
 
 
 def annotation(citation: Citation) -> dict[str, Any]:
-    """A citation as this dialect has them."""
+    """A citation in this dialect's form."""
     if citation.dialect == DIALECT and citation.doc:
         return dict(citation.doc)
     body = {"url": citation.url or "", "title": citation.title or "", "start_index": citation.start or 0,
@@ -272,7 +272,7 @@ def annotation(citation: Citation) -> dict[str, Any]:
 
 
 def written_call(part: ToolCall) -> dict[str, Any]:
-    """One of ``tool_calls``, with a thought's signature where every client will send it back."""
+    """One of ``tool_calls``; a thought's signature is also put into the id, which every client sends back."""
     kind, key = ("custom", "input") if part.custom else ("function", "arguments")
     out: dict[str, Any] = {"id": with_thought(part), "type": kind, kind: {"name": part.name, key: part.arguments}}
     if not part.custom and not part.arguments:
@@ -283,7 +283,7 @@ def written_call(part: ToolCall) -> dict[str, Any]:
 
 
 def reasoning_fields(inner: Iterable[Reasoning]) -> dict[str, Any]:
-    """Thoughts for a client to read (``reasoning_content``) and to send back (``reasoning_details``)."""
+    """Thoughts for a client to show (``reasoning_content``) and to send back (``reasoning_details``)."""
     listed = list(inner)
     text = "".join(part.text for part in listed)
     out: dict[str, Any] = {"reasoning_content": text} if text else {}
@@ -293,7 +293,7 @@ def reasoning_fields(inner: Iterable[Reasoning]) -> dict[str, Any]:
 
 
 def sealed_detail(part: Reasoning, at: int) -> dict[str, Any]:
-    """One of ``reasoning_details``; what its fields cannot carry exactly travels sealed."""
+    """One of ``reasoning_details``; sealed if its fields cannot carry the thought exactly."""
     shown = detail(part)
     if part.signature or part.encrypted:
         plain = part.signature is not None and not part.encrypted and "signature" in shown
@@ -304,6 +304,6 @@ def sealed_detail(part: Reasoning, at: int) -> dict[str, Any]:
 
 
 def image(media: Media, _crossing: Crossing) -> dict[str, Any]:
-    """An image that the model drew."""
+    """An image that the model generated."""
     address = data_url(media) if media.data is not None else media.url or ""
     return {"type": "image_url", "image_url": {"url": address}}

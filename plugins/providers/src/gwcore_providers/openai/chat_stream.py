@@ -1,6 +1,6 @@
 """``openai.chat`` streams: chunks → events, events → chunks.
 
-A chunk of a few bytes of text is nearly everything: it is written from a prefix made once, and read by one look-up.
+Nearly all chunks are a few bytes of text: they are written from a prefix built once, and read on a fast path.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ChatReader:
         self._done = False
         self._over: set[int] = set()
         self._beside: dict[str, Opaque] = {}
-        """What cannot be told in another dialect, once by name; told of at the end, where no part is open."""
+        """What no other dialect can express, once per name; reported at the end, when no part is open."""
 
     def read(self, frame: Frame) -> Sequence[Event]:
         """One chunk."""
@@ -115,7 +115,7 @@ class ChatReader:
         if lane is None:
             lane = self._lanes[number] = _Lane()
         delta = choice.get("delta")
-        if not isinstance(delta, dict):  # a vendor was recorded that sends whole messages
+        if not isinstance(delta, dict):  # one vendor sends complete messages (recorded)
             delta = choice.get("message") or {}
         self._note(beside_words(choice, delta))
         text = delta.get("content")
@@ -124,7 +124,7 @@ class ChatReader:
             self._rare(delta, number, lane, events)
         if text:
             self._text(text, number, lane, choice.get("logprobs"), events)
-        if more:  # behind the words that may stand in the same piece, as in a whole message
+        if more:  # after the text that may be in the same chunk, as in a complete message
             self._all_calls(delta, number, lane, events)
         reason = choice.get("finish_reason")
         if reason and number not in self._over:
@@ -151,7 +151,7 @@ class ChatReader:
         events.append(TextDelta(lane.text, text, number, logprobs=listed))
 
     def _rare(self, delta: dict[str, Any], number: int, lane: _Lane, events: list[Event]) -> None:
-        """All that is no plain text and no call."""
+        """Everything except plain text and tool calls."""
         self._thoughts(delta, number, lane, events)
         refusal = delta.get("refusal")
         if refusal:
@@ -221,7 +221,7 @@ class ChatReader:
         more = body.get("arguments") or body.get("input") or ""
         more = more if isinstance(more, str) else orjson.dumps(more).decode()
         known = lane.calls.get(key)
-        # an id that was not there before begins another call, whatever the index says: vendors send all at index 0
+        # a new id begins another call, whatever the index: some vendors send all calls with index 0
         if known is not None and item.get("id") and body.get("name") and (key, item["id"]) not in lane.calls:
             known = None
         if known is None:
@@ -264,14 +264,14 @@ class ChatReader:
         self._beside.clear()
 
     def close(self) -> Sequence[Event]:
-        """Choices that never said why they ended: the end mark says that they did."""
+        """End choices without a finish reason: after the end mark they count as ``stop``."""
         events: list[Event] = []
         for number, lane in self._lanes.items():
             if number not in self._over:
-                lane.finish = "stop" if self._done else None  # gpt-audio never says more than the end mark
+                lane.finish = "stop" if self._done else None  # gpt-audio sends only the end mark
                 self._end(number, lane, events)
         if self._lanes:
-            self._tell(0, events)  # of chunks behind the end
+            self._tell(0, events)  # from chunks after the finish
         return events
 
 
@@ -284,7 +284,7 @@ class ChatWriter:
         self._fixed: dict[str, Any] = {}
         self._text_prefix: dict[int, bytes] = {}
         self._calls: dict[int, int] = {}
-        self._bare: set[int] = set()  # calls without a word of arguments so far
+        self._bare: set[int] = set()  # calls without arguments so far
         self._per_choice: dict[int, int] = {}
         self._listed: dict[str, int] = {}
         self._usage: Usage | None = None
@@ -304,7 +304,7 @@ class ChatWriter:
             elif isinstance(event, Started):
                 self._start(event)
             elif isinstance(event, PartEnded):
-                # as Anthropic streams a call without arguments: clients parse what they add up
+                # Anthropic streams a call without arguments so; clients parse the concatenated text
                 if event.part in self._bare:
                     self._rare(ToolCallDelta(event.part, "{}", event.choice), out)
             elif not isinstance(event, Failed):
@@ -322,7 +322,7 @@ class ChatWriter:
         self._usage = event.usage
 
     def _begin(self, choice: int, out: list[bytes]) -> bytes:
-        """The chunk that brings the role; returns the prefix of the choice's text chunks."""
+        """Send the chunk with the role, once; returns the prefix of the choice's text chunks."""
         if choice not in self._begun:
             self._begun.add(choice)
             out.append(self._chunk(choice, {"role": "assistant", "content": ""}))
@@ -361,7 +361,7 @@ class ChatWriter:
                 self._bare.discard(event.part)
             delta = {"tool_calls": [{"index": self._calls[event.part], "function": {"arguments": event.arguments}}]}
         elif isinstance(event, Cited):
-            # the official SDK adds up lists by this index
+            # the official SDK merges lists by this index
             delta = {"annotations": [{"index": self._next_of("annotations"), **annotation(event.citation)}]}
         elif isinstance(event, Whole) and isinstance(event.value, Media) and event.value.kind == "image":
             delta = {"images": [{"index": self._next_of("images"), **image(event.value, self._crossing)}]}
@@ -396,7 +396,7 @@ class ChatWriter:
         return self._chunk(choice, {}, finish_reason=word, **native)
 
     def close(self) -> bytes:
-        """Usage, where the client asked for it, then the end mark."""
+        """Usage, if the client requested it, then the end mark."""
         out = b"data: [DONE]\n\n"
         if self._crossing.usage_wanted and self._usage is not None:
             usage = orjson.dumps(usage_document(self._usage))

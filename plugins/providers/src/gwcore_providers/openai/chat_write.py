@@ -32,7 +32,7 @@ from gwcore_providers.openai.models import accepted_efforts
 _FORMATS = {dialect: name for name, dialect in SIGNERS.items()}
 TIERS = {**{tier: tier for tier in ("auto", "default", "flex", "priority", "scale")}, "standard": "default",
          "standard_only": "default"}  # fmt: skip
-"""Tiers in any vendor's words → in OpenAI's."""
+"""Service tier, by any vendor's name → OpenAI's."""
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
 _THOUGHT_KEYS = ("reasoning_content", "reasoning")
 _BY_ADDRESS = {"file_url", "document_url"}
@@ -73,7 +73,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
 
 
 def fit_tier(out: dict[str, Any], crossing: Crossing) -> None:
-    """The service tier in OpenAI's words."""
+    """Replace the service tier with OpenAI's name for it, or drop it."""
     asked = out.pop("service_tier", None)
     tier = TIERS.get(asked) if isinstance(asked, str) else None
     if tier is not None:
@@ -121,7 +121,7 @@ class _Messages:
         self.same = request.dialect == DIALECT
         self.out: list[dict[str, Any]] = []
         self.carried: list[Media] = []
-        """Media out of tool results, which may hold words only: they follow in a user message."""
+        """Media from tool results, which may contain text only: they follow in a user message."""
 
     def all(self) -> list[dict[str, Any]]:
         """Every message."""
@@ -231,7 +231,7 @@ class _Messages:
         return {"type": "file", "file": file}
 
     def _inline(self, part: Part) -> bool:
-        """Whether a thought stands among the words, as Mistral has it."""
+        """Whether a thought is a content part, as in Mistral's API."""
         if not isinstance(part, Reasoning):
             return False
         if self.same:
@@ -281,7 +281,7 @@ class _Messages:
             return id
         if "ids9" in self.crossing.quirks:
             return fit_id(id, _NINE, 9)
-        # its own models take 40 letters; others issue longer ones themselves, and want them back
+        # OpenAI's own models accept 40 characters; other vendors issue longer ids and expect them back
         return fit_id(id, limit=64 if accepted_efforts(self.crossing.model) is None else 40)
 
     def _result(self, result: ToolResult, message: Message) -> dict[str, Any]:
@@ -312,7 +312,7 @@ class _Messages:
 
 
 def detail(part: Reasoning) -> dict[str, Any]:
-    """One of OpenRouter's ``reasoning_details``; who signed stands in ``format``."""
+    """One of OpenRouter's ``reasoning_details``; ``format`` names the signer."""
     form = {"format": _FORMATS[part.dialect]} if part.dialect in _FORMATS else {}
     out: dict[str, Any] = {**form, **{key: value for key, value in part.extra.items() if key in {"format", "index"}}}
     if part.encrypted is not None:
@@ -348,7 +348,7 @@ def _tool(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
 
 
 def mark(out: dict[str, Any], cache: str | None, crossing: Crossing, *, same: bool) -> None:
-    """A prompt-cache mark, where the vendor takes Anthropic's."""
+    """Add a prompt-cache mark if the vendor accepts Anthropic's, else drop it."""
     if cache and (same or "cache_control" in crossing.quirks):
         out[CACHE] = {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}
     elif cache:
@@ -365,7 +365,7 @@ def _custom(tool: Tool, crossing: Crossing, *, same: bool) -> dict[str, Any]:
 
 
 def _custom_as_function(tool: Tool, crossing: Crossing) -> dict[str, Any]:
-    """Free text through a function of one string, where the vendor has no custom tools; a grammar cannot be kept."""
+    """A free-text tool as a function of one string, for vendors without custom tools; its grammar is dropped."""
     if tool.grammar is not None and tool.grammar.get("type") not in {None, "text"}:
         crossing.drop("tools.custom.format")
     schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}

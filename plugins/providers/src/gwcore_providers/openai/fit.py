@@ -1,4 +1,4 @@
-"""A request of ``openai.chat`` as a follower of OpenAI takes it: what its row says, and what its model is."""
+"""Fits a request of ``openai.chat`` to an OpenAI-compatible vendor, by the quirks of its row and by the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gwcore_providers.openai.models import accepted_efforts, reasons
 
 Document = dict[str, Any]
 
-# models that reason take none of these ("Unsupported parameter" of OpenAI's reference)
+# models that reason accept none of these ("Unsupported parameter" in OpenAI's reference)
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -27,7 +27,7 @@ _NAMES = {"image_url": "image", "input_audio": "audio", "file": "document"}
 
 
 def fit(out: Document, crossing: Crossing) -> None:
-    """Change a request in place. Raises ``Untranslatable`` for content and tools that the vendor does not take."""
+    """Change a request in place. Raises ``Untranslatable`` for content and tools that the vendor does not accept."""
     quirks = crossing.quirks
     for key in _SAMPLING if reasons(crossing.model) else ():
         if out.pop(key, None) is not None:
@@ -73,7 +73,7 @@ def _part(part: Document, crossing: Crossing) -> Document:
 
 
 def think(thinking: Thinking, out: Document, crossing: Crossing) -> None:
-    """How hard to think, in the vendor's words; what they cannot say exactly is named in ``dropped``."""
+    """Write the reasoning effort in the vendor's form; what cannot be expressed exactly is dropped by name."""
     quirks, effort = crossing.quirks, effort_of(thinking)
     if "reasoning_object" in quirks:
         _think_object(thinking, effort, out, crossing)
@@ -88,13 +88,13 @@ def think(thinking: Thinking, out: Document, crossing: Crossing) -> None:
     if taken is not None:
         out["reasoning_effort"] = taken
     as_asked = known == () and effort == "none"  # a model that never thinks
-    as_it_does = taken is None and bool(allowed)  # thinks unless told otherwise, and takes no degrees
+    as_it_does = taken is None and bool(allowed)  # accepts only "none", and otherwise thinks by default
     if taken != effort and not (as_asked or as_it_does):
         crossing.drop(f"reasoning_effort {effort}")
 
 
 def _switch(thinking: Thinking, effort: str | None, out: Document, quirks: frozenset[str]) -> bool:
-    """Thinking on or off, where the vendor has a switch for it."""
+    """Turn thinking on or off, if the vendor has a switch for it; returns whether it has one."""
     wanted = effort or ("medium" if thinking.mode in {"on", "auto"} else None)
     if wanted is None or not quirks & {"thinking_switch", "enable_thinking"}:
         return False

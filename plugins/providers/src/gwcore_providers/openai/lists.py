@@ -1,4 +1,4 @@
-"""Embeddings as OpenAI has them, rerank as Cohere and Jina have it: what most of the field speaks, in both directions.
+"""Embeddings in OpenAI's form, rerank in Cohere's and Jina's, which most vendors speak; in both directions.
 
 Sources: OpenAI's OpenAPI document; Cohere's, Jina's and Voyage's API references.
 """
@@ -69,7 +69,7 @@ class Embeddings(Errors):
         )
 
     def write_request(self, request: ListRequest, crossing: Crossing) -> dict[str, Any]:
-        """See :meth:`gwcore.lists.UpstreamListCodec.write_request`. Further keys pass: they are this vendor's, if anybody's."""
+        """See :meth:`gwcore.lists.UpstreamListCodec.write_request`. Further keys are passed on: they may be this vendor's."""
         quirks = crossing.quirks
         items: Any = words(request, crossing) if "no_tokens" in quirks else request.items
         out: dict[str, Any] = {"model": crossing.model, "input": items}
@@ -142,7 +142,7 @@ class Rerank(Errors):
         )
 
     def write_request(self, request: ListRequest, crossing: Crossing) -> dict[str, Any]:
-        """See :meth:`gwcore.lists.UpstreamListCodec.write_request`. Documents come back from the request, not from there."""
+        """See :meth:`gwcore.lists.UpstreamListCodec.write_request`. Replies take documents from the request, not from upstream."""
         quirks = crossing.quirks
         out: dict[str, Any] = {"model": crossing.model, "query": request.query, "documents": words(request, crossing)}
         if request.top is not None:
@@ -186,7 +186,7 @@ LISTS: Mapping[str, UpstreamListCodec] = {"embeddings": Embeddings(), "rerank": 
 
 
 class OpenAILists(UpstreamDialect):
-    """The same, for vendors that take fewer items at a time than their clients send, or other keys."""
+    """The same, for vendors that accept fewer items per request than clients send, or use other keys."""
 
     name = "openai.lists"
     lists = LISTS

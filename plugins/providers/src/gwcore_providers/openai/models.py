@@ -1,4 +1,4 @@
-"""What OpenAI's models take, by family. Source: the vendor's model pages."""
+"""What OpenAI's models accept, by family. Source: the vendor's model pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from gwcore.knobs import Knobs
 
 _USUAL = ("low", "medium", "high")
-# words for how hard to think, weakest first; the first family that matches counts
+# accepted reasoning efforts, weakest first; the first family that matches counts
 _EFFORTS = tuple(
     (re.compile(rf"(?:^|[/.]){pattern}"), words)
     for pattern, words in (
@@ -27,14 +27,14 @@ _EFFORTS = tuple(
 )
 
 
-@lru_cache(maxsize=1000)  # asked of every call; names are typed by clients
+@lru_cache(maxsize=1000)  # used by every call; bounded because clients choose the names
 def accepted_efforts(model: str) -> tuple[str, ...] | None:
-    """What an OpenAI model takes: nothing if it does not reason; ``None`` for a model that nobody knows."""
+    """Reasoning efforts that an OpenAI model accepts: none if it does not reason; ``None`` for an unknown model."""
     return next((words for pattern, words in _EFFORTS if pattern.search(model)), None)
 
 
 def reasons(model: str) -> bool:
-    """Whether it is an OpenAI model that reasons, and so takes no sampling knobs."""
+    """Whether this is an OpenAI model that reasons, and so accepts no sampling knobs (gpt-oss does)."""
     return bool(accepted_efforts(model)) and "gpt-oss" not in model
 
 
@@ -43,12 +43,12 @@ _RESPONSES: Knobs = {
     "verbosity": (("text", "verbosity"),),
     **{name: ((name,),) for name in ("temperature", "top_p", "user", "service_tier")},
 }
-# these models sample as they like
+# these models accept no sampling parameters
 _RESPONSES_REASONING: Knobs = {
     name: places for name, places in _RESPONSES.items() if name not in {"temperature", "top_p"}
 }
 
 
 def responses_knobs(model: str) -> Knobs:
-    """Where the Responses API says them: flat members, but for ``text``."""
+    """Places of knobs in the Responses API: top-level members, except ``text``."""
     return _RESPONSES_REASONING if reasons(model) else _RESPONSES

@@ -1,6 +1,6 @@
-"""Namespaces: groups of the client's tools, as Codex has for each MCP server and for its agents. No other dialect has them.
+"""Namespaces: groups of tools, which Codex uses for MCP servers and for its agents. Only ``openai.responses`` has them.
 
-Elsewhere a tool of one goes by a single name made of both, and its calls come back with namespace and name apart again.
+For other dialects a tool's namespace and name are joined to one name; in its calls they are separated again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Spaces = dict[str, tuple[str, str]]
 
 
 def joined(space: str, name: str) -> str:
-    """One name for both, in letters and of a length that every vendor takes."""
+    """One name for both, in characters and of a length that every vendor accepts."""
     return fitted(f"{space}{name}" if space.endswith("_") else f"{space}__{name}", f"{space}/{name}")
 
 
 def spaces(document: dict[str, Any]) -> Spaces:
-    """What a request's namespaces hold: one name for both → namespace and name."""
+    """The tools in a request's namespaces: joined name → namespace and name."""
     tools = document.get("tools")
     groups = [tool for tool in tools if _is_group(tool)] if isinstance(tools, list) else []
     return {
@@ -43,7 +43,7 @@ def _is_group(tool: Any) -> bool:
 
 
 def inside(group: dict[str, Any], tools: list[Tool]) -> Iterator[Tool]:
-    """The tools of a group by names of their own; the first tells what the group is for."""
+    """The tools of a group under their joined names; the first one's description includes the group's."""
     head = {key: value for key, value in group.items() if key != "tools"}
     about = group.get("description")
     for at, tool in enumerate(tools):
@@ -57,7 +57,7 @@ def inside(group: dict[str, Any], tools: list[Tool]) -> Iterator[Tool]:
 
 
 def grouped(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The written tools of this dialect's own request, with those of a group in it again."""
+    """The written tools of a request in this dialect, with the tools of each group put back into it."""
     out: list[dict[str, Any]] = []
     last: Any = None
     for made in tools:
@@ -74,14 +74,14 @@ def grouped(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def together(call: ToolCall, known: Spaces) -> ToolCall:
-    """A call of a history by the one name that its tool goes by. One that names another namespace (tool search has them) is as it was."""
+    """A call in the history, with its tool's joined name; unchanged if its namespace is unknown (from tool search)."""
     space = call.extra.get(SPACE)
     name = joined(space, call.name) if isinstance(space, str) else ""
     return replace(call, name=name, extra={**call.extra, "name": call.name}) if name in known else call
 
 
 def apart(call: ToolCall, known: Spaces, dialect: str) -> ToolCall:
-    """A call by its own name and namespace, where it is of a tool in one."""
+    """A call with its own name and namespace, if its tool is in one."""
     found = known.get(call.name)
     if found is None:
         return call

@@ -47,18 +47,18 @@ def _total(facts: Facts) -> Usage | None:
 
 _OVER = frozenset({"completed", "incomplete", "failed"})
 _UNDER_WAY = frozenset({"queued", "in_progress"})
-"""Of an answer that comes later (``background``): what it will have used is not known."""
+"""Status of an unfinished answer (``background``): its final usage is not known yet."""
 _ID = re.compile(rb'"id"\s*:\s*"(resp[\w-]*)"')
 
 
 class OpenAIResponses(BaseDialect):
-    """Stateful on vendors that keep responses; every address is forwarded."""
+    """Stateful at vendors that store responses; all routes are forwarded."""
 
     name = "openai.responses"
     chat = ResponsesCodec()
     unique = frozenset({"model", "stream", "input", "tools", "max_output_tokens", "service_tier"})
     forward = ("openai-", "x-stainless-", "x-codex-", "session_id", "conversation_id", "originator")
-    # the last event's type may stand many kilobytes before its end; usage is filled in by no event but the last
+    # the last event's type may be many kilobytes before its end; only the last event contains usage
     end_mark = last_mark = re.compile(
         rb'response\.(?:completed|incomplete|failed)|\[DONE\]|"type"\s*:\s*"error"|"total_tokens"\s*:\s*\d'
     )
@@ -78,13 +78,13 @@ class OpenAIResponses(BaseDialect):
         return returned.responses(raw, document)
 
     def knobs(self, operation: str, _document: Document, model: str) -> Knobs:
-        """Flat members, but for ``text``."""
+        """Top-level members, except ``text``."""
         if operation not in {"chat", "compact"}:
             return {}
         return responses_knobs(model)
 
     def meter(self, operation: str, _document: Document | None, *, stream: bool) -> Meter | None:
-        """Usage stands in the response object, which the last event of a stream holds."""
+        """Usage is in the response object, which the last event of a stream contains."""
         if operation not in {"chat", "compact"}:
             return None
         return (
@@ -94,7 +94,7 @@ class OpenAIResponses(BaseDialect):
         )
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """``response.failed`` before any output is the error it holds. A whole response that failed is one, and has its id."""
+        """Before any output, ``response.failed`` is an error. A complete response that failed is an answer: it has an id."""
         kind = document.get("type")
         if document.get("object") == "response":
             return "go"
@@ -114,7 +114,7 @@ class OpenAIResponses(BaseDialect):
         return super().judge(document)
 
     def bare(self, document: dict[str, Any]) -> bool:
-        """No item but messages and thoughts without words."""
+        """Whether all items are messages and thoughts without text."""
         return all(map(_mute, document["output"]))
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
@@ -122,7 +122,7 @@ class OpenAIResponses(BaseDialect):
         return error_body(error, request_id)
 
     def error_event(self, error: GatewayError, request_id: str, _operation: str, head: bytes = b"") -> bytes:
-        """``response.failed``, the one terminal event every client of this API knows, of the response that had begun."""
+        """``response.failed``, the only failure event every client of this API knows, with the begun response's id."""
         begun = _ID.search(head)
         response: dict[str, Any] = {
             "id": begun.group(1).decode() if begun else f"resp_{request_id}",
@@ -141,17 +141,17 @@ class OpenAIResponses(BaseDialect):
             "tools": [],
             "top_p": None,
         }
-        # the gateway has not counted the events that passed; a number beyond them keeps the order
+        # the gateway does not count the events it relays; this number is above theirs, so the order holds
         event = {"type": "response.failed", "sequence_number": 1_000_000_000, "response": response}
         return encode(orjson.dumps(event), "response.failed")
 
     def models_body(self, models: Sequence[ModelInfo], wanted: str | None, operation: str = "models") -> bytes | None:
-        """As the other OpenAI dialect."""
+        """The same list as in ``openai.chat``."""
         return models_body(models, wanted, operation)
 
 
 def _bare(document: dict[str, Any]) -> bool:
-    """Whether a message or a thought begins, or ends, and says nothing yet."""
+    """Whether an event begins or ends a message or thought that has no text."""
     kind = document.get("type")
     if kind == "response.output_text.done":
         return not document.get("text")
@@ -161,7 +161,7 @@ def _bare(document: dict[str, Any]) -> bool:
 
 
 def _mute(item: Any) -> bool:
-    """Whether an item, or a piece of one, is a message or a thought without words."""
+    """Whether an item, or a part of one, is a message or a thought without text."""
     if not isinstance(item, dict) or item.get("type") not in {"message", "reasoning", "output_text"}:
         return False
     if item.get("summary") or item.get("encrypted_content") or item.get("text"):

@@ -1,4 +1,4 @@
-"""The response object of ``openai.responses``, and the items of its output."""
+"""The response object of ``openai.responses``, and its output items."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Document = dict[str, Any]
 # ── why an answer ended ──────────────────────────────────────────────────────────────────────────────────────────────
 
 _INCOMPLETE: Mapping[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
-# why → status and, where it is incomplete, the reason; this dialect has no more than two
+# finish reason → status and, if incomplete, its reason, of which this dialect has only two
 _STATUS: Mapping[FinishReason, tuple[str, str | None]] = {
     "stop": ("completed", None), "tool_calls": ("completed", None), "refusal": ("completed", None),
     "length": ("incomplete", "max_output_tokens"), "context_window": ("incomplete", "max_output_tokens"),
@@ -32,7 +32,7 @@ _STATUS: Mapping[FinishReason, tuple[str, str | None]] = {
 
 
 def finish_of(response: Mapping[str, Any], *, calls: bool, refused: bool) -> Finish:
-    """Why an answer ended, from its status and what is in it."""
+    """Why an answer ended, from its status and content."""
     status = response.get("status")
     if status == "completed":
         return Finish("tool_calls" if calls else "refusal" if refused else "stop", "completed")
@@ -44,9 +44,9 @@ def finish_of(response: Mapping[str, Any], *, calls: bool, refused: bool) -> Fin
 
 
 def ended(finish: Finish, *, refused: bool) -> Document:
-    """``status`` and what goes with it. ``refused``: the output holds the refusal's words."""
+    """``status`` and the keys that go with it. ``refused``: the output contains the text of a refusal."""
     status, reason = _STATUS[finish.reason]
-    if finish.reason == "refusal" and not refused:  # nothing in the output says so
+    if finish.reason == "refusal" and not refused:  # the output does not show it
         status, reason = "incomplete", "content_filter"
     if status == "completed":
         return {"status": status, "error": None, "incomplete_details": None}
@@ -54,12 +54,12 @@ def ended(finish: Finish, *, refused: bool) -> Document:
         return failed("server_error", "the model's answer ended in an error")
     details = {"reason": reason} if reason is not None else {}
     if finish.native not in {None, reason}:
-        details["native_reason"] = finish.native  # never told as completed, and told by its own name
+        details["native_reason"] = finish.native  # show the vendor's own reason
     return {"status": status, "error": None, "incomplete_details": details}
 
 
 def failed(code: str, message: str) -> Document:
-    """``status`` of an answer that an error ended."""
+    """``status`` and related keys of an answer that ended with an error."""
     return {"status": "failed", "error": {"code": code, "message": message}, "incomplete_details": None}
 
 
@@ -67,7 +67,7 @@ def failed(code: str, message: str) -> Document:
 
 
 def usage_of(response: Mapping[str, Any], output: Any = None) -> Usage | None:
-    """The usage of a response object; calls of the vendor's tools are counted in ``output``."""
+    """The usage of a response object; calls of server tools are counted in its output, else in ``output``."""
     usage = response.get("usage")
     if not isinstance(usage, dict):
         return None
@@ -78,7 +78,7 @@ def usage_of(response: Mapping[str, Any], output: Any = None) -> Usage | None:
 
 
 def usage_document(usage: Usage) -> Document:
-    """Usage as this dialect counts: cached inside the input, reasoning inside the output."""
+    """Usage in this dialect's form: the input includes cached tokens, the output includes reasoning."""
     return {
         "input_tokens": usage.total_in,
         "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write},
@@ -101,7 +101,7 @@ TIERS = frozenset({"auto", "default", "flex", "priority", "scale", "fast", "ultr
 
 
 def response(id: str, created: int | None, crossing: Crossing, service_tier: str | None) -> Document:  # noqa: A002
-    """The object without its output and end: what the API repeats of the request. Nothing is stored."""
+    """The response object at its start, with what the API repeats from the request. Nothing is stored."""
     asked = crossing.request
     text = asked.get("text")
     reasoning = asked.get("reasoning")
@@ -139,7 +139,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 def stem_of(id: str) -> str:  # noqa: A002
-    """What the ids of a response's items are made of."""
+    """The common stem of a response's item ids."""
     stem = id.removeprefix("resp_")
     return stem if _PLAIN.fullmatch(stem) else hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -148,7 +148,7 @@ def stem_of(id: str) -> str:  # noqa: A002
 
 
 def annotation(citation: Citation, length: int, crossing: Crossing) -> Document | None:
-    """A citation as this dialect has them; ``None`` for one without an address, which it has none for."""
+    """A citation in this dialect's form; dropped, ``None``, if it has no URL."""
     if citation.dialect == DIALECT and citation.doc:
         return dict(citation.doc)
     if citation.url is None:
@@ -164,7 +164,7 @@ def annotation(citation: Citation, length: int, crossing: Crossing) -> Document 
 
 
 def shown_citations(cited: Iterable[Citation], length: int, crossing: Crossing) -> list[Document]:
-    """All that can be shown."""
+    """All citations that this dialect can express."""
     return [shown for one in cited if (shown := annotation(one, length, crossing)) is not None]
 
 
@@ -182,7 +182,7 @@ def message(id: str, content: list[Document], status: str = "completed") -> Docu
 
 
 def call_item(id: str, call: ToolCall, given: str, status: str) -> Document:  # noqa: A002
-    """A call's item. ``given``: its arguments, or its free text."""
+    """A tool call's item. ``given``: its arguments or free text."""
     kind = kind_of(call)
     out = {"id": id, "type": kind, "call_id": with_thought(call), "name": call.name}
     out["input" if kind == "custom_tool_call" else "arguments"] = given
@@ -192,14 +192,14 @@ def call_item(id: str, call: ToolCall, given: str, status: str) -> Document:  # 
 
 
 def reasoning_item(id: str, text: str, part: Reasoning | None) -> Document:  # noqa: A002
-    """A thought for the client to show, and to send back as it is: sealed, with whatever its vendor signed."""
+    """A thought for the client to show and to send back unchanged: sealed, including its vendor's signature."""
     summary = [{"type": "summary_text", "text": text}] if text else []
     sealed = seal(replace(part, text=text) if part is not None else Reasoning(text))
     return {"id": id, "type": "reasoning", "summary": summary, "encrypted_content": sealed}
 
 
 def whole_item(id: str, part: Media | Opaque, crossing: Crossing) -> Document | None:  # noqa: A002
-    """An item that comes in one piece; ``None``, and named, for one that this dialect has no item for."""
+    """The item of a part that comes in one piece; dropped by name, ``None``, if this dialect has none for it."""
     if isinstance(part, Opaque):
         if part.dialect == DIALECT:
             return dict(part.doc)

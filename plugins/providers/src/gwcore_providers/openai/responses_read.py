@@ -1,11 +1,11 @@
 """``openai.responses`` requests → the canonical conversation. Source: OpenAI's OpenAPI document.
 
-Every item of ``input`` becomes a message, except that items of the assistant which follow one another (thoughts, words, calls)
-become the parts of one: other dialects know such a turn as a whole. What is understood by this dialect only is an
+Each item of ``input`` becomes a message, but consecutive items of the assistant (thoughts, text, calls) become the parts
+of one message, because they are one turn in other dialects. What only this dialect understands is an
 :class:`~gwcore.chat.Opaque` part.
 
-Where this dialect has two spellings of one thing they are read as one: a string and a list of one text part, ``input`` as a
-string and as one user message, ``null`` and absence, a message with and without ``type``, no ``annotations`` and none.
+Two spellings of the same thing are read alike: a string and a list of one text part, ``input`` as a string and as one
+user message, ``null`` and absence, a message with and without ``type``, missing and empty ``annotations``.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ KNOBS = {
 }  # fmt: skip
 """This dialect's key → the canonical knob."""
 STATE = ("previous_response_id", "conversation", "prompt", "background")
-"""What only a vendor that keeps responses can do."""
+"""Keys that only a vendor that stores responses can serve."""
 ENCRYPTED = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
 INSTRUCTIONS: Mapping[str, Any] = {"instructions": True}
-"""``extra`` of the message that stands in ``instructions``."""
+"""``extra`` of the message read from ``instructions``."""
 _READ = frozenset({
     "model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens", "text",
     "reasoning", "include", "stream", *KNOBS, *STATE,
@@ -86,7 +86,7 @@ def read_request(document: dict[str, Any], model: str, *, stream: bool) -> ChatR
     return request
 
 
-# ── what is said ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _messages(document: dict[str, Any]) -> list[Message]:
@@ -124,7 +124,7 @@ def _item(item: dict[str, Any], where: str, known: Spaces) -> Message:
 
 
 def part_of(kind: str, item: dict[str, Any], where: str) -> Part:
-    """An item that is no message, of a request or a reply."""
+    """An item of a request or a reply that is not a message."""
     reader = _ITEMS.get(kind)
     return reader(item, where) if reader is not None else Opaque(DIALECT, kind, item)
 
@@ -139,7 +139,7 @@ def _message(item: dict[str, Any], where: str) -> Message:
 
 
 def said(item: dict[str, Any], where: str) -> list[Part]:
-    """A message of the assistant. Its first part keeps, as ``item``, what else the message says."""
+    """A message of the assistant. Its first part keeps the message's further keys, as ``item``."""
     parts = _content(item.get("content"), f"{where}.content", "output_text")
     if not parts:
         parts = [Text("", extra={"empty": True})]
@@ -153,7 +153,7 @@ def said(item: dict[str, Any], where: str) -> list[Part]:
 
 
 def _apart(last: Part, parts: list[Part]) -> list[Part]:
-    """Words of another message than the words before them know that one begins."""
+    """Mark the text part that begins a new message right after the text of another."""
     first = parts[0]
     if isinstance(last, Text) and isinstance(first, Text) and "item" not in first.extra:
         first.extra = {**first.extra, "item": {}}
@@ -198,10 +198,10 @@ def _media(item: dict[str, Any], where: str, kind: Any) -> Media:
     mime = data = None
     if isinstance(given, str):
         mime, data, bare = from_url(given)
-        if bare is not None:  # an image's address, or a file's base64 without a head
+        if bare is not None:  # an image's URL, or a file's base64 without a data URL prefix
             data, url = (None, bare) if kind == "image" else (bare, url)
         elif not given.startswith(f"data:{mime};base64,"):
-            extra = {**extra, key: given}  # a head that cannot be written again
+            extra = {**extra, key: given}  # a data URL prefix that cannot be rebuilt
         else:
             url = None if kind == "image" else url
     media = Media(kind, mime, data, url, item.get("file_id"), item.get("filename"), item.get("detail"), extra=extra)
@@ -211,7 +211,7 @@ def _media(item: dict[str, Any], where: str, kind: Any) -> Media:
 
 
 def citations(annotations: Any) -> list[Citation]:
-    """``annotations`` of words."""
+    """The ``annotations`` of a text."""
     return [citation(one) for one in annotations or () if isinstance(one, dict)]
 
 
@@ -225,9 +225,9 @@ def citation(one: dict[str, Any]) -> Citation:
 
 
 def thought(item: dict[str, Any], _where: str = "") -> Reasoning:
-    """A reasoning item; a token of ours in it is opened.
+    """A reasoning item; a thought that this gateway sealed is unsealed.
 
-    ``extra`` keeps what the text alone does not tell: several parts, a summary and the thought itself.
+    ``extra`` keeps what the text does not: a summary of several parts, and the thought itself if there is a summary.
     """
     encrypted = item.get("encrypted_content")
     opened = unseal(encrypted)
@@ -286,7 +286,7 @@ def _result(item: dict[str, Any], where: str) -> ToolResult:
 
 
 def _drawn(item: dict[str, Any], _where: str = "") -> Part:
-    """An image that the model drew, where it is there at all."""
+    """An image that the model generated; :class:`~gwcore.chat.Opaque` if it is missing."""
     result = item.get("result")
     if not isinstance(result, str) or not result:
         return Opaque(DIALECT, "image_generation_call", item)
@@ -304,7 +304,7 @@ _ITEMS: dict[str, Callable[[dict[str, Any], str], Part]] = {
 }
 
 
-# ── how it shall be answered ─────────────────────────────────────────────────────────────────────────────────────────
+# ── settings of the answer ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _tools(items: Any, where: str) -> list[Tool]:
@@ -322,7 +322,7 @@ def _tools(items: Any, where: str) -> list[Tool]:
 
 def _tool(item: dict[str, Any], where: str) -> Tool:
     kind = item.get("type")
-    if isinstance(item.get(str(kind)), dict):  # the form of chat completions, which some clients mix in
+    if isinstance(item.get(str(kind)), dict):  # the form of chat completions, which some clients use here
         item = {**{key: value for key, value in item.items() if key != kind}, **item[str(kind)]}
     if kind == "function":
         name = string(item, "name", where)
@@ -331,7 +331,7 @@ def _tool(item: dict[str, Any], where: str) -> Tool:
     if kind == "custom":
         form = item.get("format")
         if isinstance(form, dict) and form.get("type") == "grammar":
-            # the canonical form is that of chat completions
+            # the canonical form is that of chat completions: nested
             form = {"type": "grammar", "grammar": {key: value for key, value in form.items() if key != "type"}}
         extra = rest(item, "type", "name", "description", "format")
         return Tool(string(item, "name", where), item.get("description"), custom=True, grammar=form, extra=extra)
@@ -357,7 +357,7 @@ def _choose(value: Any, request: ChatRequest) -> None:
         mode = "required" if value.get("mode") == "required" else "auto"
         request.tool_choice = ToolChoice(mode, names, extra={"allowed": True})  # type: ignore[arg-type]  # one of two
     elif isinstance(kind, str):
-        request.needs["tool_choice"] = value  # a tool of the vendor's
+        request.needs["tool_choice"] = value  # a server tool
     else:
         raise BadRequest("tool_choice must be auto, none, required or an object with a type")
 

@@ -1,4 +1,4 @@
-"""``openai.responses`` replies, whole, in both directions, and its errors."""
+"""Complete ``openai.responses`` replies, in both directions, and errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_reply(document: Any) -> ChatReply:
 
 
 def parts_of(item: Document) -> list[Part]:
-    """An item of the output. Raises ``Malformed``."""
+    """The parts of an output item. Raises ``Malformed``."""
     kind = item.get("type")
     if not isinstance(kind, str):
         raise Malformed("an item of the upstream's answer has no type")
@@ -67,7 +67,7 @@ def parts_of(item: Document) -> list[Part]:
 
 
 def write_reply(reply: ChatReply, crossing: Crossing) -> Document:
-    """See :meth:`gwcore.codec.ChatCodec.write_reply`. This dialect knows one answer; others are named and dropped."""
+    """See :meth:`gwcore.codec.ChatCodec.write_reply`. This dialect has one answer; others are dropped by name."""
     choice = reply.choices[0] if reply.choices else Choice([], Finish("unknown"))
     if len(reply.choices) > 1:
         crossing.drop("n")
@@ -87,7 +87,7 @@ def write_reply(reply: ChatReply, crossing: Crossing) -> Document:
 
 def _output(choice: Choice, stem: str, crossing: Crossing) -> list[Document]:
     out: list[Document] = []
-    words: Document | None = None  # the message that the next words belong to
+    words: Document | None = None  # the message that the next text belongs to
     logprobs = choice.logprobs
     for part in choice.parts:
         if isinstance(part, Text):

@@ -1,7 +1,7 @@
 """``openai.responses`` streams → events.
 
-Nearly every event brings a few characters of text: it is read by one look-up. A closing event repeats what its deltas said; where
-there were none (vendors leave them out) it follows as one. Where the two differ, the deltas count: they cannot be unsaid.
+Nearly all events are a few characters of text, read by one look-up. A closing event repeats what its deltas contained;
+if there were none (some vendors omit them), it is read as a delta. If the two differ, the deltas count: they are sent.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from gwcore_providers.openai.responses_writer import ResponsesWriter
 __all__ = ["ResponsesReader", "ResponsesWriter"]
 
 Document = dict[str, Any]
-_ITEM = -1  # stands for the content index of an item that has none
+_ITEM = -1  # in place of a content index, for items that have none
 _DONE = b"[DONE]"
 
 
 class _Part:
-    """A part being read: whether events of it went out, whether a call's arguments did, how many citations.
+    """A part being read: whether events of it were emitted, whether a call's arguments were, how many citations.
 
-    ``summary``, ``at``: of a thought, whether it is told as a summary, and the index of that summary's last part.
+    ``summary``, ``at``: of a thought, whether it is read from its summary, and the index of the summary's last part.
     """
 
     __slots__ = ("at", "begun", "cited", "number", "open", "summary", "told")
@@ -96,7 +96,7 @@ class ResponsesReader:
         }
 
     def read(self, frame: Frame) -> Sequence[Event]:
-        """One event of the API; those that only tell how a vendor's tool gets on say nothing."""
+        """One event of the API; those that only report the progress of a server tool are ignored."""
         data = frame.data
         if frame.comment or not data or data == _DONE:
             return ()
@@ -121,7 +121,7 @@ class ResponsesReader:
         return events
 
     def close(self) -> Sequence[Event]:
-        """Ends of parts; an answer without its last event has no finish."""
+        """End the open parts; an answer without its last event has no finish reason."""
         events: list[Event] = []
         self._close(events)
         return events
@@ -142,7 +142,7 @@ class ResponsesReader:
         response = document.get("response")
         if not isinstance(response, dict):
             raise Malformed("the last event of the upstream's stream has no response")
-        if not self._parts:  # a vendor that streams nothing but the end
+        if not self._parts:  # a vendor that sends only the last event
             for at, item in enumerate(response.get("output") or ()):
                 self._done({"output_index": at, "item": item}, events)
         self._over = True
@@ -174,7 +174,7 @@ class ResponsesReader:
         events.append(PartEnded(part.number))
 
     def _part(self, document: Document, content: int = _ITEM) -> _Part:
-        """The part that an event is about; it opens with the first."""
+        """The part that an event belongs to, created by its first event."""
         at = document.get("output_index")
         key = (document.get("item_id") if at is None else at, content)
         part = self._parts.get(key)
@@ -182,7 +182,7 @@ class ResponsesReader:
             part = self._parts[key] = _Part(len(self._parts))
         return part
 
-    # ── words ──
+    # ── text ──
 
     def _text(self, document: Document, events: list[Event]) -> None:
         part = self._part(document, document.get("content_index", 0))
@@ -202,7 +202,7 @@ class ResponsesReader:
             self._words(part, Text(said, refusal=refusal), document.get("logprobs"), events)
 
     def _words(self, part: _Part, text: Text, logprobs: Any, events: list[Event]) -> None:
-        """What a closing event says of a text beyond its deltas."""
+        """Emit what a closing event adds to its deltas: the text if there were none, and citations."""
         if not part.begun:
             part.begun = True
             events.append(TextDelta(part.number, text.text, 0, text.refusal, logprobs or None))
@@ -239,7 +239,7 @@ class ResponsesReader:
             part.summary = summary
         text = document.get("delta")
         if part.summary is not summary or not isinstance(text, str):
-            return  # a thought that is told twice is told as it began
+            return  # if a thought comes both as a summary and in full, only the first form is read
         at = document.get("summary_index" if summary else "content_index")
         if summary and part.begun and at != part.at:
             text = "\n\n" + text
@@ -262,7 +262,7 @@ class ResponsesReader:
                 if isinstance(call, ToolCall):
                     self._call(document, call, events)
         elif isinstance(item, dict) and item.get("type") == "reasoning":
-            self._part(document)  # its place is before what follows, even if its words come late
+            self._part(document)  # it precedes what follows, even if its text comes late
 
     def _call(self, document: Document, call: ToolCall, events: list[Event]) -> _Part:
         part = self._part(document)

@@ -32,7 +32,7 @@ from gwcore_providers.openai.responses_read import DIALECT, ENCRYPTED, KNOBS, LO
 Document = dict[str, Any]
 _KEYS = {knob: key for key, knob in KNOBS.items()}
 _SPOKEN = frozenset({*_KEYS, "verbosity", "logprobs"})
-_LEAST = 16  # tokens of output; fewer are refused
+_LEAST = 16  # output tokens; OpenAI rejects a lower limit
 _CALL = re.compile(r"[a-zA-Z0-9_.:-]+")
 _FORMAT = re.compile(r"[^a-zA-Z0-9_-]")
 _DETAILS = frozenset({"low", "high", "auto", "original"})
@@ -67,7 +67,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
 
 
 def _own(request: ChatRequest, out: Document) -> None:
-    """What only this dialect says."""
+    """Add what only this dialect can express."""
     for key, value in {**request.needs, **request.extra}.items():
         if key == "text":
             out["text"] = {**out.get("text", {}), **value}
@@ -80,7 +80,7 @@ def _own(request: ChatRequest, out: Document) -> None:
 
 
 def _fit(request: ChatRequest, out: Document, crossing: Crossing) -> None:
-    """What other dialects say that is taken here in part, or not at all."""
+    """Adapt, drop or refuse what other dialects can express and this one cannot, or only in part."""
     if out.get("store"):
         crossing.drop("store")
     out["store"] = False
@@ -100,7 +100,7 @@ def _fit(request: ChatRequest, out: Document, crossing: Crossing) -> None:
 
 
 def _fit_value(out: Document, key: str, fit: Any, crossing: Crossing) -> None:
-    """The value as it is taken here; ``None`` where it is not."""
+    """Replace the value with ``fit``; drop it if that is ``None``."""
     if key not in out:
         return
     out[key] = fit
@@ -123,7 +123,7 @@ def _enough(limit: int, crossing: Crossing) -> int:
     return max(limit, _LEAST)
 
 
-# ── how it shall be answered ─────────────────────────────────────────────────────────────────────────────────────────
+# ── settings of the answer ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _offer_tools(request: ChatRequest, out: Document, crossing: Crossing, *, same: bool) -> None:
@@ -153,7 +153,7 @@ def _tool(tool: Tool, crossing: Crossing, *, same: bool) -> Document:
         pairs = {"parameters": tool.schema, "strict": tool.strict}
         out |= {key: value for key, value in pairs.items() if value is not None}
     else:
-        # here a tool that does not say so is strict, elsewhere it is not
+        # a tool without ``strict`` is strict in this API, but not in others
         out["parameters"] = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
         out["strict"] = bool(tool.strict)
     return {**out, **tool.extra} if same else out
@@ -214,7 +214,7 @@ def _think(thinking: Thinking | None, out: Document, crossing: Crossing, *, same
         out["reasoning"] = asked
 
 
-# ── what is said ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Items:
@@ -376,7 +376,7 @@ class _Items:
             self.out.append(self._drawn(part))
 
     def _thought(self, part: Reasoning) -> None:
-        if part.dialect != DIALECT:  # another vendor's, which this one could not read
+        if part.dialect != DIALECT:  # another vendor's, which this one cannot read
             self.crossing.drop("reasoning")
             return
         self.out.append(thought_item(part))
@@ -406,7 +406,7 @@ class _Items:
         return {"type": kind, "call_id": self._id(result.id), "output": output, **more}
 
     def _drawn(self, media: Media) -> Document:
-        """An image that the model drew in an earlier turn."""
+        """An image that the model generated in an earlier turn."""
         result = media.data or media.url
         if media.kind != "image" or result is None:
             raise self.crossing.refuse(f"{media.kind} in an answer of the assistant")
@@ -417,12 +417,12 @@ class _Items:
 
 
 def kind_of(call: ToolCall) -> str:
-    """The type of a call's item."""
+    """The item type of a tool call."""
     return "custom_tool_call" if call.custom else "function_call"
 
 
 def thought_item(part: Reasoning) -> Document:
-    """A reasoning item of this dialect's own, as it was read."""
+    """A reasoning item of this dialect, rebuilt as it was read."""
     out: Document = {"type": "reasoning", "summary": []}
     if part.text and part.summary:
         out["summary"] = [{"type": "summary_text", "text": part.text}]

@@ -1,8 +1,8 @@
 """Events → ``openai.responses`` streams.
 
-Every event names its item by id and place, items open and close around their deltas, and the last event repeats the whole
-answer: so what was said is kept until then, in pieces. Words and thoughts come one item at a time, since clients take a delta
-to be of the item that opened last; calls may overlap. Exactly one event ends the stream, whatever happened to the answer.
+Every event names its item by id and index, items open and close around their deltas, and the last event repeats the
+whole answer, so its pieces are kept until then. Text and thoughts are written one item at a time, because clients assign
+a delta to the item that opened last; calls may overlap. Exactly one event ends the stream, even if the answer failed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Words:
 
 
 class _Open:
-    """An item that has been added and is not done. ``head``: the members of a delta that name it."""
+    """An item that was added but is not done. ``head``: the members by which a delta names it."""
 
     __slots__ = ("call", "content", "head", "id", "index", "part", "pieces", "sealed")
 
@@ -133,7 +133,7 @@ class ResponsesWriter:
         return b"".join(out)
 
     def close(self) -> bytes:
-        """The last event, where no failure has been told already."""
+        """The last event, unless the attempt failed: then the gateway writes it."""
         out: list[bytes] = []
         if not self._over:
             if self._finish is None:
@@ -154,7 +154,7 @@ class ResponsesWriter:
     def _about(self, kind: str, item: _Open, body: Document, out: list[bytes]) -> None:
         self._emit(kind, {"item_id": item.id, "output_index": item.index, **body}, out)
 
-    # ── the whole ──
+    # ── the response ──
 
     def _rare(self, event: Event, out: list[bytes]) -> None:
         if isinstance(event, Started):
@@ -165,7 +165,7 @@ class ResponsesWriter:
         if isinstance(event, Metered):
             self._usage = event.usage
         elif isinstance(event, Failed):
-            self._over = True  # the gateway tells every failure of an attempt, in its dialect's words
+            self._over = True  # the gateway reports every failed attempt itself, as the dialect's error event
         elif event.choice:
             self._crossing.drop("n")
         elif isinstance(event, Finished):
@@ -198,14 +198,14 @@ class ResponsesWriter:
         self._emit(kind, {"response": whole}, out)
 
     def _settle(self, out: list[bytes]) -> None:
-        """Every open item is done."""
+        """Close all open items."""
         for part in list(self._calls):
             self._call_done(part, out)
         self._resume(out)
         self._thought_done(out)
         self._message_done(out)
 
-    # ── parts, one after another ──
+    # ── order of parts ──
 
     def _place(self, event: Event, out: list[bytes]) -> None:
         kind = type(event)
@@ -241,7 +241,7 @@ class ResponsesWriter:
         self._items[item.index] = shown
         self._emit("output_item.done", {"output_index": item.index, "item": shown}, out)
 
-    # ── words ──
+    # ── text ──
 
     def _text(self, event: TextDelta, out: list[bytes]) -> None:
         words = self._begin_words(event.part, out, refusal=event.refusal)
