@@ -176,7 +176,7 @@ def _prices(prices: Any) -> dict[str, Steps]:
 
 
 def _integer(amount: Decimal) -> int:
-    """Rounded down: a price per hour is rarely whole per second; at most a nano-dollar per million seconds is lost."""
+    """Rounded down: a price per hour is rarely whole per second; this loses under a nano-dollar per million seconds."""
     return int(amount.to_integral_value(ROUND_FLOOR))
 
 

@@ -34,7 +34,7 @@ def responses(raw: bytes, document: Document) -> Returned | None:
 def messages(document: Document) -> Returned | None:
     """Anthropic's messages: remove foreign and unsigned thoughts, and ``thinking`` if a required thought is missing."""
     turns = document.get("messages")
-    # cheaper than a search of the many bytes, where an empty signature is a pattern that begins with a quote
+    # checking the blocks is cheaper than searching all bytes, since the pattern of an empty signature begins with a quote
     said = [turn for turn in (turns if isinstance(turns, list) else ()) if isinstance(turn, dict)]
     foreign = any(
         _unless_foreign(one) is None for turn in said if turn.get("role") == "assistant" for one in _blocks(turn)

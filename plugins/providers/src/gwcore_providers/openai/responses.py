@@ -94,7 +94,7 @@ class OpenAIResponses(BaseDialect):
         )
 
     def judge(self, document: dict[str, Any]) -> Opening:
-        """Before any output, ``response.failed`` is an error. A complete response that failed is an answer: it has an id."""
+        """Before any output, ``response.failed`` is an error. A complete response that failed is an answer with an id."""
         kind = document.get("type")
         if document.get("object") == "response":
             return "go"
