@@ -156,7 +156,7 @@ class BaseDialect:
         return b"data: " + self.error_body(error, request_id) + b"\n\n"
 
     def error_body(self, error: GatewayError, request_id: str) -> bytes:
-        """Each dialect's own shape."""
+        """Overridden by each dialect."""
         raise NotImplementedError
 
 

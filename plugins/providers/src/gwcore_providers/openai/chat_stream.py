@@ -304,7 +304,7 @@ class ChatWriter:
             elif isinstance(event, Started):
                 self._start(event)
             elif isinstance(event, PartEnded):
-                # Anthropic streams a call without arguments so; clients parse the concatenated text
+                # a call without arguments, as Anthropic streams it: clients parse the concatenated text as JSON
                 if event.part in self._bare:
                     self._rare(ToolCallDelta(event.part, "{}", event.choice), out)
             elif not isinstance(event, Failed):

@@ -34,7 +34,7 @@ def accepted_efforts(model: str) -> tuple[str, ...] | None:
 
 
 def reasons(model: str) -> bool:
-    """Whether this is an OpenAI model that reasons, and so accepts no sampling knobs (gpt-oss does)."""
+    """Whether this is an OpenAI model that reasons and so accepts no sampling knobs; ``gpt-oss`` accepts them."""
     return bool(accepted_efforts(model)) and "gpt-oss" not in model
 
 
