@@ -108,7 +108,7 @@ class Meter(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """Usage reported so far; ``None`` if nothing was. A new object on every access."""
+        """Usage reported so far; ``None`` if nothing was. Read-only for callers: several plugins share the object."""
         ...
 
     def feed(self, chunk: bytes) -> bytes:
