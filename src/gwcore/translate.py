@@ -316,6 +316,7 @@ def _misshapen(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -
         return None
 
     def fits(tried: dict[str, Any]) -> int:
+        """How far translation gets: 2 is to its end."""
         try:
             _said(client, upstream, replace(crossing, request=tried, dropped=[], headers=[]))
         except MISSHAPEN:
@@ -324,16 +325,16 @@ def _misshapen(client: ChatCodec, upstream: UpstreamCodec, crossing: Crossing) -
             return 1
         return 2
 
-    without = {name: {key: value for key, value in document.items() if key != name} for name in document}
-    name = max(document, key=lambda name: fits(without[name]))
-    if fits(without[name]) < 2 and fits({name: document[name]}):  # it is merely missed
+    scores = {name: fits({key: value for key, value in document.items() if key != name}) for name in document}
+    name = max(scores, key=scores.__getitem__)
+    if scores[name] < 2 and fits({name: document[name]}):  # it is merely missed
         return None
     items = document[name]
     if not isinstance(items, list) or not 1 < len(items) <= TRIES:
         return name
-    shorter = [{**document, name: [*items[:at], *items[at + 1 :]]} for at in range(len(items))]
-    at = max(range(len(items)), key=lambda at: fits(shorter[at]))
-    return f"{name}[{at}]" if fits(shorter[at]) else name
+    shorter = [fits({**document, name: [*items[:at], *items[at + 1 :]]}) for at in range(len(items))]
+    best = max(shorter)
+    return f"{name}[{shorter.index(best)}]" if best else name
 
 
 def _spoken(

@@ -68,6 +68,12 @@ async def now_of(home):
     return (await home.transact([])).now
 
 
+async def alive(home, seen):
+    """A worker of whom nobody here knows more than when it was last seen, in milliseconds."""
+    query = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
+    await home.rows(query, seen)
+
+
 async def eventually(condition, within=5.0):
     """Wait until ``condition()`` (perhaps a coroutine) is true."""
     async with asyncio.timeout(within):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, spent, void
+from budget_kit import accounts, alive, budget, do, eventually, now_of, post, reap, reserve, spent, void
 
 from gwcore_budget.ledger.group import Group
 from gwcore_budget.ledger.ledger import Ledger, Refused
@@ -439,8 +439,7 @@ async def test_verify_sees_what_is_overdue(make_home):
     assert found.problems[1].startswith("outbox: 1 (done:1:1) not sent") and len(found.problems) == 2
     assert len(found.notes) == 1 and "posted 600 of 599" in found.notes[0]
     # a living worker's own hold is its own affair; one that is silent is not
-    worker = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
-    await home.rows(worker, await now_of(home))
+    await alive(home, await now_of(home))
     assert len((await verify(home)).problems) == 1
     await home.rows("UPDATE budget_worker SET seen=seen-70000 RETURNING id")
     assert len((await verify(home)).problems) == 2

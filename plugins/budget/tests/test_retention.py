@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from budget_kit import accounts, budget, do, eventually, now_of, post, reap, reserve, spent, void
+from budget_kit import accounts, alive, budget, do, eventually, now_of, post, reap, reserve, spent, void
 from budget_stack import ask, completion, holds, serving, sound, stack
 from test_escrow import hold, quiet
 from test_ledger import sound as agrees
@@ -89,8 +89,7 @@ async def test_what_is_closed_still_counts(home):
 
 async def test_what_is_young_stays(home):
     await some_of_all(home)
-    worker = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
-    await home.rows(worker, await now_of(home) + 2 * closing.DAY)  # nobody is silent: that alone closes nothing
+    await alive(home, await now_of(home) + 2 * closing.DAY)  # nobody is silent: that alone closes nothing
     before = await count(home, "budget_hold"), await count(home, "budget_entry")
     assert await close(home, 60_000) == 0
     assert (await count(home, "budget_hold"), await count(home, "budget_entry")) == before
@@ -175,8 +174,7 @@ async def test_what_is_closed_and_what_is_taken_part_at_one_millisecond(home):
     """Of two holds a millisecond apart one is closed, and not taken again; the other is kept, and told again it is known."""
     took = await do(home, reserve("take:1", 10, budget("team:t", 10_000), chunk=900))
     at = await now_of(home)
-    worker = "INSERT INTO budget_worker (id, host, boot, folder, seen) VALUES ('w1', 'h', 'b', 'f', $1) RETURNING id"
-    await home.rows(worker, at + closing.DAY)
+    await alive(home, at + closing.DAY)
 
     async def tell(*told):
         """What is posted once these are told."""

@@ -297,11 +297,16 @@ class SqliteHome:
                 os.utime(self._lock, ns=(time.time_ns(),) * 2)
         return Answer(results, books.events, now)
 
+    def _trusted(self) -> int:
+        """The time, for what must not be done on the word of a clock that has jumped. Raises ``StoreDown``."""
+        now, jump = self.clock.look()
+        if jump:
+            raise StoreDown("the clock has jumped")
+        return now
+
     def _close_books(self, retain: int, most: int, due: int, last: Round) -> Round:
         with self._transaction() as db:
-            now, jump = self.clock.look()
-            if jump:
-                raise StoreDown("the clock has jumped")
+            now = self._trusted()
             ((oldest,),) = db.execute(closing.OLDEST)
             before = closing.until(now, retain, oldest)
             db.execute(_numbered(closing.BEGIN), (due, before, now - closing.OPEN)).fetchall()
@@ -315,9 +320,7 @@ class SqliteHome:
 
     def _close_slices(self, rolling: Rows, most: int) -> int:
         with self._transaction() as db:
-            now, jump = self.clock.look()
-            if jump:
-                raise StoreDown("the clock has jumped")
+            now = self._trusted()
             ((since, kept),) = db.execute(f"SELECT ({closing.SINCE}), ({closing.KEPT})")
             gone = db.execute(_SLICES, (_list(closing.slices(rolling, now, since, kept)), most)).fetchall()
             for statement in closing.GONE:
