@@ -3,10 +3,17 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from gwcore import __version__
+from gwcore.template import create_plugin
 
 ROOT = Path(__file__).parent.parent
 UV = [str(Path(sys.executable).with_name("uv"))]
@@ -50,3 +57,21 @@ def test_wheels_install_and_check_alone(tmp_path):
     gwcore = tmp_path / "venv/bin/gwcore"
     assert "gwcore-providers" in run(gwcore, "plugins")
     assert "sound" in run(gwcore, "check", ROOT / "examples/quickstart/stack.yaml")
+
+
+def test_each_distribution_asks_for_the_minor_version_it_was_written_for(tmp_path):
+    """Before 1.0 a minor version may change the hooks: pip must refuse the mixture, not the user's first request."""
+    ours = Version(__version__)
+    following = f"{ours.major}.{ours.minor + 1}.0"
+    made = create_plugin("stamp", tmp_path)
+    files = [ROOT / "pyproject.toml", made / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]
+    for file in files:
+        project = tomllib.loads(file.read_text())["project"]
+        listed = [*project["dependencies"], *chain.from_iterable(project.get("optional-dependencies", {}).values())]
+        asked = [
+            Requirement(line) for line in listed if line.startswith("gwcore") and project["name"] != line.split("[")[0]
+        ]
+        assert asked, file
+        for one in asked:
+            assert str(ours) in one.specifier, (file, one)
+            assert following not in one.specifier, (file, one)

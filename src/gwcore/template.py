@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+from gwcore import __version__
 from gwcore.errors import BadConfig
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
@@ -20,7 +21,7 @@ version = "0.1.0"
 description = "What $name does, in one line"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["gwcore"]
+dependencies = ["gwcore>=$core"]
 
 # the entry point's name is the word in the stack file
 [project.entry-points.gwcore]
@@ -228,7 +229,9 @@ def _create(name: str, into: Path, files: Mapping[str, str]) -> Path:
     folder = into / f"gwcore-{dash}"
     if folder.exists():
         raise BadConfig(f"{folder} exists already")
-    words = {"name": name, "dash": dash, "cls": name.title().replace("_", ""), "upper": name.upper()}
+    major, minor, *_ = __version__.split(".")
+    core = f"{major}.{minor},<{major}.{int(minor) + 1}"  # before 1.0, a minor version may change the hooks
+    words = {"core": core, "name": name, "dash": dash, "cls": name.title().replace("_", ""), "upper": name.upper()}
     for path, text in {**_COMMON, **files}.items():
         file = folder / Template(path).substitute(words)
         file.parent.mkdir(parents=True, exist_ok=True)
