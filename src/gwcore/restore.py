@@ -13,33 +13,34 @@ from gwcore.events import Event, Finished, PartEnded, TextDelta, ToolCallDelta, 
 
 @dataclass(slots=True, frozen=True)
 class AnswerTool:
-    """A tool whose arguments are the answer, for a model without structured output.
+    """A tool whose arguments are the answer, for a model without structured output; without a ``name``, its text is.
 
-    ``wrapped``: the schema is not an object's, so it is nested under ``value``, since arguments must be an object.
+    ``wrapped``: the schema is not an object's, so it is nested under ``value``, since arguments must be an object, as
+    the answer of OpenAI's structured output must.
     """
 
-    name: str
+    name: str | None
     wrapped: bool = False
 
 
 def free_text(arguments: str) -> str:
     """The single string argument of a function that stands in for a free-text tool."""
-    text = _member(arguments, "input")
+    text = _members(arguments).get("input")
     return text if isinstance(text, str) else arguments
 
 
 def unwrapped(arguments: str) -> str:
     """The JSON text under ``value``; unchanged if there is none."""
-    value = _member(arguments, "value")
-    return arguments if value is None else orjson.dumps(value).decode()
+    members = _members(arguments)
+    return orjson.dumps(members["value"]).decode() if "value" in members else arguments
 
 
-def _member(arguments: str, key: str) -> object:
+def _members(arguments: str) -> dict[str, object]:
     try:
         found = orjson.loads(arguments)
     except orjson.JSONDecodeError:
-        return None
-    return found.get(key) if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class Restorer:
@@ -55,6 +56,7 @@ class Restorer:
         self._names = names
         self._customs = customs
         self._answer = answer
+        self._texts = answer is not None and answer.name is None
         self._held: dict[int, list[str]] = {}
         self._answers: set[int] = set()
         self._called = False
@@ -68,6 +70,8 @@ class Restorer:
             choice.finish = _ended(choice.finish)
 
     def _part(self, part: Part) -> Part:
+        if self._texts and isinstance(part, Text) and not part.refusal:
+            return replace(part, text=unwrapped(part.text))
         if not isinstance(part, ToolCall) or part.custom:
             return part
         if self._answer is not None and part.name == self._answer.name:
@@ -87,6 +91,9 @@ class Restorer:
                 self._started(event, out)
             elif isinstance(event, ToolCallDelta):
                 self._delta(event, out)
+            elif self._texts and isinstance(event, TextDelta) and not event.refusal:
+                self._answers.add(event.part)
+                self._held.setdefault(event.part, []).append(event.text)
             elif isinstance(event, PartEnded) and event.part in self._held:
                 text = "".join(self._held.pop(event.part))
                 if event.part in self._answers:

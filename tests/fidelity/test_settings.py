@@ -95,6 +95,81 @@ def test_an_answer_that_is_no_object_is_wrapped_and_unwrapped(client, stream):
     assert json.loads(said.text) == ["a", "b"] and said.finish == ENDED[client]
 
 
+def openai_answer(upstream, text, *, stream):
+    """The bytes of OpenAI's answer with this text; a stream has it in pieces of three letters."""
+    pieces = [text[i : i + 3] for i in range(0, len(text), 3)]
+    if upstream == "openai.chat":
+        head = {"id": "chatcmpl-1", "created": 1, "model": "m"}
+        if not stream:
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            return json.dumps({**head, "object": "chat.completion", "choices": [choice]}).encode()
+        deltas = [
+            ({"role": "assistant", "content": ""}, None),
+            *(({"content": one}, None) for one in pieces),
+            ({}, "stop"),
+        ]
+        chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": end}]} for delta, end in deltas]
+        frames = [json.dumps({**head, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
+        return "".join(f"data: {frame}\n\n" for frame in [*frames, "[DONE]"]).encode()
+    part = {"type": "output_text", "text": text, "annotations": []}
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    whole = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "model": "m",
+        "output": [item],
+    }
+    if not stream:
+        return json.dumps(whole).encode()
+    at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    events = [
+        {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+        {"type": "response.content_part.added", **at, "part": {**part, "text": ""}},
+        *({"type": "response.output_text.delta", **at, "delta": one} for one in pieces),
+        {"type": "response.output_text.done", **at, "text": text},
+        {"type": "response.content_part.done", **at, "part": part},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": whole},
+    ]
+    return "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in events).encode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("upstream", ["openai.chat", "openai.responses"])
+def test_openai_is_asked_for_an_object_and_the_client_gets_its_list(upstream, stream):
+    """``response_schema=list[Recipe]`` in Google's SDK: OpenAI takes no schema but an object's."""
+    schema = {"type": "array", "items": {"$ref": "#/$defs/City"}, "$defs": {"City": OBJECT}}
+    way, body = way_to("gemini.generate", ask("gemini.generate", schema), "gpt-5.4", stream=stream, upstream=upstream)
+    form = body["response_format"]["json_schema"] if upstream == "openai.chat" else body["text"]["format"]
+    assert form["schema"]["type"] == "object" and form["schema"]["$defs"] == {"City": OBJECT}
+    assert form["schema"]["properties"] == {"value": {"type": "array", "items": {"$ref": "#/$defs/City"}}}
+    for text, told in (
+        ('{"value":[{"city":"Ålesund"}]}', '[{"city":"Ålesund"}]'),
+        ("I cannot tell.", "I cannot tell."),
+        ('{"value":null}', "null"),
+    ):
+        given = openai_answer(upstream, text, stream=stream)
+        if stream:
+            pipe = way.stream()
+            said = STREAMS["gemini.generate"](pipe.feed(given) + pipe.close()).said
+        else:
+            said = WHOLES["gemini.generate"](json.loads(way.written(way.read(given)))).said
+        assert said.text == told and said.finish == "STOP"
+
+
+@pytest.mark.parametrize("upstream", ["openai.chat", "openai.responses"])
+def test_an_objects_schema_reaches_openai_as_it_is(upstream):
+    way, body = way_to("gemini.generate", ask("gemini.generate", OBJECT), "gpt-5.4", stream=False, upstream=upstream)
+    form = body["response_format"]["json_schema"] if upstream == "openai.chat" else body["text"]["format"]
+    assert form["schema"] == OBJECT and way.crossing.answer is None
+    way, body = way_to(upstream, ask(upstream, LIST), "gpt-5.4", stream=False, upstream=upstream)
+    form = body["response_format"]["json_schema"] if upstream == "openai.chat" else body["text"]["format"]
+    assert form["schema"] == LIST and way.crossing.answer is None  # of the client's own: the vendor has the say
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_call_of_the_clients_own_tool_is_never_the_answer(client, stream):
@@ -114,6 +189,17 @@ def test_a_model_that_has_structured_output_is_asked_for_it(client):
     way, body = way_to(client, ask(client, OBJECT), NEW, stream=False)
     assert "tools" not in body and body["output_config"]["format"]["schema"]["properties"] == OBJECT["properties"]
     assert way.crossing.answer is None
+
+
+@pytest.mark.parametrize("upstream", [dialect for dialect in SPECS if dialect != "gemini.generate"])
+def test_a_bare_word_of_a_list_is_asked_of_gemini_only(upstream):
+    """Outlines asks for a Literal so: another API's answer is in quotes, and no member of the client's enumeration."""
+    given = {"response_mime_type": "text/x.enum", "response_schema": {"type": "STRING", "enum": ["yes", "no"]}}
+    document = {**REQUESTS["gemini.generate"], "generationConfig": given}
+    with pytest.raises(Untranslatable, match=r"text/x\.enum .*application/json"):
+        way_to("gemini.generate", document, NEW, stream=False, upstream=upstream)
+    _, body = way_to("gemini.generate", document, "gemini-2.5-flash", stream=False, upstream="gemini.generate")
+    assert body["generationConfig"]["responseMimeType"] == "text/x.enum"
 
 
 def test_the_answers_tool_takes_no_name_that_is_taken():

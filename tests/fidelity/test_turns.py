@@ -4,6 +4,7 @@ to it byte for byte, although the client in between neither signed nor understan
 import json
 
 import pytest
+from openai.lib.streaming._deltas import accumulate_delta
 
 from gwcore.chat import Reasoning, ToolCall, ToolResult
 from gwcore.codec import Crossing
@@ -11,7 +12,7 @@ from gwcore_providers.crossing import seal
 from gwcore_providers.gemini.thoughts import UNSIGNED
 from tests.fidelity.corpus import CODECS, MISSING, SPECS, answers, requests
 from tests.fidelity.oracle import UNREADABLE, reply_of
-from tests.fidelity.relayed import relayed, whole
+from tests.fidelity.relayed import REQUESTS, relayed, translation, whole
 from tests.fidelity.table import MODELS
 from tests.fidelity.validators import STREAMS, WHOLES
 
@@ -152,6 +153,60 @@ def test_geminis_signatures_survive_clients_that_drop_what_they_do_not_know(clie
             looked += 1
             assert back[call.id] == call.signature
     assert looked >= 5
+
+
+def litellms(record, *, stream):
+    """The assistant's turn as LiteLLM's clients keep it: words, ``thinking_blocks`` and calls, put together by the SDK."""
+    if stream:
+        body, _ = relayed(record, "openai.chat", "random:4")
+        turn = {}
+        for line in body.split(b"\n"):
+            if line.startswith(b"data: {") and (choices := json.loads(line[6:])["choices"]):
+                delta = choices[0]["delta"]
+                assert "thinking_blocks" not in delta or delta["reasoning_content"] is not None, (
+                    "LiteLLM drops such chunks"
+                )
+                turn = accumulate_delta(turn, delta)
+    else:
+        turn = json.loads(whole(record, "openai.chat")[0])["choices"][0]["message"]
+    return {
+        name: turn[name] for name in ("content", "reasoning_content", "thinking_blocks", "tool_calls") if name in turn
+    }
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("source", [dialect for dialect in SPECS if dialect != "openai.chat"])
+def test_thoughts_come_back_in_litellms_form(source, stream, monkeypatch):
+    """LiteLLM's own clients keep ``thinking_blocks`` of an answer, and nothing of OpenRouter's form."""
+    thinking = {"type": "enabled", "budget_tokens": 2000}
+    monkeypatch.setitem(REQUESTS, "openai.chat", {**REQUESTS["openai.chat"], "thinking": thinking})
+    thoughts = 0
+    for record in signed(source):
+        before = sealed_of(reply_of(record).choices[0].parts, source)
+        turn = {"role": "assistant", **litellms(record, stream=stream)}
+        request = CODECS["openai.chat"].read_request({"model": "m", "messages": [turn]}, "m", stream=False)
+        assert sealed_of(request.messages[0].parts, source) == before, record["id"]
+        assert not request.messages[0].extra.get("thinking_blocks")
+        thoughts += len(turn.get("thinking_blocks", ()))
+    assert thoughts > 5
+
+
+def test_litellms_proxy_as_an_upstream_keeps_its_thoughts(monkeypatch):
+    """Its chunks have both forms of a thought's text, and the signature in ``thinking_blocks`` alone."""
+    monkeypatch.setitem(REQUESTS, "openai.chat", {**REQUESTS["openai.chat"], "thinking": {"type": "enabled"}})
+    for record in signed("anthropic.messages"):
+        said = [part for part in reply_of(record).choices[0].parts if isinstance(part, Reasoning) and part.signature]
+        frames = relayed(record, "openai.chat")[0].replace(b'"reasoning_details"', b'"not_there"')
+        stream = translation("openai.chat", "anthropic.messages", stream=True).stream()
+        got = STREAMS["anthropic.messages"](stream.feed(frames) + stream.close())
+        blocks = [block for block in got.turn["content"] if block["type"] == "thinking"]
+        assert [(one["thinking"], one["signature"]) for one in blocks] == [(one.text, one.signature) for one in said]
+
+
+def test_who_does_not_ask_as_litellm_does_gets_no_second_copy_of_the_thoughts():
+    record = next(r for r in signed("anthropic.messages") if any("signature" in t for t in r["tags"]))
+    assert b"reasoning_details" in whole(record, "openai.chat")[0] + relayed(record, "openai.chat")[0]
+    assert b"thinking_blocks" not in whole(record, "openai.chat")[0] + relayed(record, "openai.chat")[0]
 
 
 @pytest.mark.parametrize(("source", "client"), PAIRS)

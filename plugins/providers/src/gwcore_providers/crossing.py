@@ -208,14 +208,31 @@ def answer_tool(form: Format, taken: Container[str], crossing: Crossing) -> Tool
     while name in taken:
         name += "_"
     schema = form.schema if isinstance(form.schema, dict) else {"type": "object", "properties": {}}
-    wrapped = schema.get("type", "object") != "object" or "$ref" in schema or "anyOf" in schema
-    if wrapped:
-        inner = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
-        outer = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-        schema = {"type": "object", "properties": {"value": inner}, "required": ["value"], **outer}
+    schema, wrapped = _in_an_object(schema)
     crossing.answer = AnswerTool(name, wrapped)
     described = form.description or "Give your final answer by calling this tool."
     return Tool(name, described, {"type": "object", **schema})
+
+
+def object_format(form: Format, crossing: Crossing) -> Format:
+    """For vendors that take an object's schema only: any other is nested in one, and the answer is taken out of it."""
+    if form.kind != "schema" or not isinstance(form.schema, dict):
+        return form
+    schema, wrapped = _in_an_object(form.schema)
+    if not wrapped:
+        return form
+    crossing.answer = AnswerTool(None, wrapped)
+    return replace(form, schema=schema)
+
+
+def _in_an_object(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The schema, nested under ``value`` if it is not an object's; and whether it is nested."""
+    if schema.get("type", "object") == "object" and "$ref" not in schema and "anyOf" not in schema:
+        return schema, False
+    inner = {key: value for key, value in schema.items() if key not in {"$defs", "definitions"}}
+    outer: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    nest = {"type": "object", "properties": {"value": inner}, "required": ["value"], "additionalProperties": False}
+    return {**nest, **outer}, True
 
 
 def _needed(request: ChatRequest, crossing: Crossing) -> None:
@@ -225,6 +242,11 @@ def _needed(request: ChatRequest, crossing: Crossing) -> None:
         isinstance(part, Opaque) and part.kind == "item_reference" for one in request.messages for part in one.parts
     ):
         raise crossing.refuse("item_reference", KEPT)
+    if request.format is not None and request.format.extra.get("mime") == "text/x.enum":
+        # others refuse a schema that is no object, or answer in quotes, which a client of Google's takes for no member
+        raise crossing.refuse(
+            "responseMimeType text/x.enum", "only Gemini answers with a bare word; ask for application/json"
+        )
 
 
 def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iterable[str]) -> None:

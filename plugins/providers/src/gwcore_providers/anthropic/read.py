@@ -16,7 +16,6 @@ from gwcore.chat import (
     Message,
     Opaque,
     Part,
-    Reasoning,
     Text,
     Thinking,
     Tool,
@@ -25,7 +24,8 @@ from gwcore.chat import (
     ToolResult,
 )
 from gwcore.errors import BadRequest
-from gwcore_providers.crossing import objects, rest, spelled, string, thought_of, unseal
+from gwcore_providers.crossing import objects, rest, spelled, string, thought_of
+from gwcore_providers.thinking import read_block
 
 DIALECT = "anthropic.messages"
 CACHE = "cache_control"
@@ -143,20 +143,6 @@ def _media(item: dict[str, Any], where: str) -> Part:
     return media
 
 
-def _thought(item: dict[str, Any], where: str) -> Part:
-    if item["type"] == "redacted_thinking":
-        data = string(item, "data", where)
-        return unseal(data) or Reasoning(encrypted=data, redacted=True, dialect=DIALECT)
-    signature = item.get("signature")
-    return unseal(signature) or Reasoning(
-        str(item.get("thinking") or ""), signature or None, dialect=DIALECT if signature else "", extra=_others(item)
-    )
-
-
-def _others(item: dict[str, Any]) -> Any:
-    return rest(item, "type", "thinking", "signature")
-
-
 def _call(item: dict[str, Any], where: str) -> Part:
     id, signature = thought_of(string(item, "id", where))  # noqa: A001 - the field's standard name
     return ToolCall(
@@ -185,8 +171,8 @@ _BLOCKS = {
     "text": _text,
     "image": _media,
     "document": _media,
-    "thinking": _thought,
-    "redacted_thinking": _thought,
+    "thinking": read_block,
+    "redacted_thinking": read_block,
     "tool_use": _call,
     "tool_result": _result,
 }

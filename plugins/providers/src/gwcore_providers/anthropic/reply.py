@@ -24,7 +24,8 @@ from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore_providers.anthropic.read import DIALECT, content
-from gwcore_providers.crossing import complaint_of, fit_id, parsed, rest, seal, shown_id, unsaid, with_thought
+from gwcore_providers.crossing import complaint_of, fit_id, parsed, rest, shown_id, unsaid, with_thought
+from gwcore_providers.thinking import block_of
 from gwcore_providers.usage import anthropic_usage
 
 _REASONS: Mapping[str, FinishReason] = {
@@ -141,7 +142,7 @@ def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
             out["citations"] = [citation(one) for one in part.citations]
         return [out]
     if isinstance(part, Reasoning):
-        return [thought(part)]
+        return [block_of(part)]
     if isinstance(part, ToolCall):
         given = {"input": part.arguments} if part.custom else parsed(part.arguments)
         return [{"type": "tool_use", "id": call_id(part), "name": part.name, "input": given}]
@@ -149,18 +150,6 @@ def written(part: Part, crossing: Crossing) -> list[dict[str, Any]]:
         return [part.doc]
     crossing.drop(part.kind if isinstance(part, Opaque | Media) else ToolResult.__name__)
     return []
-
-
-def thought(part: Reasoning) -> dict[str, Any]:
-    """Returns a thinking block. A thought that another vendor signed or encrypted is sealed in its opaque field."""
-    if part.dialect == DIALECT:
-        if part.redacted:
-            return {"type": "redacted_thinking", "data": part.encrypted}
-        return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
-    if not part.text:
-        return {"type": "redacted_thinking", "data": seal(part)}
-    signature = seal(part) if part.signature or part.encrypted else ""
-    return {"type": "thinking", "thinking": part.text, "signature": signature}
 
 
 def citation(cited: Citation) -> dict[str, Any]:

@@ -35,13 +35,13 @@ from gwcore_providers.anthropic.reply import (
     call_id,
     finish_of,
     message_id,
-    thought,
     usage_document,
     word_of,
     written,
 )
 from gwcore_providers.anthropic.reply import citation as written_citation
 from gwcore_providers.base import status_of
+from gwcore_providers.thinking import block_of
 from gwcore_providers.usage import anthropic_usage
 
 
@@ -300,7 +300,7 @@ class MessagesWriter:
                 self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             self._delta("thinking_delta", thinking=event.text)
         if sealed is not None:
-            shown = thought(sealed)
+            shown = block_of(sealed)
             if self._kind != "thinking" or shown["type"] == "redacted_thinking":
                 self._stop()
                 self._begin(

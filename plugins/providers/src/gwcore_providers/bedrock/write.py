@@ -217,6 +217,7 @@ class _Turns:
         if isinstance(result.document, dict):
             content: list[Document] = [{"json": result.document}]
         else:
-            content = self._blocks(result.parts) or [{"text": orjson.dumps("").decode()}]
+            # Converse rejects an empty text: this is the empty string in JSON
+            content = self._blocks(result.parts) or [{"text": '""'}]
         status = {"status": "error"} if result.error else {}
         return {"toolResult": {"toolUseId": fit_id(result.id, _ID), "content": content, **status}}

@@ -6,6 +6,7 @@ Two spellings of the same thing are read alike: a string and a list of one text 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from gwcore.chat import (
@@ -26,6 +27,7 @@ from gwcore.chat import (
 from gwcore.errors import BadRequest
 from gwcore_providers.crossing import from_url, objects, rest, string, thought_of, unseal
 from gwcore_providers.efforts import budget_of
+from gwcore_providers.thinking import read_block
 
 DIALECT = "openai.chat"
 CACHE = "cache_control"
@@ -103,7 +105,7 @@ def _message(item: dict[str, Any], where: str) -> Message:
     parts += content(item.get("content"), where)
     read = ["role", "content", "name"]
     if role == "assistant":
-        read += ["refusal", "tool_calls", "function_call", "reasoning_details", *_used(item, parts)]
+        read += ["refusal", "tool_calls", "function_call", "reasoning_details", "thinking_blocks", *_used(item, parts)]
         if isinstance(item.get("refusal"), str):
             parts.append(Text(item["refusal"], refusal=True))
         parts += [call(one, f"{where}.tool_calls[{at}]") for at, one in enumerate(item.get("tool_calls") or [])]
@@ -214,13 +216,22 @@ def _sound(given: str, cache: str | None) -> Media:
 
 
 def _thoughts(item: dict[str, Any]) -> list[Reasoning]:
-    """An assistant message's thoughts: OpenRouter's list, else DeepSeek's or Groq's string."""
-    details = item.get("reasoning_details")
-    if isinstance(details, list) and details:
-        return [thought(detail) for detail in details if isinstance(detail, dict)]
+    """An assistant message's thoughts: OpenRouter's list, else LiteLLM's, else DeepSeek's or Groq's string."""
+    if listed := listed_thoughts(item):
+        return listed
     for name in ("reasoning_content", "reasoning"):
         if isinstance(item.get(name), str) and item[name]:
             return [Reasoning(item[name], dialect=DIALECT, extra={"field": name})]
+    return []
+
+
+def listed_thoughts(message: Mapping[str, Any]) -> list[Reasoning]:
+    """The thoughts in OpenRouter's ``reasoning_details``, else in LiteLLM's ``thinking_blocks``."""
+    details, blocks = message.get("reasoning_details"), message.get("thinking_blocks")
+    if isinstance(details, list) and details:
+        return [thought(detail) for detail in details if isinstance(detail, dict)]
+    if isinstance(blocks, list):
+        return [read_block(one, "thinking_blocks") for one in blocks if isinstance(one, dict)]
     return []
 
 

@@ -23,8 +23,9 @@ from gwcore.codec import Complaint, Crossing
 from gwcore.errors import Malformed
 from gwcore.usage import Usage
 from gwcore_providers.crossing import complaint_of, data_url, from_url, rest, seal, unsaid, with_thought, words
-from gwcore_providers.openai.chat_read import DIALECT, call, content, thought
+from gwcore_providers.openai.chat_read import DIALECT, call, content, listed_thoughts
 from gwcore_providers.openai.chat_write import detail
+from gwcore_providers.thinking import block_of, wants_blocks
 from gwcore_providers.usage import openai_usage
 
 # the vendors' finish reasons → ours
@@ -92,7 +93,7 @@ _CHOICE = frozenset({
     "content_filter_offsets", "stop_reason",
 })  # fmt: skip
 _MESSAGE = frozenset({
-    "role", "content", "reasoning", "reasoning_content", "reasoning_details", "annotations", "refusal", "images",
+    "role", "content", "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "annotations", "refusal", "images",
     "audio", "tool_calls", "function_call", "padding", "channel", "provider_metadata",
 })  # fmt: skip
 _LOGPROBS = frozenset({"content"})
@@ -162,11 +163,10 @@ def _choice(choice: dict[str, Any]) -> Choice:
 
 
 def thoughts(message: Mapping[str, Any]) -> list[Part]:
-    """The model's thoughts: from ``reasoning_details``, preceded by the plain string if those contain no text."""
-    details = [one for one in message.get("reasoning_details") or [] if isinstance(one, dict)]
+    """The model's thoughts: from their list, preceded by the plain string if that contains no text."""
     said = message.get("reasoning_content") or message.get("reasoning")
     text = said if isinstance(said, str) else ""
-    read: list[Part] = [thought(one) for one in details]
+    read: list[Part] = [*listed_thoughts(message)]
     told = "".join(part.text for part in read if isinstance(part, Reasoning))
     if text and not told:
         return [Reasoning(text, dialect=DIALECT), *read]
@@ -248,6 +248,8 @@ def _written(choice: Choice, at: int, crossing: Crossing) -> dict[str, Any]:
         message["tool_calls"] = calls
     if inner := [part for part in parts if isinstance(part, Reasoning)]:
         message |= reasoning_fields(inner)
+        if wants_blocks(crossing):
+            message["thinking_blocks"] = [block_of(part) for part in inner]
     if drawn := [image(part, crossing) for part in parts if isinstance(part, Media) and part.kind == "image"]:
         message["images"] = drawn
     for part in parts:

@@ -32,7 +32,7 @@ from gwcore.usage import Usage
 from gwcore.wire.sse import Frame
 from gwcore_providers.base import status_of
 from gwcore_providers.crossing import complaint, words
-from gwcore_providers.openai.chat_read import DIALECT, call, content, thought
+from gwcore_providers.openai.chat_read import DIALECT, call, content, listed_thoughts
 from gwcore_providers.openai.chat_reply import (
     annotation,
     beside,
@@ -47,6 +47,7 @@ from gwcore_providers.openai.chat_reply import (
     word_of,
     written_call,
 )
+from gwcore_providers.thinking import block_of, wants_blocks
 
 _DONE = b"[DONE]"
 
@@ -178,11 +179,9 @@ class ChatReader:
 
     def _thoughts(self, delta: dict[str, Any], number: int, lane: _Lane, events: list[Event]) -> None:
         text = delta.get("reasoning_content") or delta.get("reasoning")
-        details = delta.get("reasoning_details")
         if isinstance(text, str) and text:
             self._thought(ReasoningDelta(0, text, number), number, lane, events)
-        for item in details if isinstance(details, list) else ():
-            part = thought(item)
+        for part in listed_thoughts(delta):
             said = "" if text else part.text
             sealed = part if part.signature or part.encrypted else None
             if said or sealed:
@@ -289,6 +288,7 @@ class ChatWriter:
         self._listed: dict[str, int] = {}
         self._usage: Usage | None = None
         self._begun: set[int] = set()
+        self._thinking = False  # a piece of the current thinking block was sent
 
     def write(self, events: Iterable[Event]) -> bytes:
         """Chunks."""
@@ -378,7 +378,29 @@ class ChatWriter:
         delta: dict[str, Any] = {"reasoning_content": event.text} if event.text else {}
         if event.sealed is not None:
             delta["reasoning_details"] = [sealed_detail(event.sealed, self._next_of("thoughts"))]
+        if wants_blocks(self._crossing):
+            delta["thinking_blocks"] = self._blocks(event)
+            delta.setdefault("reasoning_content", "")  # LiteLLM's clients drop a chunk without either form of content
         return delta
+
+    def _blocks(self, event: ReasoningDelta) -> list[dict[str, Any]]:
+        """The pieces of LiteLLM's ``thinking_blocks``: text without signature, then the signature without text."""
+        out = []
+        if event.text:
+            self._thinking = True
+            out.append(
+                {"type": "thinking", "thinking": event.text, "signature": "", "index": self._listed.get("blocks", 0)}
+            )
+        if event.sealed is not None:
+            shown = block_of(event.sealed)
+            redacted = shown["type"] == "redacted_thinking"
+            if self._thinking and redacted:
+                self._next_of("blocks")
+            elif self._thinking:
+                shown["thinking"] = ""
+            out.append({**shown, "index": self._next_of("blocks")})
+            self._thinking = False
+        return out
 
     def _call(self, part: int, choice: int, made: ToolCall) -> dict[str, Any]:
         index = self._calls[part] = self._per_choice.get(choice, 0)

@@ -23,7 +23,7 @@ from gwcore.chat import (
     ToolResult,
 )
 from gwcore.codec import Crossing
-from gwcore_providers.crossing import data_url, fit_id, foreign, words
+from gwcore_providers.crossing import data_url, fit_id, foreign, object_format, words
 from gwcore_providers.efforts import effort_of
 from gwcore_providers.openai.chat_read import CACHE, DIALECT, KNOBS, SIGNERS
 from gwcore_providers.openai.fit import fit, think
@@ -50,7 +50,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
             request.max_tokens
         )
     if request.format is not None and (same or request.format.kind != "text"):
-        out["response_format"] = _format(request.format)
+        out["response_format"] = _format(request.format if same else object_format(request.format, crossing))
     if request.thinking is not None:
         _think(request.thinking, out, crossing, same=same)
     neutral = {"stop": [], "modalities": ["text"], "n": 1}

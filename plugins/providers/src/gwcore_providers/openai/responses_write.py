@@ -22,7 +22,7 @@ from gwcore.chat import (
     ToolResult,
 )
 from gwcore.codec import Crossing
-from gwcore_providers.crossing import data_url, fit_id, foreign, unsayable, words
+from gwcore_providers.crossing import data_url, fit_id, foreign, object_format, unsayable, words
 from gwcore_providers.efforts import effort_of, nearest
 from gwcore_providers.openai.chat_write import fit_tier
 from gwcore_providers.openai.models import accepted_efforts, reasons
@@ -53,7 +53,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> Document:
         include.append(LOGPROBS)
     if include:
         out["include"] = include
-    text = _shape(request)
+    text = _shape(request, crossing)
     if text:
         out["text"] = text
     if request.stream or crossing.stream:
@@ -175,10 +175,11 @@ def _choice(choice: ToolChoice, custom: set[str]) -> Any:
     return {"type": "allowed_tools", "mode": choice.mode, "tools": tools}
 
 
-def _shape(request: ChatRequest) -> Document:
+def _shape(request: ChatRequest, crossing: Crossing) -> Document:
     out: Document = {}
     if request.format is not None:
-        out["format"] = _format(request.format)
+        same = request.dialect == DIALECT
+        out["format"] = _format(request.format if same else object_format(request.format, crossing))
     if "verbosity" in request.knobs:
         out["verbosity"] = request.knobs["verbosity"]
     return out
