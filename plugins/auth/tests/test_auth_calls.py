@@ -341,7 +341,9 @@ async def test_sessions_of_claude_code_are_one_end_user(api):
         assert (await api.chat(key, metadata={"user_id": other})).status_code == 200
 
 
-@pytest.mark.parametrize("carrier", ["user", "metadata", "x-litellm-end-user-id", "x-gwcore-end-user"])
+@pytest.mark.parametrize(
+    "carrier", ["user", "metadata", "x-litellm-end-user-id", "x-gwcore-end-user", "X-OpenWebUI-User-Id"]
+)
 async def test_end_users_can_be_blocked_and_limited(api, carrier):
     key = await api.key()
 
@@ -364,6 +366,19 @@ async def test_end_users_can_be_blocked_and_limited(api, carrier):
     key = await api.key(models=["n"])
     assert (await ask("f")).status_code == 403  # what an end user may adds nothing to what the key may
     assert (await ask("x" * 300)).status_code == 400
+
+
+async def test_a_header_of_ones_own_names_the_end_user_first_and_stays_here(serve, sqlite_url, upstream, seen):
+    async with serve(sqlite_url, auth="end_user_header: X-Staff-Id") as api:
+        key = await api.key()
+        await api.chat(key, headers={"x-staff-id": "ann", "x-gwcore-end-user": "bob"}, user="carl")
+        await api.chat(key, headers={"x-gwcore-end-user": "bob"}, user="carl")
+        await api.chat(key, user="carl")
+        assert [principal.end_user for principal in seen] == ["ann", "bob", "carl"]
+        await api.post("/customer/block", {"user_ids": ["ann"]})
+        assert (await api.chat(key, headers={"X-STAFF-ID": "ann"})).status_code == 401
+    sent = {name for request in upstream.requests for name in request.headers}
+    assert not [name for name in sent if "staff" in str(name) or "end-user" in str(name)]
 
 
 @pytest.mark.parametrize("said", ["Jürgen".encode(), "Jürgen".encode("latin-1")])

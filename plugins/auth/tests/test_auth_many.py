@@ -46,3 +46,12 @@ async def test_more_things_than_a_statement_takes_values(api, monkeypatch):
     await api.post("/team/delete", {"team_ids": ["t"]})
     assert await whole(select(KEY)) == [] and await whole(select(SECRET)) == []
     assert [(await api.chat(key)).status_code for key in made] == [401] * 5
+
+
+async def test_a_declared_team_hides_a_stored_one_of_its_id(serve, sqlite_url):
+    async with serve(sqlite_url) as api:
+        await api.post("/team/new", {"team_id": "t", "team_alias": "stored"})
+        await api.post("/user/new", {"user_id": "ann", "teams": ["t"], "auto_create_key": False})
+    async with serve(sqlite_url, auth="teams: {t: {alias: declared}}") as api:
+        teams = (await api.get("/user/info?user_id=ann"))["teams"]
+        assert [team["team_alias"] for team in teams] == ["declared"]

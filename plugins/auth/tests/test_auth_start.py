@@ -182,6 +182,26 @@ async def test_i6_an_open_gateway_serves_no_proxy_and_no_stranger(upstream):
         assert len(upstream.requests) == calls
 
 
+async def test_i6_an_open_gateway_heeds_what_its_file_declares_and_needs_no_store(upstream, seen):
+    secret = mint()
+    auth = (
+        f"open: true, keys: {{ci: {{secret: {secret}, team: gitops, user: ann, models: [m]}}}}, "
+        "users: {ann: {}}, teams: {gitops: {}}, blocked: {end_users: [barred]}, "
+        "customers: {bad: {blocked: true}, poor: {models: [m], policies: {ratelimit: {rpm_limit: 1}}}}"
+    )
+    text = stack_text(upstream.url).replace(f"admin_key: {ADMIN}, ", auth)
+    async with serving(text) as api:
+        assert (await api.chat(secret, "n")).status_code == 403
+        assert (await api.chat(secret, user="someone")).status_code == 200
+        assert (seen[-1].id, seen[-1].team, seen[-1].user, seen[-1].end_user) == ("ci", "gitops", "ann", "someone")
+        for key in (None, secret):
+            for end_user in ("bad", "barred"):
+                refused = await api.chat(key, user=end_user)
+                assert refused.status_code == 401 and "End user is blocked" in refused.text
+        assert (await api.chat(None, "n", user="poor")).status_code == 403
+        assert [(await api.chat(None, user="poor")).status_code for _ in range(2)] == [200, 429]
+
+
 async def test_another_pepper_is_said_and_the_old_one_mends_it(serve, sqlite_url, upstream):
     async with serve(sqlite_url) as api:
         key = await api.key()

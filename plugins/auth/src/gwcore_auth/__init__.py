@@ -1,4 +1,4 @@
-"""The ``auth`` plugin: who may call, and who may rule."""
+"""The ``auth`` plugin: who may call, and who may use the admin API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""From a credential to a :class:`gwcore.ports.Caller` of the admin API. Asked anew on every request: nothing is cached."""
+"""From a credential to a :class:`gwcore.ports.Caller` of the admin API; on every request, since nothing is cached."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROLES = {"admin", "viewer", "user", "reader"}
 
 @dataclass(slots=True, frozen=True)
 class KnownCaller(Caller):
-    """A caller, and what its credential may do: nobody grants more."""
+    """A caller with the grant of its credential, beyond which it may grant nothing."""
 
     grant: Grant | None = None
 
 
 class Callers:
-    """Makes callers."""
+    """Identifies callers of the admin API."""
 
     def __init__(self, book: Book, identify: Callable[[str], Awaitable[Grant | None]], tokens: Tokens | None) -> None:
         self.book = book
@@ -33,7 +33,10 @@ class Callers:
         self._tokens = tokens
 
     async def caller(self, credentials: tuple[str, ...], client: str | None, path: str) -> KnownCaller:
-        """Who presents these. Raises ``Unauthenticated``, ``Forbidden``, ``BadRequest``, ``StoreUnavailable``."""
+        """The caller with these credentials.
+
+        Raises ``Unauthenticated``, ``Forbidden``, ``BadRequest`` and ``StoreUnavailable``.
+        """
         if not credentials:
             raise Unauthenticated("Authentication Error, No api key passed in.")
         if len(credentials) > 1:
@@ -57,7 +60,7 @@ class Callers:
         if who.user is None or (who.team is not None and not token):
             return await self._of_key(who, role, grant)
         memberships = await self.book.members(user_id=who.user)
-        # who only reads leads nothing, whatever a team says
+        # viewers and readers lead nothing, whatever their role in a team; admins need not
         leads = await self.book.leaders(user_id=who.user) if role == "user" else []
         leading = memberships if role == "user" else []
         return KnownCaller(
@@ -72,7 +75,7 @@ class Callers:
         )
 
     async def _of_key(self, who: Principal, role: str, grant: Grant) -> KnownCaller:
-        """A key that is no user's own. Whoever leads its team may make and rotate it: it speaks for that team at most."""
+        """A key of a team, or without a user. Leaders of its team may rotate it, so it may lead only that team."""
         member = await self.book.member(who.team, who.user) if who.team and who.user else None
         leads = role in {"user", "admin"} and member is not None and member["role"] == "admin"
         team = frozenset({who.team} if who.team else ())

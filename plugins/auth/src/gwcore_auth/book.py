@@ -1,7 +1,7 @@
-"""``Book``: keys, teams, users, organisations and end users in SQL, beside those that the stack file declares.
+"""``Book``: keys, teams, users, organisations and end users in SQL, plus those declared in the stack file.
 
-What the file declares is read-only here and wins over a row of the same id. Every write notes what it changed, in the same
-transaction, in the order in which writes become visible; :mod:`gwcore_auth.feed` tells the other workers.
+Declared rows are read-only here and win over stored rows of the same id. Every write records its changes in the same
+transaction, in the order in which writes become visible; :mod:`gwcore_auth.feed` brings them to the other workers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Row = dict[str, Any]
 CHANNEL = "gwcore_auth"
 _LOCK = update(CLOCK).where(CLOCK.c.id == 1).values(seq=CLOCK.c.seq)
 KEPT = 3_600_000
-"""Milliseconds for which changes are kept; who was away for longer forgets everything."""
+"""Milliseconds for which changes are kept; a worker that lags further behind clears its whole cache."""
 SLICE = 1000
-"""Ids that one statement names: a store takes some 32,000 values, and calls run between two statements."""
+"""Maximum ids per statement: a store accepts some 32,000 parameters, and calls run between two statements."""
 
 
 class Mark(NamedTuple):
-    """A line of the list of changes: its number, and what it says; ``None`` where it is not there."""
+    """An entry of the list of changes: its number and content; ``row`` is ``None`` if the entry does not exist."""
 
     seq: int
     row: tuple[str, str, int] | None
@@ -63,9 +63,10 @@ def status_of(key: Row) -> str:
 
 @dataclass(slots=True, frozen=True)
 class Filter:
-    """Which rows of a list: every ``equal`` holds, one ``among`` holds if there is any, and the text is in the alias.
+    """Selects rows of a list: all of ``equal``, one of ``among`` (unless ``None``), and ``text`` in the id or alias.
 
-    ``named``: that they have an alias. ``status``: of keys, see :func:`status_of`; another than its own has no key. ``ids``: those alone.
+    ``named``: only rows with an alias. ``status``: of keys, see :func:`status_of`; any other matches none.
+    ``ids``: only these.
     """
 
     equal: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Filter:
     ids: Collection[str] | None = None
 
     def clauses(self, table: Table) -> list[ColumnElement[bool]]:
-        """As SQL."""
+        """The filter as SQL."""
         found = [table.c[name] == value for name, value in self.equal.items()]
         if self.among is not None:
             found.append(or_(false(), *(table.c[name].in_(values) for name, values in self.among)))
@@ -93,7 +94,7 @@ class Filter:
         return found
 
     def has(self, row: Row) -> bool:
-        """As a test of a declared row."""
+        """Whether a declared row passes the filter."""
         text = (self.text or "").lower()
         return (
             all(row.get(name) == value for name, value in self.equal.items())
@@ -113,11 +114,11 @@ class Change:
         self.subjects: dict[tuple[str, str], None] = {}
 
     def of(self, kind: str, ids: Iterable[str]) -> None:
-        """Note that these changed."""
+        """Record that these changed."""
         self.subjects.update(((kind, one), None) for one in ids)
 
     async def insert(self, kind: str, row: Row) -> None:
-        """A new thing. Raises ``Conflict`` for an id or alias that exists."""
+        """Insert a row. Raises ``Conflict`` for an id or alias that exists."""
         try:
             await self.sql.execute(insert(THINGS[kind]).values(**row))
         except IntegrityError:
@@ -125,7 +126,7 @@ class Change:
         self.of(kind, [row["id"]])
 
     async def update(self, kind: str, ids: Sequence[str], values: Row) -> None:
-        """Change columns."""
+        """Change columns. Raises ``Conflict`` for an alias that exists."""
         table = THINGS[kind]
         try:
             await self.sql.execute(update(table).where(table.c.id.in_(ids)).values(**values))
@@ -134,7 +135,7 @@ class Change:
         self.of(kind, ids)
 
     async def delete(self, kind: str, ids: Sequence[str]) -> None:
-        """Remove things; a key's secrets and a team's, user's or organisation's memberships go with them."""
+        """Delete rows, with a key's secrets and with the memberships of a team, user or organisation."""
         table = THINGS[kind]
         for some in _slices(ids):
             if kind == "key":
@@ -153,7 +154,7 @@ class Change:
 
 
 class Book:
-    """All that is known of who may call. Every method that asks the store raises ``StoreUnavailable``."""
+    """Everything known about callers. Every method that uses the store raises ``StoreUnavailable``."""
 
     def __init__(self, store: Store, declared: Mapping[tuple[str, str], Row], secrets: Mapping[str, str]) -> None:
         """``declared`` by (kind, id); ``secrets`` maps a declared key's secret's SHA-256 to the key's id."""
@@ -162,12 +163,13 @@ class Book:
         self.secrets = secrets
         self.changed: Callable[[Iterable[tuple[str, str]]], None] = lambda _: None
         self.failing: Callable[[], bool] = lambda: False
+        self.unstored = False  # True: there are declared rows alone, and the store has no tables
         self._changing: ContextVar[AsyncConnection | None] = ContextVar("auth_change", default=None)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def get(self, kind: str, id: str | None) -> Row | None:  # noqa: A002 - the field's standard name
-        """One thing, or ``None``."""
+        """One row, or ``None``."""
         if id is None:
             return None
         if (kind, id) in self.declared:
@@ -176,21 +178,25 @@ class Book:
         return await self.one(select(table).where(table.c.id == id))
 
     async def some(self, kind: str, ids: Sequence[str], *columns: str) -> list[Row]:
-        """Things by id; those that are not known are absent. Of what the store has, these ``columns`` alone, or all."""
+        """Rows by id, without unknown ids. Stored rows have only these ``columns``, or all; declared rows come last.
+
+        As in :meth:`get`, a declared row hides a stored one of the same id.
+        """
         declared = [self.declared[kind, id_] for id_ in dict.fromkeys(ids) if (kind, id_) in self.declared]
+        stored = [id_ for id_ in ids if (kind, id_) not in self.declared]
         table = THINGS[kind]
         wanted = select(*[table.c[name] for name in columns]) if columns else select(table)
-        found = [row for some in _slices(ids) for row in await self.all(wanted.where(table.c.id.in_(some)))]
+        found = [row for some in _slices(stored) for row in await self.all(wanted.where(table.c.id.in_(some)))]
         return [*found, *declared]
 
     def _ask(self) -> None:
-        """While the store is known not to answer, nobody waits for it in vain."""
+        """Fail at once while the store is known not to answer."""
         if self.failing():
             raise StoreUnavailable("the gateway's store does not answer", retry_after=1)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """Inside :meth:`change` its own connection: what it decides on is what it changes."""
+        """Inside :meth:`change`, its connection, so that it decides on the same data that it changes."""
         changing = self._changing.get()
         if changing is not None:
             yield changing
@@ -201,25 +207,29 @@ class Book:
 
     async def one(self, query: Select[Any]) -> Row | None:
         """The first row."""
+        if self.unstored:
+            return None
         async with self._reading() as sql:
             found = (await sql.execute(query)).mappings().first()
         return dict(found) if found is not None else None
 
     async def all(self, query: Select[Any]) -> list[Row]:
         """Every row."""
+        if self.unstored:
+            return []
         async with self._reading() as sql:
             return [dict(row) for row in (await sql.execute(query)).mappings()]
 
     async def secret(self, id: str) -> Row | None:  # noqa: A002 - the field's standard name
-        """``key_id``, ``digest`` and ``until`` of the secret that a presented key's id means; all ``None`` for no id of ours.
+        """``key_id``, ``digest`` and ``until`` of the secret with this id; all ``None`` if there is none.
 
-        An aggregate is one row in either case, so that the time of an answer does not tell which ids there are.
+        An aggregate returns one row in either case, so that response times do not reveal which ids exist.
         """
         columns = [func.max(SECRET.c[name]).label(name) for name in ("key_id", "digest", "until")]
         return await self.one(select(*columns).where(SECRET.c.id == id))
 
     async def member(self, team: str, user: str) -> Row | None:
-        """A user's place in a team."""
+        """A user's membership of a team."""
         return await self.one(select(MEMBER).where(MEMBER.c.team_id == team, MEMBER.c.user_id == user))
 
     async def members(self, **of: str) -> list[Row]:
@@ -228,7 +238,7 @@ class Book:
         return await self.members_of(name, [value])
 
     async def members_of(self, column: str, ids: Sequence[str]) -> list[Row]:
-        """Memberships of several teams (``team_id``) or users (``user_id``), with each user's address as ``user_email``."""
+        """Memberships of teams (``team_id``) or users (``user_id``), with each user's email as ``user_email``."""
         whole = select(MEMBER, USER.c.email.label("user_email")).outerjoin(USER, USER.c.id == MEMBER.c.user_id)
         found = await self.all(whole.where(MEMBER.c[column].in_(ids)).order_by(MEMBER.c.team_id, MEMBER.c.user_id))
         for row in found:
@@ -238,15 +248,15 @@ class Book:
         return found
 
     async def leaders(self, **of: str) -> list[Row]:
-        """Memberships of an ``organisation_id`` or a ``user_id``."""
+        """Organisation memberships of an ``organisation_id`` or a ``user_id``."""
         return await self.all(select(LEADER).where(*(LEADER.c[name] == value for name, value in of.items())))
 
     async def user_by_email(self, email: str) -> Row | None:
-        """A user by address."""
+        """A stored user by email."""
         return await self.one(select(USER).where(USER.c.email == email).limit(1))
 
     async def listed(self, kind: str, only: Filter, *, page: int, size: int) -> tuple[list[Row], int]:
-        """One page (from 1), and how many there are: what the stack file declares, then the store's, newest first."""
+        """One page (from 1) and the total number of rows: declared rows first, then stored ones, newest first."""
         table = THINGS[kind]
         declared = [row for (what, _), row in self.declared.items() if what == kind and only.has(row)]
         ours = [row["id"] for row in declared]
@@ -261,32 +271,32 @@ class Book:
         return [*page_of_declared, *rows], len(ours) + int(total)
 
     async def keys_by_name(self, names: Sequence[str], aliases: Sequence[str] = ()) -> list[Row]:
-        """Keys by their ids, by the ids of their secrets, or by alias."""
+        """Stored keys by their ids, by the ids of their secrets, or by alias."""
         by_secret = select(SECRET.c.key_id).where(SECRET.c.id.in_(names))
         found = or_(KEY.c.id.in_(names), KEY.c.id.in_(by_secret), KEY.c.alias.in_(aliases))
         return await self.all(select(KEY).where(found))
 
     async def any_end_user(self) -> bool:
-        """Whether a single end user is known."""
+        """Whether any end user is known."""
         known = await self.one(select(THINGS["end_user"].c.id).limit(1))
         return known is not None or any(kind == "end_user" for kind, _ in self.declared)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def own(self, kind: str, ids: Iterable[str]) -> None:
-        """Refuse to write what the stack file declares. Raises ``Conflict``."""
+        """Raise ``Conflict`` if the stack file declares any of these."""
         for one in ids:
             if (kind, one) in self.declared:
                 raise Conflict(f"{kind} {one} is declared in the stack file; change it there")
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Change]:
-        """One transaction, in which this book's reads see what it changes; everything that decides on it belongs inside.
+        """One transaction, in which this book's reads see its changes; read inside it whatever the changes depend on.
 
-        When it is committed, this worker knows at once and the others by the feed.
+        After the commit, this worker applies the changes at once, the others by the feed.
         """
         async with writing(self.store) as sql:
-            # first of all, and held to the end: writers form a line, so numbers become visible in their order
+            # taken first and held to the end: serialises writers, so that numbers become visible in order
             await sql.execute(_LOCK)
             change = Change(sql)
             token = self._changing.set(sql)
@@ -308,13 +318,13 @@ class Book:
         ]
         await sql.execute(insert(CHANGE), rows)
         await sql.execute(update(CLOCK).where(CLOCK.c.id == 1).values(seq=clock + len(rows)))
-        # the last one before these stays, by which whoever read up to it knows it again
+        # keep the last entry before these, so that workers that read up to it recognise it
         await sql.execute(delete(CHANGE).where(CHANGE.c.at < at - KEPT, CHANGE.c.seq < clock))
         if sql.dialect.name == "postgresql":
             await sql.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
 
     async def keep_fingerprint(self, fingerprint: str) -> str:
-        """The fingerprint of the pepper that this store's keys were made with; the given one, if it has none yet."""
+        """The fingerprint of the pepper of this store's keys; if it has none yet, stores the given one."""
         async with writing(self.store) as sql:
             await sql.execute(_LOCK)
             known = (await sql.execute(select(META.c.value).where(META.c.name == "pepper"))).scalar()
@@ -325,18 +335,18 @@ class Book:
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def changes(self, since: Mark | None) -> tuple[Mark, list[tuple[str, str]] | None]:
-        """Up to where it was read, and what changed since; ``None`` when that is no longer known and everything may have."""
+        """The new position and the subjects changed since; ``None`` if unknown: then anything may have changed."""
         clock = select(CLOCK.c.seq).where(CLOCK.c.id == 1)
         query = select(CHANGE.c.seq, CHANGE.c.kind, CHANGE.c.subject, CHANGE.c.at).order_by(CHANGE.c.seq)
         async with reading(self.store) as sql:
             rows = (await sql.execute(query.where(CHANGE.c.seq >= since.seq))).all() if since is not None else []
-            if not rows:  # none was ever written, all were pruned, or an older store was put back
+            if not rows:  # none was ever written, all were pruned, or an older backup was restored
                 rows = (await sql.execute(query.where(CHANGE.c.seq >= clock.scalar_subquery()))).all()
             marks = [Mark(row.seq, (row.kind, row.subject, row.at)) for row in rows]
             last = marks[-1] if marks else Mark(int((await sql.execute(clock)).scalar_one()), None)
         if since is None or since == last:
             return last, None if since is None else []
-        # by its number alone, what was written behind a snapshot would be taken for what was lost with the store before it
+        # compare whole entries: after a backup is restored, new entries reuse the numbers of lost ones
         fresh = marks[1:] if marks[:1] == [since] else marks
         if not fresh or fresh[0].seq != since.seq + 1 or (fresh is marks and since.row is not None):
             return last, None
@@ -344,7 +354,7 @@ class Book:
 
 
 def clean(kind: str, id: str) -> str:  # noqa: A002 - the field's standard name
-    """An id that a caller chose. Raises ``BadRequest``."""
+    """Validate an id chosen by a caller. Raises ``BadRequest``."""
     if not id or len(id) > 128 or not id.isprintable() or id != id.strip():
         raise BadRequest(f"{kind} ids are 1 to 128 printable characters")
     return id

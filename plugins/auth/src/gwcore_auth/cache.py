@@ -1,4 +1,4 @@
-"""What is known of credentials, in memory: full digests only, dropped by subject, bounded."""
+"""In-memory cache of credentials: keyed by full digests only, invalidated by subject, bounded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Subject = tuple[str, str]
 class GrantCache:
     """Grants by the SHA-256 of the whole credential.
 
-    A load takes :attr:`epoch` before it reads and hands it to :meth:`put`: what changed meanwhile is not kept, so a slow
-    reader never brings back what was revoked.
+    A load takes :attr:`epoch` before it reads and passes it to :meth:`put`, which discards the result if anything has
+    changed meanwhile, so that a slow reader never restores a revoked grant.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,7 +24,7 @@ class GrantCache:
         self._by_subject: dict[Subject, set[Digest]] = {}
 
     def put(self, digest: Digest, grant: Grant | None, epoch: int) -> None:
-        """Keep a grant, or that there is none."""
+        """Cache a grant, or that there is none."""
         if epoch != self.epoch:
             return
         if grant is None:
@@ -39,7 +39,7 @@ class GrantCache:
             self._by_subject.setdefault(subject, set()).add(digest)
 
     def put_for(self, digest: Digest, end_user: str, grant: Grant, epoch: int) -> None:
-        """Keep what a grant becomes for one end user."""
+        """Cache a grant as modified for one end user."""
         if epoch != self.epoch:
             return
         if len(self.for_end_user) >= self._size:
@@ -47,7 +47,7 @@ class GrantCache:
         self.for_end_user[digest, end_user] = grant
 
     def drop(self, subject: Subject) -> None:
-        """Something changed: forget whatever was made of it, and what was thought unknown."""
+        """After a change: drop the grants that depend on it, and all entries of end users and unknown credentials."""
         self.epoch += 1
         self.unknown.clear()
         self.for_end_user.clear()
@@ -55,7 +55,7 @@ class GrantCache:
             self._forget(digest)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self.epoch += 1
         for kept in (self.grants, self.for_end_user, self.unknown, self._by_subject):
             kept.clear()

@@ -47,7 +47,7 @@ def _key(secret: SecretStr) -> SecretStr:
 
 
 KeySecret = Annotated[SecretStr, AfterValidator(_key)]
-"""A virtual key that somebody chose: 24 characters at least, which LiteLLM's own have (128 random bits)."""
+"""A virtual key chosen by a person: at least 24 characters, so that LiteLLM's own (128 random bits) are accepted."""
 
 
 _EXAMPLES = frozenset(
@@ -66,11 +66,11 @@ def _digest(digest: str) -> str:
 
 
 KeyDigest = Annotated[str, AfterValidator(_digest), Field(pattern="^[0-9a-f]{64}$")]
-"""SHA-256 in hex of a key that only its clients know."""
+"""SHA-256 in hex of a key known only to its clients."""
 
 
 class DeclaredKey(_Thing):
-    """A key whose secret the stack file names."""
+    """A key of the stack file."""
 
     secret: KeySecret | None = Field(default=None, description="the key itself, best written as ${VAR}")
     sha256: KeyDigest | None = Field(default=None, description="its SHA-256 in hex, instead of secret")
@@ -114,7 +114,7 @@ class DeclaredEndUser(_Thing):
 
 
 class Claims(_Strict):
-    """Which claims of a token say what; a dot goes into nested claims."""
+    """Names of the claims to read from a token; a dot selects a nested claim."""
 
     user: str = Field(default="sub", description="id of the user")
     team: str | None = Field(
@@ -145,7 +145,7 @@ class JwtConfig(_Strict):
 
 
 class BlockList(_Strict):
-    """Who is refused whatever else is said, without asking the store."""
+    """Ids and networks that are always rejected, whatever the store contains."""
 
     keys: list[str] = Field(default=[], description="ids of keys")
     teams: list[str] = Field(default=[], description="ids of teams")
@@ -172,6 +172,11 @@ class AuthConfig(_Strict):
         description="what digests of keys are made with; the admin key by default, the old one after it changed",
     )
     end_users: bool = Field(default=True, description="take the end user from the body's user and from headers")
+    end_user_header: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="a header that names the end user, before the usual ones; LiteLLM's user_header_name",
+    )
     client_tags: list[str] = Field(
         default=["*"],
         description="tags that clients may give their calls beside their key's own; * is any text, [] none",
@@ -194,5 +199,5 @@ class AuthConfig(_Strict):
 
     @property
     def pepper_source(self) -> SecretStr | None:
-        """What the pepper is derived from."""
+        """The secret from which the pepper is derived."""
         return self.pepper or self.admin_key

@@ -1,8 +1,9 @@
-"""The end user: whom a client asks for."""
+"""The end user on whose behalf a client calls."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -10,15 +11,18 @@ import orjson
 from gwcore.call import Call, words
 from gwcore.errors import BadRequest
 
-_HEADERS = (b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id")
-"""The first that is there counts."""
+HEADERS = (b"x-gwcore-end-user", b"x-litellm-end-user-id", b"x-litellm-customer-id", b"x-openwebui-user-id")
+"""The first one present counts. Open WebUI's: https://docs.openwebui.com (``ENABLE_FORWARD_USER_INFO_HEADERS``)."""
 _LONGEST = 256
 _SESSION = re.compile(r"_session_[0-9a-f-]+\Z")
 
 
-def end_user_of(call: Call) -> str | None:
-    """Whom the client says it asks for: a header, OpenAI's ``user``, or Anthropic's ``metadata.user_id``."""
-    header, document = call.header(*_HEADERS), call.document
+def end_user_of(call: Call, headers: Sequence[bytes] = HEADERS) -> str | None:
+    """The end user named by one of ``headers``, OpenAI's ``user`` or Anthropic's ``metadata.user_id``; ``None`` if there is none.
+
+    Raises ``BadRequest`` for an id that cannot be stored.
+    """
+    header, document = call.header(*headers), call.document
     said: Any = None if header is None else words(header)
     if said is None and document is not None:
         said = document.get("user")
@@ -31,13 +35,13 @@ def end_user_of(call: Call) -> str | None:
         return None
     if len(said) > _LONGEST:
         raise BadRequest(f"the end user's id is over {_LONGEST} characters")
-    if "\0" in said:  # PostgreSQL keeps no text with it: neither a customer nor what was spent for one
+    if "\0" in said:  # PostgreSQL rejects it in text, so neither a customer nor its spend could be stored
         raise BadRequest("the end user's id holds a NUL character")
     return said
 
 
 def _person(said: str) -> str:
-    """What Claude Code writes, without its session: else each session would be an end user, with limits of its own.
+    """The id that Claude Code sends, without its session: else each session would be an end user with its own limits.
 
     ``user_…_account_…_session_…``; since 2.1.78 the same three as a JSON object. Both give the same id.
     """

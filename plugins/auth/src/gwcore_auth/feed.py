@@ -1,8 +1,9 @@
 """``Feed``: how a worker learns what others changed.
 
-The store's own list of changes is the truth, read every ``refresh`` seconds; a push (PostgreSQL's NOTIFY, a Redis channel) only
-says "read now", so a push that is lost costs ``refresh`` and nothing else. While reading works, what is cached is good; when it
-has not worked for ``ttl`` seconds, nothing cached is, and calls are refused with a 503 until it works again.
+The list of changes in the store is authoritative and read every ``refresh`` seconds; a push (PostgreSQL's NOTIFY, a
+Redis channel) only means "read now", so a lost push costs a delay of ``refresh`` and nothing else. While reading works,
+cached grants are valid; after ``ttl`` seconds without a successful read they are not, and calls that need the store get
+a 503.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from gwcore_auth.book import CHANNEL, Book, Mark
 _log = structlog.get_logger("gwcore.auth")
 Subjects = Iterable[tuple[str, str]]
 _RETRY = 2.0
-_TELL = 60.0  # seconds between two lines of the log that say the same
+_TELL = 60.0  # seconds between two equal log lines
 
 
 class Feed:
-    """One per worker and stack; runs inside :meth:`run`.
+    """One per worker and stack; runs from :meth:`start` to :meth:`stop`.
 
     Attributes:
-        good_until: ``time.monotonic()`` up to which cached grants hold.
-        failing: the last reading failed.
+        good_until: ``time.monotonic()`` until which cached grants are valid.
+        failing: whether the last read failed.
     """
 
     def __init__(
         self, book: Book, changed: Callable[[Subjects | None], None], *, refresh: float, ttl: float, push: Store | None
     ) -> None:
-        """``changed`` is told the subjects that changed, or ``None`` for "anything may have"."""
+        """``changed`` is called with the subjects that changed, or ``None`` if anything may have changed."""
         self.good_until = 0.0
         self.failing = False
         self._book = book
@@ -50,7 +51,7 @@ class Feed:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Read the clock, then follow. Raises ``StoreUnavailable``."""
+        """Read the current position, then follow changes in tasks. Raises ``StoreUnavailable`` and ``BadConfig``."""
         if self._push is not None and self._push.scheme != "redis":
             raise BadConfig("auth.push names a store that cannot push; use one with a redis: URL")
         await self._read()
@@ -62,19 +63,19 @@ class Feed:
         self._tasks = [asyncio.create_task(follower) for follower in followers]
 
     async def stop(self) -> None:
-        """End what was started."""
+        """End the tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
     async def tell(self) -> None:
-        """Push: something was committed. Never fails; the others read on their own soon enough."""
+        """Push after a commit. Never fails; without it, the other workers read at their next refresh."""
         if self._push is not None:
             try:
                 url = self._push.url
                 await self._push.once("auth.push", lambda: redis_client(url, 0.2)).publish(CHANNEL, b"")
-            except Exception as error:  # a push is a hint: whatever ails it, the write stands
+            except Exception as error:  # a push is only a hint: the write is committed
                 _log.warning("push failed", error=type(error).__name__)
 
     async def _read(self) -> None:
@@ -84,7 +85,7 @@ class Feed:
             self._changed(subjects)
         self._since = last
         self.failing = False
-        self.good_until = began + self._ttl  # of when the answer was asked for, not of when it came
+        self.good_until = began + self._ttl  # counted from the request, not from the answer
 
     async def _follow(self) -> None:
         while True:
@@ -95,18 +96,18 @@ class Feed:
                 await self._read()
             except GatewayError:
                 self.failing = True
-            except Exception as error:  # whatever it is, cached grants run out by themselves
+            except Exception as error:  # whatever the cause, cached grants expire by themselves
                 self.failing = True
                 _log.error("cannot follow changes", error=type(error).__name__)
 
     async def _again(self, once: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Keep a push connection up. What happened while it was down is read, so nothing is lost."""
+        """Keep a push connection open. Changes made while it is down are read from the store, so none is lost."""
         told = -_TELL
         while True:
             try:
                 await once()
             except Exception as error:
-                if time.monotonic() - told >= _TELL:  # not at each try
+                if time.monotonic() - told >= _TELL:  # not on every attempt
                     told = time.monotonic()
                     _log.warning("push is down; reading goes on", error=type(error).__name__)
             self._wake.set()
@@ -127,7 +128,7 @@ class Feed:
 
     async def _subscribe(self) -> None:
         assert self._push is not None
-        # of its own: the socket timeout of a client that asks would end one that listens
+        # a client of its own: the socket timeout of the publishing one would end a subscription
         client = redis_client(self._push.url, None, within=_RETRY)
         async with client, client.pubsub() as channel:
             await channel.subscribe(CHANNEL)

@@ -1,4 +1,4 @@
-"""``Grant``: what one credential may do, compiled once and asked on every call."""
+"""``Grant``: what one credential may do, compiled once and checked on every call."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ Row = Mapping[str, Any]
 ALL_MODELS = frozenset({"*", "all-proxy-models"})
 TEAM_MODELS, NO_MODELS = "all-team-models", "no-default-models"
 INFERENCE, MANAGEMENT, READING = "llm_api_routes", "management_routes", "info_routes"
-_SAID_OTHERWISE = {"google_routes": "gemini_routes"}  # LiteLLM's group → by the dialect's name, as the others are
+_SAID_OTHERWISE = {"google_routes": "gemini_routes"}  # LiteLLM's group → named after the dialect, like the others
 _REMEMBERED = 256
 _NAMING = frozenset({"models", "fallbacks", "providerOptions", "tools"})
 
 
 class ModelNotAllowed(Forbidden):
-    """403: the credential, or one of those it belongs to, may not use this model."""
+    """403: the credential, or a team, user or organisation that it belongs to, may not use this model."""
 
     code = "model_access_denied"
 
 
 class KeyExpired(Unauthenticated):
-    """401: the key was right, and its time is over."""
+    """401: the key is known but has expired."""
 
     code = "expired_key"
 
 
 class Blocked(Unauthenticated):
-    """401: the key is right, and it or somebody it belongs to is blocked."""
+    """401: the key is known, but it or its team, user, organisation or end user is blocked."""
 
     code = "blocked"
 
 
 def _wild(words: Iterable[str]) -> re.Pattern[str] | None:
-    """Those with a ``*``, as one expression that goes back over no text: users write them, and clients what they are held against."""
+    """The words with a ``*`` as one pattern without backtracking: users write the words, clients the matched text."""
     found = [translate(word.replace("[", "[[]").replace("?", "[?]")) for word in words if "*" in word]
     return re.compile("|".join(found)) if found else None
 
@@ -65,7 +65,7 @@ class ModelRule:
         self._seen: dict[str, bool] = {}
 
     def allows(self, name: str) -> bool:
-        """Whether the list has the name."""
+        """Whether the list allows the name."""
         if name in self._exact:
             return True
         if self._patterns is None:
@@ -73,16 +73,16 @@ class ModelRule:
         known = self._seen.get(name)
         if known is None:
             known = self._patterns.match(name) is not None
-            if len(self._seen) < _REMEMBERED:  # the names are typed by clients
+            if len(self._seen) < _REMEMBERED:  # bounded, since clients choose the names
                 self._seen[name] = known
         return known
 
 
 def model_rule(whose: str, names: Sequence[str]) -> ModelRule | None:
-    """The rule of a list as it is stored: an empty list, ``*`` and ``all-proxy-models`` allow everything."""
+    """The rule of a stored list; ``None`` if it is empty or has ``*``, ``all-proxy-models`` or ``all-team-models``."""
     if not names or not ALL_MODELS.isdisjoint(names):
         return None
-    if TEAM_MODELS in names:  # what the team allows, which its own rule says
+    if TEAM_MODELS in names:  # the team has a rule of its own
         return None
     return ModelRule(whose, [name for name in names if name != NO_MODELS])
 
@@ -95,7 +95,7 @@ _GROUPS = {
 
 
 def words_of(routes: Iterable[str], kind: str) -> list[str]:
-    """Which addresses a key may use, by its list and its kind together; empty for all."""
+    """Routes that a key may use, from its list and its kind; empty for all."""
     return [*routes, *_GROUPS.get(kind, ())]
 
 
@@ -111,14 +111,14 @@ class RouteRule:
         self._patterns = _wild(listed)
 
     def serves(self, call: Call) -> bool:
-        """Whether the list has one of the names an inference call goes by."""
+        """Whether the list allows an inference call, by any of its names."""
         if self._inference:
             return True
         dialect = call.dialect.name.partition(".")[0]
         return self.allows(call.path, call.route.path, call.operation, INFERENCE, f"{dialect}_routes")
 
     def allows(self, *names: str) -> bool:
-        """Whether the list has one of the names a request goes by."""
+        """Whether the list allows any of a request's names."""
         if not self._words.isdisjoint(names):
             return True
         return self._patterns is not None and any(map(self._patterns.match, names))
@@ -129,12 +129,12 @@ class Grant:
     """What a credential may do.
 
     Attributes:
-        until: second since the epoch from which on the credential is void, or ``None``.
-        rules: all of them must allow a model.
+        until: expiry in seconds since the epoch, or ``None``.
+        rules: a model must be allowed by all of them.
         aliases: names a client may write for models.
-        networks: from where it may be used; empty for everywhere.
-        refusal: why it may do nothing at all.
-        depends: (kind, id) of everything this was made of; a change of any makes it void.
+        networks: client addresses it may be used from; empty for all.
+        refusal: if set, every call is rejected with it.
+        depends: (kind, id) of everything it was built from; a change of any invalidates it.
     """
 
     principal: Principal
@@ -147,9 +147,9 @@ class Grant:
     depends: frozenset[tuple[str, str]] = frozenset()
 
     def check(self, call: Call, client: str | None) -> None:
-        """Whether the credential may make this call at all. Raises ``Unauthenticated`` and ``Forbidden``."""
+        """Check everything but the model. Raises ``Unauthenticated``, ``Forbidden`` and :attr:`refusal`."""
         if self.refusal is not None:
-            # a fresh one: an exception that is raised twice collects the traces of both
+            # a new instance: one that is raised repeatedly would collect tracebacks
             raise type(self.refusal)(self.refusal.message)
         if self.until is not None:
             self.alive(time.time())
@@ -159,12 +159,12 @@ class Grant:
             raise Forbidden(f"this key may not call {call.path[:200]}")
 
     def alive(self, now: float) -> None:
-        """Raises ``KeyExpired`` when its time is over; ``now`` in seconds since the epoch."""
+        """Raise ``KeyExpired`` if expired; ``now`` in seconds since the epoch."""
         if self.until is not None and now >= self.until:
             raise KeyExpired("Authentication Error - Expired Key.")
 
     def refuse(self, name: str) -> None:
-        """Raises ``ModelNotAllowed`` where a rule does not have the name."""
+        """Raise ``ModelNotAllowed`` if a rule does not allow the name."""
         for rule in self.rules:
             if not rule.allows(name):
                 raise ModelNotAllowed(
@@ -173,10 +173,10 @@ class Grant:
                 )
 
     def permit(self, attempt: Attempt, asked: tuple[Target, ...], names: Callable[[str, str], Sequence[str]]) -> None:
-        """Whether this target may be tried; ``asked`` is what the client's own name for the model means.
+        """Raise ``ModelNotAllowed`` unless this target may be tried; ``asked``: the targets of the client's model name.
 
-        A target beyond that was chosen by a router. It needs a permission of its own: as ``upstream/model``, as the
-        model's name there, or as one of the ``names`` by which a client could ask for it.
+        Any other target was chosen by a router and needs its own permission: as ``upstream/model``, as the model's name
+        there, or as one of the ``names`` by which a client could request it.
         """
         target, name = attempt.target, attempt.call.model
         for other in _beside(attempt.call.document):
@@ -197,10 +197,10 @@ class Grant:
 
 
 def _beside(document: Mapping[str, Any] | None) -> Iterator[str]:
-    """Models that a request names beside ``model``, by their upstream's names.
+    """Models that a request names besides ``model``, by their names at the upstream.
 
-    Brokers take one of ``models`` where the first fails (Vercel's stand in ``providerOptions.gateway``), Anthropic one of
-    ``fallbacks``, and some tools of vendors ask a model of their own.
+    Brokers fall back to those in ``models`` (Vercel: in ``providerOptions.gateway``), Anthropic to those in
+    ``fallbacks``, and some vendor tools call a model of their own.
     """
     if document is None or _NAMING.isdisjoint(document):
         return
@@ -217,8 +217,8 @@ def _beside(document: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def within(client: str | None, networks: Sequence[Network]) -> bool:
-    """Whether an address is in one of the networks. What is no address is in none."""
-    address = _address(client[:64]) if client else None  # a header may have said it: no long text is kept
+    """Whether an address is in one of the networks; ``False`` for anything that is not an address."""
+    address = _address(client[:64]) if client else None  # may come from a header: cache no long text
     return address is not None and any(address in network for network in networks)
 
 
@@ -236,7 +236,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Networks as they are written: ``10.0.0.0/8`` or one address. Raises ``ValueError``."""
+    """Parse networks: ``10.0.0.0/8`` or a single address. Raises ``ValueError``."""
     return tuple(ip_network(text) for text in texts)
 
 
@@ -246,8 +246,8 @@ def policies_of(
     """Stored policies, per plugin and scope, as instances of the plugins' models.
 
     Raises:
-        Forbidden: a policy is stored for a plugin that this stack does not run: what it limits would be unlimited.
-        PluginFault: one that was valid when it was written no longer is.
+        Forbidden: a policy is for a plugin that this stack does not run, so its limits would not be enforced.
+        PluginFault: a policy that was valid when it was written no longer is.
     """
     found: dict[str, dict[str, Any]] = {}
     for scope, row in scopes:

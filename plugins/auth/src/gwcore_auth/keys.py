@@ -1,12 +1,12 @@
-"""The shape of a virtual key, and how one is recognised.
+"""The format of a virtual key, and how one is recognised.
 
 ``sk-<12 id>_<43 secret>_<6 check>``, all base62: the id is public and finds the row; 43 characters are 256 bits; the check
-(CRC-32 of what stands before it) tells a mistyped key without asking the store. The store holds
-``HMAC-SHA256(pepper, hex(SHA-256(key)))`` and never the key: its dump opens nothing without the pepper. Any other text can be
-a key too (declared in the stack file, chosen by an admin, taken over from LiteLLM, which keeps the very same SHA-256);
+(CRC-32 of the text before it) detects a mistyped key without querying the store. The store holds
+``HMAC-SHA256(pepper, hex(SHA-256(key)))`` and never the key: a dump is useless without the pepper. Any other text can be
+a key, too (declared in the stack file, chosen by an admin, imported from LiteLLM, which stores the same SHA-256);
 its id is that SHA-256.
 
-256 random bits need no slow hash; texts that people choose are refused where they are short.
+256 random bits need no slow hash; short texts chosen by people are rejected.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from zlib import crc32
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SHAPE = re.compile(r"sk-([0-9A-Za-z]{12})_[0-9A-Za-z]{43}_([0-9A-Za-z]{6})")
 MAX_LENGTH = 4096
-"""No credential is longer; JWTs of large organisations come near."""
+"""Longer credentials are not looked up in the store."""
 
 
 @dataclass(slots=True, frozen=True)
 class Presented:
-    """A credential as a client sent it, less the credential.
+    """What is derived from a presented credential; not the credential itself.
 
     Attributes:
-        id: under which the store would know it; ``None`` for what can be no key.
-        proof: hex SHA-256 of all of it: under this, and nothing shorter, decisions are kept.
+        id: its id in the store; ``None`` if it cannot be a stored key.
+        proof: hex SHA-256 of all of it; decisions must not be stored under anything shorter.
     """
 
     id: str | None
@@ -70,7 +70,7 @@ def proof_of(text: str) -> str:
 
 
 def presented(text: str) -> Presented:
-    """What a text is, seen as a key."""
+    """Derive id and proof of a credential."""
     proof = proof_of(text)
     if len(text) > MAX_LENGTH:
         return Presented(None, proof)
@@ -87,21 +87,21 @@ def hint(text: str) -> str:
 
 
 class Pepper:
-    """The key of the digests. Derived, so that what it comes from (by default the admin key) serves nothing else."""
+    """The HMAC key of the digests; derived, so that its source (by default the admin key) is not used for them."""
 
     def __init__(self, secret: str) -> None:
         self._key = hmac.digest(secret.encode(), b"gwcore-auth virtual keys 1", "sha256")
 
     @property
     def fingerprint(self) -> str:
-        """Tells two peppers apart, and nothing else."""
+        """Distinguishes peppers, and reveals nothing else."""
         return hmac.digest(self._key, b"fingerprint", "sha256").hex()[:16]
 
     def digest(self, proof: str) -> str:
-        """What the store holds of a credential."""
+        """The digest that the store holds of a credential."""
         return hmac.digest(self._key, proof.encode(), "sha256").hex()
 
     def matches(self, proof: str, digest: str | None) -> bool:
-        """Whether the digest is that of the credential, in constant time; ``None`` costs the same and never is."""
+        """Whether the digest is that of the credential, in constant time; ``None`` takes as long and never matches."""
         found = hmac.compare_digest(self.digest(proof), digest or "0" * 64)
         return found and digest is not None

@@ -1,4 +1,4 @@
-"""The plugin: who calls, whether it may, and for which models; and who may use the admin API."""
+"""The plugin: identifies callers, authorises their calls and models, and guards the admin API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gwcore_auth.authority import Callers
 from gwcore_auth.book import Book
 from gwcore_auth.cache import GrantCache
 from gwcore_auth.config import AuthConfig
-from gwcore_auth.endusers import end_user_of
+from gwcore_auth.endusers import HEADERS, end_user_of
 from gwcore_auth.feed import Feed
 from gwcore_auth.grants import Grant, ModelRule, networks_of, within
 from gwcore_auth.keys import Pepper, presented, proof_of
@@ -36,14 +36,14 @@ from gwcore_auth.tokens import Tokens, claim, looks_like
 _LOOPBACK = networks_of(["127.0.0.0/8", "::1/128"])
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 _KEPT_NOWHERE = frozenset({"moderations", "image_variation"})
-"""Operations that name no model and leave nothing at the vendor."""
+"""Operations that name no model and store nothing at the vendor."""
 
 
 class Auth(Plugin):
     """Virtual keys, tokens and the admin key as credentials; the admin API's Authority.
 
-    A key that was seen costs no SQL until something about it changes. Any error denies; a store that does not answer is a
-    503, never a 401 and never an identity.
+    A cached key needs no SQL until something about it changes. Any error denies access; a store that does not answer is
+    a 503, never a 401.
     """
 
     name = "auth"
@@ -66,10 +66,12 @@ class Auth(Plugin):
         self.feed = Feed(self.book, self._changed, refresh=config.refresh, ttl=config.ttl, push=push)
         self.book.failing = lambda: self.feed.failing
         self.book.changed = self._wrote
-        self.grant_key = setup.key("grant", tuple[Grant, int])  # and the epoch of the cache that it is of
+        self.grant_key = setup.key("grant", tuple[Grant, int])  # with the cache epoch of its load
         self._loading: dict[bytes, asyncio.Task[Grant | None]] = {}
         self._pushes: set[asyncio.Task[None]] = set()
         self._open, self._tells_end_users = config.open, config.end_users
+        own = config.end_user_header
+        self._end_user_headers = HEADERS if own is None else (own.lower().encode(), *HEADERS)
         self._end_users = bool(config.blocked.end_users)
         self._tags = None if "*" in config.client_tags else ModelRule("tags", config.client_tags)
         self._proxies = networks_of(config.trusted_proxies)
@@ -83,11 +85,13 @@ class Auth(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Migrate, compare the pepper, follow changes. An open gateway without an admin key needs no store."""
+        """Migrate, check the pepper, follow changes. An open gateway without admin key and pepper needs no store."""
         keeper = self.setup.offered(Ownership)
         self._apart = keeper.operations if keeper is not None else frozenset()
         if self.pepper is None:
             self.feed.good_until = float("inf")
+            self.book.unstored = True
+            self._end_users = self._end_users or await self.book.any_end_user()
             yield
             return
         store = self.book.store
@@ -117,7 +121,7 @@ class Auth(Plugin):
             self.cache.drop(subject)
 
     def _wrote(self, subjects: Iterable[tuple[str, str]]) -> None:
-        """This worker's own write is effective at once; the others are pushed."""
+        """Apply this worker's own write at once, and notify the other workers."""
         self._changed(subjects)
         task = asyncio.create_task(self.feed.tell())
         self._pushes.add(task)
@@ -126,7 +130,7 @@ class Auth(Plugin):
     # ── the call ring ────────────────────────────────────────────────────────────────────────────────────────────
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
-        """Say who calls, or refuse."""
+        """Identify the caller and authorise the call, or reject it."""
         cache = self.cache
 
         def auth(call: Call) -> Coroutine[Any, Any, Outcome]:
@@ -144,17 +148,21 @@ class Auth(Plugin):
         return auth
 
     def _known(self, call: Call) -> Grant | None:
-        """What memory knows of who calls: of one credential, and of the end user whom it names. Nothing is awaited."""
+        """The cached grant of the call's only credential, for the end user if one is named; never awaits."""
         if len(call.credentials) != 1 or self._open or time.monotonic() >= self.feed.good_until:
             return None
         digest = sha256(call.credentials[0].encode()).digest()
         found = self.cache.grants.get(digest)
-        if found is not None and self._tells_end_users and (end_user := end_user_of(call)) is not None:
+        if (
+            found is not None
+            and self._tells_end_users
+            and (end_user := end_user_of(call, self._end_user_headers)) is not None
+        ):
             return self.cache.for_end_user.get((digest, end_user))
         return found
 
     async def _found(self, call: Call) -> Grant:
-        """Who calls, by the store where memory does not know."""
+        """The grant of the caller, from the store if it is not cached."""
         credentials = call.credentials
         digest = b""
         fresh = time.monotonic() < self.feed.good_until
@@ -165,7 +173,7 @@ class Auth(Plugin):
                 found = await self._admit(credentials[0], digest)
         else:
             found = await self._unusual(call)
-        if self._tells_end_users and (end_user := end_user_of(call)) is not None:
+        if self._tells_end_users and (end_user := end_user_of(call, self._end_user_headers)) is not None:
             made = self.cache.for_end_user.get((digest, end_user)) if digest and fresh else None
             found = made or await self._for_end_user(found, digest, end_user)
         return found
@@ -176,7 +184,7 @@ class Auth(Plugin):
         self._check(call, grant)
 
     def _check(self, call: Call, grant: Grant) -> None:
-        """Whether the grant allows such a call, whatever its body says."""
+        """Check everything but the body. Raises ``Unauthenticated`` and ``Forbidden``."""
         client = call.client
         if self._barred or self._proxies or grant.networks:
             client = self._client(call)
@@ -185,7 +193,7 @@ class Auth(Plugin):
         grant.check(call, client)
 
     def _let_in(self, call: Call, grant: Grant, epoch: int) -> None:
-        """Say who calls, and whether the grant allows the call: what is refused has a caller in logs and records, too."""
+        """Set the caller, then check the grant: so rejected calls, too, have a caller in logs and records."""
         call.principal = grant.principal
         self._check(call, grant)
         if self._tags is not None and call.tags and grant.principal is not ADMIN:
@@ -210,7 +218,7 @@ class Auth(Plugin):
         return self._behind(call.client, call.headers)
 
     def _behind(self, client: str | None, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """The nearest address that is none of our proxies."""
+        """The nearest address that is not one of ``trusted_proxies``."""
         if self._proxies and within(client, self._proxies):
             said = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
             for hop in reversed([part.strip() for part in said.split(",") if part.strip()]):
@@ -220,7 +228,7 @@ class Auth(Plugin):
         return client
 
     async def _unusual(self, call: Call) -> Grant:
-        """No credential, several, or an open gateway."""
+        """The grant for an open gateway. Otherwise raises: the call has no credential, or several."""
         credentials = call.credentials
         if len(credentials) > 1:
             raise BadRequest("the request holds different credentials; send one")
@@ -242,7 +250,7 @@ class Auth(Plugin):
     # ── the attempt ring ─────────────────────────────────────────────────────────────────────────────────────────
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
-        """Whether this target may be tried: so a router's fallback is authorised too."""
+        """Check whether this target may be tried, so that a router's fallback is authorised, too."""
         cache, key, models = self.cache, self.grant_key, self.setup.models
 
         def auth(attempt: Attempt) -> Coroutine[Any, Any, Outcome]:
@@ -268,7 +276,7 @@ class Auth(Plugin):
         return auth
 
     async def _still(self, call: Call) -> Grant:
-        """The grant again: a call that queued, or tries its third target, may have been revoked in the meantime."""
+        """Load the grant again: it may have been revoked while the call queued or tried other targets."""
         epoch = self.cache.epoch
         grant = await self._found(call)
         grant.check(call, self._client(call) if grant.networks else None)
@@ -276,19 +284,19 @@ class Auth(Plugin):
         return grant
 
     def visible(self, call: Call, model: str) -> bool:
-        """Only what the credential may use."""
+        """Whether the credential may use the model."""
         admitted = call.get(self.grant_key)
         return admitted is not None and all(rule.allows(model) for rule in admitted[0].rules)
 
     # ── the cold path ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _admit(self, text: str, digest: bytes) -> Grant:
-        """The grant of a credential that memory does not know. Raises ``Unauthenticated``, ``StoreUnavailable``."""
+        """The grant of a credential that is not cached. Raises ``Unauthenticated``, ``StoreUnavailable``."""
         if digest in self.cache.unknown and time.monotonic() < self.feed.good_until:
             raise Unauthenticated(UNKNOWN)
         task = self._loading.get(digest)
         if task is None:
-            # one load for all who wait, and not ended by the first of them that leaves
+            # one load for all waiting calls; it must survive the cancellation of any of them
             task = self._loading[digest] = asyncio.create_task(self._load(text, digest))
             task.add_done_callback(lambda done: self._loaded(digest, done))
         grant = await asyncio.shield(task)
@@ -299,7 +307,7 @@ class Auth(Plugin):
     def _loaded(self, digest: bytes, task: asyncio.Task[Grant | None]) -> None:
         self._loading.pop(digest, None)
         if not task.cancelled():
-            task.exception()  # seen, even if everybody who waited has left
+            task.exception()  # mark as retrieved, in case no call waits any longer
 
     async def _load(self, text: str, digest: bytes) -> Grant | None:
         epoch = self.cache.epoch
@@ -308,7 +316,7 @@ class Auth(Plugin):
         return grant
 
     async def identify(self, text: str) -> Grant | None:
-        """What a credential may do; ``None`` when it is none. Raises ``Unauthenticated`` and ``StoreUnavailable``."""
+        """The grant of a credential; ``None`` if it is unknown. Raises ``Unauthenticated`` and ``StoreUnavailable``."""
         shown = presented(text)
         if self.admin_proof is not None and hmac.compare_digest(shown.proof, self.admin_proof):
             return Grant(ADMIN)
@@ -342,18 +350,18 @@ class Auth(Plugin):
     # ── the admin API ────────────────────────────────────────────────────────────────────────────────────────────
 
     def admin_routes(self) -> Sequence[AdminRoute]:
-        """Keys, teams, users, organisations, customers."""
+        """Routes for keys, teams, users, organisations and customers."""
         return self._admin
 
     async def caller(self, headers: Sequence[tuple[bytes, bytes]], client: str | None, path: str) -> Caller:
-        """Who asks the admin API; see :class:`gwcore.ports.Authority`. Nothing is cached here."""
+        """Identify a caller of the admin API, uncached; see :class:`gwcore.ports.Authority`."""
         client = self._behind(client, headers)
         if self._barred and within(client, self._barred):
             raise Forbidden("this address is blocked")
         return await self._callers.caller(credentials_of(headers), client, path)
 
     async def permit(self, route: AdminRoute, call: AdminCall) -> None:
-        """The table of :mod:`gwcore_auth.policy`."""
+        """Apply the table of :mod:`gwcore_auth.policy`."""
         policy.permit(route.permission, call)
 
     def key_id(self, text: str) -> str:
@@ -368,7 +376,7 @@ class Auth(Plugin):
     async def policies(self, scope: str, ids: Iterable[str], plugin: str) -> Mapping[str, Mapping[str, Any]]:
         """See :class:`gwcore.ports.Directory`."""
         if scope == "member":
-            # both ids may hold a slash
+            # both ids may contain slashes, so try every split
             teams = {id_[:at] for id_ in ids for at, letter in enumerate(id_) if letter == "/"}
             rows = await self.book.members_of("team_id", sorted(teams))
             found = {f"{row['team_id']}/{row['user_id']}": row["policies"] for row in rows}
@@ -378,7 +386,7 @@ class Auth(Plugin):
         return {id_: said[plugin] for id_, said in found.items() if said.get(plugin)}
 
     def explain(self, call: Call) -> str | None:
-        """Who may make this call."""
+        """Which keys may make this call, with declared ones as examples."""
         able = [
             id_
             for (kind, id_), row in self.book.declared.items()
@@ -387,20 +395,23 @@ class Auth(Plugin):
         return f"any known key that may use {call.model}" + (f", such as {', '.join(able[:3])}" if able else "")
 
     def metrics(self) -> Iterator[Sample]:
-        """How fresh the knowledge of keys is."""
+        """Number of cached credentials, and whether the store fails."""
         yield Sample("gwcore_auth_cached", len(self.cache.grants), help="Credentials known by heart.")
         yield Sample(
             "gwcore_auth_store_failing", self.feed.failing, help="1 while the store does not answer.", merge="max"
         )
 
     def health(self) -> dict[str, Any]:
-        """How fresh the knowledge of keys is."""
+        """Number of cached credentials, and whether the store fails."""
         failing = self.feed.failing
         return {"cached": len(self.cache.grants), "store": "failing" if failing else "ok", "degraded": failing}
 
 
 def _without_model(call: Call, grant: Grant, apart: frozenset[str]) -> None:
-    """Whether a call that names no model may be made; ``apart``: of what somebody further in sees whose it is. Raises ``Forbidden``."""
+    """Check a call that names no model. Raises ``Forbidden``.
+
+    ``apart``: operations whose objects another plugin keeps apart by owner.
+    """
     operation = call.operation
     if not (call.route.local or operation in _KEPT_NOWHERE or operation in apart or _may_share(grant, call)):
         raise Forbidden(
@@ -408,12 +419,12 @@ def _without_model(call: Call, grant: Grant, apart: frozenset[str]) -> None:
             f"could read it; a key whose allowed_routes name {call.route.path} may, and with objects in stack each its own"
         )
     if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
-        # its body may name any model, as a batch's does
+        # its body may name any model, like that of a batch
         raise Forbidden("this key is limited to some models, and this operation names none")
 
 
 def _may_share(grant: Grant, call: Call) -> bool:
-    """Whether a credential may reach what all keys of an upstream's account share: by an address that its routes name."""
+    """Whether a credential may access what all keys of an upstream's account share: if its routes name the address."""
     if grant.principal is OPEN or grant.principal is ADMIN:
         return True
     return grant.routes is not None and grant.routes.allows(call.path, call.route.path, call.operation)

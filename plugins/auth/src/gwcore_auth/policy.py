@@ -1,8 +1,8 @@
-"""Role by endpoint by field, in one place: what each caller may do in the admin API, and that nobody grants more than it holds.
+"""Permissions of the admin API by role, endpoint and field; and the rule that no caller grants more than it holds.
 
-A caller stands in the table under every word that is true of it: its role (``admin``, ``viewer``, ``user``, ``reader``,
-``key``), ``team_admin`` where it leads a team, ``org_admin`` where it leads an organisation. A permission without a row is the
-admin's alone; the suite fails for a route without a row.
+A caller has its own role (``admin``, ``viewer``, ``user``, ``reader``, ``key``); a ``user`` also has ``team_admin`` if
+it leads a team, and ``org_admin`` if it leads an organisation. A permission without a row is for admins only; the test
+suite fails for a route without a row.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TABLE: Final[Mapping[str, frozenset[str]]] = {
     "key:update": _WRITES,
     "key:delete": _WRITES,
     "key:block": _WRITES,
-    "key:unblock": _ORGS,  # what an admin blocked, its owner must not open again
+    "key:unblock": _ORGS,  # a key's owner must not unblock what an admin blocked
     "key:rotate": _WRITES,
     "key:read": _ALL,
     "key:list": _ALL - {KEY},
@@ -59,7 +59,7 @@ TABLE: Final[Mapping[str, frozenset[str]]] = {
     "customer:block": _ADMIN,
     "customer:read": _READS,
     "customer:list": _READS,
-    # of other plugins: their endpoints answer for what the caller may reach (``Caller``)
+    # of other plugins, whose endpoints check what the caller may reach (``Caller``)
     "budget:create": _ADMIN,
     "budget:update": _ADMIN,
     "budget:delete": _ADMIN,
@@ -72,7 +72,7 @@ TABLE: Final[Mapping[str, frozenset[str]]] = {
     "metrics:read": _READS,
     "logs:read": _ALL,
 }
-"""Who may use a permission at all."""
+"""Permission → the roles that may use it at all."""
 
 LIMITS: Final = frozenset(
     {
@@ -102,12 +102,12 @@ FIELDS: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
     "organisation:update": {ORG: frozenset({"organization_id", "organization_alias", "metadata"})},
     "organisation:member": {ORG: frozenset({"organization_id", "member", "user_id", "user_email", "role"})},
 }  # fmt: skip
-"""Which fields of the body they may write there; the admin may write all, and where no row is, the permission's own
-fields name things only (ids), which the endpoint checks with :func:`reach`."""
+"""Permission → role → fields of the body that it may set; an admin may set all. Without a row, none is restricted: the
+body only names things (ids), which the endpoint checks with :func:`reach`, or changes nothing."""
 
 
 def standings(caller: Caller) -> frozenset[str]:
-    """The words of the table that are true of a caller."""
+    """All roles of a caller."""
     found = {caller.role}
     if caller.role == USER:
         found |= {TEAM} if caller.teams else set()
@@ -116,7 +116,7 @@ def standings(caller: Caller) -> frozenset[str]:
 
 
 def permit(permission: str, call: AdminCall) -> None:
-    """Endpoint and fields. Raises ``Forbidden``."""
+    """Check permission and fields. Raises ``Forbidden``."""
     able = standings(call.caller) & TABLE.get(permission, _ADMIN)
     if not able:
         raise Forbidden(f"this credential may not use {permission}")
@@ -134,7 +134,7 @@ def permit(permission: str, call: AdminCall) -> None:
 
 
 def reads_all(caller: Caller) -> bool:
-    """Whether nothing is hidden from the caller."""
+    """Whether the caller may see everything."""
     return caller.role in {ADMIN, VIEWER}
 
 
@@ -153,7 +153,7 @@ def reads_team(caller: Caller, team: Row) -> bool:
 
 
 def owns_key(caller: Caller, key: Row, team: Row | None) -> bool:
-    """Whether the key is the caller's to change: its own, or of what it leads."""
+    """Whether the caller may change the key: its user's own, or one of a team or organisation that it leads."""
     if caller.role == ADMIN:
         return True
     if caller.role != USER:
@@ -172,7 +172,7 @@ def reads_key(caller: Caller, key: Row, team: Row | None) -> bool:
 
 
 def reach(allowed: bool, what: str) -> None:
-    """Raises ``Forbidden`` where something is not the caller's."""
+    """Raise ``Forbidden`` unless ``allowed``."""
     if not allowed:
         raise Forbidden(f"this {what} is not yours")
 
@@ -181,9 +181,9 @@ def reach(allowed: bool, what: str) -> None:
 
 
 def within_team(caller: Caller, row: Row, given: frozenset[str]) -> None:
-    """A team as it would be written, against the credential that writes it. Raises ``Forbidden``.
+    """Check a team to be written against the grant of the caller's credential. Raises ``Forbidden``.
 
-    What an organisation allows holds for its teams at every call; what the credential itself lacks is looked at here.
+    An organisation's rules bind its teams on every call; this checks the rules of the credential itself.
     """
     if caller.role == ADMIN:
         return
@@ -193,7 +193,7 @@ def within_team(caller: Caller, row: Row, given: frozenset[str]) -> None:
 
 
 def _held(caller: Caller, *, limits: bool) -> Grant:
-    """The caller's grant, which must have no limits of its own where some are given."""
+    """The caller's grant. Raises ``Forbidden`` without one, or with ``limits`` if its key has limits of its own."""
     grant = caller.grant if isinstance(caller, KnownCaller) else None
     if grant is None:
         raise Forbidden("this credential holds nothing to give")
@@ -207,9 +207,9 @@ def _own_rules(grant: Grant) -> list[ModelRule]:
 
 
 def within_grant(caller: Caller, row: Row) -> None:
-    """A key as it would be written, against the credential that writes it. Raises ``Forbidden``.
+    """Check a key to be written against the grant of the caller's credential. Raises ``Forbidden``.
 
-    A credential with limits of its own makes and changes no keys: they would not share its limits.
+    A key with limits of its own may not create or change keys: they would not share its limits.
     """
     if caller.role == ADMIN:
         return
@@ -226,7 +226,7 @@ def _models(names: Sequence[str], rules: Iterable[ModelRule]) -> None:
         if not names or not ALL_MODELS.isdisjoint(names) or TEAM_MODELS in names:
             raise Forbidden("models: name them; this credential may not use all")
         for name in names:
-            # a pattern is allowed where a pattern of ours matches it as text: then it matches all that it means
+            # a pattern is allowed if one of ours matches it as text: then ours matches everything it matches
             if name != NO_MODELS and not rule.allows(name):
                 raise Forbidden(f"models: this credential may not use {name[:200]}")
 
@@ -252,13 +252,13 @@ def _inside(one: Any, ours: Any) -> bool:
 
 
 def keeps_tags(caller: Caller, before: Row, after: Row) -> None:
-    """Tags decide which budgets and rules bind: only an admin takes one away. Raises ``Forbidden``."""
+    """Tags decide which budgets and rules apply, so only an admin may remove one. Raises ``Forbidden``."""
     if caller.role != ADMIN and not set(before["tags"]) <= set(after["tags"]):
         raise Forbidden("tags: only more of them; an admin removes one")
 
 
 def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None:
-    """A change of a key by its owner, who does not lead its team: it may only lose by it. Raises ``Forbidden``."""
+    """A key's owner who does not lead its team or organisation may only restrict the key. Raises ``Forbidden``."""
     if caller.role == ADMIN or (before["team_id"] is not None and leads_team(caller, team)):
         return
     if before["organisation_id"] is not None and before["organisation_id"] in caller.organisations:
@@ -276,10 +276,10 @@ def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None
 
 
 _LOOSENS: Final[Mapping[str, frozenset[str]]] = {
-    "max_budget": frozenset({"budget_duration"}),  # of all time, it would be one per second
-    "budget_id": LIMITS,  # what the key says itself holds instead of what that budget says
+    "max_budget": frozenset({"budget_duration"}),  # an all-time budget could become one per second
+    "budget_id": LIMITS,  # the key's own limits override those of the shared budget
 }
-"""What would loosen a limit by standing beside it."""
+"""Limit → fields that would loosen it if added."""
 
 
 def _wider(name: str, before: Sequence[str], after: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""From a credential to a :class:`Grant`: the cold path, asked once per credential and change."""
+"""From a credential to a :class:`Grant`: the cold path, taken once per credential and change."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from gwcore_auth.grants import (
 from gwcore_auth.keys import Pepper, Presented, hint, proof_of
 
 UNKNOWN = "Authentication Error, Invalid API key provided."
-"""The one answer to every credential that is not known, whatever is wrong with it."""
+"""The same message for every unknown credential, whatever is wrong with it."""
 
 ADMIN = Principal("admin", alias="admin", admin=True)
 OPEN = Principal("open")
 
 
 def declared_rows(config: AuthConfig) -> tuple[dict[tuple[str, str], Row], dict[str, str]]:
-    """What the stack file declares as rows by (kind, id), and ids of keys by the SHA-256 of their secrets."""
+    """The stack file's declarations as rows by (kind, id), and ids of keys by the SHA-256 of their secrets."""
     rows: dict[tuple[str, str], Row] = {}
     secrets: dict[str, str] = {}
     sections: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -72,7 +72,7 @@ def _of_key(key: DeclaredKey) -> Row:
 
 
 class Resolver:
-    """Reads what a grant is made of, and makes it."""
+    """Reads the rows that a grant depends on, and builds the grant."""
 
     def __init__(
         self, config: AuthConfig, book: Book, pepper: Pepper | None, policies: Mapping[str, type[BaseModel]]
@@ -89,7 +89,7 @@ class Resolver:
         }
 
     def check_declared(self) -> None:
-        """Policies of the stack file against the plugins' models. Raises ``BadConfig``."""
+        """Check the stack file's policies against the plugins' models. Raises ``BadConfig``."""
         for (kind, id_), row in self.book.declared.items():
             try:
                 policies_of([(kind, row)], self._policies)
@@ -98,7 +98,7 @@ class Resolver:
                 raise BadConfig(f"auth: {kind} {id_}: {said}") from None
 
     async def key_of(self, shown: Presented) -> tuple[Row, int | None] | None:
-        """The key that a credential is, and until when (ms) this secret of it holds; ``None`` for no key of ours."""
+        """The key of a credential and the secret's expiry (ms since the epoch, or ``None``); ``None`` if unknown."""
         declared = self.book.secrets.get(shown.proof)
         if declared is not None:
             return self.book.declared["key", declared], None
@@ -111,7 +111,7 @@ class Resolver:
         return None if key is None else (key, secret["until"])
 
     async def grant(self, shown: Presented) -> Grant | None:
-        """What the credential may do; ``None`` when it is none. Raises ``StoreUnavailable``."""
+        """The credential's grant; ``None`` if it is unknown. Raises ``StoreUnavailable``."""
         found = await self.key_of(shown)
         if found is None:
             return None
@@ -131,7 +131,7 @@ class Resolver:
     async def belonging(
         self, made: Grant, key: Row | None, organisation_id: str | None, *, strangers: bool = False
     ) -> Grant:
-        """The grant with what follows from team, user and organisation: rules, policies, tags, refusals.
+        """Complete a grant from key, team, user and organisation: rules, policies, tags, refusal.
 
         ``strangers``: the user need not be known here.
         """
@@ -149,7 +149,7 @@ class Resolver:
             "member": (f"{who.team}/{who.user}" if who.team and who.user else None, member),
             "key": (who.id, key),
         }
-        # a team's keys spend the team's money and use the team's models; what the user may do alone is not asked
+        # a team's keys have the team's budget and models; the limits of the user as an individual do not apply
         scopes = [(scope, row) for scope, (_, row) in rows.items() if not (scope == "user" and team)]
         rules = [model_rule(scope, row["models"]) for scope, row in scopes if row]
         refusal = self._refusal(rows, strangers=strangers)
@@ -187,7 +187,7 @@ class Resolver:
         return None
 
     async def for_end_user(self, grant: Grant, end_user: str, *, known: bool) -> Grant:
-        """The grant when a call is made for an end user; ``known``: whether the store may have one at all."""
+        """The grant for a call on behalf of an end user; ``known``: whether any end user may exist."""
         row = await self.book.get("end_user", end_user) if known else None
         refusal = grant.refusal
         if (row is not None and row["blocked"]) or end_user in self._blocked["end_user"]:

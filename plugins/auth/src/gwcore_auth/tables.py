@@ -1,4 +1,4 @@
-"""The tables of auth. Times are milliseconds since the epoch, UTC; documents are JSON as the admin API took them."""
+"""The tables of auth. Times are milliseconds since the epoch, UTC; documents are JSON as received by the admin API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ metadata = MetaData()
 
 
 def _thing(name: str, *columns: Column[object] | Index) -> Table:
-    """What keys, teams, users, organisations and end users have in common, and columns of their own."""
+    """A table with the columns common to keys, teams, users, organisations and end users, plus its own."""
     return Table(
         name,
         metadata,
@@ -75,7 +75,7 @@ LEADER = Table(
     Column("user_id", String(128), primary_key=True, index=True),
     Column("role", String(32), nullable=False),
 )
-# One row, whose lock puts the writers in a line: so changes are seen in the order of their numbers, and none is missed.
+# one row, whose lock serialises writers, so that changes become visible in order of number, and none is missed
 CLOCK = Table(
     "auth_clock", metadata, Column("id", BigInteger, primary_key=True), Column("seq", BigInteger, nullable=False)
 )

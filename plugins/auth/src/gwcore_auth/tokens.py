@@ -1,4 +1,4 @@
-"""JWTs of an identity provider as credentials: verified by signature, issuer, audience and time; claims say who it is."""
+"""JWTs of an identity provider as credentials: verifies signature, issuer, audience, time; claims name the caller."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gwcore_auth.config import JwtConfig
 
 _log = structlog.get_logger("gwcore.auth")
 _TIMEOUTS = Timeouts(5.0, 5.0, 5.0, 5.0)
-"""Of one request to the provider; the last is that of all of it, however slowly it drips."""
+"""Of one request to the provider; the last limits its total time, however slowly data arrives."""
 _FRESH = 300.0
-"""Seconds after which the provider's keys are asked for again: so long does a key live that it takes back."""
+"""Seconds after which the provider's keys are fetched again; a key that it withdraws is accepted until then."""
 _ASK_AGAIN = 10.0
-"""Seconds between two requests to the provider, whatever clients send: key ids that nobody knows cost it nothing."""
+"""Minimum seconds between two fetches, so that unknown key ids sent by clients do not load the provider."""
 _LARGEST = 1 << 20
 _REFUSED = "Authentication Error, this token is not accepted."
 
 
 def looks_like(text: str) -> bool:
-    """Whether a credential is a compact JWS, of two dots and a JSON header."""
+    """Whether a credential looks like a compact JWS: a JSON header and two dots."""
     return text.startswith("eyJ") and text.count(".") == 2
 
 
@@ -43,11 +43,11 @@ class Tokens:
         self._keys = _KeySet(config, setup)
 
     async def claims(self, token: str) -> Mapping[str, Any]:
-        """The claims of a valid token; ``exp`` is a ``float``, and who it names can be asked for in a store.
+        """The claims of a valid token; ``exp`` is a ``float``, and every store can hold the names in it.
 
         Raises:
-            Unauthenticated: anything about it is wrong. The answer does not say what; the log does.
-            StoreUnavailable: the provider's keys cannot be had, so nothing was decided.
+            Unauthenticated: the token is invalid. The answer does not say why; the log does.
+            StoreUnavailable: the provider's keys cannot be fetched, so nothing was decided.
         """
         config = self.config
         try:
@@ -93,8 +93,8 @@ class _KeySet:
         self._answered = float("-inf")
 
     async def get(self, kid: str | None) -> Any:
-        """One key. Raises ``jwt.InvalidKeyError`` for none of the provider's, ``StoreUnavailable``."""
-        # what is known waits for nobody: a stranger's key id has the provider asked, which may take its time
+        """One key. Raises ``jwt.InvalidKeyError`` if the provider has no such key, and ``StoreUnavailable``."""
+        # a known key must not wait for the lock: an unknown key id causes a fetch, which may take long
         if kid in self._keys and time.monotonic() - self._answered < _FRESH:
             return self._keys[kid]
         async with self._lock:
@@ -125,8 +125,8 @@ class _KeySet:
         return await asyncio.to_thread(_read, await self._get(url))
 
     async def _get(self, url: str) -> bytes:
-        """The body of a 200; no redirect is followed: whoever can send one chooses no address for us."""
-        origin, parts = Origin.of(url), urlsplit(url)  # never a file, whatever a discovery document says
+        """The body of a 200. Follows no redirects, as one could point to any address. Raises ``ValueError``."""
+        origin, parts = Origin.of(url), urlsplit(url)  # rejects file: URLs, even from a discovery document
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         asking = Request("GET", origin, target, [(b"accept", b"application/json")], timeouts=_TIMEOUTS)
         way = self._direct if proxy_bypass(origin.host) else self._proxied.get(origin.scheme, self._direct)
@@ -145,12 +145,12 @@ class _KeySet:
 
 
 def _read(text: bytes) -> dict[str | None, Any]:
-    keys = jwt.PyJWKSet.from_dict(orjson.loads(text))  # leaves out what it cannot use; raises if that is all
+    keys = jwt.PyJWKSet.from_dict(orjson.loads(text))  # skips unusable keys; raises if none is left
     return {key.key_id: key.key for key in keys.keys if key.public_key_use in {None, "sig"}}
 
 
 def claim(claims: Mapping[str, Any], path: str | None) -> list[str]:
-    """The texts under a dotted name: none, one, or a list's."""
+    """The non-empty strings at a dotted name: none, one, or those of a list."""
     found: Any = claims
     for part in path.split(".") if path else ():
         found = found.get(part) if isinstance(found, Mapping) else None

@@ -8,6 +8,6 @@ from gwcore_auth.admin.desk import Desk
 
 
 def routes_of(desk: Desk) -> tuple[AdminRoute, ...]:
-    """Every address."""
+    """All routes."""
     parts = (keys.Keys, teams.Teams, users.Users, organisations.Organisations, customers.Customers)
     return tuple(route for part in parts for route in part(desk).routes())

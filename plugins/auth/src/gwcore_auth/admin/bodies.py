@@ -1,7 +1,7 @@
-"""Bodies of the admin API, in LiteLLM's words (its names of fields are fixed by its clients).
+"""Bodies of the admin API, with LiteLLM's field names, since its clients send them.
 
-A field that LiteLLM has and this gateway does not is accepted where it says nothing (``null``, ``[]``, ``{}``) and refused where
-it says something: a restriction that was written must not be ignored. Anything else is a mistake and refused.
+A field of LiteLLM's that this gateway does not support is accepted if empty (``null``, ``[]``, ``{}``) and rejected
+otherwise, because a restriction must not be ignored. Any other unknown field is rejected.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ _INSTEAD = {
     ),
     "budget_reset_at": "periods follow budget_duration",
 }
-"""Fields of LiteLLM, and where what they mean is said here."""
+"""Fields of LiteLLM → what to use here instead."""
 _HARMLESS = frozenset({"send_invite_email", "config"})
 _STAYS = frozenset({"team_id", "duration", "budget_duration"})
 _CLEARS = frozenset({"budget_id", "key_alias", "organization_id", "team_alias", "user_alias", "user_email", "user_id"})
-"""What an empty text leaves as it is, and what it takes away, as in LiteLLM: forms and Terraform's provider write one for nothing."""
+"""Fields that ``""`` leaves unchanged, and those that it clears, as in LiteLLM: forms and Terraform's provider send it
+for an empty field."""
 
 BUDGET_FIELDS = (
     "max_budget", "soft_budget", "budget_duration", "budget_id", "model_max_budget", "budget_limits", "temp_budget_increase",
@@ -46,16 +47,16 @@ BUDGET_FIELDS = (
 )  # fmt: skip
 RATE_FIELDS = ("rpm_limit", "tpm_limit", "tpd_limit", "max_parallel_requests", "model_rpm_limit", "model_tpm_limit")
 LIMIT_FIELDS = {**dict.fromkeys(BUDGET_FIELDS, "budget"), **dict.fromkeys(RATE_FIELDS, "ratelimit")}
-"""Flat fields, and the plugin whose policy they are."""
+"""Flat fields → the plugin whose policy they belong to."""
 
 
 class Body(BaseModel):
-    """What all bodies share."""
+    """Base of all bodies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     foreign: ClassVar[frozenset[str]] = _NOT_HERE
     changes: ClassVar[bool] = False
-    """Whether the body changes something that may have spent."""
+    """Whether the body changes something that may already have spend."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,7 +103,7 @@ class Limits(Body):
 
 
 class KeyFields(Limits):
-    """What a key has."""
+    """Fields of a key."""
 
     key_alias: str | None = Field(default=None, max_length=256, description="name for humans; unique")
     duration: str | None = Field(default=None, description="from now until it expires; null for never")
@@ -148,7 +149,7 @@ class RotateKey(KeyFields):
 
 
 class OneKey(Body):
-    """A key by itself or by id."""
+    """A key, by its secret or id."""
 
     key: str = Field(description="the key, or its id")
 
@@ -171,7 +172,7 @@ class Member(Body):
 
 
 class TeamFields(Limits):
-    """What a team has."""
+    """Fields of a team."""
 
     team_alias: str | None = Field(default=None, max_length=256, description="name for humans")
     organization_id: str | None = Field(default=None, description="its organisation")
@@ -253,7 +254,7 @@ Role = Literal["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_u
 
 
 class UserFields(Limits):
-    """What a user has."""
+    """Fields of a user."""
 
     user_email: str | None = Field(default=None, max_length=320, description="address")
     user_alias: str | None = Field(default=None, max_length=256, description="name for humans")
@@ -289,7 +290,7 @@ class Users(Body):
 
 
 class OrganisationFields(Limits):
-    """What an organisation has."""
+    """Fields of an organisation."""
 
     models: list[str] | None = Field(default=None, description="models its teams may use; empty for all")
     metadata: dict[str, Any] | None = Field(default=None, description="for reports and routing")
@@ -334,7 +335,7 @@ class OrganisationMember(Body):
 
 
 class CustomerFields(Limits):
-    """What a customer (end user) has."""
+    """Fields of a customer (end user)."""
 
     alias: str | None = Field(default=None, max_length=256, description="name for humans")
     models: list[str] | None = Field(

@@ -1,4 +1,4 @@
-"""``/customer/*`` and ``/end_user/*``: those whom clients name as the end user of a call."""
+"""``/customer/*`` and ``/end_user/*``: the end users that clients name in their calls."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Customers:
         return {"deleted_customers": len(ids), "message": "Successfully deleted customers with ids: " + ", ".join(ids)}
 
     async def block(self, call: AdminCall) -> Any:
-        """Also those that were not known: a block must hold for whoever comes."""
+        """Also creates unknown customers, so that the block holds from their first call."""
         return await self._set_blocked(call, blocked=True)
 
     async def unblock(self, call: AdminCall) -> Any:
-        """Undo a block."""
+        """Undo a block; also creates unknown customers."""
         return await self._set_blocked(call, blocked=False)
 
     async def info(self, call: AdminCall) -> Any:
@@ -95,7 +95,7 @@ class Customers:
         return await self._shown(await self._one(id_))
 
     async def listing(self, _call: AdminCall) -> Any:
-        """Newest first."""
+        """At most 1000, newest first."""
         rows, _ = await self.book.listed("end_user", Filter(), page=1, size=1000)
         spend = await self.desk.spent("end_user", rows)
         return [customer_row(row, spend) for row in rows]

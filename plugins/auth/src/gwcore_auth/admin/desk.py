@@ -1,4 +1,4 @@
-"""What the endpoints share: reading and merging bodies, policies, times, and answering in LiteLLM's shapes."""
+"""Shared by the endpoints: reading and merging bodies, policies, times, and answering in LiteLLM's shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gwcore_auth.keys import Pepper, presented
 
 _MONTHS = re.compile(r"(\d{1,3})mo")
 _LAST = 253_402_300_799_000
-"""The last second that has a date: of the year 9999."""
+"""The latest date that can be formatted, the last second of the year 9999, in milliseconds since the epoch."""
 _NEVER = {"-1", ""}
 
 
@@ -35,14 +35,14 @@ class NotFound(NotServed):
 
 @dataclass(slots=True, frozen=True)
 class Spent:
-    """Dollars by id, and when the budget of a policy begins anew, in milliseconds since 1970."""
+    """Dollars by id, and when the budget of a policy resets, in milliseconds since the epoch."""
 
     dollars: Mapping[str, float] = field(default_factory=dict)
     resets: Callable[[Mapping[str, Any]], int | None] = lambda _policy: None
 
 
 class Desk:
-    """One per plugin instance."""
+    """Helpers of the endpoints; one per plugin instance."""
 
     def __init__(self, book: Book, pepper: Pepper | None, setup: Setup) -> None:
         self.book = book
@@ -52,7 +52,7 @@ class Desk:
     # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def policies(self, call: AdminCall, before: Mapping[str, Any]) -> dict[str, Any]:
-        """A thing's policies after the body: a field sets, ``null`` clears, what is absent stays.
+        """Merge the body into a row's policies: a value sets a field, ``null`` clears it, absent fields stay.
 
         Raises:
             BadRequest: the stack does not run the plugin that a field belongs to, or the plugin does not accept it.
@@ -65,7 +65,7 @@ class Desk:
         return await self.checked(after, changes)
 
     async def checked(self, after: dict[str, Any], changes: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
-        """Apply (plugin, field, value) and validate against the plugins' models."""
+        """Apply (plugin, field, value) and validate against the plugins' models. Raises ``BadRequest``."""
         for plugin, name, value in changes:
             settings = after.setdefault(plugin, {})
             if value is None:
@@ -90,7 +90,7 @@ class Desk:
     # ── spend ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def spent(self, scope: str, rows: Iterable[Row]) -> Spent:
-        """By whom the rows are, for showing; nothing where no plugin keeps accounts."""
+        """The spend of rows, for display; empty if no plugin tracks spend."""
         port = self._spending
         if port is None:
             return Spent()
@@ -100,7 +100,7 @@ class Desk:
 
     @property
     def unspent(self) -> Spent:
-        """Of what is new."""
+        """The spend of new rows."""
         port = self._spending
         return Spent() if port is None else Spent(resets=port.resets)
 
@@ -111,17 +111,17 @@ class Desk:
     # ── things ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ids_of(self, texts: Iterable[str]) -> list[str]:
-        """What keys, as they are presented or by id, are called in the store."""
+        """Ids of keys in the store, from secrets or ids; ``""`` for a secret that cannot be valid."""
         found = []
         for text in texts:
             shown = presented(text)
             declared = self.book.secrets.get(shown.proof)
-            # what looks like a key is never looked up as it stands
+            # never look up a text that looks like a key's secret as an id
             found.append(declared or (shown.id or "" if text.startswith("sk-") else text))
         return found
 
     async def key(self, text: str) -> Row:
-        """One key, by itself, its id or the id of a secret of it. Raises ``NotFound``."""
+        """One key, by its secret, its id or the id of one of its secrets. Raises ``NotFound``."""
         (name,) = self.ids_of([text])
         if ("key", name) in self.book.declared:
             return self.book.declared["key", name]
@@ -131,14 +131,14 @@ class Desk:
         return found[0]
 
     async def need(self, kind: str, id_: str | None, message: str) -> Row:
-        """One thing. Raises ``NotFound`` with the message."""
+        """One row. Raises ``NotFound`` with the message."""
         row = await self.book.get(kind, id_)
         if row is None:
             raise NotFound(message)
         return row
 
     async def person(self, change: Change, user_id: str | None, email: str | None, by: str) -> str:
-        """The id of a user by id or address; a new user where there is none yet."""
+        """The id of a user, given by id or email; creates the user if unknown. Raises ``BadRequest``."""
         if user_id is None and email is None:
             raise BadRequest("name a user: user_id or user_email")
         if user_id is None:
@@ -151,7 +151,7 @@ class Desk:
         return id_
 
     async def by_email(self, email: str) -> Row | None:
-        """A user by address."""
+        """A user by email."""
         for (kind, _), row in self.book.declared.items():
             if kind == "user" and row.get("email") == email:
                 return row
@@ -159,7 +159,7 @@ class Desk:
 
 
 def new_row(id_: str, by: str) -> Row:
-    """The columns that every thing has."""
+    """The columns common to all kinds of rows."""
     at = now()
     return {
         "id": id_,
@@ -177,7 +177,7 @@ def new_row(id_: str, by: str) -> Row:
 
 
 def common(call: AdminCall, row: Row, alias: str) -> Row:
-    """The columns that the body sets, of those that every thing has."""
+    """The row with those common columns that the body sets; ``alias``: the body's field for the alias."""
     body: BaseModel = call.body
     values: Row = {}
     for name, column, empty in (
@@ -194,15 +194,17 @@ def common(call: AdminCall, row: Row, alias: str) -> Row:
 
 
 def touched(call: AdminCall) -> Row:
-    """Who changes a row, and when."""
+    """The columns that record who changed a row, and when."""
     return {"updated_at": now(), "updated_by": call.caller.id}
 
 
 def expiry(duration: str | None, begin: int | None = None) -> int | None:
-    """Milliseconds since the epoch at which a duration from now is over; exact, not at the end of a day.
+    """When a duration from ``begin`` (default: now) ends, in milliseconds since the epoch; ``None`` for never.
+
+    Exact, not rounded to the end of a day.
 
     Raises:
-        BadRequest: not a duration.
+        BadRequest: not a duration, or it ends after the year 9999.
     """
     if duration is None or duration in _NEVER:
         return None
@@ -229,20 +231,20 @@ def _after(begin: int, duration: str) -> int:
 
 
 def iso(at: int | None) -> str | None:
-    """A time as LiteLLM's clients read it."""
+    """A time as LiteLLM's clients expect it."""
     if at is None:
         return None
-    at = min(at, _LAST)  # a row that an older release wrote must not be the end of every list
+    at = min(at, _LAST)  # a row written by an older release must not break every list
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def limits_of(row: Row) -> dict[str, Any]:
-    """The flat fields of a row's policies."""
+    """The limits in a row's policies as flat fields."""
     return {name: row["policies"].get(plugin, {}).get(name) for name, plugin in LIMIT_FIELDS.items()}
 
 
 def shown(row: Row, spend: Spent) -> dict[str, Any]:
-    """What every kind of row shows."""
+    """The fields that an answer shows of every kind of row."""
     others = {p: s for p, s in row["policies"].items() if p not in {"budget", "ratelimit"}}
     return {
         **limits_of(row),
@@ -264,7 +266,7 @@ def shown(row: Row, spend: Spent) -> dict[str, Any]:
 
 
 def budget_table(row: Row) -> dict[str, Any]:
-    """Where LiteLLM shows the limits of organisations and customers: as a budget of their own."""
+    """The limits of an organisation or customer as LiteLLM shows them: as a separate budget."""
     return {**limits_of(row), "budget_id": row["policies"].get("budget", {}).get("budget_id")}
 
 
@@ -280,5 +282,5 @@ def page_of(call: AdminCall, size: str = "size", default: int = 10, most: int = 
 
 
 def pages(total: int, size: int) -> int:
-    """How many pages there are."""
+    """The number of pages."""
     return -(-total // size)

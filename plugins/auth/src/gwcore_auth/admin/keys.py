@@ -34,7 +34,7 @@ _SCOPES = {"key": "id", "user": "user_id", "team": "team_id", "organisation": "o
 
 
 def key_row(row: Row, spend: Spent) -> dict[str, Any]:
-    """A key as LiteLLM shows it; never the key."""
+    """A key as LiteLLM shows it, without its secret."""
     return {
         **shown(row, spend),
         "token": row["id"],
@@ -94,7 +94,7 @@ class Keys:
     # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def generate(self, call: AdminCall) -> Any:
-        """The answer holds the key; it is never shown again."""
+        """The answer contains the key, which is never shown again."""
         async with self.book.change() as change:
             if call.body.key and call.body.sha256:
                 raise BadRequest("key and sha256: one of them says which key it is")
@@ -107,10 +107,10 @@ class Keys:
         """Insert a key as the body says. Raises ``BadRequest``, ``Forbidden``, ``Conflict``, ``NotFound``.
 
         Args:
-            change: what it is part of.
-            call: whose body says what the key may.
-            text: the key; ``None`` where nobody here knows it.
-            given: what it is as a credential, where ``text`` does not say it.
+            change: the write it is part of.
+            call: its body describes the key.
+            text: the key; ``None`` if only its SHA-256 is known.
+            given: id and proof of the key, if ``text`` is ``None``.
         """
         caller = call.caller
         given = given or presented(text or "")
@@ -196,11 +196,11 @@ class Keys:
         return {"key": names or aliases, "info": [await self._info(call, row) for row in rows]}
 
     async def health(self, _call: AdminCall) -> Any:
-        """Whoever gets this answer has a key that works."""
+        """Only a caller with a working key gets this answer."""
         return {"key": "healthy", "logging_callbacks": None}
 
     async def listing(self, call: AdminCall) -> Any:
-        """Ids, or whole rows with ``return_full_object=true``."""
+        """A page of ids, or of whole rows with ``return_full_object=true``."""
         rows, total, page, size = await self._page(call)
         if call.query.get("return_full_object", "").lower() == "true":
             spend = await self.desk.spent("key", rows)
@@ -210,7 +210,7 @@ class Keys:
         return {"keys": listed, "total_count": total, "current_page": page, "total_pages": pages(total, size)}
 
     async def aliases(self, call: AdminCall) -> Any:
-        """Those that have one."""
+        """A page of aliases, of the keys that have one."""
         rows, total, page, size = await self._page(call, named=True)
         names = [row["alias"] for row in rows]
         return {
@@ -256,7 +256,7 @@ class Keys:
         return row
 
     async def _changed(self, call: AdminCall, before: Row) -> Row:
-        """The row after the body: create and update are held to the same policy."""
+        """The row as changed by the body, after the checks that also apply on creation."""
         row = self._columns(call, {**before, **touched(call)})
         if "duration" in call.given:
             row["expires"] = expiry(call.body.duration)
@@ -276,7 +276,10 @@ class Keys:
         return values
 
     async def _belongs(self, change: Change, call: AdminCall, row: Row) -> None:
-        """Team, user and organisation exist, fit together, and are the caller's to give."""
+        """Check that team and organisation exist and match, and that the caller may assign them and the user.
+
+        Creates the user if unknown.
+        """
         caller = call.caller
         team = None
         if row["team_id"] is not None:
@@ -291,17 +294,17 @@ class Keys:
             if "organization_id" in call.given:
                 policy.reach(caller.role == "admin" or row["organisation_id"] in caller.organisations, "organization")
         if row["user_id"] is not None:
-            # a key acts in the admin API as its user: only whoever leads the team hands out keys of others
+            # a key acts in the admin API as its user, so only the team's leaders may assign keys to others
             others = caller.role == "admin" or row["user_id"] == caller.user
             policy.reach(others or (team is not None and policy.leads_team(caller, team)), "user")
             if not others:
                 await self._harmless(row["user_id"], team)
             await self.desk.person(change, row["user_id"], None, caller.id)
-        # whoever writes a key answers for it: none is left without the user, team or organisation whose limits hold it
+        # the caller must still own the key: no change may detach it from the user, team or organisation that limits it
         policy.reach(policy.owns_key(caller, row, team), "key")
 
     async def _harmless(self, user: str, team: Row | None) -> None:
-        """A team's leader hands keys to its members only, and never those of admins."""
+        """A team's leader may assign keys only to members, and never to an admin or viewer. Raises ``Forbidden``."""
         known = await self.book.get("user", user)
         member = await self.book.member(team["id"], user) if team else None
         policy.reach(member is not None and (known is None or known["role"] not in {"admin", "viewer"}), "user")
@@ -316,7 +319,7 @@ class Keys:
     async def _secret(self, change: Change, given: Presented, key_id: str) -> None:
         if self.desk.pepper is None:
             raise BadRequest("this gateway has no admin_key, so it makes no keys")
-        if given.proof in self.book.secrets:  # which comes first: what is made here would say what nobody keeps
+        if given.proof in self.book.secrets:  # the declaration wins, so a stored key's settings would have no effect
             raise Conflict("this key is declared in the stack file")
         values = {"id": given.id, "key_id": key_id, "digest": self.desk.pepper.digest(given.proof), "until": None}
         try:
@@ -329,7 +332,7 @@ class Keys:
 
 
 def _checked(text: str) -> str:
-    """A key that an admin chose. Raises ``BadRequest`` for a weak one."""
+    """Validate a key chosen by an admin. Raises ``BadRequest`` for a weak one."""
     try:
         _CHOSEN.validate_python(text)
     except ValidationError as error:

@@ -82,7 +82,7 @@ class Organisations:
         return await self._shown(row)
 
     async def delete(self, call: AdminCall) -> Any:
-        """All or none; their teams and all keys go with them."""
+        """All or none; also deletes their teams and the keys of both."""
         ids = call.body.organization_ids
         self.book.own("organisation", ids)
         async with self.book.change() as change:
@@ -110,14 +110,14 @@ class Organisations:
         return {**await self._shown(row), "teams": listed, "members": [_member(member) for member in members]}
 
     async def listing(self, call: AdminCall) -> Any:
-        """At most a thousand."""
+        """Those that the caller may see, at most 1000."""
         among = None if policy.reads_all(call.caller) else [("id", call.caller.organisations)]
         rows, _ = await self.book.listed("organisation", Filter(among=among), page=1, size=1000)
         spend = await self.desk.spent("organisation", rows)
         return [organisation_row(row, spend) for row in rows]
 
     async def add(self, call: AdminCall) -> Any:
-        """Users who are not known yet are made."""
+        """Creates unknown users."""
         members = call.body.member if isinstance(call.body.member, list) else [call.body.member]
         async with self.book.change() as change:
             row = await self._led(call, call.body.organization_id)
@@ -136,7 +136,7 @@ class Organisations:
         }
 
     async def change(self, call: AdminCall) -> Any:
-        """Another role."""
+        """Change a member's role."""
         role = _role(call.body.role)
         async with self.book.change() as change:
             member = {**await self._place(call), "role": role}
@@ -144,7 +144,7 @@ class Organisations:
         return _member(member)
 
     async def remove(self, call: AdminCall) -> Any:
-        """Of the organisation only; teams have members of their own."""
+        """Only from the organisation; memberships of its teams remain."""
         async with self.book.change() as change:
             member = await self._place(call)
             await change.sql.execute(delete(LEADER).where(_is(member)))

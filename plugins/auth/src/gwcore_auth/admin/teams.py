@@ -40,7 +40,7 @@ def team_row(row: Row, members: Iterable[Row], spend: Spent) -> dict[str, Any]:
 
 
 def membership(row: Row) -> dict[str, Any]:
-    """A user's place in a team, as LiteLLM shows it."""
+    """A team membership as LiteLLM shows it."""
     budget = row["policies"].get("budget")
     return {
         "user_id": row["user_id"],
@@ -54,7 +54,7 @@ def membership(row: Row) -> dict[str, Any]:
 
 
 async def team_rows(desk: Desk, teams: list[Row]) -> list[dict[str, Any]]:
-    """Teams with their members and what they spent."""
+    """Teams with their members and spend."""
     members = await _by_team(desk, teams)
     spend = await desk.spent("team", teams)
     return [team_row(team, members[team["id"]], spend) for team in teams]
@@ -75,7 +75,7 @@ def scope_of(caller: Caller) -> Filter:
 
 
 class InTeam(BadRequest):
-    """400: nobody of those is new in the team."""
+    """400: all of the given users are members of the team already."""
 
     code = "team_member_already_in_team"
 
@@ -156,7 +156,7 @@ class Teams:
         return {"team_id": row["id"], "data": await self._shown(row)}
 
     async def delete(self, call: AdminCall) -> Any:
-        """All or none; a team's keys go with it."""
+        """All or none; also deletes the teams' keys."""
         ids = call.body.team_ids
         self.book.own("team", ids)
         async with self.book.change() as change:
@@ -180,9 +180,9 @@ class Teams:
         return {"team_id": id_, "team_info": found, "keys": keys, "team_memberships": memberships}
 
     async def listing(self, call: AdminCall) -> Any:
-        """All that the caller may see, each with its keys and memberships; ``/key/list`` has more than 10,000 keys.
+        """All teams that the caller may see, with memberships and up to 10,000 keys in all; ``/key/list`` has every key.
 
-        Raises ``BadRequest`` for more than 10,000 teams: a list without the rest would be taken for all of them.
+        Raises ``BadRequest`` for more than 10,000 teams: a truncated list would be taken for a complete one.
         """
         rows, total = await self._found(call, 1, _MOST_TEAMS)
         if total > len(rows):
@@ -192,11 +192,11 @@ class Teams:
         return await self._whole(call.caller, rows)
 
     async def available(self, _call: AdminCall) -> Any:
-        """Members are added by who leads a team; LiteLLM's clients ask all the same."""
+        """Always empty, since only leaders add members; exists because LiteLLM's clients call it."""
         return []
 
     async def pages(self, call: AdminCall) -> Any:
-        """The same in pages."""
+        """A page of the teams that the caller may see, without their keys."""
         page, size = page_of(call, "page_size")
         rows, total = await self._found(call, page, size)
         return {
@@ -216,15 +216,15 @@ class Teams:
         return await self._set_blocked(call, blocked=False)
 
     async def allow(self, call: AdminCall) -> Any:
-        """To the list there is; an empty list, which allows all, becomes one that allows these."""
+        """Add to the list; an empty list, which allows all, becomes one that allows only these."""
         return await self._set_models(call, lambda before, named: [*before, *(n for n in named if n not in before)])
 
     async def disallow(self, call: AdminCall) -> Any:
-        """From the list there is. The last one stays: without any, all would be allowed."""
+        """Remove from the list. Removing the last one is rejected: an empty list would allow all."""
         return await self._set_models(call, lambda before, named: [one for one in before if one not in named])
 
     async def add(self, call: AdminCall) -> Any:
-        """Users who are not known yet are made; who is in the team already stays as it is."""
+        """Creates unknown users; leaves existing members unchanged."""
         body = call.body
         members = body.member if isinstance(body.member, list) else [body.member]
         budget = {"max_budget": body.max_budget_in_team, "budget_duration": body.budget_duration}
@@ -270,7 +270,7 @@ class Teams:
         return membership(member)
 
     async def remove(self, call: AdminCall) -> Any:
-        """The member's keys in the team go with the membership."""
+        """Also deletes the member's keys in the team."""
         async with self.book.change() as change:
             row = await self._led(call, call.body.team_id)
             member = await self._member(call.body)
@@ -308,7 +308,7 @@ class Teams:
         spend = await self.desk.spent("key", [key for listed in own.values() for key in listed])
         found = []
         for team in await team_rows(self.desk, teams):
-            await asyncio.sleep(0)  # thousands of keys take a while to show; calls run meanwhile
+            await asyncio.sleep(0)  # let calls run meanwhile: thousands of keys take a while to show
             id_ = team["team_id"]
             rows, places = [key_row(key, spend) for key in own[id_]], [membership(one) for one in members[id_]]
             found.append({**team, "team_memberships": places, "keys": rows})
@@ -342,7 +342,7 @@ class Teams:
     async def _join(
         self, change: Change, team: str, member: Any, *, by: str, policies: Any = None, models: list[str] | None = None
     ) -> str | None:
-        """The id of a user who was none of the team's."""
+        """Add a member; returns the user's id, or ``None`` if it is a member already."""
         if member.role not in {"admin", "user"}:
             raise BadRequest("role in a team is admin or user")
         user = await self.desk.person(change, member.user_id, member.user_email, by)

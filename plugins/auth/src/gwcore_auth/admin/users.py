@@ -24,7 +24,7 @@ ROLES = {
     "internal_user": "user",
     "internal_user_viewer": "reader",
 }
-"""LiteLLM's names of roles, and ours."""
+"""LiteLLM's names of roles → ours."""
 _THEIRS = {ours: theirs for theirs, ours in ROLES.items()}
 
 
@@ -70,7 +70,7 @@ class Users:
         ]
 
     async def new(self, call: AdminCall) -> Any:
-        """With a key, unless ``auto_create_key`` is false."""
+        """Also creates a key, unless ``auto_create_key`` is false."""
         body, by = call.body, call.caller.id
         id_ = clean("user", body.user_id or str(uuid.uuid4()))
         if await self.book.get("user", id_) is not None:
@@ -119,7 +119,7 @@ class Users:
         return {"user_id": row["id"], "data": await self._shown(row)}
 
     async def delete(self, call: AdminCall) -> Any:
-        """All or none; their keys go with them."""
+        """All or none; also deletes their keys."""
         ids = call.body.user_ids
         self.book.own("user", ids)
         async with self.book.change() as change:
@@ -132,7 +132,7 @@ class Users:
         return {"deleted_users": ids, "deleted": len(ids)}
 
     async def alone(self, call: AdminCall) -> Any:
-        """Without keys, and with the ids of teams alone."""
+        """Without keys, and with only the ids of teams."""
         return await self._shown(await self._asked(call))
 
     async def info(self, call: AdminCall) -> Any:

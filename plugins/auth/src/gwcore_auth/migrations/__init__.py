@@ -1,1 +1,1 @@
-"""The history of the tables of auth: one module per revision."""
+"""Migrations of the tables of auth: one module per revision."""

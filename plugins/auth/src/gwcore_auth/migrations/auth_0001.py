@@ -1,4 +1,4 @@
-"""Keys and whom they belong to; changes; the fingerprint of the pepper."""
+"""Tables for keys and their owners, for changes, and for the pepper's fingerprint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _thing(name: str, *columns: sa.Column[object]) -> None:
 
 
 def upgrade() -> None:
-    """Create what the first release needs."""
+    """Create the tables of the first release."""
     _thing(
         "auth_key",
         sa.Column("team_id", sa.String(128), index=True),
