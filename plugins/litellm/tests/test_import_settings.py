@@ -151,6 +151,16 @@ def test_who_may_call(tmp_path):
     assert stack["stores"]["book"] == "sqlite:///x.db"
 
 
+def test_the_header_that_names_the_end_user_is_taken_over(tmp_path):
+    given = "general_settings: {user_header_name: X-Staff-Id, forward_client_headers_to_llm_api: true%s}\n"
+    stack, said = made(tmp_path, MODELS + given % ", master_key: os.environ/LITELLM_MASTER_KEY")
+    assert entry(stack, "auth")["end_user_header"] == "X-Staff-Id"
+    assert statuses(said, "general_settings.user_header_name") == ["exact"]
+    assert statuses(said, "general_settings.forward_client_headers_to_llm_api") == ["approximate"]
+    _, said = made(tmp_path, MODELS + given % "")
+    assert statuses(said, "general_settings.user_header_name") == ["manual"]
+
+
 def test_without_a_master_key_only_this_machine_may_call(tmp_path):
     stack, said = made(tmp_path, MODELS)
     assert "server" not in stack

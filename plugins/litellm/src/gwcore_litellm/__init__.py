@@ -1,4 +1,4 @@
-"""``gwcore import litellm``: a stack file made of LiteLLM's ``config.yaml``."""
+"""``gwcore import litellm``: makes a stack file from LiteLLM's ``config.yaml``."""
 
 from typing import Any
 

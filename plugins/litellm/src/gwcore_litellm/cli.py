@@ -95,7 +95,7 @@ def litellm_db(url: Url = HERE) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    """For its owner alone: what was written out in the file that it is made of may be secret."""
+    """Write with mode 0600: secrets may have been copied from LiteLLM's file."""
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        out.chmod(0o600)  # one that was there had modes of its own
+        out.chmod(0o600)  # os.open keeps the mode of an existing file
         file.write(text)

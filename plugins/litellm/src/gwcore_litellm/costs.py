@@ -1,4 +1,4 @@
-"""Prices as LiteLLM has them, per token; and as a stack file has them, per million."""
+"""Converts LiteLLM's prices, per token, to those of a stack file, per million."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ABOVE: Final = (128, 200)
 
 
 def prices(params: Section, info: Section) -> dict[str, Any] | str:
-    """What ``upstreams.<name>.prices.<model>`` says of a deployment; nothing where the catalogue's prices hold."""
+    """The value of ``upstreams.<name>.prices.<model>`` for a deployment; empty if the catalogue's prices apply."""
     found: dict[str, Any] = {}
     base = info.take("base_model", "prices.base_model") or params.take("base_model", "prices.base_model")
     if isinstance(base, str):
@@ -75,12 +75,12 @@ def _plain(number: Decimal) -> str:
 
 
 def dollars(amount: Any) -> str:
-    """An amount of money as a stack file has it."""
+    """An amount of money as a stack file writes it."""
     return amount if isinstance(amount, str) else f"${_plain(Decimal(str(amount)))}"
 
 
 def limited(section: Section, limit: str, window: str | None, **about: Any) -> dict[str, Any] | None:
-    """A rule of ``budget`` of two keys, the money and its time; ``about`` says whose it is. ``None`` where no money is said."""
+    """A rule of ``budget`` from two keys, its limit and its window; ``about``: its scope. ``None`` without a limit."""
     money = section.number(limit, f"budget.rules: per {about['per']}")
     time = section.text(window, "the window of that rule") if window else None
     return None if money is None else {**about, "limit": dollars(money), "window": time or "total"}

@@ -1,4 +1,4 @@
-"""LiteLLM's database: its tables as it has them. Nothing is written."""
+"""Reads the tables of LiteLLM's database; writes nothing."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ _WITHIN: Final = 30.0
 
 
 def tables(url: str) -> dict[str, list[Row]]:
-    """Rows by kind: budget, organization, user, team, member, leader, model, customer, key. What a release lacks is empty.
+    """Rows by kind: budget, organization, user, team, member, leader, model, customer, key.
+
+    A table that a release lacks is empty.
 
     Raises:
         BadConfig: the driver is missing, the URL is not PostgreSQL's, or the database holds no keys of LiteLLM.
-        StoreUnavailable: it cannot be reached.
+        StoreUnavailable: the database cannot be reached or read.
     """
     return asyncio.run(_read(url))
 
@@ -47,7 +49,7 @@ async def _read(url: str) -> dict[str, list[Row]]:
         raise BadConfig("reading LiteLLM's database needs asyncpg; pip install 'gwcore[postgres]'") from None
     try:
         address, schema = _understood(url)
-        # a pooler between shares connections, and with it statements that are kept by name
+        # a pooler in between shares connections, so named statements would collide
         connection = await asyncpg.connect(address, timeout=_WITHIN, statement_cache_size=0)
     except ValueError:
         raise BadConfig("the URL of LiteLLM's database is not one of PostgreSQL's") from None
@@ -66,7 +68,7 @@ async def _read(url: str) -> dict[str, list[Row]]:
 
 
 async def _rows(connection: Any, schema: str) -> dict[str, list[Row]]:
-    # the catalogue names tables that the role may not read, too: what is in one of those is not nothing
+    # pg_catalog also lists tables that the role may not read: reading one must fail, not count as empty
     there = await connection.fetch(
         "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)",
         schema,
@@ -83,7 +85,7 @@ async def _rows(connection: Any, schema: str) -> dict[str, list[Row]]:
 
 
 def _understood(url: str) -> tuple[str, str]:
-    """The URL without Prisma's own options, and the schema that one of them names."""
+    """The URL without Prisma's own options, and the schema from the option ``schema``."""
     parts = urlsplit(url)
     options = parse_qsl(parts.query)
     query = urlencode([(name, value) for name, value in options if name not in _PRISMA])
@@ -91,7 +93,7 @@ def _understood(url: str) -> tuple[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON columns come as text."""
+    """Parse JSON columns, which asyncpg returns as text."""
     if isinstance(value, str) and value[:1] in {"{", "["}:
         try:
             return orjson.loads(value)

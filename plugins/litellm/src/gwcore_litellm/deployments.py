@@ -1,4 +1,4 @@
-"""``model_list``: every deployment is a target of a model, at an upstream that it may share with others."""
+"""Converts ``model_list``: each deployment becomes a target of a model, at an upstream that several may share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SAMPLING: Final = (
     "stop",
 )
 _APART: Final = ("rpm", "tpm", "rpd", "tpd", "weight", "tags", "max_parallel_requests", "max_budget", "budget_duration")
-"""What LiteLLM keeps of each deployment by itself, though it be at the same vendor as another."""
+"""Keys that LiteLLM applies to each deployment separately, even if several are at the same vendor."""
 _WEIGHT: Final = 100
-"""Of the deployment that has the most."""
+"""Weight here of the deployment with the largest weight; the others are in proportion."""
 _MODES: Final = {
     "chat", "completion", "embedding", "image_generation", "audio_speech", "audio_transcription", "rerank", "responses",
     "moderation", "batch", "text_completion",
@@ -36,7 +36,7 @@ _MODES: Final = {
 
 @dataclass(slots=True)
 class Group:
-    """The deployments behind one name."""
+    """The deployments with one ``model_name``."""
 
     targets: list[str] = field(default_factory=list)
     orders: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Group:
 
 @dataclass(slots=True)
 class Defaults:
-    """What ``router_settings`` and ``litellm_settings`` say for every deployment that does not say it itself."""
+    """Settings in ``router_settings`` and ``litellm_settings`` for deployments that do not have their own."""
 
     timeout: Any = None
     shuffled: bool = True
@@ -101,7 +101,7 @@ class _Deployment:
         self._info.rest({**INFO, **known}, NAMES, "model_info")
 
     def _credential(self) -> None:
-        """``litellm_credential_name``: what is said there holds where the deployment does not say it itself."""
+        """Fill in the values of ``litellm_credential_name`` that the deployment does not set itself."""
         wanted = self._params.text("litellm_credential_name", "the values of that credential, in the upstream")
         listed = self._config.data.get("credential_list")
         for at, credential in enumerate(listed if isinstance(listed, list) and wanted else ()):
@@ -158,7 +158,7 @@ class _Deployment:
         self._params.say(Status.UNSUPPORTED, "model", f"{said}; {mend}. The deployment is left out")
 
     def _described(self, name: str, target: str, group: Group) -> None:
-        """What is said of the deployment, and not of the upstream that it is at."""
+        """Convert the settings of the deployment itself, rather than of its upstream."""
         params, said = self._params, self._draft.deployments.get(target, {})
         for theirs, ours in (("rpm", "requests"), ("tpm", "tokens")):
             kept = "kept, so that more goes elsewhere; LiteLLM keeps it with enable_pre_call_checks or by usage alone"
@@ -204,14 +204,14 @@ class _Deployment:
 
 
 def _group(config: Config, draft: Draft, name: str, group: Group) -> None:
-    """What the deployments of one name say together."""
+    """Combine the settings of the deployments with one name."""
     if len(set(group.orders)) > 1:
         pairs = sorted(zip(group.orders, range(len(group.targets)), strict=True))
         group.targets = [group.targets[at] for _, at in pairs]
         draft.routes.setdefault(name, {})["strategy"] = "ordered"
     draft.models[name] = group.targets
     for target in group.targets if len(group.targets) > 1 and any(group.weights.values()) else ():
-        # LiteLLM never chooses one without a weight where another has one; 0 is for fallback only here, too
+        # LiteLLM never chooses a deployment without a weight if another has one; here, too, 0 means fallback only
         share = round(group.weights.get(target, 0) * _WEIGHT / max(group.weights.values()))
         draft.deployments.setdefault(target, {})["weight"] = share
     waits = [wait for wait in group.first_token if wait is not None]

@@ -1,4 +1,4 @@
-"""The stack file as it grows."""
+"""The stack file under construction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ENTRY: Final = 2
 
 @dataclass(slots=True)
 class Draft:
-    """What is known of the stack file by now; sections as they will stand in it."""
+    """The sections of the stack file, as far as they are known."""
 
     stores: dict[str, str] = field(default_factory=dict)
     shared: str | None = None
-    """The redis store by which replicas agree, if there is one."""
+    """Name of the redis store that replicas share, if there is one."""
     upstreams: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, list[str]] = field(default_factory=dict)
     server: dict[str, Any] = field(default_factory=dict)
@@ -39,13 +39,13 @@ class Draft:
     _about: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def upstream(self, name: str, settings: dict[str, Any], model: str, about: tuple[Any, ...]) -> str:
-        """The name of an upstream with these settings: one that is there, or a new one named after ``name``.
+        """The name of an upstream with these settings: an existing one, or a new one.
 
         Args:
-            name: what it is called if it is new.
-            settings: as they will stand in the file, but for prices.
-            model: the deployment at it,
-            about: and what there is to say of that one: where another is said to be the same, it is of an upstream of its own.
+            name: of a new upstream; numbered if it is taken.
+            settings: its keys in the stack file, except prices.
+            model: the deployment's model at it.
+            about: the deployment's settings; one of the same model with other settings needs its own upstream.
         """
         for known, there in self.upstreams.items():
             bare = {key: value for key, value in there.items() if key != "prices"}
@@ -59,7 +59,7 @@ class Draft:
         return found
 
     def store(self, name: str, url: str) -> str:
-        """The name of a store with this address."""
+        """The name of a store with this URL: an existing one, or a new one."""
         for known, there in self.stores.items():
             if there == url:
                 return known
@@ -77,7 +77,7 @@ class Draft:
             rules.append(rule)
 
     def data(self) -> dict[str, Any]:
-        """The stack file as plain data, layers in the order in which they belong."""
+        """The stack file as plain data, with the layers in their proper order."""
         route = {**self.fallback, **({"models": self.routes} if self.routes else {})}
         if self.deployments:
             route["deployments"] = self.deployments
@@ -110,17 +110,17 @@ def _entry(name: str, settings: dict[str, Any]) -> Any:
 
 
 def name_of(text: str) -> str:
-    """``text`` as a name of the stack file."""
+    """``text`` as a valid name in a stack file."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.") or "model"
 
 
 def seconds(value: Any) -> str:
-    """A duration of so many, as a stack file has it; a reference to one stays one."""
+    """A duration in seconds, as a stack file writes it; a text, such as a reference, is kept."""
     return value if isinstance(value, str) else f"{value}s"
 
 
 def written(draft: Draft, head: Iterable[str]) -> str:
-    """The stack file as text, under a comment of those lines."""
+    """The stack file as text, after a comment with those lines."""
     yaml = YAML()
     yaml.width = _LINE
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -131,7 +131,7 @@ def written(draft: Draft, head: Iterable[str]) -> str:
 
 
 def _shaped(value: Any, depth: int = 0) -> Any:
-    """Short mappings and lists on one line, as people write them; the sections and their entries each on its own."""
+    """Put short mappings and lists on one line, but sections and their entries on lines of their own."""
     if isinstance(value, dict):
         shaped: Any = CommentedMap((key, _shaped(below, depth + 1)) for key, below in value.items())
     elif isinstance(value, list):

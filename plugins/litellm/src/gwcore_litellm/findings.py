@@ -1,4 +1,4 @@
-"""What became of each key of the file that is imported."""
+"""Findings: how each key of the imported file was converted."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from enum import StrEnum
 class Status(StrEnum):
     """How much of a key's meaning the stack file keeps."""
 
-    EXACT = "exact"  # the same happens here, or nothing is needed for it
+    EXACT = "exact"  # gwcore does the same, or needs nothing for it
     APPROXIMATE = "approximate"  # nearly; the finding says what differs
-    MANUAL = "manual"  # somebody must do what the finding says
-    UNSUPPORTED = "unsupported"  # nothing here does it
+    MANUAL = "manual"  # the user must do what the finding says
+    UNSUPPORTED = "unsupported"  # gwcore has no equivalent
     ERROR = "error"  # LiteLLM does not do it either: the key is misspelt, misplaced or contradicts another
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One key, and what became of it. Holds no value of the file: it may be a secret.
+    """One key, and how it was converted. Contains no value of the file, which may be secret.
 
     Attributes:
-        file: as it was named.
+        file: its name, as given.
         line: 1-based, in that file.
         where: dotted path, such as ``model_list.0.litellm_params.rpm``.
-        said: what it became, what differs, or what is to be done.
+        said: what it became, what differs, or what to do.
     """
 
     status: Status

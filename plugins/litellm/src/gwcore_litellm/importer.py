@@ -1,4 +1,4 @@
-"""From a ``config.yaml`` to a stack file and a finding per key."""
+"""Converts a ``config.yaml`` to a stack file and a finding per key."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def imported(path: Path) -> tuple[str, list[Finding]]:
-    """The text of the stack file, and what became of each key, in the order of the file.
+    """The text of the stack file, and the findings in the order of the file.
 
     Raises:
-        BadConfig: the file, or one that it includes, cannot be read, is not YAML or no mapping.
+        BadConfig: the file, or one that it includes, cannot be read, is not YAML or is not a mapping.
     """
     config, draft = Config(path), Draft()
     read_models(config, draft, read_defaults(config))
@@ -47,5 +47,5 @@ def _head(path: Path, findings: Iterable[Finding]) -> list[str]:
 
 
 def variables(text: str) -> list[str]:
-    """Names of the environment that a stack file needs, sorted."""
+    """Names of the environment variables that a stack file needs, sorted."""
     return sorted(set(_REFERENCE.findall(text)))

@@ -1,6 +1,6 @@
-"""The keys that LiteLLM 1.109 reads, per section of its file, so that a misspelt one can be told from one that has no place here.
+"""The keys that LiteLLM 1.109 reads, per section of its file, to distinguish misspelt from unsupported ones.
 
-What people set: names of constants, clients and lists of models, which that module has beside its settings, are left out.
+Only what users set: other names in LiteLLM's module, such as constants, clients and lists of models, are left out.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ ALIKE: Final = _words(
     veniceai wandb xiaomi_mimo xinference zerogpu
     """
 )
-"""Prefixes that LiteLLM takes off before it speaks OpenAI's API to the ``api_base``."""
+"""Prefixes that LiteLLM removes, and then uses OpenAI's API at the ``api_base``."""
 FOREIGN: Final = _words(
     """
     a2a a2a_agent amazon_nova auto_router aws_polly bedrock_mantle bytez charity_engine clarifai cloudflare compactifai custom
@@ -272,4 +272,4 @@ FOREIGN: Final = _words(
     triton vllm watsonx watsonx_text
     """
 )
-"""Prefixes to which it speaks something else, or runs the model itself: what ``api_base`` serves there is not OpenAI's."""
+"""Prefixes for which LiteLLM uses an API other than OpenAI's at the ``api_base``, or runs the model itself."""

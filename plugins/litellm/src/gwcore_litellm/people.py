@@ -1,4 +1,4 @@
-"""Rows of LiteLLM's tables as bodies of the admin API, which has LiteLLM's words."""
+"""Converts rows of LiteLLM's tables to requests of the admin API, which uses LiteLLM's names."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _ZERO: Final = {"max_budget", "max_budget_in_team", *_RATES}
 _INSIDE: Final = (
     "tags", "model_rpm_limit", "model_tpm_limit", "temp_budget_increase", "temp_budget_expiry", "guardrails", "enforced_params",
 )  # fmt: skip
-"""What LiteLLM keeps in ``metadata`` and its API, like ours, has beside it."""
+"""Fields that LiteLLM stores in ``metadata``, but that its API, like gwcore's, has beside it."""
 _ROLES: Final = {"proxy_admin", "proxy_admin_viewer", "internal_user", "internal_user_viewer"}
 _PAGES: Final = "litellm-dashboard"
-"""The team of the sessions of LiteLLM's own pages."""
+"""Team of the session keys of LiteLLM's web interface."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to make.
+    """One object to create.
 
     Attributes:
-        kind: ``key``, ``team`` …, as people call it.
-        name: which one; never a secret.
-        path: address of the admin API that makes it.
-        there: address that answers 200 if it is there already, and its query; none where making it twice changes nothing.
+        kind: ``key``, ``team`` …, for messages.
+        name: its name or id; never a secret.
+        path: admin API path that creates it.
+        there: path and query that answer 200 if it exists already; ``None`` if creating it twice changes nothing.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Step:
 
 
 def steps(rows: Mapping[str, list[Row]], now: datetime) -> Iterator[Step]:
-    """What is to be made, in an order in which each finds what it names. Keys that have expired are left out."""
+    """The objects to create, each after those it refers to. Expired keys are left out."""
     budgets = {row["budget_id"]: row for row in rows["budget"]}
     for row in rows["budget"]:
         body = {"budget_id": row["budget_id"], **_some(row, *_MONEY[:4])}
@@ -142,12 +142,12 @@ def _key(row: Row, budgets: Mapping[str, Row], now: datetime) -> dict[str, Any] 
 
 
 def _some(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Those that say something; a limit of 0 says that nothing is allowed."""
+    """The fields that have a value; 0 is one for limits, where it forbids everything."""
     return {name: row[name] for name in names if row.get(name) or (name in _ZERO and row.get(name) is not None)}
 
 
 def _limits(row: Row, budgets: Mapping[str, Row]) -> dict[str, Any]:
-    """A row's own; of its named budget the rates, which a budget here does not have."""
+    """The row's own limits, and the rates of its named budget, because gwcore's budgets have no rates."""
     shared = budgets.get(row.get("budget_id") or "", {})
     return {**_some(shared, *_RATES), **_some(row, "budget_id", *_MONEY, *_RATES)}
 

@@ -1,4 +1,4 @@
-"""Addresses of Redis, which LiteLLM has in parts."""
+"""URLs of Redis, which LiteLLM configures in parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from gwcore_litellm.source import Section
 
 
 def redis_url(section: Section, prefix: str, said: str) -> str | None:
-    """The store's URL of ``<prefix>url``, or ``<prefix>host``, ``port``, ``password``, ``db`` and ``ssl``."""
+    """The URL from ``<prefix>url``, or from ``<prefix>host``, ``port``, ``username``, ``password``, ``db``, ``ssl``.
+
+    ``None`` if there is neither a URL nor a host.
+    """
     if (url := section.text(f"{prefix}url", said)) is not None:
         return url
     host = section.text(f"{prefix}host", said)

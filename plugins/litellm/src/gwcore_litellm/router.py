@@ -1,4 +1,4 @@
-"""``router_settings``, and what of it people write into ``litellm_settings``: how a deployment is chosen, and what follows it."""
+"""Converts ``router_settings`` and its keys in ``litellm_settings``: choice of deployments, retries and fallbacks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _AFFINITY: Final = {
     "encrypted_content_affinity": "session",
 }
 _RETRIES, _FAILS, _COOLDOWN, _MOST, _LONGEST = 2, 3, 5, 20, 300
-"""LiteLLM's own defaults; the most attempts that ``fallback`` makes for one call, and its ``max_cooldown``."""
+"""LiteLLM's defaults; the maximum attempts of ``fallback`` for one call, and its default ``max_cooldown``."""
 _TIMEOUT: Final = "timeout of the upstreams, where a deployment has none"
 
 
 def read_defaults(config: Config) -> Defaults:
-    """What holds for every deployment; before ``model_list`` is read."""
+    """The defaults for deployments; call it before ``model_list`` is read."""
     router, settings = config.data.get("router_settings"), config.data.get("litellm_settings")
     router, settings = router if isinstance(router, dict) else {}, settings if isinstance(settings, dict) else {}
     strategy = router.get("routing_strategy") or "simple-shuffle"
@@ -47,7 +47,7 @@ def read_defaults(config: Config) -> Defaults:
 
 
 class Router:
-    """Fills ``fallback`` and the aliases in ``models``, of both sections."""
+    """Fills ``fallback`` and the aliases in ``models`` from both sections."""
 
     def __init__(self, config: Config, draft: Draft) -> None:
         self._config, self._draft = config, draft
@@ -55,7 +55,7 @@ class Router:
         self._redirected: dict[str, str] = {}
 
     def read(self, settings: Section) -> None:
-        """``router_settings`` wholly, and its words in ``litellm_settings``."""
+        """Convert all of ``router_settings``, and its keys in ``litellm_settings``."""
         router, fallback = self._router, self._draft.fallback
         self._strategy()
         self._aliases()
@@ -182,7 +182,7 @@ class Router:
 
     @staticmethod
     def _targets(name: str, models: dict[str, list[str]]) -> list[str] | None:
-        """What serves a name; of several with a * the longest."""
+        """The targets of a name; if several names with a * match, those of the longest."""
         if name in models:
             return models[name]
         for model in sorted((model for model in models if "*" in model), key=len, reverse=True):

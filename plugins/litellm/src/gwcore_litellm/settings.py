@@ -1,4 +1,4 @@
-"""``litellm_settings``, ``general_settings`` and the sections beside them."""
+"""Converts ``litellm_settings``, ``general_settings`` and the sections beside them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _BUDGETS: Final = (
     ("end_user", "max_end_user_budget", None),
     ("user", "max_internal_user_budget", "internal_user_budget_duration"),
 )
-"""Whose money, the key of the limit, and that of its window."""
+"""Scope of a budget, the key of its limit, and the key of its window."""
 _REDIS: Final = "redis://:${REDIS_PASSWORD:-}@${REDIS_HOST}:${REDIS_PORT:-6379}/0"
-"""Where LiteLLM looks if the file does not say it."""
+"""Where LiteLLM connects if the file has no address."""
 _SQL: Final = ("postgresql://", "postgres://", "sqlite:", "${")
 
 
 def read_litellm(config: Config, draft: Draft, settings: Section) -> None:
-    """What is left of ``litellm_settings`` when the router and the callbacks have taken theirs."""
+    """Convert the keys of ``litellm_settings`` that the router and the callbacks have not read."""
     settings.number("request_timeout", "timeout of the upstreams, where a deployment has none")
     for per, limit, window in _BUDGETS:
         if rule := limited(settings, limit, window, per=per):
@@ -140,7 +140,7 @@ def _semantic(params: Section, made: dict[str, Any], kind: str) -> None:
 
 
 def read_general(config: Config, draft: Draft, general: Section) -> None:
-    """The server's own settings; with a ``master_key``, who may call."""
+    """Convert the server's settings; with a ``master_key``, also ``auth``."""
     _keys(config, draft, general)
     read_alerts(config, draft, general)
     most = general.number("max_request_size_mb", "server.max_body")
@@ -189,13 +189,16 @@ def _keys(config: Config, draft: Draft, general: Section) -> None:
         said = "auth.admin_key is ${GWCORE_ADMIN_KEY}: set it, to 32 random characters at least (openssl rand -hex 32)"
         general.say(Status.MANUAL, "master_key", said)
     draft.auth = {"admin_key": admin}
+    header = general.text("user_header_name", "auth.end_user_header")
+    if header is not None:
+        draft.auth["end_user_header"] = header
     draft.server["host"] = "0.0.0.0"  # noqa: S104 - as LiteLLM listens; auth is in the stack
     if draft.budget is None:
         draft.budget = {}
 
 
 def read_sections(config: Config) -> None:
-    """What stands beside the four sections that the stack file is made of."""
+    """Report ``environment_variables``, and the sections that are not converted."""
     top = Section(config, (), {key: value for key, value in config.data.items() if key not in _READ})
     variables = config.data.get("environment_variables")
     for name, value in variables.items() if isinstance(variables, dict) else ():

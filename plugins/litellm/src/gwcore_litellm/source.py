@@ -1,4 +1,4 @@
-"""Reading a ``config.yaml`` with what it includes, and its sections key by key, so that none is passed over in silence."""
+"""Reads a ``config.yaml`` with its includes, and its sections key by key, so that no key is silently ignored."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _INSIDE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password|credentials|access_key_id)$")
 _YES = {"true", "yes", "on", "y", "1"}
-"""LiteLLM reads YAML 1.1, in which these are truth values without being quoted."""
+"""Values read as true: LiteLLM reads YAML 1.1, in which unquoted ``yes`` and ``on`` are booleans."""
 
 
 class Config:
-    """One ``config.yaml``, its ``include`` files and theirs put in: lists are lengthened, mappings are updated.
+    """One ``config.yaml`` with its ``include`` files merged in, recursively: lists are extended, mappings are updated.
 
     Attributes:
         data: the sections.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ``BadConfig``: a file that cannot be read, or is no mapping."""
+        """Raises ``BadConfig`` if a file cannot be read or is not a mapping."""
         self._findings: dict[Loc, list[Finding]] = {}
         self._main = _loaded(path)
         self._origins: dict[Loc, tuple[StackSource, Loc]] = {}
         self.data: dict[str, Any] = dict(self._main.data)
         pending = self._included(path, path, self._main)
         seen = {path.resolve()}
-        for file in pending:  # grows by what the files include
+        for file in pending:  # grows by the includes of included files
             if file.resolve() not in seen:
                 seen.add(file.resolve())
                 other = _loaded(file)
@@ -43,7 +43,7 @@ class Config:
                 pending += self._included(file, path, other)
 
     def _included(self, file: Path, main: Path, source: StackSource) -> list[Path]:
-        """What a file includes: beside it, or, as LiteLLM does, beside the main one."""
+        """The files that a file includes: beside it if they exist there, else beside the main file, as in LiteLLM."""
         names = self.data.pop("include", None)
         if names is None:
             return []
@@ -75,7 +75,7 @@ class Config:
                 self.data[key] = value
 
     def add(self, status: Status, loc: Loc, said: str) -> None:
-        """Note something about the value at ``loc``, beside what is noted already."""
+        """Add a finding for the value at ``loc``, and keep those it has."""
         source, there = self._main, loc
         for length in (2, 1):
             if (found := self._origins.get(loc[:length])) is not None:
@@ -85,18 +85,18 @@ class Config:
         self._findings.setdefault(loc, []).append(finding)
 
     def put(self, status: Status, loc: Loc, said: str) -> None:
-        """Note what became of the key at ``loc``, instead of what is noted."""
+        """Set the finding for the key at ``loc``, and drop those it has."""
         self._findings.pop(loc, None)
         self.add(status, loc, said)
 
     @property
     def findings(self) -> list[Finding]:
-        """All of them, by file and line; the main file's first."""
+        """All findings, by file and line; the main file's first."""
         found = (finding for there in self._findings.values() for finding in there)
         return sorted(found, key=lambda one: (one.file != self._main.name, one.file, one.line))
 
     def section(self, *loc: str | int) -> Section:
-        """The mapping at ``loc``; an empty one where there is none."""
+        """The mapping at ``loc``; an empty one if there is none."""
         value: Any = self.data
         for part in loc:
             value = value.get(part) if isinstance(value, dict) else value[part]
@@ -114,7 +114,7 @@ def _loaded(path: Path) -> StackSource:
 
 
 class Section:
-    """A mapping of the file. Whoever takes a key says what became of it; :meth:`rest` tells of those that nobody took."""
+    """A mapping of the file. Reading a key records a finding for it; :meth:`rest` reports the keys never read."""
 
     def __init__(self, config: Config, loc: Loc, value: Any) -> None:
         self.config, self.loc = config, loc
@@ -127,16 +127,16 @@ class Section:
         return self._data.get(key) is not None
 
     def peek(self, key: str) -> Any:
-        """The value, as it stands; ``None`` where there is none."""
+        """The raw value, ``None`` if there is none; records nothing."""
         return self._data.get(key)
 
     def say(self, status: Status, key: str, said: str) -> None:
-        """Note what became of a key."""
+        """Record the finding for a key."""
         self._taken.add(key)
         self.config.put(status, (*self.loc, key), said)
 
     def take(self, key: str, said: str, status: Status = Status.EXACT) -> Any:
-        """The value, with references as a stack file has them; if there is one, note what becomes of it."""
+        """The value, with references as a stack file writes them; records a finding if there is a value."""
         value = self._data.get(key)
         self._taken.add(key)
         if value is None:
@@ -145,12 +145,12 @@ class Section:
         return self._referred((key,), value)
 
     def flag(self, key: str, said: str, status: Status = Status.EXACT) -> bool:
-        """A truth value."""
+        """A boolean; false if there is none."""
         value = self.take(key, said, status)
         return str(value).lower() in _YES if value is not None else False
 
     def number(self, key: str, said: str, status: Status = Status.EXACT) -> Any:
-        """A number of 0 or more, or a reference to one; anything else is told, and ``None``."""
+        """A number of 0 or more, or a reference to one; anything else is reported, and ``None`` returned."""
         value = self._data.get(key)
         if isinstance(value, str):
             if _REFERENCE.match(value) or "${" in value:
@@ -164,7 +164,7 @@ class Section:
         return None
 
     def text(self, key: str, said: str, status: Status = Status.EXACT) -> str | None:
-        """A text, or a number that is taken for one; anything else is told, and ``None``."""
+        """A text, or a number as text; anything else is reported, and ``None`` returned."""
         value = self._data.get(key)
         if key in self and (isinstance(value, bool) or not isinstance(value, str | int | float)):
             self.say(Status.ERROR, key, "is not text; left out")
@@ -173,11 +173,11 @@ class Section:
         return None if found is None else str(found)
 
     def fill(self, values: Mapping[str, Any]) -> None:
-        """Put in what another part of the file says, where nothing is said here."""
+        """Add values from another part of the file for keys that this section does not have."""
         self._data = {**values, **self._data}
 
     def below(self, key: str) -> Section:
-        """A mapping under a key, which tells of its own keys."""
+        """The mapping under a key, as a section of its own; empty if there is none."""
         self._taken.add(key)
         found = Section(self.config, (*self.loc, key), self._data.get(key))
         if self._data.get(key) and not list(found) and isinstance(self._data[key], dict):
@@ -185,12 +185,12 @@ class Section:
         return found
 
     def rest(self, known: Mapping[str, tuple[Status, str]], names: Mapping[str, frozenset[str]], here: str) -> None:
-        """Tell of each key that nobody took.
+        """Report each key that was not read.
 
         Args:
-            known: what there is to say of keys that need nothing, or have nothing here.
-            names: per section of LiteLLM's file, the keys that it reads there.
-            here: which of those sections this is.
+            known: findings for keys that need nothing or have no counterpart.
+            names: the keys that LiteLLM reads, per section of its file.
+            here: name of this section in ``names``.
         """
         for key in self._data:
             if key in self._taken or self._data[key] is None:
@@ -213,7 +213,7 @@ class Section:
             self.say(Status.ERROR, key, f"unknown to LiteLLM{': ' if mend else ''}{mend}; left out")
 
     def __iter__(self) -> Iterator[str]:
-        """Its keys, of those with a value."""
+        """The keys that have a value."""
         return (key for key, value in self._data.items() if value is not None)
 
     def _referred(self, below: Loc, value: Any) -> Any:

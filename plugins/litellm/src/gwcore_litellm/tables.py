@@ -1,4 +1,4 @@
-"""What there is to say of keys that become nothing of their own in a stack file."""
+"""Findings for keys that have no counterpart of their own in a stack file."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ GENERAL: Final[dict[str, Said]] = {
     "pass_through_endpoints": (Status.UNSUPPORTED, "native routes of the dialects are served; others are not passed on"),
     "max_response_size_mb": (Status.EXACT, "answers are not held in memory"),
     "infer_model_from_keys": (Status.UNSUPPORTED, "models are what the stack file lists"),
-    "forward_client_headers_to_llm_api": (Status.EXACT, "clients' headers reach upstreams; credentials never do"),
+    "forward_client_headers_to_llm_api": (Status.APPROXIMATE, "the vendors' own headers reach upstreams (openai-, anthropic-, x-stainless- …); any other `x-` header does not"),
     "coordination_redis": (Status.MANUAL, "ratelimit.store and fallback.store: a redis store"),
     "use_redis_transaction_buffer": (Status.EXACT, "the ledger is in `book`, and gathers what it writes"),
     "allow_requests_on_db_unavailable": (Status.UNSUPPORTED, "known keys outlive a store for auth.ttl; money is never spent unseen"),
@@ -218,8 +218,8 @@ GENERAL: Final[dict[str, Said]] = {
     "cancel_on_disconnect": (Status.MANUAL, "budget.on_disconnect: cancel"),
     "max_queued_requests_per_worker": (Status.MANUAL, "ratelimit.queue, with `wait`"),
     "admission_queue_timeout_seconds": (Status.MANUAL, "ratelimit.wait"),
-    "user_header_name": (Status.EXACT, "end users come in `user` and in usual headers: docs/guide/keys.md"),
-    "user_header_mappings": (Status.MANUAL, "end users come in `user` and in usual headers: docs/guide/keys.md"),
+    "user_header_name": (Status.MANUAL, "auth.end_user_header"),
+    "user_header_mappings": (Status.MANUAL, "auth.end_user_header: the header of the role `customer`"),
     "litellm_key_header_name": (Status.UNSUPPORTED, "keys come in authorization, x-api-key, api-key, x-goog-api-key or x-litellm-api-key"),
     "completion_model": (Status.UNSUPPORTED, "clients name their model"),
     "enforce_fallback_model_access": (Status.EXACT, "always: a fallback needs its own permission"),
@@ -276,5 +276,5 @@ _FALSE: Final[dict[str, Said]] = {
 
 
 def said_of(section: Section, known: Mapping[str, Said]) -> dict[str, Said]:
-    """What there is to say of keys, some of which mean another thing, or nothing, where they are false."""
+    """The findings for keys, some of which have another finding if they are false."""
     return {**known, **{key: said for key, said in _FALSE.items() if section.peek(key) is False}}

@@ -1,4 +1,4 @@
-"""LiteLLM's prefixes of models, and the upstreams that they are here."""
+"""Converts LiteLLM's prefixes of models to upstreams."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _ADDED: Final = re.compile(
     r"(/+(v1(/(messages|complete|chat/completions))?|v1beta(/models(/.*)?)?|openai(/v1|/responses|/deployments/.*)?"
     r"|models(/chat/completions)?|api(/(chat|generate|embed|embeddings))?))?/*$"
 )
-"""What follows the bases of Azure, Anthropic, Gemini and Ollama by itself; a gateway's own path before it stays."""
+"""Paths appended to the base URLs of Azure, Anthropic, Gemini and Ollama; a gateway's own path before them stays."""
 _FOUNDRY: Final = (".services.ai.azure.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 """Hosts that serve models under the paths of Azure OpenAI."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """Who is behind a prefix.
+    """The vendor of a prefix.
 
     Attributes:
-        provider: the word of ``upstreams.<name>.provider``.
-        key: variable in which LiteLLM looks for a credential that the file does not name.
-        base: variable in which it looks for an address that the file does not name.
-        url: the address, where the provider here has none or another.
-        bare: the provider's address is an origin, and LiteLLM takes one with a path.
+        provider: value of ``upstreams.<name>.provider``.
+        key: environment variable that LiteLLM reads for a credential that the file does not set.
+        base: environment variable that it reads for an address that the file does not set.
+        url: the address, if gwcore's provider has none or another.
+        bare: the provider's address is an origin, but LiteLLM accepts one with a path.
     """
 
     provider: str
@@ -104,7 +104,7 @@ VENDORS: Final[dict[str, Vendor]] = {
     "lambda_ai": _compatible("https://api.lambda.ai/v1", "LAMBDA_API_KEY"),
     "nscale": _compatible("https://inference.api.nscale.com/v1", "NSCALE_API_KEY"),
 }
-"""Prefix → vendor. What LiteLLM speaks otherwise than over OpenAI's API, and gwcore does not at all, is not here."""
+"""Prefix → vendor, without those that LiteLLM calls in another API than OpenAI's and that gwcore does not support."""
 
 _GUESSES: Final = (
     (
@@ -115,11 +115,11 @@ _GUESSES: Final = (
     (re.compile(r"gemini-|text-(multilingual-)?embedding-\d{3}$"), "vertex_ai"),
     (re.compile(r"command-|embed-(english|multilingual)"), "cohere"),
 )
-"""What LiteLLM takes a model without a prefix for."""
+"""Prefixes that LiteLLM assumes for models without one."""
 
 
 def vendor_of(params: Section) -> tuple[str, str] | None:
-    """The prefix and the model behind it, of ``litellm_params``; ``None`` where there is no telling."""
+    """The prefix and the model after it, from ``litellm_params``; ``None`` if unknown or not supported."""
     model = params.text("model", "a target")
     if not isinstance(model, str) or not model:
         return None
@@ -140,7 +140,7 @@ def vendor_of(params: Section) -> tuple[str, str] | None:
 
 
 def settings(params: Section, prefix: str, model: str) -> tuple[dict[str, Any], str]:
-    """Keys of the upstream that ``litellm_params`` means, and the name of the model there."""
+    """Keys of the upstream for ``litellm_params``, and the model's name there."""
     vendor = VENDORS[prefix]
     base = params.text("api_base", "the upstream's base_url") or params.text("base_url", "the upstream's base_url")
     base = base or vendor.url or (f"${{{vendor.base}}}" if vendor.base else None)
@@ -169,7 +169,7 @@ def settings(params: Section, prefix: str, model: str) -> tuple[dict[str, Any], 
 
 
 def _bare(params: Section, base: str) -> str:
-    """The origin and what is before the paths that the vendor's SDK adds by itself."""
+    """The address without the path that the vendor's SDK appends, and without a query."""
     parts = urlsplit(base)
     path = _ADDED.sub("", parts.path)
     if parts.netloc and (path != parts.path.rstrip("/") or parts.query):
@@ -180,7 +180,7 @@ def _bare(params: Section, base: str) -> str:
 
 
 def upstream_name(prefix: str, upstream: dict[str, Any]) -> str:
-    """After its vendor; one that only speaks like OpenAI after its host."""
+    """Named after the provider; an OpenAI-compatible upstream after its prefix or its host."""
     if upstream["provider"] != COMPATIBLE:
         return str(upstream["provider"])
     if upstream.get("base_url") == VENDORS[prefix].url:
@@ -205,7 +205,7 @@ def _azure(params: Section, found: dict[str, Any], model: str) -> str:
 
 
 def _azure_ai(base: str | None, model: str) -> str:
-    """Who answers at an address of Azure AI: Claude, Azure OpenAI's paths, or one model that speaks OpenAI's API by itself."""
+    """The provider at an Azure AI address: Anthropic for Claude, Azure for its own hosts, else OpenAI-compatible."""
     host = urlsplit(base or "").hostname or ""
     if "claude" in model.lower():
         return "anthropic"

@@ -1,4 +1,4 @@
-"""Callbacks and alerts: what watches, and no more than that, stands under ``watch``."""
+"""Converts callbacks and alerts: those that only observe become entries of ``watch``."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _LIMITERS: Final = {
 
 
 def read_callbacks(config: Config, draft: Draft, settings: Section) -> None:
-    """The lists of callbacks in ``litellm_settings``, and what is said about their contents."""
+    """Convert the lists of callbacks in ``litellm_settings``, and whether they record content."""
     silent = settings.flag("turn_off_message_logging", "content of sinks: off, as it is by default")
     found: dict[str, None] = {}
     for kind in _LISTS:
@@ -103,7 +103,7 @@ def _callback(config: Config, loc: tuple[str | int, ...], word: str, *, known: b
 
 
 def read_alerts(config: Config, draft: Draft, general: Section) -> None:
-    """``alerting`` and what belongs to it, of ``general_settings``."""
+    """Convert ``alerting`` and the keys about it in ``general_settings``."""
     listed = general.peek("alerting")
     to: dict[str, Any] = {}
     for word in listed if isinstance(listed, list) else [listed] if listed else ():
