@@ -45,6 +45,8 @@ def test_what_fetches_or_browses_may_fill_the_window_in_each_round():
     assert read(of(tools=[{**fetch, "max_uses": 2}])) == 3 * WINDOW
     assert read(of(tools=[{"type": "mcp", "server_url": "https://x.y"}], max_tool_calls=1)) == 2 * WINDOW
     assert read(of(tools=[{"urlContext": {}}])) == read(of(tools=[{"file_search": {}}])) == WINDOW
+    searched = read(of(tools=[{"urlContext": {}}, {**SEARCH, "max_uses": 2}]))
+    assert searched - 2 * 10_000 == 3 * WINDOW, "what was read before the first search is read again after each"
 
 
 @pytest.mark.parametrize(

@@ -250,8 +250,8 @@ async def test_a_bill_for_what_is_closed_meanwhile_is_missing(home, monkeypatch)
         return found
 
     monkeypatch.setattr(home, "rows", then_closed)
-    deltas = await reconcile(home, {"r:1": 5})
-    assert (deltas.missing, deltas.kept, deltas.corrected) == (["r:1"], 0, 0)
+    deltas = await reconcile(home, {"r": 5})
+    assert (deltas.missing, deltas.kept, deltas.corrected) == (["r"], 0, 0), "named as in the bill"
 
 
 # ── clocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────

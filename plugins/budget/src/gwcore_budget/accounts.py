@@ -1,4 +1,4 @@
-"""Whose money a call spends: the budgets that bind it, from the stack file's rules and the principal's policies."""
+"""The budgets that apply to a call, from the stack file's rules and the principal's policies."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gwcore_budget.ledger.ops import Budget
 from gwcore_budget.window import Window
 
 MOST_ACCOUNTS = 16
-"""A call binds at most so many budgets."""
+"""Most budgets that can apply to one call."""
 _NAME = 200
 _ID_BYTES = 2_600
-"""PostgreSQL's index takes some 2,700; of a longer id, as of a rule for a hundred models, the end is a digest."""
+"""PostgreSQL's index accepts about 2,700; a longer id, as of a rule for a hundred models, ends in a digest instead."""
 _CACHED = 1024
 Names = dict[str, str]
 """Scope → its id in this call."""
 
 Key = tuple[str | None, str, str]
-"""Of a call's models: as asked for, its upstream, the upstream's name of it."""
+"""A call's model: its name in the request, its upstream, and its name there."""
 
 
 _NOBODY = (None, None, None, None, None)
@@ -35,14 +35,15 @@ _who = attrgetter("organisation", "team", "user", "end_user", "id")
 
 @dataclass(slots=True, frozen=True)
 class Budgets:
-    """The budgets that bind an attempt, each once, and what they say together.
+    """The distinct budgets that apply to an attempt, and their settings taken together.
 
     Attributes:
-        limited: one of them has a limit; the others only watch.
-        clamps: all of them let an answer be cut where they are short. ``waits``: none of them refuses at once.
-        unmetered: all of them let pass what has no price. ``denies``: one of them does not. ``default``: what is held then.
-        who: organisation, team, user, end user and key that call. ``what``: the model as asked for, the upstream's name of it,
-            the upstream and its provider. Both as they stand in the row of a hold.
+        limited: at least one of them has a limit; without a limit, spend is only watched.
+        clamps: all of them allow an answer to be cut if too little is left. ``waits``: none of them rejects at once.
+        unmetered: all of them allow attempts without a price, unmetered. ``denies``: at least one rejects these.
+            ``default``: nano-USD to hold for these, the largest of the amounts set; ``None`` if none is.
+        who: the caller's organisation, team, user, end user and key. ``what``: the requested model, the upstream's name
+            for it, the upstream and its provider. Both as in the row of a hold.
     """
 
     all: tuple[Budget, ...]
@@ -57,7 +58,7 @@ class Budgets:
 
     @classmethod
     def of(cls, budgets: tuple[Budget, ...], attempt: Attempt) -> Budgets:
-        """These."""
+        """Combine these budgets for an attempt."""
         target, principal = attempt.target, attempt.call.principal
         on_short = {budget.on_short for budget in budgets}
         unpriced = {budget.unpriced for budget in budgets}
@@ -76,16 +77,16 @@ class Budgets:
 
 
 class UnknownPlan(LookupError):
-    """A policy names a budget of ``/budget/new`` that is not there. Its limit is unknown, so nothing may be spent."""
+    """A policy names a budget of ``/budget/new`` that does not exist. Its limit is unknown, so nothing may be spent."""
 
 
 class Accounts:
-    """Finds the budgets of an attempt; what depends on the principal alone is found once per principal.
+    """Finds the budgets of an attempt; those that do not depend on tags or a session are cached by principal and model.
 
     Args:
-        config: of the plugin.
+        config: the plugin's settings.
         plan: ``budget_id`` → the policy of ``/budget/new``, or ``None``.
-        names: upstream and its model → the names of the stack file that may mean it.
+        names: upstream and its model → the names in the stack file that may refer to it.
     """
 
     def __init__(
@@ -106,11 +107,11 @@ class Accounts:
         self._open: dict[Key, Budgets] = {}
 
     def forget(self) -> None:
-        """A plan has changed. Callers without a principal have no policies, so none."""
+        """Clear the cache after a change of plans. Callers without a principal have no policies, so no plans."""
         self._found.clear()
 
     def of(self, attempt: Attempt) -> Budgets:
-        """The budgets that bind the attempt, each once. Raises ``UnknownPlan``, ``BadRequest`` for too many."""
+        """The distinct budgets that apply to the attempt. Raises ``UnknownPlan``, ``BadRequest`` for too many."""
         call, target = attempt.call, attempt.target
         principal = call.principal
         cache = self._open if principal is None else self._found.get(principal)
@@ -120,7 +121,7 @@ class Accounts:
         key = (call.model, target.upstream.name, target.model)
         found = cache.get(key)
         if found is None:
-            if len(cache) >= _CACHED:  # names of models are typed by clients
+            if len(cache) >= _CACHED:  # clients choose the names of models
                 cache.clear()
             found = cache[key] = self._merged(self._of_principal(principal, key), attempt)
         if not self._loose:
@@ -136,14 +137,14 @@ class Accounts:
         return self._merged([*found.all, *more], attempt) if more else found
 
     def session_of(self, attempt: Attempt) -> str | None:
-        """What the client named as its session."""
+        """The session named by the client, or ``None``."""
         call = attempt.call
         value = call.session if self._session is None else call.header(self._session)
         return words(value)[:_NAME] if value else None
 
     @staticmethod
     def tags_of(attempt: Attempt) -> list[str]:
-        """The call's and the credential's."""
+        """The tags of the call and of its credential."""
         tags, principal = attempt.call.tags, attempt.call.principal
         if principal is not None and principal.tags:
             tags = tags | principal.tags
@@ -188,7 +189,7 @@ class Accounts:
         )
 
     def main(self, scope: str, name: str, policy: BudgetPolicy) -> frozenset[str]:
-        """Ids of the budgets that :func:`gwcore_budget.reports.running` may tell of somebody with this policy. Raises ``UnknownPlan``."""
+        """Ids of the budgets that :func:`gwcore_budget.reports.running` may report for an id with this policy. Raises ``UnknownPlan``."""
         name, policy = name[:_NAME], self.planned(policy)
         if policy.max_budget is None and policy.soft_budget is None:
             rules = (pair for pair in self._fixed if pair[0].per == scope and not pair[0].models)
@@ -196,7 +197,7 @@ class Accounts:
         return frozenset({_id(scope, name, Window.parse(policy.budget_duration or "total", self._config.zone))})
 
     def ids(self, scope: str, name: str, policy: BudgetPolicy) -> frozenset[str]:
-        """Of every budget that somebody with this policy has, whatever is asked for."""
+        """Ids of all budgets of an id with this policy, for any request."""
         name, found = name[:_NAME], set[str]()
         for rule, window in self._rules:
             if rule.per == scope and rule.of in {None, name}:
@@ -206,7 +207,7 @@ class Accounts:
         return frozenset(found)
 
     def planned(self, policy: BudgetPolicy) -> BudgetPolicy:
-        """The policy, with its plan's values where it says nothing itself."""
+        """The policy, with its plan's values for settings of its own that are unset. Raises ``UnknownPlan``."""
         if policy.budget_id is None:
             return policy
         plan = self._plan(policy.budget_id)
@@ -216,7 +217,7 @@ class Accounts:
         return plan.model_copy(update=said)
 
     def _binds(self, wanted: str, key: Key) -> bool:
-        """Whether a model's own limit is of this target. What came there by another name, as a fallback does, is the model's all the same."""
+        """Whether the limit of model ``wanted`` applies to this target, also if it is reached by another name, as by a fallback."""
         asked, *target = key
         known = self._names(*target)
         return _fits([wanted], key) or (asked not in known and any(_matches(wanted, name) for name in known))
@@ -226,7 +227,7 @@ class Accounts:
         zone = self._config.zone
 
         def budget(window: str, limit: int | None, soft: int | None = None, origin: str = "part") -> Budget:
-            # an increase is of max_budget alone, as in LiteLLM: a model's limit, or an hour's, was not asked for
+            # an increase raises only max_budget, as in LiteLLM, not limits of models or of further windows
             bonus, until = policy.bonus if origin == "policy" else (0, 0)
             parsed = Window.parse(window, zone)
             return Budget(_id(scope, name, parsed), scope, name, parsed, limit, soft, bonus, until,
@@ -243,7 +244,7 @@ class Accounts:
 
     @staticmethod
     def _merged(budgets: Iterable[Budget], attempt: Attempt) -> Budgets:
-        """Two that count the same money in the same window are one account: the lower limit binds."""
+        """Merge budgets that count the same money in the same window: they are one account, with the lower limit."""
         found: dict[str, Budget] = {}
         for budget in budgets:
             other = found.get(budget.id)
@@ -252,11 +253,11 @@ class Accounts:
                 softs = [b.soft for b in (other, budget) if b.soft is not None]
                 first = budget.limit is not None and budget.limit == min(limits, default=None)
                 lower = budget if first else other
-                # an increase of the one goes no further than the other
+                # an increase of the lower limit stops at the higher one
                 bonus = lower.bonus if len(limits) < 2 else min(lower.bonus, max(limits) - min(limits))
                 budget = replace(lower, soft=min(softs, default=None), bonus=bonus)  # noqa: PLW2901 - the two are one
             found[budget.id] = budget
-        if len(found) > MOST_ACCOUNTS:  # leaving one out would be a way past it
+        if len(found) > MOST_ACCOUNTS:  # leaving one out would let a call bypass it
             raise BadRequest(f"{len(found)} budgets bind this call, and at most {MOST_ACCOUNTS} can: send fewer tags")
         return Budgets.of(tuple(found[id_] for id_ in sorted(found)), attempt)
 

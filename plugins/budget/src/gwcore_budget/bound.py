@@ -1,7 +1,7 @@
-"""The worst case: an upper bound of what an attempt can cost, over every price it can meet.
+"""The worst case: an upper bound of what an attempt can cost, over every price that may apply.
 
-Input is bounded by bytes (a token covers at least one), output by ``max_tokens``, which is sent with the request: so the
-bound is one the upstream enforces. ``None`` where nothing bounds it: no price, or a tool that may be used without end.
+Input is bounded by bytes (a token covers at least one), output by ``max_tokens``, which is sent with the request: so
+the upstream enforces the bound. ``None`` if nothing bounds it: no price, or a tool that may run without limit.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from gwcore.wire.form import count_files, read_field
 from gwcore_budget.tools import NONE, Runs, runs
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
-"""Tokens that vendors add: per message, for the presence of tools, per request."""
+"""Tokens that vendors add: per message, per request with tools, per request."""
 IMAGE = 50_000
-"""Tokens of one picture given by address: the dearest tiling that is documented."""
+"""Tokens of one picture given by URL: the most expensive documented tiling."""
 IMAGE_OUT = 16_384
-"""Tokens of one picture made."""
+"""Tokens of one generated picture."""
 PROMPT = 2 * IMAGE
 """Tokens of the text fields of a form that sends pictures: https://platform.openai.com/docs/api-reference/images/createEdit takes 32,000 characters."""
 CHUNK = 500
-"""Tokens of a document, its query included, that a search counts as one. Source: https://cohere.com/pricing."""
+"""Tokens, query included, up to which a search counts a document as one. Source: https://cohere.com/pricing."""
 LONG = 1_000_000
-"""Tokens of the longer window that some models have where the request asks for it."""
+"""Tokens of the longer window that some models have on request."""
 _LONGER = "context-1m"
 LEAST_OUTPUT = 256
-"""Output below which a clamped answer would be of no use."""
+"""Tokens of output below which a clamped answer would be useless."""
 MOST = 1_000_000 * DOLLAR
-"""Of one attempt; the books' integers end at 2 to the 63."""
+"""Nano-USD: the most for one attempt; the ledger's integers end at 2 to the 63."""
 Prices = Mapping[str, int]
-"""As :meth:`gwcore.prices.PriceCard.dearest` tells them."""
+"""As :meth:`gwcore.prices.PriceCard.dearest` returns them."""
 _FREE = frozenset(
     [
         "models",
@@ -60,14 +60,14 @@ _KNOBS = frozenset(
     {"model", "messages", "stream", "max_tokens", "max_completion_tokens", "n", "temperature", "top_p", "seed", "user"}
 )
 _WORDS = frozenset({"role", "content", "name"})
-"""Members of a document, and of its messages, that say words and numbers: see :func:`_plain`. One that is not here costs a search;
-one that should not be here costs money."""
+"""Members of a document, and of its messages, that hold only text and numbers: see :func:`_plain`. A missing one costs a search;
+a wrong one costs money."""
 _written: Callable[[Prices], Sequence[int]] = itemgetter(*OUT)
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
 _ELSEWHERE = frozenset({"previous_response_id", "conversation", "cachedContent", "container", "prompt", "thread"})
-"""Members that stand for input the gateway does not see; of a ``prompt``, one that is an object."""
+"""Members that refer to input the gateway does not see; a ``prompt`` only if it is an object."""
 _UNSEEN = (
     '"document"',
     '"document_url"',
@@ -79,23 +79,24 @@ _UNSEEN = (
     '"item_reference"',
 )
 _FILE = re.compile(r'"file(?:"|:|id:|Id|Data|Uri|Search|_ids?"|_data|_ur[il]|_search)')
-"""What stands for a file, in all its spellings; not the names of parameters of tools, such as ``file_path``."""
+"""What refers to a file, in all spellings; not names of tool parameters, such as ``file_path``."""
 _PICTURES = ('"image_url"', '"input_image"', '"image"')
 _DEARER = frozenset({"service_tier", "serviceTier", "speed"})
 _TIERS = frozenset({"priority", "fast"})
-"""Service tiers that cost more than none, and where a request asks for one."""
+"""Service tiers that cost more than the standard one; above, the members with which a request selects one."""
 _ONLINE = ":online"
-"""A model's name behind which OpenRouter searches."""
+"""Suffix of a model's name that makes OpenRouter search the web."""
 
 
 @dataclass(slots=True, init=False)
 class Bound:
-    """What to hold. Amounts in millionths of a nano-USD, but for ``amount``.
+    """What to hold. Amounts in millionths of a nano-USD, except ``amount``.
 
     Attributes:
-        fixed: of input and fees. ``per_token``: of one token in every answer. ``tokens``: the longest answer; of one that was cut, what is left of it.
-        said: whether the request, or the vendor's own maximum, keeps to ``tokens``; else the attempt must say it, at :func:`cap`.
-            ``None`` where answers have no length.
+        fixed: for input and fees. ``per_token``: for one token in every answer.
+        tokens: length of the longest answer; lowered if it is clamped.
+        said: whether the request, or the vendor's own maximum, limits answers to ``tokens``; if not, the attempt must,
+            at :func:`cap`. ``None`` if answers have no length.
         amount: nano-USD of the worst case.
     """
 
@@ -114,11 +115,11 @@ class Bound:
 
     @property
     def least(self) -> int:
-        """Nano-USD with which a shorter answer is still of use."""
+        """Nano-USD for the shortest answer that is still useful."""
         return -(-(self.fixed + self.per_token * min(self.tokens, LEAST_OUTPUT)) // MILLION)
 
     def fitting(self, amount: int) -> int:
-        """The longest answer that ``amount`` pays for."""
+        """Tokens of the longest answer that ``amount`` nano-USD pays for."""
         if not self.per_token:
             return self.tokens
         return min(self.tokens, (amount * MILLION - self.fixed) // self.per_token)
@@ -126,7 +127,7 @@ class Bound:
 
 NOTHING = Bound(0)
 Scale = tuple[int, int]
-"""A factor, as a fraction: by what a model's worst cases have been too low."""
+"""A correction factor, as a fraction, for a model whose worst cases have been too low."""
 AS_IT_IS: Scale = (1, 1)
 
 
@@ -136,19 +137,19 @@ def scaled(amount: int, scale: Scale) -> int:
 
 
 def cap(attempt: Attempt, card: PriceCard) -> Places:
-    """Where the attempt's request says how long an answer may be."""
+    """Where the attempt's request limits the length of an answer."""
     call = attempt.call
     return call.dialect.knobs(call.operation, call.document or {}, card.model).get("max_tokens", MAX_TOKENS)
 
 
 def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bool = False) -> Bound | None:
-    """The worst case of an attempt; ``None`` where nothing bounds it. Raises ``BadRequest`` for one that is absurd.
+    """The worst case of an attempt; ``None`` if nothing bounds it. Raises ``BadRequest`` if it exceeds :data:`MOST`.
 
     Args:
-        attempt: about to be made.
+        attempt: not yet sent.
         card: of its target.
-        assumed: tokens of the longest answer where neither the client nor the card says.
-        endless: leave out what tools cost that may be used without end, or have no price: no bound, but most of one.
+        assumed: tokens of the longest answer if neither the client nor the card limits it.
+        endless: leave out costs without a bound or a price, such as of unlimited tools: a partial bound.
     """
     call = attempt.call
     operation = call.operation
@@ -169,7 +170,7 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
 
 
 def _boundless(attempt: Attempt, card: PriceCard, document: Mapping[str, Any]) -> bool:
-    """Whether what it costs is no matter of its length: a model that reads up on its own, or a service tier without prices."""
+    """Whether an attempt's length does not bound its cost: the model searches on its own, or the service tier has no prices."""
     if attempt.target.model.endswith(_ONLINE) or ("citation" in card.prices and card.highest("citation", 0)):
         return True
     if _DEARER.isdisjoint(document):
@@ -179,10 +180,10 @@ def _boundless(attempt: Attempt, card: PriceCard, document: Mapping[str, Any]) -
 
 
 def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
-    """Whether it is messages of words and nothing else: no picture, file, tool or mark of a cache.
+    """Whether the request is text messages and nothing else: no picture, file, tool or cache mark.
 
-    Every bracket of ``raw`` is then one of theirs: nothing hides behind a name that is there twice. A text may stand for a file
-    (``fileid://``), however its letters are spelled.
+    Every bracket of ``raw`` is then one of theirs, so nothing hides behind a duplicate name. A text may refer to a file
+    (``fileid://``), also in escaped letters: such a request is not plain.
     """
     messages = document.get("messages")
     if not isinstance(messages, list) or not _KNOBS.issuperset(document):
@@ -190,7 +191,7 @@ def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
     for message in messages:
         if not (isinstance(message, dict) and _WORDS.issuperset(message)):
             return False
-    at = -1  # found one by one: whatever counts them or splits there looks at every byte for itself
+    at = -1  # find() one by one is faster than counting or splitting, which look at every byte
     for _ in range(2 + len(messages)):
         at = raw.find(b"{", at + 1)
     if at >= 0 or raw.find(b"[", raw.find(b"[") + 1) >= 0:
@@ -199,16 +200,16 @@ def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
 
 
 def sent(call: Call) -> bytes:
-    r"""What the upstream reads: the client's bytes, unless a plugin has changed the document.
+    r"""What the upstream reads: the client's bytes, or the document as a plugin has changed it.
 
-    Without escapes of plain letters: ``"\u0069mage_url"`` is a picture, too.
+    Escapes of plain letters are decoded: ``"\u0069mage_url"`` is a picture, too.
     """
     spelled = call.edited or call.raw.find(b"\\u00") >= 0
     return orjson.dumps(call.document) if spelled and call.document is not None else call.raw
 
 
 def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int) -> Bound | None:
-    """Of what is :func:`_plain`: there is nothing to search for."""
+    """The bound of a :func:`_plain` request: there is nothing to search for."""
     tokens = _within(len(call.raw) + MESSAGE * len(document["messages"]) + FRAME, card)
     prices = card.dearest(tokens)
     price = prices.get("input")
@@ -218,14 +219,14 @@ def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: in
 def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int, *, endless: bool) -> Bound | None:
     if call.document is None:
         return _form(call, card)
-    text = sent(call).decode("latin-1")  # a letter per byte: texts are searched at once, bytes for a number first
+    text = sent(call).decode("latin-1")  # a character per byte; `in` is faster on str: on bytes it first tries a number
     chat = call.operation in _CHAT
     ran = runs(document, card, endless=endless) if chat else NONE
     unseen = _elsewhere(document, text) or _says(text, _UNSEEN) or _FILE.search(text) is not None
     tokens = None if ran is None else _input_tokens(call, document, text, card, ran, unseen=unseen)
     if ran is None or tokens is None:
         return None
-    rounds = 2 if '"compact' in text and document.get("context_management") else 1  # a summary of it all comes first
+    rounds = 2 if '"compact' in text and document.get("context_management") else 1  # it is first summarized
     tokens *= rounds
     prices = card.dearest(tokens)
     fixed = _input_price(text, prices, tokens, unseen=unseen)
@@ -240,7 +241,7 @@ def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed:
 
 
 def _form(call: Call, card: PriceCard) -> Bound | None:
-    """Of fields and a file, whose bytes say nothing that could be searched for: they are at the dearest price of what is read."""
+    """The bound of a form. The bytes of its file cannot be searched, so all input is at the highest input price."""
     special = _SPECIAL.get(call.operation)
     if special is None:
         return None
@@ -273,9 +274,9 @@ def _input_tokens(
 
 
 def _within(tokens: int, card: PriceCard) -> int:
-    """As many, or the window: an upstream reads no more.
+    """``tokens``, or the window if it is smaller: an upstream reads no more.
 
-    A catalogue says 1,000,000 of 1,048,576. And of a model that has a price beyond its window, somebody has a longer one.
+    A catalogue may say 1,000,000 for 1,048,576. A price beyond the window means that longer windows exist: no limit.
     """
     window = card.context_window
     if window is None or card.sheets[STANDARD][-1].above >= window:
@@ -284,7 +285,7 @@ def _within(tokens: int, card: PriceCard) -> int:
 
 
 def _long(call: Call, text: str) -> bool:
-    """Whether Anthropic is asked for its longer window."""
+    """Whether the request asks Anthropic for the longer window."""
     return _LONGER in text or _LONGER.encode() in (call.header(b"anthropic-beta") or b"")
 
 
@@ -297,7 +298,7 @@ def _elsewhere(document: Mapping[str, Any], text: str) -> bool:
 
 
 def _spoken(document: Mapping[str, Any]) -> bool:
-    """Whether an answer is quoted that was spoken, by its id."""
+    """Whether a message refers to an earlier audio answer by its id."""
     messages = document.get("messages")
     return isinstance(messages, list) and any(isinstance(one, dict) and one.get("audio") for one in messages)
 
@@ -316,7 +317,7 @@ def _input_price(text: str, prices: Prices, tokens: int, *, unseen: bool) -> int
     buckets = ["cache_write_5m", "cache_write_1h"] if "cach" in text or "Cach" in text else []
     if unseen or ("image" in text and _says(text, _PICTURES)):
         buckets.append("image_in")
-    if unseen or "audio" in text:  # a film has sound, and a file that is known by its id alone may be either
+    if unseen or "audio" in text:  # a video has sound, and a file known only by its id may have, too
         buckets.append("audio_in")
     for bucket in buckets:
         price = max(price, prices.get(bucket, 0))
@@ -324,7 +325,7 @@ def _input_price(text: str, prices: Prices, tokens: int, *, unseen: bool) -> int
 
 
 def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: int, *, rounds: int = 1) -> Bound | None:
-    # where text has a price, all that can be written has one
+    # if text output has a price, every kind of output has one
     priced = _written(prices) if "output" in prices else [prices[bucket] for bucket in card.prices.keys() & OUT]
     if not priced:
         return None
@@ -333,19 +334,19 @@ def _answers(call: Call, card: PriceCard, prices: Prices, fixed: int, assumed: i
     if call.operation == "completions":
         choices *= _prompts(call.document or {})
     if (said := (call.document or {}).get("prediction")) is not None:
-        # words that were foretold and are not used are paid as written ones, beside the answer
+        # unused tokens of a prediction are billed as output, in addition to the answer
         fixed += choices * max(priced) * len(orjson.dumps(said))
     most = card.max_output
     if wanted is None:
         length = assumed if most is None else most
     else:
         length = wanted if most is None or wanted < most else most
-    # a dearer long-context step is reached by what is read, never by what is written
+    # only input reaches the more expensive long-context prices, never output
     return Bound(fixed, choices * max(priced), length, wanted is not None or most is not None)
 
 
 def _prompts(document: Mapping[str, Any]) -> int:
-    """Text completions answer each of a list of prompts; a list of tokens is one."""
+    """Number of prompts: text completions answer each of a list; a list of tokens is one prompt."""
     prompt = document.get("prompt")
     if not isinstance(prompt, list):
         return 1
@@ -353,26 +354,29 @@ def _prompts(document: Mapping[str, Any]) -> int:
 
 
 def _rerank(call: Call, card: PriceCard, tokens: int) -> int | None:
-    """By the token, or by the search: one per hundred documents, in each request that the documents are cut into."""
+    """Priced per token, or per search: one per hundred documents, in each request that the documents are split into."""
     each, read = card.highest("rerank", tokens), card.highest("input", tokens)
     if each is None and read is None:
         return None
     document = call.document or {}
     documents, query = document.get("documents"), document.get("query")
     count = len(documents) if isinstance(documents, list) else 1
-    # by the token, the query is read with every document; by the search, a long document counts as several
+    # per token, the query is read with every document; per search, a long document counts as several
     again = count * len(query.encode("utf-8", "surrogatepass")) if isinstance(query, str) else 0
     searches = 1 + (count + (tokens + again) // CHUNK) // 100
     return again * (read or 0) + searches * (each or 0)
 
 
 def _moderation(_call: Call, card: PriceCard, tokens: int) -> int:
-    """Free at the vendor who invented it; by the token or by the piece at others."""
+    """Free at OpenAI; priced per token or per request at other vendors."""
     return card.highest("moderation", tokens) or 0
 
 
 def _said(call: Call, name: str) -> int | None:
-    """The number in a field of a form. What is none here might be one to a parser that takes another charset for it."""
+    """The number in a field of a form; ``None`` if absent or empty.
+
+    Raises ``BadRequest`` for other text: with another charset, a parser might read it as a number.
+    """
     field = read_field(call.raw, call.header(b"content-type") or b"", name.encode())
     if field is None or not field.strip():
         return None
@@ -394,12 +398,12 @@ def _speech(call: Call, card: PriceCard, tokens: int) -> int | None:
     each, by_token = card.highest("characters", tokens), card.highest("audio_out", tokens)
     if each is None and by_token is None:
         return None
-    # speech of one letter is well below four tokens of sound
+    # the speech of one letter takes well below four audio tokens
     return max(len(call.raw) * (each or 0), 4 * len(call.raw) * (by_token or 0))
 
 
 def _transcript(call: Call, card: PriceCard, tokens: int) -> int | None:
-    seconds = len(call.raw) // 500 + 1  # sound of 4 kbit/s is not understood
+    seconds = len(call.raw) // 500 + 1  # speech below 4 kbit/s is unintelligible
     each, output = card.highest("audio_seconds", tokens), card.highest("output", tokens)
     if each is None and output is None:
         return None

@@ -1,4 +1,4 @@
-"""``gwcore spend · budget``: a running gateway, see ``gwcore.remote``. ``gwcore ledger``: the store itself, by stack file."""
+"""``gwcore spend`` and ``budget`` query a running gateway, see ``gwcore.remote``; ``gwcore ledger`` a stack file's store."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _missing(file: str | None) -> bool:
 
 
 async def _found(store: Any) -> None:
-    """Raises ``typer.Exit`` where a store holds no ledger as this release knows it; nothing is made or changed."""
+    """Raises ``typer.Exit`` if the store has no ledger, or that of an older release; nothing is created or changed."""
     from gwcore.sql import engine_of, revision
     from gwcore_budget.ledger.homes import LEDGER
 
@@ -189,7 +189,7 @@ async def _found(store: Any) -> None:
 
 
 def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
-    """Run with the ledger's home of a stack file."""
+    """Run ``work`` with the ledger's home of a stack file."""
     from gwcore.assemble import assemble
     from gwcore.catalog import Catalog
     from gwcore.errors import GatewayError

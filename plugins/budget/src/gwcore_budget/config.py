@@ -1,4 +1,4 @@
-"""Settings of ``budget``, and what a key's, team's or user's policies may hold for it."""
+"""Settings of ``budget``, and its settings in the policies of keys, teams and users."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _exact(nano: int) -> int:
 
 
 def _dollars(value: Any) -> Any:
-    """What LiteLLM's clients send: a float that may have come out of a sum. Rounded to the nano-dollar."""
+    """Round a float to the nano-dollar: LiteLLM's clients may send the result of a sum."""
     return round(value, 9) if isinstance(value, float) else value
 
 
@@ -88,7 +88,7 @@ class Rule(BaseModel):
 
 
 class Export(BaseModel):
-    """Where the outbox goes: every change of a hold's state, and budget events, at least once, each with its own id."""
+    """Where the outbox is sent: every change of a hold's state and budget events, at least once, each with its own id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -160,17 +160,17 @@ class ModelBudget(BaseModel):
 
     @property
     def limit(self) -> int | None:
-        """Nano-USD."""
+        """The limit in nano-USD, or ``None``."""
         return self.max_budget if self.max_budget is not None else self.budget_limit
 
     @property
     def window(self) -> str:
-        """Its text."""
+        """The window as text."""
         return self.budget_duration or self.time_period or "total"
 
 
 def _models(value: Any) -> Any:
-    """LiteLLM takes ``{model: 5.0}``, too."""
+    """LiteLLM accepts ``{model: 5.0}``, too."""
     if isinstance(value, dict):
         return {
             name: one if isinstance(one, dict | ModelBudget) else {"max_budget": one} for name, one in value.items()
@@ -179,7 +179,7 @@ def _models(value: Any) -> Any:
 
 
 class BudgetPolicy(BaseModel):
-    """What the policies of a key, team, user … may say of money, in LiteLLM's words. ``None`` is no limit, 0 is a limit."""
+    """Budget settings in policies of a key, team, user …, named as in LiteLLM. ``None`` is no limit, 0 is a limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -200,7 +200,7 @@ class BudgetPolicy(BaseModel):
 
     @property
     def bonus(self) -> tuple[int, int]:
-        """The increase and the millisecond at which it ends; without an end there is none."""
+        """The increase in nano-USD, and the millisecond at which it ends; an increase without an end is ignored."""
         if self.temp_budget_increase is None or self.temp_budget_expiry is None:
             return 0, 0
         at = self.temp_budget_expiry

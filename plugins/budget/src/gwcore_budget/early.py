@@ -1,6 +1,6 @@
-"""Tighten early: a stream whose upstream says at its beginning what it has read holds no more than that and the longest answer.
+"""Shrinks holds early: if a stream reports its input at the start, only that and the longest answer stay held.
 
-Until then every byte of the request is held as a token at the dearest price that input can meet.
+Until then every byte of the request is held as a token at the highest price that may apply to input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gwcore_budget.ledger.ops import Hold
 
 _log = structlog.get_logger("gwcore.budget")
 EVERY = 0.5
-"""Seconds between two looks, and the age below which a stream is not worth one."""
+"""Seconds between two checks, and the minimum age of a stream to be checked."""
 _PLAIN = frozenset({
     "model", "messages", "system", "contents", "systemInstruction", "system_instruction", "stream", "stream_options",
     "metadata", "user", "thinking", "max_tokens", "max_completion_tokens", "generationConfig", "generation_config", "n",
@@ -30,14 +30,14 @@ _PLAIN = frozenset({
     "reasoning_effort", "response_format", "safetySettings", "safety_settings", "tools", "tool_choice", "toolConfig",
     "tool_config", "parallel_tool_calls",
 })  # fmt: skip
-"""Members of a request that have nothing read behind its beginning. One that is not here costs a larger hold; one that should not
-be here costs money."""
+"""Members of a request that cause no further input after the start of the answer. A missing one costs a larger hold; a wrong
+one costs money."""
 _DECLARED = frozenset({"functionDeclarations", "function_declarations"})
 _MEDIA = (b"audio", b"image", b"inline", b"file", b"\\u00")
 
 
 class Streams:
-    """Streams under way whose holds may shrink.
+    """Running streams whose holds may shrink.
 
     Attributes:
         under: by the id of the hold.
@@ -48,16 +48,16 @@ class Streams:
         self._counts = counts
 
     async def looking(self, ledger: Ledger) -> None:
-        """Until cancelled."""
+        """Check the streams until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
             try:
                 self.look(ledger)
-            except Exception as error:  # what one stream says must not end the looking
+            except Exception as error:  # one stream must not end the loop
                 _log.error("a stream's hold could not be lowered", error=type(error).__name__)
 
     def look(self, ledger: Ledger) -> None:
-        """Shrink the hold of each stream whose upstream has told its input; once."""
+        """Shrink, once, the hold of each stream whose upstream has reported its input."""
         before = time.monotonic() - EVERY
         for hold, attempt, terms, scale in list(self.under.values()):
             meter = attempt.meter
@@ -74,7 +74,7 @@ class Streams:
 
 
 def exact(attempt: Attempt) -> bool:
-    """Whether the input that the upstream tells at the beginning is all: nothing is read later, as vendors' own tools do."""
+    """Whether the input reported at the start is complete: nothing is read later, as by vendors' own tools."""
     document: dict[str, Any] = {**(attempt.call.document or {}), **(attempt.fields or {})}
     tools = document.get("tools") or []
     return (
@@ -86,21 +86,21 @@ def exact(attempt: Attempt) -> bool:
 
 
 def _clients_own(tool: Mapping[str, object]) -> bool:
-    """A function that the client runs itself, behind the answer."""
+    """Whether it is a function that the client itself runs after the answer."""
     if "input_schema" in tool:
         return tool.get("type", "custom") == "custom"
     return tool.get("type") == "function" or (bool(tool) and _DECLARED.issuperset(tool))
 
 
 def _read(attempt: Attempt, usage: Usage) -> int | None:
-    """Millionths of a nano-USD of what was read, each bucket at the dearest price for that length; ``None`` without a price."""
+    """Millionths of a nano-USD for the input, each bucket at the highest price for that length; ``None`` if not bounded by it."""
     card: PriceCard | None = attempt.card
-    # who reports a bill of its own, or fees, bills more than tokens: searches that nobody asked for
+    # an upstream that reports its own cost, or fees, bills more than tokens, such as unrequested searches
     if card is None or usage.reported is not None or usage.mismatch or usage.fees:
         return None
     prices = dict(card.dearest(usage.total_in))
     if "input" in prices and any(mark in sent(attempt.call) for mark in _MEDIA):
-        # of what kind tokens were may be told at the end only
+        # the kinds of tokens may be reported only at the end
         prices["input"] = max(prices.get(name, 0) for name in ("input", "audio_in", "image_in"))
     total = prices.get(REQUEST, 0)
     for bucket in IN:

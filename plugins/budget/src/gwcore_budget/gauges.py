@@ -1,6 +1,6 @@
-"""For ``/metrics``: what happened, counted; and what is left of budgets: looked up now and then, of those nearest to their limits.
+"""For ``/metrics``: counts of events, and what is left of the budgets nearest to their limits, read periodically.
 
-Rolling windows are not shown: what counts of them changes from slice to slice.
+Rolling windows are not shown: what counts in them changes from slice to slice.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gwcore_budget.ledger.schema import account, budget
 from gwcore_budget.window import FOREVER, Window
 
 EVERY = 10.0
-"""Seconds between two looks."""
+"""Seconds between two reads."""
 MOST = 200
-"""Budgets that are shown: the largest share spent first."""
+"""Most budgets shown, those with the largest share spent first."""
 
 
 EVENTS = (
@@ -31,15 +31,15 @@ EVENTS = (
     "unpriced_denied", "partly_unpriced", "unknown_plan", "drained", "drains_refused", "budget.soft", "budget.exceeded",
     "exported", "export_failed", "closed", "close_failed", "budget.late", "budget.lessened", "budget.refused",
 )  # fmt: skip
-"""What is counted; each is shown from the start, since a counter that begins at 1 has not grown."""
+"""Events counted; each is shown from the start, because a counter that first appears as 1 shows no increase."""
 
 
 class Tally:
-    """What outlives a reload of the stack file.
+    """State that survives a reload of the stack file.
 
     Attributes:
         counts: :data:`EVENTS` so far, of this process.
-        factors: model → numerator and denominator of what its worst cases are multiplied by, since they were too low.
+        factors: model → numerator and denominator by which its worst cases are scaled, because they were too low.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Tally:
         """Nothing is open."""
 
     def samples(self) -> Iterator[Sample]:
-        """One counter."""
+        """One counter, by event."""
         for event in EVENTS:
             yield Sample(
                 "gwcore_budget_events",
@@ -62,11 +62,11 @@ class Tally:
 
 
 Binding = Callable[[str, Collection[str]], Awaitable[Collection[str] | None]]
-"""Ids of a scope → ids of the budgets that they have now; ``None`` where nobody can tell."""
+"""A scope and ids of it → ids of the budgets that they have now; ``None`` if unknown."""
 
 
 class Gauges:
-    """The last look."""
+    """What the last read found."""
 
     def __init__(self, store: Store, binding: Binding) -> None:
         self._store = store
@@ -74,7 +74,7 @@ class Gauges:
         self._found: list[tuple[dict[str, str], tuple[int | None, int | None], int, int]] = []
 
     async def looking(self) -> None:
-        """Until cancelled. What a store that does not answer would have said stays as it was."""
+        """Read until cancelled. While the store does not answer, the last values stay."""
         while True:
             try:
                 await self.look()
@@ -98,7 +98,7 @@ class Gauges:
                 select(budget.c.id, budget.c.scope, budget.c.scope_id, budget.c.span, budget.c.zone)
                 .add_columns(account.c.lim, account.c.soft, account.c.posted)
                 .join(account, and_(account.c.budget == budget.c.id, account.c.generation == budget.c.generation))
-                # what is over is not among those that are counted: of all days there is more than of this one
+                # first by start, which excludes all past periods: they are many more than the running ones
                 .where(account.c.start.in_(starts))
                 .where(or_(account.c.lim > 0, account.c.soft >= 0), or_(false(), *running))
                 .order_by((account.c.posted / (func.coalesce(account.c.lim, account.c.soft) / 1000 + 1)).desc())
@@ -113,7 +113,7 @@ class Gauges:
         self._found = found[:MOST]
 
     async def _bound(self, whose: list[tuple[str, str]]) -> dict[str, Collection[str]]:
-        """By scope, the budgets that are still set: not of keys that are gone, or of another window."""
+        """By scope, the budgets still configured: not those of deleted keys, or of earlier windows."""
         ids: dict[str, set[str]] = {}
         for scope, id_ in whose:
             ids.setdefault(scope, set()).add(id_)
@@ -121,7 +121,7 @@ class Gauges:
         return {scope: budgets for scope, budgets in found.items() if budgets is not None}
 
     def samples(self) -> Iterator[Sample]:
-        """Dollars left and allowed, and when the period ends. Of all workers the same: the last look counts."""
+        """Dollars left and allowed, and when the period ends. All workers show the same: the latest value counts."""
         now = time.time() * 1000
         for labels, (limit, soft), posted, end in self._found:
             if limit is not None:

@@ -13,7 +13,7 @@ _COLUMNS = "id, policy, created, created_by, updated, updated_by"
 
 
 class Plan(NamedTuple):
-    """One of them; times in milliseconds since 1970."""
+    """A named budget; times in milliseconds since 1970."""
 
     id: str
     policy: BudgetPolicy
@@ -24,7 +24,7 @@ class Plan(NamedTuple):
 
 
 class Plans:
-    """All of them, in memory; every worker looks for changes twice a second.
+    """All named budgets, in memory; every worker checks for changes twice a second.
 
     Attributes:
         changed: called after plans have changed.
@@ -36,20 +36,20 @@ class Plans:
         self._seen: tuple[Any, ...] = (0, 0)
 
     def get(self, id_: str) -> BudgetPolicy | None:
-        """What a plan says."""
+        """A plan's policy, or ``None``."""
         plan = self._all.get(id_)
         return None if plan is None else plan.policy
 
     def listing(self) -> list[Plan]:
-        """By id."""
+        """All plans, sorted by id."""
         return [self._all[id_] for id_ in sorted(self._all)]
 
     def plan(self, id_: str) -> Plan | None:
-        """One, with its story."""
+        """A plan with its history, or ``None``."""
         return self._all.get(id_)
 
     async def refresh(self, home: Home) -> None:
-        """Look for changes. Raises ``StoreDown``."""
+        """Reload all plans if any has changed. Raises ``StoreDown``."""
         # every write gives a row a new random stamp
         seen = (await home.rows("SELECT count(*), CAST(coalesce(sum(stamp), 0) AS BIGINT) FROM budget_plan"))[0]
         if seen == self._seen:
@@ -60,7 +60,7 @@ class Plans:
         self.changed()
 
     async def create(self, home: Home, id_: str, policy: BudgetPolicy, by: str, now: int) -> bool:
-        """``False`` where the id is taken. Raises ``StoreDown``."""
+        """Create a plan; ``False`` if the id is taken. Raises ``StoreDown``."""
         rows = await home.rows(
             f"INSERT INTO budget_plan ({_COLUMNS}, stamp) VALUES ($1,$2,$3,$4,$3,$4,$5) "  # noqa: S608 - likewise
             "ON CONFLICT (id) DO NOTHING RETURNING id",
@@ -70,7 +70,7 @@ class Plans:
         return bool(rows)
 
     async def update(self, home: Home, id_: str, policy: BudgetPolicy, by: str, now: int) -> bool:
-        """``False`` where there is none. Raises ``StoreDown``."""
+        """Replace a plan's policy; ``False`` if there is no such plan. Raises ``StoreDown``."""
         rows = await home.rows(
             "UPDATE budget_plan SET policy=$2, updated=$3, updated_by=$4, stamp=$5 WHERE id=$1 RETURNING id",
             id_, _text(policy), now, by, secrets.randbits(31),
@@ -79,7 +79,7 @@ class Plans:
         return bool(rows)
 
     async def delete(self, home: Home, id_: str) -> bool:
-        """``False`` where there was none. Raises ``StoreDown``."""
+        """Delete a plan; ``False`` if there was none. Raises ``StoreDown``."""
         rows = await home.rows("DELETE FROM budget_plan WHERE id=$1 RETURNING id", id_)
         await self.refresh(home)
         return bool(rows)

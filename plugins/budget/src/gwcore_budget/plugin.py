@@ -1,4 +1,4 @@
-"""The ``budget`` plugin: once per attempt, money is held before anything is sent, and settled whatever happens."""
+"""The ``budget`` plugin: money is held for each attempt before anything is sent, and settled whatever happens."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ _MOST_FACTOR, _MODELS = 64, 4096
 
 
 Verdict = tuple[int, int, str]
-"""How a hold ends: its state, the nano-USD that are posted, and why."""
+"""How a hold ends: its state, the nano-USD to post, and the reason."""
 
 
 def judged(held: int | None, card: PriceCard | None, outcome: Outcome, *, final: bool = False) -> Verdict:
-    """What an answered attempt costs, by ``card``. ``held``: nano-USD; ``None`` is unmetered. ``final``: the usage is all of it."""
+    """What an answered attempt costs, by ``card``. ``held``: nano-USD, ``None`` is unmetered. ``final``: the usage is complete."""
     usage = outcome.usage
     if outcome.error is not None and not final:
-        # the stream ended with the upstream's own error: what it bills is not known
+        # the stream ended with the upstream's own error: what it bills is unknown
         return REAPED, 0, "committed"
     if held is None:
         return POSTED, 0, "unmetered"
@@ -85,7 +85,7 @@ def judged(held: int | None, card: PriceCard | None, outcome: Outcome, *, final:
 
 
 class BudgetPlugin(Plugin):
-    """Holds the worst case before an attempt, posts the truth after it."""
+    """Holds an attempt's worst-case cost before it, and posts the actual cost after it."""
 
     name = "budget"
     Config = BudgetConfig
@@ -114,7 +114,7 @@ class BudgetPlugin(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Open the ledger; close it behind the last settlement."""
+        """Open the ledger; close it after the last settlement."""
         config: BudgetConfig = self.config
         if self.store.scheme == "memory" and STATUS_ENV in os.environ:
             raise BadConfig(
@@ -161,11 +161,11 @@ class BudgetPlugin(Plugin):
             try:
                 await self.plans.refresh(ledger.home)
             except StoreDown:
-                pass  # what is known stays; holds ask the store themselves
+                pass  # the known plans stay; holds query the store themselves
             await asyncio.sleep(0.5)
 
     def admin_routes(self) -> Sequence[AdminRoute]:
-        """Budgets and reports, in LiteLLM's shapes."""
+        """Budgets and reports, in LiteLLM's formats."""
         return [route for part in (BudgetRoutes, Spend, Totals, Activity) for route in part(self.desk).routes()]
 
     async def spent(self, scope: str, policies: Mapping[str, Mapping[str, Any]]) -> Mapping[str, int]:
@@ -207,7 +207,7 @@ class BudgetPlugin(Plugin):
         return None if window.rolling or end == FOREVER else end
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
-        """Hold, try, settle."""
+        """Hold, run the attempt, settle."""
         drain = self.config.on_disconnect == "drain"
 
         async def budget(attempt: Attempt) -> Outcome:
@@ -239,7 +239,7 @@ class BudgetPlugin(Plugin):
                 self._failed(ledger, hold, attempt, error)
                 raise
             finally:
-                if drain and call.linger is linger:  # else it is that of a second attempt, beside this one
+                if drain and call.linger is linger:  # otherwise it belongs to a parallel attempt
                     call.linger = None
             self._ended(ledger, hold, attempt, outcome)
             return outcome
@@ -249,18 +249,18 @@ class BudgetPlugin(Plugin):
     # ── before ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _terms(self, attempt: Attempt, budgets: Budgets) -> tuple[Bound | None, bool]:
-        """And whether they bound only a part of what it may cost."""
+        """The attempt's worst case, and whether it covers only part of the possible cost."""
         most = self.config.max_output
         terms = bound(attempt, attempt.card, most)
         if terms is None and budgets.unmetered:
-            # a price without a bound: what can be told is held, and the truth is posted
+            # priced but unbounded: hold the part that can be bounded, post the actual cost
             return bound(attempt, attempt.card, most, endless=True), True
         return terms, False
 
     async def _asked(
         self, ledger: Ledger, attempt: Attempt, budgets: Budgets, amount: int | None, least: int | None
     ) -> Hold:
-        """Held by the store: this worker has no grants, or not enough."""
+        """Hold at the store: this worker's grants are missing or too small."""
         config: BudgetConfig = self.config
         wait, expires = config.wait if budgets.waits else 0.0, _expires(attempt.call)
         known = self._facts(attempt, budgets)
@@ -273,9 +273,9 @@ class BudgetPlugin(Plugin):
             raise BudgetStoreUnavailable(unheld(error), retry_after=1, plugin=self.name) from None
 
     async def _looked_up(self, ledger: Ledger, attempt: Attempt) -> Budgets:
-        """The budgets of an attempt, one of which this worker has not heard of."""
+        """The budgets of an attempt, one of which this worker does not know yet."""
         try:
-            await self.plans.refresh(ledger.home)  # made a moment ago, on another worker
+            await self.plans.refresh(ledger.home)  # another worker may have just created it
             return self.accounts.of(attempt)
         except UnknownPlan as unknown:
             self.counts["unknown_plan"] += 1
@@ -287,7 +287,7 @@ class BudgetPlugin(Plugin):
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
 
     def _unbounded(self, attempt: Attempt, budgets: Budgets) -> int | None:
-        """What to hold for what has no bound. ``None`` holds nothing: the row says that it is unmetered."""
+        """Nano-USD to hold for an unbounded attempt. ``None`` holds nothing; its row is marked as unmetered."""
         if budgets.denies:
             self.counts["unpriced_denied"] += 1
             target = attempt.target
@@ -302,9 +302,9 @@ class BudgetPlugin(Plugin):
         return budgets.default
 
     def _bind(self, attempt: Attempt, budgets: Budgets, terms: Bound, hold: Hold, scale: Scale, *, cut: bool) -> None:
-        """Where a limit binds, the answer keeps to what is held, and a stream's hold to what was read."""
+        """If a limit applies, cap the answer to what is held, and let a stream's hold shrink to the input read."""
         if not budgets.limited:
-            hold.enforced = terms.said is not False  # as long as the upstream's own maximum, whatever that is
+            hold.enforced = terms.said is not False  # if nothing caps it, it may be as long as the upstream allows
             return
         if terms.per_token and (cut or terms.said is False):
             self._clamp(attempt, terms, hold.amount or 0, scale)
@@ -312,7 +312,7 @@ class BudgetPlugin(Plugin):
             self._streams.under[hold.id] = hold, attempt, terms, scale
 
     def _clamp(self, attempt: Attempt, terms: Bound, held: int, scale: Scale) -> None:
-        """The request says at most what was held."""
+        """Lower the request's length limit to what is held."""
         factor, of = scale
         tokens = terms.fitting(held * of // factor)
         if tokens >= terms.tokens and terms.said:
@@ -326,7 +326,7 @@ class BudgetPlugin(Plugin):
             terms.tokens = tokens
 
     def _tell(self, attempt: Attempt, tokens: int) -> None:
-        """The client is told of the attempt that answers: ``x-gwcore-max-tokens``."""
+        """Report the limit of the attempt that answers to the client: ``x-gwcore-max-tokens``."""
         call = attempt.call
         if call.reply.committed:  # an attempt that continues an answer
             return
@@ -367,10 +367,10 @@ class BudgetPlugin(Plugin):
         code = error.code if isinstance(error, GatewayError) else end.kind
         usage = attempt.meter.usage if attempt.meter is not None else None
         verdict: Verdict = (REAPED, 0, end.kind)
-        # an error of ours behind an answer of the upstream's: that was billed
+        # the gateway's own error, after the upstream has answered: it bills that answer
         answered = attempt.status is not None and isinstance(error, ClientError)
         if end.money == "void" and not answered:
-            # of several requests that are one attempt, some may have been answered before one was refused
+            # of an attempt split into several requests, some may have been answered before one was rejected
             used = usage is not None and usage.billable
             outcome = Outcome(status, usage=usage)
             verdict = judged(hold.amount, attempt.card, outcome) if used else (VOIDED, 0, end.kind)
@@ -399,7 +399,7 @@ class BudgetPlugin(Plugin):
             self._draining -= 1
 
     def _linger(self, call: Call) -> float:
-        """A client has left: read on, while not too many do."""
+        """Seconds to keep reading after a client has left; 0 if too many answers are being drained."""
         config: BudgetConfig = self.config
         if self._draining >= config.drain_most:
             self.counts["drains_refused"] += 1
@@ -411,7 +411,7 @@ class BudgetPlugin(Plugin):
         return drain_for
 
     def _over(self, hold: Hold) -> None:
-        """An estimate was too low: the truth is posted, and this model's next holds are a quarter larger."""
+        """An estimate was too low: the actual cost is posted, and the model's next holds are a quarter larger."""
         if not hold.enforced:
             return
         self.counts["underestimates"] += 1
@@ -426,7 +426,7 @@ class BudgetPlugin(Plugin):
         _log.warning(event.topic, **event.body)
 
     def explain(self, call: Call) -> str | None:
-        """The budgets that would bind, and the worst case."""
+        """The budgets that would apply, and the worst case."""
         if not call.targets:
             return None
         attempt = Attempt(call, call.targets[0])
@@ -440,13 +440,13 @@ class BudgetPlugin(Plugin):
         return f"{worst}; budgets: {', '.join(budget.id for budget in budgets.all) or 'none'}"
 
     def metrics(self) -> Iterator[Sample]:
-        """How many holds are open here, what happened, and what is left of budgets."""
+        """The number of open holds, counts of events, and what is left of budgets."""
         yield Sample("gwcore_budget_holds", len(self.ledger.open) if self.ledger else 0, help="Holds that are open.")
         yield from self.tally.samples()
         yield from self.gauges.samples()
 
     def health(self) -> dict[str, Any] | None:
-        """Counters, and how much is open."""
+        """Counters, the number of open holds, and the state of the store; ``None`` while the ledger is closed."""
         if (ledger := self.ledger) is None:
             return None
         return {
@@ -461,7 +461,7 @@ class BudgetPlugin(Plugin):
 
 
 def _final(attempt: Attempt) -> bool:
-    """Whether the upstream has said all that it will bill, whatever went wrong behind that."""
+    """Whether the upstream has reported everything it will bill, even if an error followed."""
     return attempt.meter is not None and attempt.meter.final
 
 

@@ -1,4 +1,4 @@
-"""What a client is told: which budget, of whom, how much of it is spent, when it begins anew, and whether to come back."""
+"""Errors for clients: which budget, whose, how much of it is spent, when it resets, and when to retry."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ REFUSED = "the budget's store refuses to hold money for this call; the gateway's
 
 
 def unheld(error: Unavailable) -> str:
-    """Why a hold was neither made nor refused."""
+    """Message for a hold that was neither made nor rejected."""
     return REFUSED if isinstance(error, Unbooked) else JUMPED if isinstance(error, Jumped) else DOWN
 
 
 class BudgetStoreUnavailable(StoreUnavailable):
-    """503: whether there is money left cannot be known; nothing was sent."""
+    """503: it is unknown whether money is left; nothing was sent."""
 
     code = "budget_store_unavailable"
 
 
 class Unpriced(BudgetExceeded):
-    """The model, or a tool of the request, has no price, and a budget binds."""
+    """The model, or a tool of the request, has no price or no bound, and a budget applies."""
 
     code = "model_unpriced"
     status = 400
 
 
 class PlanMissing(BudgetExceeded):
-    """The caller's policies name a budget that is not there."""
+    """The caller's policies name a budget that does not exist."""
 
     code = "budget_missing"
     status = 400
 
 
 def reserved(short: Short, lasting: float, plugin: str) -> GatewayError:
-    """Money is held by calls under way, which last ``lasting`` seconds."""
+    """The error if the money is held by calls in progress, which last ``lasting`` seconds."""
     who, facts, when, headers = _told(short)
     return BudgetReserved(
         f"{who} is held by calls under way: {facts}, held {dollars(short.pending)}{when}",
@@ -52,7 +52,7 @@ def reserved(short: Short, lasting: float, plugin: str) -> GatewayError:
 
 
 def exceeded(short: Short, status: int, plugin: str) -> GatewayError:
-    """It is spent, or what is left is too little for this request."""
+    """The error if the budget is spent, or too little is left for this request."""
     who, facts, when, headers = _told(short)
     after = max(1.0, (short.resets - short.now) / 1000) if short.resets < FOREVER else None
     asked = f", and this call needs {dollars(short.need)}" if short.posted < short.limit else ""

@@ -13,7 +13,7 @@ from gwcore_budget.window import Period, Window
 
 T = TypeVar("T")
 SLICE = 500
-"""Lines that are worked on without a turn of the loop in between."""
+"""Lines processed between two yields to the event loop."""
 COLUMNS = {"key": "key_id", "user": "user_id", "team": "team", "organisation": "organisation", "end_user": "end_user"}
 """Scope → the column of its ids, in the daily sums and in the rows of holds."""
 
@@ -22,7 +22,7 @@ _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in SUMS)
 
 
 class Where:
-    """Conditions, all of which hold; values are bound, never written into the text."""
+    """Conditions joined by AND; values are bound parameters, never part of the SQL text."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
@@ -33,20 +33,20 @@ class Where:
         return f"${len(self.values)}"
 
     def equal(self, column: str, value: Any) -> Where:
-        """The column is the value; ``None`` asks nothing."""
+        """The column equals the value; ``None`` adds no condition."""
         if value is not None:
             self._parts.append(f"{column} = {self._bind(value)}")
         return self
 
     def of_request(self, request: str | None) -> Where:
-        """Attempts of the request; ``None`` asks nothing."""
+        """Attempts of the request; ``None`` adds no condition."""
         if request is not None:
             first, last = attempts_of(request)
             self._parts.append(f"(id = {self._bind(request)} OR id BETWEEN {self._bind(first)} AND {self._bind(last)})")
         return self
 
     def between(self, column: str, first: Any, last: Any) -> Where:
-        """From ``first`` to ``last``, both included; ``None`` is open."""
+        """From ``first`` to ``last``, both included; ``None`` leaves that end open."""
         if first is not None:
             self._parts.append(f"{column} >= {self._bind(first)}")
         if last is not None:
@@ -64,14 +64,14 @@ class Where:
         return self
 
     def within(self, reach: Mapping[str, frozenset[str]] | None) -> Where:
-        """Only records of those ids by scope; ``None`` is everybody's."""
+        """Only records of these ids (scope → ids); ``None`` adds no condition."""
         if reach is not None:
             own = [self._among(COLUMNS[scope], ids) for scope, ids in sorted(reach.items()) if ids]
             self._parts.append(f"({' OR '.join(own)})" if own else "1 = 0")
         return self
 
     def present(self, column: str) -> Where:
-        """The column names somebody."""
+        """The column is not empty."""
         self._parts.append(f"{column} <> ''")
         return self
 
@@ -81,12 +81,12 @@ class Where:
 
     @property
     def text(self) -> str:
-        """With the word WHERE, or nothing."""
+        """The WHERE clause, or an empty string."""
         return f" WHERE {' AND '.join(self._parts)}" if self._parts else ""
 
 
 class Sums(NamedTuple):
-    """Sums of attempts. ``spend`` in nano-USD, tokens by kind; ``failed`` of the ``attempts`` failed."""
+    """Sums of attempts. ``spend`` in nano-USD, tokens by kind; ``failed``: how many of the ``attempts`` failed."""
 
     spend: int = 0
     attempts: int = 0
@@ -107,11 +107,11 @@ class Sums(NamedTuple):
 
 
 Line = tuple[tuple[str, ...], Sums]
-"""Values of the columns asked for, and their sums."""
+"""Values of the columns grouped by, and their sums."""
 
 
 async def unhurried(items: Iterable[T], size: int = SLICE) -> AsyncIterator[T]:
-    """The items, with a turn of the loop after each ``size`` of them: calls run meanwhile."""
+    """The items, with a yield to the event loop after each ``size`` of them: calls run meanwhile."""
     for n, item in enumerate(items, 1):
         yield item
         if n % size == 0:
@@ -121,7 +121,7 @@ async def unhurried(items: Iterable[T], size: int = SLICE) -> AsyncIterator[T]:
 async def sums(
     home: Home, by: Sequence[str], where: Where | None = None, *, limit: int | None = None, largest: bool = False
 ) -> list[Line]:
-    """Daily sums grouped by columns of ``DIMENSIONS``, in their order or with the largest spend first.
+    """Daily sums grouped by columns of ``DIMENSIONS``, sorted by these columns, or by spend, largest first.
 
     Raises ``StoreDown``.
     """
@@ -146,7 +146,7 @@ async def tags(home: Home, where: Where | None = None, *, by_day: bool = False) 
 
 
 async def attempts(home: Home, where: Where, *, limit: int, offset: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows of attempts, newest first, by column name; made as they are taken. Raises ``StoreDown``."""
+    """Rows of attempts, newest first, as dicts by column name, made lazily. Raises ``StoreDown``."""
     text = f"SELECT {', '.join(_ROW)} FROM budget_hold{where.text} ORDER BY created DESC, id LIMIT {int(limit)} OFFSET {int(offset)}"  # noqa: S608
     return (dict(zip(_ROW, row, strict=True)) for row in await home.report(text, *where.values))
 
@@ -158,7 +158,7 @@ async def count(home: Home, where: Where) -> int:
 
 
 class Running(NamedTuple):
-    """What a budget's running period has come to: nano-USD, the budget's id, and the period. ``limit`` as last applied."""
+    """A budget's running period, and the nano-USD posted in it. ``limit`` as last applied."""
 
     posted: int
     budget: str
@@ -170,10 +170,10 @@ class Running(NamedTuple):
 async def running(
     home: Home, scope: str, ids: Iterable[str], now: int, among: Mapping[str, Collection[str]] | None = None
 ) -> dict[str, Running]:
-    """Of each id, its main budget's running period; ids that no budget has bound yet are absent. Raises ``StoreDown``.
+    """The running period of each id's main budget; ids whose budgets were never used are absent. Raises ``StoreDown``.
 
-    The main budget is the one of ``max_budget``, else a rule's; of several, the one that was opened last. Of an id that is in
-    ``among``, only those budgets: the others are of settings that it had before.
+    The main budget is the one of ``max_budget``, else a rule's; of several, the one opened last. For an id in ``among``, only
+    the budgets given there count: others belong to its earlier settings.
     """
     where = Where().equal("scope", scope).among("scope_id", ids).among("origin", ("policy", "rule"))
     # a rolling window has thousands of accounts a year: only the latest of each budget is looked up, by the index of their periods

@@ -1,7 +1,7 @@
-"""How long the books are kept in full (``retain``): what is older is closed, a little at a time, by one worker of all.
+"""How long the books are kept in full (``retain``): older rows are closed, a few at a time, by one worker.
 
-What it came to stays: accounts, daily sums, and what ``gwcore ledger verify`` compares them with. Accounts of rolling windows go, too:
-each is a slice of a window, and says nothing once that has moved on.
+Their totals stay: accounts, daily sums, and what ``gwcore ledger verify`` compares them with. Accounts of rolling windows are
+deleted, too: each is a slice of a window, and no longer matters once that has moved on.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from gwcore_budget.ledger.closing import ROLLING, START
 from gwcore_budget.ledger.home import Home
 
 EVERY = 3_600_000
-"""Milliseconds between two rounds, and after which another worker goes on with one that has stopped."""
+"""Milliseconds between two rounds, and after which another worker takes over a round that has stopped."""
 LOOK = 600.0
-"""Seconds between two questions whether it is time; the first is asked when a machine that has just started knows the hour."""
+"""Seconds between two checks whether a round is due, and before the first: by then a new machine has set its clock."""
 MOST = 200
-"""Holds, entries, and accounts that one transaction takes."""
+"""Most holds, entries, and accounts closed in one transaction."""
 WINDOWS = 50
-"""Rolling windows that one transaction looks at."""
+"""Rolling windows checked in one transaction."""
 SHARE = 4
-"""So many times as long as a transaction took, the next one waits: calls that the store is asked for come first."""
+"""The pause after a transaction, in multiples of its duration: the store's work for calls comes first."""
 _log = structlog.get_logger("gwcore.budget")
 
 
@@ -41,7 +41,7 @@ class Retention:
         self._counts = counts
 
     async def run(self) -> None:
-        """Until cancelled, or until the store's clock has jumped: which of its times was wrong is for a person to say."""
+        """Run until cancelled, or until the store's clock has jumped: only a person can say which of its times was wrong."""
         clock = Clock(wall=lambda: self._now() / 1000)
         while True:
             await asyncio.sleep(LOOK)
@@ -52,18 +52,18 @@ class Retention:
             try:
                 if await self._ours():
                     await self.round()
-            except Exception as error:  # what is wrong with one round must not end them all
+            except Exception as error:  # one failed round must not end the loop
                 self._counts["close_failed"] += 1
                 _log.error("books could not be closed", error=type(error).__name__)
 
     async def _ours(self) -> bool:
-        """Whether it is time, and nobody else has seen it before us. What is due in a time to come was set by a wrong clock."""
+        """Claim a round if one is due and not claimed yet. A ``due`` time too far in the future was set by a wrong clock."""
         claim = "UPDATE budget_retention SET due = $1 WHERE due <= $2 OR due > $3 RETURNING id"
         now = self._now()
         return bool(await self._home.rows(claim, now + EVERY, now, now + 2 * EVERY))
 
     async def round(self) -> int:
-        """Close all that is old enough; returns how many rows went. Raises ``StoreDown``, ``Conflict``."""
+        """Close all that is old enough; returns the number of rows deleted. Raises ``StoreDown``, ``Conflict``."""
         total, last = 0, START
         while last.more:
             async with _unhurried():

@@ -1,7 +1,7 @@
 """Tools that the vendor runs: how often a request lets them run, what each run costs, and how much it may read.
 
-The client's own tools cost what stands in the request. A tool that nobody here knows is the vendor's: one that is not listed costs
-a refusal, one that should not be listed costs money.
+The client's own tools cost only their tokens in the request. An unknown tool counts as the vendor's: a tool missing from these
+lists is rejected, one listed wrongly costs money.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from gwcore.prices import PriceCard
 
 Document = Mapping[str, Any]
 SEARCHED = 25_000
-"""Tokens that one search brings; half as much again as the most that was recorded."""
+"""Tokens that one search adds: 1.5 times the most recorded."""
 _OWN = frozenset(
     {"function", "custom", "namespace", "local_shell", "apply_patch", "computer", "functionDeclarations", "function_declarations",
      "computerUse", "tool_search"}
 )  # fmt: skip
 _OWN_BEGIN = ("bash_", "text_editor_", "memory_", "computer_", "tool_search_")
-"""What the client runs itself, behind the answer; and a search among the request's own tools."""
+"""Tools that the client itself runs after the answer, and searches among the request's own tools."""
 _ONCE = frozenset({"urlContext", "url_context", "fileSearch"})
-"""What fills the window once, before the answer, and costs no more than the tokens."""
+"""Tools that may fill the window once, before the answer, and cost only these tokens."""
 _OPTIONS = "providerOptions"
 _WITHOUT_END = frozenset(
     {"mcp_servers", "plugins", "models", "fallbacks", "search_parameters", "enable_search", "connectors", _OPTIONS}
 )
-"""Members of a request that let a vendor read, search, or take another model, as often as it likes; for the last see :func:`_brokered`."""
+"""Members of a request that let a vendor read, search or use another model without limit; for the last see :func:`_brokered`."""
 
 _TOOLS = frozenset({"tools", "web_search_options"})
 
@@ -37,9 +37,9 @@ class Kind:
     """Tools of one kind.
 
     Attributes:
-        name: how a request's name of them begins.
-        fee: the key of their price; ``None`` where each run is free.
-        searches: a run brings no more than :data:`SEARCHED`; else it may fill the window.
+        name: prefix of their names in a request.
+        fee: the key of their price; ``None`` if a run is free.
+        searches: a run adds at most :data:`SEARCHED` tokens; otherwise it may fill the window.
     """
 
     name: str
@@ -64,27 +64,24 @@ _KINDS = (
 
 @dataclass(slots=True, frozen=True)
 class Runs:
-    """What the vendor's tools of a request may come to.
+    """Upper bounds for the vendor's tools of a request.
 
     Attributes:
         fees: in millionths of a nano-USD.
-        most: how often they run, all together. After each run the model reads everything once more.
-        fill: whether a run may bring as much as there is room for. ``once``: whether something does so before the first word.
+        most: the number of runs of all tools. After each run the model reads everything again.
+        fill: whether a tool may fill the window, in a run or before the first one.
     """
 
     fees: int = 0
     most: int = 0
     fill: bool = False
-    once: bool = False
 
     def read(self, tokens: int, window: int | None) -> int | None:
-        """Tokens of input of all rounds, of a request that has so many; ``None`` where there is no telling."""
-        if self.once:
-            return window
-        if not self.most:
-            return tokens
+        """Input tokens of all rounds of a request with ``tokens``; ``None`` if that depends on an unknown window."""
         if self.fill:
             return None if window is None else window * (self.most + 1)
+        if not self.most:
+            return tokens
         last = tokens + SEARCHED * self.most
         if window is None or last <= window:
             return (tokens + last) * (self.most + 1) // 2
@@ -96,12 +93,12 @@ NONE = Runs()
 
 
 def runs(document: Document, card: PriceCard, *, endless: bool) -> Runs | None:
-    """Of the vendor's tools; ``None`` where one may run without end, or has no price, or nobody knows it.
+    """The bounds for the vendor's tools; ``None`` if one may run without limit, has no price, or is unknown.
 
     Args:
         document: the request.
         card: of the model.
-        endless: leave those out.
+        endless: leave such tools out instead.
     """
     if not (endless or _WITHOUT_END.isdisjoint(document)) and (
         any(document.get(name) for name in _WITHOUT_END - {_OPTIONS}) or _brokered(document)
@@ -110,10 +107,10 @@ def runs(document: Document, card: PriceCard, *, endless: bool) -> Runs | None:
     if _TOOLS.isdisjoint(document):
         return NONE
     fees = most = 0
-    fill = once = False
+    fill = False
     for name, tool in _vendors(document):
         if name in _ONCE:
-            once = True
+            fill = True
             continue
         kind = next((kind for kind in _KINDS if name.startswith(kind.name)), None)
         price = None if kind is None else 0 if kind.fee is None else card.highest(kind.fee, 0)
@@ -130,24 +127,24 @@ def runs(document: Document, card: PriceCard, *, endless: bool) -> Runs | None:
         if price is None and not endless:
             return None
         fees, most = fees + (price or 0), most + 1
-    return Runs(fees, most, fill, once) if most or once else NONE
+    return Runs(fees, most, fill) if most or fill else NONE
 
 
 def _brokered(document: Document) -> bool:
-    """Whether Vercel's gateway may take other models."""
+    """Whether Vercel's gateway may use other models."""
     options = document.get(_OPTIONS)
     broker = options.get("gateway") if isinstance(options, dict) else None
     return isinstance(broker, dict) and bool(broker.get("models"))
 
 
 def _vendors(document: Document) -> Iterator[tuple[str, Document]]:
-    """The vendor's tools of a request, each by the name of its kind."""
+    """The vendor's tools of a request, each with the name of its kind."""
     tools = document.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         if not isinstance(tool, dict):
             continue
         kind = tool.get("type")
-        if kind is None:  # an object whose members are the tools, or a function without a word about it
+        if kind is None:  # an object whose members are the tools, or a function without a type
             if "input_schema" not in tool and "function" not in tool and "parameters" not in tool:
                 yield from (
                     ("fileSearch" if name == "file_search" else name, tool) for name in tool if name not in _OWN
@@ -159,13 +156,13 @@ def _vendors(document: Document) -> Iterator[tuple[str, Document]]:
 
 
 def _own_shell(tool: Document) -> bool:
-    """A shell of the client's; the vendor's stands in a container."""
+    """Whether it is the client's own shell; the vendor's runs in a container."""
     where = tool.get("environment")
     return tool.get("type") == "shell" and (where is None or (isinstance(where, dict) and where.get("type") == "local"))
 
 
 def _uses(tool: Document, document: Document) -> int | None:
-    """How often it may run; ``None`` without end. What is no number of runs says nothing."""
+    """How often it may run; ``None`` if without limit, or if a limit is not a positive integer."""
     given = tool.get("parameters")
     within = given.get("max_uses") if isinstance(given, dict) else None
     said = [most for most in (tool.get("max_uses"), within, document.get("max_tool_calls")) if most is not None]
@@ -173,7 +170,7 @@ def _uses(tool: Document, document: Document) -> int | None:
 
 
 def _free(card: PriceCard) -> bool:
-    """Whether nothing that the model does costs anything, however often."""
+    """Whether all prices of the model are zero, so that no number of runs costs anything."""
     return bool(card.prices) and not any(
         price for sheets in card.sheets.values() for sheet in sheets for price in sheet.prices.values()
     )

@@ -1,16 +1,16 @@
-"""``Window``: for how long money is counted together. Pure functions of (window, time zone, now): no job resets anything.
+"""``Window``: the period over which spend is summed. Pure functions of (window, time zone, now): no job resets anything.
 
 ========================== ============================================================================================
 written as                 means
 ========================== ============================================================================================
-``total``                  for ever
+``total``                  forever
 ``hour`` ``day`` ``week``  calendar periods in the budget's time zone: from the full hour, midnight, Monday, the first
 ``month`` ``year``
 ``1h`` ``24h`` ``7d``      the same: ``1d`` and ``24h`` are a day, ``7d`` and ``1w`` a week, ``30d`` and ``1mo`` a month,
 ``30d`` ``1mo``            as LiteLLM snaps them
 ``15m`` ``6h`` ``3d``      other durations: from midnight (below a day), or by whole days since 1970-01-01; ``36h``, which
-                           is no number of days, in hours since then
-``rolling 24h``            the last 24 hours, always; in slices of a 60th, of which 61 are counted: never over
+                           is not a whole number of days, in hours since then
+``rolling 24h``            always the last 24 hours; in slices of a 60th, of which 61 are counted: never less
 ========================== ============================================================================================
 """
 
@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 FOREVER = 1 << 53
 """Millisecond at which ``total`` ends; exact in a double."""
 SLICES = 60
-"""Slices of a rolling window; one more than these is counted."""
+"""Slices of a rolling window; one more is counted."""
 _DAY_MS = 86_400_000
 _CALENDAR = {"hour", "day", "week", "month", "year"}
 _SNAPPED = {"1h": "hour", "60m": "hour", "1d": "day", "24h": "day", "7d": "week", "1w": "week", "30d": "month",
@@ -37,9 +37,9 @@ _DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)")
 
 
 class Period(NamedTuple):
-    """Milliseconds since 1970, UTC: counted from ``start`` on, until before ``end``.
+    """Milliseconds since 1970, UTC: from ``start`` (included) to ``end`` (excluded).
 
-    ``since`` is the earliest start of periods that count beside this one: of a rolling window's other slices.
+    ``since`` is the earliest start of all periods that count with this one: the other slices of a rolling window.
     """
 
     start: int
@@ -66,7 +66,7 @@ class Window:
 
     @classmethod
     def parse(cls, text: str, zone: str = "UTC") -> Window:
-        """Raises ``ValueError`` for what is not a window, ``zoneinfo.ZoneInfoNotFoundError`` for no time zone."""
+        """Parse a window. Raises ``ValueError`` if it is none, ``zoneinfo.ZoneInfoNotFoundError`` for an unknown time zone."""
         ZoneInfo(zone)
         if _MONTHS_OR_MINUTES.fullmatch(text):
             raise ValueError("write 1mo for a month, 1m for a minute")
@@ -89,7 +89,7 @@ class Window:
         return cls(words, zone, length=length)
 
     def period(self, now: int) -> Period:
-        """The period that holds the millisecond ``now``."""
+        """The period that contains the millisecond ``now``."""
         if self.rolling:
             slice_ = -(-self.length // SLICES)
             start = now // slice_ * slice_
@@ -105,7 +105,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _ms(day: date, zone: ZoneInfo) -> int:
-    """Local midnight. Where the clock skips midnight, the moment of the change; where it comes twice, the first."""
+    """Local midnight. If the clock skips midnight, the moment of the change; if it occurs twice, the first."""
     local = datetime(day.year, day.month, day.day, tzinfo=zone)
     return round(local.timestamp() * 1000)
 

@@ -1,1 +1,1 @@
-"""The plugin's addresses of the admin API, in LiteLLM's shapes."""
+"""The plugin's endpoints of the admin API, in LiteLLM's formats."""

@@ -1,4 +1,4 @@
-"""``/key|user|team|organization|customer|tag/daily/activity``: days, and what they were made of."""
+"""``/key|user|team|organization|customer|tag/daily/activity``: spend per day, with breakdowns."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SCOPES = {
     "organization": ("organisation", ("organization_ids",)),
     "customer": ("end_user", ("end_user_ids",)),
 }
-"""First segment of the path → scope, and the parameters that name ids."""
+"""First segment of the path → scope, and the query parameters that list ids."""
 _PARTS = {"models": "model", "model_groups": "model_asked", "providers": "upstream", "api_keys": "key_id"}
 """Name of a breakdown → column."""
 
 
 class Activity:
-    """Endpoints of days."""
+    """Endpoints of daily activity."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -41,7 +41,7 @@ class Activity:
         )  # fmt: skip
 
     async def days(self, scope: str, call: AdminCall) -> Any:
-        """``GET /…/daily/activity``: by page of days, the newest first."""
+        """``GET /…/daily/activity``: paged by days, the newest first."""
         desk, query = self.desk, call.query
         column = reports.COLUMNS[scope]
         where = Where().within(call.caller.reach).between("day", *desk.days(call, default=30))
@@ -57,7 +57,7 @@ class Activity:
         page, size = page_of(call, 50, 1000)
         per_day = await reports.sums(desk.home, ("day",), where)
         shown = [day for (day,), _ in reversed(per_day)][(page - 1) * size : page * size]
-        if shown:  # of the other pages only the sums are told
+        if shown:  # other pages are only part of the totals
             where.between("day", shown[-1], shown[0])
         parts = {name: await self._part(column_, where, shown) for name, column_ in _PARTS.items()}
         parts["entities"] = await self._part(column, where, shown)

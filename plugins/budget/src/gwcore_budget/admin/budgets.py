@@ -1,4 +1,4 @@
-"""``/budget/*``: named budgets that keys, teams … refer to by ``budget_id``, and starting a budget anew."""
+"""``/budget/*``: named budgets that keys, teams … refer to by ``budget_id``, and resetting budgets."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Budgets:
         return plan_row(self._known(id_))
 
     async def update(self, call: AdminCall) -> Any:
-        """``POST /budget/update``: a field sets, ``null`` clears, what is absent stays."""
+        """``POST /budget/update``: changes the fields given; ``null`` clears a field."""
         desk, id_ = self.desk, call.body.budget_id
         if id_ is None:
             raise BadRequest("budget_id says which budget to change")
@@ -148,7 +148,7 @@ class Budgets:
         return [plan_row(plan) for plan in self.desk.plans.listing()]
 
     async def delete(self, call: AdminCall) -> Any:
-        """``POST /budget/delete``. Whoever still refers to it is refused: its limit is not known any more."""
+        """``POST /budget/delete``. Calls under policies that still refer to it are rejected: its limit is unknown."""
         await self.desk.plans.refresh(self.desk.home)
         row = plan_row(self._known(call.body.id))
         await self.desk.plans.delete(self.desk.home, call.body.id)
@@ -188,7 +188,7 @@ class Budgets:
         return {**await self._reset("team", id_), "team_id": id_, "spend": 0.0}
 
     async def reset_all(self, _call: AdminCall) -> Any:
-        """``POST /global/spend/reset``: every budget of every key and team, as LiteLLM does; those of others go on."""
+        """``POST /global/spend/reset``: every budget of every key and team, as in LiteLLM, but not of other scopes."""
         ledger = self.desk.ledger
         rows = await ledger.home.rows("SELECT id FROM budget_budget WHERE scope IN ('key', 'team') ORDER BY id")
         for (budget,) in rows:

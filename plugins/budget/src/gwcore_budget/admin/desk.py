@@ -1,4 +1,4 @@
-"""What the endpoints share: the ledger, names of ids, days, pages, and amounts as LiteLLM's clients read them."""
+"""What the endpoints share: the ledger, ids and their aliases, days, pages, and amounts in LiteLLM's format."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
 
 
 class NotFound(NotServed):
-    """404: no such budget, or nothing was spent by it."""
+    """404: no such budget, or nothing was spent on it yet."""
 
     code = "not_found_error"
 
 
 class Desk:
-    """One per plugin instance. ``running`` gives the open ledger, or ``None`` outside the plugin's lifespan."""
+    """One per plugin instance. ``running`` returns the open ledger, or ``None`` outside the plugin's lifespan."""
 
     def __init__(self, setup: Setup, accounts: Accounts, plans: Plans, running: Callable[[], Ledger | None]) -> None:
         self.setup = setup
@@ -49,7 +49,7 @@ class Desk:
 
     @property
     def home(self) -> Home:
-        """Where to read. Raises ``StoreUnavailable``."""
+        """The open ledger's home, to read from. Raises ``StoreUnavailable``."""
         return self.ledger.home
 
     def now(self) -> int:
@@ -63,7 +63,7 @@ class Desk:
     # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def key_id(self, text: str | None) -> str | None:
-        """The id of a key, from the key itself or from its id; ``None`` stays ``None``."""
+        """The id of a key, from the key itself or from its id (:meth:`Directory.key_id`); ``None`` stays ``None``."""
         if text is None:
             return None
         directory = self.setup.offered(Directory)
@@ -72,12 +72,12 @@ class Desk:
         return directory.key_id(text)
 
     async def aliases(self, scope: str, ids: Iterable[str]) -> Mapping[str, str]:
-        """Names for humans by id. Raises ``StoreUnavailable``."""
+        """Display names by id. Raises ``StoreUnavailable``."""
         directory = self.setup.offered(Directory)
         return {} if directory is None else await directory.aliases(scope, ids)
 
     async def policies(self, scope: str, ids: Collection[str]) -> Mapping[str, BudgetPolicy] | None:
-        """What the settings of each say of money now; ``None`` where nobody can tell. Raises ``StoreUnavailable``."""
+        """The current budget settings of each id; ``None`` if they are unknown. Raises ``StoreUnavailable``."""
         said: Mapping[str, Mapping[str, Any]] = {}
         if scope in _SETTLED:
             directory = self.setup.offered(Directory)
@@ -87,12 +87,12 @@ class Desk:
         return {id_: BudgetPolicy.model_validate(said.get(id_, {})) for id_ in ids}
 
     async def main(self, scope: str, ids: Collection[str]) -> Mapping[str, frozenset[str]] | None:
-        """Ids of the budgets that :func:`gwcore_budget.reports.running` may tell of each. Raises ``StoreUnavailable``."""
+        """Ids of the budgets that :func:`gwcore_budget.reports.running` may report, by id. Raises ``StoreUnavailable``."""
         policies = await self.policies(scope, ids)
         return None if policies is None else self.main_of(scope, policies)
 
     def main_of(self, scope: str, policies: Mapping[str, BudgetPolicy]) -> Mapping[str, frozenset[str]]:
-        """The same, of settings that are known. Whose plan is not there has none."""
+        """The same for known settings; an id whose plan does not exist is absent."""
         found = {}
         for id_, policy in policies.items():
             with suppress(UnknownPlan):
@@ -100,7 +100,7 @@ class Desk:
         return found
 
     async def binding(self, scope: str, ids: Collection[str]) -> frozenset[str] | None:
-        """Ids of all budgets that these have; ``None`` where nobody can tell. Raises ``StoreUnavailable``."""
+        """Ids of all budgets of these ids; ``None`` if their settings are unknown. Raises ``StoreUnavailable``."""
         policies = await self.policies(scope, ids)
         if policies is None:
             return None
@@ -109,9 +109,10 @@ class Desk:
     # ── days ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def days(self, call: AdminCall, *, default: int | None = None) -> tuple[str | None, str | None]:
-        """First and last day asked for, both included; ``default`` is how many days up to today where none is said.
+        """First and last day requested, both included. Raises ``BadRequest``.
 
-        Raises ``BadRequest``.
+        Without either: the last ``default`` days, or ``None`` twice. A missing last day is today; a missing first day
+        makes it ``default`` days, or 30.
         """
         first, last = call.query.get("start_date"), call.query.get("end_date")
         if not first and not last and default is None:
@@ -124,7 +125,7 @@ class Desk:
 
 
 def day_of(text: str, name: str) -> date:
-    """A day, from a date or a time. Raises ``BadRequest``."""
+    """A day, from an ISO date or time. Raises ``BadRequest``."""
     try:
         day = date.fromisoformat(text[:10])
         if not _FIRST <= day <= _LAST:
@@ -146,12 +147,12 @@ def ended(day: str | None) -> int | None:
 
 
 def money(nano: int | None) -> float | None:
-    """Dollars, for showing."""
+    """Dollars, for display."""
     return None if nano is None else nano / DOLLAR
 
 
 def iso(at: int | None) -> str | None:
-    """A time as LiteLLM's clients read it."""
+    """A time in LiteLLM's format: ISO 8601 in UTC with milliseconds."""
     if at is None:
         return None
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -169,7 +170,7 @@ def page_of(call: AdminCall, default: int, most: int) -> tuple[int, int]:
 
 
 def answering(endpoint: Callable[[AdminCall], Awaitable[T]]) -> Callable[[AdminCall], Awaitable[T]]:
-    """An endpoint whose store may not answer: that is a 503, not a fault."""
+    """Wrap an endpoint: a store that does not answer is a 503, not a fault."""
 
     async def answer(call: AdminCall) -> Any:
         try:

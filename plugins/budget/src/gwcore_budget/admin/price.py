@@ -1,4 +1,4 @@
-"""What something would cost, by the price cards of the stack."""
+"""What a request or an answer would cost, by the stack's price cards."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def price_of(
     messages: Iterable[Mapping[str, Any]] | None,
     answer: Mapping[str, Any] | None,
 ) -> int:
-    """Nano-USD of an answer's usage, or else of the messages as input, whose tokens are estimated from their bytes.
+    """Nano-USD for an answer's usage; without an answer, for the messages as input, their tokens estimated from bytes.
 
     Args:
         setup: of the plugin.
-        model: as a call would name it; by default the one that the answer names, which is the vendor's name.
-        messages: what would be sent.
-        answer: what came back.
+        model: as named in a call; by default as named in the answer, which is the vendor's name.
+        messages: would be sent.
+        answer: was received.
 
     Raises:
-        BadRequest: the model, its price or the answer's usage is not known.
+        BadRequest: the model, its price or the answer's usage is unknown.
     """
     named = model or str((answer or {}).get("model") or "")
     if not named:
@@ -55,12 +55,12 @@ def price_of(
 
 
 def tokens_of(said: Any) -> int:
-    """About how many tokens a part of a request has, from its bytes as JSON."""
+    """Estimated tokens of a part of a request, from its bytes as JSON."""
     return round(len(orjson.dumps(said)) / FIRST_RATIO)
 
 
 def counted(setup: Setup, model: str, said: Any) -> dict[str, Any]:
-    """The same in the shape of LiteLLM's ``/utils/token_counter``. Raises ``BadRequest`` for a model that nobody knows."""
+    """The same in the format of LiteLLM's ``/utils/token_counter``. Raises ``BadRequest`` for an unknown model."""
     try:
         used = setup.models.resolve(model)[0]
     except GatewayError as error:
@@ -78,7 +78,7 @@ def counted(setup: Setup, model: str, said: Any) -> dict[str, Any]:
 
 
 def _card(setup: Setup, model: str, else_: Sequence[Target]) -> PriceCard:
-    """Of the name as a call would write it, or ``else_`` the one on which all of those agree."""
+    """The card of a model as named in a call; if there is no such model, of ``else_``, whose prices must all agree."""
     card_of = setup.prices.card
     try:
         card = next((card for target in setup.models.resolve(model) if (card := card_of(target)) is not None), None)
@@ -97,7 +97,7 @@ def _card(setup: Setup, model: str, else_: Sequence[Target]) -> PriceCard:
 
 
 def _answering(models: Models, name: str) -> list[Target]:
-    """The targets whose answers may say this name: an answer names the vendor's model, often with its date."""
+    """The targets whose answers may contain this name: an answer names the vendor's model, often with a date."""
     known = models.targets()
     return (
         [target for target in known if target.model == name]

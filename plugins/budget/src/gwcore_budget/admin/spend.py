@@ -1,4 +1,4 @@
-"""``/spend/*``: what was spent, as far as the caller may see it (:attr:`gwcore.ports.Caller.reach`)."""
+"""``/spend/*``: what was spent, limited to what the caller may see (:attr:`gwcore.ports.Caller.reach`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gwcore_budget.reports import Sums, Where
 _DAYS = ("start_date", "end_date")
 _MOST_ROWS, _ROWS = 10_000, 1000
 SLICE = 100
-"""Rows that are shown without a turn of the loop in between."""
+"""Rows formatted between two yields to the event loop."""
 
 
 class Calculate(BaseModel):
@@ -84,7 +84,7 @@ class Spend:
             return await self._by_day(call, first, last)
         limit = _limit(call, default=_ROWS)
         rows = await reports.attempts(self.desk.home, self._asked(call, first, last), limit=limit)
-        # ten thousand rows take half a second
+        # ten thousand rows take half a second: other tasks must run meanwhile
         parts = [orjson.dumps(log_row(row)) async for row in reports.unhurried(rows, SLICE)]
         return Page(b"[%b]" % b",".join(parts), "application/json")
 
@@ -100,7 +100,7 @@ class Spend:
             for into, name in zip(days.setdefault(day, ({}, {}, {})), names, strict=True):
                 into[name] = into.get(name, 0) + sums.spend
         return [
-            # LiteLLM's shape: keys stand beside these four, whose names a key may have
+            # LiteLLM's format: keys are siblings of these four members, which win over a key of the same name
             {
                 **_in_dollars(keys),
                 "startTime": day,
@@ -141,18 +141,18 @@ class Spend:
         return await self._by_scope(call, "team", call.query.get("team_id"), ("team_id", "team_alias"))
 
     async def _by_scope(self, call: AdminCall, scope: str, wanted: str | None, names: tuple[str, str]) -> Any:
-        """``spend`` is that of the running budget period, all time where no budget binds; ``total_spend`` that of the days."""
+        """``total_spend`` is of the days requested; ``spend`` of the running budget period, or of these days if none."""
         desk, column, reach = self.desk, reports.COLUMNS[scope], call.caller.reach
         where = Where().within(reach).between("day", *desk.days(call)).equal(column, wanted).present(column)
         lines = await reports.sums(desk.home, (column,), where, limit=_limit(call), largest=True)
         found = {id_: sums for (id_,), sums in lines}
         if wanted and not found and (reach is None or wanted in reach.get(scope, ())):
             found[wanted] = Sums()
-        # the whole of an id's budget is shown to those who may see the whole id
+        # an id's budget is shown only to callers who may see all of the id's spend
         whole = found if reach is None else reach.get(scope, frozenset()) & found.keys()
         main = await desk.main(scope, whole)
         now = await reports.running(desk.home, scope, whole, desk.now(), main)
-        fresh = {id_ for id_, ids in (main or {}).items() if ids and id_ not in now}  # a budget that has not begun
+        fresh = {id_ for id_, ids in (main or {}).items() if ids and id_ not in now}  # their budgets are not used yet
         aliases = await desk.aliases(scope, found)
         return [
             {
@@ -183,7 +183,7 @@ class Spend:
         return {"cost": money(price_of(self.desk.setup, body.model or None, body.messages, body.completion_response))}
 
     async def count(self, call: AdminCall) -> Any:
-        """``POST /utils/token_counter``. No tokenizer is loaded: what a call then used is in its answer."""
+        """``POST /utils/token_counter``. An estimate without a tokenizer; a call's answer reports its exact usage."""
         body: Count = call.body
         said = body.model_dump(exclude={"model"}, exclude_none=True)
         if said.keys().isdisjoint({"prompt", "messages", "contents"}):
@@ -192,11 +192,11 @@ class Spend:
 
 
 def log_row(row: dict[str, Any]) -> dict[str, Any]:
-    """An attempt as LiteLLM shows a call. ``spend`` is null where it was not metered, and the worst case while it runs."""
+    """An attempt as LiteLLM shows a call. ``spend`` is null if it was not metered, and the worst case while it runs."""
     created, over, first = row["created"], row["ended"], row["first_byte_ms"]
     begun = None if first is None else created + first
     if begun is not None and over is not None:
-        begun = min(begun, over)  # the row is made a moment after the attempt has begun
+        begun = min(begun, over)  # the row is created a moment after the attempt begins
     # null while it runs
     of = {bucket: row.get(bucket) or 0 for bucket in BUCKETS}
     prompt = sum(of[bucket] for bucket in IN)

@@ -1,4 +1,4 @@
-"""``/global/spend/*``: everybody's spend, for those who may see it all."""
+"""``/global/spend/*``: the whole gateway's spend, for callers who may see all of it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Totals:
         return await reports.sums(self.desk.home, (column,), where, limit=limit, largest=True)
 
     async def whole(self, _call: AdminCall) -> Any:
-        """``GET /global/spend``: of the running period of a global budget; all time where there is none."""
+        """``GET /global/spend``: spend in the running period of the global budget; if there is none, of all time."""
         desk, main = self.desk, await self.desk.main("global", ("",))
         running = (await reports.running(desk.home, "global", ("",), desk.now(), main)).get("")
         if running is not None:
@@ -102,9 +102,9 @@ class Totals:
         daily: dict[str, dict[str, int]] = {}
         for (day, team), sums in lines:
             row, name = daily.setdefault(day, {}), aliases.get(team, team)
-            row[name] = row.get(name, 0) + sums.spend  # two teams may be called alike; their ids are not
+            row[name] = row.get(name, 0) + sums.spend  # teams may share an alias, but not an id
         return {
-            # a team may be called "date"
+            # `date` last, because a team may have that name
             "daily_spend": [
                 {**{name: money(nano) for name, nano in row.items()}, "date": day} for day, row in daily.items()
             ],

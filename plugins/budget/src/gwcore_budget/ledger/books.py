@@ -1,12 +1,12 @@
 """The algorithm: operations applied to the rows of one transaction, in memory. Both homes load, apply, write.
 
-A home locks every budget that a batch touches and loads the rows; :meth:`Books.apply` changes them, each operation all
-or nothing over its accounts; the home writes what changed and commits. So there is one algorithm, and a batch costs a
+A home locks every budget that a batch touches and loads the rows; :meth:`Books.apply` changes them, atomically for all
+accounts of an operation; the home writes the changes and commits. So there is one algorithm, and a batch takes a
 constant number of statements.
 
-Invariants (``gwcore ledger verify`` checks them in the store)::
+Invariants (``gwcore ledger verify`` checks I1 to I3 in the store)::
 
-    I1  posted + pending <= limit + over          unless an administrator lowered the limit
+    I1  posted + pending <= limit + over          unless the limit was lowered, or a temporary increase ended
     I2  pending = sum of PENDING holds + grants   posted = sum of settled
     I3  sums of the entries = the account
     I6  all accounts of a hold move together
@@ -63,7 +63,7 @@ _KIND = {POSTED: "post", VOIDED: "void", REAPED: "reap"}
 
 @dataclass(slots=True)
 class BudgetRow:
-    """What the store keeps of a budget beside its accounts."""
+    """A budget's row; its money is in its accounts."""
 
     id: str
     generation: int = 0
@@ -89,7 +89,7 @@ class Account:
 
 
 Entry = tuple[str, str, str, int, int, int]
-"""A line of the append-only book, what moved on which accounts: ``hold``, ``accounts``, ``kind``, ``pending``, ``posted``, ``at``."""
+"""A row of ``budget_entry``: ``hold``, ``accounts``, ``kind``, changes of ``pending`` and ``posted``, ``at``."""
 
 
 @dataclass(slots=True)
@@ -97,10 +97,10 @@ class Books:
     """The rows of one transaction.
 
     Attributes:
-        now: the store's clock. ``jump``: seconds by which that clock is not to be trusted with a new period; 0 is none.
-        since: of holds that began before it nothing new is taken: the store may have closed them.
-        accounts: by id. ``current``: by (budget, start) in the budget's present generation.
-        grants: (worker, account) → nano-USD; a 0 is deleted. ``turns``: the last time that some of it was given back.
+        now: the store's clock. ``jump``: seconds by which it has jumped, so that no new period may open; 0: none.
+        since: unknown holds that began earlier are not accepted: the store may have closed them.
+        accounts: by id. ``current``: by (budget, start) in the budget's current generation.
+        grants: (worker, account) → nano-USD; a 0 is deleted. ``turns``: → ``turn`` of the last :class:`GiveBack`.
     """
 
     now: int
@@ -117,14 +117,14 @@ class Books:
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     turnover: list[tuple[Hold, int, int, int, Metered]] = field(default_factory=list)
-    """For the daily sums and the outbox: (hold, its state, change of spend, 1 or for a correction 0, what was metered before)."""
+    """For daily sums and outbox: (hold, state, change of spend, attempts (correction, burn: 0), metered before)."""
 
     def grant_row(self, key: tuple[str, int]) -> tuple[str, int, int, int]:
-        """What the store keeps of a grant."""
+        """The row of a grant."""
         return (*key, self.grants.get(key, 0), self.turns.get(key, 0))
 
     def apply(self, op: Op) -> Result:
-        """One operation. Never raises for what the rows say."""
+        """Apply one operation. Never raises, whatever the rows contain."""
         if isinstance(op, Spent):
             return self._spent(op)
         if isinstance(op, Reserve):
@@ -163,17 +163,17 @@ class Books:
                 return short
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
-        # what had to be cut to fit leaves nothing to grant; who gave up takes a grant for others: a slow store gives none in time
+        # a cut amount leaves nothing to grant; an abandoned reserve still takes one: a slow store gives none in time
         if op.chunk and amount and amount == op.amount and (grants := self._grant(op, accounts, amount)):
             return Admitted(amount, grants=grants, now=self.now)
         return Dropped() if op.abandoned else self._hold(op, accounts, amount)
 
     def _hindered(self, op: Reserve) -> Result | None:
-        """The answer to what needs no look at the money."""
+        """The result, if it does not depend on amounts."""
         known = self.holds.get(op.hold)
         if op.abandoned and known is None and not op.chunk:
             return Dropped()
-        if known is not None:  # abandoned or not: who gave up undoes what is held
+        if known is not None:  # abandoned or not: the caller that gave up voids the hold
             if known.state == PENDING:
                 return Admitted(known.amount, known.accounts, now=self.now)
             return Already(known.state, known.settled)
@@ -203,10 +203,10 @@ class Books:
         return sum(one.posted for one in counted), sum(one.pending for one in counted)
 
     def _room(self, op: Reserve, accounts: list[Account], amount: int) -> tuple[int, Short | None]:
-        """What is to be held, and the refusal if an account has not so much free.
+        """The amount to hold, and the refusal if an account has less free.
 
-        It is cut, down to ``op.least``, for what is spent, never for what others hold: that comes back. Where several refuse,
-        the one that is spent is named before one that others hold: only the former is final.
+        The amount is cut, down to ``op.least``, for what is spent, but not for what others hold, which may be freed. If
+        several budgets refuse, one that is spent takes precedence over one that is held: only the former is final.
         """
         used = []
         most = amount
@@ -229,7 +229,7 @@ class Books:
         return need, short
 
     def _frees(self, charge: Charge, account: Account, excess: int) -> int:
-        """When enough of what was posted counts no more."""
+        """The millisecond from which enough of the posted amount no longer counts."""
         window = charge.budget.window
         if not window.rolling:
             return charge.period.end
@@ -242,7 +242,7 @@ class Books:
         return account.start + width + window.length
 
     def _note(self, charge: Charge, account: Account) -> None:
-        """The account remembers the limits it was last asked under."""
+        """Store the budget's present limits in the account."""
         budget = charge.budget
         limit = budget.limit_at(self.now)
         if account.lim != limit or account.soft != budget.soft:
@@ -253,7 +253,7 @@ class Books:
             self._rolled(budget, account, self._used(charge, account)[0])
 
     def _rolled(self, budget: Budget, account: Account, posted: int) -> None:
-        """What all slices of a rolling window have come to is told here, once per window; see :meth:`_crossed` for one alone."""
+        """Send events for the sum of a rolling window's slices, once per window; :meth:`_crossed`: of one account."""
         for mark, known, topic, line in (
             (SOFT_TOLD, SOFT_KNOWN, "budget.soft", budget.soft),
             (LIMIT_TOLD, LIMIT_KNOWN, "budget.exceeded", budget.limit_at(self.now)),
@@ -265,7 +265,7 @@ class Books:
                 self._tell(account, mark, topic, posted)
 
     def _refused(self, op: Reserve, accounts: list[Account], short: Short) -> None:
-        """What is left is too little for a call: as a rule, the limit is never met. While half is left, the call is too large."""
+        """Send ``budget.exceeded`` if too little is left for calls; with over half left, only the call is too large."""
         for charge, account in zip(op.charges, accounts, strict=True):
             self._note(charge, account)
             final = charge.budget is short.budget and not short.held_only and 2 * short.posted >= short.limit > 0
@@ -277,7 +277,7 @@ class Books:
         for charge, account in zip(op.charges, accounts, strict=True):
             limit = charge.budget.limit_at(self.now)
             posted, pending = self._used(charge, account)
-            # what only watches is limited by nothing; its grant is as wide as a chunk
+            # a budget without a limit grants a whole chunk
             frees.append(8 * op.chunk if limit is None else limit - posted - pending)
         if any(free <= op.floor for free in frees):
             return ()
@@ -301,7 +301,7 @@ class Books:
         if hold is None:
             if op.state != VOIDED:
                 return Missing(op.hold)
-            # a tombstone: the reserve that may still be under way somewhere must not be admitted after this
+            # a tombstone: a reserve that is still under way must not be admitted after this
             self.holds[op.hold] = Hold(
                 op.hold, op.worker, VOIDED, 0, 0, (), self.now, self.now, Facts(op.hold), "abandoned", ended=self.now,
                 new=True,
@@ -312,7 +312,7 @@ class Books:
             again = hold.settled or 0 if op.state != VOIDED else 0
             return Already(hold.state, hold.settled, conflict=hold.state != op.state or op.amount != again)
         if correction and hold.new:
-            # still in its worker's hands: a transaction that fails is repeated with the hold as it was
+            # copy the worker's own object: a failed transaction is repeated with the hold as it was
             hold = self.holds[op.hold] = replace(hold)
         held, metered = hold.amount or 0, hold.metered
         before = hold.settled or 0 if correction else 0
@@ -382,7 +382,7 @@ class Books:
         return part
 
     def _spent(self, op: Spent) -> Result:
-        """What became of one of them: of the one, where there is only one."""
+        """Book the holds. Returns the result of one of them: of the only one, if there is only one."""
         fresh: defaultdict[tuple[int, ...], list[Hold]] = defaultdict(list)
         result: Result = Done(VOIDED)
         ours, now = self.holds, self.now
@@ -404,11 +404,11 @@ class Books:
         return result
 
     def _late(self, hold: Hold) -> None:
-        """It was told before and is closed, or was a part of what was burned: the books stay as they are."""
+        """Report a hold that was booked and closed before, or was part of a burn; the books do not change."""
         self.events.append(Event(f"late:{hold.id}", "budget.late", {"hold": hold.id, "settled": hold.settled}))
 
     def _again(self, hold: Hold, known: Hold) -> Result:
-        """Admitted in escrow, then corrected: the state machine of a hold applies."""
+        """Book a hold that the store already has, by the state machine of holds."""
         if known.state not in {PENDING, REAPED}:
             return Already(known.state, known.settled)
         return self._settle(Settle(hold.id, hold.state, hold.settled or 0, hold.basis, hold.metered))
@@ -419,7 +419,7 @@ class Books:
         if len(holds) > 1 and any(
             self.grants.get((worker, id_), 0) < total or burn_id(worker, id_) in self.holds for id_ in accounts
         ):
-            # a grant is too small for the truth: one by one, so that each line says what its own hold took
+            # a grant is too small, or was burned: one by one, so that each entry has its own hold's amounts
             for hold in holds:
                 self._spend(worker, accounts, (hold,))
             return
@@ -432,16 +432,16 @@ class Books:
                 self.entries += [
                     (one.id, ids, _KIND[one.state], -(one.settled or 0), one.settled or 0, now) for one in holds
                 ]
-        else:  # one hold, and a line for each part that its grants could bear
+        else:  # one hold, and an entry for each amount that its grants could bear
             for part in set(parts):
                 borne = tuple([id_ for id_, taken in zip(accounts, parts, strict=True) if taken == part])
                 self._enter(holds[0].id, borne, _KIND[holds[0].state], -part, holds[0].settled or 0)
         self.turnover += [(hold, hold.state, hold.settled or 0, 1, NOTHING_METERED) for hold in holds]
 
     def _drawn(self, worker: str, account: int, amount: int) -> int:
-        """Take up to ``amount`` out of what was burned of the worker's grant; returns how much.
+        """Take up to ``amount`` out of the burn of the worker's grant; returns how much.
 
-        A burn is the worst case of what nobody had told of the grant: what its worker tells after all was part of it.
+        A burn assumes that the whole grant was spent: what its worker reports later was part of it.
         """
         burn = self.holds.get(burn_id(worker, account))
         if burn is None or burn.state != REAPED or not (part := min(amount, burn.settled or 0)):
@@ -471,7 +471,7 @@ class Books:
                 name, worker, REAPED, amount, amount, (id_,), self.now, self.now, Facts(name), "journal lost",
                 ended=self.now, new=True,
             )  # fmt: skip
-            if before is not None:  # it had come back, and was lost again
+            if before is not None:  # the worker had come back, and was lost again
                 had, stands = before.amount or 0, before.settled or 0
                 burn = replace(before, state=REAPED, amount=had + amount, settled=stands + amount)
             self._burned(burn, "burn", -amount, amount)

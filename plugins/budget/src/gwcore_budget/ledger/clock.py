@@ -1,4 +1,4 @@
-"""Time since boot, and the host's clock beside it."""
+"""Time since boot, and the host's clock compared with it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Final
 
 BOOT: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Goes on while a machine sleeps, where the system has such a clock: what others did meanwhile is then known to be long ago."""
+"""Also counts a machine's sleep, if the system has such a clock: what others did before it is then known to be old."""
 JUMP: Final = 300.0
-"""Seconds by which a clock may part from the boot clock before it opens no new period, and closes nothing."""
+"""Seconds by which a clock may step against the boot clock; after more it opens no new period, and closes nothing."""
 
 
 UNOPENED: Final = 0
-"""Stands for the id of an account whose period is not opened: the clock has jumped."""
+"""The id of an account whose period is not opened because the clock has jumped."""
 
 
 def boot() -> float:
@@ -22,14 +22,14 @@ def boot() -> float:
 
 
 class Clock:
-    """Wall-clock milliseconds, and whether the clock has jumped since the last look."""
+    """The wall clock, and whether it has jumped since the last look."""
 
     def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = boot) -> None:
         self._wall, self._boot = wall, boot
         self._apart = wall() - boot()
 
     def look(self) -> tuple[int, float]:
-        """Now, and the seconds of a jump; small steps (NTP) are followed, a jump stays until the process ends."""
+        """Milliseconds now, and seconds of a jump or 0. Small steps (NTP) are followed; a jump stays until undone."""
         wall = self._wall()
         apart = wall - self._boot()
         jump = apart - self._apart

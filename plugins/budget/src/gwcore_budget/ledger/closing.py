@@ -1,9 +1,10 @@
-"""Closing the books: rows of long ago are deleted, and their sums are carried forward, so that everything still agrees.
+"""Closing the books: old rows are deleted, and their sums are carried forward, so that everything still agrees.
 
-A hold is closed when it has ended and began long enough ago; an entry by its own time. What a worker might still have to tell
-of such holds would be counted anew: so the books stay open since a day before the last sign of life of whoever is not buried
-(:mod:`gwcore_budget.ledger.worker`), and :meth:`Books._spent` takes nothing older. That rule, which the store keeps, holds for
-no time that a clock which is right would have left open: a clock that was wrong once must not make later calls free.
+A hold is closed if it has ended and began long enough ago; an entry by its own time. If a worker reported such a hold
+later, it would be counted twice: so the books stay open from a day before the last heartbeat of any worker not buried
+(:mod:`gwcore_budget.ledger.worker`) and the oldest refusal, and :meth:`Books._spent` accepts nothing older. The store
+keeps that boundary; it never applies to the last :data:`OPEN` milliseconds: a clock that was wrong once must not make
+later calls free.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gwcore_budget.window import Window
 DAY = 86_400_000
 """Milliseconds; longer than any call."""
 OPEN = 6 * DAY
-"""For so long books are open, whatever the store says: ``retain`` is a week at least."""
+"""Milliseconds for which books are open, whatever the store says: ``retain`` is at least a week."""
 ALL = 0
 """The account under which the sums of all holds are carried."""
 
@@ -26,7 +27,7 @@ BEGIN = (
     "UPDATE budget_retention SET due = $1, since = CASE WHEN since < $2 OR since > $3 THEN $2 ELSE since END "
     "WHERE id = 1 RETURNING id"
 )
-"""Whoever runs this is alone: the row stays locked until the transaction ends."""
+"""Also excludes others: the row stays locked until the transaction ends."""
 SINCE = "SELECT since FROM budget_retention"
 OLDEST = "SELECT min(at) FROM (SELECT seen AS at FROM budget_worker UNION ALL SELECT at FROM budget_refused) AS open"
 HOLDS = (
@@ -45,7 +46,7 @@ CARRIED = (
     "a.pending = 0 AND coalesce(c.pending, 0) = 0 AND coalesce(c.posted, 0) = a.posted AND coalesce(c.settled, 0) = a.posted "
     "AND a.id < (SELECT max(id) FROM budget_account)"
 )
-"""Whether of an account ``a``, whose carried sums are ``c``, nothing but these sums is left. The newest id stays: SQLite would use it again."""
+"""Whether only the carried sums ``c`` are left of account ``a``. The newest id stays: SQLite would reuse it."""
 GONE = ("DELETE FROM budget_account WHERE id = $1", "DELETE FROM budget_carried WHERE account = $1")
 Rows = Sequence[Sequence[Any]]
 
@@ -54,9 +55,9 @@ class Round(NamedTuple):
     """How far closing has come.
 
     Attributes:
-        rows: that went in the last transaction; ``more``: whether there may be others.
-        created, seq: of the last hold and entry that were looked at: whoever holds a snapshot keeps what is deleted in the
-            way of a look from the beginning.
+        rows: number deleted in the last transaction; ``more``: whether there may be others.
+        created, seq: of the last hold and entry examined: a search from the beginning would pass all deleted rows that
+            a snapshot keeps in the store.
     """
 
     rows: int = 0
@@ -69,12 +70,12 @@ START = Round()
 
 
 def until(now: int, retain: int, oldest: int | None) -> int:
-    """The millisecond before which books may be closed. ``oldest``: the last sign of life of the worker silent for longest."""
+    """The millisecond before which books may be closed. ``oldest``: the result of :data:`OLDEST`."""
     return now - retain if oldest is None else min(now - retain, oldest - DAY)
 
 
 def taken_since(now: int, since: int) -> int:
-    """Of holds that began before that nothing new is taken; ``since`` as the store has it."""
+    """The millisecond before which unknown holds must not have begun; ``since``: as stored."""
     return min(since, now - OPEN)
 
 
@@ -88,7 +89,7 @@ def slices(rolling: Rows, now: int, since: int, kept: int | None) -> list[tuple[
         rolling: rows of :data:`ROLLING`.
         now: the store's clock.
         since: as stored.
-        kept: when the oldest hold that is kept began.
+        kept: when the oldest stored hold began.
     """
     closed = min(taken_since(now, since), now if kept is None else kept)
     return [
@@ -99,12 +100,12 @@ def slices(rolling: Rows, now: int, since: int, kept: int | None) -> list[tuple[
 
 
 def old(entries: Rows, before: int) -> Rows:
-    """Those of them that are old enough. They were written in about this order, unless a clock was wrong."""
+    """The entries from before ``before``. They are roughly in order of time, unless a clock was wrong."""
     return [entry for entry in entries if entry[4] < before]
 
 
 def went(last: Round, holds: Rows, looked: Rows, gone: Rows, now: int) -> Round:
-    """How far it has come: ``looked`` at entries, ``gone`` are those that were old."""
+    """How far closing has come: ``looked`` are the entries read, ``gone`` those deleted."""
     young = any(entry[4] <= now for entry in looked) and not gone
     return Round(
         len(holds) + len(gone),
@@ -115,7 +116,7 @@ def went(last: Round, holds: Rows, looked: Rows, gone: Rows, now: int) -> Round:
 
 
 def sums(holds: Rows, entries: Rows) -> list[tuple[int, ...]]:
-    """What is carried, by account: the values of :data:`CARRY`, in the order of accounts."""
+    """The sums to carry, sorted by account: values of :data:`CARRY`."""
     found: dict[int, list[int]] = {}
     for _, accounts, settled, _ in holds:
         for account in (ALL, *orjson.loads(accounts)):

@@ -1,4 +1,4 @@
-"""What a SQLite file lies on, and copies of it."""
+"""The file system of a SQLite file, and copies of the file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NETWORK = frozenset({
     "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.davfs2", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone",
     "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 })  # fmt: skip
-"""Types of file systems on which SQLite's locks and shared memory do not hold: https://www.sqlite.org/useovernet.html
+"""Types of file systems on which SQLite's locks and shared memory do not work: https://www.sqlite.org/useovernet.html
 
-``9p`` is none of them: a sandbox (gVisor) shows its own disk so.
+``9p`` is not among them: a sandbox (gVisor) reports its own disk as such.
 """
 
 
 def file_system(path: Path) -> str:
-    """The type of what ``path`` lies on: ``ext4``; empty where the system does not tell (it is no Linux)."""
+    """The type of the file system of ``path``, such as ``ext4``; empty if unknown (not on Linux)."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -31,13 +31,13 @@ def file_system(path: Path) -> str:
     for line in lines:
         mounted, _, source = line.partition(" - ")
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mounted.split(" ")[4]))
-        if len(point.parts) >= best and path.is_relative_to(point):  # the last one covers those below
+        if len(point.parts) >= best and path.is_relative_to(point):  # a later mount covers earlier ones
             best, found = len(point.parts), source.split(" ")[0]
     return found
 
 
 def refuse_network(path: Path) -> None:
-    """Raises ``BadConfig`` where the file would lie on a network file system."""
+    """Raises ``BadConfig`` if the file would be on a network file system."""
     kind = file_system(path)
     if kind in NETWORK:
         raise BadConfig(
@@ -47,7 +47,7 @@ def refuse_network(path: Path) -> None:
 
 
 def copy_into(db: sqlite3.Connection, to: Path) -> None:
-    """The database of ``db`` as of one moment, whole and checked, or no file. Others may write meanwhile.
+    """Copy a consistent snapshot of ``db``, checked, or leave no file. Others may write meanwhile.
 
     Raises ``OSError`` (``FileExistsError``: nothing is overwritten), ``sqlite3.Error``.
     """
@@ -69,7 +69,7 @@ def copy_into(db: sqlite3.Connection, to: Path) -> None:
 
 
 def damage(db: sqlite3.Connection) -> list[str]:
-    """What is broken in the file, as far as reading all of it tells."""
+    """Damage to the file, as far as reading all of it shows."""
     try:
         return [text for (text,) in db.execute("PRAGMA quick_check(20)") if text != "ok"]
     except sqlite3.DatabaseError as error:

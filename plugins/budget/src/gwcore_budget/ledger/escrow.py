@@ -1,8 +1,8 @@
-"""Escrow: spend within grants, without asking.
+"""Escrow: spend within grants, without asking the store.
 
-``posted + grants <= limit`` stands in the store; a worker can only spend inside its own grants. A grant is a durable part
-of an account's pending money. A request is admitted when every one of its accounts has enough of a grant left; the
-journal has it before the first byte goes upstream; what came of it is written behind, in batches.
+The store ensures ``posted + grants <= limit``; a worker can only spend inside its own grants. A grant is a durable part
+of an account's pending money. A request is admitted if its grant on each account has enough left; it is written to the
+journal before the first byte goes upstream; its outcome is written to the store later, in batches.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _log = structlog.get_logger("gwcore")
 
 _LEASES = 4096
 IDLE = 2.0
-"""Seconds after which an unused grant is handed back."""
+"""Seconds after which an unused grant is returned."""
 
 
 class Grant:
-    """What may still be spent of one account, here."""
+    """What this worker may still spend on one account."""
 
     __slots__ = ("account", "budget", "end", "free", "generation", "limit", "open", "recall", "used")
 
@@ -53,11 +53,11 @@ class Within(Hold):
 
 
 class Lease(NamedTuple):
-    """The grants that some budgets have, each under the limit that its budget says.
+    """The grants of a sequence of budgets, each made under its budget's present limit.
 
     Attributes:
-        budgets: of these; the very tuple, as long as this is kept.
-        until: the millisecond at which a grant is over, or a limit is another one.
+        budgets: the object itself, kept alive because its ``id()`` is the key.
+        until: the millisecond at which a grant ends or a limit changes.
     """
 
     budgets: Sequence[Budget]
@@ -70,7 +70,7 @@ class Escrow:
     """The grants of this worker.
 
     Attributes:
-        open: holds of this worker that have not ended, by id; those that the store itself holds for it are among them.
+        open: holds of this worker that have not ended, by id, including those held in the store.
         done: holds that have ended, and are not yet sent to the store.
     """
 
@@ -93,11 +93,11 @@ class Escrow:
 
     @property
     def unwritten(self) -> list[Hold]:
-        """Holds that have ended, of which the store may not know."""
+        """Holds that have ended and that the store may not have yet."""
         return [*chain.from_iterable(spent.holds for spent in self._sent), *self.done]
 
     def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Within | None:
-        """Within what is granted, or ``None``. Raises ``OSError`` when the journal cannot be written."""
+        """Admit within the grants, or return ``None``. Raises ``OSError`` if the journal cannot be written."""
         now = self.group.now()
         need = amount or 0
         grants: Sequence[Grant] = ()
@@ -124,7 +124,7 @@ class Escrow:
         return local
 
     def _lease(self, budgets: Sequence[Budget], now: int) -> Lease | None:
-        """Found once for these budgets, until a grant comes or goes."""
+        """The grants for these budgets, cached until a grant is added or removed."""
         grants, until = [], FOREVER
         for budget in budgets:
             grant = self.grants.get(budget.id)
@@ -139,12 +139,12 @@ class Escrow:
         return lease
 
     def forget(self) -> None:
-        """Others have taken our grants."""
+        """Drop all grants, because other workers have taken them."""
         self.grants.clear()
         self._leases.clear()
 
     def shrink(self, hold: Within, amount: int) -> bool:
-        """Hold less. Only once the journal says so is the rest free: else both would be spent, should we die."""
+        """Hold less. The rest is freed only after the journal says so: otherwise a crash could count it twice."""
         held, hold.amount = hold.amount or 0, amount
         try:
             self.journal.dispatched(hold)
@@ -156,11 +156,11 @@ class Escrow:
         return True
 
     def settle(self, hold: Within) -> None:
-        """A hold has ended."""
+        """Free what an ended hold did not use, and queue it for the store."""
         try:
             self.journal.settled(hold)
         except OSError:
-            pass  # the store will have it; should we die before, the worst case is posted
+            pass  # the store will get it; after a crash before that, the worst case is posted
         unused = (hold.amount or 0) - (hold.settled or 0)
         for grant in hold.grants:
             grant.free += unused
@@ -168,7 +168,7 @@ class Escrow:
         self.done.append(hold)
 
     def receive(self, grants: Sequence[Granted], limits: dict[str, int | None]) -> None:
-        """Grants have been taken in the store."""
+        """Add grants that the store has made."""
         for granted in grants:
             grant = self.grants.get(granted.budget)
             limit = limits.get(granted.budget)
@@ -182,7 +182,7 @@ class Escrow:
             self._leases.clear()
 
     def pump(self) -> None:
-        """Send what was settled, and what retired grants have left."""
+        """Send ended holds, and return what retired grants have left."""
         while self.done:
             spent = Spent(self.worker, tuple(self.done[:BATCH]))
             del self.done[:BATCH]
@@ -199,7 +199,7 @@ class Escrow:
         self.retired = [grant for grant in self.retired if grant.open]
 
     def retire(self, now: int, rows: dict[str, tuple[int, int]] | None = None, *, everything: bool = False) -> None:
-        """Give back what is recalled, over, reset or idle; ``rows`` is budget → (recall, generation) in the store."""
+        """Return grants that are recalled, expired, reset or idle; ``rows``: budget → stored (recall, generation)."""
         idle = time.monotonic() - IDLE
         for budget, grant in list(self.grants.items()):
             row = rows.get(budget) if rows is not None else None
@@ -211,7 +211,7 @@ class Escrow:
             elif row is not None and row[0] != grant.recall:
                 grant.recall = row[0]
                 self._give_back(grant)
-        if self.retired or everything:  # else what has ended is sent in its time, and not in two halves
+        if self.retired or everything:  # otherwise ended holds wait for the next pump, to go in one batch
             self.pump()
 
     def _give_back(self, grant: Grant) -> None:

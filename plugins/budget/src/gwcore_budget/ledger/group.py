@@ -1,7 +1,7 @@
-"""Group commit: everything asked while the previous commit ran goes into the next one.
+"""Group commit: operations that arrive during one commit go into the next one.
 
-One queue and one task per worker. An operation that changes money is sent again, with the same ids, until the store has
-said what became of it; a waiter may give up before (its reserve is then undone), so no wait is longer than ``patience``.
+One queue and one task per worker. An operation is sent again, with the same ids, until the store reports its outcome; a
+waiter gives up after ``patience`` (its reserve is then undone).
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from gwcore_budget.ledger.ops import (
 from gwcore_budget.ledger.refused import held_by, lessened
 
 BATCH = 512
-"""Holds that one transaction may end or begin."""
+"""Holds that one :class:`Spent` may end, and about as many that one transaction may begin or end."""
 _CONFLICTS = 8
 _LATE = 0.02
 _log = structlog.get_logger("gwcore.budget")
 
 
 class Unavailable(Exception):
-    """The store did not say in time whether it holds the money; whatever it did is undone."""
+    """The store did not answer in time; a hold that it may have made is undone."""
 
 
 class Jumped(Unavailable):
-    """The store's clock has jumped, and a period would begin by it."""
+    """The store's clock has jumped, so no new period may begin."""
 
 
 class Unbooked(Unavailable):
-    """The store refuses it for good, whatever is left out of it; ``holds`` are not ended."""
+    """The store refuses an operation for good, even with fewer details; ``holds`` are not ended."""
 
     def __init__(self, holds: tuple[str, ...]) -> None:
         super().__init__(*holds)
@@ -56,7 +56,7 @@ class Unbooked(Unavailable):
 
 
 class _Entry:
-    """An operation on its way: ``op`` may say ``less`` than the ``whole``, and be a ``part`` of another's."""
+    """A queued operation: ``op`` is the ``whole`` with ``less`` (a level) left out; ``part``: of a split operation."""
 
     __slots__ = ("done", "future", "less", "op", "part", "refused", "tries", "whole")
 
@@ -81,13 +81,13 @@ class _Entry:
 
 
 class Group:
-    """The worker's way to its home.
+    """The worker's queue to its home.
 
     Attributes:
-        on_grants: told of every grant, in the turn in which it is known.
+        on_grants: called with every grant, in the same turn of the event loop in which it arrives.
         behind: milliseconds by which the machine's boot clock is behind the store's clock.
         down: the store did not answer the last time.
-        refused: ids of holds whose end the store does not take.
+        refused: ids of holds whose end the store refuses.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class Group:
         self._closing = False
         self._inflight = 0
         self._told_at = -TOLD_EVERY
-        self._parked: list[_Entry] = []  # what the store refuses
+        self._parked: list[_Entry] = []  # refused by the store
 
     async def open(self) -> None:
-        """Begin. Raises ``StoreDown``."""
+        """Connect and start. Raises ``StoreDown``, ``BadConfig``."""
         await self.home.open()
         self.heard((await self.home.transact(())).now)
         self._task = asyncio.create_task(self._run())
@@ -131,18 +131,18 @@ class Group:
     # ── the clock ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def now(self) -> int:
-        """The store's clock, as last heard and carried on by the boot clock."""
+        """The store's clock: its last reading, advanced by the boot clock."""
         return time.clock_gettime_ns(BOOT) // 1_000_000 + self.behind
 
     def heard(self, now: int) -> None:
-        """The store has told its time."""
+        """Adopt the store's time."""
         self.behind = now - time.clock_gettime_ns(BOOT) // 1_000_000
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def backlog(self) -> int:
-        """Operations not yet durable; of what was spent within grants, each hold."""
+        """Number of operations not yet durable; a :class:`Spent` counts once per hold."""
         return sum(entry.weight for entry in self._queue) + self._inflight
 
     async def flushed(self) -> bool:
@@ -153,15 +153,15 @@ class Group:
         return not self.backlog
 
     def send(self, op: Op, done: Callable[[Result], None] | None = None) -> None:
-        """Have it done, without waiting; only the end of the process can stop it. ``done`` is called when it is durable."""
+        """Queue an operation; only the end of the process can stop it. ``done`` is called when it is durable."""
         self._queue.append(_Entry(op, None, done))
         self._wake.set()
 
     async def ask(self, op: Op, patience: float | None = None) -> Result:
-        """Have it done and wait for the result.
+        """Queue an operation and wait for its result.
 
         Raises:
-            Unavailable: not within ``patience`` seconds. A reserve is undone; anything else will still be done.
+            Unavailable: no result within ``patience`` seconds. A reserve is undone; anything else will still be done.
             Unbooked: the store refuses it; nothing is done.
         """
         loop = asyncio.get_running_loop()
@@ -182,13 +182,13 @@ class Group:
             timer.cancel()
 
     def _slow(self, patience: float) -> None:
-        """A store that answers, but too late, is told of now and then: what is down is told of where it is found to be."""
+        """Log now and then that the store answers too late; an outage is logged where it is detected."""
         if not self.down and time.monotonic() - self._told_at >= TOLD_EVERY:
             self._told_at = time.monotonic()
             _log.error("ledger store is slower than the patience of calls", patience=patience, backlog=self.backlog)
 
     def _abandon(self, op: Reserve, future: asyncio.Future[Result]) -> None:
-        """The waiter is gone: time ran out, or it was cancelled, perhaps in the very turn in which the answer came."""
+        """The waiter timed out or was cancelled, perhaps in the turn of the event loop in which the answer came."""
         op.abandoned = True
         if future.done() and not future.cancelled() and future.exception() is None:
             self._undo(op, future.result())
@@ -226,7 +226,7 @@ class Group:
                 await asyncio.sleep(pause)
 
     def _next(self) -> list[_Entry]:
-        """What goes into one transaction: what is queued, up to about :data:`BATCH` holds."""
+        """Take the queued operations of one transaction, up to about :data:`BATCH` holds."""
         batch: list[_Entry] = []
         weight = 0
         while self._queue and weight < BATCH:
@@ -245,11 +245,11 @@ class Group:
             if any(entry.tries for entry in batch):
                 await self._apart(batch, error)
                 return
-            for entry in batch:  # as a rule another worker came between, and is through
+            for entry in batch:  # usually another worker interfered and has finished
                 entry.tries = 1
             await self._commit(batch)
             return
-        except Exception as error:  # a bug must not stop the ledger either: find the operation it belongs to
+        except Exception as error:  # a bug must not stop the ledger either: find the operation that causes it
             await self._apart(batch, error)
             return
         self.commits += 1
@@ -265,7 +265,7 @@ class Group:
     # ── what the store refuses ───────────────────────────────────────────────────────────────────────────────────
 
     async def _apart(self, batch: list[_Entry], error: Exception) -> None:
-        """Halve what failed together until what is refused stands alone: one refusal never hurts its neighbours."""
+        """Halve a failed batch until each refused operation is alone, so that it does not affect the others."""
         if len(batch) == 1:
             (entry,) = batch
             if isinstance(entry.op, Spent) and len(entry.op.holds) > 1:
@@ -280,7 +280,7 @@ class Group:
             first = []
             await self._commit(second)
         except StoreDown:
-            batch[:] = first + second  # what went before is done
+            batch[:] = first + second  # the others are done
             raise
 
     async def _parts(self, entry: _Entry, op: Spent) -> None:
@@ -301,7 +301,7 @@ class Group:
             self._resolve(entry, Done(VOIDED))
 
     async def _alone(self, entry: _Entry, error: Exception) -> None:
-        """Again, then with less said of it."""
+        """Retry, then leave out details."""
         entry.tries += 1
         if entry.tries < (_CONFLICTS if isinstance(error, Conflict) else 2):
             await asyncio.sleep(0.001 * 2**entry.tries)
@@ -318,7 +318,7 @@ class Group:
             self._tell("budget.lessened", entry, error)
 
     def _refuse(self, entry: _Entry, error: Exception) -> None:
-        """What it was to end stays held, and is asked again later; who waits for it is told at once."""
+        """Keep its holds and park it for a later retry; if a caller waits, fail it at once instead."""
         entry.op, entry.less, entry.tries, entry.refused = entry.whole, 0, 0, error
         if entry.part:
             return
@@ -341,7 +341,7 @@ class Group:
         self._on_event(Event(f"{topic}:{''.join(holds[:1])}", topic, body))
 
     def again(self) -> None:
-        """Ask once more for what the store has refused."""
+        """Retry what the store has refused."""
         for entry in self._parked:
             entry.refused = None
             self._queue.append(entry)
@@ -351,7 +351,7 @@ class Group:
     def _resolve(self, entry: _Entry, result: Result) -> None:
         op = entry.op
         if isinstance(op, Reserve) and isinstance(result, Admitted) and result.grants:
-            self.on_grants(op, result)  # ours from now on, whoever asked
+            self.on_grants(op, result)  # ours from now on, even if the caller gave up
         if entry.done is not None:
             entry.done(result)
         if isinstance(op, Reserve) and (op.abandoned or entry.future is None or entry.future.done()):
@@ -360,7 +360,7 @@ class Group:
             entry.future.set_result(result)
 
     def _again(self, batch: list[_Entry]) -> None:
-        """What became of these is unknown: the same again, in the same order. Reserves nobody waits for are undone."""
+        """Queue a batch of unknown outcome again, in the same order. Reserves nobody waits for are undone."""
         keep = []
         for entry in batch:
             if isinstance(entry.op, Reserve) and entry.op.abandoned:
@@ -377,7 +377,7 @@ def _expire(
     if future.done():
         return
     if again and loop.time() - due > _LATE:
-        # the loop was stuck, in a reload, say: the store may have answered, or not have been asked yet
+        # the event loop was blocked, e.g. by a reload: the store may have answered, or have received nothing yet
         loop.call_later(patience, partial(_expire, loop, future, due, patience, again=False))
     else:
         future.set_exception(Unavailable())

@@ -1,4 +1,4 @@
-"""What a home of the ledger is, and what both homes share: which rows a batch needs, and how rows are written."""
+"""``Home``, the interface to a ledger's store, and what both homes share: the rows a batch needs, and row formats."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, SUMS
 
 T = TypeVar("T")
 ANSWER, FOREVER = 30.0, 1e9
-"""Seconds for which a question may take: any, and what looks at every row on purpose."""
+"""Time limits of queries in seconds: the usual one, and the one of queries that read every row on purpose."""
 _DAY = 86_400_000
 _Found = defaultdict[tuple[int, tuple[str | None, ...]], list[tuple[int, ...]]]
 _tokens: Callable[[Metered], tuple[int, ...]] = itemgetter(
@@ -52,11 +52,14 @@ _tokens: Callable[[Metered], tuple[int, ...]] = itemgetter(
 )
 _who_and_what = itemgetter(*[Facts._fields.index(name) for name in DIMENSIONS[1:]])
 _ROW_BYTES, _NAME_BYTES = 2_500, 300
-"""A row of the daily sums is known by its names, and PostgreSQL's index takes some 2,700 bytes; of each, where all are too long."""
+"""Bytes of the names that key a row of the daily sums, and of each name if together they are too long.
+
+PostgreSQL's index takes some 2,700 bytes.
+"""
 
 
 class StoreDown(Exception):
-    """The store cannot be asked, or what became of a transaction is unknown: the same batch may be sent again."""
+    """The store cannot be reached, or a transaction's outcome is unknown: the same batch may be sent again."""
 
 
 class Conflict(Exception):
@@ -64,12 +67,12 @@ class Conflict(Exception):
 
 
 class Unfit(Exception):
-    """The store refused a batch for what one of its rows says, and would again: nothing was applied."""
+    """The store refused a batch for the contents of a row, and would do so again: nothing was applied."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What a transaction came to: one result per operation, the events it told, and the store's clock."""
+    """A transaction's answer: one result per operation, the events to send, and the store's clock."""
 
     results: list[Result]
     events: list[Event]
@@ -77,60 +80,60 @@ class Answer:
 
 
 class Home(Protocol):
-    """Where the ledger lives. Two of them, one contract, one suite."""
+    """A store of the ledger. Both implementations pass the same tests."""
 
     async def open(self) -> None:
-        """Connect. Raises ``StoreDown``, ``BadConfig`` where the store cannot keep money."""
+        """Connect. Raises ``StoreDown``; ``BadConfig`` if money is not safe in the store."""
         ...
 
     async def transact(self, ops: Sequence[Op]) -> Answer:
         """Apply a batch in one durable transaction.
 
         Raises:
-            StoreDown: nothing is known of the batch; every operation may be sent again, with the same ids.
+            StoreDown: the batch's outcome is unknown; every operation may be sent again, with the same ids.
             Conflict, Unfit: nothing was applied.
         """
         ...
 
     def stirred(self) -> bool:
-        """Whether budgets may have been recalled or reset since this was last asked. Does not wait."""
+        """Whether budgets may have been recalled or reset since the last call. Does not wait."""
         ...
 
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Read, or keep small books of one row, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
+        """Read, or change a few rows, outside the ledger's transactions; values are ``$1``, ``$2`` and so on.
 
-        Raises ``StoreDown``, also where the answer takes more than :data:`ANSWER` seconds; ``Unfit``.
+        Raises ``StoreDown``, also if the answer takes more than :data:`ANSWER` seconds; ``Conflict``, ``Unfit``.
         """
         ...
 
     async def report(self, query: str, *values: Any, within: float = ANSWER) -> list[tuple[Any, ...]]:
-        """The same, where many rows may be looked at. ``within`` seconds, the wait for other reports included."""
+        """Like :meth:`rows`, for many rows. ``within``: seconds, including the wait for other reports."""
         ...
 
     async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
         """Carry forward and delete rows older than ``retain`` milliseconds: up to ``most`` holds, and as many entries.
 
-        In one transaction, from where the ``last`` one came to; see :mod:`gwcore_budget.ledger.closing`. ``due``: the
-        millisecond of the next look, unless somebody says otherwise. Raises ``StoreDown``, ``Conflict``, ``Unfit``.
+        In one transaction, from where the ``last`` one ended; see :mod:`gwcore_budget.ledger.closing`. ``due``: the
+        millisecond to store for the next round. Raises ``StoreDown``, ``Conflict``, ``Unfit``.
         """
         ...
 
     async def close_slices(self, rolling: Rows, most: int) -> int:
-        """Delete up to ``most`` accounts of rolling windows that count no more, once all their holds and entries are carried.
+        """Delete up to ``most`` accounts of rolling windows that no longer count, if only their carried sums are left.
 
-        ``rolling`` are rows of :data:`gwcore_budget.ledger.closing.ROLLING`. Returns how many went. Raises ``StoreDown``,
-        ``Conflict``, ``Unfit``.
+        ``rolling``: rows of :data:`gwcore_budget.ledger.closing.ROLLING`. Returns the number deleted. Raises
+        ``StoreDown``, ``Conflict``, ``Unfit``.
         """
         ...
 
     async def damage(self) -> list[str]:
-        """What is broken in the store itself, as far as the store can tell by reading all of it. Raises ``StoreDown``."""
+        """Damage to the store itself, as far as the store finds it by reading everything. Raises ``StoreDown``."""
         ...
 
     async def backup(self, to: Path) -> None:
-        """Copy the store as of one moment into a new file, while it is written.
+        """Copy a consistent snapshot of the store into a new file, while it is in use.
 
-        Raises ``StoreDown``, ``OSError``, ``BadConfig`` where the store has a tool of its own for that.
+        Raises ``StoreDown``, ``OSError``; ``BadConfig`` if the store has its own tool for that.
         """
         ...
 
@@ -140,13 +143,13 @@ class Home(Protocol):
 
 
 class Turns:
-    """Lets so many reports ask at once: the ledger's own questions find a connection that is free."""
+    """Limits concurrent reports, so that a connection stays free for the ledger's own queries."""
 
     def __init__(self, most: int) -> None:
         self._free = asyncio.Semaphore(most)
 
     async def take(self, asking: Callable[[float], Awaitable[T]], within: float) -> T:
-        """What is asked, with the seconds that are left for it. Raises ``StoreDown`` where its turn does not come in time."""
+        """Wait for a turn, then call ``asking`` with the seconds left. Raises ``StoreDown`` if none comes in time."""
         until = time.monotonic() + within
         try:
             async with asyncio.timeout(within):
@@ -161,7 +164,7 @@ class Turns:
 
 @dataclass(slots=True)
 class Needs:
-    """The rows that a batch touches. ``unknown``: holds whose accounts only the store can tell; ``buried``: lost workers."""
+    """The rows that a batch touches. ``unknown``: holds whose accounts must be looked up; ``buried``: lost workers."""
 
     holds: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
@@ -173,7 +176,7 @@ class Needs:
 
     @classmethod
     def of(cls, ops: Iterable[Op]) -> Needs:
-        """Of these operations."""
+        """The rows that these operations touch."""
         needs = cls()
         for op in ops:
             if isinstance(op, Spent):
@@ -212,7 +215,7 @@ class Needs:
             self.buried.add(op.worker)
 
     def granted(self, grants: Iterable[tuple[str, int]]) -> None:
-        """Which grants, by worker and account, the workers have."""
+        """Add the rows of grants, given as (worker, account)."""
         self.accounts.update([account for _, account in grants])
         self.holds.update([burn_id(worker, account) for worker, account in grants if worker in self.buried])
 
@@ -223,7 +226,7 @@ def run(books: Books, ops: Sequence[Op]) -> list[Result]:
 
 
 def hold_from(row: Sequence[Any]) -> Hold:
-    """A hold out of a row in the order of ``HOLD_COLUMNS``."""
+    """The hold of a row, in the order of ``HOLD_COLUMNS``."""
     facts_end = 10 + len(Facts._fields)
     metered: list[Any] = [
         0 if n is None and d == 0 else n for n, d in zip(row[facts_end:], NOTHING_METERED, strict=True)
@@ -263,12 +266,12 @@ def hold_row(hold: Hold) -> tuple[Any, ...]:
 
 
 def exported(books: Books) -> list[tuple[str, str, str]]:
-    """Rows for the outbox: one per change of a hold's state or of a burn, and the events. (id, topic, body)."""
+    """Outbox rows (id, topic, body): one per change of a hold's state or of a burn, and one per event."""
     rows = []
     for hold, state, change, counted, _ in books.turnover:
         body = dict(zip(HOLD_COLUMNS, hold_row(hold), strict=True)) | {"state": state, "change": change}
         topic = "ledger.spend" if counted else "ledger.correction"
-        # a burn, which alone is reaped and counts no attempt, changes more than once: no two of its amounts are the same
+        # only a burn is reaped without counting an attempt; it can change repeatedly, each time with other amounts
         change_id = (
             f"{hold.id}:{hold.amount}:{hold.settled}" if state == REAPED and not counted else f"{hold.id}:{state}"
         )
@@ -288,7 +291,7 @@ def _day(number: int) -> str:
 
 
 def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Additions to the daily sums, in the order of their keys (two batches must lock rows in one order)."""
+    """Additions to the daily sums and to those by tag, sorted by key: all batches must lock rows in the same order."""
     days: _Found = defaultdict(list)
     tags: _Found = defaultdict(list)
     for hold, state, spend, count, before in books.turnover:
@@ -307,7 +310,7 @@ def turnover(books: Books) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]
 
 @lru_cache(maxsize=1000)
 def _indexed(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """The names, cut where an index cannot take them all: the rows of attempts have them whole, and no money is without a day."""
+    """The names, cut if too long for an index: the daily sums must have all spend. Attempts' rows keep them whole."""
     coded = [(name or "").encode() for name in names]
     if sum(map(len, coded)) <= _ROW_BYTES:
         return names
@@ -315,24 +318,24 @@ def _indexed(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 
 def places(count: int, first: int = 1) -> str:
-    """So many places for values in a statement: ``$1, $2``."""
+    """Placeholders for ``count`` values in a statement: ``$1, $2``."""
     return ", ".join(f"${n}" for n in range(first, first + count))
 
 
 def attempts_of(request: str) -> tuple[str, str]:
-    """The first and the last id that a hold of the request can have."""
+    """The lowest and the highest id that a hold of the request can have."""
     return f"{request}:", f"{request}:~"
 
 
 def folding(table: str, keys: Sequence[str]) -> str:
-    """The statement by which a row is added to the sums that the table has for its keys; values are ``$1`` and so on."""
+    """The statement that adds a row to the table's sums for its keys; values are ``$1`` and so on."""
     names = (*keys, *SUMS)
     sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places(len(names))}) ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
 
 
 def _summed(found: _Found) -> list[tuple[Any, ...]]:
-    """Once for all holds of a day that are alike: by far most of a batch."""
+    """One sorted row per key; most holds of a batch share one."""
     merged: defaultdict[tuple[str, ...], list[tuple[int, ...]]] = defaultdict(list)
     for (day, names), rows in found.items():
         merged[_day(day), *[name or "" for name in _indexed(names)]] += rows
@@ -340,7 +343,7 @@ def _summed(found: _Found) -> list[tuple[Any, ...]]:
 
 
 def _added(spend: int, count: int, failed: int, *tokens: int) -> tuple[int, ...]:
-    """In the order of ``SUMS``; ``tokens`` as ``_tokens`` picks them."""
+    """The values of ``SUMS``; ``tokens`` in the order of ``_tokens``."""
     text_in, read, write_5m, write_1h, text_out, reasoning, audio_in, audio_out, image_in, image_out = tokens
     into, out = text_in + audio_in + image_in, text_out + reasoning + audio_out + image_out
     return spend, count, failed, into, out, read, write_5m + write_1h

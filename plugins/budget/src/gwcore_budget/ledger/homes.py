@@ -1,4 +1,4 @@
-"""Which home a store is."""
+"""The ledger's home for a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEDGER = Migrations("budget", "gwcore_budget.migrations", head="budget_0004")
 
 
 def home_of(store: Store, *, exports: bool = False, **options: Any) -> Home:
-    """The home in a store whose tables are there (:func:`gwcore.sql.migrate`). Raises ``BadConfig`` for a redis store."""
+    """The home in a migrated store (:func:`gwcore.sql.migrate`). Raises ``BadConfig`` for redis, or without asyncpg."""
     engine = engine_of(store)
     if store.scheme == "postgresql":
         try:
@@ -30,7 +30,7 @@ def home_of(store: Store, *, exports: bool = False, **options: Any) -> Home:
 
 
 def folder_of(store: Store, configured: Path | None) -> Path:
-    """Where workers keep their signs of life and journals: beside a SQLite file, else where the stack file says."""
+    """The folder of workers' locks and journals: ``configured``, else beside a SQLite file, or ``gwcore-ledger``."""
     if configured is not None:
         return configured
     if store.scheme == "postgresql":

@@ -1,10 +1,10 @@
-"""What a worker admitted within its grants, on disk before the first byte goes upstream: survives ``kill -9`` without a sync.
+"""A worker's holds within its grants, on disk before the first byte goes upstream; survives ``kill -9`` without a sync.
 
 One JSON array per line: ``["D", hold, held, accounts, created, facts]`` dispatched, ``["S", hold, state, amount, basis,
-metered]`` settled. Of two ``D`` of one hold the later counts: it holds less by then. The last line may be torn; whatever has a
-``D`` and no ``S`` is of unknown outcome. Lines are stored through a mapping of the file: that outlives the process as a write
-does, and neither enters the kernel nor lets go of the interpreter, for which the ledger's thread waits. Where a line did not fit
-into what was mapped, zeros fill the gap.
+metered]`` settled. A later ``D`` of a hold replaces the earlier: the hold was lowered. The last line may be torn; a
+``D`` without an ``S`` has an unknown outcome. Lines are written through a memory mapping: as with ``write``, they
+outlive the process, but without a system call, and without releasing the GIL, for which the ledger's thread waits. If a
+line does not fit into the mapping, zeros fill the gap.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ import orjson
 from gwcore_budget.ledger.ops import NOTHING_METERED, PENDING, REAPED, Facts, Hold, Metered
 
 COMPACT = 4 << 20
-"""Bytes by which a journal may grow before it is written anew without what is needed no more."""
+"""Bytes by which a journal may grow before it is rewritten without obsolete lines."""
 SEGMENT = 1 << 20
 """Bytes that are allocated and mapped at once."""
 LOST = "worker lost"
-"""Basis of what is reaped because its worker died."""
+"""Basis of holds that are reaped because their worker died."""
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 class _Lines:
-    """A mapped file that grows, made on first use."""
+    """A memory-mapped file that grows, created on first use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
-        self._mapped: mmap.mmap  # from the first line on
-        self._start = 0  # of what is mapped, in the file
-        self._at = 0  # in what is mapped, of the next line
-        self._end = 0  # of what is mapped
+        self._mapped: mmap.mmap  # set by the first line
+        self._start = 0  # offset of the mapping in the file
+        self._at = 0  # offset of the next line in the mapping
+        self._end = 0  # length of the mapping
 
     @property
     def size(self) -> int:
-        """Bytes, gaps included."""
+        """Bytes, including gaps."""
         return self._start + self._at
 
     def add(self, line: bytes) -> None:
-        """Raises ``OSError``."""
+        """Append a line. Raises ``OSError``."""
         end = self._at + len(line)
         if end > self._end:
             self._map(len(line))
@@ -54,12 +54,12 @@ class _Lines:
         self._at = end
 
     def open(self) -> None:
-        """Make the file. Raises ``OSError``."""
+        """Create the file. Raises ``OSError``."""
         if self._descriptor < 0:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _map(self, least: int) -> None:
-        """Map what follows the file's end. Its blocks are allocated first: a full disk is an error here, not a signal later."""
+        """Map space after the file's end. Its blocks are allocated first: a full disk raises here, no signal later."""
         self.open()
         start = -(-os.fstat(self._descriptor).st_size // _PAGE) * _PAGE
         size = max(SEGMENT, -(-least // _PAGE) * _PAGE)
@@ -68,7 +68,7 @@ class _Lines:
         self._start, self._at, self._end = start, 0, size
 
     def close(self) -> None:
-        """The file stays, as long as its lines are."""
+        """Truncate the file to its lines and close it."""
         if self._descriptor >= 0:
             os.ftruncate(self._descriptor, self.size)
             os.close(self._descriptor)
@@ -79,7 +79,7 @@ class _Lines:
 
 
 class Journal:
-    """Append-only, but for what :meth:`rewrite` leaves out."""
+    """Append-only, except for :meth:`rewrite`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,22 +87,22 @@ class Journal:
         self._least = 0
 
     def dispatched(self, hold: Hold) -> None:
-        """Before the attempt. Raises ``OSError``: then it must not be dispatched."""
+        """Record a hold before its attempt. Raises ``OSError``: then the attempt must not be dispatched."""
         self._lines.add(_dispatched(hold))
 
     def settled(self, hold: Hold) -> None:
-        """After it. Raises ``OSError``."""
+        """Record the end of a hold. Raises ``OSError``."""
         self._lines.add(_settled(hold))
 
     @property
     def grown(self) -> bool:
-        """Whether it is worth writing anew."""
+        """Whether a rewrite is worthwhile."""
         return self._lines.size > 2 * self._least + COMPACT
 
     def rewrite(self, kept: Iterable[Hold]) -> None:
-        """Keep these alone: what is not settled, and what is settled here and not yet in the store.
+        """Keep only these holds: those not settled, and those settled but not yet in the store.
 
-        Who finds the file at any moment finds the old one or the new one. Raises ``OSError``: then it is the old one.
+        The file is replaced atomically. Raises ``OSError``: then the old file stays.
         """
         fresh = _Lines(self.path.with_suffix(".next"))
         try:
@@ -115,7 +115,7 @@ class Journal:
             fresh.path.replace(self.path)
         except OSError:
             fresh.close()
-            self._least = self._lines.size  # not at once again
+            self._least = self._lines.size  # do not retry at once
             raise
         self._lines.close()
         self._lines, self._least = fresh, fresh.size
@@ -134,12 +134,12 @@ def _settled(hold: Hold) -> bytes:
     record = ("S", hold.id, hold.state, hold.settled or 0, hold.basis, tuple(hold.metered))
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a number beyond 64 bits: it costs what it costs
+    except TypeError:  # a number beyond 64 bits, which orjson refuses
         return json.dumps(record).encode() + b"\n"
 
 
 def recover(path: Path, worker: str) -> list[Hold]:
-    """What a dead worker's journal says: settled holds with their truth, all others as reaped. Raises ``OSError``."""
+    """The holds in a dead worker's journal: settled ones with their outcome, others as reaped. Raises ``OSError``."""
     found: dict[str, Hold] = {}
     for line in path.read_bytes().split(b"\n"):
         try:

@@ -1,4 +1,4 @@
-"""``Ledger``: what the layer asks. Direct mode, escrow, or whichever fits (``auto``); signs of life; burying the dead."""
+"""``Ledger``: the layer's interface to the books: direct, escrow or ``auto`` mode; heartbeats; burying dead workers."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ from gwcore_budget.window import Period, Window
 PUMP = 0.05
 """Seconds between two flushes of escrow."""
 TRIES, BETWEEN = 6, 0.03
-"""A refusal that other workers' idle grants may have caused is tried again so often, so many seconds apart."""
+"""Retries, and seconds between them, after a refusal that other workers' idle grants may have caused."""
 _AUDIT_AGE = 5_000
 _log = structlog.get_logger("gwcore.budget")
 
 
 class Refused(Exception):
-    """Not enough is free; ``short`` says where."""
+    """Not enough money is free; ``short`` says in which budget."""
 
     def __init__(self, short: Short) -> None:
         super().__init__(short.budget.id)
@@ -62,11 +62,11 @@ class Refused(Exception):
 
 
 class Ledger:
-    """One worker's books.
+    """One worker's access to the ledger.
 
     Attributes:
         open: holds that are admitted and not settled, by id.
-        lasting: how long holds last, in seconds; follows the latest.
+        lasting: moving average of the duration of holds, in seconds.
         workers: how many workers use the store, this one included.
     """
 
@@ -95,16 +95,16 @@ class Ledger:
         self._on_over = on_over
         self._periods: dict[Window, Period] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._told: set[str] = set()  # holds of which the store has heard that it refuses their end
-        self._unburied: dict[str, float] = {}  # workers whose end it refuses, and when to ask again
+        self._told: set[str] = set()  # refused holds that are listed in the store
+        self._unburied: dict[str, float] = {}  # workers whose end the store refuses, and when to retry
         self._pumping = self._jumped = False
-        self._settled: asyncio.Event | None = None  # somebody waits for it
+        self._settled: asyncio.Event | None = None  # set by the next settlement, if anyone waits for it
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Connect, register, begin. Raises ``StoreDown``, ``OSError`` where the folder cannot be written."""
+        """Connect, register, start. Raises ``StoreDown``, ``BadConfig``; ``OSError`` if the folder is not writable."""
         try:
             await self.group.open()
             await self.worker.enter(self.home, self.group.now())
@@ -115,7 +115,7 @@ class Ledger:
         self._tasks = [asyncio.create_task(self._beats()), asyncio.create_task(self._recalls())]
 
     async def stop(self, within: float = 5.0) -> None:
-        """Reap what is still open (it will not be settled any more), hand grants back, write everything, leave."""
+        """Reap open holds (nothing will settle them any more), return grants, write everything, deregister."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -127,7 +127,7 @@ class Ledger:
                 written = await self.group.flushed()
                 await self._own_up()
                 if written and not (self.escrow.unwritten or self.group.refused):  # else the journal is needed
-                    # what the store granted and could not say is ours, too
+                    # this also returns grants whose answer was lost
                     await self.group.ask(Bury(self.worker.id), within)
                     await self.worker.leave(self.home)
         except (StoreDown, Unbooked, Unavailable, TimeoutError, Unfit, Conflict) as error:
@@ -156,12 +156,12 @@ class Ledger:
 
         Args:
             hold: ``request:attempt``; unique.
-            amount: nano-USD; ``None`` writes a row and holds nothing. What is returned says what was held.
-            budgets: that bind.
+            amount: nano-USD; ``None`` writes a row and holds nothing. The result says how much was held.
+            budgets: the budgets that apply.
             facts: for the row.
-            least: what will do.
-            wait: seconds to wait for others' holds to be settled, where only they stand in the way.
-            expires: milliseconds after which a silent worker's hold may be taken for lost.
+            least: the smallest amount that suffices; ``None``: ``amount``.
+            wait: seconds to wait for other holds to be settled, if only they prevent this one.
+            expires: milliseconds after which a silent worker's hold may be considered lost.
 
         Raises:
             Refused: not enough is free.
@@ -186,7 +186,7 @@ class Ledger:
         self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, *, expires: int
     ) -> Hold | Short:
         while True:
-            # between a grant and us another request may have spent it: look, do not assume
+            # another request may have spent the grant that was made for this one: check each time
             held = self.admit(hold, amount, budgets, facts)
             if held is not None:
                 return held
@@ -207,7 +207,7 @@ class Ledger:
             return held
 
     def _tell_jump(self, jump: ClockJump) -> None:
-        """Once, and for whoever can start this process anew."""
+        """Log the jump once, for the operator who can restart this process."""
         if not self._jumped:
             self._jumped = True
             told = "the host's clock has jumped: no budget period begins until this worker is started anew"
@@ -216,13 +216,16 @@ class Ledger:
     async def _in_turn(
         self, short: Short, ask: Callable[[], Awaitable[Hold | Short]], budgets: Sequence[Budget], until: float
     ) -> Hold | Short:
-        """Wait for what others hold. Of those who wait for one budget the first asks: else each settlement would have all ask."""
+        """Wait for other holds to end.
+
+        Only the first waiter per budget asks the store: otherwise every settlement would make all of them ask.
+        """
         turn = self._turns.setdefault(short.budget.id, asyncio.Lock())
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 await turn.acquire()
         except TimeoutError:
-            return await ask()  # what the first needs may be more than what is free by now
+            return await ask()  # the first waiter may need more than is free, and this one less
         try:
             while True:
                 found = await ask()
@@ -236,10 +239,10 @@ class Ledger:
             turn.release()
 
     def _recall(self, budgets: Sequence[Budget]) -> None:
-        """Others' idle grants may be all there is."""
+        """Have unused grants returned, here and by other workers: they may hold all that is left."""
         self.group.send(Recall(tuple(budget.id for budget in budgets)))
         self.escrow.retire(self.group.now(), everything=not self.escrow.used)
-        self.escrow.pump()  # what has ended frees what was held
+        self.escrow.pump()  # ended holds free what they held
 
     async def _somebody_settles(self, within: float) -> None:
         settled = self._settled = self._settled or asyncio.Event()
@@ -250,7 +253,7 @@ class Ledger:
             pass  # another worker may have settled
 
     def admit(self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts) -> Hold | None:
-        """As :meth:`hold`, within what this worker was granted; ``None`` where the store has to be asked."""
+        """Like :meth:`hold`, but within this worker's grants; ``None`` if the store must be asked."""
         if amount and amount > self._largest:
             self._largest = amount
         if self.mode == "direct" or self.worker.fenced():
@@ -301,7 +304,7 @@ class Ledger:
     def settle(
         self, hold: Hold, state: int, amount: int = 0, basis: str = "", metered: Metered = NOTHING_METERED
     ) -> None:
-        """End a hold: see :class:`~gwcore_budget.ledger.ops.Settle`. Never waits and never fails; a second end changes nothing."""
+        """End a hold, as :class:`~gwcore_budget.ledger.ops.Settle`. Never waits or fails; a repeat changes nothing."""
         if self.open.pop(hold.id, None) is None:
             return
         self.lasting += 0.1 * (time.monotonic() - hold.began - self.lasting)
@@ -322,7 +325,7 @@ class Ledger:
             asyncio.get_running_loop().call_later(PUMP, self._pump)
 
     def _stir(self) -> None:
-        """Wake those who wait for money: some is free again."""
+        """Wake the waiters: some money is free again."""
         if self._settled is not None:
             self._settled.set()
             self._settled = None
@@ -332,7 +335,7 @@ class Ledger:
             self._on_over(hold)
 
     def shrink(self, hold: Hold, amount: int) -> bool:
-        """The provider has told the exact input: hold less. Returns whether less is held than before."""
+        """Lower a hold, once the provider has reported the exact input. Returns whether it was lowered."""
         if hold.amount is None or amount >= hold.amount or hold.id not in self.open:
             return False
         if isinstance(hold, Within):
@@ -351,14 +354,14 @@ class Ledger:
     # ── in the background ────────────────────────────────────────────────────────────────────────────────────────
 
     async def _recalls(self) -> None:
-        """Grants that others ask back, that are over or idle."""
+        """Return grants that are recalled, expired or idle."""
         asked = 0.0
         while True:
             await asyncio.sleep(0.05)
             names = list(self.escrow.grants)
             if not names:
                 continue
-            # every second all the same: who recalled may have died before it could be told
+            # at least every second: the recalling worker may have died before it could signal
             if not self.home.stirred() and time.monotonic() - asked < 1.0:
                 self.escrow.retire(self.group.now())
                 continue
@@ -378,7 +381,7 @@ class Ledger:
                 if time.monotonic() - beat >= BEAT:
                     beat = time.monotonic()
                     if not await self.worker.beat(self.home, self.group.now()):
-                        # taken for dead: our grants are gone, and with them the right to spend locally
+                        # our grants are gone, and with them the right to spend locally
                         _log.error(
                             "this worker was taken for dead by others; it asks the store for each hold from now on"
                         )
@@ -389,23 +392,26 @@ class Ledger:
                 if self.group.refused and time.monotonic() - asked >= AGAIN:
                     asked = time.monotonic()
                     self.group.again()
-                # an outage of the store has silenced everybody: who lives has some beats to say so
+                # an outage of the store silences all workers: the living ones get a few beats to report
                 await self.bury_the_dead(silent=time.monotonic() - well > 3 * BEAT)
             except (StoreDown, Unavailable):
-                well = time.monotonic()  # the next beat may arrive
-            except Exception as error:  # whatever the store refuses, this worker lives, and is to say so
+                well = time.monotonic()  # restarts the grace period above
+            except Exception as error:  # whatever the store refuses, this worker is alive and must keep beating
                 _log.error("the ledger's store refuses", error=type(error).__name__)
             await asyncio.sleep(1.0)
 
     async def _audit(self) -> None:
-        """Holds that the store has as ours and we do not: of reserves whose answer was lost. They were never dispatched."""
+        """Void holds that only the store has as ours: the reserve's answer was lost, so they were never dispatched."""
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND created < $2"
         for (hold,) in await self.home.rows(query, self.worker.id, self.group.now() - _AUDIT_AGE):
             if hold not in self.open and hold not in self.group.refused and not self.group.backlog:
                 self.group.send(Settle(hold, VOIDED, basis="never dispatched", worker=self.worker.id))
 
     async def bury_the_dead(self, *, silent: bool = True) -> None:
-        """Settle what dead workers left; also of those ``silent`` ones of which nobody here can tell. Raises ``StoreDown``."""
+        """Settle what dead workers left; with ``silent``, also long-silent ones whose lock cannot be checked here.
+
+        Raises ``StoreDown``, ``Unavailable``.
+        """
         others = await self.worker.others(self.home)
         self.workers = 1 + len(others)
         for other in others:
@@ -420,7 +426,7 @@ class Ledger:
                 elif silent and self.group.now() - other.seen > SILENT:
                     await self._bury(other, here=False)
             except Unbooked as refused:
-                # its journal and grants stay as they are: what they say is all that is known of that money
+                # keep its journal and grants: they are the only record of that money
                 self._unburied[other.id] = time.monotonic() + AGAIN
                 await self._tell_refused(other.id, refused.holds or [f"grants of {other.id}"])
             finally:
@@ -428,7 +434,7 @@ class Ledger:
                     corpse.close()
 
     async def _own_up(self) -> None:
-        """The store knows of what it refuses to end, for ``gwcore ledger verify``."""
+        """List the refused holds in the store, for ``gwcore ledger verify``."""
         refused = set(self.group.refused)
         await self._tell_refused(self.worker.id, refused - self._told)
         for hold in self._told - refused:
@@ -441,7 +447,7 @@ class Ledger:
             await self.home.rows(insert, hold, worker, self.group.now())
 
     async def _end_all(self, ops: Iterable[Op]) -> None:
-        """Raises ``Unbooked`` for what the store refuses, once all others are done."""
+        """Run all; then raise ``Unbooked`` for what the store refuses."""
         done = await asyncio.gather(*[self.group.ask(op, 30) for op in ops], return_exceptions=True)
         failed = [one for one in done if isinstance(one, BaseException)]
         for error in failed:
@@ -457,7 +463,7 @@ class Ledger:
             try:
                 spent = recover(other.file("journal"), other.id)
             except FileNotFoundError:
-                # none was ever written, unless there are grants: then it is lost, and with it what they were spent on
+                # no journal was ever written, or it is lost: then burn the grants, if there are any
                 burn = True
         query = "SELECT id FROM budget_hold WHERE worker=$1 AND state=0 AND ($3 = 1 OR expires < $2)"
         rows = await self.home.rows(query, other.id, self.group.now(), 1 if here else 0)
@@ -471,7 +477,7 @@ class Ledger:
             self._unburied.pop(other.id, None)
         lost = done.amount if isinstance(done, Done) else 0
         if not (spent or rows or lost or gone):
-            return  # nothing new: it is asked again until its last hold expires
+            return  # nothing new: this is repeated until its last hold expires
         known = sum(one.basis != LOST for one in spent)
         reaped = len(spent) - known + len(rows)
         _log.warning("buried a dead worker", settled=known, reaped=reaped, lost_nano=lost, worker=other.id)

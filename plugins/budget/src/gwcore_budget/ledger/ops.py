@@ -1,4 +1,4 @@
-"""What is asked of the ledger, and what it answers. Amounts are integer nano-USD, times milliseconds since 1970.
+"""The ledger's operations and their results. Amounts are integer nano-USD, times are milliseconds since 1970.
 
 ::
 
@@ -29,16 +29,16 @@ MOST = 9_000_000_000_000_000
 
 @dataclass(slots=True, frozen=True)
 class Budget:
-    """One limit on one scope's money.
+    """One limit on one scope's spending.
 
     Attributes:
-        id: ``scope:scope_id:window``, and what else tells two budgets of a scope apart.
-        limit: nano-USD per window; ``None`` only watches (``soft``).
-        soft: nano-USD at whose posting one event is told per period.
+        id: ``scope:scope_id:window``, plus whatever else distinguishes two budgets of a scope.
+        limit: nano-USD per window; ``None`` if spending is only watched (``soft``).
+        soft: nano-USD; once this much is posted, one event is sent per period.
         bonus, bonus_until: a temporary increase of the limit, and the millisecond at which it ends.
         on_short: ``clamp``, ``wait`` or ``reject``.
         unpriced: ``deny``, ``allow_unmetered``, or the nano-USD to hold.
-        origin: ``rule``, ``policy`` (the one of ``max_budget``) or ``part`` (of a model, or of fewer calls).
+        origin: ``rule``, ``policy`` (from ``max_budget``) or ``part`` (limits a model, or only some calls).
     """
 
     id: str
@@ -61,14 +61,14 @@ class Budget:
 
 
 class Charge(NamedTuple):
-    """A budget in the period a reserve falls in, as the caller reads the store's clock."""
+    """A budget, and the period of a reserve by the caller's reading of the store's clock."""
 
     budget: Budget
     period: Period
 
 
 class Facts(NamedTuple):
-    """Who asked for what, known before the attempt: columns of its row."""
+    """Columns of an attempt's row that are known before it: caller, request and target."""
 
     request: str
     attempt: int = 1
@@ -90,10 +90,10 @@ class Facts(NamedTuple):
 
 
 class Metered(NamedTuple):
-    """What came of it: columns of its row, written when the hold is settled. Tokens by bucket.
+    """Columns of an attempt's row that are written when the hold is settled: the outcome, and tokens by bucket.
 
-    ``upstream_id``: how the vendor calls the request, kept where the outcome is unknown and a bill of his may tell it.
-    ``cache_read`` has what was read from the vendor's cache of any kind, audio and images too.
+    ``upstream_id``: the vendor's id of the request, kept if the outcome is unknown, so that a bill can settle it.
+    ``cache_read``: tokens of any kind read from the vendor's cache, including audio and images.
     """
 
     status: int = 0
@@ -117,22 +117,22 @@ class Metered(NamedTuple):
 NOTHING_METERED = Metered()
 facts: Callable[[Iterable[Any]], Facts] = partial(tuple.__new__, Facts)
 metered: Callable[[Iterable[Any]], Metered] = partial(tuple.__new__, Metered)
-"""Of all columns in order, as ``_make`` does; of every attempt, so without asking for them by name."""
+"""``facts`` and ``metered`` build a row from all columns in order, faster than ``_make``: every attempt needs them."""
 
 
 @dataclass(slots=True)
 class Hold:
-    """One attempt's money and what is known of the attempt: a row.
+    """One attempt's money and data: a row.
 
-    Of one that was admitted within grants, the worker's own is what the store writes: after :meth:`end` it belongs to the ledger's
-    thread, which says when it ``ended`` and that it is ``new``. All else stays as it is, since a transaction may be repeated.
+    If it was admitted within grants, the store writes the worker's own object: after :meth:`end` it belongs to the
+    ledger's thread, which sets only ``ended`` and ``new``, because a transaction may be repeated.
 
     Attributes:
-        amount: what was held; ``None`` is unmetered. ``settled``: what it came to in the end; ``over``: by how much that is more.
-        accounts: ids of the accounts that it moves.
-        began: monotonic second at which this worker admitted it; no column.
-        enforced: whether the upstream was told to keep to ``amount``; no column.
-        new, changed: the store has to hear of it.
+        amount: nano-USD held; ``None``: unmetered. ``settled``: the final amount; ``over``: its excess over ``amount``.
+        accounts: ids of the accounts that it changes.
+        began: monotonic time in seconds at which this worker admitted it; not a column.
+        enforced: whether the upstream was told to stay within ``amount``; not a column.
+        new, changed: the store must insert or update the row.
     """
 
     id: str
@@ -154,7 +154,7 @@ class Hold:
     changed: bool = False
 
     def end(self, state: int, amount: int, basis: str, metered: Metered) -> None:
-        """As :class:`Settle` says."""
+        """End the hold; arguments as in :class:`Settle`."""
         self.state, self.basis = state, basis
         held = self.amount or 0
         if state == POSTED:
@@ -162,7 +162,7 @@ class Hold:
             self.over = amount - held if amount > held else 0
         else:
             self.settled = held if state == REAPED else 0
-        if metered != NOTHING_METERED:  # a bill says what it cost, not what was used
+        if metered != NOTHING_METERED:  # a bill states costs, not usage: keep the latter
             self.metered = metered
 
 
@@ -171,10 +171,10 @@ class Reserve:
     """Hold ``amount`` on every charge, or nothing.
 
     Attributes:
-        least: a smaller amount that will do; the answer says what was held.
-        chunk: with more than ``floor`` free on every charge, grant up to so much to the worker instead; 0: never.
-        expires: after so many milliseconds another worker may take the hold for lost.
-        abandoned: nobody waits any more, and nothing is held; set by the caller, read just before it is applied. A grant is taken.
+        least: the smallest amount that suffices; the result says how much was held.
+        chunk: if every charge has more than ``floor`` free, grant the worker up to this much instead; 0: never.
+        expires: milliseconds after which another worker may consider the hold lost.
+        abandoned: the caller no longer waits: hold nothing, but take a grant. Set by the caller, read when applied.
     """
 
     hold: str
@@ -191,9 +191,10 @@ class Reserve:
 
 @dataclass(slots=True)
 class Settle:
-    """End a hold: ``state`` is POSTED (``amount`` is the truth), VOIDED (not billed) or REAPED (unknown: the worst case).
+    """End a hold: ``state`` is POSTED (``amount``: actual cost), VOIDED (not billed) or REAPED (unknown: worst case).
 
-    ``less``: how much of the hold's facts is left out, since the store refuses them; see :mod:`gwcore_budget.ledger.refused`.
+    ``less``: the level of details left out of the hold's facts, if the store refuses them; see
+    :mod:`gwcore_budget.ledger.refused`.
     """
 
     hold: str
@@ -207,7 +208,7 @@ class Settle:
 
 @dataclass(slots=True, frozen=True)
 class Shrink:
-    """Lower a pending hold to ``amount``: the provider has told the exact input while the stream runs."""
+    """Lower a pending hold to ``amount``: the provider has reported the exact input during the stream."""
 
     hold: str
     amount: int
@@ -215,10 +216,10 @@ class Shrink:
 
 @dataclass(slots=True)
 class Spent:
-    """Escrow: holds within ``worker``'s grants that have ended. Repeats are told by their ids.
+    """Escrow: holds within ``worker``'s grants that have ended. Repeats are recognised by their ids.
 
-    Where some of ``holds`` cannot be written, the others are taken out. ``found`` in the journal of a dead worker, which may
-    have told them long ago.
+    If the store refuses some of ``holds``, the others are removed once they are written. ``found``: read from the
+    journal of a dead worker, which may have sent them long ago.
     """
 
     worker: str
@@ -230,7 +231,8 @@ class Spent:
 class GiveBack:
     """Escrow: return unused parts of grants; ``amounts`` is account → nano-USD.
 
-    ``turn`` grows with each that the worker sends: a repeat, which must not return what is spent meanwhile, is told by it.
+    ``turn`` increases with each that the worker sends. It identifies a repeat, which must not take what was granted
+    since.
     """
 
     worker: str
@@ -240,9 +242,9 @@ class GiveBack:
 
 @dataclass(slots=True, frozen=True)
 class Bury:
-    """A dead worker's grants: returned, or with ``burn`` posted as lost, one REAPED hold for each, correctable.
+    """Return a dead worker's grants, or with ``burn`` post them as lost: one REAPED hold per grant, correctable.
 
-    What that worker tells after all (:class:`Spent`) is taken out of what was burned.
+    Spending that the worker reports later (:class:`Spent`) is taken out of the burn.
     """
 
     worker: str
@@ -251,14 +253,14 @@ class Bury:
 
 @dataclass(slots=True, frozen=True)
 class Reset:
-    """Begin a budget anew, now, by hand: a new generation of accounts; what was spent stays in the old one."""
+    """Restart a budget now, by hand: a new generation of accounts; past spending stays in the old one."""
 
     budget: str
 
 
 @dataclass(slots=True, frozen=True)
 class Recall:
-    """Ask every worker to give back what it holds of these budgets and does not use."""
+    """Ask every worker to return the unused parts of its grants on these budgets."""
 
     budgets: tuple[str, ...]
 
@@ -269,7 +271,7 @@ Op = Reserve | Settle | Shrink | Spent | GiveBack | Bury | Reset | Recall
 
 
 class Granted(NamedTuple):
-    """What a worker may spend of one account; ``recall`` and ``generation`` are the budget's when it was granted."""
+    """What a worker may spend on one account; ``recall`` and ``generation`` are the budget's when it was granted."""
 
     budget: str
     account: int
@@ -283,7 +285,7 @@ class Granted(NamedTuple):
 class Admitted:
     """The money is held, durably.
 
-    ``amount`` may be less than asked, down to ``least``. With ``grants`` nothing is held: spend within them.
+    ``amount`` may be less than requested, down to ``least``. With ``grants`` nothing is held: spend within them.
     """
 
     amount: int | None
@@ -296,7 +298,7 @@ class Admitted:
 class Short:
     """Refused: ``budget`` had ``free`` left of ``limit``; ``posted`` is spent, ``pending`` held by others.
 
-    ``need`` is the least that would have done: what is asked for, cut for what is spent.
+    ``need`` is the smallest amount that would have sufficed: the requested amount, cut for what is spent.
     """
 
     budget: Budget
@@ -310,13 +312,13 @@ class Short:
 
     @property
     def held_only(self) -> bool:
-        """Whether only calls under way stand in the way: then it is worth coming back."""
+        """Whether only pending holds prevent it: then a retry may succeed."""
         return self.posted + self.need <= self.limit
 
 
 @dataclass(slots=True, frozen=True)
 class Stale:
-    """The caller's clock is off, or a period has just ended; ``now`` is the store's. Ask again."""
+    """The caller's clock is off, or a period has just ended; ``now`` is the store's clock. Send it again."""
 
     now: int
 
@@ -332,7 +334,7 @@ class Done:
 
 @dataclass(slots=True, frozen=True)
 class Already:
-    """A repeat: the hold is in ``state`` with ``amount`` since before. Nothing has changed."""
+    """A repeat: the hold was already in ``state`` with ``amount``. Nothing has changed."""
 
     state: int
     amount: int | None
@@ -348,7 +350,7 @@ class Missing:
 
 @dataclass(slots=True, frozen=True)
 class ClockJump:
-    """The host's clock has jumped: no new period is opened on its word."""
+    """The host's clock has jumped, so no new period is opened."""
 
     seconds: float
 
@@ -363,7 +365,7 @@ Result = Admitted | Short | Stale | Done | Already | Missing | ClockJump | Dropp
 
 @dataclass(slots=True)
 class Event:
-    """A row for the outbox: ``id`` is deterministic, so that a repeat at the sink is known."""
+    """A row for the outbox: ``id`` is deterministic, so that the sink can recognise a repeat."""
 
     id: str
     topic: str
@@ -371,16 +373,16 @@ class Event:
 
 
 def burn_id(worker: str, account: int) -> str:
-    """The hold of what was burned of a worker's grant."""
+    """The id of the hold for what was burned of a worker's grant."""
     return f"burn:{worker}:{account}"
 
 
 @lru_cache(maxsize=1000)
 def ids_text(ids: tuple[int, ...]) -> str:
-    """Accounts as they stand in a row: a JSON array."""
+    """Account ids as stored in a row: a JSON array."""
     return orjson.dumps(ids).decode()
 
 
 def done(hold: Hold) -> Done:
-    """What became of a hold that has ended."""
+    """The result of a hold that has ended."""
     return Done(hold.state, hold.settled or 0, hold.over if hold.amount is not None else 0)

@@ -1,7 +1,7 @@
 """The ledger in PostgreSQL: one connection per worker writes, two read. Time is the server's.
 
 Rows are locked in one order everywhere (budgets, holds, daily sums, each by id), so batches of many workers wait for one
-another and never deadlock.
+another without deadlocks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SLICES = (
     f"LEFT JOIN budget_carried c ON c.account = a.id WHERE {closing.CARRIED} LIMIT $4"
 )
 READERS = 2
-"""Connections that read; all but one of them for reports, and for closing."""
+"""Reading connections; reports and closing may use all but one of them."""
 _LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
 _DOWN = (
     asyncpg.OperatorInterventionError,
@@ -58,7 +58,7 @@ _DOWN = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.LockNotAvailableError,
     asyncpg.PostgresSystemError,
-    # a pooler's, which gave another's connection: it says nothing of the rows
+    # of a connection pooler that switched server connections: not about the rows
     asyncpg.DuplicatePreparedStatementError,
     asyncpg.InvalidSQLStatementNameError,
 )
@@ -69,11 +69,14 @@ _UNFIT = (
     asyncpg.ProgramLimitExceededError,
     asyncpg.PLPGSQLError,
 )
-"""What is said of the rows themselves; behind it the connection is as good as before."""
+"""Errors about the rows themselves, after which the connection is still usable."""
 
 
 def _why(error: Exception) -> str:
-    """Its kind and the constraint or column; an operator's trigger in its own words. What a driver says quotes values, the detail the row."""
+    """The error's type and its constraint, column or SQLSTATE; of an operator's trigger, the message.
+
+    Other messages of the driver quote values, and its details the row.
+    """
     place = getattr(error, "constraint_name", None) or getattr(error, "column_name", None)
     said = str(error.args[0]) if isinstance(error, asyncpg.PLPGSQLError) else place or getattr(error, "sqlstate", None)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -81,7 +84,7 @@ def _why(error: Exception) -> str:
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """Raises ``Conflict``, ``Unfit`` and ``StoreDown`` for what the driver says."""
+    """Raises ``Conflict``, ``Unfit`` or ``StoreDown`` for the driver's errors."""
     try:
         yield
     except _AGAIN as error:
@@ -93,7 +96,7 @@ def _named() -> Iterator[None]:
 
 
 class PostgresHome:
-    """One database, by URL. ``patience``: seconds for which a statement may take; ``exports`` writes the outbox."""
+    """One database, by URL. ``patience``: time limit of a statement in seconds; ``exports`` writes the outbox."""
 
     def __init__(self, url: str, *, exports: bool = False, patience: float = 5.0) -> None:
         self._how = driver_arguments(url)
@@ -104,7 +107,7 @@ class PostgresHome:
         self._reports = Turns(READERS - 1)
         self._known: set[str] = set()
         self._closed = False
-        self._turn = asyncio.Lock()  # a connection has one transaction: verify asks beside the ledger
+        self._turn = asyncio.Lock()  # one transaction per connection, and verify runs beside the ledger
 
     async def open(self) -> None:
         """Connect."""
@@ -120,7 +123,7 @@ class PostgresHome:
         if self._db is not None:
             await self._drop()
         if self._read is not None:
-            with suppress(TimeoutError):  # by then it has cut what a report still asks
+            with suppress(TimeoutError):  # by then it has cut off running reports
                 await asyncio.wait_for(self._read.close(), 1.0)
 
     async def _connection(self) -> asyncpg.Connection:
@@ -138,7 +141,7 @@ class PostgresHome:
             await asyncio.sleep(0)
 
     def stirred(self) -> bool:
-        """Only the store itself can tell."""
+        """Always: only the store itself knows."""
         return True
 
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -158,7 +161,7 @@ class PostgresHome:
         return [tuple(row) for row in rows]
 
     async def damage(self) -> list[str]:
-        """See :class:`gwcore_budget.ledger.home.Home`. The server's own tools (checksums, ``amcheck``) are for that."""
+        """See :class:`gwcore_budget.ledger.home.Home`. Always empty: the server has tools (checksums, ``amcheck``)."""
         return []
 
     async def backup(self, to: Path) -> None:
@@ -181,7 +184,7 @@ class PostgresHome:
         return Answer(results, books.events, books.now)
 
     async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
-        """See :class:`gwcore_budget.ledger.home.Home`. In a report's place: no call waits for it."""
+        """See :class:`gwcore_budget.ledger.home.Home`. Takes a report's turn: no call waits for it."""
         return await self._reports.take(lambda left: self._close_books(retain, most, due, last, left), ANSWER)
 
     async def _close_books(self, retain: int, most: int, due: int, last: Round, within: float) -> Round:
@@ -192,7 +195,7 @@ class PostgresHome:
                 now, oldest = await db.fetchrow(f"SELECT {_NOW}, ({closing.OLDEST})")
                 before = closing.until(now, retain, oldest)
                 await db.fetchval(closing.BEGIN, due, before, now - closing.OPEN)
-                # one that is being corrected is left for the next time
+                # a hold that is being corrected is left for the next round
                 holds = await db.fetch(f"{closing.HOLDS} FOR UPDATE SKIP LOCKED", last.created, before, most)
                 looked = await db.fetch(closing.ENTRIES, last.seq, most)
                 gone = closing.old(looked, before)
@@ -219,19 +222,19 @@ class PostgresHome:
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[asyncpg.Connection]:
-        """The connection that writes. Raises ``StoreDown``, ``Conflict``, ``Unfit``."""
+        """The writing connection. Raises ``StoreDown``, ``Conflict``, ``Unfit``."""
         with _named():
             try:
                 yield await self._connection()
             except (*_AGAIN, *_UNFIT):
                 raise
             except BaseException:
-                # after a lost connection nobody knows whether the commit arrived
+                # after a lost connection it is unknown whether the commit arrived
                 await self._drop()
                 raise
 
     async def _introduce(self, db: asyncpg.Connection, needs: Needs) -> None:
-        """Insert budgets never seen, in a transaction of its own, so that no lock is held while waiting for another's."""
+        """Insert new budgets, in a separate transaction, so that no lock is held while waiting for another's."""
         fresh = sorted(id_ for id_, budget in needs.budgets.items() if budget is not None and id_ not in self._known)
         if not fresh:
             return
@@ -246,7 +249,7 @@ class PostgresHome:
         self._known.update(fresh)
 
     async def _load(self, db: asyncpg.Connection, needs: Needs) -> Books:
-        if needs.unknown:  # which accounts they move never changes; their state is read again under the lock
+        if needs.unknown:  # a hold's accounts never change; its state is read again under the lock
             query = f"SELECT accounts FROM budget_hold WHERE id = {_TEXTS}"
             for (text,) in await db.fetch(query, sorted(needs.unknown)):
                 needs.accounts.update(hold_accounts(text))
@@ -268,8 +271,8 @@ class PostgresHome:
         if needs.holds:
             query = f"SELECT {_HOLD} FROM budget_hold WHERE id = {_TEXTS} ORDER BY id FOR UPDATE"
             rows = await db.fetch(query, sorted(needs.holds))
-        # read after the locks: a transaction that waited must not open its books on an old minute; and behind the holds: one that
-        # was closed meanwhile is then known to be
+        # read after the locks, because a transaction that waited must not use an old time; and after the holds, so that
+        # one closed meanwhile is known to be closed
         now, since = await db.fetchrow(f"SELECT {_NOW}, ({closing.SINCE})")
         books = Books(now, since=closing.taken_since(now, since))
         books.budgets.update((row[0], BudgetRow(*row)) for row in locked)
@@ -280,7 +283,7 @@ class PostgresHome:
             query = f"SELECT {_ACCOUNT} FROM budget_account WHERE id = {_INTS}"
             books.accounts.update((row[0], Account(*row)) for row in await db.fetch(query, sorted(needs.accounts)))
             if not books.budgets.keys() >= {account.budget for account in books.accounts.values()}:
-                # a grant came between the look for budgets and their locks: what is not locked must not be written
+                # a grant was made between finding the budgets and locking them: rows not locked must not be written
                 raise asyncpg.SerializationError
         if needs.charges:
             await self._current(db, needs, books)
@@ -290,9 +293,9 @@ class PostgresHome:
         wanted = []
         for (budget, start), charge in needs.charges.items():
             if not start <= books.now < charge.period.end:
-                continue  # the caller's clock is off, and no account is opened for it
+                continue  # the caller's clock is off: open no account
             row = books.budgets.get(budget)
-            if row is None:  # deleted behind our back: made again by the repeat
+            if row is None:  # deleted meanwhile: the retry creates it again
                 self._known.discard(budget)
                 raise asyncpg.SerializationError(f"budget {budget} is gone")
             wanted.append((budget, row.generation, charge.period.since, start))

@@ -1,4 +1,4 @@
-"""``gwcore ledger reconcile``: what was posted at its worst case is corrected, once, by what the vendor billed."""
+"""``gwcore ledger reconcile``: holds posted at their worst case are corrected, once, to what the vendor billed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _BATCH = 200
 
 
 class BadBill(ValueError):
-    """A line that cannot be read."""
+    """A bill that cannot be read."""
 
 
 @dataclass(slots=True)
 class Deltas:
-    """What a reconciliation did; nano-USD.
+    """The result of a reconciliation; nano-USD.
 
     Attributes:
-        corrected: holds that were at their worst case and are at the truth now. ``kept``: had been at the truth before.
-        missing: ids of bills for which there is no hold, or more than one it may be for.
+        corrected: number of holds corrected from worst case to the bill. ``kept``: number that needed no correction.
+        missing: ids of bills for which there is no hold, or more than one candidate.
         refused: holds whose correction the store refuses; they stay as they were.
         by: (day, upstream/model) → posted before, and after.
     """
@@ -39,7 +39,7 @@ class Deltas:
     by: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """For printing; dollars."""
+        """The result for printing, in dollars."""
         return {
             "corrected": self.corrected,
             "kept": self.kept,
@@ -53,7 +53,7 @@ class Deltas:
 
 
 def read_bills(lines: Iterable[str]) -> dict[str, int]:
-    """Id → nano-USD, out of a CSV with the columns ``id`` and ``cost`` (dollars). Raises ``BadBill``."""
+    """Id → nano-USD, from a CSV with the columns ``id`` and ``cost`` (dollars). Raises ``BadBill``."""
     bills: dict[str, int] = {}
     reader = csv.DictReader(lines)
     if not {"id", "cost"} <= set(reader.fieldnames or ()):
@@ -70,10 +70,10 @@ def read_bills(lines: Iterable[str]) -> dict[str, int]:
 
 
 async def reconcile(home: Home, bills: Mapping[str, int]) -> Deltas:
-    """Post the truth of every REAPED hold that has a bill. May be repeated: a second time changes nothing.
+    """Post the billed amount of every REAPED hold that has a bill. A repeat changes nothing.
 
-    A bill by request is for the request's one attempt of unknown outcome; with several such it needs the attempt's id. The
-    vendor's own ids are known of attempts of unknown outcome that were answered.
+    A bill with a request's id applies to its one attempt of unknown outcome; if there are several, the bill needs the
+    attempt's id. The vendor's own ids are known for attempts of unknown outcome that were answered.
 
     Raises ``StoreDown``.
     """
@@ -94,7 +94,7 @@ async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: 
     ]
     query = f"SELECT id, request, state, created, upstream, model, settled, upstream_id FROM budget_hold WHERE {' OR '.join(wanted)}"
     rows = await home.rows(query, *names, *ranges)
-    settles: list[tuple[Settle, tuple[str, str], int]] = []
+    settles: list[tuple[str, Settle, tuple[str, str], int]] = []
     for name in names:
         own = next(filter(None, ([row for row in rows if name == row[at]] for at in (0, 1, 7))), [])
         reaped = [row for row in own if row[2] == REAPED]
@@ -105,9 +105,9 @@ async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: 
         else:
             id_, _, _, created, upstream, model, settled, _ = reaped[0]
             key = (day_of(created), f"{upstream}/{model}")
-            settles.append((Settle(id_, POSTED, bills[name], "reconciled"), key, settled or 0))
-    results = await _corrected(home, [settle for settle, _, _ in settles])
-    for (settle, key, before), result in zip(settles, results, strict=True):
+            settles.append((name, Settle(id_, POSTED, bills[name], "reconciled"), key, settled or 0))
+    results = await _corrected(home, [settle for _, settle, _, _ in settles])
+    for (name, settle, key, before), result in zip(settles, results, strict=True):
         if isinstance(result, Done):
             deltas.corrected += 1
             sums = deltas.by.setdefault(key, [0, 0])
@@ -115,14 +115,14 @@ async def _some(home: Home, names: list[str], bills: Mapping[str, int], deltas: 
             sums[1] += settle.amount
         elif result is None:
             deltas.refused.append(settle.hold)
-        elif isinstance(result, Missing):  # closed since we looked
-            deltas.missing.append(settle.hold)
+        elif isinstance(result, Missing):  # closed meanwhile
+            deltas.missing.append(name)
         else:
             deltas.kept += 1
 
 
 async def _corrected(home: Home, ops: Sequence[Settle], less: int = 0) -> list[Result | None]:
-    """``None`` for what the store refuses, which hurts no other."""
+    """The results; ``None`` for what the store refuses, without affecting the others."""
     try:
         return [*(await home.transact([lessened(op, less) or op for op in ops] if less else ops)).results]
     except (Conflict, Unfit) as error:

@@ -1,7 +1,7 @@
-"""What the store refuses for good about one operation: a text that it cannot hold, a number, a constraint of an operator's.
+"""Operations that the store refuses for good: for a text or number that it cannot store, or an operator's constraint.
 
-It is booked with its money and its accounts, and with less said of who and what. Where that is refused, too, what is held for it
-stays held, it is asked again now and then, and a row in ``budget_refused`` lets ``gwcore ledger verify`` say so.
+Such an operation is booked with its money and accounts, but with fewer details. If that is refused, too, its holds stay
+held, it is retried now and then, and a row in ``budget_refused`` lets ``gwcore ledger verify`` report it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from gwcore_budget.ledger.ops import NOTHING_METERED, Facts, Metered, Op, Settle, Spent
 
 LEAST = 2
-"""The most that is left out: 1 cuts texts to a few plain letters, 2 says nothing but the money."""
+"""The highest level of details left out: 1 shortens texts to plain ones or drops them, 2 keeps ids and money alone."""
 AGAIN = 60.0
-"""Seconds between two questions whether the store takes by now what it refused."""
+"""Seconds between retries of what the store refused."""
 _LETTERS, _NUMBER = 64, 10**12
 
 
 def lessened(op: Op, less: int) -> Op | None:
-    """The same money with less said of it; ``None`` where there is nothing to leave out."""
+    """The operation with the same money but fewer details; ``None`` if there is nothing to leave out."""
     if less > LEAST:
         return None
     if isinstance(op, Settle):
@@ -35,7 +35,7 @@ def lessened(op: Op, less: int) -> Op | None:
 
 
 def fewer(facts: Facts, less: int) -> Facts:
-    """What any store takes."""
+    """Facts that any store accepts."""
     if less == LEAST:
         return Facts(facts.request, facts.attempt)
     return Facts(*map(_plain, facts))._replace(request=facts.request, session=None, tags="[]")
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def held_by(op: Op) -> tuple[str, ...]:
-    """Ids of the holds that an operation is to end."""
+    """Ids of the holds that an operation ends."""
     if isinstance(op, Spent):
         return tuple([hold.id for hold in op.holds])
     return (op.hold,) if isinstance(op, Settle) else ()

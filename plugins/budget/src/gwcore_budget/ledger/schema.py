@@ -1,4 +1,4 @@
-"""Tables of the ledger, the same in both homes. Made by the migration ``budget_0001``; see ``books`` for what they mean."""
+"""Tables of the ledger, the same in both homes. The migrations create them; see ``books`` for their meaning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _columns(row: type[Facts | Metered], required: set[str]) -> list[Column[obje
 _MOSTLY: dict[str, object] = {
     **Facts._field_defaults, **Metered._field_defaults, "state": POSTED, "basis": "usage", "status": 200,
 }  # fmt: skip
-"""What most rows of an attempt say in a column, which need not be written: the column says it by itself."""
+"""The values that most attempts have: defaults of their columns, so that they need not be written."""
 
 
 def _default(name: str) -> str | None:
@@ -43,7 +43,7 @@ def _default(name: str) -> str | None:
 
 
 def _some(name: str, where: str, *columns: str) -> Index:
-    """An index of those rows of holds alone: of the others it costs nothing."""
+    """A partial index of holds: other rows cost nothing."""
     return Index(f"budget_hold_{name}", *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
@@ -81,7 +81,7 @@ account = Table(
 hold = Table(
     "budget_hold",
     metadata,
-    # compared byte by byte, so that a range of ids has all attempts of a request
+    # compared byte by byte, so that a range of ids contains all attempts of a request
     Column("id", Text().with_variant(Text(collation="C"), "postgresql"), primary_key=True),
     Column("worker", Text, nullable=False),
     Column("state", Integer, nullable=False, server_default=_default("state")),
@@ -186,7 +186,7 @@ retention = Table(
     Column("due", _Int, nullable=False, server_default="0"),
     sqlite_strict=True,
 )
-"""One row: from when on the books are kept in full, and when they are to be looked through next."""
+"""One row: since when the books are complete, and when closing is due next."""
 carried = Table(
     "budget_carried",
     metadata,
@@ -194,7 +194,7 @@ carried = Table(
     *(Column(name, _Int, nullable=False, server_default="0") for name in ("pending", "posted", "settled")),
     sqlite_strict=True,
 )
-"""Sums by account of what is not kept: ``pending`` and ``posted`` of entries, ``settled`` of holds. Account 0 has those of all holds."""
+"""Sums of deleted rows by account: ``pending``, ``posted`` of entries, ``settled`` of holds. Account 0: all holds."""
 refused = Table(
     "budget_refused",
     metadata,
@@ -203,7 +203,7 @@ refused = Table(
     Column("at", _Int, nullable=False),
     sqlite_strict=True,
 )
-"""Holds whose end the store refuses, whatever is left out of it; see :mod:`gwcore_budget.ledger.refused`."""
+"""Holds whose end the store refuses, even with fewer details; see :mod:`gwcore_budget.ledger.refused`."""
 
 _NEVER = "BEGIN SELECT RAISE(ABORT, 'budget_entry is append only'); END"
 _KEPT = "coalesce((SELECT since FROM budget_retention), 0)"
@@ -226,8 +226,8 @@ FORBID = {
         FOR EACH ROW EXECUTE FUNCTION budget_entry_forbid()""",
     ],
 }
-"""The book is append only, as far as it is kept: statements per dialect that make the database refuse anything else."""
+"""Statements per dialect that make ``budget_entry`` append-only: only closed entries can be deleted."""
 
 HOLD_COLUMNS = tuple(str(column.name) for column in hold.columns)
 HOLD_DEFAULTS = tuple(_MOSTLY.get(name, ...) for name in HOLD_COLUMNS)
-"""What the columns say by themselves; ``...`` where nothing does."""
+"""The columns' defaults; ``...`` if there is none."""

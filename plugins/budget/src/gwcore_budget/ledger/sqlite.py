@@ -1,7 +1,7 @@
-"""The ledger in a SQLite file: one connection on a thread of its own, WAL, ``synchronous=FULL``.
+"""The ledger in a SQLite file: one writing connection on a thread of its own, WAL, ``synchronous=FULL``.
 
-Workers of one machine take turns by an ``flock`` beside the file: it is fair enough and wakes at once, while SQLite's own
-busy handler polls. The connections that read are others: an open SELECT would make ``BEGIN IMMEDIATE`` fail at once.
+Workers of one machine take turns by an ``flock`` on a file beside it: that is fair enough and wakes at once, while
+SQLite's busy handler polls. Reads use other connections: an open SELECT would make ``BEGIN IMMEDIATE`` fail at once.
 """
 
 from __future__ import annotations
@@ -47,35 +47,36 @@ from gwcore_budget.ledger.ops import Op
 from gwcore_budget.ledger.schema import DIMENSIONS, HOLD_COLUMNS, HOLD_DEFAULTS
 
 T = TypeVar("T")
-# a None that nobody adapts is asked for two protocols that it does not know, each time it is bound: two errors made and dropped
+# without an adapter, each binding of a None looks up two protocols in vain, with an exception each
 sqlite3.register_adapter(type(None), dict[None, None]().get)
 BUSY_MS = 200
 READERS = 3
-"""Threads that read; all but one of them for reports."""
+"""Reading threads; reports may use all but one of them."""
 _STEPS = 20_000
-"""Of SQLite's machine, between two looks at the clock."""
+"""Instructions of SQLite's virtual machine between two checks of the deadline."""
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
 ROWS = 16
-"""Rows that one INSERT takes: its cursors are opened, and the interpreter is let go and asked for again, once for all of them."""
+"""Rows per INSERT: its cursors are opened, and the GIL is released and taken again, once for all of them."""
 _PLACE = re.compile(r"\$(\d+)")
 
 
 @lru_cache(maxsize=64)
 def _numbered(statement: str) -> str:
-    """With SQLite's places: ``?1``."""
+    """The statement with SQLite's placeholders: ``?1``."""
     return _PLACE.sub(r"?\1", statement)
 
 
 @lru_cache(maxsize=64)
 def _inserting(table: str, names: tuple[str, ...], common: int) -> tuple[str, str]:
-    """For one row, and for :data:`ROWS` of them, which have the values of the first ``common`` columns in common."""
+    """Statements for one row and for :data:`ROWS` rows, which share the values of the first ``common`` columns."""
+    # a conflict ends the transaction anyway; to undo the statement alone, SQLite would first copy every page that many rows change
     places = [f"?{n}" for n in range(1, common + 1)] + ["?"] * (len(names) - common)
-    head, row = f"INSERT INTO {table} ({', '.join(names)}) VALUES ", f"({','.join(places)})"
+    head, row = f"INSERT OR ROLLBACK INTO {table} ({', '.join(names)}) VALUES ", f"({','.join(places)})"
     return head + row, head + ",".join([row] * ROWS)
 
 
-# the list comes first in each join: as the right side of an IN it would become a table of its own, each time
+# the list comes first in each join: as the right side of an IN it would be copied into a temporary table each time
 _LISTED = "FROM (SELECT value FROM json_each(?)) CROSS JOIN"
 _HOLDS = f"SELECT {_HOLD} {_LISTED} budget_hold ON id = value"
 _GRANTS = f"SELECT worker, account, amount, turn {_LISTED} budget_grant ON worker = value"
@@ -100,7 +101,7 @@ _DAILY_TAG = _numbered(folding("budget_daily_tag", ("day", "tag")))
 
 
 class _Question:
-    """What is asked of a connection that reads, until when; ``over``: nobody waits for the answer."""
+    """A query for a reading connection, and its deadline; ``over``: nobody waits for the answer."""
 
     __slots__ = ("over", "query", "until", "values")
 
@@ -125,7 +126,7 @@ class SqliteHome:
         self._reader: ThreadPoolExecutor | None = None
         self._db: sqlite3.Connection | None = None
         self._reads: list[sqlite3.Connection] = []
-        self._idle: list[sqlite3.Connection] = []  # of these
+        self._idle: list[sqlite3.Connection] = []  # those of them that are free
         self._reports = Turns(READERS - 1)
         self._closing = False
         self._lock = -1
@@ -139,10 +140,10 @@ class SqliteHome:
         await self._on(self._thread, self._open)
 
     async def aclose(self) -> None:
-        """Disconnect, behind what is still queued."""
+        """Disconnect after queued writes; running reads are aborted."""
         if self._thread is not None and self._reader is not None:
             thread, reader, self._thread, self._reader = self._thread, self._reader, None, None
-            self._closing = True  # whoever reads sees it soon
+            self._closing = True  # aborts running reads
             await asyncio.to_thread(reader.shutdown)
             await self._on(thread, self._close)
             await asyncio.to_thread(thread.shutdown)
@@ -152,7 +153,7 @@ class SqliteHome:
         return await self._on(self._thread, self._transact, ops)
 
     def stirred(self) -> bool:
-        """See :class:`gwcore_budget.ledger.home.Home`. All workers are of this machine: the lock's file tells by its time."""
+        """See :class:`gwcore_budget.ledger.home.Home`. All workers are on this machine: the lock file's mtime tells."""
         stirred, self._stirred = self._stirred, os.fstat(self._lock).st_mtime_ns if self._lock >= 0 else 0
         return self._stirred != stirred
 
@@ -168,7 +169,7 @@ class SqliteHome:
         try:
             return await self._on(self._reader, self._query, question)
         finally:
-            question.over = True  # of one that was cancelled, the thread is free again soon
+            question.over = True  # if cancelled, this soon frees the thread
 
     async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:
         """See :class:`gwcore_budget.ledger.home.Home`."""
@@ -209,7 +210,7 @@ class SqliteHome:
             raise StoreDown(cause_of(error)) from error
 
     def _there(self) -> tuple[int, int]:
-        """Which file has the path now."""
+        """Device and inode of the file that is now at the path."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -226,7 +227,7 @@ class SqliteHome:
 
     @contextmanager
     def _reading(self, asked: _Question) -> Iterator[sqlite3.Connection]:
-        """One of the connections that read: each thread that needs one has one. Raises ``StoreDown``, also when time is up."""
+        """A reading connection, one per thread that needs one. Raises ``StoreDown``, also when time is up."""
 
         def over() -> bool:
             return asked.over or self._closing or time.monotonic() > asked.until
@@ -261,12 +262,12 @@ class SqliteHome:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Alone among the workers, so that nobody comes between. Raises ``StoreDown``, ``Unfit``."""
+        """A transaction that excludes all other workers. Raises ``StoreDown``, ``Unfit``."""
         db = self._db
         if db is None:
             raise StoreDown("closed")
         try:
-            if self._there() != self._file:  # what is written into a file without a name is lost with the process
+            if self._there() != self._file:  # writes to a deleted file are lost with the process
                 raise StoreDown("the file was moved, deleted or replaced: stop the gateway, restore the file, start it")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
@@ -282,7 +283,7 @@ class SqliteHome:
         except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
             raise Unfit(str(error)) from error
         except (sqlite3.Error, OSError) as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # what a statement does, or a trigger
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # of a statement or a trigger
                 raise Unfit(str(error)) from error
             raise StoreDown(cause_of(error)) from error
 
@@ -293,12 +294,12 @@ class SqliteHome:
             results = run(books, ops)
             self._write(db, books)
         if any(row.changed for row in books.budgets.values()):
-            with suppress(OSError):  # it is in the store: without this word others see it a second later
+            with suppress(OSError):  # already stored: without this signal others see it a second later
                 os.utime(self._lock, ns=(time.time_ns(),) * 2)
         return Answer(results, books.events, now)
 
     def _trusted(self) -> int:
-        """The time, for what must not be done on the word of a clock that has jumped. Raises ``StoreDown``."""
+        """The time. Raises ``StoreDown`` if the clock has jumped: books must not be closed by it."""
         now, jump = self.clock.look()
         if jump:
             raise StoreDown("the clock has jumped")
@@ -344,7 +345,7 @@ class SqliteHome:
             for row in db.execute(_ACCOUNTS, (_list(needs.accounts),)):
                 books.accounts[row[0]] = Account(*row)
         for (budget, start), charge in needs.charges.items():
-            if start <= now < charge.period.end:  # else the caller's clock is off, and no account is opened for it
+            if start <= now < charge.period.end:  # else the caller's clock is off: open no account
                 self._current(db, books, budget, start, charge.period.since)
         return books
 
@@ -417,10 +418,10 @@ def _list(values: Any) -> str:
 def _insert(
     db: sqlite3.Connection, table: str, defaults: Mapping[str, object], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Into these columns; ``defaults`` says what they say by themselves.
+    """Insert rows; ``defaults``: column → its default, or ``...`` if it has none.
 
-    Each value is bound by a call of its own: so what all rows leave to the defaults is not named, and a text that all of many
-    have in common is bound once for :data:`ROWS` of them.
+    Each bound value costs a call: so a column with its default in all rows is omitted, and a text that all of many rows
+    share is bound once for :data:`ROWS` of them.
     """
     common: dict[str, Any] = {}
     apart: dict[str, tuple[Any, ...]] = {}

@@ -1,4 +1,4 @@
-"""``gwcore ledger verify``: the invariants, asked of the store itself. Works while the gateway serves."""
+"""``gwcore ledger verify``: checks the invariants in the store itself. Works while the gateway serves."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gwcore_budget.ledger.ops import PENDING, STATES
 from gwcore_budget.ledger.worker import SILENT
 
 REAP, SEND = 30_000, 300_000
-"""Milliseconds: within the first the lost hold of a dead worker is reaped, within the second a row of the outbox is sent."""
+"""Milliseconds within which a dead worker's lost hold must be reaped, and an outbox row sent."""
 _NAMED = 5
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found. ``problems`` is empty where everything holds; ``notes``: what may be right, and should be known."""
+    """The findings. ``problems`` is empty if all is correct; ``notes``: what may be correct, but should be known."""
 
     accounts: int = 0
     holds: dict[str, int] = field(default_factory=dict)
@@ -32,10 +32,9 @@ class Report:
 
 
 async def verify(home: Home) -> Report:
-    """Check the store's own structures, I2, I3, I12, the daily sums, and that what should have been done long ago was done.
+    """Check the store's own structures, I2, I3, I12, the daily sums, and that no work is overdue; I1 gives only notes.
 
-    Reads in one statement per table, each a consistent snapshot in itself; what a worker commits between two of them is
-    read again before it is called a problem.
+    All sums are read in one statement, a consistent snapshot; it is repeated up to twice while it shows a problem.
     """
     if damage := await home.damage():
         return Report(problems=[f"store: {one}" for one in damage])
@@ -77,11 +76,11 @@ async def _beyond(home: Home) -> list[str]:
 
 
 def _some(rows: list[tuple[Any, ...]]) -> str:
-    """How many, and the first of them by name."""
+    """The number of rows, and the first of them by name."""
     return f"{len(rows)} ({', '.join(row[0] for row in rows[:_NAMED])}{', …' if len(rows) > _NAMED else ''})"
 
 
-# summed up by the store: the rows may be too many for memory, and those who move the same accounts are few
+# summed by the store: the rows may not fit into memory, while there are few combinations of accounts
 _SNAPSHOT = """
 SELECT 'account', id, posted, pending, excess, 0, budget FROM budget_account
 UNION ALL SELECT 'hold', state, CAST(coalesce(sum(amount), 0) AS BIGINT), CAST(coalesce(sum(settled), 0) AS BIGINT), count(*),
@@ -115,7 +114,7 @@ class _Tally:
     problems: list[str] = field(default_factory=list)
 
     def add(self, row: tuple[Any, ...]) -> None:
-        """One row of the snapshot."""
+        """Add a row of the snapshot."""
         kind, key, first, second, third, least, text = row
         if kind == "account":
             self.accounts[key] = (first, second, third, text)
@@ -146,7 +145,7 @@ class _Tally:
                 self.posted[account] += settled
 
     def report(self) -> Report:
-        """What does not agree."""
+        """The sums, and what does not agree."""
         for id_, (posted, pending, _, budget) in self.accounts.items():
             name = f"account {id_} ({budget})"
             if pending != self.pending[id_]:

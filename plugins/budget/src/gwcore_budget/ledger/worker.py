@@ -1,8 +1,8 @@
-"""Who is alive: each worker holds a lock on a file of its own, and says so to the store every few seconds.
+"""Liveness of workers: each one locks a file of its own, and sends the store a heartbeat every few seconds.
 
-A worker of the same kernel is dead when its lock can be had: at once, and for certain. One elsewhere is taken for dead when
-it has been silent for :data:`SILENT`; it stops spending its grants by itself before (:data:`FENCED`), and a hold that was
-reaped too early is corrected by its own settlement. So a clock that is wrong costs nothing but waiting.
+A worker on the same kernel is dead, at once and for certain, if its lock can be taken. One elsewhere is considered dead
+after :data:`SILENT` milliseconds without a heartbeat; it stops spending its grants earlier (:data:`FENCED`), and a hold
+that was reaped too early is corrected by its settlement. So a wrong clock costs only waiting.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from gwcore_budget.ledger.clock import BOOT
 from gwcore_budget.ledger.home import Home
 
 KINDS = ("next", "journal", "alive")
-"""Files of a worker: its journal and the one that is to take its place, and the lock that shows that it lives."""
+"""Files of a worker: its journal while it is rewritten, its journal, and the lock that shows that it lives."""
 BEAT = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 FENCED = 40.0
-"""Seconds after the last sign of life that reached the store at which a worker spends no grant any more."""
+"""Seconds after its last heartbeat that reached the store, after which a worker spends no grants."""
 SILENT = 60_000
-"""Milliseconds of silence after which a worker of another machine is taken for dead."""
+"""Milliseconds without a heartbeat after which a worker on another machine is considered dead."""
 
 
 def boot_id() -> str:
-    """The running kernel; containers on it share it. Locks of files mean something only below one."""
+    """The id of the running kernel, which its containers share. File locks work only within one kernel."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -45,25 +45,25 @@ class Other:
     seen: int
 
     def file(self, kind: str) -> Path:
-        """One of its :data:`KINDS`."""
+        """The path of its file of a kind, one of :data:`KINDS`."""
         return Path(self.folder) / f"{self.id}.{kind}"
 
 
 class Corpse:
-    """The lock of a dead worker of this kernel. Whoever has it buries it, and nobody else meanwhile."""
+    """The lock of a dead worker on this kernel. Only the process that holds it may bury the worker."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def of(cls, other: Other) -> Corpse | None:
-        """``None`` while it lives, and where that cannot be known from here."""
+        """Take the lock; ``None`` if the worker lives, or if that cannot be determined from here."""
         if other.boot != boot_id() or other.boot == "unknown":
             return None
         try:
             descriptor = os.open(other.file("alive"), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            return None  # perhaps in another container: only its silence can tell
+            return None  # perhaps in another container: only its silence can show it
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -72,12 +72,12 @@ class Corpse:
         return cls(descriptor)
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 class Worker:
-    """This process's place among the workers of one store."""
+    """This process as one of the workers of a store."""
 
     def __init__(self, folder: Path) -> None:
         self.id = f"{os.uname().nodename[:24]}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -86,11 +86,11 @@ class Worker:
         self._heard = -FENCED
 
     def fenced(self) -> bool:
-        """Others may take us for dead: no grant may be spent."""
+        """Whether others may consider this worker dead, so that it must not spend grants."""
         return time.clock_gettime(BOOT) - self._heard > FENCED
 
     async def enter(self, home: Home, now: int) -> None:
-        """Lock, then say so. Raises ``OSError`` where the folder cannot be written, ``StoreDown``."""
+        """Take the lock, then register. Raises ``StoreDown``; ``OSError`` if the folder cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(self.path("alive"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ class Worker:
         self._heard = time.clock_gettime(BOOT)
 
     async def beat(self, home: Home, now: int) -> bool:
-        """A sign of life; ``False`` when others have buried us. Raises ``StoreDown``."""
+        """Send a heartbeat; ``False`` if others have buried this worker. Raises ``StoreDown``."""
         began = time.clock_gettime(BOOT)
         found = await home.rows("UPDATE budget_worker SET seen=$1 WHERE id=$2 RETURNING id", now, self.id)
         if found:
@@ -114,22 +114,22 @@ class Worker:
         return bool(found)
 
     async def others(self, home: Home) -> list[Other]:
-        """Everybody else, dead or alive."""
+        """All other workers, dead or alive."""
         rows = await home.rows("SELECT id, host, boot, folder, seen FROM budget_worker WHERE id <> $1", self.id)
         return [Other(*row) for row in rows]
 
     def path(self, kind: str) -> Path:
-        """One of our own :data:`KINDS`."""
+        """The path of its own file of a kind, one of :data:`KINDS`."""
         return self.folder / f"{self.id}.{kind}"
 
     async def leave(self, home: Home) -> None:
-        """All is settled: nobody needs to bury us."""
+        """Deregister once all is settled: nobody needs to bury this worker."""
         await home.rows("DELETE FROM budget_worker WHERE id=$1 RETURNING id", self.id)
         for kind in KINDS:
             self.path(kind).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Release the lock for good."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -11,5 +11,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create them."""
     metadata.create_all(op.get_bind())

@@ -1,4 +1,4 @@
-"""A book that is append only as far as it is kept, and sums of what is not; and no report that looks at every attempt."""
+"""Append-only entries, sums of deleted rows, and indexes so that no report reads every attempt."""
 
 from alembic import op
 
@@ -11,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make what is missing."""
+    """Create what is missing."""
     bind = op.get_bind()
     metadata.create_all(bind)
     for index in sorted(hold.indexes, key=lambda index: str(index.name)):

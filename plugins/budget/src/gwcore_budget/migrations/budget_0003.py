@@ -1,4 +1,4 @@
-"""Holds whose end the store refuses: what they hold stays held, and is told."""
+"""A table of holds whose end the store refuses: they stay held, and are reported."""
 
 from alembic import op
 
@@ -11,5 +11,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make what is missing."""
+    """Create what is missing."""
     metadata.create_all(op.get_bind())

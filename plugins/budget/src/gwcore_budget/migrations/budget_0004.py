@@ -1,4 +1,4 @@
-"""Whoever looks at the running periods looks at no other: of accounts there is one for every period that ever was."""
+"""An index to find the accounts of running periods without reading those of all past periods."""
 
 from alembic import op
 
@@ -11,7 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make what is missing."""
+    """Create what is missing."""
     bind = op.get_bind()
     for index in sorted(account.indexes, key=lambda index: str(index.name)):
         index.create(bind, checkfirst=True)
