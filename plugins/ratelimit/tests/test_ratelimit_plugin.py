@@ -371,9 +371,12 @@ async def test_waits_count_for_the_clock():
 
 @pytest.mark.parametrize(
     ("micros", "said"),
-    [(1, "0.001"), (9_823_456, "9.82"), (99_999_999, "100"), (4_318_508_000, "4319"), (2_592_000_000_000, "2592000")],
-)
-def test_a_wait_is_told_without_an_exponent(micros, said):
+    [
+        (1, "0.001"), (500_000, "0.5"), (9_823_456, "9.83"), (10_040_000, "10.1"), (99_999_999, "100"), (4_318_508_000, "4319"),
+        (2_592_000_000_000, "2592000"),
+    ],
+)  # fmt: skip
+def test_a_wait_is_told_without_an_exponent_and_never_too_short(micros, said):
     """A limit over days has such waits, and such a period."""
     limit = Limit(id="x", kind="requests", amount=7, period=30 * 86_400 * SECOND, burst=7, scopes=("global",))
     told = refusal((limit, "x:", 1), micros).message

@@ -1,4 +1,4 @@
-"""What vendors keep under an id: each reaches its own, where it is kept."""
+"""Objects that vendors store under an id: each caller reaches only its own, where they are stored."""
 
 from __future__ import annotations
 

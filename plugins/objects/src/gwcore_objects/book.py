@@ -1,4 +1,4 @@
-"""``Book``: whose an id is, and where it is kept. In SQL, written behind the calls; what this worker wrote it knows at once."""
+"""``Book``: owner and place of each id, in SQL. Written in the background; a worker sees its own rows at once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from gwcore_objects.ids import LONGEST
 
 MIGRATIONS: Final = Migrations("objects", "gwcore_objects.migrations", head="objects_0001")
 KNOWN: Final = 100_000
-"""Ids that a worker knows by heart."""
+"""Ids cached in each worker."""
 MOST: Final = 100_000
-"""Rows that may wait for a store that is away; beyond it the next are lost, and their ids refused."""
+"""Rows that may wait while the store is unavailable; further ones are lost, and their ids rejected."""
 _BATCH: Final = 500
 _PAUSE: Final = 0.5
 _GATHER: Final = 0.02
-"""Seconds in which rows gather: a commit of one costs as much as one of many."""
+"""Seconds in which rows are collected: committing one costs as much as committing many."""
 _AGAIN: Final = (0.05, 0.3)
-"""Seconds before an id that is not found is looked for again: another worker may have just handed it out."""
+"""Seconds before each retry for an id that is not found: another worker may have just issued it."""
 _SWEEP: Final = 3600.0
 _OWNER: Final = 256
 
@@ -52,7 +52,7 @@ _log = structlog.get_logger("gwcore.objects")
 
 @dataclass(slots=True, frozen=True)
 class Home:
-    """Where something is kept: the upstream, and which of its credentials made it (0: it has one)."""
+    """Where an object is stored: the upstream, and which of its credentials created it (0: it has only one)."""
 
     upstream: str
     key: int
@@ -60,7 +60,7 @@ class Home:
 
 @dataclass(slots=True, frozen=True)
 class Kept:
-    """One line: an id, whose, and where."""
+    """One row: an id, its owner, its place and its kind."""
 
     id: str
     owner: str
@@ -69,7 +69,7 @@ class Kept:
 
 
 def owner_key(owner: str) -> str:
-    """As it stands in the table: ids of an identity provider may be of any length."""
+    """The owner as stored: shortened by a digest, because ids of an identity provider may have any length."""
     return owner if len(owner) <= _OWNER else f"{owner[:32]}:{sha256(owner.encode()).hexdigest()}"
 
 
@@ -84,18 +84,18 @@ class Book:
         self._store = store
         self._responses = responses
         self._known: OrderedDict[str, tuple[Kept, ...]] = OrderedDict()
-        self._waiting: deque[tuple[Kept, bool]] = deque()  # and whether it came
+        self._waiting: deque[tuple[Kept, bool]] = deque()  # and whether to add it
         self._wake = asyncio.Event()
         self.lost = 0
 
     @property
     def waiting(self) -> int:
-        """Rows to be written."""
+        """Number of rows not yet written."""
         return len(self._waiting)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Make the table; write and sweep until the end, at which what waits is written."""
+        """Create the table; write and sweep in the background; at the end, write all rows that wait."""
         await migrate(self._store, MIGRATIONS)
         tasks = {asyncio.create_task(self._writing()), asyncio.create_task(self._sweeping())}
         try:
@@ -115,9 +115,9 @@ class Book:
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def find(self, id_: str, owner: str | None, *, patient: bool) -> tuple[list[Home], bool]:
-        """Where an id of ``owner``'s is kept (of anybody's for ``None``), and whether anybody has it. Raises ``StoreUnavailable``.
+        """Where an id of ``owner`` (``None``: of anyone) is stored, and whether anyone has it. Raises ``StoreUnavailable``.
 
-        ``patient``: look again before it is said that there is none.
+        ``patient``: retry before the id is reported as unknown.
         """
         homes = _homes(self._known.get(id_, ()), owner)
         if homes:
@@ -134,10 +134,10 @@ class Book:
         return homes, bool(found)
 
     async def look(self, ids: Sequence[str]) -> dict[str, tuple[Kept, ...]]:
-        """The lines of each id, without those that have none. Raises ``StoreUnavailable``."""
+        """The rows of each id; ids without rows are absent. Raises ``StoreUnavailable``."""
         ids = [id_ for id_ in ids if _may_stand(id_)]
         asked = set(ids)
-        # before the store is asked: what is written meanwhile would be neither here nor in its answer
+        # before the query: a row written meanwhile might be neither here nor in its result
         unwritten = [line for line, came in self._waiting if came and line.id in asked]
         found: dict[str, tuple[Kept, ...]] = {}
         async with reading(self._store) as sql:
@@ -153,7 +153,7 @@ class Book:
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def note(self, line: Kept) -> None:
-        """An id was handed out. Nothing is awaited: the row is written behind the call."""
+        """Record an id that an upstream issued. Does not wait: the row is written in the background."""
         known = self._known.get(line.id, ())
         if line in known or not _may_stand(line.id) or not storable(line.owner):
             return
@@ -161,7 +161,7 @@ class Book:
         self._put(line, came=True)
 
     def forget(self, id_: str, homes: Iterable[Home]) -> None:
-        """It was deleted at its vendor."""
+        """Remove an id that was deleted at its vendor."""
         self._known.pop(id_, None)
         for home in homes:
             self._put(Kept(id_, "", home, ""), came=False)
@@ -186,17 +186,17 @@ class Book:
             while self._waiting:
                 try:
                     await self._write()
-                except StoreUnavailable:  # the store's own line of the log says so
+                except StoreUnavailable:  # the store logs it
                     await asyncio.sleep(_PAUSE)
 
     async def _write(self) -> None:
-        """Write the oldest rows. Raises ``StoreUnavailable``; then they wait on."""
+        """Write the oldest rows. Raises ``StoreUnavailable``; then they stay queued."""
         taken = [self._waiting[at] for at in range(min(_BATCH, len(self._waiting)))]
         try:
             await self._store_rows(taken)
         except StoreUnavailable:
             raise
-        except SQLAlchemyError as error:  # the store refuses for good: others must not wait behind it
+        except SQLAlchemyError as error:  # permanent: it must not block the rows after it
             self.lost += len(taken)
             _log.error("the store refuses to note what callers made", error=type(error).__name__, rows=len(taken))
         for _ in taken:
@@ -224,7 +224,7 @@ class Book:
             await asyncio.sleep(_SWEEP)
 
     async def sweep(self) -> int:
-        """Forget responses that their vendor no longer has; returns how many."""
+        """Delete the rows of responses that their vendor no longer stores; returns their number."""
         before = int((time.time() - self._responses) * 1000)
         old = select(KEPT.c.id).where(KEPT.c.kind == "response", KEPT.c.made < before).limit(_BATCH)
         gone = 0
@@ -235,11 +235,11 @@ class Book:
                     return gone
                 which = delete(KEPT).where(KEPT.c.id.in_(ids), KEPT.c.kind == "response", KEPT.c.made < before)
                 gone += (await sql.execute(which)).rowcount
-            await asyncio.sleep(0.01)  # others write into the same store
+            await asyncio.sleep(0.01)  # let others write to the store
 
 
 def _may_stand(id_: str) -> bool:
-    """Whether the table can hold it: others are nobody's."""
+    """Whether the table can store the id: any other has no owner."""
     return len(id_) <= LONGEST and storable(id_)
 
 

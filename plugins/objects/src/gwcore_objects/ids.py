@@ -1,4 +1,4 @@
-"""Ids of what vendors keep: in addresses, in requests, and in answers. The same words in every dialect.
+"""Ids of objects that vendors store: in paths, requests and answers. Their names are the same in every dialect.
 
 OpenAI's files, batches and responses (platform.openai.com/docs/api-reference), Anthropic's files and message batches
 (docs.anthropic.com/en/api), Gemini's cached contents (ai.google.dev/api/caching).
@@ -24,51 +24,51 @@ KINDS: Final[Mapping[str, str]] = {
     "responses": "response", "response_cancel": "response", "response_items": "response",
     "cached_contents": "cache",
 }  # fmt: skip
-"""Operation → what it is about."""
+"""Operation → kind of its objects."""
 LISTS: Final = ("data", "cachedContents")
 RESPONSES: Final = "openai.responses"
 MESSAGES: Final = "anthropic.messages"
 CACHES: Final = "cachedContents/"
 _NAMES: Final = ("previous_response_id", "cachedContent", "cached_content", "input_file_id")
-"""Members of a request that name what somebody made before."""
+"""Members of a request that name objects created earlier."""
 _FILES: Final = frozenset({"file_id", "file_ids"})
-"""Likewise, at any depth. Vector stores, conversations and prompts are made at the vendor, not here."""
+"""Likewise, at any depth. Vector stores, conversations and prompts are created at the vendor, not here."""
 _LETTER: Final = re.compile(rb"\\u00[4-7]")
-"""An escape that may stand for a letter of such a name."""
+"""An escape that may encode a letter of such a name."""
 _CARRIED: Final = (b"file_id", b"previous_response_id", b"item_reference", b"container", b"\\u00")
-"""What the lines of an uploaded batch may name, or how they may hide it."""
+"""Names of ids in the lines of an uploaded batch, and the escape that may hide them."""
 _CALLERS_OWN: Final = frozenset(
     {"parameters", "input_schema", "schema", "properties", "args", "response", "metadata", "annotations", "results"}
 )
-"""Members in which a vendor reads no ids: schemas, what tools are told and say, and what was cited. ``file_id`` is a usual name there."""
+"""Members in which vendors read no ids: schemas, arguments and results of tools, and citations. ``file_id`` is a common name there."""
 _RUNNING: Final = ("code_execution", "code_interpreter", "shell", "web_search_2", "web_fetch_2")
-"""What tools begin with that run code at the vendor. Claude's have a date behind it; those that search run code to filter what they find."""
+"""Prefixes of tools that run code at the vendor. Claude's end in a date; its search tools run code to filter their results."""
 _CONTAINERS: Final = frozenset({"container", "container_id"})
 _MADE_THERE: Final = ("code_execution_output", "bash_code_execution_output")
-"""Blocks that tell of a file which code execution wrote; in a request they are earlier answers, sent back."""
+"""Blocks that name a file written by code execution; in a request they are earlier answers, sent back."""
 _PAYLOAD: Final = {"reasoning": "encrypted_content", "image_generation_call": "result"}
-"""Items of which the vendor takes what it has kept where they bring nothing themselves."""
+"""Type of item → its payload; if that is missing, the vendor uses what it has stored."""
 _OUTPUTS: Final = ("output_file_id", "error_file_id")
-"""Members of a batch that name what it made."""
+"""Members of a batch that name the files it wrote."""
 LONGEST: Final = 512
 
 
 def known_as(said: str) -> str:
-    """What an id stands under in the book: of a name of Google's, such as ``projects/p/locations/l/cachedContents/c``, its end."""
+    """The id as stored in the book: of a name of Google's, such as ``projects/p/locations/l/cachedContents/c``, the end."""
     _, named_so, last = said.rpartition(f"/{CACHES}")
     return CACHES + last if named_so else said
 
 
 def addressed(call: Call) -> str | None:
-    """The id in the address; ``None`` where it names a list."""
+    """The id in the path; ``None`` if it names a list."""
     id_ = call.params.get("id")
     return f"{CACHES}{id_}" if id_ is not None and KINDS[call.operation] == "cache" else id_
 
 
 def named(call: Call) -> dict[str, bool]:
-    """The ids that the body names; ``False`` of those that may be mere labels, unless somebody else has them.
+    """The ids that the body names; ``False`` for those that may be mere labels: they count only if somebody has them.
 
-    What was looked at is what is sent: a body in which more could hide is written anew.
+    If it names any, or more could hide in it, the body is re-encoded, so that only what was checked is sent.
     """
     document = call.document
     if not document:
@@ -84,7 +84,7 @@ def named(call: Call) -> dict[str, bool]:
         if isinstance(one, dict) and ("container" in one or "environment" in one)
     ]
     found.update(dict.fromkeys(chain.from_iterable(map(_containers, holders)), False))
-    # two searches of bytes spare most requests the walk; a regular expression for all is twenty times as slow
+    # two searches of bytes save most requests the walk; one regular expression is twenty times slower
     if names or holders or found or call.edited or b"file_id" in raw or (b"\\u00" in raw and _LETTER.search(raw)):
         found.update(dict.fromkeys((value for name in names for value in _texts(document[name])), True))
         found.update(dict.fromkeys(_files(document), True))
@@ -93,7 +93,7 @@ def named(call: Call) -> dict[str, bool]:
 
 
 def _items(items: list[Any]) -> Iterator[tuple[str, bool]]:
-    """Items of stored responses that a request names in place of what they say."""
+    """Items of stored responses that a request names instead of including their contents; ``True`` if they must exist."""
     for item in items:
         if not isinstance(item, dict) or not isinstance(id_ := item.get("id"), str) or not id_:
             continue
@@ -110,12 +110,12 @@ def _listed(document: Document, name: str) -> list[Any]:
 
 
 def _requests(document: Document) -> list[Any]:
-    """What a batch of messages asks for."""
+    """The requests in a batch of messages."""
     return [one.get("params") for one in _listed(document, "requests") if isinstance(one, dict)]
 
 
 def _containers(holder: Document) -> list[str]:
-    """Where code ran, and may go on: of a request or an answer of Claude's, of a tool or an item of OpenAI's. One that is made anew has no id."""
+    """Ids of containers in which code runs: in Claude's requests and answers, in OpenAI's tools and items. A new one has none."""
     places, said, shell = [holder.get("container_id")], holder.get("container"), holder.get("environment")
     places.append(said.get("id") if isinstance(said, dict) else said)
     if isinstance(shell, dict):
@@ -144,7 +144,7 @@ def _files(value: Any) -> Iterator[str]:
 
 
 def carried(upload: bytes) -> dict[str, bool]:
-    """The ids that the lines of an uploaded batch name, as :func:`named` has them: the vendor reads each as a request.
+    """The ids in the lines of an uploaded batch, as from :func:`named`: the vendor reads each line as a request.
 
     Raises:
         BadRequest: a line is nested so deeply that it cannot be read.
@@ -162,7 +162,7 @@ def _carried(line: bytes) -> list[tuple[str, bool]]:
     found: list[tuple[str, bool]] = []
     members: set[str] = set()
 
-    def see(pairs: list[tuple[str, Any]]) -> None:  # both of two that have one name: nobody knows which one counts
+    def see(pairs: list[tuple[str, Any]]) -> None:  # both values of a duplicate name: either may count
         nonlocal members
         members = {name for name, _ in pairs}
         refers = ("type", "item_reference") in pairs
@@ -174,14 +174,14 @@ def _carried(line: bytes) -> list[tuple[str, bool]]:
     try:
         json.loads(line, object_pairs_hook=see)
     except ValueError:
-        return []  # no line of a batch, nor is one whose outermost object has no body
+        return []  # not a line of a batch, as without a body in the outermost object
     except RecursionError:
         raise BadRequest("a line of the file is nested too deeply") from None
     return found if "body" in members else []
 
 
 def parsed(body: bytes) -> Document:
-    """The document of an answer; empty where it is none."""
+    """The document of an answer; empty if it is not a JSON object."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -190,23 +190,23 @@ def parsed(body: bytes) -> Document:
 
 
 def id_of(item: Any) -> str | None:
-    """The id of one thing as an answer shows it."""
+    """The id of an object in an answer, or ``None``."""
     said = (item.get("id") or item.get("name")) if isinstance(item, dict) else None
     return known_as(said) if isinstance(said, str) and said else None
 
 
 def runs_code(document: Document) -> bool:
-    """Whether the answer may tell of a container, and of files that were written there."""
+    """Whether the answer may name a container, and files written there."""
     return "container" in document or any(
         isinstance(tool, dict) and str(tool.get("type")).startswith(_RUNNING) for tool in _listed(document, "tools")
     )
 
 
 def told(document: Document, kind: str) -> list[tuple[str, str]]:
-    """Kind and id of everything that an answer about one thing tells of.
+    """Kind and id of all objects that an answer about one object names.
 
-    Itself, the files a batch wrote, the items of a response; of a message what code execution made. A container is
-    remembered like a response: it lives no longer.
+    The object itself, the files a batch wrote, the items of a response; for a message, what code execution created. A
+    container is stored as a response, because it lives no longer.
     """
     if kind == "message":
         return _made(document)
@@ -222,7 +222,7 @@ def told(document: Document, kind: str) -> list[tuple[str, str]]:
 
 
 def _made(document: Document) -> list[tuple[str, str]]:
-    """What code execution made, as a message or an event of its stream tells (BetaMessage of Anthropic's API)."""
+    """What code execution created, from a message or an event of its stream (BetaMessage of Anthropic's API)."""
     results = [block.get("content") for block in _listed(document, "content") if isinstance(block, dict)]
     blocks = [one for result in results if isinstance(result, dict) for one in _listed(result, "content")]
     outputs = [one for one in blocks if isinstance(one, dict) and one.get("type") in _MADE_THERE]

@@ -1,4 +1,4 @@
-"""Lists of what an account has, less what is not the caller's."""
+"""Lists of an account's objects, filtered to those of the caller."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from gwcore.service import Service
 from gwcore_objects.ids import LISTS, id_of, parsed
 
 Own = Callable[[Sequence[Any]], Awaitable[list[Any]]]
-"""Those of a page's items that the caller sees."""
+"""Filters a page's items to those that the caller may see."""
 PAGES: Final = 50
-"""Pages of the vendor's that are read for one of the caller's: clients take an empty one for the end."""
+"""Most pages read from the vendor for one page of the caller: clients take an empty page for the end."""
 _USUAL: Final = 20
 _LARGE: Final = 100
-"""Items of a page that is read on: as many as every vendor gives."""
+"""Items to request per further page, at least: a size that every vendor supports."""
 
 
 def cursor(call: Call) -> str | None:
-    """The id behind which, or before which, a list is asked for."""
+    """The id after or before which a list is requested, or ``None``."""
     said = dict(parse_qsl(call.query.decode("latin-1")))
     return said.get("after") or said.get("after_id") or said.get("before_id")
 
 
 async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
-    """Answer a list with what is the caller's, read on until its page is full or the vendor's list ends.
+    """Answer a list with the caller's items; pages are read until the caller's page is full or the vendor's list ends.
 
     Raises:
-        Malformed: what the upstream answered is no list that could be filtered.
-        StoreUnavailable: nobody can tell whose it is.
+        Malformed: the upstream's answer is not a list that can be filtered.
+        StoreUnavailable: the owners are unknown.
     """
     asked = call.query
     said = dict(parse_qsl(asked.decode("latin-1")))
@@ -46,7 +46,7 @@ async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
         items: list[Any] = []
         for _ in range(PAGES):
             outcome = await inner(call)
-            if call.served is not None:  # of several credentials, the next page is with the one that gave this
+            if call.served is not None:  # with several credentials, the next page needs the same one
                 call.targets = (call.served.target,)
             page = parsed(b"".join(held.body))
             name = next((one for one in LISTS if isinstance(page.get(one), list)), None)
@@ -59,14 +59,14 @@ async def filtered(call: Call, inner: Service[Call], own: Own) -> Outcome:
                 break
             call.query = urlencode({**said, **onward}).encode()
         call.query = asked
-        if "has_more" in page and len(items) > wanted > 0:  # two pages' worth: the rest is behind the last one shown
+        if "has_more" in page and len(items) > wanted > 0:  # the rest follows after the last one shown
             items, page = items[:wanted], {**page, "has_more": True}
         held.body[:] = [orjson.dumps(_page(page, name or LISTS[0], items))]
     return outcome
 
 
 def _onward(page: Document, listed: Sequence[Any], dialect: str, wanted: int) -> dict[str, str] | None:
-    """The parameters that ask for the next page; ``None`` behind the last one."""
+    """The query parameters for the next page; ``None`` after the last one."""
     token = page.get("nextPageToken")
     if isinstance(token, str) and token:
         return {"pageToken": token}
@@ -77,7 +77,7 @@ def _onward(page: Document, listed: Sequence[Any], dialect: str, wanted: int) ->
 
 
 def _page(page: Document, name: str, items: Sequence[Any]) -> Document:
-    """The last page that was read, with the caller's items in place of its own."""
+    """The last page that was read, with the caller's items instead of its own."""
     made = {**page, name: items}
     for member, at in (("first_id", 0), ("last_id", -1)):
         if member in made:

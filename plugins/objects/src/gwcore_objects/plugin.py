@@ -1,4 +1,4 @@
-"""The plugin: whose an id is, and where it is kept, before a call goes anywhere."""
+"""The ``objects`` plugin: looks up the owner and place of each id before a call is sent."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from gwcore_objects.seen import Seen
 
 _PINNED = 1024
 _TELLING = frozenset({"batches", "batch_cancel"})
-"""Operations whose answer about one thing tells of others. A batch's results are not read: they may be hundreds of megabytes."""
+"""Operations whose answer about one object names others. A batch's results are not read: they may be hundreds of megabytes."""
 _LONG = 1 << 20
-"""Bytes of an upload that are read in a thread: others go on meanwhile."""
+"""Bytes above which an upload is parsed in a thread: other calls continue meanwhile."""
 _MISSED = frozenset({"miss", "bypass"})
-"""What a cache says of an answer that is the upstream's."""
+"""Cache statuses of an answer that came from the upstream."""
 _TOLD_OF = {RESPONSES: "response", MESSAGES: "message"}
-"""Dialect → what its answers tell of."""
+"""Dialect → kind of object that its answers name."""
 Pin = tuple[tuple[Target, ...], frozenset[Home]]
-"""Those of a call's targets that have what it names; and with which credentials."""
+"""A call's targets that have the objects it names, and the upstreams and credentials it may use."""
 
 
 class NotKept(ClientError):
-    """404: the id is nobody's here, or another's: the two look the same."""
+    """404: the id is unknown, or another owner's: the client cannot distinguish these."""
 
     code = "not_found"
     status = 404
 
 
 class Objects(Plugin):
-    """Files, batches, stored responses and caches: each caller reaches its own, at the upstream and with the credential that has it."""
+    """Files, batches, stored responses and caches: each caller reaches its own, at their upstream and with their credential."""
 
     name = "objects"
     Config = ObjectsConfig
@@ -67,7 +67,7 @@ class Objects(Plugin):
             yield
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
-        """See whose what the call names is; note what it makes."""
+        """Check the owners of the objects that the call names; record those it creates."""
 
         def objects(call: Call) -> Coroutine[Any, Any, Outcome]:
             if call.operation in KINDS:
@@ -80,7 +80,7 @@ class Objects(Plugin):
         return objects
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
-        """Keep a router's further choices, such as a fallback to another model, to those that have what the call names."""
+        """Limit a router's further choices, such as a fallback to another model, to those with what the call names."""
 
         def objects(attempt: Attempt) -> Coroutine[Any, Any, Outcome]:
             places = attempt.call.get(self._places)
@@ -94,7 +94,7 @@ class Objects(Plugin):
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _kept(self, call: Call, inner: Service[Call]) -> Outcome:
-        """A call about what is kept: one thing by its id, a list, or a new one."""
+        """A call about stored objects: one by its id, a list, or a new one."""
         kind, id_ = KINDS[call.operation], addressed(call)
         if id_ is None and call.method == "GET":
             return await self._listed(call, inner, kind)
@@ -115,7 +115,7 @@ class Objects(Plugin):
         return outcome
 
     async def _listed(self, call: Call, inner: Service[Call], kind: str) -> Outcome:
-        """A list: of the caller's, from where its cursor is."""
+        """A list of the caller's objects, from its cursor on."""
         owner = self._owner(call)
         after = cursor(call)
         if after is not None:
@@ -129,7 +129,7 @@ class Objects(Plugin):
             known = await self.book.look(list(items))
             for id_ in [*items]:
                 if any(line.owner == owner for line in known.get(id_, ())):
-                    self._tell(call, told(items[id_], kind)[1:], call.served)  # a batch shows its files here, too
+                    self._tell(call, told(items[id_], kind)[1:], call.served)  # a batch names its files here, too
                 elif self._strict or id_ in known:
                     del items[id_]
             return list(items.values())
@@ -137,7 +137,7 @@ class Objects(Plugin):
         return await filtered(call, inner, own)
 
     async def _asked(self, call: Call, inner: Service[Call], ids: Mapping[str, bool], kind: str | None) -> Outcome:
-        """A call that names what is kept, or whose answer tells of such."""
+        """A call that names stored objects, or whose answer may."""
         await self._aim(call, ids)
         if kind is None:
             return await inner(call)
@@ -145,20 +145,20 @@ class Objects(Plugin):
         try:
             with call.reply.record(seen):
                 outcome = await inner(call)
-        finally:  # one that its client left is kept, too
+        finally:  # the vendor stores it even if the client has left
             found = seen.found()
             ours = call.cache is None or call.cache.status in _MISSED
             if ours:
                 self._tell(call, found, seen.served)
-        if found and not ours:  # whoever got the answer may go on with it
-            with suppress(StoreUnavailable):  # it is told
+        if found and not ours:  # from a cache: the caller may continue it, too
+            with suppress(StoreUnavailable):  # the answer is already sent
                 homes, _ = await self.book.find(found[0][1], None, patient=True)
                 self._write_down(call, found, homes)
         return outcome
 
     @staticmethod
     def _tells_of(call: Call) -> str | None:
-        """What the answer may tell of: a response, which the vendor keeps unless told otherwise, and what code made."""
+        """Kind of object that the answer may name: a response, stored by default, or what code execution created."""
         document, dialect = call.document, call.dialect.name
         if call.operation != CHAT or document is None or dialect not in _TOLD_OF:
             return None
@@ -168,14 +168,14 @@ class Objects(Plugin):
     # ── whose ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _owner(self, call: Call) -> str | None:
-        """Whose what the call makes is, and what it reaches; ``None`` reaches everything: the operator, or nobody who could be told apart."""
+        """The owner whose objects the call reaches; ``None`` reaches all: an admin, or a caller without a principal."""
         principal = call.principal
         if principal is None or principal.admin:
             return None
         return owner_key(sharers(principal, self.config.shared_by))
 
     def _tell(self, call: Call, found: Sequence[tuple[str, str]], served: Attempt | None) -> None:
-        """Note what an upstream handed out. The id of a translated answer is the gateway's own, and kept nowhere."""
+        """Record ids that an upstream issued. The id of a translated answer is the gateway's own: no upstream has it."""
         if served is None or not found:
             return
         target = served.target
@@ -194,7 +194,7 @@ class Objects(Plugin):
     # ── where ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _homes(self, call: Call, id_: str, *, needed: bool = True) -> list[Home]:
-        """Where it is kept; nothing where it was not made here and may pass. Raises ``NotKept``, ``StoreUnavailable``."""
+        """Where an object is stored; empty if it is unknown and may pass. Raises ``NotKept``, ``StoreUnavailable``."""
         owner = self._owner(call)
         strict = needed and self._strict
         homes, anybodys = await self.book.find(id_, owner, patient=strict and owner is not None)
@@ -204,7 +204,7 @@ class Objects(Plugin):
         return homes
 
     def _there(self, call: Call, id_: str, homes: Sequence[Home]) -> None:
-        """Send a call without a model to where something is kept. Raises ``NotKept``."""
+        """Route a call without a model to where an object is stored. Raises ``NotKept``."""
         if not homes:
             return
         upstreams = self.setup.models.upstreams
@@ -216,16 +216,16 @@ class Objects(Plugin):
         call.targets = targets
 
     async def _aim(self, call: Call, ids: Mapping[str, bool]) -> None:
-        """Leave of a call's targets those that have everything it names.
+        """Limit a call's targets to those that have all objects it names.
 
         Raises:
-            NotKept: the caller may not name it.
-            BadRequest: no target of the call has it.
-            StoreUnavailable: nobody can tell.
+            NotKept: the caller may not name one of them.
+            BadRequest: no target of the call has them all.
+            StoreUnavailable: the owners are unknown.
         """
         places: frozenset[Home] | None = None
         labels = [id_ for id_, needed in ids.items() if not needed]
-        known = await self.book.look(labels) if labels else {}  # at once: an agent's history may be full of them
+        known = await self.book.look(labels) if labels else {}  # in one query: an agent's history may have many
         for id_, needed in ids.items():
             if not (needed or id_ in known):
                 continue
@@ -248,7 +248,7 @@ class Objects(Plugin):
         call[self._places] = allowed
 
     def _pinned(self, targets: tuple[Target, ...], places: frozenset[Home]) -> Pin:
-        """Those of the targets that are at one of the places: the same tuple every time, by which routers know it."""
+        """The targets that are at one of the places: always the same tuple, because routers identify it by that."""
         known = self._pins.get((id(targets), places))
         if known is not None and known[0] is targets:
             return known[1]
@@ -267,7 +267,7 @@ class Objects(Plugin):
     # ── for operators ────────────────────────────────────────────────────────────────────────────────────────────
 
     def metrics(self) -> Iterator[Sample]:
-        """What was refused, and whether the book is written."""
+        """Counts of ids rejected, not yet written, and lost."""
         yield Sample(
             "gwcore_objects_refused", self.counts["refused"], help="Ids that were not the caller's.", kind="counter"
         )
@@ -275,10 +275,10 @@ class Objects(Plugin):
         yield Sample("gwcore_objects_lost", self.book.lost, help="Ids that it never will have.", kind="counter")
 
     def health(self) -> dict[str, Any]:
-        """What waits for the store."""
+        """Numbers of rows that wait for the store, and that were lost."""
         return {"waiting": self.book.waiting, "lost": self.book.lost}
 
 
 def _credential(upstream: Upstream, home: Home) -> Upstream:
-    """The upstream with the credential that something was made with: the first where it had one; as it is where that is gone."""
+    """The upstream with an object's credential: the first if it had only one then; unchanged if the credential is gone."""
     return next((one for one in upstream.keys if one.key == (home.key or 1)), upstream)

@@ -7,5 +7,5 @@ from gwcore_ratelimit.plugin import RateLimit
 
 @hookimpl
 def gwcore_plugins() -> list[type[Plugin]]:
-    """What this distribution offers."""
+    """Plugins of this distribution."""
     return [RateLimit]

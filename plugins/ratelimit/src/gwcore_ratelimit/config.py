@@ -1,4 +1,4 @@
-"""Settings of ``ratelimit``, and what a key's policies may hold for it."""
+"""Settings and policies of ``ratelimit``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gwcore.config import When
 from gwcore.units import Duration, Rate, StoreRef, fault
 
 Scope = Literal["key", "user", "team", "organisation", "end_user", "model", "upstream", "global"]
-"""What may have a limit of its own; who calls, what is asked for, where it goes."""
+"""What a rule limits separately: callers, requested models, upstreams; ``global``: all together."""
 
 LARGEST = 1_000_000_000_000
-"""Largest amount of a limit: all arithmetic on it stays exact in a double, which is what Lua has."""
+"""Largest amount of a limit: all arithmetic on it stays exact in doubles, Lua's only numbers."""
 
 
 def _scopes(value: Any) -> Any:
@@ -34,13 +34,13 @@ def _small(rate: Rate) -> Rate:
 
 _Rate = Annotated[Rate, AfterValidator(_small)]
 _Parallel = Annotated[int, Field(ge=1, le=65_535)]
-# 0 is a limit: nothing passes
+# 0 is a valid limit: it refuses everything
 _Amount = Annotated[int, Field(ge=0, le=LARGEST)]
 _Places = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Rule(BaseModel):
-    """One rule: for every value of its scopes, its limits hold."""
+    """One rule: its limits apply to each value of its scopes separately."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -112,8 +112,8 @@ class RateLimitConfig(BaseModel):
 class RateLimitPolicy(BaseModel):
     """Limits of one organisation, team, user, member, end user or key; ``null`` leaves the stack file's rule as it is.
 
-    A limit takes the place of a rule that is ``per`` that scope alone and limits the same over the same time. The words are
-    LiteLLM's, whose admin API takes them flat.
+    A limit replaces a rule that is ``per`` that scope alone and limits the same quantity over the same period. The
+    names are LiteLLM's, whose admin API takes them as top-level fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

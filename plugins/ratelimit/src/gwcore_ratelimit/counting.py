@@ -1,7 +1,8 @@
-"""How many tokens a call has used, as each limit counts them, and where that can be read.
+"""The tokens a call has used, as each limit counts them, and where they are reported.
 
-A whole answer says it in ``x-gwcore-counted-tokens``; of a stream, and of everything else, the call's record has it under the fact
-``counted_tokens``. Both name the ways of counting that bind the call: ``total=360``, ``input-uncached=110``.
+A reply that is complete when its head is sent has them in the header ``x-gwcore-counted-tokens``; the record of every
+call, streams included, as the fact ``counted_tokens``. Both name the manner of counting: ``total=360``,
+``input-uncached=110``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FACT: Final = "counted_tokens"
 
 
 def counted(limit: Limit, read: int, cached: int, written: int) -> int:
-    """How many of the used tokens the limit counts; the ``cached`` ones are among those that were ``read``."""
+    """How many of the used tokens the limit counts; ``read`` includes ``cached``."""
     if limit.count == "output":
         return written
     if not limit.count_cached:
@@ -26,7 +27,7 @@ def counted(limit: Limit, read: int, cached: int, written: int) -> int:
 
 
 def dispatched(attempt: Attempt) -> bool:
-    """Whether an upstream was asked."""
+    """Whether an upstream was tried."""
     if attempt.status is not None:
         return True
     return attempt.error is not None and not isinstance(attempt.error, (LimitError, ClientError))

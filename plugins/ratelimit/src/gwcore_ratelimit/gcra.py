@@ -1,13 +1,13 @@
 """The arithmetic of a rate limit: exact, in integers; no clock, no store.
 
 GCRA ("generic cell rate algorithm", ITU-T I.371) keeps one number per key, the *theoretical arrival time* (TAT): the
-moment at which the key is as if never used. A charge of ``cost`` units moves it ``cost * period / amount`` onwards and is
-allowed if it is then at most ``burst * period / amount`` away. Thus at most ``burst + amount * t / period`` units pass in
-any time ``t``. Times are whole microseconds; a TAT is microseconds and a remainder in ``1/amount`` of one, so that nothing
-is ever rounded. The home in Redis does the same sums in Lua, whose doubles hold every such part exactly.
+moment at which the key is as if never used. A charge of ``cost`` units advances it by ``cost * period / amount`` and
+is allowed if it is then at most ``burst * period / amount`` ahead. Thus at most ``burst + amount * t / period`` units
+pass in any time ``t``. Times are whole microseconds; a TAT is microseconds and a remainder in ``1/amount`` of one, so
+nothing is rounded. The Redis store does the same arithmetic in Lua, whose doubles hold each part exactly.
 
-A *strict window* counts in twelve buckets per period and the one that is being left whole: at most ``amount`` units pass
-in any window of length ``period``; up to a twelfth of it is refused early.
+A *strict window* counts in twelve buckets per period, and counts the expiring bucket in full: at most ``amount`` units
+pass in any window of length ``period``; up to a twelfth of them is refused early.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECOND: Final = 1_000_000
 Kind = Literal["requests", "tokens", "parallel"]
 
 Span = tuple[int, int]
-"""A time: whole microseconds, and the rest in ``1/amount`` of one."""
+"""A time: whole microseconds, and a remainder in ``1/amount`` of one."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -36,19 +36,19 @@ class Limit:
     """One limit of one rule.
 
     Attributes:
-        id: names its state: what it counts and over which period, not how much; a changed amount keeps the state.
-        amount: units per ``period``; of ``parallel``, calls at once.
+        id: key of its state: what it counts and over which period, but not the amount, whose change keeps the state.
+        amount: units per ``period``; for ``parallel``, concurrent calls.
         period: microseconds; 0 for ``parallel``.
         burst: units that may be used at once.
         width: microseconds of a bucket of a strict window; 0 for GCRA.
         scopes: its rule's ``per``.
-        owing: units by which a correction may exceed the burst; 0 is another burst. Of a share it is the whole limit's burst.
-        gcra: whether a TAT is what it keeps.
+        owing: units by which a correction may exceed the burst; 0 means ``burst``. Of a share: the whole limit's burst.
+        gcra: whether its state is a TAT.
         unit: how far a charge of one unit moves the TAT.
-        full: how far away a charge may move the TAT, in ``1/amount`` of a microsecond.
-        room: the same as a span; ``most``, ``debt``: how far a correction may, likewise.
+        full: how far ahead a charge may move the TAT, in ``1/amount`` of a microsecond.
+        room: ``full`` as a span; ``most``, ``debt``: likewise, how far ahead a correction may move it.
         largest: the largest cost that can ever be admitted.
-        manner: which tokens it counts, in a word: ``total``, ``input-uncached``.
+        manner: which tokens it counts, as one word: ``total``, ``input-uncached``.
     """
 
     id: str
@@ -83,9 +83,9 @@ class Limit:
         object.__setattr__(self, "manner", self.count if self.count_cached else f"{self.count}-uncached")
 
     def share(self, workers: int, rank: int) -> Limit:
-        """What one of ``workers`` may use alone, so that all together stay within the limit.
+        """The limit of one of ``workers`` on its own, so that all together stay within this limit.
 
-        The rate is divided exactly, and so are calls at once and strict windows; a burst is at least 1.
+        Rates, parallel calls and strict windows are divided exactly; a burst is at least 1.
         """
         if workers == 1:
             return self
@@ -96,31 +96,31 @@ class Limit:
 
 
 Charge = tuple[Limit, str, int]
-"""A limit, a key, and how many units of it; of ``parallel`` it is one place, whatever it says."""
+"""A limit, a key, and a cost in units; ``parallel`` ignores the cost: a call takes one place."""
 
 TAT: Final = UNTIL
 REST: Final = DATA
-"""Cells of the row of a rate: whole microseconds, and the rest."""
+"""Cells of a rate's row: its TAT in whole microseconds, and the remainder."""
 
 Change = tuple[Limit, str, int, int]
-"""A charge's correction: of ``parallel`` the end, else units, below 0 for a refund; and the charge's ``stamp``."""
+"""Correction of a charge: limit, key, units (below 0: refund; ``parallel``: always the end), the charge's ``stamp``."""
 
 Reading = tuple[int, int, int]
-"""State of a key: whole units that could be used now; microseconds until it is as if never used, 0 for ``parallel``; and a stamp,
-which is the bucket that was charged of a strict window, else 0."""
+"""State of a key: whole units available now; microseconds until it is as if never used, 0 for ``parallel``; and a
+stamp: for a strict window the bucket that was charged, else 0."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What became of the charges of a call.
+    """The decision on a call's charges.
 
     Attributes:
-        refused: index of the charge that must wait longest; -1 when all were admitted. Then, and only then, all were
-            charged, except those of shadow limits that would have refused.
+        refused: index of the charge that must wait longest; -1 if all were admitted. Only then were they charged,
+            except those of shadow limits that would have refused.
         wait: microseconds until that charge is admissible, if nothing else is admitted.
-        readings: one per charge, after it; ``None`` where a limit was not looked at.
+        readings: one per charge, after the decision; ``None`` if not known.
         shadowed: indices of shadow limits that would have refused.
-        local: decided by this worker alone, since the store was unreachable.
+        local: decided by this worker alone, because the store was unreachable.
     """
 
     refused: int
@@ -131,7 +131,7 @@ class Verdict:
 
 
 def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
-    """What gives back all that was charged."""
+    """Corrections that refund everything charged."""
     return [
         (limit, key, -cost, reading[2])
         for n, ((limit, key, cost), reading) in enumerate(zip(charges, verdict.readings, strict=True))
@@ -140,7 +140,7 @@ def refunds(charges: Sequence[Charge], verdict: Verdict) -> list[Change]:
 
 
 def reading_of(limit: Limit, lead: int, rest: int) -> Reading:
-    """Of a key whose TAT is that far away; where that is in the past it is as if never used."""
+    """The reading for a TAT ``lead`` microseconds and ``rest`` ahead; a TAT in the past means never used."""
     if lead < 0:
         return limit.burst, 0, 0
     left = limit.full - lead * limit.amount - rest
@@ -148,7 +148,7 @@ def reading_of(limit: Limit, lead: int, rest: int) -> Reading:
 
 
 def window_wait(counts: list[int], cost: int, limit: Limit, now: int, bucket: int) -> int:
-    """Microseconds until ``cost`` fits; ``counts`` are those of the buckets up to ``bucket``, oldest first."""
+    """Microseconds until ``cost`` fits; ``counts``: of the buckets up to ``bucket``, oldest first."""
     total = sum(counts) + cost
     for n, count in enumerate(counts):
         if total <= limit.amount:

@@ -1,4 +1,4 @@
-"""What a call or an attempt was charged, until it is over; and what its client is told of it."""
+"""The charges of a call or an attempt until it ends, and the headers about them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gwcore_ratelimit.rules import Bound
 
 
 class Grant:
-    """It does not know its call: those that are over are in no circle.
+    """The charges of one call or attempt. Holds no reference to the call, so that it is in no reference cycle.
 
     Attributes:
         bound: the limits.
-        charges: what they are charged at first.
-        size: of the text that tokens were estimated for; ``None`` where none count.
-        attempts: all of a call, or one: whose tokens count.
+        charges: the initial charges.
+        size: what the token estimate is based on; ``None`` if no limit counts tokens.
+        attempts: those whose tokens count: all of a call, or one.
         verdict: of the limiter.
-        told: the tokens that charges come to, by manner of counting; ``changes``: what corrects the charges.
-        lesson: the tokens in and out of the one attempt that has used any, if those are all.
+        told: the tokens finally charged, by manner of counting; ``changes``: corrections of the initial charges.
+        lesson: input and output tokens of the only attempt that reported usage, if they are known to be all.
     """
 
     __slots__ = ("_seen", "attempts", "bound", "changes", "charges", "lesson", "size", "told", "verdict")
@@ -42,7 +42,7 @@ class Grant:
         self._seen = -1
 
     def tell(self, call: Call) -> None:
-        """Add the headers: of each kind, those of the limit with the least left, of all rules of both rings."""
+        """Add the headers: for each kind, those of the limit with the least remaining, over all rules of both rings."""
         if self.attempts is not call.attempts and call.reply.committed:  # an attempt that continues an answer
             return
         grants = call.get(_TOLD)
@@ -53,10 +53,10 @@ class Grant:
         call.reply.add_headers(partial(_said, call, grants))
 
     def count(self, *, final: bool) -> None:
-        """What has been used; what was so as the head left is so in the end, if nothing was tried since or went wrong.
+        """Count the tokens used. The count made for the head is final if no attempt followed and the call did not fail.
 
-        What an upstream refused, or was never sent, used nothing; an answer that broke or was left may have used more than it told.
-        A charge comes to less than it was at first only where all that was used is known.
+        A request that was refused or never sent used nothing; a reply that broke or was abandoned may have used more
+        than it reported. A charge is lowered only if all usage is known.
         """
         attempts = self.attempts
         if final and self._seen == len(attempts):
@@ -91,7 +91,7 @@ class Grant:
                 changes.append((limit, key, tokens - cost, reading[2]))
 
     def header(self, call: Call) -> Headers:
-        """What was counted of an answer that is complete as its head leaves; of any other, and of an attempt, nothing."""
+        """The counted tokens, if the reply is complete when its head is sent; else, and for an attempt, nothing."""
         attempts = self.attempts
         if attempts is not call.attempts or self.verdict.refused >= 0 or call.reply.waiting:
             return []
@@ -106,7 +106,7 @@ _TOLD: Final = Key("ratelimit.told", list[Grant], own=True)
 
 
 def _said(call: Call, grants: list[Grant]) -> Headers:
-    """Asked as the head leaves: until then a later rule may have less left."""
+    """The headers, computed when the head is sent: until then a later rule may have less remaining."""
     only = grants[0]
     if len(grants) == 1 and only.bound.alone:
         told, readings = only.bound.told, only.verdict.readings

@@ -1,4 +1,4 @@
-"""A home of the limits that can fail, and what is done without it."""
+"""A store of the limits that can fail, and limiting without it."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from gwcore_ratelimit.table import StoreDown
 
 FAILURES: Final = 3
 PAUSE: Final = SECOND
-"""Microseconds between two looks at a store that is away."""
+"""Microseconds between two tries of an unreachable store."""
 _AWARE: Final = PAUSE + SECOND // 4
-"""Microseconds after which every worker with calls has looked, and found the store back."""
+"""Microseconds after which every worker with calls has tried the store and noticed that it is back."""
 _MOST: Final = 50_000
 _log = structlog.get_logger("gwcore")
 
 
 class Home(Protocol):
-    """Where limits are kept."""
+    """Interface of a store of limits."""
 
     async def admit(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
-        """All charges in one step, or none. Raises ``StoreDown``."""
+        """Apply all charges atomically, or none. Raises ``StoreDown``."""
         ...
 
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
-        """Correct what was charged; ``local`` says that the home itself did not say so."""
+        """Correct earlier charges; ``local``: they were made without the store."""
         ...
 
     async def look(self) -> None:
-        """Whether it could be told something now. Raises ``StoreDown``."""
+        """Raises ``StoreDown`` if the store cannot be written to."""
         ...
 
 
 class Guard:
-    """Asks the home; after three failures in a row, only one call per second does.
+    """Lets the store decide; after three failures in a row, only one call per second tries it.
 
-    Without the home each worker enforces its own share of every limit, from where the limit stood: what the home said last
-    of a key is kept here beside it. When the home is back, what was used meanwhile is told with the next charge; and until
-    every other worker must have seen it too, a call needs room in the share and in the home.
+    Without the store each worker enforces its own share of every limit, starting from the store's last reading of a
+    key, which is kept here. Once the store is back, what was used meanwhile under GCRA is sent with a key's next
+    charge; and until every other worker must have noticed too, a call needs room both in the share and in the store.
 
     Attributes:
-        degraded_since: monotonic microsecond, or ``None``.
+        degraded_since: monotonic time in microseconds; ``None`` while the store is in use.
     """
 
     def __init__(
@@ -70,11 +70,15 @@ class Guard:
 
     @property
     def held(self) -> int:
-        """Calls under way."""
+        """Places taken by this worker's calls under parallel limits."""
         return self._local.held
 
     async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
-        """All charges in one step, or none. Raises ``StoreUnavailable`` under a rule that is closed without its store."""
+        """Apply all charges atomically, or none.
+
+        Raises:
+            StoreUnavailable: the store is unreachable, and a rule has ``on_store_error: closed``.
+        """
         now = self._now()
         if self._failures >= FAILURES:
             if now < self._next_look:
@@ -91,7 +95,7 @@ class Guard:
             self._failed(error)
             return self._alone(charges)
         if verdict.refused >= 0:
-            self._well({})  # what it refuses, the home keeps nothing of
+            self._well({})  # a refused call leaves nothing in the store, floors included
             self._remember(charges, verdict)
         else:
             self._well(floors)
@@ -99,7 +103,7 @@ class Guard:
         return verdict
 
     async def _both(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
-        """The home is back, and some worker may not know it yet: nobody uses more than a share, and all of it is counted."""
+        """The store is back, but some worker may not know yet: admit within this worker's share, and charge both."""
         ours = [n for n, (limit, _, _) in enumerate(charges) if limit.on_store_error == "local"]
         shares = self._shares_of(charges, ours)
         own = self._local.decide(shares)
@@ -113,7 +117,7 @@ class Guard:
                 taken = [n for at, n in enumerate(ours) if at not in own.shadowed]
                 self._mirror(charges, verdict, lease, besides=taken)
                 admitted = True
-                # what the home has only in the shadow has no end that would be told here
+                # nothing later settles a charge that the store's shadow limit would have refused: refund it here
                 shadowed = {charges[n][1] for n in verdict.shadowed}
                 self._local.settle([change for change in refunds(shares, own) if change[1] in shadowed])
         finally:
@@ -122,14 +126,14 @@ class Guard:
         return verdict
 
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
-        """Correct what was charged. A home that is away hears of the ends of its calls when it is back, and of nothing else."""
+        """Correct earlier charges. An unreachable store later receives only the ends of its parallel calls."""
         places = []
         for change in changes:
             limit, key, _, _ = change
             if limit.kind == PARALLEL:
                 places.append(change)
             elif self._refused and limit.kind == REQUESTS:
-                self._refused.pop(key, None)  # a void call gives its request back
+                self._refused.pop(key, None)  # a void call refunds its request
         here, there = (changes, places) if local else (places, changes)
         if here:
             for _, key, _, _ in here:
@@ -146,12 +150,12 @@ class Guard:
                 told = True
         finally:
             if not told and (places := [change for change in changes if change[0].kind == PARALLEL]):
-                self._ended.append((places, lease))  # no more than were under way when it went away
+                self._ended.append((places, lease))  # at most the calls under way when the store failed
                 if self._looking is None:
                     self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        """Until the ends are told: their places stay taken so long, and here there may be no call that finds the home back."""
+        """Try the store until the ends are sent: until then places stay taken, and no call here may come to try it."""
         try:
             while self._ended:
                 await asyncio.sleep(PAUSE / SECOND)
@@ -161,7 +165,7 @@ class Guard:
         finally:
             self._looking = None
 
-    # ── without the home ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── without the store ────────────────────────────────────────────────────────────────────────────────────────
 
     def _share(self, limit: Limit) -> Limit:
         workers, rank = self._crew()
@@ -179,7 +183,7 @@ class Guard:
         shares = self._shares_of(charges, ours)
         verdict = self._local.decide(shares)
         if verdict.refused < 0:
-            # what a share could not hold is owed: its end corrects the whole of what was charged
+            # charge what exceeded the share as debt, because the settlement corrects the full charge
             owed = []
             for at, (n, (limit, key, cost), reading) in enumerate(zip(ours, shares, verdict.readings, strict=True)):
                 if cost < charges[n][2] and reading is not None and at not in verdict.shadowed:
@@ -194,7 +198,7 @@ class Guard:
         shares = [(self._share(limit), key, cost) for limit, key, cost in [charges[n] for n in ours]]
         for _, key, _ in shares:
             self._take_over(key)
-        # what is more than a share can ever hold takes the whole of it; a share of nothing admits nothing
+        # a cost above the share's largest takes all of the share; a share of 0 keeps the cost, and so refuses it
         return [(limit, key, min(cost, limit.largest or cost)) for limit, key, cost in shares]
 
     def _failed(self, error: StoreDown) -> None:
@@ -218,7 +222,7 @@ class Guard:
         for key in floors:
             self._touched.pop(key, None)
 
-    # ── with it ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── with the store ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _floors(self, charges: Sequence[Charge]) -> dict[str, int]:
         touched = [key for _, key, _ in charges if key in self._touched]
@@ -227,7 +231,7 @@ class Guard:
         return {key: self._local.lead(self._touched[key], key) for key in touched}
 
     def _mirror(self, charges: Sequence[Charge], verdict: Verdict, lease: str, besides: Sequence[int] = ()) -> None:
-        """Keep what the home said. Raises ``StoreDown`` where there is no room for it here; the home then takes it all back."""
+        """Keep the store's readings here. If there is no room, refunds all in the store and raises ``StoreDown``."""
         now = self._now()
         held: list[Change] = []
         for n, (limit, key, _) in enumerate(charges):
@@ -237,7 +241,7 @@ class Guard:
             if limit.gcra:
                 self._heard[key] = limit, reading, now
                 continue
-            if limit.width:  # what is left is shared out too
+            if limit.width:  # this worker gets its share of what is left
                 reading = reading[0] // self._crew()[0], *reading[1:]
             try:
                 self._local.seed(self._share(limit), key, reading)
@@ -251,14 +255,14 @@ class Guard:
             self._take_over(next(iter(self._heard)))
 
     def _take_over(self, key: str) -> None:
-        """What the home said last of a rate is needed here only without it."""
+        """Seed the local limiter with the store's last reading of a rate. Lazy: it is needed only without the store."""
         heard = self._heard.pop(key, None)
         if heard is not None:
             limit, reading, since = heard
             self._local.seed(limit, key, reading, since)
 
     def _remember(self, charges: Sequence[Charge], verdict: Verdict) -> None:
-        """A key refused until then is refused here until then: of requests, which only void calls give back."""
+        """Refuse the key here until the store could admit it; for requests only, which only void calls refund."""
         limit, key, _ = charges[verdict.refused]
         if limit.kind == REQUESTS and not limit.width:
             if len(self._refused) > _MOST:
@@ -279,7 +283,7 @@ class Guard:
 
 
 def _of_all(charges: Sequence[Charge], ours: list[int], verdict: Verdict) -> Verdict:
-    """What this worker alone decided of ``ours``, told of all charges."""
+    """The local verdict on the charges at ``ours``, with the indices of all charges."""
     readings: list[Reading | None] = [None] * len(charges)
     for n, reading in zip(ours, verdict.readings, strict=True):
         readings[n] = reading

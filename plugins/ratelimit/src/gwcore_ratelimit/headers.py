@@ -1,8 +1,8 @@
-"""What a client is told of its limits, under the names of its dialect.
+"""Response headers about a client's limits, with the names of its dialect.
 
 OpenAI: ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``, the reset as a duration. Anthropic:
-``anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}``, the reset as a time (RFC 3339). In both the reset is
-when the limit is as if never used. Other dialects have none of their own and get OpenAI's.
+``anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}``, the reset as a time (RFC 3339). In both, the reset is
+when the limit is as if never used. Other dialects define none and get OpenAI's.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ANTHROPIC: Final = {
 
 
 Telling = tuple[int, str, tuple[bytes, bytes], bytes, bytes, Callable[[int], bytes]]
-"""Where a limit stands among those that bind a call, its kind, its first header, the names of the other two, and how the last
-is written."""
+"""Index of a limit among those that apply to a call, its kind, its ``limit`` header, the names of ``remaining`` and
+``reset``, and the function that formats the reset."""
 
 
 def tellings(limits: Iterable[Limit], dialect: str) -> list[Telling]:
-    """What of some limits the clients of a dialect are told."""
+    """The headers of some limits in a dialect; none for shadow limits and parallel ones."""
     anthropic = dialect.startswith("anthropic")
     said: list[Telling] = []
     for n, limit in enumerate(limits):
@@ -42,7 +42,7 @@ def tellings(limits: Iterable[Limit], dialect: str) -> list[Telling]:
 
 
 def duration(micros: int) -> bytes:
-    """As Go writes it, and OpenAI: ``0s``, ``12ms``, ``1.5s``, ``6m0s``, ``1h0m0s``. Rounded up to a millisecond."""
+    """As Go and OpenAI write it: ``0s``, ``12ms``, ``1.5s``, ``6m0s``, ``1h0m0s``. Rounded up to a millisecond."""
     millis = -(-micros // 1000)
     if millis == 0:
         return b"0s"
@@ -56,7 +56,7 @@ def duration(micros: int) -> bytes:
 
 
 def instant(micros: int) -> bytes:
-    """That many microseconds from now, rounded up to a second."""
+    """The time that many microseconds from now, rounded up to a second."""
     return _written(-int(-(time.time() + micros / SECOND) // 1))
 
 

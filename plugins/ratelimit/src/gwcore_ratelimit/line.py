@@ -11,26 +11,26 @@ from typing import Final
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Charge, Reading, Verdict
 
 _LOOK: Final = 0.05
-"""Seconds between two looks at a limit that does not say when it will admit."""
+"""Seconds between two tries of a parallel limit, which cannot say when it will admit."""
 
 Admit = Callable[[Sequence[Charge], str], Awaitable[Verdict]]
 
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """Who waits for one key; ``wait`` is what the first of them was told last, in microseconds."""
+    """The calls that wait for one key; ``wait``: microseconds, from the first one's last refusal."""
 
     wait: int
     turns: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class Line:
-    """First come, first served per key that is short of room; a call that leaves is out of the line at once.
+    """First come, first served per exhausted key; a cancelled call leaves the queue at once.
 
     Args:
-        admit: of the limiter.
-        wait: most seconds in the line.
-        most: calls that may stand in all lines together.
+        admit: the limiter's.
+        wait: maximum seconds in the queue.
+        most: maximum calls in all queues together.
     """
 
     def __init__(self, admit: Admit, *, wait: float, most: int) -> None:
@@ -41,7 +41,7 @@ class Line:
         self.waiting = 0
 
     async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
-        """As the limiter's own, once it is this call's turn; its last refusal when the time is over."""
+        """The limiter's verdict once it is this call's turn; the last refusal if time is up or the queues are full."""
         index = next((n for n, (_, key, _) in enumerate(charges) if key in self._queues), -1)
         if index >= 0:  # nobody overtakes
             _, key, _ = charges[index]

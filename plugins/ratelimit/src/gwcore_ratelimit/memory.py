@@ -1,4 +1,4 @@
-"""The limits of one machine: in memory of one process, or shared by its workers."""
+"""Limits of one machine: in the memory of one process, or shared by its workers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from gwcore_ratelimit.gcra import (
 from gwcore_ratelimit.table import DATA, UNTIL, Lock, Row, Rows, Table
 
 COLUMNS: Final = 56
-"""Most workers of one machine: what fits into a row, at two bytes each."""
+"""Maximum workers of one machine: what fits into a row, at two bytes each."""
 RETRY: Final = SECOND
-"""What a refused parallel call is told to wait: when another will end is not known."""
+"""Wait reported for a refused parallel call, because it is not known when another ends."""
 _FOREVER: Final = 1 << 62
 _NO_FLOORS: Final[Mapping[str, int]] = MappingProxyType({})
 _SPAN: Final = BUCKETS + 1
 _RING: Final = DATA + 1
-"""Cells of a strict window: behind its newest bucket those of its span, round and round."""
+"""First cell of a strict window's ring of bucket counts; the cell before it holds the newest bucket."""
 
 
 _Other = tuple[int, Limit, str, int, int]
-"""Of a charge that is not of a rate that has room: its place, limit, key and cost, and microseconds to wait."""
+"""A charge other than an admissible GCRA one: its index, limit, key and cost, and microseconds to wait."""
 
 
 def monotonic() -> int:
@@ -48,14 +48,14 @@ def monotonic() -> int:
 
 
 class Memory:
-    """Decides in some microseconds, without waiting for anything but the lock.
+    """Decides in some microseconds, and waits only for the lock.
 
-    Calls under way are counted per worker, in a column of its own; a worker shows that it lives by a lock on its
-    column's file. The columns of the dead are cleared when one starts, and when they would make a call be refused.
+    Parallel calls are counted per worker, in its own column; a live worker holds a lock on its column's file. A dead
+    worker's column is cleared when a new worker takes it, and before it would cause a refusal.
 
     Attributes:
-        column: which of the workers this one is.
-        held: its calls under way.
+        column: this worker's.
+        held: places taken by its calls under parallel limits.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Memory:
         lease: str,  # noqa: ARG002 - one contract with redis
         floors: Mapping[str, int] = _NO_FLOORS,
     ) -> Verdict:
-        """All charges in one step, or none; ``floors`` as of :meth:`gwcore_ratelimit.redis.RedisHome.admit`."""
+        """Apply all charges atomically, or none; ``floors`` as in :meth:`gwcore_ratelimit.redis.RedisHome.admit`."""
         if floors:
             self._raise(charges, floors)
         return self.decide(charges)
@@ -93,7 +93,7 @@ class Memory:
                 self.seed(limit, key, (0, least, 0))
 
     def decide(self, charges: Sequence[Charge]) -> Verdict:
-        """As :meth:`admit`, at once. Raises ``StoreDown``."""
+        """Synchronous :meth:`admit` without floors. Raises ``StoreDown``."""
         readings: list[Reading | None] = []
         moves: list[tuple[Row, int, int]] = []
         others: list[_Other] = []
@@ -104,7 +104,7 @@ class Memory:
             for limit, key, cost in charges:
                 if limit.gcra:
                     row = rates[key]
-                    # in 1/amount of a microsecond; a TAT of the past becomes now, so that the row is in use
+                    # in 1/amount of a microsecond; a past TAT becomes now, so that the row is in use
                     lead, ahead = row[TAT] - now, cost * limit.period
                     if lead >= 0:
                         ahead += lead * limit.amount + row[REST]
@@ -169,7 +169,7 @@ class Memory:
             self._hold(self._place(key, now), 1)
 
     def _window(self, key: str, limit: Limit, now: int) -> list[int]:
-        """Counts of the buckets of the window, oldest first, after those that have left are forgotten. Its row is in use."""
+        """Counts of the window's buckets, oldest first, after clearing expired ones. Marks the row as in use."""
         row = self._rates[key]
         bucket, newest = now // limit.width, row[DATA]
         for gone in range(max(newest + 1, bucket - BUCKETS), bucket + 1):
@@ -187,9 +187,9 @@ class Memory:
         *,
         local: bool = False,
     ) -> None:
-        """Correct what was charged. A debt grows to one burst beyond the burst and no further. Raises ``StoreDown``.
+        """Correct earlier charges. A debt grows to at most one burst beyond the burst. Raises ``StoreDown``.
 
-        What a guard decided ``local``-ly was not charged here.
+        Ignores changes of ``local`` decisions: a guard made those without this store.
         """
         if local:
             return
@@ -214,7 +214,7 @@ class Memory:
                     self._hold(self._place(key, now), -1)
 
     async def look(self) -> None:
-        """Raises ``StoreDown`` where the lock cannot be had."""
+        """Raises ``StoreDown`` if the lock cannot be acquired."""
         with self._lock:
             pass
 
@@ -228,7 +228,7 @@ class Memory:
             row[cell] = max(0, row[cell] + more)
 
     def seed(self, limit: Limit, key: str, reading: Reading, since: int = 0) -> None:
-        """Take over what another home has said of a key, so that going on here starts from there; of a rate, said then."""
+        """Take over another store's reading of a key and continue from it; for a rate, as it was at ``since``."""
         remaining, reset, _ = reading
         with self._lock:
             now = self._rates.now = self._now()
@@ -251,7 +251,7 @@ class Memory:
     # ── calls under way ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _place(self, key: str, now: int) -> int:
-        """Where a key's row of places is, in use from here on."""
+        """Index of a key's row of places; marks it as in use."""
         self._slots.now = now
         at = self._slots.at(key)
         cells = self._slots.cells
@@ -269,7 +269,7 @@ class Memory:
         self._slots.cells[at + UNTIL] = _FOREVER if self._counts[cell] or self._busy(at) else 0
 
     def _bury(self, now: int) -> bool:
-        """Clear the columns of workers that have died; whether there was one. Looks at most ten times a second."""
+        """Clear the columns of dead workers; returns whether there was one. Checks at most ten times a second."""
         if self._folder is None or now - self._looked < SECOND // 10:
             return False
         self._looked = now
@@ -314,7 +314,7 @@ class Memory:
                 cells[at + UNTIL] = _FOREVER if self._busy(at) else 0
 
     async def aclose(self) -> None:
-        """Give memory, files and the column back."""
+        """Release memory, files and the column."""
         if self._alive is not None:
             with self._lock:
                 self._clear(self.column)
@@ -328,7 +328,7 @@ class Memory:
 
 
 def _longest(others: list[_Other]) -> tuple[int, int, tuple[int, ...]]:
-    """Which charge must wait longest, and how long; -1 for none. And which would have to, but for being in the shadow."""
+    """Index of the charge that must wait longest (-1: none), its wait, and indices of shadow charges that must wait."""
     refused, worst = -1, 0
     for n, limit, *_, wait in others:
         if wait > worst and not limit.shadow:

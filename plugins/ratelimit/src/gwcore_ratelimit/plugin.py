@@ -1,4 +1,4 @@
-"""The ``ratelimit`` plugin: admits a call under every rule that binds it, or refuses it and charges none."""
+"""The ``ratelimit`` plugin: admits a call if every rule that applies does; a refused call is charged to no rule."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ _log = structlog.get_logger("gwcore")
 
 
 class Limiter(Protocol):
-    """Whatever decides."""
+    """Interface of :class:`Memory` and :class:`Guard`, which admit or refuse charges."""
 
     @property
     def held(self) -> int:
-        """Calls under way."""
+        """Places taken by this worker's calls under parallel limits."""
         ...
 
     async def admit(self, charges: Sequence[Charge], lease: str) -> Verdict:
-        """All charges in one step, or none."""
+        """Apply all charges atomically, or none."""
         ...
 
     def settle(self, changes: Sequence[Change], lease: str, *, local: bool) -> None:
-        """Correct what was charged."""
+        """Correct earlier charges."""
         ...
 
 
 class RateLimit(Plugin):
-    """Requests, tokens and parallel calls; per key, user, team, organisation, model, upstream and combinations.
+    """Limits requests, tokens and parallel calls per key, user, team, organisation, model, upstream and combinations.
 
-    Rules that depend on the target (``per: upstream``, ``upstreams``) stand in the attempt ring, so that a fallback is
-    limited again; all others in the call ring.
+    Rules that depend on the target (``per: upstream``, ``upstreams``) are checked in the attempt ring, so that a
+    fallback is checked again; all others in the call ring.
     """
 
     name = "ratelimit"
@@ -88,7 +88,7 @@ class RateLimit(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Open the home of the limits."""
+        """Open the store of the limits."""
         config: RateLimitConfig = self.config
         home: RedisHome | None = None
         if self._store.scheme == "redis":
@@ -100,7 +100,7 @@ class RateLimit(Plugin):
                     timeout=config.timeout,
                     lease=config.lease,
                     least=self.setup.workers.count,
-                    # one hash slot for all: a call's keys are decided in one step, so they live on one node
+                    # one hash slot for all keys: one script decides on a call's keys, so they must be on one node
                     prefix=f"{{{config.namespace}}}:",
                 ),
             )
@@ -124,7 +124,7 @@ class RateLimit(Plugin):
         workers = self.setup.workers
         if workers.folder is None or workers.count == 1:
             return Memory()
-        # one table per store: two stores in memory are two homes, whatever the workers
+        # one folder per store: two memory stores keep separate limits
         folder = workers.folder / f"ratelimit-{blake2b(self._store.url.encode(), digest_size=6).hexdigest()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         shared = Memory(folder)
@@ -133,7 +133,7 @@ class RateLimit(Plugin):
     # ── the rings ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
-        """Once per client request."""
+        """Limit each client request."""
         rules = self._calls
 
         def ratelimit(call: Call) -> Coroutine[Any, Any, Outcome]:
@@ -145,7 +145,7 @@ class RateLimit(Plugin):
         return ratelimit
 
     def attempt_layer(self, inner: Service[Attempt]) -> Service[Attempt]:
-        """Once per upstream attempt; nothing where no rule depends on the target."""
+        """Limit each upstream attempt; does nothing if no rule depends on the target."""
         rules, none = self._attempts, not self._attempts.limits
         name = self.setup.plugin
 
@@ -163,7 +163,7 @@ class RateLimit(Plugin):
     async def _limited(
         self, inner: Service[Limited], x: Limited, bound: Bound, call: Call, attempts: Sequence[Attempt]
     ) -> Outcome:
-        """Raises ``RateLimited``, and ``StoreUnavailable`` where limits cannot be checked and may not be skipped."""
+        """Raises ``RateLimited``, and ``StoreUnavailable`` if limits cannot be checked and may not be skipped."""
         grant = Grant(bound, attempts)
         if bound.tokens:
             self._estimate(call, grant)
@@ -203,7 +203,7 @@ class RateLimit(Plugin):
 
     @staticmethod
     def _tokens(limit: Limit, key: str, estimate: tuple[int, int]) -> int:
-        """What a call is charged before it is known: never more than the limit could ever admit, unless its input is."""
+        """Tokens charged up front, at most ``limit.largest``. Raises ``RateLimited`` if counted input alone is more."""
         read, written = estimate
         if limit.count == "output":
             return min(written, limit.largest)
@@ -216,7 +216,7 @@ class RateLimit(Plugin):
         return min(read if limit.count == "input" else read + written, limit.largest)
 
     def _settle(self, call: Call, grant: Grant, lease: str, error: BaseException | None) -> None:
-        """Correct the tokens, end the lease; what another limiter refused is given back whole. Never awaits."""
+        """Correct tokens and end the lease; refund all if another limiter refused before any dispatch. Never awaits."""
         attempts, bound, verdict = grant.attempts, grant.bound, grant.verdict
         void = error is not None and isinstance(error, LimitError) and not any(map(counting.dispatched, attempts))
         changes: list[Change] = []
@@ -237,10 +237,10 @@ class RateLimit(Plugin):
             except StoreDown as problem:
                 _log.warning("limits could not be corrected", problem=str(problem))
 
-    # ── what others see ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── reporting ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def explain(self, call: Call) -> str | None:
-        """Which limits would bind the call, and what they would be charged."""
+        """The limits that would apply to the call, and the tokens they would be charged."""
         target = call.targets[0] if call.targets else None
         bounds = self._calls.bind(call), self._attempts.bind(call, target)
         estimate = self._estimator.estimate(call, None, self._estimator.size(call))
@@ -255,12 +255,12 @@ class RateLimit(Plugin):
         return "; ".join(said) or "no rule binds this call"
 
     def metrics(self) -> Iterator[Sample]:
-        """What is held, waits and was refused here."""
+        """This worker's held, waiting and refused calls, and whether its store is unreachable."""
         limiter = self._limiter
         degraded = isinstance(limiter, Guard) and limiter.degraded_since is not None
         held = limiter.held if limiter is not None else 0
         waiting = self._line.waiting if self._line is not None else 0
-        yield Sample("gwcore_ratelimit_held", held, help="Calls that hold a grant.")
+        yield Sample("gwcore_ratelimit_held", held, help="Places taken under limits of parallel calls.")
         yield Sample("gwcore_ratelimit_waiting", waiting, help="Calls that wait for room.")
         yield Sample("gwcore_ratelimit_degraded", degraded, help="1 while the store is away.", merge="max")
         yield Sample("gwcore_ratelimit_refused", self.refused, help="Calls refused.", kind="counter")
@@ -269,7 +269,7 @@ class RateLimit(Plugin):
         )
 
     def health(self) -> dict[str, Any]:
-        """Counts of this worker; ``degraded`` while the store is away and each worker enforces its share."""
+        """Counts of this worker; ``degraded`` while the store is unreachable and each worker enforces its share."""
         limiter = self._limiter
         return {
             "store": self._store.scheme,
@@ -292,7 +292,7 @@ def describe(limit: Limit) -> str:
 
 
 def _note(call: Call, attempts: Sequence[Attempt], told: dict[str, int]) -> None:
-    """Leave what was counted with the call, for its record. What the attempt ring counts has the upstream before it."""
+    """Store the counted tokens in the call's facts; names from the attempt ring are prefixed with the upstream."""
     if attempts is not call.attempts:
         told = {f"{attempts[0].target.upstream.name} {name}": tokens for name, tokens in told.items()}
     known = call.facts.get(counting.FACT)
@@ -307,12 +307,15 @@ def _who(limit: Limit, key: str) -> str:
 
 
 def _digits(seconds: float) -> str:
-    """Never with an exponent: a limit per day has waits of hours."""
-    return f"{math.ceil(seconds * 1000) / 1000:.3g}" if seconds < 100 else str(math.ceil(seconds))
+    """Up to three digits, rounded up, without an exponent: a limit per day has waits of hours."""
+    if seconds >= 100:
+        return str(math.ceil(seconds))
+    scale = 1000 if seconds < 1 else 100 if seconds < 10 else 10
+    return f"{math.ceil(seconds * scale) / scale:g}"
 
 
 def refusal(charge: Charge, wait: int | None) -> RateLimited:
-    """Which limit of whom is reached, and in how many microseconds a retry can succeed; ``None`` for never."""
+    """The error for a reached limit; ``wait``: microseconds until a retry can succeed, ``None`` for never."""
     limit, key, _ = charge
     if wait is None:
         message = f"rate limit reached: {describe(limit)}{_who(limit, key)}"

@@ -1,8 +1,8 @@
-"""The limits of many machines: a script in Redis or Valkey, asked once per batch of calls.
+"""Limits shared by many machines: a script in Redis or Valkey, called once per batch of operations.
 
-All operations that arrive while one batch is under way form the next: one round trip at a time, so under load a request
-costs a fraction of one. Corrections wait some milliseconds for a batch to travel with. ``EVALSHA`` names the script by its
-digest, so versions never meet, and any server that has lost it (restart, fail-over, ``SCRIPT FLUSH``) is given it again.
+Operations that arrive while a batch is in flight form the next: one round trip at a time, so under load a request
+costs a fraction of one. Corrections wait some milliseconds to join a batch. ``EVALSHA`` selects the script by its
+digest, so versions do not mix; a server that has lost it (restart, fail-over, ``SCRIPT FLUSH``) is sent it again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLOCK: Final = (
     "local function now_us() local t = redis.call('TIME') return tonumber(t[1]) * 1000000 + tonumber(t[2]) end\n"
 )
 LINGER: Final = 0.005
-"""Seconds that a correction may wait for company."""
+"""Seconds that a correction may wait to join a batch."""
 PREFIX: Final = "{gwcore}:"
 _BATCH: Final = 500
 _log = structlog.get_logger("gwcore")
@@ -51,10 +51,10 @@ class RedisHome:
 
     Args:
         url: of the server.
-        timeout: seconds that an admission may take.
+        timeout: maximum seconds of an admission.
         lease: seconds after which the calls of a dead worker no longer count.
-        least: workers known to be there before any has been heard.
-        clock: the line of Lua that defines ``now_us``; tests have their own.
+        least: minimum number of workers to assume.
+        clock: the line of Lua that defines ``now_us``; tests use their own.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RedisHome:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def enter(self) -> None:
-        """Connect and tell the others. A server that cannot be reached is logged; the limiter then does without."""
+        """Connect and register this worker. An unreachable server is only logged: the guard limits without it."""
         self._users += 1
         if self._users > 1:
             return
@@ -92,7 +92,7 @@ class RedisHome:
         self._beating = asyncio.create_task(self._beat())
 
     async def leave(self) -> None:
-        """Send what is left and disconnect, when nobody uses it any more."""
+        """Send what is queued and disconnect, once the last user leaves."""
         self._users -= 1
         if self._users:
             return
@@ -105,7 +105,7 @@ class RedisHome:
             await client.aclose()
 
     async def _beat(self) -> None:
-        """Often at first, so that workers that start together soon know of one another."""
+        """Send heartbeats; often at first, so that workers that start together soon count one another."""
         pause = 0.25
         while True:
             await asyncio.sleep(pause)
@@ -123,19 +123,19 @@ class RedisHome:
             self.workers, self.rank = max(counted[0], self._least), counted[1]
 
     async def look(self) -> None:
-        """Raises ``StoreDown`` where it cannot be written to. One that nobody uses any more has nothing to be told."""
+        """Raises ``StoreDown`` if the store cannot be written to. Does nothing after the last user has left."""
         if self._users:
             await self.beat()
 
     # ── operations ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def admit(self, charges: Sequence[Charge], lease: str, floors: Mapping[str, int]) -> Verdict:
-        """All charges in one step, or none. Raises ``StoreDown``.
+        """Apply all charges atomically, or none. Raises ``StoreDown``.
 
         Args:
             charges: of one call.
-            lease: names the call among those under way.
-            floors: key to microseconds for which it is used at least: what was charged while the store was away.
+            lease: id of the call among those under way.
+            floors: per key, minimum lead of its TAT in microseconds: what was charged while the store was unreachable.
         """
         keys: list[bytes] = []
         said: list[list[int]] = []
@@ -158,9 +158,9 @@ class RedisHome:
         changes: Sequence[Change],
         lease: str,
         *,
-        local: bool = False,  # noqa: ARG002 - what was asked and not answered in time may have been done
+        local: bool = False,  # noqa: ARG002 - an admission that timed out may still have been executed
     ) -> None:
-        """Correct what was charged, soon; see :meth:`gwcore_ratelimit.memory.Memory.settle`."""
+        """Queue corrections of earlier charges; see :meth:`gwcore_ratelimit.memory.Memory.settle`."""
         keys, entries = [], []
         for limit, key, more, stamp in changes:
             named = self._prefix + key.encode()
@@ -177,12 +177,12 @@ class RedisHome:
             self._lingering = asyncio.get_running_loop().call_later(LINGER, self._flush)
 
     def _undo(self, charges: Sequence[Charge], lease: str, answer: list[int]) -> None:
-        """The call that asked has left: give back what it was granted meanwhile."""
+        """Refund what was granted to a call that has been cancelled."""
         verdict = _verdict(charges, answer)
         if verdict.refused < 0:
             self.settle(refunds(charges, verdict), lease)
 
-    # ── the wire ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask(
         self, keys: list[bytes], said: list[Any], undo: Callable[[list[int]], None] | None = None
@@ -201,13 +201,13 @@ class RedisHome:
             if operation in self._queue:
                 self._queue.remove(operation)
             elif undo is not None and operation.answer is not None:
-                undo(operation.answer)  # it came in the very turn in which the call left
+                undo(operation.answer)  # the answer and the cancellation came in one loop iteration
             else:
                 operation.undo = undo
             raise
 
     async def flush(self) -> None:
-        """Until what is queued has been sent."""
+        """Send what is queued, and wait until it has been sent."""
         self._flush()
         if self._sending is not None:
             await asyncio.wait({self._sending})
@@ -220,7 +220,7 @@ class RedisHome:
             self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
-        """Batch after batch, until nothing waits."""
+        """Send batch after batch until the queue is empty."""
         loop = asyncio.get_running_loop()
         try:
             while self._queue:
@@ -230,7 +230,7 @@ class RedisHome:
                     async with asyncio.timeout_at(first + self._timeout):
                         answers = await self._run([key for o in batch for key in o.keys], [o.said for o in batch])
                 except Exception as error:
-                    # whatever a driver raises for a server that is gone, hangs, is read-only or out of memory
+                    # drivers raise various errors if a server is gone, hangs, is read-only or out of memory
                     down = StoreDown(type(error).__name__)
                     for operation in batch:
                         if operation.done is not None and not operation.done.done():

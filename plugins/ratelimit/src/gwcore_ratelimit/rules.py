@@ -1,4 +1,4 @@
-"""Which limits bind a call, and under which key each of them counts it."""
+"""Which limits apply to a call, and under which key each counts it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gwcore_ratelimit.gcra import BUCKETS, PARALLEL, REQUESTS, SECOND, TOKENS, C
 from gwcore_ratelimit.headers import tellings
 
 ANONYMOUS: Final = "anonymous"
-"""Who calls where no plugin says who does: all of them together."""
+"""Scope value of callers without a principal, who share their limits."""
 _IDENTITY: Final[Mapping[Scope, str]] = {
     "key": "id",
     "user": "user",
@@ -37,7 +37,7 @@ _SCOPES_OF: Final[Mapping[str, list[Scope]]] = {
     **{scope: [scope] for scope in _IDENTITY},
     "member": ["team", "user"],
 }
-"""Scope of a policy to what its limits are per."""
+"""Owner of a policy to the scopes of its limits."""
 _REMEMBERED: Final = 1000
 _LONGEST: Final = 120
 
@@ -46,16 +46,16 @@ _DAY: Final = 86_400
 
 
 class Bound:
-    """What binds the calls of a caller that are alike, worked out once.
+    """The limits that apply to a caller's calls of one sort, computed once.
 
     Attributes:
         charges: one unit of each limit, in the order of the rules.
-        tokens: where those of tokens stand among them.
-        places: where those of calls under way stand.
-        counted: how what is counted is said, as a format of the manners of counting.
+        tokens: indices of the token limits among them, up to ``never``.
+        places: indices of the parallel limits.
+        counted: format string of the header with the counted tokens.
         who: the id of the caller's credential.
-        never: the first limit of nothing, with which all are refused; what follows it is not looked at.
-        told: what of them clients are told, and how; ``alone``: that there is one of each kind.
+        never: charge of the first limit of 0, which refuses every call; ``None`` if there is none.
+        told: the headers for clients; ``alone``: whether at most one limit of each kind has headers.
     """
 
     __slots__ = ("alone", "charges", "counted", "never", "places", "tokens", "told", "who")
@@ -75,7 +75,7 @@ class Bound:
 
 @dataclass(slots=True, frozen=True, eq=False)
 class _Line:
-    """One limit and what decides whether it binds."""
+    """One limit and the conditions under which it applies."""
 
     limit: Limit
     rule: Rule
@@ -84,10 +84,10 @@ class _Line:
 
 
 class ModelName:
-    """The model of a policy's limit, whatever it is called by: its own name, an alias, ``upstream/model``.
+    """The model of a policy's limit, under any of its names: its own, an alias, ``upstream/model``.
 
-    A call is for it where the client asked for it by that name, or where all that its name means is this model. What else comes
-    to one of the model's targets, by a choice among several or a fallback, is for it in that attempt.
+    A call is for it if the client requested it by that name, or if all targets of the call are this model. Any other
+    call that reaches one of its targets, as one choice among several or as a fallback, is for it in that attempt only.
     """
 
     __slots__ = ("_match", "_means")
@@ -101,11 +101,11 @@ class ModelName:
             try:
                 known.append(models.means(wanted))
             except UnknownModel:
-                pass  # a name that the policy may have before the stack file does
+                pass  # a policy may name a model before the stack file defines it
         self._means = frozenset(str(target) for targets in known for target in targets)
 
     def covers(self, target: Target) -> bool:
-        """Whether a target is the model, or one of those it stands for."""
+        """Whether a target is the model, or one of those that its name stands for."""
         here = str(target)
         return here in self._means or any(map(self._match, (here, target.model)))
 
@@ -117,7 +117,7 @@ class ModelName:
 
 
 class Rules:
-    """The rules of one ring of one stack; what binds whom is worked out once and remembered."""
+    """The rules of one ring of one stack; the limits of each caller's calls are computed once and cached."""
 
     def __init__(self, rules: Iterable[Rule], *, name: str, models: Models) -> None:
         self._name = name
@@ -134,11 +134,11 @@ class Rules:
 
     @property
     def limits(self) -> list[Limit]:
-        """Those of the stack file."""
+        """The limits of the stack file."""
         return [line.limit for line in self._lines]
 
     def bind(self, call: Call, target: Target | None = None) -> Bound | None:
-        """The limits that bind a call, or an attempt of it at ``target``; ``None`` where there are none."""
+        """The limits that apply to a call, or to its attempt at ``target``; ``None`` if there are none."""
         principal = call.principal
         known = self._anybody if principal is None else self._known.get(principal)
         if known is None:
@@ -150,7 +150,7 @@ class Rules:
         try:
             return known[asked]
         except KeyError:
-            if len(known) >= _REMEMBERED:  # names are typed by clients
+            if len(known) >= _REMEMBERED:  # clients choose the names, so there is no bound on them
                 known.clear()
             charges = tuple(self._bind(call, principal, target))
             who = principal.id if principal is not None else None
@@ -161,7 +161,7 @@ class Rules:
         upstream = target.upstream.name if target is not None else None
         for line in self._of(principal):
             if call.route.local and line.limit.kind == TOKENS:
-                continue  # what a plugin answers itself uses none
+                continue  # a call that a plugin answers itself uses no tokens
             if line.condition is not None and not line.condition(call):
                 continue
             if line.model is not None and not self._meant(line.model, call, target):
@@ -176,7 +176,7 @@ class Rules:
         return model.names(call)
 
     def _of(self, principal: Principal | None) -> list[_Line]:
-        """The lines for a caller: those of the stack file, with what policies put in their place."""
+        """The lines for a caller: the stack file's, with those that the caller's policies add or replace."""
         lines = self._lines
         policies = principal.policies.get(self._name, {}) if principal is not None else {}
         for name, policy in policies.items():
@@ -188,7 +188,7 @@ class Rules:
 
 
 class AttemptRules(Rules):
-    """Rules that depend on the target, and policies' limits of a model that the call itself is not for."""
+    """Rules that depend on the target, and policies' limits of models other than the one the call itself is for."""
 
     def __init__(self, rules: Iterable[Rule], calls: Rules, *, name: str, models: Models) -> None:
         super().__init__(rules, name=name, models=models)
@@ -203,18 +203,21 @@ class AttemptRules(Rules):
 
 
 def rings(config: RateLimitConfig, name: str, models: Models) -> tuple[Rules, AttemptRules]:
-    """The rules of the outer ring, and those of the inner one. Raises ``BadConfig``."""
+    """The rules of the call ring, and those of the attempt ring. Raises ``BadConfig``."""
     calls = Rules([rule for rule in config.rules if not rule.per_attempt], name=name, models=models)
     inner = [rule for rule in config.rules if rule.per_attempt]
     return calls, AttemptRules(inner, calls, name=name, models=models)
 
 
 def _with(policy: RateLimitPolicy, scopes: list[Scope], lines: list[_Line], models: Models) -> list[_Line]:
-    """The lines, those that are per ``scopes`` alone replaced by the policy's of their kind."""
+    """The lines and the policy's, which replace those per ``scopes`` alone of the same kind and period.
+
+    A policy's limit of one model replaces none.
+    """
     own = list(_own(policy, scopes, models))
     whole = {(line.limit.kind, line.limit.period) for line in own if line.model is None}
     kept = [line for line in lines if line.rule.per != scopes or (line.limit.kind, line.limit.period) not in whole]
-    # what else the rule said still holds: how its store's absence is borne, which tokens count
+    # keep the rule's other settings: shadow, handling of store errors, which tokens count
     like = {line.limit.kind: line.limit for line in lines if line.rule.per == scopes}
     for line in own:
         old = like.get(line.limit.kind, line.limit)
@@ -244,7 +247,7 @@ def _own(policy: RateLimitPolicy, scopes: list[Scope], models: Models) -> Iterab
         when = When(models=[model]) if model is not None else None
         rule = Rule.model_construct(per=scopes, when=when)
         limit = Limit(
-            # a rule for the same model stays beside it, so it counts by itself
+            # a rule for the same model applies too, so the two must not share a count
             id=_identity(rule, kind, period * SECOND, *(["policy"] if model is not None else [])),
             kind=kind,
             amount=amount,
@@ -297,7 +300,7 @@ def _rate(rule: Rule, rate: Rate, kind: Any) -> Limit:
 
 
 def _identity(rule: Rule, kind: str, period: int = 0, *more: str) -> str:
-    """What is counted, by whom, over which time; not how much, so that a changed amount keeps the count."""
+    """Digest of what is counted, for whom and over which period; a changed amount keeps the digest and the count."""
     when = rule.when.model_dump() if rule.when else None
     counted = (rule.count, rule.count_cached) if kind == TOKENS else ()
     said = [rule.per, when, rule.upstreams, kind, period, rule.strict, *counted, rule.shadow, *more]
@@ -305,7 +308,7 @@ def _identity(rule: Rule, kind: str, period: int = 0, *more: str) -> str:
 
 
 def _value(scope: Scope, principal: Principal | None, call: Call, upstream: str | None) -> str | None:
-    """What the scope is for this call; ``None`` where it has none, which binds nothing."""
+    """The scope's value for this call; ``None`` if it has none: the rule then does not apply."""
     if scope == "global":
         return ""
     if scope == "model":

@@ -1,13 +1,13 @@
-"""Rows of integers under keys, in memory of this process (:class:`Rows`) or of the workers of a machine (:class:`Table`).
+"""Rows of integers by key, in the memory of one process (:class:`Rows`) or of a machine's workers (:class:`Table`).
 
-A row says until when it matters. One whose time is over means the same as no row and may be taken by another key, so rows are
-looked through only where there is no room for a new one. A table goes by the time that its user gives it, so that an operation's
-own rows are not over while it lasts.
+Each row has an expiry time. An expired row means the same as no row and may be reused for another key, so expired rows
+are searched for only if a new key finds no room. The user of a table sets its time, so that the rows of an operation
+do not expire during it.
 
-A :class:`Table` is an open-addressed hash table over one ``mmap``: a key's row is the first of ``WINDOW`` after its hash that is its
-own. Workers share it as a file, which they lock (``flock``) for each operation; the kernel unlocks it when a worker
-dies. A worker that is *stopped* inside an operation would hold the others up: after ``PATIENCE`` they give up with
-:class:`StoreDown`, and the limiter does what ``on_store_error`` says.
+A :class:`Table` is an open-addressed hash table over one ``mmap``: a key's row is found by linear probing of at most
+``WINDOW`` rows. Workers share it as a file, which they lock (``flock``) for each operation; the kernel unlocks it when
+a worker dies. A worker that is *suspended* inside an operation would block the others: after ``PATIENCE`` they raise
+:class:`StoreDown`, and the limiter applies ``on_store_error``.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from types import TracebackType
 from typing import Final, Protocol
 
 UNTIL: Final = 0
-"""Cell of a row with the microsecond after which it may be taken."""
+"""Cell with a row's expiry time: the microsecond after which it may be reused."""
 DATA: Final = 1
-"""First cell for what the row holds."""
+"""First data cell of a row."""
 CELLS: Final = 15
-"""Of a row."""
+"""Cells per row."""
 WINDOW: Final = 64
 _STRIDE: Final = CELLS + 1
-"""Cells of a row in a file: the key's hash is before them."""
+"""Cells per row of a :class:`Table`: the key's hash comes first."""
 _SWEEP: Final = 1_000_000
-"""Microseconds between two looks at all rows: how long a table may say that it is full after a row is over."""
+"""Microseconds between two scans of all rows: how long a table may still report full after a row has expired."""
 _REMEMBERED: Final = 100_000
 PATIENCE: Final = 0.1
-"""Seconds."""
+"""Seconds to wait for the lock."""
 
 
 class StoreDown(Exception):
-    """The home of the limits cannot be asked."""
+    """The store of the limits is unavailable."""
 
 
 class _Waiter:
-    """One wait for a lock, in a thread; a lock that comes too late is given back at once."""
+    """One wait for a lock, in a thread; a lock acquired too late is released at once."""
 
     def __init__(self, file: int) -> None:
         self._file = file
@@ -65,7 +65,7 @@ class _Waiter:
         self.over = True
 
     def granted(self, seconds: float) -> bool:
-        """Whether the lock is ours; if not within that time, it will not be."""
+        """Whether the lock was acquired within that time; if not, it will not be kept."""
         if self._came.wait(seconds):
             return True
         with self._mutex:
@@ -87,7 +87,7 @@ class Lock:
             self._wait(self._file)
 
     def _wait(self, file: int) -> None:
-        # the holder needs some ten microseconds: waiting here is shorter than a turn of the loop
+        # the holder needs some ten microseconds: waiting here is shorter than one event loop iteration
         for _ in range(5):
             time.sleep(0.00002)
             try:
@@ -95,7 +95,7 @@ class Lock:
             except BlockingIOError:
                 continue
             return
-        # only the kernel's own queue is fair, and it knows no time-out: a thread stands in it
+        # only the kernel's own queue is fair, but it has no time-out: so a thread waits in it
         if self._waiter is None or self._waiter.over:
             self._waiter = _Waiter(file)
             if self._waiter.granted(PATIENCE):
@@ -108,7 +108,7 @@ class Lock:
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._file)
 
 
@@ -121,7 +121,7 @@ class Row(Protocol):
 
 
 class Rows(OrderedDict[str, list[int]]):
-    """Of one process. A key without a row gets one of zeros. Raises ``StoreDown`` where more than ``most`` are in use.
+    """Rows of one process. A new key gets a row of zeros. Raises ``StoreDown`` if ``most`` rows are in use already.
 
     Attributes:
         now: the microsecond of the operation under way.
@@ -156,12 +156,12 @@ class Rows(OrderedDict[str, list[int]]):
         raise StoreDown("the table of the limits is full")
 
     def close(self) -> None:
-        """Forget them."""
+        """Drop all rows."""
         self.clear()
 
 
 class Table:
-    """``rows`` is a power of two. Untouched rows take no memory; the row of a new key holds zeros.
+    """Rows in an ``mmap``; ``rows`` is a power of two. Untouched rows take no memory; a new key gets a row of zeros.
 
     Attributes:
         now: the microsecond of the operation under way.
@@ -186,7 +186,7 @@ class Table:
         self.now = 0
 
     def at(self, key: str) -> int:
-        """Where among :attr:`cells` the key's row begins. Raises ``StoreDown`` where too many are in use."""
+        """Index in :attr:`cells` of the first cell of the key's row. Raises ``StoreDown`` if no row is free."""
         at, digest = self._known.get(key) or self._place(key)
         if self.cells[at - 1] != digest:  # another key has taken it
             at, digest = self._place(key)
@@ -222,11 +222,11 @@ class Table:
         return free
 
     def rows(self) -> range:
-        """Where each row begins."""
+        """Index of each row's first cell."""
         return range(1, len(self.cells), _STRIDE)
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap the memory."""
         self.cells.release()
         self._bytes.release()
         self._map.close()

@@ -1,4 +1,4 @@
-"""Model-selection rules for gwcore, and ``LLMChoiceMixin`` for agents that ask them."""
+"""Model-selection rules for gwcore, and ``LLMChoiceMixin`` for agents that use them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["LLMChoiceMixin", "NoChoice", "Rules"]
 
 
 def __getattr__(name: str) -> Any:
-    """What agents use: it brings an HTTP client, which the gateway need not load."""
+    """Import what agents use on demand: it needs an HTTP client, which the gateway does not."""
     if name in {"LLMChoiceMixin", "NoChoice"}:
         return getattr(import_module("gwcore_rules.mixin"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

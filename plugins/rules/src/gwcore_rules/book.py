@@ -1,4 +1,4 @@
-"""The rules in force: read, checked against the stack, compiled. A book is immutable; a change is another book."""
+"""The rules in force: read, checked against the stack, compiled. A book is immutable; a change creates a new one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gwcore_rules.facts import Facts
 
 @dataclass(slots=True, frozen=True)
 class Compiled:
-    """A rule, ready to be asked. ``sampling`` has what it sets, by canonical name."""
+    """A compiled rule. ``sampling`` has its sampling defaults by canonical name."""
 
     rule: Rule
     checks: tuple[Check, ...]
     sampling: dict[str, Any]
 
     def fits(self, facts: Facts) -> bool:
-        """Whether it is for this request. One that names no model cannot answer a name that asks for one."""
+        """Whether it applies to this request. One without a model does not if the requested name asks for a choice."""
         for check in self.checks:
             if not check.holds(facts):
                 return False
@@ -41,7 +41,8 @@ class Book:
     """Rules in order.
 
     Attributes:
-        digest: of their text; equal on all workers that have read the same file.
+        digest: of the rule file's text, so equal on all workers that have read the same file; else empty.
+        models: all model names in the rules.
     """
 
     rules: tuple[Compiled, ...] = ()
@@ -49,14 +50,14 @@ class Book:
     models: frozenset[str] = field(default=frozenset(), repr=False)
 
     def first(self, facts: Facts) -> Compiled | None:
-        """The rule that decides; ``None`` where none fits."""
+        """The rule that decides; ``None`` if none applies."""
         for rule in self.rules:
             if rule.fits(facts):
                 return rule
         return None
 
     def tasks(self) -> dict[str, list[str]]:
-        """Every task that a rule names in full → the models that the first such rule may use."""
+        """Every task that a rule names without ``*`` → the models of the first such rule that has any."""
         found: dict[str, list[str]] = {}
         for one in self.rules:
             for task in one.rule.when.task:
@@ -66,7 +67,7 @@ class Book:
 
 
 def bound(rules: RuleFile, digest: str = "") -> Book:
-    """Compile rules that are valid."""
+    """Compile valid rules."""
     zone = ZoneInfo(rules.timezone)
     made = tuple(
         Compiled(rule, compiled(rule.when, zone), rule.sampling.model_dump(exclude_none=True)) for rule in rules.rules
@@ -76,10 +77,10 @@ def bound(rules: RuleFile, digest: str = "") -> Book:
 
 
 def read(path: str, models: Models, dialects: Mapping[str, Dialect]) -> Book:
-    """The book of a file.
+    """Read the book of a rule file.
 
     Raises:
-        StackErrors: with every problem, each with its place and mend.
+        StackErrors: with every problem, each with its place and fix.
     """
     source = load(path)
     problems = list(source.problems)
@@ -106,7 +107,7 @@ def inline(rules: RuleFile, models: Models, dialects: Mapping[str, Dialect]) -> 
 
 
 def unknown(rules: RuleFile, models: Models, dialects: Mapping[str, Dialect]) -> list[tuple[Loc, str, str]]:
-    """Models, dialects and operations that this stack does not have: place, what is wrong, mend."""
+    """Models, dialects and operations that this stack does not have: place, problem, fix."""
     spoken = list(dialects)
     operations = sorted(
         {route.operation for dialect in dialects.values() for route in dialect.routes if not route.local}

@@ -1,4 +1,4 @@
-"""Which model a request gets: the rule's, or a cheaper one where the estimate is over the cap. Pure but for what it asks."""
+"""Which model a request gets: the rule's, or a cheaper one if the estimate exceeds the cap."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Candidate:
     """A model that a request could get.
 
     Attributes:
-        tokens: in and out, as estimated.
-        nano: nano-USD of them, at the dearest of its targets; ``None`` where one has no price, or nobody asked yet.
-        unpriced: why: a target without a price, or an operation that is not charged by tokens alone.
+        tokens: estimated input and output.
+        nano: their cost in nano-USD at the most expensive of its targets; ``None`` if unknown.
+        unpriced: why unknown: a target without a price, or an operation that is not charged by tokens alone.
         room: whether the input is estimated to fit into the context window of one of its targets.
-        excluded: why it is not the one; empty for the one.
+        excluded: why it was not chosen; empty if it was.
     """
 
     model: str
@@ -47,17 +47,17 @@ class Candidate:
 
     @property
     def about(self) -> str:
-        """Its estimate, for a sentence."""
+        """Its estimated cost as text."""
         return f"unpriced ({self.unpriced})" if self.nano is None else f"about {dollars(self.nano)}"
 
 
 @dataclass(slots=True)
 class Choice:
-    """What was chosen, of what, and why.
+    """The chosen model, its candidates, and the reason.
 
     Attributes:
-        rule: that decided; ``None`` where none did.
-        cap: nano-USD that had to be kept, or ``None``.
+        rule: the one that decided, or ``None``.
+        cap: limit of the estimated cost in nano-USD, or ``None``.
     """
 
     facts: Facts
@@ -69,16 +69,16 @@ class Choice:
 
     @property
     def chosen(self) -> Candidate | None:
-        """The candidate of that model, if candidates were looked at."""
+        """The candidate of the chosen model, if candidates were estimated."""
         return next((one for one in self.candidates if one.model == self.model), None)
 
 
 @dataclass(slots=True)
 class Chooser:
-    """What a choice asks.
+    """Chooses models.
 
     Attributes:
-        permits: whether whoever calls may use a model.
+        permits: whether the caller may use a model.
     """
 
     models: Models
@@ -87,17 +87,17 @@ class Chooser:
     permits: Callable[[Call, str], bool]
 
     def choose(self, rule: Compiled | None, facts: Facts, *, priced: bool = False) -> Choice:
-        """The model for a request.
+        """Choose the model for a request.
 
         Args:
-            rule: that fits, if any.
+            rule: the rule that applies, if any.
             facts: of the request.
-            priced: estimate every candidate, even where no cap asks for it.
+            priced: estimate every candidate, even without a cap.
 
         Raises:
-            UnknownModel: the name asks for a choice, and no rule makes it.
+            UnknownModel: the requested name asks for a choice, and no rule applies.
             Forbidden: the caller may use none of the rule's models.
-            CostCapExceeded: none fits, and the rule or the client wants none then.
+            CostCapExceeded: no estimate is within the cap, and it is the client's or the rule has ``over: refuse``.
         """
         call = facts.call
         asked = call.model or ""
@@ -119,12 +119,12 @@ class Chooser:
 
     @staticmethod
     def _settled(choice: Choice) -> bool:
-        """Whether the first will do, so that nobody need look at cheaper ones."""
+        """Whether the first permitted candidate suffices, so that cheaper ones need no estimate."""
         first = next((one for one in choice.candidates if one.targets), None)
         return first is not None and first.room and (choice.cap is None or _fits(first, choice.cap))
 
     def sampling(self, choice: Choice) -> dict[str, Any]:
-        """The rule's sampling defaults, by name: where the client says nothing, and as far as the model takes them."""
+        """The rule's sampling defaults by name, as far as the client does not send them and the model accepts them."""
         call, rule = choice.facts.call, choice.rule
         if rule is None or not rule.sampling or call.document is None:
             return {}
@@ -141,11 +141,11 @@ class Chooser:
         return found
 
     def _within(self, choice: Choice, preferred: int) -> None:
-        """The first that may be used and has room; over the cap, the first cheaper one that fits."""
+        """Choose the first candidate that is permitted and has room; over the cap, the first cheaper one within it."""
         able = [one for one in choice.candidates if one.targets]
         if not any(one in able for one in choice.candidates[:preferred]):
             raise _forbidden(choice.rule)
-        # an estimate may be wrong: where none seems to have room, none is left out for it
+        # an estimate may be wrong: if none seems to have room, exclude none for it
         able = [one for one in able if one.room] or able
         first, cap = able[0], choice.cap
         cheaper = [one for one in able[1:] if one in choice.candidates[preferred:]]
@@ -170,7 +170,10 @@ class Chooser:
 
     @staticmethod
     def _none_fits(choice: Choice, able: list[Candidate]) -> Candidate:
-        """The cheapest of them; where no price is known, the operator's word for what is cheaper. The client's cap is firm."""
+        """The cheapest; if no price is known, the first in the rule's ``cheaper``.
+
+        Raises ``CostCapExceeded`` over the client's cap, or over any if the rule has ``over: refuse``.
+        """
         rule, own = choice.rule, choice.facts.cap
         first, *others = able
         known = [one for one in able if one.nano is not None]
@@ -211,7 +214,7 @@ class Chooser:
 
 
 def _fits(one: Candidate, cap: int) -> bool:
-    # what has no price cannot be shown to keep a cap
+    # without a price, it may exceed the cap
     return one.nano is not None and one.nano <= cap
 
 
@@ -221,12 +224,12 @@ def _cap(rule: Compiled | None, facts: Facts) -> int | None:
 
 
 def _forbidden(rule: Compiled | None) -> Forbidden:
-    # it may not know their names either
+    # names no models: the caller may not know them either
     return Forbidden(f"this credential may use no model of the rule {rule.rule.name if rule is not None else ''}")
 
 
 def dollars(nano: int) -> str:
-    """``$0.004200``: exact to the nano-dollar, without needless zeros behind the sixth place."""
+    """``$0.004200``: exact to the nano-dollar, without trailing zeros after the sixth decimal."""
     whole, rest = divmod(nano, DOLLAR)
     text = f"{rest:09d}"
     return f"${whole}.{text[:6]}{text[6:].rstrip('0')}"

@@ -1,4 +1,4 @@
-"""``when`` of a rule, compiled: each condition tests the facts, and says why where it does not hold."""
+"""``when`` of a rule, compiled: each condition tests the facts, and explains why it does not hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAY = 24 * 60
 
 @dataclass(slots=True, frozen=True)
 class Check:
-    """One condition. ``why`` tells why it does not hold; it is asked only to explain."""
+    """One condition. ``why`` describes why it does not hold; called only by ``gwcore explain``."""
 
     holds: Callable[[Facts], bool]
     why: Callable[[Facts], str]
@@ -73,7 +73,7 @@ def _any(what: str, wanted: list[str], found: Callable[[Facts], Iterable[str]]) 
 
 
 def _matching(wanted: list[str]) -> tuple[frozenset[str], re.Pattern[str] | None]:
-    """Words, and one pattern for those in which ``*`` stands for any text."""
+    """The words without ``*``, and one pattern for those in which ``*`` stands for any text."""
     wild = [translate(word.replace("[", "[[]").replace("?", "[?]")) for word in wanted if "*" in word]
     return frozenset(word for word in wanted if "*" not in word), re.compile("|".join(wild)) if wild else None
 
@@ -114,10 +114,10 @@ def _within(span: Span, minute: int, day: int, days: frozenset[int]) -> bool:
     first, last = span
     if first < last:
         return first <= minute < last and day in days
-    # over midnight: what began yesterday is still yesterday's
+    # past midnight, the span still belongs to the day on which it began
     return (minute >= first and day in days) or (minute < last and (day - 1) % 7 in days)
 
 
 def reasons(checks: Iterable[Check], facts: Facts) -> list[str]:
-    """Why a rule is not for this request; empty where it is."""
+    """Why a rule does not apply to this request; empty if it does."""
     return [check.why(facts) for check in checks if not check.holds(facts)]

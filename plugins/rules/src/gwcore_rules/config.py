@@ -1,4 +1,4 @@
-"""The settings of ``rules``, and what a file of rules may say."""
+"""Settings of ``rules``, and the format of a rule file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Range(_Strict):
 
 
 class Conditions(_Strict):
-    """For which requests a rule is. Everything that is given must hold; of a list, one word must."""
+    """The requests to which a rule applies. Every given condition must hold; of a list, one word must match."""
 
     task: Words = Field(default=[], description="task types, from x-gwcore-task, metadata.task_type or auto/<task>")
     models: Words = Field(default=[], description="the model as the client wrote it")
@@ -90,7 +90,7 @@ class Conditions(_Strict):
 
 
 class Sampling(_Strict):
-    """Sent where the client says nothing itself."""
+    """Defaults for settings that the client does not send."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, description="how freely the next token is drawn")
     max_tokens: int | None = Field(default=None, ge=1, description="longest answer")
@@ -141,7 +141,7 @@ _Rules = Annotated[list[Rule], AfterValidator(_apart)]
 
 
 class RuleFile(_Strict):
-    """A file of rules. The first that fits a request decides."""
+    """A file of rules. The first that applies to a request decides."""
 
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="of hours and days")
     rules: _Rules = Field(description="in order; the first that fits decides")

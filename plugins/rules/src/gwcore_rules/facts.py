@@ -1,4 +1,4 @@
-"""What rules ask about a request: its task, its size, what it needs, who sends it and when. Found out once, when asked."""
+"""What rules test about a request: its task, size, needs, sender and time. Each is computed once, on first use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOBODY: Final = Principal("")
 
 
 class Facts:
-    """Of one call.
+    """Facts of one call.
 
     Attributes:
         prefix: model names that ask for a choice begin with it.
@@ -38,7 +38,7 @@ class Facts:
 
     @property
     def principal(self) -> Principal:
-        """Who calls; of an open gateway, nobody."""
+        """The caller; an empty principal if no plugin has identified one."""
         return self.call.principal or _NOBODY
 
     @cached_property
@@ -49,7 +49,7 @@ class Facts:
 
     @cached_property
     def task(self) -> str:
-        """Its task type: of a header, of the body's metadata, of the model's name; empty where nobody says."""
+        """The task type from a header, the body's metadata or the model's name; else empty. Raises ``BadRequest``."""
         said = self.call.header(TASK)
         if said is not None:
             return _short(words(said).strip(), "x-gwcore-task")
@@ -64,7 +64,7 @@ class Facts:
 
     @cached_property
     def cap(self) -> int | None:
-        """Nano-USD that the client's request may be estimated at, as it says itself. Raises ``BadRequest``."""
+        """The client's own limit of the estimated cost in nano-USD, or ``None``. Raises ``BadRequest``."""
         said: Any = self.call.header(CAP)
         if said is not None:
             said = said.decode("latin-1")
@@ -85,12 +85,12 @@ class Facts:
 
     @cached_property
     def input_tokens(self) -> int:
-        """About how many tokens the request has."""
+        """Estimated number of input tokens."""
         return self._estimator.estimate(self.call, size=self.size)[0]
 
     @cached_property
     def ceiling(self) -> tuple[int | None, int]:
-        """The most tokens that the request lets an answer have, and how many answers it wants."""
+        """The request's limit of tokens per answer, if any, and the number of answers it asks for."""
         return ceiling(self.call)
 
     @cached_property
@@ -101,7 +101,7 @@ class Facts:
 
     @cached_property
     def vision(self) -> bool:
-        """Whether it shows an image."""
+        """Whether it contains an image."""
         call = self.call
         if call.document is None or call.operation != "chat" or not any(mark in call.raw for mark in _SHOWN):
             return False
@@ -111,11 +111,11 @@ class Facts:
         try:
             request = codec.read_request(call.document, call.model or "", stream=call.stream)
         except GatewayError:
-            return True  # not for us to judge; the name of an image stands in it
+            return True  # not for us to judge; the body has at least the marker of an image
         return any(isinstance(part, Media) and part.kind == "image" for m in request.messages for part in _all(m.parts))
 
     def local(self, zone: ZoneInfo) -> datetime:
-        """The time there."""
+        """The local time in a zone."""
         return datetime.fromtimestamp(self.now, zone)
 
 

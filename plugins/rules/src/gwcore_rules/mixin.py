@@ -1,4 +1,4 @@
-"""``LLMChoiceMixin``: an agent asks which model to use, in this process or of a gateway that runs."""
+"""``LLMChoiceMixin``: lets an agent choose a model, in this process or by a running gateway."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _TIMEOUT = 10.0
 
 
 class NoChoice(LookupError):
-    """No model was chosen: no rule is for the task, none fits the cost, or the key may use none.
+    """No model was chosen: no rule applies, none is within the cost limit, or the key may use none.
 
     Attributes:
-        code: the gateway's word for it, such as ``cost_cap_exceeded`` or ``unknown_model``.
+        code: the gateway's error code, such as ``cost_cap_exceeded`` or ``unknown_model``.
     """
 
     def __init__(self, message: str, code: str = "") -> None:
@@ -42,10 +42,10 @@ class LLMChoiceMixin:
     """Gives an agent :meth:`llm_choice`. Set either ``llm_rules`` or ``llm_gateway``, on the class or on the object.
 
     Attributes:
-        llm_rules: path of a stack file with ``rules``, or of a file of rules whose models are ``provider/model``; asked in
-            this process, with the prices that are installed. Read again when it changes.
-        llm_gateway: base URL of a running gateway, asked instead; what ``llm_key`` may not use is not chosen.
-        llm_key: key for it.
+        llm_rules: path of a stack file with ``rules``, or of a rule file whose models are ``provider/model``; evaluated
+            in this process, with the installed prices. Read again when it changes.
+        llm_gateway: base URL of a running gateway to use instead; it chooses no model that ``llm_key`` may not use.
+        llm_key: key for the gateway.
     """
 
     llm_rules: str | Path | None = None
@@ -66,18 +66,19 @@ class LLMChoiceMixin:
 
         Args:
             prompt: text of the user.
-            task_type: what the rules call it; without one, rules decide by what the request is.
-            max_cost_usd: most that the request may be estimated at.
+            task_type: the task's name in the rules; without one, rules decide by the rest of the request.
+            max_cost_usd: limit of the request's estimated cost.
             messages: instead of a prompt, as for chat completions.
             tags: as in ``x-gwcore-tags``.
-            fields: further members of the request that rules or estimates look at: ``tools``, ``max_tokens`` …
+            fields: further members of the request that rules or estimates use: ``tools``, ``max_tokens`` …
 
         Returns:
             ``model``, ``temperature`` and ``max_tokens`` (``None``: leave them out), ``estimated_cost_usd`` (``None``: no
             price is known) and ``reason``.
 
         Raises:
-            NoChoice: there is none.
+            NoChoice: no model was chosen.
+            TypeError: both or neither of prompt and messages, or neither ``llm_rules`` nor ``llm_gateway`` is set.
             httpx2.HTTPError: the gateway does not answer.
         """
         if (prompt is None) == (messages is None):
@@ -133,7 +134,7 @@ class _Advisor:
         )
 
     def estimate(self, document: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-        """As ``POST /estimate`` answers. Raises ``GatewayError``."""
+        """The answer of ``POST /estimate``. Raises ``GatewayError``."""
         plugin = self.plugin
         plugin.refresh()
         call = _call(self.dialect, self.route, document, headers)
@@ -147,7 +148,7 @@ _advisors: dict[Path, tuple[int, _Advisor]] = {}
 
 
 def _advisor(path: Path) -> _Advisor:
-    """One per file, made anew when it changes; a bad edit keeps the one before."""
+    """One per file, rebuilt when it changes; an invalid edit keeps the previous one. Raises ``NoChoice``."""
     try:
         where, stamp = path.resolve(), path.stat().st_mtime_ns
     except OSError as error:
@@ -164,7 +165,7 @@ def _advisor(path: Path) -> _Advisor:
 
 
 def _stack(path: Path) -> str | Path:
-    """A stack file as it is; for a file of rules, the stack in which each provider is an upstream of its own name."""
+    """A stack file unchanged; for a rule file, a stack with one upstream per provider, of the same name."""
     data = load(path).data
     if isinstance(data, dict) and "gwcore" in data:
         return path

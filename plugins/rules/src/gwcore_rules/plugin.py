@@ -36,7 +36,7 @@ _log = structlog.get_logger("gwcore.rules")
 
 
 class Rules(Plugin):
-    """Chooses the model, and sets sampling defaults, by rules that may change while it serves."""
+    """Chooses the model, and sets sampling defaults, by rules that may change at run time."""
 
     name = "rules"
     Config = RulesConfig
@@ -50,7 +50,7 @@ class Rules(Plugin):
         self.estimator = Estimator()
         self.chooser = Chooser(setup.models, setup.prices, self.estimator, setup.permits)
         self.watched = Watched(config.file, self._read) if config.file is not None else None
-        # what is wrong with the rules is wrong with the stack file: told by `check`, and no start without them
+        # invalid rules are problems of the stack file: `check` reports them, and the gateway does not start
         if config.file is not None:
             self.book = self._read(config.file)
         else:
@@ -62,7 +62,7 @@ class Rules(Plugin):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Follow the file."""
+        """Follow changes of the file."""
         await asyncio.to_thread(self._warm, self.book)
         if self.watched is None:
             yield
@@ -84,12 +84,12 @@ class Rules(Plugin):
                 _log.info("rules read", rules=len(book.rules), digest=book.digest)
 
     def refresh(self) -> None:
-        """Take a changed file now: for who asks outside a gateway. Blocks."""
+        """Apply a changed file now; for use outside a gateway. Blocks."""
         book = self.watched.look(settled=False) if self.watched is not None else None
         self.book = book or self.book
 
     def _warm(self, book: Book) -> None:
-        """Prices are looked up here, off the serving loop."""
+        """Look up prices in advance, off the serving loop."""
         for name in book.models:
             for target in self.setup.models.resolve(name):
                 self.setup.prices.card(target)
@@ -97,7 +97,7 @@ class Rules(Plugin):
     # ── the call ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def call_layer(self, inner: Service[Call]) -> Service[Call]:
-        """Choose, and say so."""
+        """Choose the model, and name the rule in the reply."""
 
         async def rules(call: Call) -> Outcome:
             if call.model is not None:
@@ -107,7 +107,7 @@ class Rules(Plugin):
         return rules
 
     def facts(self, call: Call) -> Facts:
-        """What rules ask about a call."""
+        """The facts of a call that rules test."""
         return Facts(call, self.config.prefix, self.estimator, self.clock())
 
     def _apply(self, call: Call, facts: Facts) -> Choice | None:
@@ -130,7 +130,7 @@ class Rules(Plugin):
 
     @hookimpl
     def call_ended(self, call: Call, outcome: Outcome) -> None:
-        """What a call used teaches the next estimate."""
+        """Learn from a call's usage for later estimates."""
         if outcome.usage is not None and outcome.error is None and len(call.attempts) == 1:
             who = call.principal.id if call.principal is not None else None
             used = outcome.usage.total_in, outcome.usage.total_out
@@ -139,7 +139,7 @@ class Rules(Plugin):
     # ── what others see ──────────────────────────────────────────────────────────────────────────────────────────
 
     def client_routes(self) -> Iterable[tuple[Dialect, Route]]:
-        """``POST /estimate``, and every address of a chat below ``/estimate``."""
+        """``POST /estimate``, and every chat address under ``/estimate``."""
         for dialect in self.setup.dialects.values():
             for route in dialect.routes:
                 if route.operation != "chat" or dialect.chat is None:
@@ -150,7 +150,7 @@ class Rules(Plugin):
                     yield dialect, replace(route, path="/estimate")
 
     async def answer(self, call: Call) -> Outcome:
-        """What the request would be answered by, and what that would cost. Nothing is sent."""
+        """The model that would serve the request, and its estimated cost. Nothing is sent upstream."""
         facts = self.facts(call)
         choice = self.chooser.choose(self.book.first(facts), facts, priced=True)
         body = orjson.dumps(estimated(choice, self.chooser))
@@ -160,7 +160,7 @@ class Rules(Plugin):
         return Outcome(200)
 
     def names(self) -> Mapping[str, tuple[Target, ...]]:
-        """``auto/<task>`` for every task that a rule names."""
+        """``auto/<task>`` for every task of :meth:`Book.tasks`."""
         resolve = self.setup.models.resolve
         return {
             f"{self.config.prefix}/{task}": tuple(target for name in names for target in resolve(name))
@@ -168,7 +168,7 @@ class Rules(Plugin):
         }
 
     def explain(self, call: Call) -> str | None:
-        """Which rule decides, why those before it do not, and what the candidates would cost."""
+        """Which rule decides, why those before it do not, and the estimated cost of each candidate."""
         facts = self.facts(call)
         rule = self.book.first(facts)
         decided = False
@@ -191,7 +191,7 @@ class Rules(Plugin):
         return "\n".join(said)
 
     def health(self) -> dict[str, Any]:
-        """The rules in force, and what is wrong with an edit that is not."""
+        """The rules in force, and the problems of a rejected edit."""
         problems = self.watched.problems if self.watched is not None else []
         return {"rules": len(self.book.rules), "digest": self.book.digest, "problems": problems}
 
@@ -204,7 +204,7 @@ def _why(one: Compiled, facts: Facts) -> list[str]:
 
 
 def _without_ours(call: Call) -> None:
-    """Take out of the body what is said to us alone; upstreams refuse members they do not know."""
+    """Remove the metadata meant for this plugin from the body, since upstreams reject unknown members."""
     metadata = (call.document or {}).get(METADATA)
     if not isinstance(metadata, dict) or not any(key in metadata for key in _OURS):
         return

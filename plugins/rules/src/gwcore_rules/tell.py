@@ -1,4 +1,4 @@
-"""A choice in words: for ``gwcore explain``, and as the answer of ``POST /estimate``."""
+"""Output of a choice: for ``gwcore explain``, and as the answer of ``POST /estimate``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gwcore_rules.choose import Candidate, Choice, Chooser
 
 
 def reason(choice: Choice) -> str:
-    """Why this model, in one sentence."""
+    """Why this model was chosen, in one sentence."""
     if choice.rule is None:
         return choice.reason or "as asked: no rule is for this request"
     named = "as asked" if not choice.rule.rule.model else f"rule {choice.rule.rule.name}"
@@ -20,7 +20,7 @@ def reason(choice: Choice) -> str:
 
 
 def lines(choice: Choice) -> list[str]:
-    """For people."""
+    """The choice as lines of text, for ``gwcore explain``."""
     told = [f"  {choice.model}: {reason(choice)}"]
     for one in choice.candidates:
         what = "chosen" if one.model == choice.model else f"not chosen: {one.excluded}"
@@ -29,14 +29,14 @@ def lines(choice: Choice) -> list[str]:
 
 
 def _usd(nano: int | None) -> Any:
-    """A JSON number that is exact."""
+    """An exact JSON number."""
     if nano is None:
         return None
     return orjson.Fragment(exact_usd(nano).encode())
 
 
 def estimated(choice: Choice, chooser: Chooser) -> dict[str, Any]:
-    """For programs: the answer of ``POST /estimate``. What the caller may not use is not named."""
+    """The answer of ``POST /estimate``. Omits models that the caller may not use."""
     chosen = choice.chosen
     assert chosen is not None
     call = choice.facts.call

@@ -1,4 +1,4 @@
-"""A file that is looked at now and then: read again once it has changed and has stayed so for one look."""
+"""Polls a file, and reads it again once two consecutive looks find the same change."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _log = structlog.get_logger("gwcore.rules")
 
 
 class Watched:
-    """No inotify: that tells nothing of network file systems, nor of a mounted ConfigMap.
+    """A polled file; inotify would miss changes of network file systems and mounted ConfigMaps.
 
     Attributes:
-        problems: what is wrong with the latest edit, one per line and place; empty while it is the one in force.
+        problems: those of the latest edit, one per line and place; empty if it is in force.
     """
 
     def __init__(self, path: str, read: Callable[[str], Book]) -> None:
@@ -35,9 +35,9 @@ class Watched:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def look(self, *, settled: bool = True) -> Book | None:
-        """The book of a changed file; ``None`` where nothing changed, or what did is no sound set of rules. Blocks.
+        """The book of a changed file; ``None`` if it has not changed or is invalid. Blocks.
 
-        ``settled`` waits for a second look that finds the same: the file may still be being written.
+        With ``settled``, a change must be seen twice, unchanged: the file may still be being written.
         """
         stamp = self._stamp()
         if stamp == self._seen:
@@ -51,7 +51,7 @@ class Watched:
         except BadConfig as error:
             self._refused(error)
             book = None
-        except Exception as error:  # whatever an edit does to the reader, the rules in force stay
+        except Exception as error:  # whatever the reader raises for an edit, the rules in force stay
             self._refused(BadConfig(f"{self._path}: cannot be read: {type(error).__name__}"))
             book = None
         else:

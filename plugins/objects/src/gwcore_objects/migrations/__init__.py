@@ -1,1 +1,1 @@
-"""The history of the tables of objects: one module per revision."""
+"""Migrations of the plugin's tables: one module per revision."""

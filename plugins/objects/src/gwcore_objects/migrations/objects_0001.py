@@ -1,4 +1,4 @@
-"""Whose an id is, and where it is kept."""
+"""Owner and place of each id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create what the first release needs."""
+    """Create the tables of the first release."""
     op.create_table(
         "objects_kept",
         sa.Column("id", sa.String(512), primary_key=True),
