@@ -6,9 +6,11 @@ import dataclasses
 import inspect
 import re
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
+import orjson
 from pydantic import BaseModel
 
 from gwcore import errors
@@ -24,6 +26,7 @@ from gwcore.reply import Held, Reply
 from gwcore.resources import Store
 from gwcore.stackmodels import Entry, ServerConfig, StackConfig, TimeoutConfig, TlsConfig, UpstreamConfig, When
 from gwcore.testing.fakes import upstream
+from gwcore.units import exact_usd, parse_duration, parse_money, parse_size
 from gwcore.usage import Cost, Usage
 from gwcore.wire.transport import Request, Response, Timeouts, Transport
 
@@ -42,11 +45,48 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 )
 
 
+EXAMPLE = "tokencount"
+"""The plugin of ``examples/custom_plugin``."""
+
+
+# largest first: a default is written in the largest unit of which it is a whole number
+_UNITS: Mapping[Any, tuple[tuple[str, float], ...]] = {
+    parse_duration: (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001)),
+    parse_size: (
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("GB", 10**9),
+        ("MB", 10**6),
+        ("kB", 1000),
+        ("B", 1),
+    ),
+}
+
+
 def _default(field: Any) -> str:
+    """The default, as it would be written in a stack file."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "" if isinstance(value, BaseModel | dict | list) or value is None else f"`{value}`"
+    if isinstance(value, BaseModel | dict) or value is None or value in ([], ()):
+        return ""
+    parsers = {getattr(mark, "func", None) for mark in field.metadata}
+    if parse_money in parsers:
+        return f"`${exact_usd(value).rstrip('0').rstrip('.')}`"
+    return f"`{_written(value, parsers & _UNITS.keys())}`"
+
+
+def _written(value: Any, parsers: set[Any]) -> str:
+    for parse in parsers if value else ():
+        unit, scale = next(one for one in _UNITS[parse] if round(value / one[1], 6).is_integer())
+        assert parse(f"{value / scale:g}{unit}") == value
+        return f"{value / scale:g}{unit}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return orjson.dumps(value).decode()
+    return str(value)
 
 
 def stack_file() -> str:
@@ -58,6 +98,51 @@ def stack_file() -> str:
             out.append(f"| `{field.alias or name}` | {_default(field)} | {field.description} |\n")
         if model is StackConfig:
             out.append(f"\n## An entry of `stack` and `watch`\n\n{inspect.getdoc(Entry)}\n")
+    return "".join(out)
+
+
+def _models_in(annotation: Any, path: str) -> list[tuple[str, type[BaseModel]]]:
+    """The models in a field's type, each with its place: ``keys.<name>`` of a mapping, ``rules[]`` of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [(path, annotation)]
+    inner, origin = get_args(annotation), get_origin(annotation)
+    if origin is Annotated:
+        inner = inner[:1]
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        inner, path = inner[1:], f"{path}.<name>"
+    elif isinstance(origin, type) and issubclass(origin, Sequence):
+        path = f"{path}[]"
+    return [found for one in inner for found in _models_in(one, path)]
+
+
+def _options(path: str, model: type[BaseModel], seen: dict[type[BaseModel], str]) -> Iterator[str]:
+    """The table of a model's options, then those of the models within it; each model is described once."""
+    seen[model] = path
+    within: list[tuple[str, type[BaseModel]]] = []
+    if model.model_fields:
+        yield "| option | default | meaning |\n|---|---|---|\n"
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        yield f"| `{key}` | {_default(field)} | {field.description} |\n"
+        within += _models_in(field.annotation, f"{path}.{key}")
+    for place, inner in within:
+        if inner in seen:
+            yield f"\n`{place}` has the options of `{seen[inner]}`.\n"
+            continue
+        yield f"\n### `{place}`\n\n{inspect.getdoc(inner)}\n\n"
+        yield from _options(place, inner, seen)
+
+
+def plugins() -> str:
+    """Every option of every plugin."""
+    catalog = Catalog()
+    catalog.load_all()
+    seen: dict[type[BaseModel], str] = {}
+    out = [NOTE + "# Options of the plugins\n\nWhat each plugin's entry of `stack` or `watch` may contain.\n"]
+    for name, kind in sorted(catalog.plugin_classes().items()):
+        if name != EXAMPLE:
+            out.append(f"\n## {name}\n\n{inspect.getdoc(kind)}\n\n")
+            out += _options(name, kind.Config, seen)
     return "".join(out)
 
 
@@ -78,7 +163,7 @@ def hooks() -> str:
 
 def objects() -> str:
     """Objects passed to layers and taps."""
-    out = [NOTE + "# Objects\n\nWhat layers, routers and taps hold in their hands.\n"]
+    out = [NOTE + "# Objects\n\nThe objects that layers, routers and taps receive.\n"]
     for kind in (
         Call,
         Attempt,
@@ -163,8 +248,9 @@ def providers() -> str:
     others = [dialect for dialect in catalog.dialects() if not dialect.routes]
     out = [
         NOTE
-        + "# Providers\n\nWhat clients ask as the vendor serves it, and, last, what translated calls are said in: the vendor's own API, and"
-        " lists that are cut to its limits. All operations of a dialect are written as *all*.\n\n"
+        + "# Providers\n\nThe operations that each provider serves in each dialect without translation; *all*: every"
+        " operation of the dialect. The last column has the operations served by translation only: to the vendor's own"
+        " API, or to lists that are split to its limits.\n\n"
         "| provider | `base_url` | usual variable"
     ]
     out += [*(f" | `{d.name}`" for d in dialects), " | translated |\n", "|---" * (4 + len(dialects)), "|\n"]
@@ -194,6 +280,7 @@ def providers() -> str:
 
 PAGES = {
     "stack-file.md": stack_file,
+    "plugins.md": plugins,
     "hooks.md": hooks,
     "objects.md": objects,
     "errors.md": error_page,
