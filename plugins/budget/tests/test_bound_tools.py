@@ -1,11 +1,13 @@
 """What a vendor's own tools may cost and read is held, or there is no bound. The numbers are those of recorded exchanges."""
 
+import orjson
 import pytest
 
 from gwcore.call import Attempt
 from gwcore.prices import FREE, PriceCard
 from gwcore.testing import fakes
-from gwcore_budget.bound import bound
+from gwcore_budget import references
+from gwcore_budget.bound import IMAGE, bound
 from gwcore_budget.tools import SEARCHED, Runs, runs
 
 WINDOW = 200_000
@@ -137,6 +139,87 @@ def test_a_tools_parameter_that_is_a_path_is_no_file():
     """Claude Code's tools have one; a whole window was held for each of its requests."""
     schema = {"type": "object", "properties": {"file_path": {"type": "string"}, "files": {"type": "array"}}}
     assert read(of(tools=[{"name": "Read", "input_schema": schema}])) < 3_000
+
+
+NAMES = ("file_id", "document", "image", "video", "file", "audio_url")
+SCHEMA = {"type": "object", "properties": {name: {"type": "string"} for name in NAMES}, "required": [*NAMES]}
+GIVEN = dict.fromkeys(NAMES, "x")
+OWN = {
+    "chat": {"tools": [{"type": "function", "function": {"name": "document", "parameters": SCHEMA}}]},
+    "chat, of old": {"functions": [{"name": "f", "parameters": SCHEMA}]},
+    "responses": {"tools": [{"type": "function", "name": "f", "parameters": SCHEMA}]},
+    "namespace": {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}]}]},
+    "messages": {"tools": [{"name": "f", "input_schema": SCHEMA}]},
+    "gemini": {"tools": [{"functionDeclarations": [{"name": "f", "parameters": SCHEMA}]}]},
+    "answer": {"response_format": {"type": "json_schema", "json_schema": {"name": "document", "schema": SCHEMA}}},
+    "answer of responses": {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}},
+    "answer of messages": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    "answer of gemini": {"generationConfig": {"responseSchema": SCHEMA}},
+    "called in messages": {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": GIVEN}]}]},
+    "called in chat": {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": GIVEN}}]}]},
+    "called in gemini": {"contents": [{"parts": [{"functionCall": {"args": GIVEN}}, {"function_response": {"response": GIVEN}}]}]},
+    "text": {"messages": [{"role": "user", "content": '{"file_id": 1, "document": 2, "image": 3, "video": 4}'}]},
+}  # fmt: skip
+"""A client's own words for what its tools take, and where they stand."""
+FILE = {"type": "file", "file": {"file_id": "f"}}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://x.y"}}
+
+
+def held(fields, hidden=b""):
+    """Tokens held for a request with these fields. ``hidden``: members before them in the bytes, not in the document."""
+    made = fakes.call("hi", max_tokens=1)
+    made.document |= fields
+    made.raw = b"{" + hidden + orjson.dumps(made.document)[1:]
+    return read(bound(Attempt(made, made.targets[0]), card(), 1_000))
+
+
+@pytest.mark.parametrize("fields", OWN.values(), ids=OWN)
+def test_a_tools_parameter_that_is_called_a_file_or_a_picture_is_none(fields):
+    """Open WebUI's own tools take a ``file_id``; a whole window was held for each of its chats."""
+    assert held(fields) < 3_500
+
+
+@pytest.mark.parametrize("fields", OWN.values(), ids=OWN)
+def test_beside_such_a_tool_a_file_is_a_file_and_a_picture_a_picture(fields):
+    said = fields.get("messages", [{"role": "user", "content": "hi"}])
+    file, picture = ([*said, {"role": "user", "content": [part]}] for part in (FILE, PICTURE))
+    assert held({**fields, "messages": file}) == WINDOW
+    assert held({**fields, "messages": picture}) - held(fields) in range(2 * IMAGE, 2 * IMAGE + 200)
+
+
+@pytest.mark.parametrize("fields", OWN.values(), ids=OWN)
+def test_a_file_that_hides_behind_a_name_that_is_there_twice_is_one_all_the_same(fields):
+    hidden = b'"messages": [{"content": [{"type": "file", "file": {"file_id": "f"}}]}], '
+    assert held(fields, hidden) == WINDOW
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}, "file_ids": ["f"]}]},
+        {"tools": [{"type": "web_search", "max_uses": 1, "parameters": {"file_id": "f"}}]},
+        {"tools": [{"type": "namespace", "file_id": "f", "tools": [{"type": "file_search", "parameters": {"file_id": "f"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{"type": "document"}]}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "server_tool_use", "input": {"file_id": "f"}}]}]},
+        {"contents": [{"parts": [{"functionResponse": {"response": {}, "parts": [{"inlineData": {}}]}}]}]},
+        {"text": {"file_id": "f"}, "generationConfig": {"file_id": "f"}},
+        {"text": ["file_id"], "messages": "file_id", "contents": [{"parts": "file_id"}]},
+    ],
+)  # fmt: skip
+def test_elsewhere_the_same_words_are_a_file(fields):
+    assert held(fields) >= WINDOW
+
+
+def test_negative_control_whoever_believes_every_member_of_the_document(monkeypatch):
+    monkeypatch.setattr(references, "_own_text", lambda document: references.orjson.dumps(document).decode())
+    with pytest.raises(AssertionError):
+        test_beside_such_a_tool_a_file_is_a_file_and_a_picture_a_picture(OWN["chat"])
+
+
+def test_negative_control_whoever_asks_only_whether_the_clients_tools_say_it(monkeypatch):
+    monkeypatch.setattr(references, "_references", lambda text: '"file' in text)
+    with pytest.raises(AssertionError):
+        test_a_file_that_hides_behind_a_name_that_is_there_twice_is_one_all_the_same(OWN["chat"])
 
 
 def test_a_window_that_is_not_the_longest_bounds_nothing():

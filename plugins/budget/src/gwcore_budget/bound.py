@@ -6,8 +6,7 @@ the upstream enforces the bound. ``None`` if nothing bounds it: no price, or a t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -21,6 +20,7 @@ from gwcore.prices import MILLION, STACK, STANDARD, PriceCard
 from gwcore.units import DOLLAR
 from gwcore.usage import IN, OUT
 from gwcore.wire.form import count_files, read_field
+from gwcore_budget.references import pictures, unseen
 from gwcore_budget.tools import NONE, Runs, runs
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
@@ -66,21 +66,6 @@ _written: Callable[[Prices], Sequence[int]] = itemgetter(*OUT)
 _CHAT = frozenset({"chat", "completions", "compact"})
 _INPUT_ONLY = frozenset({"embeddings", "batch_embeddings"})
 _IMAGES = frozenset({"image_generation", "image_edit", "image_variation"})
-_ELSEWHERE = frozenset({"previous_response_id", "conversation", "cachedContent", "container", "prompt", "thread"})
-"""Members that refer to input the gateway does not see; a ``prompt`` only if it is an object."""
-_UNSEEN = (
-    '"document"',
-    '"document_url"',
-    '"input_audio"',
-    '"audio_url"',
-    '"video',
-    '"inlineData"',
-    '"inline_data"',
-    '"item_reference"',
-)
-_FILE = re.compile(r'"file(?:"|:|id:|Id|Data|Uri|Search|_ids?"|_data|_ur[il]|_search)')
-"""What refers to a file, in all spellings; not names of tool parameters, such as ``file_path``."""
-_PICTURES = ('"image_url"', '"input_image"', '"image"')
 _DEARER = frozenset({"service_tier", "serviceTier", "speed"})
 _TIERS = frozenset({"priority", "fast"})
 """Service tiers that cost more than the standard one; above, the members with which a request selects one."""
@@ -222,14 +207,14 @@ def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed:
     text = sent(call).decode("latin-1")  # a character per byte; `in` is faster on str: on bytes it first tries a number
     chat = call.operation in _CHAT
     ran = runs(document, card, endless=endless) if chat else NONE
-    unseen = _elsewhere(document, text) or _says(text, _UNSEEN) or _FILE.search(text) is not None
-    tokens = None if ran is None else _input_tokens(call, document, text, card, ran, unseen=unseen)
+    elsewhere, images = unseen(document, text), pictures(document, text)
+    tokens = None if ran is None else _input_tokens(call, document, text, card, ran, unseen=elsewhere, images=images)
     if ran is None or tokens is None:
         return None
     rounds = 2 if '"compact' in text and document.get("context_management") else 1  # it is first summarized
     tokens *= rounds
     prices = card.dearest(tokens)
-    fixed = _input_price(text, prices, tokens, unseen=unseen)
+    fixed = _input_price(text, prices, tokens, unseen=elsewhere, images=images)
     fee = prices.get("request", 0)
     if chat:
         return None if fixed is None else _answers(call, card, prices, fixed + ran.fees + fee, assumed, rounds=rounds)
@@ -256,7 +241,7 @@ def _form(call: Call, card: PriceCard) -> Bound | None:
 
 
 def _input_tokens(
-    call: Call, document: Mapping[str, Any], text: str, card: PriceCard, ran: Runs, *, unseen: bool
+    call: Call, document: Mapping[str, Any], text: str, card: PriceCard, ran: Runs, *, unseen: bool, images: int
 ) -> int | None:
     window = card.context_window
     if window is not None and window < LONG and _long(call, text):
@@ -265,11 +250,9 @@ def _input_tokens(
         return None if window is None else ran.read(window, window)
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
-    tokens = len(text) + MESSAGE * count + FRAME
+    tokens = len(text) + MESSAGE * count + FRAME + IMAGE * images
     if "tools" in document:
         tokens += TOOLS
-    if "image" in text:
-        tokens += IMAGE * sum(text.count(mark) for mark in _PICTURES)
     return ran.read(_within(tokens, card), window)
 
 
@@ -289,33 +272,12 @@ def _long(call: Call, text: str) -> bool:
     return _LONGER in text or _LONGER.encode() in (call.header(b"anthropic-beta") or b"")
 
 
-def _elsewhere(document: Mapping[str, Any], text: str) -> bool:
-    if '"audio"' in text and _spoken(document):
-        return True
-    if _ELSEWHERE.isdisjoint(document):
-        return False
-    return any(document.get(name) for name in _ELSEWHERE - {"prompt"}) or isinstance(document.get("prompt"), dict)
-
-
-def _spoken(document: Mapping[str, Any]) -> bool:
-    """Whether a message refers to an earlier audio answer by its id."""
-    messages = document.get("messages")
-    return isinstance(messages, list) and any(isinstance(one, dict) and one.get("audio") for one in messages)
-
-
-def _says(text: str, marks: Iterable[str]) -> bool:
-    for mark in marks:  # noqa: SIM110 - of every request, and any() takes three times as long
-        if mark in text:
-            return True
-    return False
-
-
-def _input_price(text: str, prices: Prices, tokens: int, *, unseen: bool) -> int | None:
+def _input_price(text: str, prices: Prices, tokens: int, *, unseen: bool, images: int) -> int | None:
     price = prices.get("input")
     if price is None:
         return None
     buckets = ["cache_write_5m", "cache_write_1h"] if "cach" in text or "Cach" in text else []
-    if unseen or ("image" in text and _says(text, _PICTURES)):
+    if unseen or images:
         buckets.append("image_in")
     if unseen or "audio" in text:  # a video has sound, and a file known only by its id may have, too
         buckets.append("audio_in")
