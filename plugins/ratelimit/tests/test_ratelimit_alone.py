@@ -18,7 +18,7 @@ class Away:
     async def admit(self, charges, lease, floors):
         raise StoreDown("away")
 
-    def settle(self, *_):
+    def settle(self, *_, **_named):
         pass
 
     def settle_not(self, *_, **_named):
@@ -50,6 +50,75 @@ async def test_what_the_home_has_left_of_a_strict_window_is_shared_out_when_it_g
         for n in range(FAILURES + 10):
             admitted += (await guard.admit([(strict, "s:k", 1)], str(n))).refused < 0
     assert admitted <= strict.amount
+
+
+@asynccontextmanager
+async def strict_outage(monkeypatch, seconds=2):
+    """Two workers use up a strict window while their home is away, and each has noticed that it is back."""
+    strict = Limit("s", "requests", 12, 60 * SECOND, 12, 5 * SECOND, ("key",))
+    now = [10**12]
+    home = Memory(clock=lambda: now[0])
+    guards = [Guard(home, lambda rank=rank: (2, rank), clock=lambda: now[0]) for rank in range(2)]
+
+    async def use(count):
+        admitted = 0
+        for n in range(count):
+            admitted += (await guards[n % 2].admit([(strict, "s:k", 1)], str(n))).refused < 0
+        return admitted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home, "admit", Away().admit)
+        assert await use(40) == 12
+    now[0] += seconds * SECOND
+    for n, guard in enumerate(guards):  # calls that this limit does not count find it back
+        await guard.admit([(Limit("r", "requests", 9, SECOND, 9, scopes=("key",)), "r:k", 1)], f"r{n}")
+    now[0] += 2 * SECOND
+    assert not any(guard.degraded_since for guard in guards)
+    yield use, now, guards, home
+
+
+async def test_what_a_strict_window_used_without_the_home_is_told_when_it_is_back(monkeypatch):
+    async with strict_outage(monkeypatch) as (use, now, _, _):
+        assert await use(40) == 0, "within the same minute"
+        now[0] += 70 * SECOND
+        assert await use(40) == 12
+
+
+async def test_what_a_strict_window_used_longer_ago_than_its_period_is_not_told(monkeypatch):
+    async with strict_outage(monkeypatch, 60) as (use, _, _, _):
+        assert await use(40) == 12
+
+
+async def test_what_many_keys_used_is_told_in_parts(monkeypatch):
+    async with strict_outage(monkeypatch) as (use, _, guards, home):
+        strict = Limit("s", "requests", 12, 60 * SECOND, 12, 5 * SECOND, ("key",))
+        keys = [f"s:{n}" for n in range(250)]
+        for key in keys:
+            guards[0].settle([(strict, key, 12, 0)], "l", local=True)
+        told = []
+        monkeypatch.setattr(home, "settle", lambda changes, *_, **__: told.append([key for _, key, _, _ in changes]))
+        await use(1)
+        assert [key for part in told for key in part] == keys and len(told) == 3
+        await use(1)
+        assert len(told) == 3
+
+
+async def test_a_call_that_ended_without_the_home_owes_what_it_used(monkeypatch):
+    """Its tokens were an estimate: what it used beyond that counts, and no answer makes it owe less than nothing."""
+    async with strict_outage(monkeypatch) as (use, now, guards, _):
+        now[0] += 10 * SECOND
+        strict = Limit("s", "requests", 12, 60 * SECOND, 12, 5 * SECOND, ("key",))
+        for guard, more in zip(guards, (6, -20), strict=True):
+            guard.settle([(strict, "s:k", more, 0)], "l", local=True)
+        assert await use(2) == 0
+        now[0] += 60 * SECOND  # what was told first has left the window; what was told now has not
+        assert await use(40) == 6
+
+
+async def test_negative_control_who_tells_nothing_admits_a_window_twice(monkeypatch):
+    monkeypatch.setattr(Guard, "_owe", lambda *_: None)
+    with pytest.raises(AssertionError):
+        await test_what_a_strict_window_used_without_the_home_is_told_when_it_is_back(monkeypatch)
 
 
 async def test_a_shadow_limit_of_places_leaves_none_held(tmp_path):
@@ -99,7 +168,7 @@ async def test_a_floor_outlives_the_call_that_it_refuses(kind, redis_url):
                 raise StoreDown("away")
             return await home.admit(charges, lease, floors)
 
-        def settle(self, *_):
+        def settle(self, *_, **_named):
             pass
 
     now = 10**12

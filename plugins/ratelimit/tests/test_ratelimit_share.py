@@ -31,7 +31,8 @@ LIMIT = Limit("r", "requests", RATE, SECOND, BURST, scopes=("key",))
 class World:
     """Four workers, one redis, one clock; asks now here, now there, three times as often as the limit allows."""
 
-    def __init__(self, server, share):
+    def __init__(self, server, share=None, limit=LIMIT):
+        self.limit = limit
         self.now, self.admitted, self.alone = START, [], 0
         self.share = share
         self.server = server
@@ -59,7 +60,7 @@ class World:
             self.now += self.random.randint(1, 2 * SECOND // (3 * RATE))
             if not self.proxy.broken:
                 await self.admin.set(self.prefix + "now", self.now)
-            verdict = await self.random.choice(self.workers).admit([(LIMIT, key, 1)], str(self.now))
+            verdict = await self.random.choice(self.workers).admit([(self.limit, key, 1)], str(self.now))
             self.alone += verdict.local
             if verdict.refused < 0:
                 self.admitted.append(self.now)
@@ -107,6 +108,22 @@ async def outage(server, share=None):
         await world.run(10)
         assert world.alone == recovering and during > 0
         return world
+
+
+async def test_a_strict_window_holds_across_a_redis_that_went_away(server):
+    """It is away for some seconds of one window, and what it knew before it still knows."""
+    strict = Limit("s", "requests", 10 * RATE, 10 * SECOND, 10 * RATE, 10 * SECOND // 12, ("key",))
+    async with World(server, limit=strict).open() as world:
+        for _ in range(3):
+            await world.run(0.5)
+            await world.dies()
+            await world.run(4)
+            world.proxy.broken = False
+            await world.run(10)
+            world.now += 20 * SECOND
+        # the others' last calls before it went away are not known to a worker
+        assert world.most(10) <= 1.03 * strict.amount
+        assert world.alone > 0 and len(world.admitted) >= 3 * strict.amount
 
 
 async def test_while_redis_is_away_the_workers_together_stay_within_the_limit(server):

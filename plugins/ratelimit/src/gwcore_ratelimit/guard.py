@@ -20,6 +20,8 @@ PAUSE: Final = SECOND
 _AWARE: Final = PAUSE + SECOND // 4
 """Microseconds after which every worker with calls has tried the store and noticed that it is back."""
 _MOST: Final = 50_000
+_PART: Final = 100
+"""Keys of one operation."""
 _log = structlog.get_logger("gwcore")
 
 
@@ -43,8 +45,9 @@ class Guard:
     """Lets the store decide; after three failures in a row, only one call per second tries it.
 
     Without the store each worker enforces its own share of every limit, starting from the store's last reading of a
-    key, which is kept here. Once the store is back, what was used meanwhile under GCRA is sent with a key's next
-    charge; and until every other worker must have noticed too, a call needs room both in the share and in the store.
+    key, which is kept here. Once the store is back, it is sent what was used meanwhile: of a strict window at once, of
+    a rate with a key's next charge. Until every other worker must have noticed too, a call needs room both in the share
+    and in the store.
 
     Attributes:
         degraded_since: monotonic time in microseconds; ``None`` while the store is in use.
@@ -60,6 +63,7 @@ class Guard:
         self._heard: dict[str, tuple[Limit, Reading, int]] = {}
         self._shares: dict[tuple[Limit, int, int], Limit] = {}
         self._touched: dict[str, Limit] = {}
+        self._owed: dict[str, tuple[Limit, int, int]] = {}  # strict windows: used without the store, until when
         self._refused: dict[str, tuple[Limit, int]] = {}
         self._ended: list[tuple[list[Change], str]] = []
         self._looking: asyncio.Task[None] | None = None
@@ -139,6 +143,7 @@ class Guard:
             for _, key, _, _ in here:
                 self._take_over(key)
             self._local.settle([(self._share(limit), key, more, stamp) for limit, key, more, stamp in here])
+            self._owe(here)
         if there:
             self._tell(there, lease, local=local)
 
@@ -189,7 +194,8 @@ class Guard:
                 if cost < charges[n][2] and reading is not None and at not in verdict.shadowed:
                     owed.append((limit, key, charges[n][2] - cost, reading[2]))
             self._local.settle(owed)
-            self._touched.update((key, limit) for limit, key, _ in shares if limit.kind != PARALLEL)
+            self._owe([(*charges[n], 0) for at, n in enumerate(ours) if at not in verdict.shadowed])
+            self._touched.update((key, limit) for limit, key, _ in shares if limit.gcra)
             if len(self._touched) > _MOST:
                 self._touched.clear()
         return _of_all(charges, ours, verdict)
@@ -219,8 +225,28 @@ class Guard:
             for changes, lease in ended:
                 with contextlib.suppress(StoreDown):
                     self._tell(changes, lease, local=False)
+        if self._owed:
+            self._repay()
         for key in floors:
             self._touched.pop(key, None)
+
+    def _owe(self, changes: Sequence[Change]) -> None:
+        """Remember what was used of strict windows without the store, as long as it is within the window."""
+        now = self._now()
+        for limit, key, more, _ in changes:
+            if limit.width:
+                _, owed, until = self._owed.get(key, (limit, 0, now))
+                self._owed[key] = limit, (owed if now < until else 0) + more, now + limit.period
+        if len(self._owed) > _MOST:
+            self._owed.clear()
+
+    def _repay(self) -> None:
+        """Send what was used of strict windows without the store; refunds come too late to be placed in a bucket."""
+        owed, self._owed, now = self._owed, {}, self._now()
+        used = [(limit, key, more, 0) for key, (limit, more, until) in owed.items() if more > 0 and now < until]
+        with contextlib.suppress(StoreDown):
+            for n in range(0, len(used), _PART):
+                self._tell(used[n : n + _PART], "", local=False)
 
     # ── with the store ───────────────────────────────────────────────────────────────────────────────────────────
 
