@@ -224,6 +224,8 @@ async def test_a_clock_that_jumps_begins_no_period(tmp_path, by):
     assert [await tried(f"r{n}:1", hourly, ever) for n in (2, 3)] == [ClockJump(by)] * 2
     assert isinstance(await tried("r4:1", ever), Admitted), "all time has no periods"
     assert len(await home.rows("SELECT id FROM budget_account")) == 2
+    off[0] = 0
+    assert isinstance(await tried("r4:2", hourly), Admitted), "set back"
     await home.aclose()
     home = SqliteHome(tmp_path / "book.db", clock=Clock(wall=lambda: 1_795_350_600.0 + by, boot=lambda: 0.0))
     await home.open()

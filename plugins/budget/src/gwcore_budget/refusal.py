@@ -11,7 +11,7 @@ from gwcore_budget.ledger.ops import Short
 from gwcore_budget.window import FOREVER
 
 DOWN = "the budget's store does not answer"
-JUMPED = "the gateway's clock has jumped, so no budget period begins until it is started anew; its log says by how much"
+JUMPED = "the clock of the gateway's host has jumped, so no budget period begins; the gateway's log says by how much"
 REFUSED = "the budget's store refuses to hold money for this call; the gateway's log says why"
 
 

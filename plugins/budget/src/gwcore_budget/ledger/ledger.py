@@ -200,6 +200,7 @@ class Ledger:
                 raise Unavailable(type(result).__name__)
             if result.grants:
                 continue
+            self._jumped = False
             now, ours = self.group.now(), self.worker.id
             held = Hold(hold, ours, PENDING, result.amount, None, result.accounts, now, now + expires, facts)
             held.began = time.monotonic()
@@ -207,10 +208,12 @@ class Ledger:
             return held
 
     def _tell_jump(self, jump: ClockJump) -> None:
-        """Log the jump once, for the operator who can restart this process."""
+        """Log the jump once, for the operator who can set the clock or restart this process."""
         if not self._jumped:
             self._jumped = True
-            told = "the host's clock has jumped: no budget period begins until this worker is started anew"
+            told = (
+                "the host's clock has jumped: no budget period begins until it is set back or this worker is restarted"
+            )
             _log.error(told, seconds=round(jump.seconds))
 
     async def _in_turn(
