@@ -9,6 +9,7 @@ import pytest
 from auth_world import CHAT, serving, stack_text
 
 from gwcore.testing.upstream import Answer, FakeUpstream
+from gwcore_auth.keys import mint
 
 # ── I2: addresses ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -227,3 +228,16 @@ async def test_b13_a_client_gives_no_tag_that_it_may_not(serve, sqlite_url, seen
         for own in ({}, {"x-gwcore-tags": "finance,"}):
             assert (await api.chat(key, headers=own)).status_code == 200
         assert all("finance" in call.tags for call in seen)
+
+
+async def test_declared_routes_are_all_that_a_declared_key_may_call(serve, sqlite_url):
+    some, every = mint(), mint()
+    auth = f"keys: {{some: {{secret: {some}, routes: [embeddings]}}, every: {{secret: {every}}}}}"
+    async with serve(sqlite_url, auth=auth) as api:
+        asked = {
+            key: await api.raw("POST", "/v1/embeddings", key=key, json={"model": "m", "input": "a"})
+            for key in (some, every)
+        }
+        assert [answer.status_code for answer in asked.values()] == [200, 200]
+        assert [(await api.chat(key)).status_code for key in asked] == [403, 200]
+        assert [(await api.raw("GET", "/key/info", key=key)).status_code for key in asked] == [403, 403]

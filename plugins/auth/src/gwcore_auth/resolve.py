@@ -66,7 +66,8 @@ def _of_key(key: DeclaredKey) -> Row:
         "team_id": key.team,
         "user_id": key.user,
         "expires": int(expires.timestamp() * 1000) if expires else None,
-        "kind": "llm_api",
+        # a kind's routes come on top of those listed: with a list, nothing else may be called
+        "kind": "default" if key.routes else "llm_api",
         "hint": hint(key.secret.get_secret_value()) if key.secret else "",
     }
 
