@@ -163,7 +163,7 @@ class _Reader:
             mend = (
                 f"indent it deeper than {words[0]} if it is a setting of it; begin a new item with - if it is a plugin"
             )
-            self._add((*loc, extra), f"a second name beside {words[0]}", mend)
+            self._add((*loc, extra), f"a second key beside {words[0]}", mend)
         name = words[0]
         at = (*loc, name) if isinstance(raw, dict) else loc
         when = None
@@ -174,7 +174,9 @@ class _Reader:
             return None
         values = {} if settings[name] is None else settings[name]
         if isinstance(values, dict) and _WHEN in values and _WHEN not in model.model_fields:
-            self._add((*at, _WHEN), "stands inside the settings", f"write it beside {name}, indented alike", name)
+            self._add(
+                (*at, _WHEN), "is inside the settings", f"write it next to {name}, with the same indentation", name
+            )
             values = {key: value for key, value in values.items() if key != _WHEN}
         config = self._check(model, values, at, name)
         return None if config is None else Entry(name=name, config=config, when=when, loc=loc)
@@ -254,10 +256,10 @@ class _Reader:
         for name, meaning in models.items() if isinstance(models, dict) else ():
             loc: Loc = ("models", name)
             if name.count("*") > 1:
-                self._add(loc, "more than one * in a name", "keep one")
+                self._add(loc, "has more than one *", "keep one")
             if isinstance(meaning, list):
                 if not meaning:
-                    self._add(loc, "means nothing", "name a model as upstream/model")
+                    self._add(loc, "names no target", "name a model as upstream/model")
                 for at, target in enumerate(meaning):
                     self._target((*loc, at), name, target)
             elif meaning == _PASS:
@@ -274,12 +276,12 @@ class _Reader:
         prefix, slash, model = target.partition("/")
         declared = [u.get("models") for u in upstreams.values() if isinstance(u, dict)]
         if "*" in target and "*" not in name:
-            self._add(loc, "a * that stands for nothing", f"write a * in the name {name} too, or name one model")
+            self._add(loc, "has a *, but the name has none", f"write a * in the name {name}, too, or name one model")
         elif (slash and model and prefix in upstreams) or any(isinstance(d, list) and target in d for d in declared):
             return
         elif slash:
             mend = suggest(prefix, upstreams, f"upstreams has: {', '.join(upstreams) or 'nothing'}")
-            said = f"names the upstream {prefix}, which is not there" if model else "names no model after the /"
+            said = f"names the upstream {prefix}, which does not exist" if model else "names no model after the /"
             self._add(loc, said, mend)
         elif len(upstreams) != 1:
             self._add(loc, "names no upstream", "write upstream/model")

@@ -55,32 +55,45 @@ _Words = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=l
 
 
 class When(_Strict):
-    """The calls that an entry applies to. Every given list must match; within a list, one match is enough.
+    """Conditions that select calls. Every list that is given must match; within a list, one match is enough.
 
-    It applies to layers and taps alike. For ``call_started`` it is evaluated with what is known then, which may lack
-    tags; a request that could not be parsed has no model.
+    When a call starts (``call_started`` of a watching plugin), its caller is not known yet, and so the tags of keys and
+    teams are not either. A request that could not be parsed has no model.
     """
 
-    models: _Words = Field(default=[], description="names of models as clients write them; * stands for any text")
-    operations: _Words = Field(default=[], description="operations, such as chat or embeddings")
-    dialects: _Words = Field(default=[], description="names of the client's wire format")
-    tags: _Words = Field(default=[], description="tags of the call, from the x-gwcore-tags header")
+    models: _Words = Field(
+        default=[],
+        description="Names of the requested model; `*` matches any text. Plugins listed after `auth` and `rules` see "
+        "the name by which these replaced it.",
+    )
+    operations: _Words = Field(
+        default=[], description="Operations, such as `chat` or `embeddings`; the README of gwcore-providers lists them."
+    )
+    dialects: _Words = Field(
+        default=[],
+        description="Dialects (API formats) of the client; `gwcore plugins` lists them.",
+    )
+    tags: _Words = Field(
+        default=[],
+        description="Tags of the call: from the header `x-gwcore-tags` and, for plugins listed after `auth`, from its "
+        "key, user, team and organisation.",
+    )
 
 
 class Entry(_Strict):
     """``<plugin>: {settings}``, or just ``<plugin>``; ``when:`` goes next to it, not into the settings.
 
-    A plugin's README lists its settings. ::
+    A plugin's README and ``docs/reference/plugins.md`` list its settings. ::
 
         - <plugin>
         - <plugin>: {option: value}
           when: {models: "fast-*", operations: [chat]}
     """
 
-    name: str = Field(description="the plugin's name")
-    config: SerializeAsAny[BaseModel] = Field(description="its settings, as its own model")
-    when: When | None = Field(default=None, description="for which calls it is there; all by default")
-    loc: tuple[str | int, ...] = Field(default=(), description="where it stands in the file, e.g. (stack, 1)")
+    name: str = Field(description="Name of the plugin.")
+    config: SerializeAsAny[BaseModel] = Field(description="Settings of the plugin, as its own model.")
+    when: When | None = Field(default=None, description="Calls to which the plugin applies; without it, every call.")
+    loc: tuple[str | int, ...] = Field(default=(), description="Position in the file, e.g. (stack, 1).")
 
 
 def _importable(app: str) -> str:
@@ -92,8 +105,10 @@ def _importable(app: str) -> str:
 class AsgiEntry(_Strict):
     """A plain ASGI middleware around the gateway: ``app(inner, **options)``."""
 
-    app: Annotated[str, AfterValidator(_importable)] = Field(description="package.module:Class")
-    options: dict[str, Any] = Field(default={}, repr=False, description="keyword arguments of the class")
+    app: Annotated[str, AfterValidator(_importable)] = Field(
+        description="Import path of the middleware class: `package.module:Class`."
+    )
+    options: dict[str, Any] = Field(default={}, repr=False, description="Keyword arguments for the class.")
 
     @model_validator(mode="before")
     @classmethod
@@ -106,23 +121,35 @@ class AsgiEntry(_Strict):
 
 
 class TimeoutConfig(_Strict):
-    """Deadlines of one upstream request. ``null`` waits for ever."""
+    """Deadlines of one upstream request, such as ``30s``. ``null`` means none. One that fires is a 504."""
 
-    connect: Duration | None = Field(default=_DEADLINES.connect, description="name resolution, TCP and TLS together")
-    first_byte: Duration | None = Field(default=_DEADLINES.first_byte, description="last request byte to response head")
-    idle: Duration | None = Field(default=_DEADLINES.idle, description="between two reads of the answer")
+    connect: Duration | None = Field(
+        default=_DEADLINES.connect, description="Time for name resolution, TCP and TLS handshake together."
+    )
+    first_byte: Duration | None = Field(
+        default=_DEADLINES.first_byte, description="Time from the last byte of the request to the head of the response."
+    )
+    idle: Duration | None = Field(
+        default=_DEADLINES.idle, description="Longest time without data while the response body is read."
+    )
     total: Duration | None = Field(
-        default=_DEADLINES.total, description="the whole request; off, since streams are long"
+        default=_DEADLINES.total,
+        description="Time for the whole request, the response body included. No limit by default, since streams may "
+        "be long.",
     )
 
 
 class TlsConfig(_Strict):
-    """How an https upstream is verified."""
+    """How the certificate of an https upstream is verified."""
 
     ca_file: FileRef | None = Field(
-        default=None, description="PEM bundle instead of the system's, relative to the stack file"
+        default=None,
+        description="PEM file with the CA certificates to trust instead of the system's; a relative path starts from "
+        "the stack file's folder.",
     )
-    verify: bool = Field(default=True, description="false accepts any certificate; loopback upstreams only")
+    verify: bool = Field(
+        default=True, description="`false` accepts any certificate; permitted only if `base_url` is a loopback address."
+    )
 
 
 def _url(url: str) -> str:
@@ -147,9 +174,9 @@ def _key(secret: SecretStr) -> SecretStr:
     if not value:
         raise fault("is empty", "leave api_key out when the upstream needs none")
     if _VARIABLE.fullmatch(value):
-        raise fault("is the name of a variable, and no key", 'write "${NAME}" to read the variable NAME')
+        raise fault("is the name of a variable, not a key", 'write "${NAME}" to read the variable NAME')
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise fault("holds a blank or a character that no key has", "check where the key was copied from")
+        raise fault("contains a space or a character that no key has", "check where the key was copied from")
     return secret
 
 
@@ -161,7 +188,7 @@ def _header_name(name: str) -> str:
 
 def _header_value(secret: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\t -~\x80-\xff]*", secret.get_secret_value()):
-        raise fault("holds a character that no header may hold", "remove line breaks and control characters")
+        raise fault("contains a character that headers may not contain", "remove line breaks and control characters")
     return secret
 
 
@@ -179,8 +206,8 @@ _Key = Annotated[SecretStr, AfterValidator(_key)]
 class KeyConfig(_Strict):
     """One of several credentials of an upstream."""
 
-    key: _Key = Field(description="the credential; best written as ${VAR} or ${file:path}")
-    weight: int = Field(default=1, ge=1, le=1000, description="its share of the calls")
+    key: _Key = Field(description="API key; write it as `${VAR}` or `${file:path}`.")
+    weight: int = Field(default=1, ge=1, le=1000, description="Relative share of the calls that use this key.")
 
 
 def _as_key(value: Any) -> Any:
@@ -188,43 +215,70 @@ def _as_key(value: Any) -> Any:
 
 
 class UpstreamConfig(_Strict):
-    """One entry of ``upstreams``. Any other keys are the provider's own options."""
+    """One entry of ``upstreams``. Further keys are the provider's own; ``docs/reference/providers.md`` lists them."""
 
-    provider: str = Field(description="which vendor or protocol this is")
-    api_key: _Key | None = Field(default=None, description="the credential; best written as ${VAR} or ${file:path}")
+    provider: str = Field(
+        description="Vendor or protocol that the upstream speaks; `gwcore plugins` lists those installed."
+    )
+    api_key: _Key | None = Field(
+        default=None,
+        description="API key for this upstream; write it as `${VAR}` or `${file:path}`. Leave it out if the upstream "
+        "needs none.",
+    )
     api_keys: list[Annotated[KeyConfig, BeforeValidator(_as_key, json_schema_input_type=KeyConfig | str)]] = Field(
         default=[],
         repr=False,
-        description="several credentials instead of one, as keys or {key, weight}; a router spreads calls over them",
+        description="Several keys instead of `api_key`, each a text or `{key, weight}`. The plugin `fallback` "
+        "distributes calls over them; without it, only the first is used.",
     )
     base_url: Annotated[str, AfterValidator(_url)] | None = Field(
-        default=None, description="http(s) address; the provider's own by default"
+        default=None,
+        description="http(s) address of the API, as the vendor's SDK takes it; by default the provider's own.",
     )
     headers: dict[_HeaderName, _HeaderValue] = Field(
-        default={}, description="further headers, sent to this origin only"
+        default={}, description="Additional request headers, sent to this upstream only."
     )
     timeout_config: Annotated[
         TimeoutConfig, BeforeValidator(_scalar_timeout, json_schema_input_type=TimeoutConfig | float | str)
-    ] = Field(default=TimeoutConfig(), alias="timeout", description="a duration for the first byte, or each deadline")
+    ] = Field(
+        default=TimeoutConfig(),
+        alias="timeout",
+        description="One duration, which is the limit for `first_byte`, or a mapping of the deadlines below.",
+    )
     dialect: str | None = Field(
         default=None,
-        description="speak this dialect to it, whatever the client's; by default the client's own if served",
+        description="Send every chat in this dialect (API format), and translate it where the client uses another. By "
+        "default the client's own dialect is used if the provider serves it.",
     )
     optional: bool = Field(
-        default=False, description="leave it out, with the models that name it, where its api_key is empty"
+        default=False,
+        description="`true`: if `api_key` is empty (its variable is not set), leave the upstream out, and remove it "
+        "from `models`. Not for upstreams with `api_keys`.",
     )
     models: list[Annotated[str, Field(min_length=1)]] = Field(
-        default=[], description="models this upstream serves, for listings and for names without a prefix"
+        default=[],
+        description="Models that the upstream serves. They are listed by `GET /v1/models`, and clients may name them "
+        "without `upstream/`.",
     )
     prices: dict[Annotated[str, Field(min_length=1)], ModelPrices] = Field(
-        default={}, description="model or wildcard to its prices and limits, or to free; over what the catalogue knows"
+        default={},
+        description="Prices and limits by model name (`*` is a wildcard), or `free`. They override the price "
+        "catalogue; budgets and costs are only as right as these.",
     )
-    tls_config: TlsConfig = Field(default=TlsConfig(), alias="tls", description="how https is verified")
+    tls_config: TlsConfig = Field(
+        default=TlsConfig(), alias="tls", description="Verification of the certificate of an https upstream."
+    )
     proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(
-        default=None, repr=False, description="http, https or socks5 proxy to go through"
+        default=None,
+        repr=False,
+        description="URL of an http, https or socks5 proxy for requests to this upstream; without it, they go direct.",
     )
-    http2: bool = Field(default=False, description="speak HTTP/2; the default is HTTP/1.1, which is faster here")
-    options: SerializeAsAny[BaseModel] | None = Field(default=None, description="the provider's own keys, as its model")
+    http2: bool = Field(
+        default=False, description="`true` speaks HTTP/2. The default is HTTP/1.1, which is faster in this gateway."
+    )
+    options: SerializeAsAny[BaseModel] | None = Field(
+        default=None, description="The provider's own keys, as its model."
+    )
 
     @property
     def timeouts(self) -> Timeouts:
@@ -246,56 +300,97 @@ class UpstreamConfig(_Strict):
     @model_validator(mode="after")
     def _verified(self) -> UpstreamConfig:
         if not self.tls_config.verify and not (self.base_url and is_loopback(Origin.of(self.base_url).host)):
-            raise fault("accepts any certificate", "set tls.ca_file to the CA that signed it, and remove verify: false")
+            raise fault(
+                "accepts any certificate, which only a loopback address may",
+                "set tls.ca_file to the CA that signed it, and remove verify: false",
+            )
         return self
 
 
 class ServerConfig(_Strict):
-    """How the gateway listens, and what it accepts."""
+    """Address, limits and timeouts of the HTTP server of ``gwcore run``."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(default=4000, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    open: bool = Field(
-        default=False, description="allow a stack without authentication beyond loopback, and to websites in a browser"
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on. Anything but loopback needs a plugin that authenticates, or `open: true`.",
     )
-    max_body: Size = Field(default=20_000_000, gt=0, description="largest request body, decoded")
-    json_depth: int = Field(default=64, ge=1, le=1000, description="deepest nesting of a JSON body")
+    port: int = Field(default=4000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    open: bool = Field(
+        default=False,
+        description="`true` permits a stack without authentication on an address that others can reach, and requests "
+        "from websites in a browser. Whoever reaches the port spends your money: set it only if something "
+        "else authenticates.",
+    )
+    max_body: Size = Field(
+        default=20_000_000, gt=0, description="Largest request body, after decompression; a larger one is a 413."
+    )
+    json_depth: int = Field(
+        default=64, ge=1, le=1000, description="Deepest nesting of a JSON body; a deeper one is a 400."
+    )
     json_items: int = Field(
         default=1_000_000,
         ge=1000,
-        description="most commas and opening brackets in a JSON body, those in texts included",
+        description="Maximum number of commas and opening brackets in a JSON body, including those inside strings; it "
+        "bounds the memory for parsing. More are a 400.",
     )
-    drain: Duration = Field(default=30.0, description="how long running calls may take to end at shutdown")
-    header_timeout: Duration = Field(default=10.0, gt=0, description="for the whole request head")
-    body_timeout: Duration = Field(default=30.0, gt=0, description="for the whole request body")
+    drain: Duration = Field(
+        default=30.0,
+        description="How long calls in flight may take to finish after SIGTERM; then they are cut. The process "
+        "manager's kill timeout must be at least 25 s longer.",
+    )
+    header_timeout: Duration = Field(
+        default=10.0, gt=0, description="Time for a client to send the request head; then 408."
+    )
+    body_timeout: Duration = Field(
+        default=30.0, gt=0, description="Time for a client to send the request body; then 408. See `min_body_rate`."
+    )
     write_timeout: Duration = Field(
-        default=30.0, gt=0, description="for a client that does not read its answer; then it counts as gone"
+        default=30.0,
+        gt=0,
+        description="How long a client may leave the write buffer full, that is, not read its answer. Then its "
+        "connection is reset, and its call ends as if it had disconnected.",
     )
     min_body_rate: Size = Field(
-        default=10_000, gt=0, description="bytes per second at which bodies, either way, may take longer than that"
+        default=10_000,
+        gt=0,
+        description="Bytes per second at which a request body may take longer than `body_timeout`, and a slow reader "
+        "longer than `write_timeout`.",
     )
-    max_headers: int = Field(default=100, ge=1, description="most headers in a request")
-    max_head: Size = Field(default=32_768, ge=1024, description="largest request head")
-    max_connections: int = Field(default=20_000, ge=1, description="most client connections per worker")
+    max_headers: int = Field(default=100, ge=1, description="Maximum number of headers in a request; more are a 431.")
+    max_head: Size = Field(
+        default=32_768, ge=1024, description="Largest request head (request line and headers); a larger one is a 431."
+    )
+    max_connections: int = Field(
+        default=20_000, ge=1, description="Maximum number of client connections per worker; further ones get 503."
+    )
     max_connections_per_ip: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="most of one address per worker; null for no limit, as behind a proxy all have one"
+        default=None,
+        description="Maximum number of connections of one client address per worker; `null` for no limit. Leave it "
+        "unset behind a proxy: all clients then have its address.",
     )
     max_inflight: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="most calls under way per worker, the next are refused with 503; null for no limit"
+        default=None,
+        description="Maximum number of calls in flight per worker; further ones get 503. `null` for no limit.",
     )
     max_lag: Annotated[Duration, Field(gt=0)] | None = Field(
         default=1.0,
-        description="new calls are refused with 503 while the event loop runs later than this; null for no limit",
+        description="Load shedding: new calls get 503 while the event loop is late by more than this. `null` turns it "
+        "off.",
     )
     keepalive: Annotated[Duration, Field(gt=0)] | None = Field(
-        default=None, description="silence after which a stream gets an SSE comment; null sends none"
+        default=None,
+        description="Silence after which an event stream gets an SSE comment, so that proxies do not cut it; `null` "
+        "sends none. The first comment sends status 200, so a later error can only be an event of the "
+        "stream.",
     )
     cost: Literal["auto", "header", "stream"] = Field(
         default="auto",
-        description="x-gwcore-cost-usd on answers: auto where a plugin needs prices anyway, header always, "
-        "stream also as the last comment of an event stream",
+        description="Whether answers state their cost in `x-gwcore-cost-usd`: `auto` on non-streaming answers if a "
+        "plugin needs prices, `header` on all of them, `stream` also as the last comment of an event "
+        "stream.",
     )
-    watch: bool = Field(default=False, description="reload when the stack file changes; for development")
+    watch: bool = Field(default=False, description="`true` reloads when the stack file changes, as SIGHUP does.")
 
 
 def _store_url(url: str) -> str:
@@ -305,10 +400,8 @@ def _store_url(url: str) -> str:
     if scheme not in SCHEMES:
         mend = suggest(scheme, SCHEMES, f"begin it with: {', '.join(SCHEMES)}")
         if "sentinel" in scheme or "cluster" in scheme:
-            mend = (
-                "name one server, or a proxy that knows which: redis://host:6379/0; Sentinel and Cluster are not asked"
-            )
-        raise fault("is of a kind that no store is", mend)
+            mend = "name one server, or a proxy: redis://host:6379/0; Redis Sentinel and Cluster are not supported"
+        raise fault("has a scheme that no store has", mend)
     return url
 
 
@@ -326,22 +419,36 @@ _Meaning = Annotated[
 
 
 class StackConfig(_Strict):
-    """The whole stack file, read and checked."""
+    """The keys at the top level of the stack file."""
 
-    gwcore: Literal[1] = Field(description="version of this format: 1")
+    gwcore: Literal[1] = Field(description="Version of the file format; always 1.")
     stores: dict[_Name, _StoreUrl] = Field(
         default={},
         repr=False,
-        description="name to URL; memory and book (sqlite:///gwcore.db) are always there. A SQLite path with three slashes starts from the working directory",
+        description="Stores by name, each a URL: `sqlite:///file`, `postgresql://…`, `redis://…` or `memory:`. "
+        "`memory` and `book` (`sqlite:///gwcore.db`) exist without being written. A SQLite path with "
+        "three slashes starts from the working directory, one with four is absolute.",
     )
-    upstreams: dict[_Name, UpstreamConfig] = Field(default={}, description="name to where calls can go")
+    upstreams: dict[_Name, UpstreamConfig] = Field(
+        default={}, description="Upstreams by name: the APIs to which calls are sent."
+    )
     models: dict[str, _Meaning] = Field(
-        default={}, description="name to upstream/model, to a list of them in order, or to pass"
+        default={},
+        description="Names that clients may request: each stands for `upstream/model`, for a list of them in order, "
+        "or is `pass`: already written as `upstream/model`. `*` matches any text. Without this section "
+        "every name is passed.",
     )
-    stack: list[Entry] = Field(default=[], description="plugins, outermost first")
-    watch: list[Entry] = Field(default=[], description="plugins that only watch")
-    asgi: list[AsgiEntry] = Field(default=[], description="plain ASGI middlewares, outermost first")
-    server: ServerConfig = Field(default=ServerConfig(), description="how the gateway listens")
+    stack: list[Entry] = Field(
+        default=[],
+        description="Plugins that calls pass through, outermost first; this order is the order in which they run.",
+    )
+    watch: list[Entry] = Field(default=[], description="Plugins that only observe calls: logs, metrics, alerts.")
+    asgi: list[AsgiEntry] = Field(
+        default=[],
+        description="ASGI middlewares around the gateway, outermost first: `package.module:Class`, or "
+        "`{package.module:Class: {option: value}}`.",
+    )
+    server: ServerConfig = Field(default=ServerConfig(), description="Address, limits and timeouts of the HTTP server.")
 
 
 STORES_THERE: Final = {"memory": "memory:", "book": "sqlite:///gwcore.db"}

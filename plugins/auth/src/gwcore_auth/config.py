@@ -21,7 +21,7 @@ def _networks(texts: list[str]) -> list[str]:
         networks_of(texts)
     except ValueError:
         raise fault(
-            "holds something that is no network", "write addresses like 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32"
+            "contains something that is not a network", "write addresses like 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32"
         ) from None
     return texts
 
@@ -29,16 +29,25 @@ def _networks(texts: list[str]) -> list[str]:
 Networks = Annotated[list[str], AfterValidator(_networks)]
 Policies = Annotated[
     dict[str, dict[str, Any]],
-    Field(description="settings per plugin, e.g. {budget: {max_budget: 10, budget_duration: 30d}}"),
+    Field(description="Settings of other plugins by name, such as `{budget: {max_budget: 10, budget_duration: 30d}}`."),
 ]
 
 
 class _Thing(_Strict):
-    alias: str | None = Field(default=None, description="name for humans")
-    blocked: bool = Field(default=False, description="refuse every call")
-    models: list[str] = Field(default=[], description="models it may use; * stands for any text; empty for all")
-    tags: list[str] = Field(default=[], description="tags of every call")
-    metadata: dict[str, Any] = Field(default={}, description="for reports and routing")
+    alias: str | None = Field(default=None, description="Readable name, shown in lists, logs and reports.")
+    blocked: bool = Field(default=False, description="`true` rejects every call, with 401.")
+    models: list[str] = Field(
+        default=[],
+        description="Models that calls may request, by the names that clients write or as `upstream/model`; `*` "
+        "matches any text. An empty list permits every model.",
+    )
+    tags: list[str] = Field(
+        default=[], description="Tags that every call gets, for rules, budgets and reports that match on them."
+    )
+    metadata: dict[str, Any] = Field(
+        default={},
+        description="Any data of your own; plugins receive it with the caller. Only that of keys and teams is used.",
+    )
     policies: Policies = {}
 
 
@@ -61,7 +70,7 @@ _EXAMPLES = frozenset(
 
 def _digest(digest: str) -> str:
     if digest in _EXAMPLES:
-        raise fault("is that of an example, not of a secret", "make a key with: openssl rand -hex 32")
+        raise fault("is the digest of a well-known example key", "make a key with: openssl rand -hex 32")
     return digest
 
 
@@ -70,125 +79,224 @@ KeyDigest = Annotated[str, AfterValidator(_digest), Field(pattern="^[0-9a-f]{64}
 
 
 class DeclaredKey(_Thing):
-    """A key of the stack file."""
+    """A key declared in the stack file: exactly one of ``secret`` and ``sha256``, and what it may do."""
 
-    secret: KeySecret | None = Field(default=None, description="the key itself, best written as ${VAR}")
-    sha256: KeyDigest | None = Field(default=None, description="its SHA-256 in hex, instead of secret")
-    team: str | None = Field(default=None, description="id of its team")
-    user: str | None = Field(default=None, description="id of its user")
-    organisation: str | None = Field(default=None, description="id of its organisation; its team's by default")
-    aliases: dict[str, str] = Field(default={}, description="names its clients may write for models")
-    routes: list[str] = Field(default=[], description="paths, operations or groups it may call; empty for all")
-    networks: Networks = Field(default=[], description="addresses it may be used from; empty for all")
-    expires: datetime | None = Field(default=None, description="when it ends; with a time zone, else UTC")
+    secret: KeySecret | None = Field(
+        default=None, description="The key itself: at least 24 characters; write it as `${VAR}`."
+    )
+    sha256: KeyDigest | None = Field(
+        default=None, description="SHA-256 of the key in hexadecimal, instead of `secret`: the file then holds no key."
+    )
+    team: str | None = Field(
+        default=None, description="Id of the key's team. Its calls spend the team's money, not the user's."
+    )
+    user: str | None = Field(default=None, description="Id of the key's user.")
+    organisation: str | None = Field(default=None, description="Id of the key's organisation; its team's by default.")
+    aliases: dict[str, str] = Field(
+        default={},
+        description="Names that clients may write for models, such as `{gpt-4: fast}`; the target must be permitted, "
+        "too.",
+    )
+    routes: list[str] = Field(
+        default=[],
+        description="Paths (`*` matches any text), operations such as `embeddings`, or groups such as `openai_routes` "
+        "that the key may call. An empty list permits all model calls, and nothing of the admin API.",
+    )
+    networks: Networks = Field(
+        default=[],
+        description="Client addresses from which the key is accepted, such as `10.0.0.0/8`; an empty list permits "
+        "all. Behind a proxy, set `trusted_proxies`.",
+    )
+    expires: datetime | None = Field(
+        default=None,
+        description="Date or time at which the key ends, in ISO 8601; UTC if it names no time zone. Without it, never.",
+    )
 
     @model_validator(mode="after")
     def _one_secret(self) -> DeclaredKey:
         if (self.secret is None) == (self.sha256 is None):
-            raise fault("has not exactly one of secret and sha256", 'write secret: "${VAR}"')
+            raise fault("must have exactly one of secret and sha256", 'write secret: "${VAR}"')
         return self
 
 
 class DeclaredTeam(_Thing):
-    """A team of the stack file."""
+    """A team declared in the stack file."""
 
-    organisation: str | None = Field(default=None, description="id of its organisation")
-    aliases: dict[str, str] = Field(default={}, description="names its clients may write for models")
+    organisation: str | None = Field(default=None, description="Id of the team's organisation.")
+    aliases: dict[str, str] = Field(
+        default={},
+        description="Names that clients may write for models, such as `{gpt-4: fast}`; those of a key take precedence.",
+    )
 
 
 class DeclaredUser(_Thing):
-    """A user of the stack file."""
+    """A user declared in the stack file."""
 
-    email: str | None = Field(default=None, description="address")
+    email: str | None = Field(default=None, description="Mail address.")
     role: Literal["admin", "viewer", "user", "reader"] = Field(
-        default="user", description="what the user's keys may do in the admin API"
+        default="user",
+        description="Role in the admin API: `admin` may do everything, `viewer` read everything, `user` manage its "
+        "own keys, `reader` read its own.",
     )
 
 
 class DeclaredOrganisation(_Thing):
-    """An organisation of the stack file."""
+    """An organisation declared in the stack file."""
 
 
 class DeclaredEndUser(_Thing):
-    """An end user (customer) of the stack file."""
+    """An end user (customer) declared in the stack file."""
 
 
 class Claims(_Strict):
     """Names of the claims to read from a token; a dot selects a nested claim."""
 
-    user: str = Field(default="sub", description="id of the user")
+    user: str = Field(default="sub", description="Claim with the id of the user; required in every token.")
     team: str | None = Field(
-        default=None, description="id of the team, which must be known here; or a list, whose first known counts"
+        default=None,
+        description="Claim with the id of the team. Of a list, the first team that exists in this gateway counts; a "
+        "token that names only unknown ones is rejected. Without this option, tokens have no team.",
     )
-    organisation: str | None = Field(default=None, description="id of the organisation, which must be known here")
-    role: str | None = Field(default=None, description="a role, or a list of them, that admin_roles may name")
+    organisation: str | None = Field(
+        default=None, description="Claim with the id of the organisation, which must exist in this gateway."
+    )
+    role: str | None = Field(default=None, description="Claim with a role or a list of roles, for `admin_roles`.")
 
 
 class JwtConfig(_Strict):
     """Tokens of an identity provider as credentials."""
 
-    issuer: str = Field(min_length=1, description="what iss must be; also where OIDC discovery asks for the keys")
-    audience: str | list[str] = Field(min_length=1, description="what aud must hold")
-    jwks_url: str | None = Field(
-        default=None, pattern="^https?://", description="where the public keys are, without discovery"
+    issuer: str = Field(
+        min_length=1,
+        description="Required value of the claim `iss`. Unless `jwks_url` or `public_key` is set, the public keys are "
+        "found by OIDC discovery below this URL.",
     )
-    public_key: str | None = Field(default=None, description="one public key in PEM, instead of asking for them")
+    audience: str | list[str] = Field(
+        min_length=1,
+        description="Required value of the claim `aud`, or a list of permitted values. Tokens for other applications "
+        "are rejected.",
+    )
+    jwks_url: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="URL of the provider's public keys (JWKS), instead of OIDC discovery.",
+    )
+    public_key: str | None = Field(default=None, description="One public key in PEM; nothing is then fetched.")
     algorithms: list[
         Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
     ] = Field(
-        default=["RS256", "ES256", "EdDSA"], min_length=1, description="accepted signatures; asymmetric ones only"
+        default=["RS256", "ES256", "EdDSA"],
+        min_length=1,
+        description="Permitted signature algorithms; asymmetric ones only.",
     )
-    leeway: Duration = Field(default=10.0, description="for clocks that disagree")
-    claims: Claims = Field(default=Claims(), description="which claims say what")
-    admin_roles: list[str] = Field(default=[], description="roles whose bearers are admins of the admin API")
-    require_known_user: bool = Field(default=False, description="refuse tokens of users that are not known here")
+    leeway: Duration = Field(
+        default=10.0, description="Permitted difference of the clocks, for the claims `exp` and `nbf`."
+    )
+    claims: Claims = Field(
+        default=Claims(), description="Which claims hold the caller's user, team, organisation and role."
+    )
+    admin_roles: list[str] = Field(
+        default=[], description="Roles, in the claim `claims.role`, that make the bearer an admin of the admin API."
+    )
+    require_known_user: bool = Field(
+        default=False, description="`true` rejects tokens of users that do not exist in this gateway."
+    )
 
 
 class BlockList(_Strict):
     """Ids and networks that are always rejected, whatever the store contains."""
 
-    keys: list[str] = Field(default=[], description="ids of keys")
-    teams: list[str] = Field(default=[], description="ids of teams")
-    users: list[str] = Field(default=[], description="ids of users")
-    organisations: list[str] = Field(default=[], description="ids of organisations")
-    end_users: list[str] = Field(default=[], description="ids of end users")
-    networks: Networks = Field(default=[], description="addresses of clients")
+    keys: list[str] = Field(default=[], description="Ids of keys.")
+    teams: list[str] = Field(default=[], description="Ids of teams.")
+    users: list[str] = Field(default=[], description="Ids of users.")
+    organisations: list[str] = Field(default=[], description="Ids of organisations.")
+    end_users: list[str] = Field(default=[], description="Ids of end users.")
+    networks: Networks = Field(
+        default=[], description="Client addresses, such as `10.0.0.0/8`; also rejected by the admin API."
+    )
 
 
 class AuthConfig(_Strict):
     """Settings of ``auth``."""
 
-    admin_key: AdminSecret | None = Field(default=None, description="opens everything; 32 random characters at least")
-    open: bool = Field(default=False, description="serve this machine without credentials; for development")
-    store: StoreRef = Field(default="book", description="where keys are kept; sqlite or postgresql")
-    push: OptionalStoreRef = Field(
-        default=None, description="a redis store that tells the other workers of changes at once"
+    admin_key: AdminSecret | None = Field(
+        default=None,
+        description="Master key: may use the admin API and make calls without limits. At least 32 random characters "
+        "(`openssl rand -hex 32`); write it as `${GWCORE_ADMIN_KEY}`. Required unless `open` is set.",
     )
-    refresh: Duration = Field(default=0.5, gt=0, description="between two looks for changes that nobody pushed")
-    ttl: Duration = Field(default=30.0, gt=0, description="how long cached keys outlive a store that does not answer")
-    cache: int = Field(default=100_000, ge=1, description="keys kept in memory")
+    open: bool = Field(
+        default=False,
+        description="`true` accepts calls without a credential from this machine (loopback). For development: `gwcore "
+        "run` refuses to listen on other addresses with it.",
+    )
+    store: StoreRef = Field(
+        default="book",
+        description="Store in which keys, teams and users are kept: the name of a `sqlite:` or `postgresql:` store.",
+    )
+    push: OptionalStoreRef = Field(
+        default=None,
+        description="Name of a `redis:` store through which workers notify each other of changes at once. Not needed "
+        "with PostgreSQL, which notifies by itself.",
+    )
+    refresh: Duration = Field(
+        default=0.5,
+        gt=0,
+        description="Interval of polling the store for changes that were not pushed; a revoked key may work for that "
+        "long on other workers.",
+    )
+    ttl: Duration = Field(
+        default=30.0,
+        gt=0,
+        description="How long keys in memory stay valid while the store does not answer; then calls get 503.",
+    )
+    cache: int = Field(
+        default=100_000, ge=1, description="Maximum number of keys kept in memory, per worker, about 2 kB each."
+    )
     pepper: AdminSecret | None = Field(
         default=None,
-        description="what digests of keys are made with; the admin key by default, the old one after it changed",
+        description="Secret with which the digests of stored keys are computed; the admin key by default. If you "
+        "change the admin key, set this to the old one: otherwise the gateway does not start.",
     )
-    end_users: bool = Field(default=True, description="take the end user from the body's user and from headers")
+    end_users: bool = Field(
+        default=True,
+        description="Whether clients may name an end user, with budgets and limits of its own: in the body's `user`, "
+        "Anthropic's `metadata.user_id`, or the headers `x-gwcore-end-user`, `x-litellm-end-user-id`, "
+        "`x-litellm-customer-id` and `x-openwebui-user-id`.",
+    )
     end_user_header: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_-]+$",
-        description="a header that names the end user, before the usual ones; LiteLLM's user_header_name",
+        description="Additional header that names the end user; it takes precedence over the others. LiteLLM's "
+        "`user_header_name`.",
     )
     client_tags: list[str] = Field(
         default=["*"],
-        description="tags that clients may give their calls beside their key's own; * is any text, [] none",
+        description="Tags that clients may add to those of their key; `*` matches any text, `[]` permits none. "
+        "Budgets, limits and reports that count by tag charge whatever tag the client names: list the "
+        "permitted ones.",
     )
-    trusted_proxies: Networks = Field(default=[], description="addresses whose x-forwarded-for is believed")
-    keys: dict[str, DeclaredKey] = Field(default={}, description="keys by id, read-only for the admin API")
-    teams: dict[str, DeclaredTeam] = Field(default={}, description="teams by id, likewise")
-    users: dict[str, DeclaredUser] = Field(default={}, description="users by id, likewise")
-    organisations: dict[str, DeclaredOrganisation] = Field(default={}, description="organisations by id, likewise")
-    customers: dict[str, DeclaredEndUser] = Field(default={}, description="end users by id, likewise")
-    jwt: JwtConfig | None = Field(default=None, description="tokens of an identity provider as credentials")
-    blocked: BlockList = Field(default=BlockList(), description="who is refused whatever else is said")
+    trusted_proxies: Networks = Field(
+        default=[],
+        description="Addresses of proxies whose `x-forwarded-for` is believed. List only your own: whoever is listed "
+        "can claim any client address.",
+    )
+    keys: dict[str, DeclaredKey] = Field(
+        default={}, description="Keys by id. The admin API shows them, but cannot change them."
+    )
+    teams: dict[str, DeclaredTeam] = Field(default={}, description="Teams by id; the admin API cannot change them.")
+    users: dict[str, DeclaredUser] = Field(default={}, description="Users by id; the admin API cannot change them.")
+    organisations: dict[str, DeclaredOrganisation] = Field(
+        default={}, description="Organisations by id; the admin API cannot change them."
+    )
+    customers: dict[str, DeclaredEndUser] = Field(
+        default={}, description="End users by id; the admin API cannot change them."
+    )
+    jwt: JwtConfig | None = Field(
+        default=None, description="Accept tokens (JWT) of an identity provider as credentials; without it, none are."
+    )
+    blocked: BlockList = Field(
+        default=BlockList(), description="Ids and addresses that are always rejected, without asking the store."
+    )
 
     @model_validator(mode="after")
     def _closed(self) -> AuthConfig:

@@ -40,10 +40,9 @@ _KEPT_NOWHERE = frozenset({"moderations", "image_variation"})
 
 
 class Auth(Plugin):
-    """Virtual keys, tokens and the admin key as credentials; the admin API's Authority.
+    """Authenticates callers by virtual keys, tokens (JWT) or the admin key, decides what they may use, and guards the admin API.
 
-    A cached key needs no SQL until something about it changes. Any error denies access; a store that does not answer is
-    a 503, never a 401.
+    Any error denies access. A store that does not answer is a 503, never a 401.
     """
 
     name = "auth"
@@ -98,7 +97,7 @@ class Auth(Plugin):
         await migrate(store, MIGRATIONS)
         if await self.book.keep_fingerprint(self.pepper.fingerprint) != self.pepper.fingerprint:
             raise BadConfig(
-                "auth: the keys in this store were made with another pepper, and none of them would be known. "
+                "auth: the keys in this store were made with another pepper, so none of them would be accepted. "
                 "Set auth.pepper to the admin_key (or pepper) they were made with"
             )
         await self.feed.start()
@@ -200,7 +199,7 @@ class Auth(Plugin):
             for tag in call.tags - grant.principal.tags:
                 if not self._tags.allows(tag):
                     raise Forbidden(
-                        f"clients may not give the tag {tag[:200]!r} here: auth.client_tags names those they may"
+                        f"clients may not set the tag {tag[:200]!r}; auth.client_tags lists the permitted ones"
                     )
         if grant.principal.tags:
             call.tags |= grant.principal.tags
@@ -235,11 +234,15 @@ class Auth(Plugin):
         if not self._open:
             raise Unauthenticated("Authentication Error, No api key passed in.")
         if call.client is not None and not within(call.client, _LOOPBACK):
-            raise Forbidden("this gateway is open to its own machine alone")
+            raise Forbidden("without a credential, this gateway (auth.open) serves only its own machine")
         if not _FORWARDED.isdisjoint(name for name, _ in call.headers):
-            raise Forbidden("this gateway is open to its own machine alone, and a proxy asks for somebody else")
+            raise Forbidden(
+                "without a credential, this gateway (auth.open) serves only its own machine, and no requests through a proxy"
+            )
         if website(call.headers):
-            raise Forbidden("this gateway is open to its own machine alone, and answers no website")
+            raise Forbidden(
+                "without a credential, this gateway (auth.open) serves only its own machine, and no websites in a browser"
+            )
         if credentials:
             try:
                 return await self._admit(credentials[0], sha256(credentials[0].encode()).digest())
@@ -396,9 +399,12 @@ class Auth(Plugin):
 
     def metrics(self) -> Iterator[Sample]:
         """Number of cached credentials, and whether the store fails."""
-        yield Sample("gwcore_auth_cached", len(self.cache.grants), help="Credentials known by heart.")
+        yield Sample("gwcore_auth_cached", len(self.cache.grants), help="Credentials cached in memory.")
         yield Sample(
-            "gwcore_auth_store_failing", self.feed.failing, help="1 while the store does not answer.", merge="max"
+            "gwcore_auth_store_failing",
+            self.feed.failing,
+            help="1 while the store of keys does not answer, else 0.",
+            merge="max",
         )
 
     def health(self) -> dict[str, Any]:
@@ -415,12 +421,14 @@ def _without_model(call: Call, grant: Grant, apart: frozenset[str]) -> None:
     operation = call.operation
     if not (call.route.local or operation in _KEPT_NOWHERE or operation in apart or _may_share(grant, call)):
         raise Forbidden(
-            "what a vendor keeps (files, batches, stored responses, caches) belongs to the account, where every key "
-            f"could read it; a key whose allowed_routes name {call.route.path} may, and with objects in stack each its own"
+            "files, batches, stored responses and caches belong to the vendor account, which all keys share, so this key "
+            f"may not use them: add {call.route.path} to its allowed_routes, or the plugin objects to stack"
         )
     if grant.rules and call.method == "POST" and (grant.routes is None or not grant.routes.allows(call.path)):
         # its body may name any model, like that of a batch
-        raise Forbidden("this key is limited to some models, and this operation names none")
+        raise Forbidden(
+            "this key is limited to some models, and this operation may use any: add its path to the key's allowed_routes"
+        )
 
 
 def _may_share(grant: Grant, call: Call) -> bool:

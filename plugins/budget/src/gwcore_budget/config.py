@@ -37,9 +37,7 @@ def _zone(name: str) -> str:
 
 def _exact(nano: int) -> int:
     if nano > MOST:
-        raise fault(
-            "is more than 9,000,000 USD", "choose a smaller amount: above it sums would not be exact everywhere"
-        )
+        raise fault("is more than 9,000,000 USD", "choose a smaller amount: larger ones cannot be summed exactly")
     return nano
 
 
@@ -66,36 +64,63 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    per: Scope = Field(description="whose money: each id of this scope has an account of its own")
-    of: str | None = Field(default=None, description="only this id, e.g. one team; without it, every id")
-    models: list[str] = Field(
-        default=[], description="only calls of these models, as asked for or as upstream/model; * is a wildcard"
+    per: Scope = Field(
+        description="Scope of the budget: each id of it has an account of its own. `global` is one account for all "
+        "calls, `member` is a user within a team."
     )
-    limit: Limit | None = Field(default=None, description="dollars per window; without it, only watched")
-    soft: Limit | None = Field(default=None, description="dollars at which an event is told, once per window")
-    window: WindowText = Field(default="total", description="total, hour, day, week, month, year, 6h, rolling 24h …")
-    zone: ZoneName | None = Field(default=None, description="time zone of calendar windows; the plugin's by default")
-    on_short: OnShort | None = Field(default=None, description="see the plugin's on_short")
-    unpriced: Unpriced | None = Field(default=None, description="see the plugin's unpriced")
+    of: str | None = Field(
+        default=None, description="Only this id of the scope, such as one team; without it, every id."
+    )
+    models: list[str] = Field(
+        default=[],
+        description="Count only calls of these models, by the requested name or as `upstream/model`; `*` is a "
+        "wildcard. An empty list counts all.",
+    )
+    limit: Limit | None = Field(
+        default=None,
+        description="Dollars per window, such as `$50`. Without it nothing is rejected; only `soft` is reported.",
+    )
+    soft: Limit | None = Field(
+        default=None,
+        description="Dollars at which the event `budget.soft` is emitted, once per window. Rejects nothing.",
+    )
+    window: WindowText = Field(
+        default="total",
+        description="Period of the limit: `total` (forever), `hour`, `day`, `week`, `month`, `year`, a duration such "
+        "as `6h`, or `rolling 24h`. A changed window begins a new account at zero.",
+    )
+    zone: ZoneName | None = Field(
+        default=None, description="IANA time zone of calendar windows; the plugin's `zone` by default."
+    )
+    on_short: OnShort | None = Field(default=None, description="Replaces the plugin's `on_short`.")
+    unpriced: Unpriced | None = Field(default=None, description="Replaces the plugin's `unpriced`.")
 
     @model_validator(mode="after")
     def _bounds_something(self) -> Rule:
         if self.limit is None and self.soft is None:
             raise fault("has neither a limit nor a soft limit", "write limit: $50, soft: $40, or both")
         if self.of is not None and self.per == "global":
-            raise fault("names one id of a scope that has none", "leave out `of`")
+            raise fault("names an id, but the scope global has none", "leave out `of`")
         return self
 
 
 class Export(BaseModel):
-    """Where the outbox is sent: every change of a hold's state and budget events, at least once, each with its own id."""
+    """A webhook that receives every change of the ledger, and budget events, at least once; a duplicate has the same id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(description="receives POSTs of JSON arrays of {id, topic, body}", pattern="^https?://")
-    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
-    batch: int = Field(default=100, ge=1, le=1000, description="rows per request")
-    interval: Duration = Field(default=1.0, description="between two looks into an empty outbox")
+    url: str = Field(
+        description="URL that receives POSTs of JSON arrays of `{id, topic, body}`. Rows are kept until it answers "
+        "2xx.",
+        pattern="^https?://",
+    )
+    headers: dict[str, SecretStr] = Field(
+        default={}, description="Additional request headers, such as `authorization`.", repr=False
+    )
+    batch: int = Field(default=100, ge=1, le=1000, description="Maximum number of rows per request.")
+    interval: Duration = Field(
+        default=1.0, description="Pause before the next look once there is nothing more to send."
+    )
 
 
 class BudgetConfig(BaseModel):
@@ -103,49 +128,97 @@ class BudgetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    store: StoreRef = Field(default="book", description="a sqlite: or postgresql: store; memory is for trying out")
-    rules: list[Rule] = Field(default=[], description="budgets beside those in the policies of keys, teams and users")
+    store: StoreRef = Field(
+        default="book",
+        description="Store of the ledger: the name of a `sqlite:` or `postgresql:` store. `memory` is for tests: it "
+        "forgets all spend at a restart.",
+    )
+    rules: list[Rule] = Field(
+        default=[], description="Budgets in addition to those in the policies of keys, teams and users."
+    )
     mode: Literal["auto", "direct", "escrow"] = Field(
         default="auto",
-        description="direct asks the store for each hold; escrow spends within grants; auto: escrow while there is plenty",
+        description="`direct` asks the store for each reservation. `escrow` lets each worker take grants from the "
+        "accounts and reserve within them from memory. `auto` uses escrow while much money is left, and "
+        "direct otherwise. None of them overspends.",
     )
-    zone: ZoneName = Field(default="UTC", description="time zone of calendar windows")
-    status: Literal[429, 402] = Field(default=429, description="HTTP status of an exhausted budget")
+    zone: ZoneName = Field(
+        default="UTC",
+        description="IANA time zone of calendar windows, such as `Europe/Berlin`. Changing it begins new accounts at "
+        "zero for these windows.",
+    )
+    status: Literal[429, 402] = Field(
+        default=429, description="HTTP status for an exhausted budget: 429 or 402. Many clients repeat a 429."
+    )
     on_short: OnShort = Field(
         default="clamp",
-        description="when the worst case does not fit: clamp lowers max_tokens to what is not spent, wait never cuts an answer; both wait for what calls under way hold; reject refuses at once",
+        description="When the worst case of a call does not fit into a budget: `clamp` lowers `max_tokens` to what "
+        "the unspent money pays for; `wait` never shortens an answer; both wait for money reserved by "
+        "calls in flight. `reject` rejects at once.",
     )
-    wait: Duration = Field(default=2.0, le=30, description="how long a call waits for what calls under way hold")
+    wait: Duration = Field(
+        default=2.0,
+        le=30,
+        description="How long a call waits for money that calls in flight have reserved, at most 30s; then it is "
+        "rejected.",
+    )
     unpriced: Unpriced = Field(
         default="deny",
-        description="a model without a price under a budget: deny, allow_unmetered, or the dollars to hold for each call",
+        description="What happens to a call under a budget whose cost has no known bound (no price, or a tool without "
+        "a limit of uses): `deny`, `allow_unmetered`, or dollars to reserve for each such call. With "
+        "`allow_unmetered` the budget does not limit these calls.",
     )
     on_disconnect: Literal["drain", "cancel"] = Field(
         default="drain",
-        description="a client that leaves: read the answer on for its usage, or end it at the worst case",
+        description="When a client disconnects: `drain` reads the answer to its end for the actual usage, `cancel` "
+        "ends it and posts the worst case.",
     )
-    drain_for: Duration = Field(default=30.0, gt=0, le=300, description="how long an answer is read without its client")
-    drain_most: int = Field(default=64, ge=0, description="how many answers at once; the next is cancelled")
+    drain_for: Duration = Field(
+        default=30.0, gt=0, le=300, description="How long an answer is read after its client disconnected."
+    )
+    drain_most: int = Field(
+        default=64,
+        ge=0,
+        description="Maximum number of answers read without a client at one time, per worker; further ones are "
+        "cancelled.",
+    )
     max_output: int = Field(
-        default=32_768, ge=256, description="max_tokens sent where neither the client nor the price card says one"
+        default=32_768,
+        ge=256,
+        description="`max_tokens` that is sent, and reserved for, if neither the client nor the price card names one.",
     )
-    grant: Limit = Field(default=DOLLAR, gt=0, description="escrow: the most a worker takes at once of one account")
+    grant: Limit = Field(
+        default=DOLLAR,
+        gt=0,
+        description="Escrow: the most that a worker takes from one account at once, in dollars. A killed worker's "
+        "grants count as spent until its journal is read.",
+    )
     journal: Path | None = Field(
         default=None,
-        description="folder of the workers' journals; beside a SQLite file, else gwcore-ledger in the working directory",
+        description="Folder of the workers' journals, on a disk that outlives the process. By default beside the "
+        "SQLite file, else `gwcore-ledger` in the working directory.",
     )
-    patience: Duration = Field(default=0.25, gt=0, le=10, description="how long a call waits for the store")
+    patience: Duration = Field(
+        default=0.25,
+        gt=0,
+        le=10,
+        description="How long a call waits for the store, at most 10s; then it is rejected with 503.",
+    )
     session_header: str | None = Field(
         default=None,
         pattern="^[a-z0-9_-]+$",
-        description="request header that names the session; by default those that agents and tracing SDKs send",
+        description="Request header, in lower case, that names the session for `per: session`. By default "
+        "`x-gwcore-session-id` and those that agents and tracing SDKs send.",
     )
     retain: Duration | None = Field(
         default=None,
         ge=7 * 86_400,
-        description="how long each attempt's row stays, e.g. 400d; what all came to stays for good. By default: for good, too",
+        description="How long the row of each attempt is kept, such as `400d`; at least a week. Totals are kept "
+        "forever, except those of rolling windows. Without it, nothing is deleted.",
     )
-    export: Export | None = Field(default=None, description="push ledger changes and budget events to a webhook")
+    export: Export | None = Field(
+        default=None, description="Send every change of the ledger, and budget events, to a webhook."
+    )
 
 
 class ModelBudget(BaseModel):
@@ -153,10 +226,10 @@ class ModelBudget(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    max_budget: Dollars | None = Field(default=None, description="dollars")
-    budget_limit: Dollars | None = Field(default=None, description="LiteLLM's other name of max_budget")
-    budget_duration: WindowText | None = Field(default=None, description="window; none: total")
-    time_period: WindowText | None = Field(default=None, description="LiteLLM's other name of budget_duration")
+    max_budget: Dollars | None = Field(default=None, description="Dollars per window.")
+    budget_limit: Dollars | None = Field(default=None, description="Another name of `max_budget`.")
+    budget_duration: WindowText | None = Field(default=None, description="Window, such as `1d`; without it, forever.")
+    time_period: WindowText | None = Field(default=None, description="Another name of `budget_duration`.")
 
     @property
     def limit(self) -> int | None:
@@ -183,20 +256,32 @@ class BudgetPolicy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_budget: Dollars | None = Field(default=None, description="dollars per budget_duration")
-    soft_budget: Dollars | None = Field(default=None, description="dollars at which an event is told")
-    budget_duration: WindowText | None = Field(default=None, description="window; none: total")
+    max_budget: Dollars | None = Field(
+        default=None, description="Dollars per `budget_duration`; 0 rejects every call that costs money."
+    )
+    soft_budget: Dollars | None = Field(
+        default=None, description="Dollars at which the event `budget.soft` is emitted; rejects nothing."
+    )
+    budget_duration: WindowText | None = Field(
+        default=None, description="Window, such as `1mo` or `24h`; without it, forever."
+    )
     budget_id: str | None = Field(
-        default=None, description="a budget of /budget/new whose values hold where these are unset"
+        default=None,
+        description="Id of a budget of `/budget/new`; its values apply where the other fields are unset. Each owner "
+        "has an account of its own.",
     )
     model_max_budget: Annotated[dict[str, ModelBudget], BeforeValidator(_models)] | None = Field(
-        default=None, description="budgets per model"
+        default=None, description="Budgets by model."
     )
-    budget_limits: list[ModelBudget] | None = Field(default=None, description="further windows beside budget_duration")
+    budget_limits: list[ModelBudget] | None = Field(
+        default=None, description="Further limits with windows of their own, in addition to `max_budget`."
+    )
     temp_budget_increase: Dollars | None = Field(
-        default=None, description="dollars on top of max_budget, until temp_budget_expiry"
+        default=None, description="Dollars on top of `max_budget` until `temp_budget_expiry`; ignored without that."
     )
-    temp_budget_expiry: datetime | None = Field(default=None, description="when the increase ends")
+    temp_budget_expiry: datetime | None = Field(
+        default=None, description="When the increase ends; UTC if it names no time zone."
+    )
 
     @property
     def bonus(self) -> tuple[int, int]:

@@ -85,7 +85,7 @@ def judged(held: int | None, card: PriceCard | None, outcome: Outcome, *, final:
 
 
 class BudgetPlugin(Plugin):
-    """Holds an attempt's worst-case cost before it, and posts the actual cost after it."""
+    """Reserves the worst-case cost of each attempt on every budget that applies, and posts the actual cost afterwards."""
 
     name = "budget"
     Config = BudgetConfig
@@ -118,7 +118,7 @@ class BudgetPlugin(Plugin):
         config: BudgetConfig = self.config
         if self.store.scheme == "memory" and STATUS_ENV in os.environ:
             raise BadConfig(
-                "budget: a memory store is forgotten and each worker has its own; name a sqlite: or postgresql: store"
+                "budget: a memory store is lost with the process, and each worker has its own; name a sqlite: or postgresql: store"
             )
         await migrate(self.store, LEDGER)
         ledger = Ledger(
@@ -192,7 +192,7 @@ class BudgetPlugin(Plugin):
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
         id_ = policy.get("budget_id")
         if id_ is not None and self.plans.get(id_) is None:
-            raise BadRequest(f"there is no budget {id_[:200]}; /budget/new makes one")
+            raise BadRequest(f"there is no budget {id_[:200]}; /budget/new creates one")
 
     def resets(self, policy: Mapping[str, Any]) -> int | None:
         """See :class:`gwcore.ports.Spending`."""
@@ -279,9 +279,8 @@ class BudgetPlugin(Plugin):
             return self.accounts.of(attempt)
         except UnknownPlan as unknown:
             self.counts["unknown_plan"] += 1
-            raise PlanMissing(
-                f"the budget {unknown} does not exist, so its limit is not known", plugin=self.name
-            ) from None
+            said = f"the budget {unknown}, to which the key or its owner refers, does not exist: create it, or remove the budget_id"
+            raise PlanMissing(said, plugin=self.name) from None
         except StoreDown:
             self.counts["store_unavailable"] += 1
             raise BudgetStoreUnavailable(DOWN, retry_after=1, plugin=self.name) from None
@@ -293,7 +292,7 @@ class BudgetPlugin(Plugin):
             target = attempt.target
             what = target if target.model else f"{attempt.call.operation} of upstream {target.upstream.name!r}"
             raise Unpriced(
-                f"{what} has no price for this request, so no budget can bound it: price the model under "
+                f"the cost of this request to {what} has no known limit, so a budget rejects it: price the model under "
                 "`prices` (its context_window, too), bound its tools with max_uses or max_tool_calls, or set `unpriced`",
                 plugin=self.name,
             )
@@ -441,7 +440,7 @@ class BudgetPlugin(Plugin):
 
     def metrics(self) -> Iterator[Sample]:
         """The number of open holds, counts of events, and what is left of budgets."""
-        yield Sample("gwcore_budget_holds", len(self.ledger.open) if self.ledger else 0, help="Holds that are open.")
+        yield Sample("gwcore_budget_holds", len(self.ledger.open) if self.ledger else 0, help="Open reservations.")
         yield from self.tally.samples()
         yield from self.gauges.samples()
 

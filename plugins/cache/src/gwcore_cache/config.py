@@ -45,119 +45,179 @@ class _Model(BaseModel):
 class Settings(_Model):
     """Settings that a rule can override."""
 
-    mode: Mode = Field(default="on", description="on; opt-in: only for requests that ask for it; off.")
-    ttl: Duration = Field(default=600.0, gt=0, description="How long an answer is fresh.")
+    mode: Mode = Field(default="on", description="`on`; `opt-in`: only for requests that ask for the cache; `off`.")
+    ttl: Duration = Field(
+        default=600.0,
+        gt=0,
+        description="How long an answer is fresh. A request may ask for another ttl, up to `max_ttl`.",
+    )
     scope: Scope = Field(
         default="organisation",
-        description="Who shares answers: callers of one organisation, team, user, end user or key; shared: everybody.",
+        description="Which callers share answers: those of one `organisation`, `team`, `user`, `end_user` or `key`; "
+        "`shared`: all callers. A caller without such an id shares in a narrower scope. Without `auth` in "
+        "the stack, all callers share.",
     )
     stale_while_revalidate: Duration = Field(
-        default=0.0, description="How long behind ttl an answer is still given, while one call fetches it anew."
+        default=0.0,
+        description="How long after its ttl an answer is still returned, while one call in the background refreshes "
+        "it.",
     )
     stale_if_error: Duration = Field(
-        default=60.0, description="How long behind ttl an answer is still given when the upstream fails."
+        default=60.0,
+        description="How long after its ttl an answer is still returned if the upstream fails (5xx, 429, no "
+        "connection).",
     )
     any_target: bool = Field(
         default=False,
-        description="Keep what any target of the model's own list answered, not only its first and those of the same model.",
+        description="`true`: also store answers of targets with another model than the first target in the list of "
+        "the requested name. By default, only the first target's model.",
     )
     several: bool = Field(
-        default=False, description="Keep answers of several choices (n above 1) at a temperature above 0, too."
+        default=False,
+        description="`true`: also store answers to requests for several choices (`n` above 1) at a temperature above "
+        "0.",
     )
 
 
 class Rule(_Model):
-    """Settings for some calls; those not given are taken from above."""
+    """Settings for the calls that match; what a rule does not set is taken from the plugin's settings."""
 
     models: tuple[str, ...] = Field(
-        default=(), description="Names of models as clients write them; * stands for any text."
+        default=(), description="Names of models, as clients write them; `*` matches any text."
     )
-    operations: tuple[Operation, ...] = Field(default=(), description="Of these operations only.")
-    dialects: tuple[str, ...] = Field(default=(), description="Of these dialects only.")
-    tags: tuple[str, ...] = Field(default=(), description="With one of these tags only.")
-    mode: Mode | None = Field(default=None, description="See mode.")
-    ttl: Duration | None = Field(default=None, gt=0, description="See ttl.")
-    scope: Scope | None = Field(default=None, description="See scope.")
-    stale_while_revalidate: Duration | None = Field(default=None, description="See stale_while_revalidate.")
-    stale_if_error: Duration | None = Field(default=None, description="See stale_if_error.")
-    any_target: bool | None = Field(default=None, description="See any_target.")
-    several: bool | None = Field(default=None, description="See several.")
+    operations: tuple[Operation, ...] = Field(default=(), description="Only these operations.")
+    dialects: tuple[str, ...] = Field(
+        default=(), description="Only clients of these dialects (API formats), such as `openai.chat`."
+    )
+    tags: tuple[str, ...] = Field(default=(), description="Only calls with one of these tags.")
+    mode: Mode | None = Field(default=None, description="Replaces the plugin's `mode`.")
+    ttl: Duration | None = Field(default=None, gt=0, description="Replaces the plugin's `ttl`.")
+    scope: Scope | None = Field(default=None, description="Replaces the plugin's `scope`.")
+    stale_while_revalidate: Duration | None = Field(
+        default=None, description="Replaces the plugin's `stale_while_revalidate`."
+    )
+    stale_if_error: Duration | None = Field(default=None, description="Replaces the plugin's `stale_if_error`.")
+    any_target: bool | None = Field(default=None, description="Replaces the plugin's `any_target`.")
+    several: bool | None = Field(default=None, description="Replaces the plugin's `several`.")
 
 
 class Semantic(_Model):
-    """Answers to questions with the same meaning."""
+    """Answers to similar questions, found by comparing embeddings."""
 
-    model: str = Field(description="Name of an embedding model, as clients would write it.", min_length=1)
+    model: str = Field(
+        description="Embedding model, by the name that clients would write. Each miss pays for one embedding.",
+        min_length=1,
+    )
     similarity: float = Field(
-        default=0.97, ge=0.8, le=1, description="Cosine similarity from which on two questions count as the same."
+        default=0.97,
+        ge=0.8,
+        le=1,
+        description="Minimum cosine similarity (0.8 to 1) at which two questions count as the same. The lower it is, "
+        "the more wrong answers.",
     )
-    dimensions: int | None = Field(default=None, ge=32, description="Dimensions to ask the embedding model for.")
+    dimensions: int | None = Field(
+        default=None,
+        ge=32,
+        description="Length of the vectors to request from the embedding model; the model's own by default.",
+    )
     most: int = Field(
-        default=128, ge=1, le=1024, description="Newest questions that are compared, per system prompt and tools."
+        default=128,
+        ge=1,
+        le=1024,
+        description="How many of the newest questions are compared, for each combination of system prompt, tools and "
+        "history.",
     )
-    timeout: Duration = Field(default=2.0, gt=0, description="Longest that a call waits for an embedding.")
+    timeout: Duration = Field(
+        default=2.0, gt=0, description="How long a call waits for its embedding; then it goes upstream."
+    )
 
 
 class CacheConfig(Settings):
     """Settings of ``cache``."""
 
     store: StoreRef = Field(
-        default="memory", description="Where answers are kept: memory, a sqlite, postgresql or redis store."
+        default="memory",
+        description="Where answers are kept: the name of a `memory:` (each worker its own), `sqlite:`, `postgresql:` "
+        "or `redis:` store.",
     )
     namespace: str = Field(
-        default="gwcore:cache", description="Prefix of keys in a redis store.", pattern=r"^[\w:.-]{1,64}$"
+        default="gwcore:cache",
+        description="Prefix of keys in a redis store. Gateways with the same prefix and stack share answers.",
+        pattern=r"^[\w:.-]{1,64}$",
     )
-    operations: tuple[Operation, ...] = Field(default=OPERATIONS, description="Operations that are kept.")
+    operations: tuple[Operation, ...] = Field(default=OPERATIONS, description="Operations whose answers are stored.")
     max_ttl: Duration = Field(default=86400.0, gt=0, description="Longest ttl that a request may ask for.")
     jitter: float = Field(
-        default=0.1, ge=0, lt=1, description="Share by which a ttl is shortened or lengthened at random."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share by which each ttl is lengthened or shortened at random, so that answers do not expire all "
+        "at once.",
     )
     early_refresh: float = Field(
         default=1.0,
         ge=0,
-        description="How eagerly answers are fetched anew shortly before they expire (beta of XFetch); 0 never.",
+        description="How early answers are refreshed before they expire (beta of XFetch): above 1 earlier, below 1 "
+        "later, 0 never.",
     )
-    max_size: Size = Field(default=1 << 20, gt=0, description="Largest answer that is kept.")
+    max_size: Size = Field(default=1 << 20, gt=0, description="Largest answer that is stored.")
     capacity: Size = Field(
-        default=256 << 20, gt=0, description="Bytes kept in a memory or SQL store; the oldest go first."
+        default=256 << 20,
+        gt=0,
+        description="Bytes kept in a `memory:` store (per worker) or an SQL store; the oldest entries are deleted "
+        "first. In redis, its own `maxmemory` counts.",
     )
     wait: Duration = Field(
-        default=60.0, description="Longest that a call waits for another one's answer to the same request."
+        default=60.0,
+        description="How long a call waits for another call's answer to the same request; then it goes upstream "
+        "itself.",
     )
-    timeout: Duration = Field(default=0.05, gt=0, description="Longest that a call waits for the store.")
+    timeout: Duration = Field(
+        default=0.05, gt=0, description="How long a call waits for the store; then it continues without it."
+    )
     lease: Duration = Field(
-        default=1.0, ge=0.3, description="Time after which the calls of a dead worker are taken over by another."
+        default=1.0,
+        ge=0.3,
+        description="With redis: time after which another worker takes over the upstream call of a worker that died.",
     )
     ignore: tuple[str, ...] = Field(
         default=IGNORED,
-        description="Members at the top of a request that do not make it another one; tags also stands for the call's tags.",
+        description="Top-level members of the body that do not distinguish requests; `tags` also stands for the "
+        "call's tags. A member that changes the answer does not belong here.",
     )
     ignore_headers: tuple[str, ...] = Field(
-        default=IGNORED_HEADERS, description="Beginnings of names of request headers that do not make it another one."
+        default=IGNORED_HEADERS, description="Prefixes of request headers that do not distinguish requests."
     )
     volatile: tuple[Pattern, ...] = Field(
-        default=(), description="Regular expressions for text inside requests that does not make them other ones."
+        default=(),
+        description="Regular expressions for text in requests, such as a date, that does not distinguish them. It "
+        "still reaches the upstream.",
     )
     across_dialects: bool = Field(
         default=True,
-        description="Whether an answer is found by the same conversation in another dialect (up to 16 KiB).",
+        description="Whether the same conversation in another API format hits, too (requests of up to 16 KiB).",
     )
     seal: AdminSecret | None = Field(
         default=None,
-        description="Secret under which what leaves this process is encrypted; another one empties the cache.",
+        description="Secret with which entries are encrypted before they leave the process; at least 32 characters. "
+        "Changing it empties the cache. Without it, the store holds answers in clear text.",
     )
     semantic: Semantic | None = Field(
-        default=None, description="Also answer what was asked in other words; none by default."
+        default=None,
+        description="Also return the answer to a similar question, found by embeddings. Off by default; such an "
+        "answer may be wrong.",
     )
     rules: tuple[Rule, ...] = Field(
-        default=(), description="Other settings for some calls; the first that fits counts."
+        default=(), description="Other settings for some calls; the first rule that matches applies."
     )
 
 
 class CachePolicy(_Model):
     """Policy of a key, team, user or organisation."""
 
-    mode: Mode | None = Field(default=None, description="on, opt-in or off for its calls; the strictest counts.")
+    mode: Mode | None = Field(
+        default=None, description="`on`, `opt-in` or `off` for its calls; of several policies, the strictest applies."
+    )
 
 
 def merged(config: CacheConfig, rule: Rule | None) -> Settings:

@@ -48,7 +48,7 @@ _STRICT = {"on": 0, "opt-in": 1, "off": 2}
 
 
 class Cache(Plugin):
-    """Answers from the cache; of many equal calls, only one is sent to the upstream."""
+    """Answers repeated requests from a store; of identical concurrent requests, only one is sent to the upstream."""
 
     name = "cache"
     Config = CacheConfig
@@ -120,7 +120,9 @@ class Cache(Plugin):
             settings = self._settings(call, control)
             if settings is None:
                 if control.only:
-                    raise NotCached("only-if-cached, and this request is none that is cached", plugin=self.name)
+                    raise NotCached(
+                        "only-if-cached was requested, but answers to this request are not cached", plugin=self.name
+                    )
                 return await self._bypass(call, inner)
             scope = scope_of(call.principal, settings.scope)
             ask = Ask(call, inner, settings, control, scope, self.keyer.key(call, scope, control.namespace))
@@ -386,12 +388,22 @@ class Cache(Plugin):
         """Counts of events, money saved, and whether the store is down."""
         for event in ("hit", "stale", "miss", "bypass", "coalesced", "refresh", "kept", "not_kept"):
             yield Sample(
-                "gwcore_cache_events", self.counts[event], {"event": event}, "What the cache did.", kind="counter"
+                "gwcore_cache_events", self.counts[event], {"event": event}, "Cache events by type.", kind="counter"
             )
         saved = self.counts["saved_nano_usd"] / DOLLAR  # a float, for display only
-        yield Sample("gwcore_cache_spared_usd", saved, help="What hits would have cost.", kind="counter")
+        yield Sample(
+            "gwcore_cache_spared_usd",
+            saved,
+            help="Dollars that calls answered from the cache would have cost.",
+            kind="counter",
+        )
         down = isinstance(self.shelf, Guard) and self.shelf.down_since is not None
-        yield Sample("gwcore_cache_degraded", int(down), help="1 while the store is away.", merge="max")
+        yield Sample(
+            "gwcore_cache_degraded",
+            int(down),
+            help="1 while the store of the cache is unreachable, else 0.",
+            merge="max",
+        )
 
     def health(self) -> dict[str, Any]:
         """Counts of this worker, and whether the store is down."""

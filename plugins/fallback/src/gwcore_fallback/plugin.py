@@ -35,7 +35,7 @@ _ALIVE = frozenset({"request", "context_window", "content_policy", "conflict", "
 
 
 class Fallback(Plugin):
-    """Selects a target for every attempt, evaluates the result, and tries the next one while nothing has been sent."""
+    """Selects a target for every attempt, evaluates the result, and tries the next while nothing is sent to the client."""
 
     name = "fallback"
     Config = FallbackConfig
@@ -307,10 +307,16 @@ class Fallback(Plugin):
             upstream = one.target.upstream
             labels = {"upstream": upstream.name, "model": one.target.model, "key": str(upstream.key)}
             state = 2 if one.barred(now, 0) else int(one.breaker.opens > 0 or one.breaker.yields > now)
-            help_ = "0 in use, 1 on probation or asked last, 2 left alone: breaker, credential, cool-down or its own limits."
+            help_ = "0: used; 1: half-open, or tried after all others; 2: not used (breaker open, API key paused, Retry-After, or at its own limits)."
             yield Sample("gwcore_deployment_state", state, labels, help_, merge="max")
-            yield Sample("gwcore_deployment_failures", one.breaker.fails, labels, "Failures in a row.", merge="max")
-            yield Sample("gwcore_deployment_in_flight", one.inflight, labels, "Attempts under way.")
+            yield Sample(
+                "gwcore_deployment_failures",
+                one.breaker.fails,
+                labels,
+                "Failures in a row of the deployment.",
+                merge="max",
+            )
+            yield Sample("gwcore_deployment_in_flight", one.inflight, labels, "Attempts in flight at the deployment.")
 
     def health(self) -> dict[str, Any]:
         """Every deployment of the stack file, and whether replicas share their health state."""

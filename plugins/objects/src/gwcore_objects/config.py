@@ -14,16 +14,24 @@ class ObjectsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    store: StoreRef = Field(default="book", description="where it stands whose an id is; sqlite or postgresql")
+    store: StoreRef = Field(
+        default="book",
+        description="Store of the owners of ids: the name of a `sqlite:`, `postgresql:` or, for one worker, `memory:` "
+        "store.",
+    )
     shared_by: Literal["key", "user", "team", "organisation"] = Field(
-        default="team", description="who shares what one of them made: key, user, team or organisation"
+        default="team",
+        description="Who shares an object: callers of the same `key`, `user`, `team` or `organisation`. A caller "
+        "without a team shares by user, one with neither by key.",
     )
     unknown: Literal["refuse", "pass"] = Field(
         default="refuse",
-        description="an id that was not made through this gateway: refuse it, or pass it on for everybody",
+        description="An id that was not created through this gateway: `refuse` it with 404, or `pass` it on. With "
+        "`pass`, whoever knows such an id may use it.",
     )
     responses: Duration = Field(
         default=31 * 86400.0,
         gt=0,
-        description="how long ids of stored responses are remembered; OpenAI keeps them 30 days",
+        description="How long the owners of stored responses are remembered; then their ids are unknown. OpenAI keeps "
+        "responses for 30 days.",
     )

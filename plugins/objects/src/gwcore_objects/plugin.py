@@ -43,7 +43,7 @@ class NotKept(ClientError):
 
 
 class Objects(Plugin):
-    """Files, batches, stored responses and caches: each caller reaches its own, at their upstream and with their credential."""
+    """Files, batches, stored responses and caches at vendors: each caller reaches only its own, and calls go to the account that has them."""
 
     name = "objects"
     Config = ObjectsConfig
@@ -200,7 +200,9 @@ class Objects(Plugin):
         homes, anybodys = await self.book.find(id_, owner, patient=strict and owner is not None)
         if not homes and owner is not None and (strict or anybodys):
             self.counts["refused"] += 1
-            raise NotKept(f"no {id_[:200]!r} that this credential's {self.config.shared_by} made through this gateway")
+            raise NotKept(
+                f"no object {id_[:200]!r} was created by this credential's {self.config.shared_by} through this gateway"
+            )
         return homes
 
     def _there(self, call: Call, id_: str, homes: Sequence[Home]) -> None:
@@ -212,7 +214,7 @@ class Objects(Plugin):
             Target(_credential(upstreams[home.upstream], home), "") for home in homes if home.upstream in upstreams
         )
         if not targets:
-            raise NotKept(f"{id_[:200]!r} is kept at {homes[0].upstream!r}, an upstream that is no longer here")
+            raise NotKept(f"{id_[:200]!r} is stored at upstream {homes[0].upstream!r}, which is no longer configured")
         call.targets = targets
 
     async def _aim(self, call: Call, ids: Mapping[str, bool]) -> None:
@@ -241,8 +243,8 @@ class Objects(Plugin):
         if not targets:
             where = ", ".join(sorted({home.upstream for home in places})) or "different upstreams"
             raise BadRequest(
-                f"{', '.join(ids)[:300]}: kept at {where}"
-                + (f", and {call.model[:200]} leads elsewhere; ask for a model there" if call.model else "")
+                f"{', '.join(ids)[:300]}: stored at {where}"
+                + (f", where {call.model[:200]} is not served; request a model of that upstream" if call.model else "")
             )
         call.targets = targets
         call[self._places] = allowed
@@ -269,10 +271,20 @@ class Objects(Plugin):
     def metrics(self) -> Iterator[Sample]:
         """Counts of ids rejected, not yet written, and lost."""
         yield Sample(
-            "gwcore_objects_refused", self.counts["refused"], help="Ids that were not the caller's.", kind="counter"
+            "gwcore_objects_refused",
+            self.counts["refused"],
+            help="Requests that named the id of another caller's, or of an unknown, object.",
+            kind="counter",
         )
-        yield Sample("gwcore_objects_waiting", self.book.waiting, help="Ids that the store does not have yet.")
-        yield Sample("gwcore_objects_lost", self.book.lost, help="Ids that it never will have.", kind="counter")
+        yield Sample(
+            "gwcore_objects_waiting", self.book.waiting, help="Ids of objects that wait to be written to the store."
+        )
+        yield Sample(
+            "gwcore_objects_lost",
+            self.book.lost,
+            help="Ids of objects that could not be written to the store; they will be rejected.",
+            kind="counter",
+        )
 
     def health(self) -> dict[str, Any]:
         """Numbers of rows that wait for the store, and that were lost."""

@@ -38,15 +38,21 @@ class LinesConfig(OutboxConfig):
     """As for every sink, but in memory only by default."""
 
     folder: Path | None = Field(
-        default=None, description="where lines wait that could not be written; null: in memory only"
+        default=None,
+        description="Folder for lines that could not be written; a restart writes them. `null` keeps them in memory "
+        "only, and they are lost with the process.",
     )
 
 
 class AccessLogConfig(SinkConfig):
     """Settings of ``access_log``."""
 
-    to: str = Field(default="stdout", description="stdout, stderr, or the path of a file that is appended to")
-    outbox: LinesConfig = Field(default=LinesConfig(), description="how lines are queued and kept")
+    to: str = Field(
+        default="stdout", description="`stdout`, `stderr`, or the path of a file to which lines are appended."
+    )
+    outbox: LinesConfig = Field(
+        default=LinesConfig(), description="How lines are queued; in memory only unless `folder` is set."
+    )
 
 
 class AccessLogSink:
@@ -176,7 +182,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 class AccessLog(SinkPlugin):
-    """One JSON line per call."""
+    """Writes one JSON line per call."""
 
     name = "access_log"
     Config: ClassVar[type[BaseModel]] = AccessLogConfig

@@ -29,13 +29,15 @@ _KINDS: Final = {"openai.chat": "oai", "anthropic.messages": "anthropic"}
 class HeliconeConfig(SinkConfig):
     """Settings of ``helicone``."""
 
-    api_key: SecretStr = Field(description="sk-helicone-…", repr=False)
+    api_key: SecretStr = Field(description="API key of Helicone (`sk-helicone-…`).", repr=False)
     base_url: Address = Field(
         default="https://api.worker.helicone.ai",
-        description="of the log endpoint, or of your own server",
+        description="Address of Helicone's log endpoint, or of your own server.",
         pattern="^https?://",
     )
-    properties: dict[str, str] = Field(default={}, description="Helicone-Property-… sent with every call")
+    properties: dict[str, str] = Field(
+        default={}, description="Custom properties of every call, sent as `Helicone-Property-<name>`."
+    )
 
 
 class HeliconeSink(HttpSender):
@@ -121,7 +123,7 @@ def _at(ns: int) -> dict[str, int]:
 
 
 class Helicone(SinkPlugin):
-    """Helicone's asynchronous log."""
+    """Sends each call as a log to Helicone."""
 
     name = "helicone"
     Config: ClassVar[type[BaseModel]] = HeliconeConfig

@@ -44,15 +44,19 @@ _PARAMETERS: Final = (
 class LangfuseConfig(SinkConfig):
     """Settings of ``langfuse``."""
 
-    public_key: str = Field(description="pk-lf-… of the project")
-    secret_key: SecretStr = Field(description="sk-lf-… of the project", repr=False)
+    public_key: str = Field(description="Public key of the Langfuse project (`pk-lf-…`).")
+    secret_key: SecretStr = Field(description="Secret key of the Langfuse project (`sk-lf-…`).", repr=False)
     base_url: Address = Field(
-        default="https://cloud.langfuse.com", description="of the region, or of your own server", pattern="^https?://"
+        default="https://cloud.langfuse.com",
+        description="Address of your Langfuse region, or of your own server.",
+        pattern="^https?://",
     )
     environment: str = Field(
-        default="default", description="shown as the traces' environment", pattern="^[a-z0-9_-]{1,40}$"
+        default="default",
+        description="Environment of the traces; lower-case letters, digits, `-` and `_`.",
+        pattern="^[a-z0-9_-]{1,40}$",
     )
-    release: str | None = Field(default=None, description="shown as the traces' release")
+    release: str | None = Field(default=None, description="Release of the traces.")
 
 
 class LangfuseSink(OtlpSender):
@@ -208,7 +212,7 @@ def _parameters(content: Content | None) -> str | None:
 
 
 class Langfuse(SinkPlugin):
-    """A trace per call, a generation per attempt."""
+    """Sends each call as a trace, and each attempt as a generation, to Langfuse."""
 
     name = "langfuse"
     Config: ClassVar[type[BaseModel]] = LangfuseConfig

@@ -81,24 +81,28 @@ class OtelConfig(SinkConfig):
 
     endpoint: Address = Field(
         default="http://127.0.0.1:4318",
-        description="OTLP/HTTP base; /v1/traces and /v1/metrics follow",
+        description="Base URL of the OTLP/HTTP receiver; `/v1/traces` and `/v1/metrics` are appended.",
         pattern="^https?://",
     )
-    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
-    service: str = Field(default="gwcore", description="service.name")
-    resource: dict[str, str] = Field(
-        default={}, description="further resource attributes, e.g. deployment.environment.name"
+    headers: dict[str, SecretStr] = Field(
+        default={}, description="Additional request headers, such as `authorization`.", repr=False
     )
-    metrics: bool = Field(default=True, description="send metrics, too; their sums are deltas")
+    service: str = Field(default="gwcore", description="Resource attribute `service.name`.")
+    resource: dict[str, str] = Field(
+        default={}, description="Further resource attributes, such as `deployment.environment.name`."
+    )
+    metrics: bool = Field(default=True, description="Whether metrics are sent, too, with delta temporality.")
     propagate: bool = Field(
         default=True,
-        description="tell upstreams the trace: a traceparent header on every attempt, with the client's tracestate",
+        description="Whether upstreams receive the trace: a `traceparent` header on every attempt, with the client's "
+        "`tracestate`.",
     )
     sample: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="share of the traces begun here whose spans are sent; others follow the client",
+        description="Share (0 to 1) of the traces that begin in this gateway whose spans are sent. A trace that a "
+        "client began follows the client's decision.",
     )
 
 
@@ -296,7 +300,7 @@ def _metric(name: str, series: Mapping[Labels, list[float]], times: tuple[int, i
 
 
 class Otel(SinkPlugin):
-    """Traces and metrics over OTLP/HTTP."""
+    """Sends traces and metrics over OTLP/HTTP."""
 
     name = "otel"
     Config: ClassVar[type[BaseModel]] = OtelConfig

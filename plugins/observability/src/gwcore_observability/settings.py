@@ -40,7 +40,7 @@ def signing_key(secret: SecretStr) -> bytes:
     except ValueError:
         key = b""
     if not key:
-        raise fault("is not a secret to sign with", "write whsec_ and the key in base64, or any other text")
+        raise fault("cannot be used as a signing secret", "write whsec_ and the key in base64, or any other text")
     return key
 
 
@@ -60,35 +60,51 @@ class ContentPolicy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     content: Level | None = Field(
-        default=None, description="off, redacted or full; the narrowest scope that says anything wins"
+        default=None,
+        description="`off`, `redacted` or `full`; of several policies, the narrowest scope wins (key, end user, "
+        "member, user, team, organisation).",
     )
 
 
 class OutboxConfig(BaseModel):
-    """How records are queued, kept and sent."""
+    """How records are queued in memory, kept on disk, and sent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     queue: int = Field(
-        default=10_000, ge=1, description="records in memory; beyond it the newest are dropped and counted"
+        default=10_000,
+        ge=1,
+        description="Maximum number of records in memory; further ones are dropped and counted "
+        "(`gwcore_sink_dropped_total`).",
     )
-    memory: Size = Field(default=64 << 20, description="bytes in memory, likewise")
+    memory: Size = Field(
+        default=64 << 20,
+        description="Maximum number of bytes in memory. A record that does not fit is kept without its content, or "
+        "dropped; both are counted.",
+    )
     folder: Path | None = Field(
-        default=Path("gwcore-spill"), description="where records wait for a sink that is not well; null: in memory only"
+        default=Path("gwcore-spill"),
+        description="Folder for records that the sink does not accept; a restart sends them. `null` keeps them in "
+        "memory only, and they are lost with the process.",
     )
-    disk: Size = Field(default=1 << 30, description="bytes on disk per worker; beyond it the oldest 8 MiB are dropped")
+    disk: Size = Field(
+        default=1 << 30,
+        description="Maximum number of bytes on disk, per worker; beyond it the oldest 8 MiB are dropped and counted.",
+    )
     durable: bool = Field(
-        default=False, description="write each record to disk before its call is over: a killed process loses none"
+        default=False,
+        description="`true` writes each record to disk as its call ends, so that a killed process loses only those of "
+        "answers just ending; each call pays for a write. By default, the last second may be lost.",
     )
-    batch: int = Field(default=100, ge=1, le=10_000, description="most records per batch")
-    batch_bytes: Size = Field(default=3_500_000, description="bytes after which a batch is full")
-    parallel: int = Field(default=8, ge=1, le=100, description="requests of one batch that go out side by side")
-    timeout: Duration = Field(default=10.0, gt=0, description="for one request to the sink")
-    backoff: Duration = Field(
-        default=10.0, gt=0, description="longest pause between two tries while the sink is not well"
-    )
+    batch: int = Field(default=100, ge=1, le=10_000, description="Maximum number of records per batch.")
+    batch_bytes: Size = Field(default=3_500_000, description="Size at which a batch is full.")
+    parallel: int = Field(default=8, ge=1, le=100, description="Maximum number of concurrent requests to the sink.")
+    timeout: Duration = Field(default=10.0, gt=0, description="Time limit of one request to the sink.")
+    backoff: Duration = Field(default=10.0, gt=0, description="Longest pause before the next try while the sink fails.")
     flush: Duration = Field(
-        default=5.0, description="how long a stop waits for the sink; the rest is sent by the next start"
+        default=5.0,
+        description="How long a stop waits for the sink. What is left then is sent by the next start, or lost without "
+        "a `folder`.",
     )
 
 
@@ -99,27 +115,37 @@ class SinkConfig(BaseModel):
 
     content: Level = Field(
         default="off",
-        description="what was asked and answered: off, redacted (no personal data) or full; never a secret",
+        description="Whether prompts and answers are recorded: `off`, `redacted` (personal data replaced by patterns, "
+        "which find not all of it) or `full`. API keys are removed in any case.",
     )
-    patterns: list[Pattern] = Field(default=[], description="further regular expressions that redacted replaces")
-    content_limit: Size = Field(default=1 << 20, ge=1024, description="characters of one call's content that are kept")
+    patterns: list[Pattern] = Field(
+        default=[], description="Regular expressions for further personal data that `redacted` replaces."
+    )
+    content_limit: Size = Field(
+        default=1 << 20, ge=1024, description="Characters of one call's content that are kept; the rest is cut."
+    )
     hash_users: SecretStr | None = Field(
         default=None,
-        description="a secret under which ids of users are hashed before they are stored or sent; null: as they are",
+        description="Secret of at least 16 characters with which ids of users and end users are hashed (HMAC-SHA256) "
+        "before they are stored or sent. Without it they are kept as they are.",
         min_length=16,
         repr=False,
     )
-    outbox: OutboxConfig = Field(default=OutboxConfig(), description="how records are queued, kept and sent")
+    outbox: OutboxConfig = Field(default=OutboxConfig(), description="How records are queued, kept on disk and sent.")
 
 
 class HttpSinkConfig(SinkConfig):
     """Settings of every sink behind an HTTP address."""
 
-    headers: dict[str, SecretStr] = Field(default={}, description="sent along, e.g. authorization", repr=False)
-    ca_file: str | None = Field(
-        default=None, description="PEM bundle to verify the address with, instead of the system's"
+    headers: dict[str, SecretStr] = Field(
+        default={}, description="Additional request headers, such as `authorization`.", repr=False
     )
-    proxy: str | None = Field(default=None, description="URL of a proxy to send through", pattern="^https?://")
+    ca_file: str | None = Field(
+        default=None, description="PEM file with the CA certificates to trust instead of the system's."
+    )
+    proxy: str | None = Field(
+        default=None, description="URL of an http(s) proxy; without it, requests go direct.", pattern="^https?://"
+    )
 
     @property
     def tls(self) -> Tls:

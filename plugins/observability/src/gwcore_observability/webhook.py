@@ -31,8 +31,13 @@ from gwcore_observability.spill import Item
 class WebhookConfig(HttpSinkConfig):
     """Settings of ``webhook``."""
 
-    url: Address = Field(description="receives POSTs of JSON arrays of records", pattern="^https?://")
-    secret: Signing | None = Field(default=None, description="signs each request; whsec_… or any text", repr=False)
+    url: Address = Field(description="URL that receives POSTs of JSON arrays of records.", pattern="^https?://")
+    secret: Signing | None = Field(
+        default=None,
+        description="Secret that signs each request (Standard Webhooks): `whsec_` and base64, or any text. Without "
+        "it, requests are not signed.",
+        repr=False,
+    )
 
 
 def document(record: Record, content: Content | None) -> dict[str, Any]:

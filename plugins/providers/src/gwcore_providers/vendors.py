@@ -136,7 +136,9 @@ class GeminiOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    api_version: str = Field(default="v1beta", pattern="^v[0-9a-z]+$", description="version in the path")
+    api_version: str = Field(
+        default="v1beta", pattern="^v[0-9a-z]+$", description="API version in the path: `v1beta`, `v1` …"
+    )
 
 
 class Gemini(Vendor):
@@ -189,7 +191,7 @@ class AzureOptions(BaseModel):
     api_version: str | None = Field(
         default=None,
         pattern="^[0-9A-Za-z.-]+$",
-        description="api-version of the deployment routes; without it, /openai/v1",
+        description="Value of `api-version`; requests then go to the deployment routes. Without it, to `/openai/v1`.",
     )
 
 

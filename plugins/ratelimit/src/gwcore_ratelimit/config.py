@@ -22,7 +22,7 @@ def _scopes(value: Any) -> Any:
 
 def _one_of_each(scopes: list[Scope]) -> list[Scope]:
     if len(set(scopes)) < len(scopes) or ("global" in scopes and len(scopes) > 1):
-        raise fault("names a scope twice, or global beside another", "write each scope once; global stands alone")
+        raise fault("names a scope twice, or combines global with another", "write each scope once, and global alone")
     return scopes
 
 
@@ -40,31 +40,48 @@ _Places = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Rule(BaseModel):
-    """One rule: its limits apply to each value of its scopes separately."""
+    """One rule; each id of its scope has limits of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     per: Annotated[list[Scope], BeforeValidator(_scopes), AfterValidator(_one_of_each), Field(min_length=1)] = Field(
-        description="key, user, team, organisation, end_user, model, upstream or global; a list limits each combination",
+        description="Scope that is limited: `key`, `user`, `team`, `organisation`, `end_user`, `model` (as "
+        "requested), `upstream` or `global`; each id of it has the whole limit. A list limits each "
+        "combination.",
         json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     )
-    requests: _Rate | None = Field(default=None, description="calls, such as 600/min")
-    tokens: _Rate | None = Field(default=None, description="tokens, such as 200k/min: estimated, then corrected")
-    parallel: _Parallel | None = Field(default=None, description="calls under way at once")
+    requests: _Rate | None = Field(default=None, description="Maximum number of calls per period, such as `600/min`.")
+    tokens: _Rate | None = Field(
+        default=None,
+        description="Maximum number of tokens per period, such as `200k/min`. An estimate is charged first, and "
+        "corrected by the usage that the upstream reports.",
+    )
+    parallel: _Parallel | None = Field(default=None, description="Maximum number of calls in flight.")
     burst: int | None = Field(
-        default=None, ge=1, le=LARGEST, description="how much may be used at once; the whole amount by default"
+        default=None,
+        ge=1,
+        le=LARGEST,
+        description="How much of `requests` or `tokens` may be used at once; the rest flows in over the period. By "
+        "default the whole amount.",
     )
     strict: bool = Field(
-        default=False, description="never more than the amount in any window, at up to 1/12 of it refused early"
+        default=False,
+        description="`true`: never more than the amount in any period, at the price that up to 1/12 of it is rejected "
+        "early. By default, up to twice the amount may pass in a period that follows a silent one.",
     )
-    count: Literal["input", "output", "total"] = Field(default="total", description="which tokens count")
-    count_cached: bool = Field(default=True, description="whether tokens read from a prompt cache count")
-    when: When | None = Field(default=None, description="for which calls the rule is there; all by default")
-    upstreams: list[str] = Field(default=[], description="only attempts at these upstreams; all by default")
-    shadow: bool = Field(default=False, description="count and report, refuse nothing")
+    count: Literal["input", "output", "total"] = Field(
+        default="total", description="Tokens that `tokens` counts: `input`, `output` or `total`."
+    )
+    count_cached: bool = Field(default=True, description="Whether input tokens read from a prompt cache count.")
+    when: When | None = Field(default=None, description="Calls to which the rule applies; without it, all.")
+    upstreams: list[str] = Field(
+        default=[], description="Only attempts at these upstreams; an empty list stands for all."
+    )
+    shadow: bool = Field(default=False, description="`true`: count and report, but reject nothing.")
     on_store_error: Literal["local", "open", "closed"] = Field(
         default="local",
-        description="while the store is unreachable: this worker's share of the limit, no limit, or refuse with 503",
+        description="While the store is unreachable: `local` enforces this worker's share of the limit, `open` no "
+        "limit, `closed` rejects with 503.",
     )
 
     @model_validator(mode="after")
@@ -73,7 +90,10 @@ class Rule(BaseModel):
         if not rates and self.parallel is None:
             raise fault("limits nothing", "give it requests, tokens or parallel")
         if self.burst is not None and len(rates) != 1:
-            raise fault("has a burst, and not exactly one rate to which it belongs", "write one rule per rate")
+            raise fault(
+                "has a burst, but not exactly one of requests and tokens, to which it belongs",
+                "write one rule per rate",
+            )
         if self.burst is not None and self.strict:
             raise fault("is strict and has a burst", "leave one out: a strict window has no burst")
         return self
@@ -90,23 +110,46 @@ class RateLimitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     store: StoreRef = Field(
-        default="memory", description="where the state is: memory (exact on one machine) or redis (on all of them)"
+        default="memory",
+        description="Where counts are kept: `memory` (exact over all workers of one machine), or the name of a "
+        "`redis:` store (over all machines).",
     )
-    rules: list[Rule] = Field(default=[], description="all that bind a call must admit it; none is charged otherwise")
-    wait: Duration = Field(default=0.0, le=600, description="how long a call may queue instead of being refused")
-    queue: int = Field(default=100, ge=1, description="most calls that queue, per worker")
-    output: int = Field(default=1000, ge=1, description="tokens expected of an answer before a model's own are known")
-    media: int = Field(default=1000, ge=0, description="tokens expected of an image, a file or a sound")
-    timeout: Duration = Field(default=0.05, gt=0, description="longest that a call waits for the store")
+    rules: list[Rule] = Field(
+        default=[],
+        description="The limits. All rules that apply to a call must admit it; if one does not, none is charged.",
+    )
+    wait: Duration = Field(
+        default=0.0, le=600, description="How long a call may queue instead of being rejected; 0 rejects at once."
+    )
+    queue: int = Field(
+        default=100, ge=1, description="Maximum number of calls that queue, per worker; further ones are rejected."
+    )
+    output: int = Field(
+        default=1000,
+        ge=1,
+        description="Output tokens charged for an answer, or `max_tokens` if that is less, until the lengths of the "
+        "model's answers are known.",
+    )
+    media: int = Field(
+        default=1000, ge=0, description="Tokens charged for an image, a file or a recording, until the usage is known."
+    )
+    timeout: Duration = Field(
+        default=0.05, gt=0, description="How long a call waits for the store; then `on_store_error` decides."
+    )
     lease: Duration = Field(
-        default=15.0, ge=1, description="with redis, after how long the calls of a dead worker no longer count"
+        default=15.0,
+        ge=1,
+        description="With redis: time after which calls in flight of a dead worker no longer count for `parallel`.",
     )
     namespace: str = Field(
         default="gwcore",
         pattern="^[A-Za-z0-9:_-]+$",
-        description="with redis, prefix of keys; gateways that have one share their limits",
+        description="With redis: prefix of keys. Gateways with the same prefix share their limits.",
     )
-    headers: bool = Field(default=True, description="tell clients what is left, in their dialect's header names")
+    headers: bool = Field(
+        default=True,
+        description="Whether answers carry what is left of the limits, in the header names of the client's API.",
+    )
 
 
 class RateLimitPolicy(BaseModel):
@@ -118,13 +161,13 @@ class RateLimitPolicy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rpm_limit: _Amount | None = Field(default=None, description="calls per minute")
-    tpm_limit: _Amount | None = Field(default=None, description="tokens per minute")
-    tpd_limit: _Amount | None = Field(default=None, description="tokens per day")
-    max_parallel_requests: _Places | None = Field(default=None, description="calls under way at once")
+    rpm_limit: _Amount | None = Field(default=None, description="Calls per minute; 0 rejects all.")
+    tpm_limit: _Amount | None = Field(default=None, description="Tokens per minute; 0 rejects all.")
+    tpd_limit: _Amount | None = Field(default=None, description="Tokens per day; 0 rejects all.")
+    max_parallel_requests: _Places | None = Field(default=None, description="Calls in flight; 0 rejects all.")
     model_rpm_limit: dict[str, _Amount] | None = Field(
-        default=None, description="model, as clients write it, to calls per minute on it; * stands for any text"
+        default=None, description="Calls per minute by model, as clients write it; `*` matches any text."
     )
     model_tpm_limit: dict[str, _Amount] | None = Field(
-        default=None, description="model, as clients write it, to tokens per minute on it; * stands for any text"
+        default=None, description="Tokens per minute by model, as clients write it; `*` matches any text."
     )

@@ -50,10 +50,10 @@ class Limiter(Protocol):
 
 
 class RateLimit(Plugin):
-    """Limits requests, tokens and parallel calls per key, user, team, organisation, model, upstream and combinations.
+    """Limits requests, tokens and concurrent calls per key, user, team, organisation, end user, model, upstream or globally.
 
-    Rules that depend on the target (``per: upstream``, ``upstreams``) are checked in the attempt ring, so that a
-    fallback is checked again; all others in the call ring.
+    Rules that depend on the target (``per: upstream``, ``upstreams``) are checked at each attempt, fallbacks included;
+    all others once per call.
     """
 
     name = "ratelimit"
@@ -209,7 +209,7 @@ class RateLimit(Plugin):
             return min(written, limit.largest)
         if read > limit.largest and not limit.shadow:
             raise RateLimited(
-                f"the request is too large: about {read} tokens, and {describe(limit)} admits {limit.largest} at once"
+                f"the request is too large: about {read} tokens, and {describe(limit)} admits at most {limit.largest} at once"
                 f"{_who(limit, key)}",
                 headers=(("x-should-retry", "false"),),
             )
@@ -260,12 +260,20 @@ class RateLimit(Plugin):
         degraded = isinstance(limiter, Guard) and limiter.degraded_since is not None
         held = limiter.held if limiter is not None else 0
         waiting = self._line.waiting if self._line is not None else 0
-        yield Sample("gwcore_ratelimit_held", held, help="Places taken under limits of parallel calls.")
-        yield Sample("gwcore_ratelimit_waiting", waiting, help="Calls that wait for room.")
-        yield Sample("gwcore_ratelimit_degraded", degraded, help="1 while the store is away.", merge="max")
-        yield Sample("gwcore_ratelimit_refused", self.refused, help="Calls refused.", kind="counter")
+        yield Sample("gwcore_ratelimit_held", held, help="Concurrency slots in use.")
+        yield Sample("gwcore_ratelimit_waiting", waiting, help="Calls queued for a limit.")
         yield Sample(
-            "gwcore_ratelimit_shadow_refused", self.shadowed, help="Calls that would have been.", kind="counter"
+            "gwcore_ratelimit_degraded",
+            degraded,
+            help="1 while the store of limits is unreachable, else 0.",
+            merge="max",
+        )
+        yield Sample("gwcore_ratelimit_refused", self.refused, help="Calls rejected by a limit.", kind="counter")
+        yield Sample(
+            "gwcore_ratelimit_shadow_refused",
+            self.shadowed,
+            help="Calls that a shadow rule would have rejected.",
+            kind="counter",
         )
 
     def health(self) -> dict[str, Any]:

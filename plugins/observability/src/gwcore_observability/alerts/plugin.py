@@ -39,7 +39,7 @@ _log = structlog.get_logger("gwcore.observability")
 
 
 class Alerts(Plugin):
-    """Budgets, error rates, slow and hanging requests, upstreams down and recovered, spend reports."""
+    """Notifies people of spent budgets, errors, slow and hanging calls and upstreams that are down, and sends spend reports."""
 
     name = "alerts"
     Config: ClassVar[type[BaseModel]] = AlertsConfig
@@ -197,12 +197,18 @@ class Alerts(Plugin):
         active = self.board.active()
         for kind in KINDS:
             yield Sample(
-                "gwcore_alerts_active", active.get(kind, 0), {"kind": kind}, "Subjects that are wrong now.", merge="max"
+                "gwcore_alerts_active", active.get(kind, 0), {"kind": kind}, "Problems that last, by kind.", merge="max"
             )
         for name, box in self.mailboxes.items():
             to = {"destination": name}
-            yield Sample("gwcore_alerts_told", box.told, to, "Alerts handed to a destination.", kind="counter")
-            yield Sample("gwcore_alerts_held", box.held, to, "Alerts beyond a destination's limit.", kind="counter")
+            yield Sample("gwcore_alerts_told", box.told, to, "Alerts queued for a destination.", kind="counter")
+            yield Sample(
+                "gwcore_alerts_held",
+                box.held,
+                to,
+                "Alerts held back by a destination's limit, to be sent as a summary.",
+                kind="counter",
+            )
             yield from box.outbox.samples()
 
     def health(self) -> dict[str, Any]:

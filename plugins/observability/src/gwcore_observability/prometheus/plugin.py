@@ -44,16 +44,32 @@ class PrometheusConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    port: int | None = Field(default=None, ge=0, le=65535, description="also serve GET /metrics here, to anybody")
-    host: str = Field(default="127.0.0.1", description="address of that port")
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Additional port that serves `GET /metrics` without credentials. Without it, metrics are served "
+        "only beside the admin API, to admins and viewers.",
+    )
+    host: str = Field(
+        default="127.0.0.1", description="Address on which `port` listens; whoever reaches it can read the metrics."
+    )
     by: list[By] = Field(
-        default=[], description="further labels of requests, errors, tokens and cost: organisation, team, user, key"
+        default=[],
+        description="Additional labels of requests, errors, tokens and cost: `organisation`, `team`, `user`, `key`. "
+        "Each multiplies the number of time series.",
     )
     models: int = Field(
-        default=100, ge=0, description="most models beside those of the stack file that are named; the rest is other"
+        default=100,
+        ge=0,
+        description="Maximum number of model names in labels besides those of the stack file; the rest is `other`.",
     )
-    names: int = Field(default=1000, ge=0, description="most values of each label of by; the rest is other")
-    litellm_names: bool = Field(default=False, description="tell everything under LiteLLM's names, too")
+    names: int = Field(
+        default=1000, ge=0, description="Maximum number of values of each label in `by`; the rest is `other`."
+    )
+    litellm_names: bool = Field(
+        default=False, description="`true`: also export the metrics under LiteLLM's names, for existing dashboards."
+    )
 
 
 class Numbers:
@@ -237,13 +253,13 @@ class Prometheus(Plugin):
     def metrics(self) -> Iterable[Sample]:
         """Calls in flight, and taps that failed."""
         calls = self.numbers.calls if self.numbers is not None else 0
-        yield Sample("gwcore_requests_in_flight", calls, help="Calls that have begun and not ended.")
+        yield Sample("gwcore_requests_in_flight", calls, help="Calls in flight.")
         for name, count in faults.items():
             yield Sample(
                 "gwcore_tap_faults",
                 count,
                 {"plugin": name},
-                "Exceptions of watching plugins, swallowed.",
+                "Exceptions of plugins that observe calls, by plugin; the calls were not affected.",
                 kind="counter",
             )
 

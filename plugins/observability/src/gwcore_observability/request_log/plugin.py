@@ -52,9 +52,11 @@ _LISTED = [column for column in CALL.c if column.name not in {"record", "content
 class RequestLogConfig(SinkConfig):
     """Settings of ``request_log``."""
 
-    store: StoreRef = Field(default="book", description="a sqlite: or postgresql: store")
-    retain: Duration = Field(default=30 * 86400.0, gt=0, description="how long rows are kept")
-    sweep: Duration = Field(default=600.0, gt=0, description="between two looks for rows that are too old")
+    store: StoreRef = Field(
+        default="book", description="Store of the table: the name of a `sqlite:` or `postgresql:` store."
+    )
+    retain: Duration = Field(default=30 * 86400.0, gt=0, description="How long rows are kept; older ones are deleted.")
+    sweep: Duration = Field(default=600.0, gt=0, description="Time between two deletions of old rows.")
 
 
 class RequestLogSink:
@@ -171,7 +173,7 @@ class RequestLog(SinkPlugin):
         first, last = _days(call.query)
         by = [name for name in call.query.get("group_by", "").split(",") if name]
         if not set(by) <= set(GROUPS):
-            raise BadRequest(f"group_by takes one or several of: {', '.join(GROUPS)}; with commas between them")
+            raise BadRequest(f"group_by takes one or several of these, separated by commas: {', '.join(GROUPS)}")
         days = await make(self.store, "daily", first, last, ["day"])
         total = days.total
         answer: dict[str, Any] = {

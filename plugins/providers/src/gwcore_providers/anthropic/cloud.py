@@ -26,8 +26,9 @@ class BetaOptions(BaseModel):
 
     betas: tuple[str, ...] | None = Field(
         default=None,
-        description="values of anthropic-beta that it takes; others are left out, with the knobs that need them; "
-        "null passes all, and one that the cloud does not know fails the request",
+        description="Values of the header `anthropic-beta` that the cloud supports. Others are removed, together with "
+        "the parameters that need them. Without it all are passed on, and the cloud rejects a request "
+        "with one it does not know.",
     )
 
 

@@ -47,12 +47,21 @@ class AwsOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    region: str = Field(pattern="^[a-z0-9-]+$", description="AWS region, such as us-east-1")
-    access_key_id: str | None = Field(default=None, description="static credentials, with secret_access_key")
-    secret_access_key: SecretStr | None = Field(default=None, description="of access_key_id; best written as ${VAR}")
-    session_token: SecretStr | None = Field(default=None, description="where the static credentials are temporary")
-    profile: str | None = Field(default=None, description="profile of AWS's shared config and credentials files")
-    role_arn: str | None = Field(default=None, description="role to assume with whatever credentials there are")
+    region: str = Field(pattern="^[a-z0-9-]+$", description="AWS region, such as `us-east-1`.")
+    access_key_id: str | None = Field(
+        default=None,
+        description="Access key id of static credentials; needs `secret_access_key`. Without it, `profile` and "
+        "`api_key`, the usual AWS sources are used (environment, files, container, instance).",
+    )
+    secret_access_key: SecretStr | None = Field(
+        default=None, description="Secret of `access_key_id`; write it as `${VAR}`."
+    )
+    session_token: SecretStr | None = Field(
+        default=None,
+        description="Session token, if the static credentials are temporary. The gateway cannot renew them.",
+    )
+    profile: str | None = Field(default=None, description="Profile of AWS's shared config and credentials files.")
+    role_arn: str | None = Field(default=None, description="ARN of a role to assume with these credentials.")
 
     @model_validator(mode="after")
     def _one_source(self) -> AwsOptions:
@@ -160,7 +169,7 @@ class BedrockOptions(AwsOptions, BetaOptions):
     anthropic_version: str = Field(
         default="bedrock-2023-05-31",
         pattern="^[a-z0-9-]+$",
-        description="version in the bodies of Anthropic's models; InvokeModel serves this one",
+        description="`anthropic_version` in the bodies sent to Anthropic's models.",
     )
 
 
@@ -238,7 +247,7 @@ class MantleOptions(AwsOptions):
     root: str = Field(
         default="/v1",
         pattern="^(/openai)?/v1$",
-        description="path of OpenAI's APIs: /v1, or /openai/v1 for the models that are served there alone",
+        description="Path of OpenAI's APIs: `/v1`, or `/openai/v1` for models that are served only there.",
     )
 
 

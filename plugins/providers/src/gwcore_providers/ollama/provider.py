@@ -25,12 +25,14 @@ class OllamaOptions(BaseModel):
     num_ctx: int | None = Field(
         default=None,
         ge=1,
-        description="tokens of the context window; without it Ollama takes its own default, and cuts what is longer off",
+        description="Context window in tokens. Without it Ollama uses its own default, and silently truncates longer "
+        "input. With it, or `keep_alive`, chats and embeddings are translated to Ollama's own API.",
     )
     keep_alive: str | None = Field(
         default=None,
         pattern=r"^(?:-1|0|[0-9]+(?:ms|s|m|h))$",
-        description="how long a model stays loaded after a call, such as 30m; -1 is for ever",
+        description="How long a model stays loaded after a call, such as `30m`; `-1` is forever. Without it, Ollama's "
+        "default.",
     )
 
 

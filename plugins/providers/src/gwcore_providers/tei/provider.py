@@ -23,7 +23,10 @@ class TeiOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch: int = Field(
-        default=32, ge=1, description="items of one request: what the server has as --max-client-batch-size"
+        default=32,
+        ge=1,
+        description="Maximum number of items per request; longer lists are split. Must not exceed the server's "
+        "`--max-client-batch-size`.",
     )
 
 

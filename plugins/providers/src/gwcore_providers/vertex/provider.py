@@ -44,19 +44,26 @@ class VertexOptions(BetaOptions):
     project: str | None = Field(
         default=None,
         pattern="^[a-z0-9:.-]+$",
-        description="the project's id; by default the one that credentials name",
+        description="Id of the Google Cloud project. Not needed with an `api_key`, nor if `credentials` is a key file "
+        "that names its project.",
     )
-    location: str = Field(default="global", pattern="^[a-z0-9-]+$", description="region, us, eu or global")
+    location: str = Field(
+        default="global",
+        pattern="^[a-z0-9-]+$",
+        description="Region such as `us-east5`, the multi-region `us` or `eu`, or `global`.",
+    )
     credentials: SecretStr | None = Field(
         default=None,
-        description="text of a key file: service account, authorized user or workload identity, best written as "
-        "${file:path}; without it and without api_key, Application Default Credentials",
+        description="Text of a Google key file (service account, authorized user or workload identity); write it as "
+        "`${file:path}`. Without it and without `api_key`, Application Default Credentials are used.",
     )
     api_version: str = Field(
-        default="v1beta1", pattern="^v[0-9a-z]+$", description="version in the path of Gemini's operations"
+        default="v1beta1", pattern="^v[0-9a-z]+$", description="Version in the path of Gemini's operations."
     )
     anthropic_version: str = Field(
-        default="vertex-2023-10-16", pattern="^[a-z0-9-]+$", description="version in the bodies of Anthropic's models"
+        default="vertex-2023-10-16",
+        pattern="^[a-z0-9-]+$",
+        description="`anthropic_version` in the bodies sent to Anthropic's models.",
     )
 
     @field_validator("credentials")
@@ -68,7 +75,10 @@ class VertexOptions(BetaOptions):
             except (ValueError, TypeError):
                 named = False
             if not named:
-                raise fault("is not the text of a key file", "write ${file:key.json}, or leave it out for ADC")
+                raise fault(
+                    "is not the text of a key file",
+                    "write ${file:key.json}, or leave it out for Application Default Credentials",
+                )
         return secret
 
     @property
@@ -158,7 +168,7 @@ class Vertex(Vendor):
         if api_key is not None:
             return VertexTransport(gateway, None)
         if not options.parent:
-            raise BadConfig("provider vertex: name the project, or give an api_key for express mode")
+            raise BadConfig("provider vertex: set project, or an api_key (express mode)")
         try:
             tokens = import_module("gwcore_providers.vertex.tokens")
         except ImportError:
