@@ -87,7 +87,7 @@ def test_a_certificate_that_nobody_knows_is_named(monkeypatch, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("url", "variables", "said"),
     [
-        ("http://[::1", {}, "cannot be asked"),
+        ("http://[::1", {}, "cannot be used"),
         ("127.0.0.1:4000", {}, "write http://host:port"),
         ("ftp://127.0.0.1", {}, "write http://host:port"),
         ("https://h.invalid", {"SSL_CERT_FILE": "/nowhere.pem"}, "No such file"),

@@ -13,15 +13,15 @@ from gwcore.errors import AssemblyError, GatewayError
 
 app = typer.Typer(
     name="gwcore",
-    help="An LLM gateway as a framework: a stack file says what it is made of.",
+    help="LLM gateway: one endpoint in front of many providers, configured by a stack file (YAML).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-new = typer.Typer(help="Start something from a template.", no_args_is_help=True)
+new = typer.Typer(help="Create a distribution of your own from a template.", no_args_is_help=True)
 app.add_typer(new, name="new")
 
-StackArg = Annotated[Path, typer.Argument(help="The stack file.", metavar="STACK")]
+StackArg = Annotated[Path, typer.Argument(help="Path of the stack file.", metavar="STACK")]
 
 
 def _tell_version(wanted: bool) -> None:
@@ -58,12 +58,14 @@ def _existing(stack: Path) -> Path:
 @app.command()
 def run(
     stack: StackArg,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; server.host by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; server.port by default.", min=0, max=65535)] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the port.", min=1)] = 1,
-    watch: Annotated[bool, typer.Option("--watch", help="Reload when the stack file changes.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of server.host.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port, instead of server.port; 0 takes a free one.", min=0, max=65535)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Number of worker processes that share the port.", min=1)] = 1,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload when the stack file changes, as SIGHUP does.")] = False,
 ) -> None:
-    """Serve a stack file. SIGHUP reloads it, SIGTERM drains."""
+    """Run the gateway. SIGHUP reloads the stack file; SIGTERM finishes the calls in flight, then exits."""
     from gwcore.serving import serve_stack
 
     try:
@@ -75,7 +77,7 @@ def run(
 
 @app.command()
 def check(stack: StackArg) -> None:
-    """Assemble without starting; print both rings in order, or every error with its place and mend."""
+    """Check a stack file without starting: print its plugins in the order in which they run, or every error with its line and fix."""
     from gwcore.assemble import assemble
     from gwcore.catalog import Catalog
     from gwcore.resources import Resources
@@ -93,14 +95,17 @@ def check(stack: StackArg) -> None:
 @app.command()
 def explain(
     stack: StackArg,
-    request: Annotated[Path, typer.Option("--request", "-r", help="File with the JSON body of a request.")],
-    dialect: Annotated[str, typer.Option(help="Dialect the body is written in.")] = "openai.chat",
-    operation: Annotated[str, typer.Option(help="What is asked for.")] = "chat",
+    request: Annotated[Path, typer.Option("--request", "-r", help="File with the JSON body of the request.")],
+    dialect: Annotated[
+        str, typer.Option(help="Dialect (API format) of the body; `gwcore plugins` lists them.")
+    ] = "openai.chat",
+    operation: Annotated[str, typer.Option(help="Operation, such as chat or embeddings.")] = "chat",
     header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", help='A header of the client\'s, as "name: value".')
+        list[str] | None,
+        typer.Option("--header", "-H", help='Request header of the client, as "name: value"; may be repeated.'),
     ] = None,
 ) -> None:
-    """Walk one request through the stack: each step, and the upstream request that would be sent. Nothing is sent."""
+    """Show what the gateway would do with one request: each plugin's decision, the target, the price, and the upstream request. Sends nothing."""
     from gwcore.show import walk
 
     if not request.is_file():
@@ -113,7 +118,7 @@ def explain(
 
 @app.command()
 def plugins() -> None:
-    """What is installed: entry points, their distributions, providers and dialects."""
+    """List the installed plugins with their distributions, and the known providers and dialects."""
     from gwcore.catalog import Catalog
     from gwcore.show import installed
 
@@ -125,7 +130,7 @@ def plugins() -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of this installation's stack files, for editors."""
+    """Print the JSON Schema of stack files with the installed plugins, for completion in an editor."""
     import orjson
 
     from gwcore.catalog import Catalog
@@ -141,7 +146,7 @@ def new_plugin(
     name: Annotated[str, typer.Argument(help="Its word in the stack file: lower case, digits, underscores.")],
     into: Annotated[Path, typer.Option(help="Folder to create it in.")] = Path(),
 ) -> None:
-    """A distribution of its own that passes the conformance kit at once."""
+    """Create a plugin: a Python distribution with tests that pass."""
     from gwcore.template import create_plugin
 
     try:
@@ -156,7 +161,7 @@ def new_provider(
     name: Annotated[str, typer.Argument(help="Its word in the stack file: lower case, digits, underscores.")],
     into: Annotated[Path, typer.Option(help="Folder to create it in.")] = Path(),
 ) -> None:
-    """A vendor as a distribution of its own, which passes the providers' conformance kit at once."""
+    """Create a provider: a Python distribution with tests that pass."""
     from gwcore.template import create_provider
 
     try:

@@ -17,9 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-Url = Annotated[str, typer.Option(envvar="GWCORE_URL", help="Address of the gateway.")]
 HERE = "http://127.0.0.1:4000"
 CREDENTIAL = "GWCORE_ADMIN_KEY"
+Url = Annotated[
+    str,
+    typer.Option(
+        envvar="GWCORE_URL", help=f"Address of the gateway. The credential is taken from the variable {CREDENTIAL}."
+    ),
+]
 _LOCAL = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
@@ -40,16 +45,16 @@ def client(url: str) -> httpx2.Client:
     """
     key = os.environ.get(CREDENTIAL)
     if not key:
-        raise failed(f"{CREDENTIAL} is not set")
+        raise failed(f"{CREDENTIAL} is not set: it holds the admin key, or a virtual key")
     try:
         # a proxy's library that is not installed, and a file of certificates that is not there, are told here
         made = httpx2.Client(
             base_url=url.rstrip("/"), headers={"authorization": f"Bearer {key}"}, mounts=dict.fromkeys(_LOCAL)
         )
     except (httpx2.InvalidURL, ValueError, OSError, ImportError) as error:
-        raise failed(f"{url} cannot be asked: {error}") from None
+        raise failed(f"{url} cannot be used: {error}") from None
     if made.base_url.scheme not in {"http", "https"}:
-        raise failed(f"{url} is no address of a gateway: write http://host:port, in --url or GWCORE_URL")
+        raise failed(f"{url} is not the address of a gateway: write http://host:port, in --url or GWCORE_URL")
     return made
 
 
@@ -66,7 +71,7 @@ def answer(
         why = str(error) or type(error).__name__
         raise failed(f"{asking.base_url} cannot be reached: {why}; --url or GWCORE_URL says where it is") from None
     except ValueError:
-        raise failed(f"{asking.base_url} is no gateway: it answered {found.status_code} without JSON") from None
+        raise failed(f"{asking.base_url} is not a gateway: it answered {found.status_code} without JSON") from None
 
 
 def refusal(document: Any) -> str:

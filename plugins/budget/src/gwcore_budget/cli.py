@@ -17,13 +17,15 @@ def _verbs(name: str, text: str) -> typer.Typer:
     return typer.Typer(name=name, help=text, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-spend = _verbs("spend", "What was spent, by a running gateway.")
-budget = _verbs("budget", "Budgets of a running gateway.")
-ledger = _verbs("ledger", "The ledger of a stack file, in its store; the gateway may serve meanwhile.")
+spend = _verbs("spend", "Show what keys, teams, users, models or tags have spent, from a running gateway.")
+budget = _verbs("budget", "List named budgets of a running gateway, or reset a budget.")
+ledger = _verbs(
+    "ledger", "Check, correct or back up the ledger in the store of a stack file. The gateway may run meanwhile."
+)
 
-From = Annotated[str | None, typer.Option("--from", help="First day: 2026-11-01.")]
-To = Annotated[str | None, typer.Option("--to", help="Last day.")]
-StackFile = Annotated[Path, typer.Argument(help="The stack file.", metavar="STACK")]
+From = Annotated[str | None, typer.Option("--from", help="First day, such as 2026-11-01.")]
+To = Annotated[str | None, typer.Option("--to", help="Last day; today if only --from is given.")]
+StackFile = Annotated[Path, typer.Argument(help="Path of the stack file.", metavar="STACK")]
 _COUNTS = ("spend", "total_spend", "max_budget", "budget_duration", "api_requests", "failed_requests")
 
 
@@ -32,7 +34,7 @@ _COUNTS = ("spend", "total_spend", "max_budget", "budget_duration", "api_request
 
 @spend.command("keys")
 def spend_keys(
-    key: Annotated[str | None, typer.Argument(help="Id of one key.")] = None,
+    key: Annotated[str | None, typer.Argument(help="Only the key with this id.")] = None,
     first: From = None,
     last: To = None,
     url: Url = HERE,
@@ -44,7 +46,7 @@ def spend_keys(
 
 @spend.command("teams")
 def spend_teams(
-    team: Annotated[str | None, typer.Argument(help="Id of one team.")] = None,
+    team: Annotated[str | None, typer.Argument(help="Only the team with this id.")] = None,
     first: From = None,
     last: To = None,
     url: Url = HERE,
@@ -56,7 +58,7 @@ def spend_teams(
 
 @spend.command("users")
 def spend_users(
-    user: Annotated[str | None, typer.Argument(help="Id of one user.")] = None,
+    user: Annotated[str | None, typer.Argument(help="Only the user with this id.")] = None,
     first: From = None,
     last: To = None,
     url: Url = HERE,
@@ -68,7 +70,7 @@ def spend_users(
 
 @spend.command("models")
 def spend_models(first: From = None, last: To = None, url: Url = HERE) -> None:
-    """Spend by model, the last 30 days if no days are named."""
+    """Spend by model; of the last 30 days if none are named."""
     table(ask(url, "GET", "/global/spend/models", start_date=first, end_date=last), "model", "total_spend")
 
 
@@ -87,11 +89,11 @@ def spend_days(first: From = None, last: To = None, url: Url = HERE) -> None:
 
 @spend.command("logs")
 def spend_logs(
-    key: Annotated[str | None, typer.Option(help="Of this key only.")] = None,
-    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 50,
+    key: Annotated[str | None, typer.Option(help="Only attempts of the key with this id.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of attempts.", min=1, max=10_000)] = 50,
     url: Url = HERE,
 ) -> None:
-    """The latest attempts."""
+    """List the latest upstream attempts with their cost."""
     rows = ask(url, "GET", "/spend/logs", api_key=key, limit=limit)
     table(rows, "startTime", "request_id", "attempt", "api_key", "model_id", "total_tokens", "spend", "status")
 
@@ -101,18 +103,23 @@ def spend_logs(
 
 @budget.command("list")
 def list_budgets(url: Url = HERE) -> None:
-    """Named budgets, which keys and teams refer to by budget_id."""
+    """List named budgets, to which keys and teams refer by budget_id."""
     rows = ask(url, "GET", "/budget/list")
     table(rows, "budget_id", "max_budget", "soft_budget", "budget_duration", "updated_at", "updated_by")
 
 
 @budget.command("reset")
 def reset_budget(
-    scope: Annotated[str, typer.Argument(help="key, team, user, member, organisation, end_user, global, model, tag …")],
-    id_: Annotated[str, typer.Argument(help="Its id; none for global.", metavar="[ID]")] = "",
+    scope: Annotated[
+        str,
+        typer.Argument(
+            help="Scope of the budget: key, team, user, member, organisation, end_user, global, model, tag …"
+        ),
+    ],
+    id_: Annotated[str, typer.Argument(help="Id within the scope; none for global.", metavar="[ID]")] = "",
     url: Url = HERE,
 ) -> None:
-    """Begin somebody's budgets anew, now. What was spent stays in the book."""
+    """Reset the budgets of one id: its current periods begin at zero, now. Past spend stays in the ledger."""
     say(ask(url, "POST", "/budget/reset", {"scope": scope, "id": id_}))
 
 
@@ -121,7 +128,7 @@ def reset_budget(
 
 @ledger.command("verify")
 def verify_ledger(stack: StackFile) -> None:
-    """Check that entries, accounts, holds and daily sums agree and nothing is overdue; exit code 1 where that is not so."""
+    """Check that entries, accounts, reservations and daily sums agree, and that nothing is overdue. Exit code 1 if not."""
     from gwcore_budget.ledger.verify import verify
 
     report = _with_home(stack, verify)
@@ -145,10 +152,12 @@ def reconcile_ledger(
     stack: StackFile,
     bills: Annotated[
         Path,
-        typer.Argument(help="CSV with a header: id (request, request:attempt, or the vendor's) and cost (dollars)."),
+        typer.Argument(
+            help="CSV file with the columns id (of a request, of an attempt as request:attempt, or the vendor's) and cost (dollars)."
+        ),
     ],
 ) -> None:
-    """Correct what was posted at its worst case, once, by what was billed; report the difference by day and model."""
+    """Correct attempts that were posted at their worst case by what the vendor billed, once each; print the difference by day and model."""
     from gwcore_budget.ledger.reconcile import BadBill, read_bills, reconcile
 
     try:
@@ -160,9 +169,9 @@ def reconcile_ledger(
 
 @ledger.command("backup")
 def backup_ledger(
-    stack: StackFile, file: Annotated[Path, typer.Argument(help="A file that is not there yet.")]
+    stack: StackFile, file: Annotated[Path, typer.Argument(help="Path of the copy; must not exist yet.")]
 ) -> None:
-    """Copy a SQLite store, all of it and as of one moment, into a file; the gateway may serve meanwhile."""
+    """Copy a SQLite store to a file, consistently, while the gateway runs. For PostgreSQL use pg_dump."""
     try:
         _with_home(stack, lambda home: home.backup(file))
     except OSError as error:
@@ -183,9 +192,11 @@ async def _found(store: Any) -> None:
         raise failed(f"{file}: no such file")
     found = await revision(store, LEDGER)
     if found is None:
-        raise failed("the store holds no ledger; a gateway that has run with it makes one")
+        raise failed("the store has no ledger; the first start of a gateway with this store creates it")
     if found < LEDGER.head:
-        raise failed(f"the ledger is of an older release ({found}); a gateway of this one brings it up when it starts")
+        raise failed(
+            f"the ledger has the schema of an older release ({found}); starting a gateway of this release migrates it"
+        )
 
 
 def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
@@ -205,7 +216,7 @@ def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> 
         made = assemble(stack, Catalog(), Resources(), os.environ)
         plugin = next((p.plugin for p in made.placed if isinstance(p.plugin, BudgetPlugin)), None)
         if plugin is None:
-            raise failed(f"{stack}: no budget in its stack")
+            raise failed(f"{stack}: its stack has no budget plugin")
         try:
             await _found(plugin.store)
             home = home_of(plugin.store, exports=plugin.config.export is not None)
@@ -224,4 +235,4 @@ def _with_home(stack: Path, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> 
     except StoreDown as error:
         raise failed(f"the ledger's store does not answer: {error}") from None
     except (Conflict, Unfit) as error:
-        raise failed(f"the ledger's store refuses: {error}") from None
+        raise failed(f"the ledger's store rejects it: {error}") from None

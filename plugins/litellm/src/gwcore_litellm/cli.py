@@ -21,22 +21,25 @@ from gwcore_litellm.people import steps
 DATABASE = "LITELLM_DATABASE_URL"
 
 importing = typer.Typer(
-    name="import", help="Make a stack file of another gateway's.", no_args_is_help=True, pretty_exceptions_enable=False
+    name="import",
+    help="Convert the configuration and data of another gateway.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
 
 @importing.command("litellm")
 def litellm(
-    config: Annotated[Path, typer.Argument(help="LiteLLM's config.yaml.", metavar="CONFIG")],
+    config: Annotated[Path, typer.Argument(help="Path of LiteLLM's config.yaml.", metavar="CONFIG")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the stack file here; else to standard output.")
+        Path | None, typer.Option("--out", "-o", help="File for the stack file; without it, standard output.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Tell of keys that mean the same here, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also report the keys that behave the same (exact).")] = False,
 ) -> None:
-    """Print what becomes of each key: exact, approximate, manual, unsupported or error. Exit code 1 if there is an error."""
+    """Convert LiteLLM's config.yaml to a stack file, and report on standard error what became of each key: exact, approximate, manual, unsupported or error. Exit code 1 if there is an error, 2 without a stack file."""
     if out is not None and out.exists() and not force:
-        typer.echo(f"{out} is there; --force writes over it", err=True)
+        typer.echo(f"{out} exists already; --force overwrites it", err=True)
         raise typer.Exit(2)
     try:
         text, findings = imported(config)
@@ -61,13 +64,15 @@ def litellm(
 
 @importing.command("litellm-db")
 def litellm_db(url: Url = HERE) -> None:
-    """Make the organisations, teams, users, budgets and keys of LiteLLM's database in a running gateway; clients keep their keys.
+    """Copy organisations, teams, users, budgets and keys from LiteLLM's database to a running gateway; clients keep their keys.
 
-    The database is ${LITELLM_DATABASE_URL}, and is only read. What is there already stays as it is, so that it can be done again.
+    The variable LITELLM_DATABASE_URL names the database, which is only read.
+
+    What exists already is left as it is, so the command can be repeated. Spend is not copied: budgets begin at zero.
     """
     database = os.environ.get(DATABASE)
     if not database:
-        raise failed(f"{DATABASE} is not set")
+        raise failed(f"{DATABASE} is not set: it names LiteLLM's database, postgresql://…")
     try:
         rows = tables(database)
     except GatewayError as error:
@@ -81,7 +86,7 @@ def litellm_db(url: Url = HERE) -> None:
             if status < HTTPStatus.BAD_REQUEST:
                 made[step.kind] += 1
             elif status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-                raise failed(f"{refusal(document)} Only an admin's credential does: {CREDENTIAL}")
+                raise failed(f"{refusal(document)} This needs an admin's credential in {CREDENTIAL}")
             elif step.there and answer(asking, "GET", step.there[0], None, **step.there[1])[0] == HTTPStatus.OK:
                 there[step.kind] += 1
             else:

@@ -24,7 +24,7 @@ from gwcore_observability.request_log.plugin import RequestLog
 
 report = typer.Typer(
     name="report",
-    help="Spend, tokens, latency, errors and fallbacks of a day or a week, from the request log of a stack file.",
+    help="Report spend, tokens, latency, errors and fallbacks of a day or a week, from the table of request_log.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -38,30 +38,33 @@ class Format(StrEnum):
     json = "json"
 
 
-StackFile = Annotated[Path, typer.Option("--stack", help="The stack file.")]
-By = Annotated[str, typer.Option("--by", help=f"Group by one or several of: {', '.join(GROUPS)}.")]
+StackFile = Annotated[Path, typer.Option("--stack", help="Path of the stack file.")]
+By = Annotated[str, typer.Option("--by", help=f"What to group by, separated by commas: {', '.join(GROUPS)}.")]
 On = Annotated[
-    str | None, typer.Option("--on", help="A day inside: 2026-11-20, or today. Without it the last that is complete.")
+    str | None,
+    typer.Option(
+        "--on", help="A day in the period, such as 2026-11-20, or today. Without it, the last complete day or week."
+    ),
 ]
-Form = Annotated[Format, typer.Option("--format", help="How to print it.")]
+Form = Annotated[Format, typer.Option("--format", help="Output format.")]
 
 
 @report.command("daily")
 def daily(stack: StackFile = Path("stack.yaml"), by: By = "model", on: On = None, form: Form = Format.table) -> None:
-    """One day, UTC."""
+    """Report one day (UTC)."""
     _run("daily", stack, by, on, form)
 
 
 @report.command("weekly")
 def weekly(stack: StackFile = Path("stack.yaml"), by: By = "model", on: On = None, form: Form = Format.table) -> None:
-    """One week, Monday to Sunday, UTC."""
+    """Report one week, Monday to Sunday (UTC)."""
     _run("weekly", stack, by, on, form)
 
 
 def _run(span: Span, stack: Path, by: str, on: str | None, form: Format) -> None:
     groups = [name.strip() for name in by.split(",") if name.strip()]
     if not groups or not set(groups) <= set(GROUPS):
-        raise failed(f"--by takes one or several of: {', '.join(GROUPS)}; with commas between them")
+        raise failed(f"--by takes one or several of these, separated by commas: {', '.join(GROUPS)}")
     today = datetime.now(UTC).date()
     try:
         day = today if on == "today" else date.fromisoformat(on) if on is not None else None
@@ -80,7 +83,7 @@ async def _make(stack: Path, span: Span, first: date, last: date, groups: list[s
     made = assemble(stack, Catalog(), Resources(), os.environ)
     plugin = next((p.plugin for p in made.placed if isinstance(p.plugin, RequestLog)), None)
     if plugin is None:
-        raise failed(f"{stack}: no request_log among watch, so there are no calls to report on")
+        raise failed(f"{stack}: watch has no request_log, so there are no calls to report on")
     lease = Lease(Resources())  # a separate connection, which is set to read-only
     try:
         store = lease.store(plugin.store.url)
@@ -94,7 +97,7 @@ def _there(store: Store) -> None:
     """Fail if the store does not exist, because opening a missing SQLite file would create it."""
     name = make_url(store.url).database if store.scheme == "sqlite" else None
     if store.scheme == "memory" or (name is not None and not Path(name).is_file()):
-        raise failed("the store of request_log holds nothing yet, or is another process's memory")
+        raise failed("the store of request_log has no data yet, or is in the memory of another process")
 
 
 def _print(made: Report, form: Format) -> None:
