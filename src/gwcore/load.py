@@ -68,10 +68,21 @@ class Load:
 
     def samples(self) -> Iterator[Sample]:
         """Metric samples."""
-        yield Sample("gwcore_event_loop_lag_seconds", self.lag, help="How late callbacks run, smoothed.", merge="max")
+        yield Sample(
+            "gwcore_event_loop_lag_seconds",
+            self.lag,
+            help="Event loop lag: how late ready work runs, smoothed.",
+            merge="max",
+        )
         for reason, count in self.shed.items():
             labels = {"reason": reason}
-            yield Sample("gwcore_shed_calls", count, labels, "Calls refused as the gateway was busy.", kind="counter")
+            yield Sample(
+                "gwcore_shed_calls",
+                count,
+                labels,
+                "Calls rejected with 503 by load shedding, by reason.",
+                kind="counter",
+            )
 
     # ── the lag ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -56,7 +56,7 @@ class Tally:
                 "gwcore_budget_events",
                 self.counts[event],
                 {"event": event},
-                "What happened to budgets.",
+                "Budget events by type, such as exceeded, clamped or underestimates.",
                 kind="counter",
             )
 
@@ -127,13 +127,29 @@ class Gauges:
             if limit is not None:
                 left = (limit - posted) / DOLLAR
                 yield Sample(
-                    "gwcore_budget_remaining_usd", left, labels, "Dollars left; below 0: overrun.", merge="recent"
+                    "gwcore_budget_remaining_usd",
+                    left,
+                    labels,
+                    "Dollars left in the period, reservations not subtracted; below 0: overspent.",
+                    merge="recent",
                 )
-                yield Sample("gwcore_budget_limit_usd", limit / DOLLAR, labels, "Dollars per period.", merge="recent")
+                yield Sample(
+                    "gwcore_budget_limit_usd",
+                    limit / DOLLAR,
+                    labels,
+                    "Limit of the budget in dollars per period.",
+                    merge="recent",
+                )
             if soft is not None:
                 left = (soft - posted) / DOLLAR
-                help_ = "Dollars left of the soft limit; below 0: past it."
+                help_ = "Dollars left until the soft limit; below 0: exceeded."
                 yield Sample("gwcore_budget_soft_remaining_usd", left, labels, help_, merge="recent")
             if end < FOREVER:
                 seconds = max(0.0, (end - now) / 1000)
-                yield Sample("gwcore_budget_resets_seconds", seconds, labels, "Until the period ends.", merge="recent")
+                yield Sample(
+                    "gwcore_budget_resets_seconds",
+                    seconds,
+                    labels,
+                    "Seconds until the budget's period ends.",
+                    merge="recent",
+                )

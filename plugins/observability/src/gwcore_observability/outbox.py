@@ -467,20 +467,20 @@ class Outbox:
         label = {"sink": self.name}
         spill = self._spill
         memory = len(self._fresh) + len(self._ready) + self._under_way
-        yield Sample("gwcore_sink_queue_length", memory, label, "Records in memory.")
-        yield Sample("gwcore_sink_disk_records", spill.count if spill else 0, label, "Records on disk.")
-        yield Sample("gwcore_sink_disk_bytes", spill.size if spill else 0, label, "Bytes on disk.")
+        yield Sample("gwcore_sink_queue_length", memory, label, "Records waiting in memory.")
+        yield Sample("gwcore_sink_disk_records", spill.count if spill else 0, label, "Records waiting on disk.")
+        yield Sample("gwcore_sink_disk_bytes", spill.size if spill else 0, label, "Bytes of the records on disk.")
         yield Sample("gwcore_sink_lag_seconds", self.lag, label, "Age of the oldest waiting record.", merge="max")
-        yield Sample("gwcore_sink_open", self.state == "open", label, "1 while the sink is not well.", merge="max")
+        yield Sample("gwcore_sink_open", self.state == "open", label, "1 while deliveries fail, else 0.", merge="max")
         lost = self.dropped + (spill.lost if spill else 0)
         counts = {
-            "sent": (self.sent, "Records that the sink took."),
-            "spilled": (spill.written if spill else 0, "Records written to disk."),
-            "dropped": (lost, "Records lost for want of room."),
-            "rejected": (self.rejected, "Records that the sink refused for good."),
-            "damaged": (spill.damaged if spill else 0, "Damaged stretches found on disk."),
-            "failed": (self.failed, "Records that could not be encoded."),
-            "bare": (self.bare, "Records that went without their content for want of room."),
+            "sent": (self.sent, "Records accepted by the sink."),
+            "spilled": (spill.written if spill else 0, "Records written to disk to wait for the sink."),
+            "dropped": (lost, "Records lost because memory or disk was full."),
+            "rejected": (self.rejected, "Records permanently rejected by the sink."),
+            "damaged": (spill.damaged if spill else 0, "Damaged places found in the files on disk."),
+            "failed": (self.failed, "Records that could not be encoded, and were not sent."),
+            "bare": (self.bare, "Records sent without their content because memory was full."),
         }
         for what, (value, help_) in counts.items():
             yield Sample(f"gwcore_sink_{what}", value, label, help_, kind="counter")

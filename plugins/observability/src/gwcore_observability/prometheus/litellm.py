@@ -303,7 +303,7 @@ _SCOPES = {
 }
 _OURS = frozenset({"budget", "denied", "unserved", "request"})
 """Rows of :mod:`gwcore.outcomes` that are the gateway's own refusals if no upstream answered."""
-_HELP = "As LiteLLM tells it; see its documentation."
+_HELP = "Defined as in LiteLLM; see its documentation."
 _EMPTY = dict.fromkeys(_CLIENT, "")
 _NO_TARGET = dict.fromkeys(("litellm_model_name", "fallback_model", "model_id", "api_provider", "api_base"), "")
 _TIERS = {"", "default", "standard", "flex", "priority", "batch", "scale", "auto", "on_demand", "standard_only"}

@@ -84,25 +84,27 @@ class Meters:
             return Children(made, _observe, most, collapsed(0))
 
         pair = ("model", "upstream")
-        self.requests = counter("gwcore_requests", "Calls by what the client received.", *pair, "status")
-        self.errors = counter("gwcore_errors", "Calls that did not end well, by what ended them.", *pair, "reason")
-        self.tokens = counter("gwcore_tokens", "Tokens, each in one type only.", "model", "type")
-        self.cost = counter("gwcore_cost_usd", "Dollars, of all attempts.", *pair)
-        self.unpriced = counter("gwcore_unpriced_requests", "Calls with usage that has no price.", *pair)
-        self.attempts = counter("gwcore_attempts", "Upstream attempts by how they ended.", *pair, "outcome")
-        self.fallbacks = counter("gwcore_fallbacks", "Calls that another than the first attempt answered.", *pair)
-        self.cached = counter("gwcore_cache_requests", "Calls by what the cache did.", "model", "status")
-        self.saved = counter("gwcore_cache_saved_usd", "Dollars that hits did not cost again.", "model")
-        self.saved_tokens = counter("gwcore_cache_saved_tokens", "Tokens that hits did not cost again.", "model")
-        self.seconds = histogram("gwcore_request_duration_seconds", "Ingress to last byte.", SECONDS, *pair)
-        self.first = histogram("gwcore_time_to_first_token_seconds", "Ingress to first content.", FIRST, *pair)
+        self.requests = counter("gwcore_requests", "Calls by HTTP status; 499: client disconnected.", *pair, "status")
+        self.errors = counter("gwcore_errors", "Calls that failed or were rejected, by reason.", *pair, "reason")
+        self.tokens = counter("gwcore_tokens", "Tokens by type; each is counted in exactly one type.", "model", "type")
+        self.cost = counter("gwcore_cost_usd", "Cost in dollars, of all attempts.", *pair)
+        self.unpriced = counter("gwcore_unpriced_requests", "Calls of unknown cost: no price, or no usage.", *pair)
+        self.attempts = counter("gwcore_attempts", "Upstream attempts by outcome: ok, or why not.", *pair, "outcome")
+        self.fallbacks = counter("gwcore_fallbacks", "Calls answered after the first attempt had failed.", *pair)
+        self.cached = counter("gwcore_cache_requests", "Calls by cache status: hit, miss, stale …", "model", "status")
+        self.saved = counter("gwcore_cache_saved_usd", "Dollars saved by answers from the cache.", "model")
+        self.saved_tokens = counter("gwcore_cache_saved_tokens", "Tokens saved by answers from the cache.", "model")
+        self.seconds = histogram("gwcore_request_duration_seconds", "Seconds until the last byte.", SECONDS, *pair)
+        self.first = histogram("gwcore_time_to_first_token_seconds", "Seconds until the first content.", FIRST, *pair)
         self.overhead = histogram(
             "gwcore_overhead_seconds",
-            "The gateway's own time: total, to the answer's head less waiting; admission, to the first attempt.",
+            "Seconds spent by the gateway itself: total, until the response head without waiting for upstreams; admission, until the first attempt.",
             OVERHEAD,
             "phase",
         )
-        self.upstream_seconds = histogram("gwcore_upstream_duration_seconds", "Of one attempt.", SECONDS, "upstream")
+        self.upstream_seconds = histogram(
+            "gwcore_upstream_duration_seconds", "Seconds per attempt.", SECONDS, "upstream"
+        )
         self._total, self._admission = self.overhead[("total",)], self.overhead[("admission",)]
 
     def know(self, labels: Labels) -> None:
