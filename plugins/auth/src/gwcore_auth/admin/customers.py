@@ -36,15 +36,29 @@ class Customers:
         found = []
         for noun in ("/customer", "/end_user"):
             found += [
-                AdminRoute("POST", f"{noun}/new", "customer:create", self.new, "Make one.", bodies.NewCustomer),
                 AdminRoute(
-                    "POST", f"{noun}/update", "customer:update", self.update, "Change one.", bodies.UpdateCustomer
+                    "POST",
+                    f"{noun}/new",
+                    "customer:create",
+                    self.new,
+                    "Create a customer (end user).",
+                    bodies.NewCustomer,
                 ),
-                AdminRoute("POST", f"{noun}/delete", "customer:delete", self.delete, "Forget some.", bodies.Users),
-                AdminRoute("POST", f"{noun}/block", "customer:block", self.block, "Block some.", bodies.Users),
-                AdminRoute("POST", f"{noun}/unblock", "customer:block", self.unblock, "Unblock some.", bodies.Users),
-                AdminRoute("GET", f"{noun}/info", "customer:read", self.info, "One.", query=("end_user_id",)),
-                AdminRoute("GET", f"{noun}/list", "customer:list", self.listing, "At most a thousand."),
+                AdminRoute(
+                    "POST",
+                    f"{noun}/update",
+                    "customer:update",
+                    self.update,
+                    "Change a customer.",
+                    bodies.UpdateCustomer,
+                ),
+                AdminRoute("POST", f"{noun}/delete", "customer:delete", self.delete, "Delete customers.", bodies.Users),
+                AdminRoute("POST", f"{noun}/block", "customer:block", self.block, "Block customers.", bodies.Users),
+                AdminRoute(
+                    "POST", f"{noun}/unblock", "customer:block", self.unblock, "Unblock customers.", bodies.Users
+                ),
+                AdminRoute("GET", f"{noun}/info", "customer:read", self.info, "One customer.", query=("end_user_id",)),
+                AdminRoute("GET", f"{noun}/list", "customer:list", self.listing, "The customers, at most 1,000."),
             ]
         return found
 

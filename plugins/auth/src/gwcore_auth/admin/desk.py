@@ -216,7 +216,7 @@ def expiry(duration: str | None, begin: int | None = None) -> int | None:
     except OverflowError:
         at = _LAST + 1
     if at > _LAST:
-        raise BadRequest("duration ends behind the year 9999: leave it out for a key that never expires")
+        raise BadRequest("duration ends after the year 9999: leave it out for a key that never expires")
     return at
 
 

@@ -79,16 +79,16 @@ class Keys:
             AdminRoute("POST", "/key/delete", "key:delete", self.delete, "Remove keys.", bodies.DeleteKeys),
             AdminRoute("POST", "/key/block", "key:block", self.block, "Block a key.", bodies.OneKey),
             AdminRoute("POST", "/key/unblock", "key:unblock", self.unblock, "Unblock a key.", bodies.OneKey),
-            AdminRoute("POST", "/key/regenerate", "key:rotate", self.rotate, "A new secret.", bodies.RotateKey),
-            AdminRoute("POST", "/key/{key}/regenerate", "key:rotate", self.rotate, "A new secret.", bodies.RotateKey),
+            AdminRoute("POST", "/key/regenerate", "key:rotate", self.rotate, "Replace the secret of a key.", bodies.RotateKey),
+            AdminRoute("POST", "/key/{key}/regenerate", "key:rotate", self.rotate, "Replace the secret of a key.", bodies.RotateKey),
             AdminRoute("GET", "/key/info", "key:read", self.info, "One key; the caller's own by default.", query=("key",)),
-            AdminRoute("POST", "/v2/key/info", "key:read", self.infos, "Several keys.", bodies.DeleteKeys),
+            AdminRoute("POST", "/v2/key/info", "key:read", self.infos, "Several keys by id or alias.", bodies.DeleteKeys),
             AdminRoute("POST", "/key/health", "key:read", self.health, "Whether the caller's key works."),
             AdminRoute(
                 "GET", "/key/list", "key:list", self.listing, "A page of keys.",
                 query=("page", "size", "user_id", "team_id", "organization_id", "key_hash", "key_alias", "search", "status", "return_full_object"),
             ),
-            AdminRoute("GET", "/key/aliases", "key:list", self.aliases, "Names of keys.", query=("page", "size", "search")),
+            AdminRoute("GET", "/key/aliases", "key:list", self.aliases, "Aliases of keys.", query=("page", "size", "search")),
         ]  # fmt: skip
 
     # ── endpoints ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,7 +97,7 @@ class Keys:
         """The answer contains the key, which is never shown again."""
         async with self.book.change() as change:
             if call.body.key and call.body.sha256:
-                raise BadRequest("key and sha256: one of them says which key it is")
+                raise BadRequest("key and sha256 exclude each other: send only one")
             digest = call.body.sha256
             text = None if digest else _checked(call.body.key) if call.body.key else mint()
             row = await self.create(change, call, text, Presented(digest, digest) if digest else None)
@@ -166,7 +166,7 @@ class Keys:
         if not named:
             raise BadRequest("key is missing")
         if call.body.new_key and call.caller.role != "admin":
-            raise BadRequest("new_key: only an admin chooses one")
+            raise BadRequest("new_key: only an admin may choose a key")
         text = _checked(call.body.new_key) if call.body.new_key else mint()
         until = expiry(call.body.grace_period or "0s")
         async with self.book.change() as change:
@@ -243,7 +243,7 @@ class Keys:
             equal["id"] = self.desk.ids_of([query["key_hash"]])[0]
         status = query.get("status")
         if status not in _STATUSES:
-            raise BadRequest("status is active, expired, revoked or deleted; of what is deleted nothing is kept")
+            raise BadRequest("status must be active, expired, revoked or deleted; deleted keys are not kept")
         only = Filter(equal, scope_of(call.caller).among, query.get("search"), named, status)
         rows, total = await self.book.listed("key", only, page=page, size=size)
         return rows, total, page, size
@@ -318,7 +318,7 @@ class Keys:
 
     async def _secret(self, change: Change, given: Presented, key_id: str) -> None:
         if self.desk.pepper is None:
-            raise BadRequest("this gateway has no admin_key, so it makes no keys")
+            raise BadRequest("this gateway has no auth.admin_key, so it cannot create keys")
         if given.proof in self.book.secrets:  # the declaration wins, so a stored key's settings would have no effect
             raise Conflict("this key is declared in the stack file")
         values = {"id": given.id, "key_id": key_id, "digest": self.desk.pepper.digest(given.proof), "until": None}

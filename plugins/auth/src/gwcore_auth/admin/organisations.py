@@ -51,11 +51,11 @@ class Organisations:
         """Their addresses."""
         one = ("organization_id",)
         return [
-            AdminRoute("POST", "/organization/new", "organisation:create", self.new, "Make one.", bodies.NewOrganisation),
-            AdminRoute("PATCH", "/organization/update", "organisation:update", self.update, "Change one.", bodies.UpdateOrganisation),
-            AdminRoute("DELETE", "/organization/delete", "organisation:delete", self.delete, "Remove some, their teams and keys.", bodies.OrganisationIds),
-            AdminRoute("GET", "/organization/info", "organisation:read", self.info, "One.", query=one),
-            AdminRoute("GET", "/organization/list", "organisation:list", self.listing, "All that the caller may see."),
+            AdminRoute("POST", "/organization/new", "organisation:create", self.new, "Create an organisation.", bodies.NewOrganisation),
+            AdminRoute("PATCH", "/organization/update", "organisation:update", self.update, "Change an organisation.", bodies.UpdateOrganisation),
+            AdminRoute("DELETE", "/organization/delete", "organisation:delete", self.delete, "Delete organisations, their teams and keys.", bodies.OrganisationIds),
+            AdminRoute("GET", "/organization/info", "organisation:read", self.info, "One organisation.", query=one),
+            AdminRoute("GET", "/organization/list", "organisation:list", self.listing, "The organisations that the caller may see."),
             AdminRoute("POST", "/organization/member_add", "organisation:member", self.add, "Add members.", bodies.OrganisationMembers),
             AdminRoute("PATCH", "/organization/member_update", "organisation:member", self.change, "Change a member.", bodies.OrganisationMember),
             AdminRoute("DELETE", "/organization/member_delete", "organisation:member", self.remove, "Remove a member.", bodies.OrganisationMember),

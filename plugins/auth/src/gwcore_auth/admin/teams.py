@@ -104,8 +104,22 @@ class Teams:
             AdminRoute("GET", "/v2/team/list", "team:list", self.pages, "A page of teams.", query=paged),
             AdminRoute("POST", "/team/block", "team:block", self.block, "Block a team.", bodies.OneTeam),
             AdminRoute("POST", "/team/unblock", "team:unblock", self.unblock, "Unblock a team.", bodies.OneTeam),
-            AdminRoute("POST", "/team/model/add", "team:update", self.allow, "Allow models.", bodies.TeamModels),
-            AdminRoute("POST", "/team/model/delete", "team:update", self.disallow, "The opposite.", bodies.TeamModels),
+            AdminRoute(
+                "POST",
+                "/team/model/add",
+                "team:update",
+                self.allow,
+                "Add models to those that a team may use.",
+                bodies.TeamModels,
+            ),
+            AdminRoute(
+                "POST",
+                "/team/model/delete",
+                "team:update",
+                self.disallow,
+                "Remove models from those that a team may use.",
+                bodies.TeamModels,
+            ),
             AdminRoute("POST", "/team/member_add", "team:member", self.add, "Add members.", bodies.MemberAdd),
             AdminRoute(
                 "POST", "/team/member_update", "team:member", self.change, "Change a member.", bodies.MemberUpdate
@@ -359,7 +373,7 @@ class Teams:
             row["models"] = made(row["models"], call.body.models)
             if not row["models"]:
                 raise BadRequest(
-                    "models: a team without any would be allowed all; block the team, or name another first"
+                    "models: a team with an empty list may use all models; block the team, or add another model first"
                 )
             policy.within_team(call.caller, row, call.given)
             values = {name: row[name] for name in ("models", "updated_at", "updated_by")}

@@ -64,9 +64,16 @@ class Users:
             AdminRoute(
                 "GET", "/user/info", "user:read", self.info, "One user; the caller by default.", query=("user_id",)
             ),
-            AdminRoute("GET", "/v2/user/info", "user:read", self.alone, "The user alone.", query=("user_id",)),
+            AdminRoute(
+                "GET",
+                "/v2/user/info",
+                "user:read",
+                self.alone,
+                "One user, with the ids of its teams.",
+                query=("user_id",),
+            ),
             AdminRoute("GET", "/user/list", "user:list", self.listing, "A page of users.", query=listed),
-            AdminRoute("GET", "/user/available_roles", "user:read", self.roles, "The roles there are."),
+            AdminRoute("GET", "/user/available_roles", "user:read", self.roles, "The roles that users may have."),
         ]
 
     async def new(self, call: AdminCall) -> Any:

@@ -34,10 +34,10 @@ class Activity:
         """For ``Plugin.admin_routes``."""
         return (
             *(
-                AdminRoute("GET", f"/{word}/daily/activity", "spend:read", answering(partial(self.days, scope)), f"Days of each {word}.", None, (*_QUERY, *names))
+                AdminRoute("GET", f"/{word}/daily/activity", "spend:read", answering(partial(self.days, scope)), f"Spend and usage by {word} and day.", None, (*_QUERY, *names))
                 for word, (scope, names) in _SCOPES.items()
             ),
-            AdminRoute("GET", "/tag/daily/activity", "spend:report", answering(self.tags), "Days of each tag.", None, (*_QUERY[:2], "tags", "page", "page_size")),
+            AdminRoute("GET", "/tag/daily/activity", "spend:report", answering(self.tags), "Spend and usage by tag and day.", None, (*_QUERY[:2], "tags", "page", "page_size")),
         )  # fmt: skip
 
     async def days(self, scope: str, call: AdminCall) -> Any:

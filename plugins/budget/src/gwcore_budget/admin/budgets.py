@@ -26,16 +26,24 @@ class BudgetBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    budget_id: str | None = Field(default=None, min_length=1, max_length=200, description="its name; made up if absent")
-    max_budget: float | None = Field(default=None, ge=0, description="dollars per budget_duration")
-    soft_budget: float | None = Field(default=None, ge=0, description="dollars at which an event is told")
-    budget_duration: str | None = Field(default=None, description="24h, 7d, 30d, 1mo, rolling 24h; all time if absent")
-    model_max_budget: dict[str, Any] | None = Field(default=None, description="dollars per model")
-    max_parallel_requests: int | None = Field(default=None, description="not here: a limit of the key or team")
-    tpm_limit: int | None = Field(default=None, description="likewise")
-    rpm_limit: int | None = Field(default=None, description="likewise")
-    tpd_limit: int | None = Field(default=None, description="likewise")
-    budget_reset_at: str | None = Field(default=None, description="not here: periods follow budget_duration")
+    budget_id: str | None = Field(
+        default=None, min_length=1, max_length=200, description="Id of the budget; generated if absent."
+    )
+    max_budget: float | None = Field(default=None, ge=0, description="Dollars per `budget_duration`.")
+    soft_budget: float | None = Field(
+        default=None, ge=0, description="Dollars at which the event `budget.soft` is emitted; rejects nothing."
+    )
+    budget_duration: str | None = Field(
+        default=None, description="Period: 24h, 7d, 30d, 1mo, rolling 24h …; for all time if absent."
+    )
+    model_max_budget: dict[str, Any] | None = Field(default=None, description="Budgets by model.")
+    max_parallel_requests: int | None = Field(
+        default=None, description="Not supported here: set it on the key or team."
+    )
+    tpm_limit: int | None = Field(default=None, description="Not supported here: set it on the key or team.")
+    rpm_limit: int | None = Field(default=None, description="Not supported here: set it on the key or team.")
+    tpd_limit: int | None = Field(default=None, description="Not supported here: set it on the key or team.")
+    budget_reset_at: str | None = Field(default=None, description="Not supported: periods follow `budget_duration`.")
 
 
 class Ids(BaseModel):
@@ -43,7 +51,7 @@ class Ids(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    budgets: list[str] = Field(max_length=1000, description="ids")
+    budgets: list[str] = Field(max_length=1000, description="Ids of budgets.")
 
 
 class Id(BaseModel):
@@ -51,7 +59,7 @@ class Id(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str = Field(description="id")
+    id: str = Field(description="Id of the budget.")
 
 
 class ResetBody(BaseModel):
@@ -60,9 +68,9 @@ class ResetBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     scope: str = Field(
-        description="global, organisation, team, member, user, end_user, key, model, upstream, tag, session"
+        description="Scope of the budget: global, organisation, team, member, user, end_user, key, model, upstream, tag or session."
     )
-    id: str = Field(default="", description="of the scope; a key may stand for itself")
+    id: str = Field(default="", description="Id within the scope; of a key also the key itself. None for `global`.")
 
 
 class ResetTo(BaseModel):
@@ -70,9 +78,7 @@ class ResetTo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reset_to: float = Field(
-        default=0, ge=0, le=0, description="0: what was spent stays in the book, under the old period"
-    )
+    reset_to: float = Field(default=0, ge=0, le=0, description="Must be 0; past spend stays in the ledger.")
 
 
 def plan_row(plan: Plan) -> dict[str, Any]:
@@ -106,11 +112,11 @@ class Budgets:
         reset = "Begin budgets anew, now; what was spent stays in the book."
         return (
             AdminRoute("POST", "/budget/new", "budget:create", answering(self.new), "Make a budget.", BudgetBody),
-            AdminRoute("POST", "/budget/update", "budget:update", answering(self.update), "Change one.", BudgetBody),
-            AdminRoute("POST", "/budget/info", "budget:read", answering(self.info), "Some budgets.", Ids),
-            AdminRoute("GET", "/budget/list", "budget:list", answering(self.listing), "All budgets."),
-            AdminRoute("POST", "/budget/delete", "budget:delete", answering(self.delete), "Remove one.", Id),
-            AdminRoute("GET", "/budget/settings", "budget:read", answering(self.settings), "One, field by field.", None, ("budget_id",)),
+            AdminRoute("POST", "/budget/update", "budget:update", answering(self.update), "Change a named budget.", BudgetBody),
+            AdminRoute("POST", "/budget/info", "budget:read", answering(self.info), "Named budgets by id.", Ids),
+            AdminRoute("GET", "/budget/list", "budget:list", answering(self.listing), "All named budgets."),
+            AdminRoute("POST", "/budget/delete", "budget:delete", answering(self.delete), "Delete a named budget.", Id),
+            AdminRoute("GET", "/budget/settings", "budget:read", answering(self.settings), "The fields of a named budget.", None, ("budget_id",)),
             AdminRoute("POST", "/budget/reset", "budget:reset", answering(self.reset), reset, ResetBody),
             AdminRoute("POST", "/key/{key}/reset_spend", "budget:reset", answering(self.reset_key), reset, ResetTo),
             AdminRoute("POST", "/team/{team}/reset_spend", "budget:reset", answering(self.reset_team), reset, ResetTo),
@@ -122,7 +128,7 @@ class Budgets:
         desk, id_ = self.desk, call.body.budget_id or str(uuid.uuid4())
         policy = _policy(call, BudgetPolicy())
         if not await desk.plans.create(desk.home, id_, policy, call.caller.id, desk.now()):
-            raise BadRequest(f"budget_id {id_} is taken")
+            raise BadRequest(f"budget_id {id_} exists already")
         return plan_row(self._known(id_))
 
     async def update(self, call: AdminCall) -> Any:

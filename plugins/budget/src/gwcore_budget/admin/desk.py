@@ -132,7 +132,7 @@ def day_of(text: str, name: str) -> date:
             raise ValueError
         return day
     except ValueError:
-        raise BadRequest(f"{name} is no day; write it as 2026-11-21") from None
+        raise BadRequest(f"{name} is not a day; write it as 2026-11-21") from None
 
 
 def began(day: str | None) -> int | None:

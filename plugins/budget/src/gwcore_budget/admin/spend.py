@@ -28,9 +28,11 @@ class Calculate(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str | None = Field(default=None, description="as a call would name it")
-    messages: list[dict[str, Any]] | None = Field(default=None, description="what would be sent: its input is priced")
-    completion_response: dict[str, Any] | None = Field(default=None, description="an answer: its usage is priced")
+    model: str | None = Field(default=None, description="Model, by the name that a call would use.")
+    messages: list[dict[str, Any]] | None = Field(
+        default=None, description="Messages of a request, whose input is priced."
+    )
+    completion_response: dict[str, Any] | None = Field(default=None, description="An answer, whose usage is priced.")
 
 
 class Count(BaseModel):
@@ -38,12 +40,14 @@ class Count(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str = Field(description="as a call would name it")
-    prompt: Any = Field(default=None, description="what would be sent, as completions say it")
-    messages: list[dict[str, Any]] | None = Field(default=None, description="as chat completions and messages do")
-    contents: list[dict[str, Any]] | None = Field(default=None, description="as Gemini does")
-    system: Any = Field(default=None, description="beside messages")
-    tools: list[dict[str, Any]] | None = Field(default=None, description="likewise")
+    model: str = Field(description="Model, by the name that a call would use.")
+    prompt: Any = Field(default=None, description="Input as of a completions request.")
+    messages: list[dict[str, Any]] | None = Field(
+        default=None, description="Messages as of a chat completions or Anthropic Messages request."
+    )
+    contents: list[dict[str, Any]] | None = Field(default=None, description="Contents as of a Gemini request.")
+    system: Any = Field(default=None, description="System prompt, in addition to `messages`.")
+    tools: list[dict[str, Any]] | None = Field(default=None, description="Tools, in addition to `messages`.")
 
 
 class Spend:
@@ -58,13 +62,13 @@ class Spend:
         read = "spend:read"
         return (
             AdminRoute("GET", "/spend/logs", read, answering(self.logs), "Attempts, or days where dates are given.", None, (*logs, "summarize", "limit")),
-            AdminRoute("GET", "/spend/logs/v2", read, answering(self.paged), "Attempts, by page.", None, (*logs, "page", "page_size")),
+            AdminRoute("GET", "/spend/logs/v2", read, answering(self.paged), "Upstream attempts with their cost, by page.", None, (*logs, "page", "page_size")),
             AdminRoute("GET", "/spend/keys", read, answering(self.keys), "Spend of one key, or of all.", None, ("key", "limit", *_DAYS)),
             AdminRoute("GET", "/spend/users", read, answering(self.users), "Spend of one user, or of all.", None, ("user_id", "limit", *_DAYS)),
             AdminRoute("GET", "/spend/teams", read, answering(self.teams), "Spend of one team, or of all.", None, ("team_id", "limit", *_DAYS)),
             AdminRoute("GET", "/spend/tags", "spend:report", answering(self.tags), "Spend by tag.", None, _DAYS),
-            AdminRoute("POST", "/spend/calculate", "spend:calculate", self.calculate, "What something costs.", Calculate),
-            AdminRoute("POST", "/utils/token_counter", "spend:calculate", self.count, "About how many tokens.", Count),
+            AdminRoute("POST", "/spend/calculate", "spend:calculate", self.calculate, "Price an answer, or messages.", Calculate),
+            AdminRoute("POST", "/utils/token_counter", "spend:calculate", self.count, "Estimate the tokens of a request.", Count),
         )  # fmt: skip
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,9 +22,9 @@ class EndUsers(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    api_key: str | None = Field(default=None, description="of this key only")
-    first: str | None = Field(default=None, alias="startTime", description="first day")
-    last: str | None = Field(default=None, alias="endTime", description="last day")
+    api_key: str | None = Field(default=None, description="Only calls of this key.")
+    first: str | None = Field(default=None, alias="startTime", description="First day.")
+    last: str | None = Field(default=None, alias="endTime", description="Last day.")
 
 
 class Totals:
