@@ -101,7 +101,7 @@ def test_an_address_without_a_gateway_is_a_sentence_with_a_way_out(url, said, mo
 
 @pytest.mark.parametrize("name", ["class", "none"])
 def test_a_word_of_python_names_no_plugin(name, tmp_path):
-    with pytest.raises(BadConfig, match="a word of Python's own"):
+    with pytest.raises(BadConfig, match="a keyword of Python"):
         create_plugin(name, tmp_path)
 
 

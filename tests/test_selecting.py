@@ -116,7 +116,7 @@ async def test_another_model_is_used_where_the_caller_may():
 
 @pytest.mark.parametrize("stack", ["outer, choose", "who, outer, choose", "choose, who"])
 def test_it_stands_behind_who_and_before_all_else(stack):
-    with pytest.raises(AssemblyError, match=r"before outer|the first of stack"):
+    with pytest.raises(AssemblyError, match=r"before outer|the first entry of stack"):
         assemble(STACK.format("http://h", stack), installed(), Resources(), {})
 
 
@@ -148,7 +148,7 @@ def test_explain_tells_of_it_before_names_are_resolved(tmp_path, monkeypatch, ca
     walk(file, b'{"model": "a"}', "fake.chat", "chat", ["Choose: b", "x-gwcore-tags: x, y"])
     told = capsys.readouterr().out
     assert "choose: chose b, tags ['x', 'y']" in told and "targets    up/b" in told
-    with pytest.raises(Exception, match="'nothing' is no header: write name: value"):
+    with pytest.raises(Exception, match="'nothing' is not a header: write name: value"):
         walk(file, b'{"model": "a"}', "fake.chat", "chat", ["nothing"])
 
 

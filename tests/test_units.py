@@ -90,7 +90,7 @@ def test_a_store_is_checked_where_stores_are_known():
     assert Uses().store == "hot"
     assert Uses.model_validate({}, context={STORES: ["hot"]}).store == "hot"
     for data in ({}, {"store": "hott"}):
-        with pytest.raises(ValidationError, match="names a store that is not there"):
+        with pytest.raises(ValidationError, match="names a store that does not exist"):
             Uses.model_validate(data, context={STORES: ["cold"]})
 
 

@@ -54,7 +54,9 @@ def aim(models: Models, call: Call, permits: Permits = ()) -> None:
         if upstream.provider.address(upstream, name, operation, "", call.params, stream=call.stream) is not None:
             call.targets = (target,)
             return
-    raise Untranslatable(f"no upstream serves {operation} in the dialect {name}; set {UPSTREAM.decode()} to choose one")
+    raise Untranslatable(
+        f"no upstream serves {operation} in the dialect {name}; send the header {UPSTREAM.decode()} to choose one"
+    )
 
 
 def known(name: str) -> Layer[Call]:

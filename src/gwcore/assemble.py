@@ -198,7 +198,9 @@ def _place(
         kind = catalog.plugin(entry.name)
         missing = [port.__name__ for port in kind.requires if port not in ports]
         if missing:
-            raise MissingPort(f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before")
+            raise MissingPort(
+                f"{entry.name} requires {', '.join(missing)}; put a plugin that offers it before it in stack"
+            )
         setup = setup_of(entry.name, stores=dict(config.stores))
         plugin = _made(kind, entry, setup)
         if overrides(plugin, "visible"):
@@ -208,7 +210,7 @@ def _place(
     _check_order([p for p in placed if not p.watching])
     for p in placed:
         if p.watching and p.rings:
-            raise OrderViolation(f"{p.name} stands in the pipeline: it belongs under stack, not under watch")
+            raise OrderViolation(f"{p.name} handles calls: list it under stack, not under watch")
     return tuple(placed), ports
 
 
@@ -270,22 +272,24 @@ def _answers(
 def _check_order(placed: list[Placed]) -> None:
     names = [p.name for p in placed]
     if relied := [p.name for p in placed if p.plugin.unconditional and p.when is not None]:
-        raise OrderViolation(f"{relied[0]} must stand in the way of every call: leave out its when")
+        raise OrderViolation(f"{relied[0]} must apply to every call: remove its when")
     for at, p in enumerate(placed):
         for outer in p.plugin.inside:
             if outer in names and outer not in names[:at]:
-                raise OrderViolation(f"{p.name} must stand inside {outer}: put it further down in stack")
+                raise OrderViolation(f"{p.name} must come after {outer} in stack")
     identify = [(at, p) for at, p in enumerate(placed) if p.plugin.identifies]
     for at, p in identify:
         if at > 0 or p.when is not None:
-            raise OrderViolation(f"{p.name} says who calls: it must be the first of stack, once, and without when")
+            raise OrderViolation(
+                f"{p.name} authenticates callers: it must be the first entry of stack, only once, and without when"
+            )
     for at, p in enumerate(placed):
         before = [o.name for o in placed[:at] if "call" in o.rings and not (o.plugin.selects or o.plugin.identifies)]
         if p.plugin.selects and before:
             raise OrderViolation(f"{p.name} decides which model a call is for: put it before {before[0]} in stack")
     routers = [p.name for p in placed if "router" in p.rings]
     if len(routers) > 1:
-        raise OrderViolation(f"one router at most, here: {', '.join(routers)}")
+        raise OrderViolation(f"stack may have one router only, and has: {', '.join(routers)}")
 
 
 def _pipeline(placed: tuple[Placed, ...], models: Models, dispatch: Dispatch, permits: Permits) -> Service[Call]:

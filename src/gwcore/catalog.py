@@ -79,7 +79,7 @@ class Catalog:
         for kind in plugins:
             if self._plugins.setdefault(kind.name, kind) is not kind:
                 places = " and ".join(f"{k.__module__}.{k.__qualname__}" for k in (self._plugins[kind.name], kind))
-                raise AssemblyError(f"two plugins are named {kind.name!r}: {places}; name one otherwise")
+                raise AssemblyError(f"two plugins are named {kind.name!r}: {places}; rename one")
         self._providers.update((provider.name, provider) for provider in providers)
         self._dialects.update((dialect.name, dialect) for dialect in dialects)
         if name not in {None, PROVIDERS}:

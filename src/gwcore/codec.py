@@ -64,7 +64,7 @@ class Crossing:
 
     def refuse(self, what: str, why: str = "") -> Untranslatable:
         """The error for something that cannot be expressed; ``what`` is the client's name for it."""
-        error = Untranslatable(f"{what} cannot be said to model {self.model!r}{': ' + why if why else ''}")
+        error = Untranslatable(f"{what} cannot be translated for model {self.model!r}{': ' + why if why else ''}")
         error.what = what
         return error
 

@@ -58,7 +58,7 @@ def _length(call: Call, limit: int) -> int | None:
         return None
     length = int(said)
     if length > limit:
-        raise TooLarge(f"a body of {length} bytes; server.max_body allows {limit}")
+        raise TooLarge(f"the body has {length} bytes; server.max_body allows {limit}")
     return length
 
 
@@ -145,4 +145,4 @@ def _name(call: Call, form: bytes | None) -> None:
         return
     call.model = call.asked = dialect.model_of(route, document, call.params)
     if call.model is not None and "\0" in call.model:  # no model name has NUL, and PostgreSQL cannot store it
-        raise BadRequest("the model's name holds a NUL character")
+        raise BadRequest("the model's name contains a NUL character")

@@ -86,7 +86,9 @@ def _scalar(text: str, loc: Loc, result: Resolution, value: Callable[[str], tupl
             return "${"
         try:
             if not match[2]:
-                raise Unresolved("a ${ that no } ends", "end it with }, or write $${ for the characters themselves")
+                raise Unresolved(
+                    "a ${ without a closing }", "end it with }, or write $${ for the characters themselves"
+                )
             found, hidden = value(match[1])
         except Unresolved as error:
             faults.append(Fault(loc, error.message, error.mend))
@@ -110,7 +112,7 @@ def _value(body: str, env: Mapping[str, str], folder: Path) -> tuple[str, bool]:
     if not _NAME.fullmatch(name):
         # the text between the braces may be a secret that was pasted there
         raise Unresolved(
-            "a reference of no known form",
+            "an unknown form of reference",
             "write ${VAR}, ${VAR:-default} or ${file:path}; $${ stands for the characters themselves",
         )
     found = env.get(name)

@@ -174,7 +174,7 @@ def look(attempt: Attempt, response: Response) -> None:
     """Raise ``Malformed`` for a web page, which is no model's answer even with a success status."""
     if attempt.call.route.model != "none" and header(response.headers, b"content-type").startswith(b"text/html"):
         name = attempt.target.upstream.name
-        raise Malformed(f"upstream {name!r} answered with a web page: base_url must name its API")
+        raise Malformed(f"upstream {name!r} answered with a web page: base_url must be the address of its API")
 
 
 def says_nothing(attempt: Attempt) -> Broken:

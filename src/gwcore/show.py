@@ -146,7 +146,7 @@ def walk(source: Path, body: bytes, dialect_name: str, operation: str, headers: 
 def _header(line: str) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(":")
     if not (name.strip() and colon):
-        raise BadRequest(f"{name[:40]!r} is no header: write name: value")
+        raise BadRequest(f"{name[:40]!r} is not a header: write name: value")
     return name.strip().lower().encode(), value.strip().encode("latin-1", "replace")
 
 
@@ -171,7 +171,7 @@ def _route(catalog: Catalog, dialect_name: str, operation: str) -> tuple[Dialect
     dialects = {d.name: d for d in catalog.dialects()}
     dialect = dialects.get(dialect_name)
     if dialect is None:
-        raise BadRequest(f"no dialect {dialect_name!r}; there are {', '.join(dialects)}")
+        raise BadRequest(f"no dialect {dialect_name!r}; known are {', '.join(dialects)}")
     for route in dialect.routes:
         if route.operation == operation and route.body == "json" and "{" not in route.path:
             return dialect, route

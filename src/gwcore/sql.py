@@ -149,7 +149,7 @@ def is_sql(store: Store) -> bool:
 def engine_of(store: Store) -> AsyncEngine:
     """The engine of a store; everyone who asks gets the same, with one pool. Raises ``BadConfig`` for a redis store."""
     if not is_sql(store):
-        raise BadConfig(f"a {store.scheme} store holds no tables; name a store with a sqlite: or postgresql: URL")
+        raise BadConfig(f"a {store.scheme} store cannot hold tables; name a store with a sqlite: or postgresql: URL")
     opened: _Open = store.once("sql", lambda: _open(store))
     return opened.engine
 

@@ -211,7 +211,7 @@ class _Builder:
         if not self._affordable(node, loc):
             return None
         if not isinstance(node, ScalarNode) and str(node.tag) not in _PLAIN_TAGS:
-            self._wrong(loc, node, "a tag means nothing here", "remove it")
+            self._wrong(loc, node, "YAML tags are not supported", "remove it")
         if isinstance(node, MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, SequenceNode):
@@ -235,12 +235,12 @@ class _Builder:
         lines: dict[str, int] = {}
         for key_node, value_node in self._pairs(node, loc):
             if not isinstance(key_node, ScalarNode):
-                self._wrong(loc, key_node, "a key that is no text", "write key: value")
+                self._wrong(loc, key_node, "a key that is not text", "write key: value")
                 continue
             key, line = self._text(key_node, loc), key_node.start_mark.line + 1
             if key in lines:
                 mend = "keep one of the two"
-                self._wrong((*loc, key), key_node, f"the key stands twice, first in line {lines[key]}", mend)
+                self._wrong((*loc, key), key_node, f"the key occurs twice, first in line {lines[key]}", mend)
                 continue
             lines[key] = line
             self._source.place((*loc, key), key_node.start_mark)
@@ -273,7 +273,7 @@ class _Builder:
         literal = _LITERALS.get(str(node.tag).removeprefix(_TAG))
         if literal is None:
             self._wrong(
-                loc, node, "a tag means nothing here", "remove it, or put quotes around a value that begins with !"
+                loc, node, "YAML tags are not supported", "remove it, or put quotes around a value that begins with !"
             )
             return text
         try:

@@ -224,7 +224,7 @@ def _create(name: str, into: Path, files: Mapping[str, str]) -> Path:
     if not _NAME.fullmatch(name):
         raise BadConfig(f"{name!r}: a name is lower case letters, digits and underscores, and begins with a letter")
     if keyword.iskeyword(name) or keyword.iskeyword(name.title()):
-        raise BadConfig(f"{name!r}: is a word of Python's own; take another")
+        raise BadConfig(f"{name!r}: is a keyword of Python; choose another")
     dash = name.replace("_", "-")
     folder = into / f"gwcore-{dash}"
     if folder.exists():

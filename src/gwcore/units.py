@@ -195,7 +195,7 @@ def _known_store(name: str, info: ValidationInfo) -> str:
     stores = (info.context or {}).get(STORES)
     if stores is not None and name not in stores:
         mend = suggest(name, stores, f"use one of: {', '.join(stores)}; or add it under stores")
-        raise fault("names a store that is not there", mend)
+        raise fault("names a store that does not exist", mend)
     return name
 
 
@@ -209,7 +209,7 @@ def strong(secret: SecretStr, least: int = _MIN_SECRET) -> SecretStr:
     if len(value) < least:
         raise fault(f"is too short for a secret: at least {least} characters", mend)
     if len(set(value)) < _MIN_DISTINCT:
-        raise fault("repeats too few characters to be a secret", mend)
+        raise fault("has too few different characters to be a secret", mend)
     return secret
 
 

@@ -102,7 +102,7 @@ def translated(record, target, write=None):
 
 
 def refused_for(refusal):
-    return refusal.message.partition(" cannot be said")[0]
+    return refusal.message.partition(" cannot be translated")[0]
 
 
 def judge(record, target, write=None):

@@ -117,7 +117,7 @@ def test_signatures_and_ids_come_back_byte_for_byte(source, client, stream):
 
 
 def test_a_changed_signature_is_caught():
-    """The negative control: one letter of a sealed thought changed on its way."""
+    """The negative control: one letter of a sealed thought was modified."""
     record = next(r for r in signed("anthropic.messages") if any("signature" in t for t in r["tags"]))
     before = sealed_of(reply_of(record).choices[0].parts, "anthropic.messages")
 
@@ -223,5 +223,5 @@ def test_what_is_sealed_is_never_shown_as_text(source, client):
 def test_a_seal_that_was_changed_is_refused_by_name():
     token = seal(Reasoning("thought", "sig", dialect="anthropic.messages"))
     document = {"model": "m", "input": [{"type": "reasoning", "summary": [], "encrypted_content": token[:-6] + "!!!!"}]}
-    with pytest.raises(Exception, match="changed on its way"):
+    with pytest.raises(Exception, match="was modified"):
         CODECS["openai.responses"].read_request(document, "m", stream=False)

@@ -140,7 +140,7 @@ def test_other_repetitions_are_none_of_our_business(raw):
 def test_upstreams_that_read_any_case_get_no_second_opinion(key):
     """Go's encoding/json takes ``Model`` for ``model``, and the last one counts: what was permitted is not what is asked for."""
     for raw in (f'{{"model":"a","max_tokens":1,"{key}":9}}', f'{{ "{key}": 9, "model": "a"}}', f'{{"{key}":9}}'):
-        assert "in other letters" in refusal(raw.encode()).message
+        assert "only in upper and lower case" in refusal(raw.encode()).message
 
 
 JSON = st.recursive(

@@ -90,7 +90,7 @@ async def test_a_list_of_keys_of_one_status(api, status, aliases):
     await api.post("/key/update", {"key": (await _id(api, "old")), "duration": "0s"})
     listed = await api.get(f"/key/list?status={status}&return_full_object=true")
     assert [key["key_alias"] for key in listed["keys"]] == aliases and listed["total_count"] == len(aliases)
-    assert "status is active" in (await api.ask("GET", "/key/list?status=x", status=400))["error"]["message"]
+    assert "status must be active" in (await api.ask("GET", "/key/list?status=x", status=400))["error"]["message"]
 
 
 async def _id(api, alias):

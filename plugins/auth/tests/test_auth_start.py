@@ -86,7 +86,7 @@ REFUSED = {
     "empty": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": ""}, "GWCORE_ADMIN_KEY"),
     "quickstart": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": "sk-1234"}, "example"),
     "short": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": "canary-9f8e7d6c"}, "32"),
-    "dull": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": "ab" * 20}, "repeats"),
+    "dull": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": "ab" * 20}, "different characters"),
     "placeholder": ({"admin_key": KEY}, {"GWCORE_ADMIN_KEY": "your-api-key-changeme-0123456789abcdef"}, "example"),
     "weak pepper": ({"admin_key": KEY, "pepper": "sk-1234"}, {"GWCORE_ADMIN_KEY": ADMIN}, "example"),
     "weak declared key": ({"admin_key": KEY, "keys": {"a": {"secret": "sk-1234"}}}, {"GWCORE_ADMIN_KEY": ADMIN}, "example"),

@@ -114,7 +114,7 @@ async def test_held_money_in_the_clients_dialect(client):
             first = asyncio.ensure_future(ask(url, client, 1000))
             await up.received(1)
             refused = await ask(url, client, 1000)
-            assert refused.status == 429 and "held by calls under way" in refused.body.decode()
+            assert refused.status == 429 and "reserved by calls in flight" in refused.body.decode()
             assert 1 <= int(refused.header("retry-after")) <= 60
             assert refused.header("x-should-retry") != "false"
             if client == "gemini.generate":  # its own clients read no header

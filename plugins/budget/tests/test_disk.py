@@ -100,7 +100,7 @@ async def test_a_copy_is_of_one_moment_while_it_is_written(tmp_path, home, make_
     await found.aclose()
     assert copy.stat().st_mode & 0o077 == 0
     code, _, err = await verb("ledger", "backup", file, copy)
-    assert code == 1 and "there is such a file" in err
+    assert code == 1 and "exists already" in err
     code, _, err = await verb("ledger", "backup", file, tmp_path / "no" / "copy.db")
     assert code == 1 and "No such file" in err
     assert not list(tmp_path.glob("*.part"))

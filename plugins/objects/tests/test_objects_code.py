@@ -62,7 +62,7 @@ async def test_who_had_it_written_downloads_it(tmp_path, stream):
             made = await ann.beta.messages.create(**ASKED)
         assert made.content[1].content.content[0].file_id == FILE
         assert await (await ann.beta.files.download(FILE)).read() == b"words"
-        with pytest.raises(anthropic.NotFoundError, match="made through this gateway"):
+        with pytest.raises(anthropic.NotFoundError, match="through this gateway"):
             await bob.beta.files.download(FILE)
         # the container is hers, too; one that nobody is known to have may be anybody's
         for container in (CONTAINER["id"], {"id": CONTAINER["id"], "skills": []}):

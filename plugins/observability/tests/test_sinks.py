@@ -286,7 +286,9 @@ def test_a_secret_that_is_none_is_refused_before_it_signs(secret):
     """It signed with an empty or another key, or ended the start with a traceback."""
     with pytest.raises(ValidationError) as refused:
         WebhookConfig(url="https://example.org", secret=secret)
-    assert "is not a secret to sign with" in first_fault(refused.value) and "###" not in first_fault(refused.value)
+    assert "cannot be used as a signing secret" in first_fault(refused.value) and "###" not in first_fault(
+        refused.value
+    )
 
 
 def test_a_secret_may_end_its_line():

@@ -283,7 +283,7 @@ def test_of_several_models_the_first_that_the_caller_may_use():
         ("- {name: r, model: small, max_cost: $1}", "max_cost changes nothing"),
         ("- {name: r}\n- {name: r}", "share a name: r"),
         ('- {name: r, when: {hours: "8-18"}}', "not a span of time"),
-        ("- {name: r, when: {input_tokens: {over: 5, up_to: 5}}}", "no number is in this range"),
+        ("- {name: r, when: {input_tokens: {over: 5, up_to: 5}}}", "is an empty range"),
         ("- {name: r, sampling: {temperature: 3}}", "less than or equal to 2"),
     ],
 )

@@ -103,7 +103,7 @@ async def test_a_request_that_no_rule_is_for_is_sent_as_it_came():
         assert (await exchange(url, "POST", "/v1/chat/completions", body)).status == 200
         assert up.requests[0].body == body.replace(b"up/s", b"s")
         seen = await ask(url, "openai.chat", "auto/other")
-        assert seen.status == 404 and b"no rule is for the task 'other'" in seen.body
+        assert seen.status == 404 and b"no rule matches the task 'other'" in seen.body
 
 
 async def test_a_model_that_samples_as_it_likes_is_told_no_temperature():

@@ -73,7 +73,7 @@ def _refuse_other_spellings(document: dict[str, Any], keys: frozenset[str]) -> N
     folded = _folded(keys)
     for key in document.keys() - keys:
         if key.casefold() in folded:
-            raise BadRequest(f"the key {folded[key.casefold()]!r} is written in other letters")
+            raise BadRequest(f"a key differs from {folded[key.casefold()]!r} only in upper and lower case")
 
 
 @cache

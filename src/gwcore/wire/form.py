@@ -138,7 +138,7 @@ def read_field(body: bytes, content_type: bytes, name: bytes) -> bytes | None:
     """
     spans = _spans(body, content_type, name)
     if len(spans) > 1:
-        raise BadRequest(f"the form field {name.decode('ascii', 'replace')!r} stands more than once")
+        raise BadRequest(f"the form field {name.decode('ascii', 'replace')!r} occurs more than once")
     return body[spans[0][0] : spans[0][1]] if spans else None
 
 

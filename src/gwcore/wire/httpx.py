@@ -90,7 +90,7 @@ class Answer:
                     if chunk:
                         return chunk
         except TimeoutError as error:
-            raise self._fail(UpstreamTimeout(f"{self._where} ran into the total timeout", phase="total")) from error
+            raise self._fail(UpstreamTimeout(f"{self._where} exceeded the total timeout", phase="total")) from error
         except _FAILURES as error:
             raise self._fail(named(error, self._where, "idle")) from error
         except BaseException:
@@ -176,7 +176,7 @@ class Httpx2Transport:
                     )
                 )
         except TimeoutError as error:
-            raise UpstreamTimeout(f"{origin.authority} ran into the total timeout", phase="total") from error
+            raise UpstreamTimeout(f"{origin.authority} exceeded the total timeout", phase="total") from error
         except _FAILURES as error:
             raise named(error, origin.authority, "first_byte") from error
         finally:

@@ -34,9 +34,9 @@ def end_user_of(call: Call, headers: Sequence[bytes] = HEADERS) -> str | None:
     if not isinstance(said, str) or not said:
         return None
     if len(said) > _LONGEST:
-        raise BadRequest(f"the end user's id is over {_LONGEST} characters")
+        raise BadRequest(f"the end user's id is longer than {_LONGEST} characters")
     if "\0" in said:  # PostgreSQL rejects it in text, so neither a customer nor its spend could be stored
-        raise BadRequest("the end user's id holds a NUL character")
+        raise BadRequest("the end user's id contains a NUL character")
     return said
 
 

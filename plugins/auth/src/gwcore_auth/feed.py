@@ -53,7 +53,7 @@ class Feed:
     async def start(self) -> None:
         """Read the current position, then follow changes in tasks. Raises ``StoreUnavailable`` and ``BadConfig``."""
         if self._push is not None and self._push.scheme != "redis":
-            raise BadConfig("auth.push names a store that cannot push; use one with a redis: URL")
+            raise BadConfig("auth.push must name a store with a redis: URL")
         await self._read()
         followers: list[Coroutine[Any, Any, None]] = [self._follow()]
         if self._book.store.scheme == "postgresql":

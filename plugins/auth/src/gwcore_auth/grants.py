@@ -256,7 +256,9 @@ def policies_of(
                 continue
             model = models.get(plugin)
             if model is None:
-                raise Forbidden(f"the {scope} has settings for {plugin}, which this gateway does not run")
+                raise Forbidden(
+                    f"the {scope} has settings for {plugin}, which this gateway does not run: add it to stack, or remove the settings"
+                )
             try:
                 found.setdefault(plugin, {})[scope] = model.model_validate(settings)
             except ValidationError:

@@ -174,7 +174,7 @@ def reads_key(caller: Caller, key: Row, team: Row | None) -> bool:
 def reach(allowed: bool, what: str) -> None:
     """Raise ``Forbidden`` unless ``allowed``."""
     if not allowed:
-        raise Forbidden(f"this {what} is not yours")
+        raise Forbidden(f"this credential has no access to this {what}")
 
 
 # ── grants: nobody gives what it does not hold ───────────────────────────────────────────────────────────────────────
@@ -196,9 +196,11 @@ def _held(caller: Caller, *, limits: bool) -> Grant:
     """The caller's grant. Raises ``Forbidden`` without one, or with ``limits`` if its key has limits of its own."""
     grant = caller.grant if isinstance(caller, KnownCaller) else None
     if grant is None:
-        raise Forbidden("this credential holds nothing to give")
+        raise Forbidden("this credential has no rights that it could pass on")
     if limits and any("key" in scopes for scopes in grant.principal.policies.values()):
-        raise Forbidden("a key with limits of its own cannot give any: they would not be shared")
+        raise Forbidden(
+            "a key with limits of its own cannot create or change keys, because they would not share its limits"
+        )
     return grant
 
 
@@ -218,13 +220,15 @@ def within_grant(caller: Caller, row: Row) -> None:
     _routes(row["routes"], row["kind"], grant)
     _networks(row["networks"], grant)
     if grant.until is not None and (row["expires"] is None or row["expires"] > grant.until * 1000):
-        raise Forbidden("duration: beyond the life of this credential")
+        raise Forbidden("duration: longer than the lifetime of this credential")
 
 
 def _models(names: Sequence[str], rules: Iterable[ModelRule]) -> None:
     for rule in rules:
         if not names or not ALL_MODELS.isdisjoint(names) or TEAM_MODELS in names:
-            raise Forbidden("models: name them; this credential may not use all")
+            raise Forbidden(
+                "models: an empty list or * permits all models, which this credential may not use; list them"
+            )
         for name in names:
             # a pattern is allowed if one of ours matches it as text: then ours matches everything it matches
             if name != NO_MODELS and not rule.allows(name):
@@ -236,7 +240,7 @@ def _routes(words: Sequence[str], kind: str, grant: Grant) -> None:
         return
     wanted = words_of(words, kind)
     if not wanted or not all(grant.routes.allows(word) for word in wanted):
-        raise Forbidden("allowed_routes: beyond those of this credential")
+        raise Forbidden("allowed_routes: more than this credential may use")
 
 
 def _networks(texts: Sequence[str], grant: Grant) -> None:
@@ -244,7 +248,7 @@ def _networks(texts: Sequence[str], grant: Grant) -> None:
         return
     wanted = networks_of(texts)
     if not wanted or not all(any(_inside(one, ours) for ours in grant.networks) for one in wanted):
-        raise Forbidden("allowed_networks: beyond those of this credential")
+        raise Forbidden("allowed_networks: more than this credential may be used from")
 
 
 def _inside(one: Any, ours: Any) -> bool:
@@ -254,7 +258,7 @@ def _inside(one: Any, ours: Any) -> bool:
 def keeps_tags(caller: Caller, before: Row, after: Row) -> None:
     """Tags decide which budgets and rules apply, so only an admin may remove one. Raises ``Forbidden``."""
     if caller.role != ADMIN and not set(before["tags"]) <= set(after["tags"]):
-        raise Forbidden("tags: only more of them; an admin removes one")
+        raise Forbidden("tags: only an admin may remove one")
 
 
 def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None:
@@ -268,9 +272,9 @@ def tightened(caller: Caller, before: Row, after: Row, team: Row | None) -> None
     _wider("allowed_routes with key_type", was, becomes)
     _wider("allowed_networks", before["networks"], after["networks"])
     if before["kind"] not in {after["kind"], "default"}:
-        raise Forbidden("key_type: cannot be changed by its owner")
+        raise Forbidden("key_type: only whoever leads the team, or an admin, may change it")
     if before["expires"] is not None and (after["expires"] is None or after["expires"] > before["expires"]):
-        raise Forbidden("duration: only a shorter one")
+        raise Forbidden("duration: may only be shortened with this credential")
     for plugin, settings in before["policies"].items():
         _looser(settings, after["policies"].get(plugin, {}))
 
@@ -284,17 +288,19 @@ _LOOSENS: Final[Mapping[str, frozenset[str]]] = {
 
 def _wider(name: str, before: Sequence[str], after: Sequence[str]) -> None:
     if before and (not after or not set(after) <= set(before)):
-        raise Forbidden(f"{name}: only fewer of them")
+        raise Forbidden(f"{name}: entries may only be removed with this credential")
 
 
 def _looser(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name, added in _LOOSENS.items():
         if name in before and (more := sorted(added & (after.keys() - before.keys()))):
-            raise Forbidden(f"{', '.join(more)}: beside {name}, only whoever gave it adds this")
+            raise Forbidden(
+                f"{', '.join(more)}: would loosen {name}, which only whoever leads the team, or an admin, may do"
+            )
     for name, old in before.items():
         new = after.get(name)
         if new == old:
             continue
         numbers = type(old) in (int, float) and type(new) in (int, float)
         if not numbers or new > old:
-            raise Forbidden(f"{name}: only a tighter limit")
+            raise Forbidden(f"{name}: may only be lowered with this credential")

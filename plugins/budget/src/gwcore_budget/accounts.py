@@ -258,7 +258,9 @@ class Accounts:
                 budget = replace(lower, soft=min(softs, default=None), bonus=bonus)  # noqa: PLW2901 - the two are one
             found[budget.id] = budget
         if len(found) > MOST_ACCOUNTS:  # leaving one out would let a call bypass it
-            raise BadRequest(f"{len(found)} budgets bind this call, and at most {MOST_ACCOUNTS} can: send fewer tags")
+            raise BadRequest(
+                f"{len(found)} budgets apply to this call, and at most {MOST_ACCOUNTS} may: send fewer tags"
+            )
         return Budgets.of(tuple(found[id_] for id_ in sorted(found)), attempt)
 
 

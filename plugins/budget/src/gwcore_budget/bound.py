@@ -150,7 +150,9 @@ def bound(attempt: Attempt, card: PriceCard | None, assumed: int, *, endless: bo
     else:
         found = _searched(call, card, document, assumed, endless=endless)
     if found is not None and found.amount > MOST:
-        raise BadRequest("the request asks for more answers, or longer ones, than anybody could pay")
+        raise BadRequest(
+            "the worst case of this request is over 1,000,000 USD: lower max_tokens or the number of answers"
+        )
     return found
 
 

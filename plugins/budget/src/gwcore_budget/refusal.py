@@ -11,8 +11,8 @@ from gwcore_budget.ledger.ops import Short
 from gwcore_budget.window import FOREVER
 
 DOWN = "the budget's store does not answer"
-JUMPED = "the clock of the gateway's host has jumped, so no budget period begins; the gateway's log says by how much"
-REFUSED = "the budget's store refuses to hold money for this call; the gateway's log says why"
+JUMPED = "the clock of the gateway's host has jumped, so no budget period can begin; the gateway's log says by how much"
+REFUSED = "the budget's store rejects the reservation for this call; the gateway's log says why"
 
 
 def unheld(error: Unavailable) -> str:
@@ -44,7 +44,7 @@ def reserved(short: Short, lasting: float, plugin: str) -> GatewayError:
     """The error if the money is held by calls in progress, which last ``lasting`` seconds."""
     who, facts, when, headers = _told(short)
     return BudgetReserved(
-        f"{who} is held by calls under way: {facts}, held {dollars(short.pending)}{when}",
+        f"{who} is reserved by calls in flight: {facts}, reserved {dollars(short.pending)}{when}",
         retry_after=min(60.0, max(1.0, lasting)),
         plugin=plugin,
         headers=headers,
@@ -55,8 +55,10 @@ def exceeded(short: Short, status: int, plugin: str) -> GatewayError:
     """The error if the budget is spent, or too little is left for this request."""
     who, facts, when, headers = _told(short)
     after = max(1.0, (short.resets - short.now) / 1000) if short.resets < FOREVER else None
-    asked = f", and this call needs {dollars(short.need)}" if short.posted < short.limit else ""
-    error = BudgetExceeded(f"{who} is spent: {facts}{asked}{when}", retry_after=after, plugin=plugin, headers=headers)
+    said = f"{who} is spent: {facts}{when}"
+    if short.posted < short.limit:
+        said = f"{who} has too little left: {facts}, and this call may cost {dollars(short.need)}{when}"
+    error = BudgetExceeded(said, retry_after=after, plugin=plugin, headers=headers)
     error.status = status
     return error
 

@@ -26,12 +26,15 @@ class Purge(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     keys: list[str] | None = Field(default=None, description="Keys of entries, in hexadecimal.", max_length=10_000)
-    model: str | None = Field(default=None, description="Name of a model, as clients wrote it.")
-    tag: str | None = Field(default=None, description="A tag of the calls that were answered.")
+    model: str | None = Field(default=None, description="Requested model, as clients wrote it.")
+    tag: str | None = Field(default=None, description="Tag of the calls whose answers are stored.")
     tenant: str | None = Field(
-        default=None, description="A scope: organisation:ID, team:ID, user:ID, key:ID, shared, open.", max_length=512
+        default=None,
+        description="Scope that shares the answers: `organisation:ID`, `team:ID`, `user:ID`, `key:ID`, `shared` or "
+        "`open`.",
+        max_length=512,
     )
-    everything: bool = Field(default=False, description="Needed where nothing else is given.")
+    everything: bool = Field(default=False, description="`true` empties the cache; required if nothing else is given.")
 
 
 class Delete(BaseModel):
@@ -60,7 +63,7 @@ def routes(owner: Owner) -> list[AdminRoute]:
         body: Purge = call.body
         wanted = Wanted(_keys(body.keys or []), body.model, body.tag, body.tenant)
         if wanted.everything and not body.everything:
-            raise BadRequest("say what to forget: keys, model, tag, tenant; or everything: true")
+            raise BadRequest("name what to purge: keys, model, tag or tenant; or everything: true")
         return {"purged": await _purge(owner, wanted)}
 
     async def remove(call: AdminCall) -> Any:

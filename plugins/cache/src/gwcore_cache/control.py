@@ -88,7 +88,7 @@ def _directives(text: str, control: Control) -> None:
 def _body(member: dict[str, Any], control: Control) -> None:
     if unknown := set(member) - _WORDS:
         known = ", ".join(sorted(_WORDS))
-        raise BadRequest(f"cache.{min(unknown)[:64]} is not known; there are {known}")
+        raise BadRequest(f"cache.{min(unknown)[:64]} is not known; known are {known}")
     no_cache, no_store, use = (_flag(member, name) for name in ("no-cache", "no-store", "use-cache"))
     control.wanted = use is True
     control.read = control.read and not no_cache and not no_store and use is not False

@@ -146,7 +146,7 @@ def _embeddings(setup: Setup) -> tuple[Dialect, Route]:
         for route in dialect.routes:
             if route.operation == "embeddings" and route.model == "body":
                 return dialect, route
-    raise BadConfig("cache.semantic needs a dialect with embeddings; install gwcore-providers")
+    raise BadConfig("cache.semantic needs a dialect with embeddings: pip install gwcore-providers")
 
 
 def _unit(vector: array[float]) -> array[float]:

@@ -109,7 +109,7 @@ def _loaded(path: Path) -> StackSource:
     if source.problems and not (source.text and blank):
         raise StackErrors(source.problems)
     if not isinstance(source.data, dict):
-        raise BadConfig(f"{path}: holds no mapping; LiteLLM's config.yaml begins with model_list:")
+        raise BadConfig(f"{path}: is not a mapping; LiteLLM's config.yaml has keys such as model_list:")
     return source
 
 

@@ -417,7 +417,9 @@ def _refuse(body: bytes, others: Places) -> None:
         return  # a form or a file
     for path in others:
         if said(document, (path,)):
-            raise BadRequest(f"{'.'.join(path)} names further models; name them under `models` of the stack file")
+            raise BadRequest(
+                f"{'.'.join(path)} names further models; list them under `models` of the stack file instead"
+            )
 
 
 def provider_of(name: str) -> Compatible:

@@ -63,7 +63,7 @@ def unseal(token: object) -> Reasoning | None:
             known.get("i"), known.get("d", ""), known.get("x", {}),
         )  # fmt: skip
     except (binascii.Error, orjson.JSONDecodeError, KeyError, AttributeError):
-        raise BadRequest("a sealed thought (gw1.…) was changed on its way: send it back as it came") from None
+        raise BadRequest("encrypted reasoning (gw1.…) was modified: send it back unchanged") from None
 
 
 def with_thought(call: ToolCall) -> str:
@@ -125,7 +125,7 @@ def fit_id(id: str, allowed: re.Pattern[str] = _ANY_ID, limit: int = 64) -> str:
 
 # ── documents ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-KEPT = "it names what a vendor keeps, and there is nothing kept here: send the items themselves, as clients do with store: false"
+KEPT = "it refers to something stored at a vendor, and translated responses are not stored: send the items themselves, as clients do with store: false"
 _NAMED = frozenset({"previous_response_id", "conversation"})
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _DATA = re.compile(r"data:([^;,]*)(?:;[^,]*?)??(;base64)?,", re.IGNORECASE)
@@ -245,7 +245,7 @@ def _needed(request: ChatRequest, crossing: Crossing) -> None:
     if request.format is not None and request.format.extra.get("mime") == "text/x.enum":
         # others refuse a schema that is no object, or answer in quotes, which a client of Google's takes for no member
         raise crossing.refuse(
-            "responseMimeType text/x.enum", "only Gemini answers with a bare word; ask for application/json"
+            "responseMimeType text/x.enum", "only Gemini answers with a bare word; request application/json"
         )
 
 
@@ -259,9 +259,7 @@ def foreign(request: ChatRequest, dialect: str, crossing: Crossing, spoken: Iter
         return
     _needed(request, crossing)
     if any(message.extra.get("audio") and not message.parts for message in request.messages):
-        raise crossing.refuse(
-            "messages.audio", "an answer that was spoken is kept by its vendor, and there are no words of it"
-        )
+        raise crossing.refuse("messages.audio", "a spoken answer is stored at its vendor, and there is no text of it")
     for knob in [knob for knob in request.knobs if f"no:{knob}" in crossing.quirks]:
         del request.knobs[knob]
         crossing.drop(knob)

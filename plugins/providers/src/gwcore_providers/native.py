@@ -97,7 +97,7 @@ def one_answer_in_words(request: ChatRequest, crossing: Crossing) -> None:
     if (request.n or 1) > 1:
         raise crossing.refuse("n", "one request has one answer")
     if {name.lower() for name in request.modalities or ["text"]} != {"text"}:
-        raise crossing.refuse("modalities", "it answers in words")
+        raise crossing.refuse("modalities", "it answers with text only")
 
 
 def functions(request: ChatRequest, crossing: Crossing, *, strict: bool = False) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ class Chooser:
         call = facts.call
         asked = call.model or ""
         if rule is None and facts.auto:
-            raise UnknownModel(f"no rule is for {f'the task {facts.task!r}' if facts.task else 'this request'}")
+            raise UnknownModel(f"no rule matches {f'the task {facts.task!r}' if facts.task else 'this request'}")
         names = [asked] if rule is None or not rule.rule.model else rule.rule.model
         choice = Choice(facts, rule, names[0], cap=_cap(rule, facts))
         if choice.cap is None and not priced and len(names) == 1:

@@ -76,7 +76,7 @@ class Facts:
         try:
             return parse_money(said)
         except ValueError:
-            raise BadRequest("max_cost_usd is no amount: write dollars, such as 0.05") from None
+            raise BadRequest("max_cost_usd is not an amount: write dollars, such as 0.05") from None
 
     @cached_property
     def size(self) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def copy_into(db: sqlite3.Connection, to: Path) -> None:
     Raises ``OSError`` (``FileExistsError``: nothing is overwritten), ``sqlite3.Error``.
     """
     if to.exists():
-        raise FileExistsError(f"{to}: there is such a file")
+        raise FileExistsError(f"{to}: this file exists already; choose another path")
     part = to.with_name(f"{to.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

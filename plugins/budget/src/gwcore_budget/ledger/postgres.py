@@ -166,7 +166,7 @@ class PostgresHome:
 
     async def backup(self, to: Path) -> None:
         """See :class:`gwcore_budget.ledger.home.Home`."""
-        raise BadConfig(f"a postgresql: store is not copied from here: pg_dump --format=custom --file={to} …")
+        raise BadConfig(f"this command copies SQLite stores only; use: pg_dump --format=custom --file={to} …")
 
     async def transact(self, ops: Sequence[Op]) -> Answer:
         """See :class:`gwcore_budget.ledger.home.Home`."""

@@ -57,14 +57,14 @@ def read_bills(lines: Iterable[str]) -> dict[str, int]:
     bills: dict[str, int] = {}
     reader = csv.DictReader(lines)
     if not {"id", "cost"} <= set(reader.fieldnames or ()):
-        raise BadBill("the first line names the columns: id,cost")
+        raise BadBill("the first line must name the columns: id,cost")
     for row in reader:
         try:
             nano = parse_money(row["cost"])
         except PydanticCustomError:
             raise BadBill(f"line {reader.line_num}: cost is not an amount of dollars") from None
         if not row["id"] or row["id"] in bills:
-            raise BadBill(f"line {reader.line_num}: " + ("no id" if not row["id"] else "this id was there before"))
+            raise BadBill(f"line {reader.line_num}: " + ("no id" if not row["id"] else "this id occurs twice"))
         bills[row["id"]] = nano
     return bills
 

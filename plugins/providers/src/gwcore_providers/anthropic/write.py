@@ -49,7 +49,7 @@ def write_request(request: ChatRequest, crossing: Crossing) -> dict[str, Any]:
     if (request.n or 1) > 1:
         raise crossing.refuse("n", "one answer at a time")
     if set(request.modalities or ["text"]) != {"text"}:
-        raise crossing.refuse("modalities", "it answers in words")
+        raise crossing.refuse("modalities", "it answers with text only")
     writer = _Messages(request, crossing, same=same)
     system, messages = writer.all()
     out: dict[str, Any] = {"model": crossing.model, "messages": messages}
@@ -368,7 +368,7 @@ class _Messages:
         elif media.data is not None:
             mime = media.mime or ("image/png" if media.kind == "image" else "application/pdf")
             if media.kind == "file" and mime != "application/pdf" and not self.same:
-                raise self.crossing.refuse(f"a document of {mime}", "PDF and plain text are")
+                raise self.crossing.refuse(f"a document of {mime}", "PDF and plain text are supported")
             source = {"type": "base64", "media_type": mime, "data": media.data}
         elif media.url is not None and "no_urls" in self.crossing.quirks:
             raise self.crossing.refuse(f"{media.kind} by address", "send its bytes")

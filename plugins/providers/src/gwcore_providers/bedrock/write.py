@@ -108,7 +108,7 @@ def _tools(request: ChatRequest, crossing: Crossing) -> Document | None:
     offered = native.functions(request, crossing)
     if choice is not None and choice.mode == "none":
         if used and offered:
-            raise crossing.refuse("tool_choice", "Converse cannot keep a model from its tools")
+            raise crossing.refuse("tool_choice", "Converse cannot forbid tool calls")
         offered = []
     elif choice is not None and choice.names:
         offered = [tool for tool in offered if tool["name"] in choice.names]
@@ -120,7 +120,7 @@ def _tools(request: ChatRequest, crossing: Crossing) -> Document | None:
     out: Document = {"tools": [{"toolSpec": _spec(tool)} for tool in offered]}
     if choice is not None and choice.mode == "required":
         if not _FORCED.search(crossing.model):
-            raise crossing.refuse("tool_choice", "this model cannot be made to call a tool")
+            raise crossing.refuse("tool_choice", "this model cannot be forced to call a tool")
         out["toolChoice"] = {"tool": {"name": choice.names[0]}} if len(choice.names) == 1 else {"any": {}}
     if request.parallel is False:
         crossing.drop("parallel_tool_calls")
@@ -201,7 +201,9 @@ class _Turns:
         usual, forms = _FORMS[media.kind]
         form = forms.get(media.mime or "", usual if media.mime is None else None)
         if form is None:
-            raise self.crossing.refuse(f"{media.kind} of {media.mime}", f"{', '.join(sorted(forms.values()))} are")
+            raise self.crossing.refuse(
+                f"{media.kind} of {media.mime}", f"{', '.join(sorted(forms.values()))} are supported"
+            )
         if media.data is not None:
             source: Document = {"bytes": media.data}
         elif media.url is not None and media.url.startswith("s3://"):

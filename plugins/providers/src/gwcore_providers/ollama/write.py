@@ -93,7 +93,7 @@ def _think(thinking: Thinking, out: Document, crossing: Crossing) -> None:
 def _offer_tools(request: ChatRequest, out: Document, crossing: Crossing) -> None:
     choice = request.tool_choice
     if choice is not None and choice.mode == "required":
-        raise crossing.refuse("tool_choice", "this API cannot be made to call a tool")
+        raise crossing.refuse("tool_choice", "this API cannot force a tool call")
     if request.parallel is False and request.tools:
         crossing.drop("parallel_tool_calls")
     tools = native.functions(request, crossing)

@@ -52,7 +52,7 @@ def _fit_answer(out: Document, crossing: Crossing) -> None:
         if choice == "none":
             out.pop("tools", None)
         elif choice != "auto":
-            raise crossing.refuse("tool_choice", "this vendor cannot be made to call a tool")
+            raise crossing.refuse("tool_choice", "this vendor cannot be forced to call a tool")
         del out["tool_choice"]
 
 
@@ -66,7 +66,7 @@ def _part(part: Document, crossing: Crossing) -> Document:
     if kind == "image_url" and "no_urls" in quirks and not part["image_url"]["url"].startswith("data:"):
         raise crossing.refuse("image by address", "send its bytes")
     if kind == "input_audio" and "wav_mp3" in quirks and part["input_audio"]["format"] not in {"wav", "mp3"}:
-        raise crossing.refuse(f"audio of {part['input_audio']['format']}", "wav and mp3 are")
+        raise crossing.refuse(f"audio of {part['input_audio']['format']}", "wav and mp3 are supported")
     if kind == "input_audio" and "bare_audio" in quirks:
         return {**part, "input_audio": part["input_audio"]["data"]}
     return part

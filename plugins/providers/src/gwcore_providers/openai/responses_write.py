@@ -335,7 +335,7 @@ class _Items:
             form = (media.mime or "audio/wav").partition("/")[2]
             out = {"type": "input_audio", "input_audio": {"data": media.data, "format": form}}
         else:
-            raise self.crossing.refuse(media.kind, "text, images and files are taken")
+            raise self.crossing.refuse(media.kind, "text, images and files are supported")
         if media.file_id is not None:
             if not self.request.dialect.startswith("openai."):
                 raise self.crossing.refuse(f"{media.kind} by file id", "files live at one vendor")
