@@ -33,6 +33,17 @@ def test_reference_is_current():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "page",
+    sorted(ROOT.glob("plugins/*/README.md")) + sorted(ROOT.glob("plugins/*/docs/*.md")),
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_tables_of_options_are_generated(page):
+    """Written by hand, they said something else than the descriptions."""
+    tables = re.split(r"\n(?=\| \w+ \| default \|)", page.read_text())
+    assert all(re.search(r"<!-- options: \S+ -->\n$", before) for before in tables[:-1])
+
+
 def test_every_hook_is_documented():
     page = (ROOT / "docs/reference/hooks.md").read_text()
     names = [n for kind in (Registration, Watching) for n in vars(kind) if not n.startswith("_")]
