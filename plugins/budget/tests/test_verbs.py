@@ -138,7 +138,7 @@ async def test_verbs_of_the_ledger_make_no_store(tmp_path, store_url):
     async with writing(store) as sql:
         await sql.execute(text("CREATE TABLE other (id INTEGER)"))
     code, _, err = await verb("ledger", "verify", file)
-    assert code == 1 and "holds no ledger" in err and "Traceback" not in err
+    assert code == 1 and "has no ledger" in err and "Traceback" not in err
     assert await revision(store, LEDGER) is None
     await migrate(store, Migrations("budget", LEDGER.package, head="budget_0001"))
     code, _, err = await verb("ledger", "verify", file)

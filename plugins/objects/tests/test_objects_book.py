@@ -210,7 +210,7 @@ def test_owners_that_begin_alike_are_not_one():
     [
         (lambda text: text.replace("objects: {}", "objects: {}\n    when: {operations: [chat]}"), "remove its when"),
         (lambda text: text.replace("  - objects: {}\n", "") + "  - ratelimit\n  - objects\n  - cache\n", None),
-        (lambda text: text.replace("  - objects: {}\n", "") + "  - cache\n  - objects\n", "inside objects"),
+        (lambda text: text.replace("  - objects: {}\n", "") + "  - cache\n  - objects\n", "after objects"),
         (lambda text: text.replace("objects: {}", "objects: {store: none}"), "names a store that does not exist"),
         (lambda text: text.replace("objects: {}", "objects: {shared_by: all}"), "shared_by"),
     ],

@@ -65,7 +65,7 @@ async def nobody_elses(w, name, method, path, kind):
     before = len(w.east.up.requests)
     for stranger in ("bob", "cat"):
         refused = await w.raw(stranger, method, f"/{address}", **asked)
-        assert refused.status_code == 404 and "made through" in refused.text, path
+        assert refused.status_code == 404 and "through this gateway" in refused.text, path
     assert len(w.east.up.requests) == before
     assert (await w.raw("abe", method, f"/{address}", **asked)).status_code == 200, path
     assert (await w.raw(ADMIN, method, f"/{address}", **asked)).status_code == (404 if method == "DELETE" else 200)

@@ -66,9 +66,9 @@ async def test_what_no_target_has_is_said(tmp_path):
     async with world(f"sqlite:///{tmp_path}/book.db") as w:
         client = await w.client("ann")
         ids = await a_file_at_each(client)
-        with pytest.raises(openai.BadRequestError, match="kept at west, and east/gpt leads elsewhere"):
+        with pytest.raises(openai.BadRequestError, match="stored at west, where east/gpt is not served"):
             await client.responses.create(model="east/gpt", input=_files(ids[1:]))
-        with pytest.raises(openai.BadRequestError, match="kept at different upstreams"):
+        with pytest.raises(openai.BadRequestError, match="stored at different upstreams"):
             await client.responses.create(model="both", input=_files(ids))
         for id_ in ids:
             await client.responses.create(model="both", input=_files([id_]))

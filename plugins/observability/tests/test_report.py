@@ -195,10 +195,10 @@ def test_what_cannot_be_reported_is_said_in_a_sentence(tmp_path):
     assert "no such file" in said("daily", "--stack", str(tmp_path / "none.yaml"))
     assert "--by takes" in said("daily", "--stack", str(file), "--by", "moon")
     assert "--on takes" in said("weekly", "--stack", str(file), "--on", "soon")
-    assert "no request_log" in said("daily", "--stack", str(file))
+    assert "watch has no request_log" in said("daily", "--stack", str(file))
     where = f'stores: {{rows: "sqlite:///{tmp_path}/none.db"}}\n'
     file.write_text(STACK.format(up="http://127.0.0.1:9", watch="  - request_log: {store: rows}", stack=where))
-    assert "holds nothing yet" in said("daily", "--stack", str(file))
+    assert "has no data yet" in said("daily", "--stack", str(file))
     assert not Path(tmp_path / "none.db").exists()
     (tmp_path / "none.db").touch()
     assert "no table of request_log" in said("daily", "--stack", str(file)) or time

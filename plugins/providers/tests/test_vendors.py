@@ -238,7 +238,7 @@ def test_vertex_without_google_auth(monkeypatch):
 
 def test_vertex_without_a_project():
     provider = PROVIDERS["vertex"]
-    with pytest.raises(BadConfig, match="name the project"):
+    with pytest.raises(BadConfig, match="set project"):
         provider.transport(NoTransport(), None, provider.Options())
 
 

@@ -166,7 +166,7 @@ class BudgetConfig(BaseModel):
         default="deny",
         description="What happens to a call under a budget whose cost has no known bound (no price, or a tool without "
         "a limit of uses): `deny`, `allow_unmetered`, or dollars to reserve for each such call. With "
-        "`allow_unmetered` the budget does not limit these calls.",
+        "`allow_unmetered` such calls may overspend the budget.",
     )
     on_disconnect: Literal["drain", "cancel"] = Field(
         default="drain",

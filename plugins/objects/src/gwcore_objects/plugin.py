@@ -241,7 +241,10 @@ class Objects(Plugin):
             return
         targets, allowed = self._pinned(call.targets, places)
         if not targets:
-            where = ", ".join(sorted({home.upstream for home in places})) or "different upstreams"
+            where = (
+                ", ".join(sorted({home.upstream for home in places}))
+                or "different upstreams, which one request cannot combine"
+            )
             raise BadRequest(
                 f"{', '.join(ids)[:300]}: stored at {where}"
                 + (f", where {call.model[:200]} is not served; request a model of that upstream" if call.model else "")

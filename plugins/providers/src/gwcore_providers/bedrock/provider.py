@@ -50,8 +50,8 @@ class AwsOptions(BaseModel):
     region: str = Field(pattern="^[a-z0-9-]+$", description="AWS region, such as `us-east-1`.")
     access_key_id: str | None = Field(
         default=None,
-        description="Access key id of static credentials; needs `secret_access_key`. Without it, `profile` and "
-        "`api_key`, the usual AWS sources are used (environment, files, container, instance).",
+        description="Access key id of static credentials; needs `secret_access_key`. If none of it, `profile` and "
+        "`api_key` is set, the usual AWS sources are used (environment, files, container, instance).",
     )
     secret_access_key: SecretStr | None = Field(
         default=None, description="Secret of `access_key_id`; write it as `${VAR}`."
