@@ -94,7 +94,7 @@ def test_verbs_are_there_beside_a_plugin_whose_extra_is_not_installed(monkeypatc
     monkeypatch.setitem(sys.modules, "gwcore_observability.otel", None)  # `pip install gwcore-observability` alone
     with pytest.raises(SystemExit) as ended:
         main(["keys", "list", "--help"])
-    assert not ended.value.code and "Keys, newest first" in capsys.readouterr().out
+    assert not ended.value.code and "List keys, the newest first" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main(["plugins"])
     said = capsys.readouterr().out.replace("\n", " ")
