@@ -198,6 +198,17 @@ def _refusal(error: Refused) -> str:
 _BY_STATUS = {401: "credential", 402: "quota", 403: "permission", 409: "conflict", 425: "conflict", 429: "rate_limited"}
 
 
+def unrouted(status: int, body: bytes) -> bool:
+    """Whether not an API answered, but a server that has no such address: without an error, or as web frameworks do."""
+    if status not in (404, 405):
+        return False
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return True
+    return document in ({"detail": "Not Found"}, {"detail": "Method Not Allowed"})
+
+
 def _said(body: bytes) -> tuple[set[str], list[str]]:
     """Codes and messages of an error body in any dialect; none if it is not JSON."""
     try:

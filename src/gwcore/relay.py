@@ -13,7 +13,7 @@ from gwcore.chat import ChatReply
 from gwcore.codec import EVENTS
 from gwcore.dialect import Dialect, InBandError
 from gwcore.errors import Broken, GatewayError, Malformed, Refused, UpstreamError
-from gwcore.outcomes import told_wait
+from gwcore.outcomes import told_wait, unrouted
 from gwcore.translate import Stream, Translation, Way
 from gwcore.wire.decode import decode
 from gwcore.wire.sse import encode
@@ -27,6 +27,8 @@ WHOLE_BODY_CAP = 64 << 20
 TAIL = 4096
 _IDS = frozenset({b"request-id", b"x-request-id"})
 _KEPT = _IDS | {b"retry-after", b"retry-after-ms", b"x-should-retry"}
+_USUAL = "openai.chat"
+"""What servers speak that have one API only."""
 _ERROR = re.compile(rb'"error"\s*:\s*[{"]')
 _REDACTED = b"[redacted]"
 _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
@@ -37,7 +39,7 @@ def refused(
 ) -> UpstreamError:
     """The upstream's own error. Body and headers pass unmodified, except that an echoed credential of ours is redacted.
 
-    In another dialect its message passes, in the client's envelope.
+    In another dialect its message passes, in the client's envelope. Where no API answered, the message says what to check.
     """
     upstream = attempt.target.upstream
     if status < 400:  # following a redirect would send our credential wherever it points; nothing was executed there
@@ -48,6 +50,8 @@ def refused(
         # a content type is not a credential, though a configured header may have the same value
         headers = [(k, v if k == b"content-type" else v.replace(secret, _REDACTED)) for k, v in headers]
     if translation is None:
+        if unrouted(status, body):
+            return Refused(_unrouted(attempt, status), status=status, body=body)
         message = f"upstream {upstream.name!r} answered {status}"
         return Refused(message, status=status, body=body, headers=headers, dialect=attempt.call.dialect.name)
     heard = translation.complaint(status, body)
@@ -64,6 +68,18 @@ def refused(
     if not any(name.startswith("retry-after") for name, _ in error.headers):
         error.retry_after = told_wait(body)  # clients of another dialect do not look there
     return error
+
+
+def _unrouted(attempt: Attempt, status: int) -> str:
+    call, target = attempt.call, attempt.target
+    told = f"upstream {target.upstream.name!r} answered {status} without an error of {call.dialect.name}: check its base_url"
+    if call.operation == "chat" and call.dialect.name != _USUAL:
+        at = target.upstream.provider.address(target.upstream, _USUAL, "chat", target.model, {}, stream=False)
+        if at is not None:
+            told += (
+                f"; if the server has no such API, set `dialect: {_USUAL}` for the upstream, and calls are translated"
+            )
+    return told
 
 
 def _secrets(attempt: Attempt) -> list[bytes]:

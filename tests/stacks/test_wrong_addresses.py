@@ -8,6 +8,7 @@ from google.genai.errors import ClientError
 
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
+from gwcore.testing.upstream import Answer, FakeUpstream
 from tests.fidelity.sdks import ASK, client_for, close
 
 STACK = "gwcore: 1\nupstreams: {up: {provider: openai-compatible, base_url: 'http://127.0.0.1:9/v1'}}\nstack: []\n"
@@ -58,3 +59,40 @@ async def test_nothing_is_guessed(path):
         got = await client.post(url + path, json={})
     assert got.status_code == 404
     assert got.json()["error"]["message"].endswith(" is not served")
+
+
+UPSTREAMS = {
+    "openai.chat": ("openai-compatible", ""),
+    "openai.responses": ("openai-compatible", "; if the server has no such API, set `dialect: openai.chat` for the upstream"),
+    "anthropic.messages": ("anthropic", ""),
+    "gemini.generate": ("gemini", ""),
+}  # fmt: skip
+NO_ROUTE = {"text": b"404 page not found", "nothing": b"", "a framework's": b'{"detail":"Not Found"}'}
+
+
+@pytest.mark.parametrize("body", NO_ROUTE.values(), ids=NO_ROUTE)
+@pytest.mark.parametrize("client", UPSTREAMS)
+async def test_an_upstream_without_such_an_address_is_named_with_what_to_check(client, body):
+    """Codex on a server that speaks chat completions only got ``Not Found``."""
+    provider, mend = UPSTREAMS[client]
+    async with FakeUpstream() as up:
+        up.script(*[Answer(404, body=body)] * 9)
+        stack = f'gwcore: 1\nupstreams: {{up: {{provider: {provider}, base_url: "{up.url}", api_key: sk-vendor-key}}}}\nstack: []\n'
+        async with running(Gateway(stack)) as url:
+            sdk = client_for(client, url)
+            with pytest.raises((openai.NotFoundError, anthropic.NotFoundError, ClientError)) as found:
+                await ASK[client](sdk, "up/m", False)
+            await close(sdk)
+    assert f"upstream 'up' answered 404 without an error of {client}: check its base_url{mend}" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": "model \'m\' not found"}', b'{"detail": "no model m"}', b'{"message": "no"}']
+)
+async def test_an_apis_own_404_passes_as_it_is(body):
+    async with FakeUpstream() as up:
+        up.script(Answer(404, body=body))
+        stack = f'gwcore: 1\nupstreams: {{up: {{provider: openai-compatible, base_url: "{up.url}/v1", api_key: sk-vendor-key}}}}\nstack: []\n'
+        async with running(Gateway(stack)) as url, httpx.AsyncClient() as client:
+            got = await client.post(url + "/v1/responses", json={"model": "m", "input": "hi"})
+    assert (got.status_code, got.content) == (404, body)
