@@ -27,8 +27,6 @@ WHOLE_BODY_CAP = 64 << 20
 TAIL = 4096
 _IDS = frozenset({b"request-id", b"x-request-id"})
 _KEPT = _IDS | {b"retry-after", b"retry-after-ms", b"x-should-retry"}
-_USUAL = "openai.chat"
-"""What servers speak that have one API only."""
 _ERROR = re.compile(rb'"error"\s*:\s*[{"]')
 _REDACTED = b"[redacted]"
 _EVENTS = (b"data:", b"event:", b":")  # what an event stream begins with
@@ -71,14 +69,12 @@ def refused(
 
 
 def _unrouted(attempt: Attempt, status: int) -> str:
-    call, target = attempt.call, attempt.target
-    told = f"upstream {target.upstream.name!r} answered {status} without an error of {call.dialect.name}: check its base_url"
-    if call.operation == "chat" and call.dialect.name != _USUAL:
-        at = target.upstream.provider.address(target.upstream, _USUAL, "chat", target.model, {}, stream=False)
-        if at is not None:
-            told += (
-                f"; if the server has no such API, set `dialect: {_USUAL}` for the upstream, and calls are translated"
-            )
+    upstream, dialect = attempt.target.upstream, attempt.call.dialect.name
+    told = f"upstream {upstream.name!r} answered {status} without an error of {dialect}: check its base_url"
+    if attempt.call.operation == "chat" and upstream.provider.base_url is None:  # a server of one's own
+        told += (
+            "; if the server has no such API, set `dialect` of the upstream to one that it has: calls are translated"
+        )
     return told
 
 

@@ -62,8 +62,8 @@ async def test_nothing_is_guessed(path):
 
 
 UPSTREAMS = {
-    "openai.chat": ("openai-compatible", ""),
-    "openai.responses": ("openai-compatible", "; if the server has no such API, set `dialect: openai.chat` for the upstream"),
+    "openai.chat": ("openai", ""),
+    "openai.responses": ("openai-compatible", "; if the server has no such API, set `dialect` of the upstream"),
     "anthropic.messages": ("anthropic", ""),
     "gemini.generate": ("gemini", ""),
 }  # fmt: skip
