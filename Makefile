@@ -77,9 +77,9 @@ bench-refusals: install
 bench-books: install
 	$(BIN)/python benchmarks/books.py $(BENCH)
 
-# the suite while its processes are stopped now and then, as a busy machine does: some twenty minutes
+# the suite while each test is stopped once for GWCORE_STUTTER seconds (0.6), as a busy machine does: some ten minutes
 stutter: install
-	$(BIN)/python tests/stutter.py $(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -p tests.stutter -n 6 -q
 
 # every property and state machine with examples of its own, over and over: those of `make test` are the same each time
 properties: install

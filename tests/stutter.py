@@ -1,23 +1,52 @@
-"""``make stutter``: the suite on a machine that keeps being busy with something else. It must pass all the same.
+"""``make stutter``: the suite on a machine that stops each test once for a while. It must pass all the same.
 
-Every few seconds a process of the run, alone or with all below it, is stopped for up to a second: what a crowded build
-machine does to it now and then. A test that counts on something to end within some hundred milliseconds fails here first.
+A pytest plugin. At a random moment of each test, its process, one of the processes below it (a store, a gateway), or all of
+them are stopped for :data:`LONG` seconds, as a crowded build machine does now and then. A test that counts on something to
+end within some hundred milliseconds fails here first.
 
-usage: python tests/stutter.py [--longest SECONDS] COMMAND …
+usage: python -m pytest -p tests.stutter …
 """
 
-import argparse
+import math
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-PAUSE = (0.5, 3.0)
-"""Seconds between two stops."""
+import pytest
+
+LONG = float(os.environ.get("GWCORE_STUTTER", "0.6"))
+AFTER = (0.004, 1.2)
+"""Seconds from a test's beginning to its stop; a test that has ended by then is not stopped."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    _tell(math.exp(random.uniform(*map(math.log, AFTER))))
+    try:
+        return (yield)
+    finally:
+        _tell(math.inf)
+
+
+def _tell(seconds):
+    """Ask for a stop in so many seconds, in place of one that was asked for before."""
+    stopper().stdin.write(f"{seconds}\n".encode())
+    stopper().stdin.flush()
+
+
+@cache
+def stopper():
+    return subprocess.Popen([sys.executable, __file__, str(os.getpid())], stdin=subprocess.PIPE)
+
+
+# ── the process that stops the others ────────────────────────────────────────────────────────────────────────────────
 
 
 def children():
@@ -32,8 +61,9 @@ def children():
 
 
 def below(pid, tree):
-    """All processes that one has started, and those have."""
-    return [one for child in tree.get(pid, []) for one in (child, *below(child, tree))]
+    """All processes that one has started, and those have, but for this one."""
+    own = [child for child in tree.get(pid, []) if child != os.getpid()]
+    return [one for child in own for one in (child, *below(child, tree))]
 
 
 def stop(processes, seconds):
@@ -45,21 +75,21 @@ def stop(processes, seconds):
         time.sleep(pause)
 
 
-def main():
-    """Returns the command's exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--longest", type=float, default=1.0, help="seconds that a stop takes at most")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    said = parser.parse_args()
-    run = subprocess.Popen(said.command)
-    while run.poll() is None:
-        time.sleep(random.uniform(*PAUSE))
-        tree = children()
-        if running := below(run.pid, tree):
-            chosen = random.choice(running)
-            stop([chosen, *(below(chosen, tree) if random.random() < 0.7 else ())], random.uniform(0.1, said.longest))
-    return run.returncode
+def main(worker):
+    """Stop the worker as it asks, until it closes its end."""
+    after = math.inf
+    while True:
+        asked, _, _ = select.select([sys.stdin], [], [], None if after == math.inf else after)
+        if asked:
+            said = os.read(sys.stdin.fileno(), 65536)
+            if not said:
+                return
+            after = float(said.split()[-1])
+        else:
+            others = below(worker, children())
+            stop(random.choice(([worker], [worker], [random.choice(others or [worker])], [worker, *others])), LONG)
+            after = math.inf
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(int(sys.argv[1]))

@@ -104,7 +104,7 @@ def catalog():
 def stack(url, entries="", *, server="", watch="[watcher]"):
     return (
         f'gwcore: 1\nupstreams:\n  up: {{provider: fake, base_url: "{url}", api_key: up-secret-canary, '
-        f"timeout: {{connect: 1s, first_byte: 500ms, idle: 500ms}}}}\n"
+        f"timeout: {{connect: 1s, first_byte: 2s, idle: 2s}}}}\n"
         f"stack: [{entries}]\nwatch: {watch}\nserver: {{{server}}}\n"
     )
 
@@ -196,7 +196,7 @@ async def test_a_broken_stream_ends_with_an_error_event(url, upstream, answer, t
 
 @pytest.mark.parametrize("answer", [Answer(delay_head=30), Answer(headers=SSE, body=[b"data: 1\n\n", b"x"], gap=30)])
 async def test_a_client_that_leaves_closes_the_upstream(upstream, answer, told):
-    text = stack(upstream.url).replace("500ms", "60s")
+    text = stack(upstream.url).replace("2s", "60s")
     async with running(Gateway(text, catalog=catalog())) as url:
         upstream.script(answer)
         reader, writer = await connect(url)
@@ -216,7 +216,7 @@ async def test_a_client_that_leaves_closes_the_upstream(upstream, answer, told):
 async def test_a_client_that_hangs_up_at_the_last_event_has_its_answer(upstream, told, cancelled):
     """As Codex does; its upstream may take a moment to close."""
     late = asyncio.Event()
-    text = stack(upstream.url).replace("500ms", "60s")
+    text = stack(upstream.url).replace("2s", "60s")
     async with running(Gateway(text, catalog=catalog())) as url:
         upstream.script(
             Answer(headers=SSE, body=[b"data: 1\n\n" if cancelled else b"data: done\n\n", b": bye\n\n"], gap=late)
@@ -293,7 +293,7 @@ async def test_a_service_that_forgets_its_reply_is_a_fault(upstream):
 
 
 async def test_keepalive_comments_fill_silence(upstream):
-    text = stack(upstream.url, server="keepalive: 50ms").replace("500ms", "60s")
+    text = stack(upstream.url, server="keepalive: 50ms").replace("2s", "60s")
     async with running(Gateway(text, catalog=catalog())) as url:
         upstream.script(Answer(headers=SSE, body=[b"data: 1\n\n", b"data: done\n\n"], delay_head=0.3, gap=0.3))
         seen = await exchange(url, "POST", "/fake", STREAM)
@@ -303,7 +303,7 @@ async def test_keepalive_comments_fill_silence(upstream):
 @pytest.mark.parametrize("kind", ["application/json", "text/html"])
 async def test_what_is_no_event_does_not_follow_comments(upstream, kind):
     """A client reads over what is no event: a proxy's page, or a document, was an empty answer that ended well."""
-    text = stack(upstream.url, server="keepalive: 50ms").replace("500ms", "60s")
+    text = stack(upstream.url, server="keepalive: 50ms").replace("2s", "60s")
     async with running(Gateway(text, catalog=catalog())) as url:
         upstream.script(Answer(headers=[("content-type", kind)], body=[b"{", b"}"], delay_head=0.3, gap=0.01))
         seen = await exchange(url, "POST", "/fake", STREAM)

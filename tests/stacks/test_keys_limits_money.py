@@ -150,11 +150,13 @@ async def test_a_team_s_limits_bind_its_keys_together_and_a_model_s_its_model(tm
 async def test_places_of_a_key_are_for_calls_under_way(tmp_path):
     async with world(tmp_path) as w:
         key = await w.key(max_parallel_requests=1)
-        w.ups["a"].default = Answer(body=ok("a").body, delay_head=0.5)
+        go_on = asyncio.Event()
+        w.ups["a"].default = Answer(body=ok("a").body, delay_head=go_on)
         first = asyncio.create_task(w.ask(key))
         while not w.calls["a"]:
             await asyncio.sleep(0.01)
         assert (await w.ask(key)).status == 429
+        go_on.set()
         assert (await first).status == 200
         assert (await w.ask(key)).status == 200
 

@@ -54,7 +54,7 @@ async def served(up, store, auth=None, **budget):
     text = json.dumps({
         "gwcore": 1, "stores": {"book": store},
         "upstreams": {"up": {"provider": "openai-compatible", "base_url": f"{up.url}/v1", "api_key": "sk-up-00000000", "prices": prices}},
-        "stack": [{"auth": {"admin_key": ADMIN, **(auth or {})}}, {"budget": {"store": "book", "mode": "direct", "patience": "3s", **budget}}],
+        "stack": [{"auth": {"admin_key": ADMIN, **(auth or {})}}, {"budget": {"store": "book", "mode": "direct", "patience": "10s", **budget}}],
     }, indent=1)  # fmt: skip
     gateway = Gateway(text + "\n", catalog=Catalog(), serve_admin=True)
     async with running(gateway) as url, httpx2.AsyncClient(timeout=20, trust_env=False) as http:
@@ -382,7 +382,8 @@ async def test_the_openai_sdk_asks_once_and_not_again(api):
 
 async def test_b26_a_limit_that_changes_and_a_key_that_goes_while_a_call_runs(api, up):
     made = await api.post("/key/generate", {"max_budget": 10})
-    up.default = Answer(body=completion(1000).body, delay_head=0.5)
+    go_on = asyncio.Event()
+    up.default = Answer(body=completion(1000).body, delay_head=go_on)
     running = asyncio.ensure_future(api.chat(made["key"]))
     await up.received(1)
     await api.post("/key/update", {"key": made["token"], "max_budget": 0.5})
@@ -390,16 +391,19 @@ async def test_b26_a_limit_that_changes_and_a_key_that_goes_while_a_call_runs(ap
         "POST", "/v1/chat/completions", {"model": "up/m", "max_tokens": 1000, "messages": []}, key=made["key"]
     )
     assert refused.status_code == 429, refused.text
+    go_on.set()
     assert (await running).status_code == 200
     (row,) = await api.get("/spend/logs")
     assert (row["spend"], row["status"]) == (1.00001, "success")
     assert "spent $1.00001" in (await api.chat(made["key"])).json()["error"]["message"]
     await api.post("/key/update", {"key": made["token"], "max_budget": 10})
+    go_on.clear()
     running = asyncio.ensure_future(api.chat(made["key"]))
     await up.received(2)
     await api.post("/key/delete", {"keys": [made["token"]]})
     gone = await api.raw("POST", "/v1/chat/completions", {"model": "up/m", "messages": []}, key=made["key"])
     assert gone.status_code == 401
+    go_on.set()
     assert (await running).status_code == 200
     assert [row["spend"] for row in await api.get("/spend/logs")] == [1.00001] * 2
     assert (await verify(api.budget.ledger.home)).problems == []

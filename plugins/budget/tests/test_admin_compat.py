@@ -30,7 +30,7 @@ async def served(up, store, names):
             "b": {**entry, "prices": {"*": {"input": "$1/M", "output": "$2000/M"}}},
         },
         "models": names,
-        "stack": [{"auth": {"admin_key": ADMIN}}, "ratelimit", {"budget": {"store": "book", "mode": "direct", "patience": "3s"}}],
+        "stack": [{"auth": {"admin_key": ADMIN}}, "ratelimit", {"budget": {"store": "book", "mode": "direct", "patience": "10s"}}],
     }, indent=1)  # fmt: skip
     headers = {"authorization": f"Bearer {ADMIN}"}
     async with (

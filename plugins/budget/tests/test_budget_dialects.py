@@ -34,7 +34,7 @@ def stack(up, dialect, limit, status=429, wait="2s"):
     return json.dumps({
         "gwcore": 1, "stores": {"book": "memory:"},
         "upstreams": {"up": {**entry, "base_url": base, "api_key": "sk-upstream-test-0000000", "prices": {"*": PRICE}}},
-        "stack": [{"anybody": {}}, {"budget": {"store": "book", "mode": "direct", "patience": "2s", "wait": wait, "status": status, "rules": [{"per": "key", "limit": limit}]}}],
+        "stack": [{"anybody": {}}, {"budget": {"store": "book", "mode": "direct", "patience": "10s", "wait": wait, "status": status, "rules": [{"per": "key", "limit": limit}]}}],
     }, indent=1)  # fmt: skip
 
 
@@ -109,7 +109,8 @@ async def test_a_spent_budget_in_the_clients_dialect(client, status):
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_held_money_in_the_clients_dialect(client):
     async with FakeUpstream() as up:
-        up.default = Answer(status=400, delay_head=0.7, body=b'{"error":{"message":"no"}}')
+        answered = asyncio.Event()
+        up.default = Answer(status=400, delay_head=answered, body=b'{"error":{"message":"no"}}')
         async with serving(stack(up, client, "$1.01", wait="100ms")) as (url, _, plugin):
             first = asyncio.ensure_future(ask(url, client, 1000))
             await up.received(1)
@@ -120,6 +121,7 @@ async def test_held_money_in_the_clients_dialect(client):
             if client == "gemini.generate":  # its own clients read no header
                 (wait,) = [d for d in json.loads(refused.body)["error"]["details"] if d["@type"].endswith(".RetryInfo")]
                 assert wait["retryDelay"] == refused.header("retry-after") + "s"
+            answered.set()
             await first
             assert [row[0] for row in await holds(plugin)] == [2]
 

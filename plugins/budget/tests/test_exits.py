@@ -56,7 +56,7 @@ def stack(up, **budget):
             name: {"provider": "openai-compatible", "base_url": f"{url}/v1", "api_key": "sk-upstream-test-0000000", "prices": {"*": PRICE}, "timeout": {"first_byte": first_byte, "idle": "5s"}}
             for name, url, first_byte in (("up", up.url, "5s"), ("hasty", up.url, "300ms"), ("closed", "http://127.0.0.1:9", "5s"))
         },
-        "stack": [{"anybody": {}}, {"budget": {"store": "book", "patience": "2s", "rules": [{"per": "global", "limit": "$1000"}], **budget}}, {"faulty": {}}],
+        "stack": [{"anybody": {}}, {"budget": {"store": "book", "patience": "10s", "rules": [{"per": "global", "limit": "$1000"}], **budget}}, {"faulty": {}}],
     }, indent=1)  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def stack(store, a, b, c, limit, *, hedge=None, first="300ms"):
         "gwcore": 1, "stores": {"book": store},
         "upstreams": {name: {**upstream, "base_url": f"{up.url}/v1", "timeout": {"first_byte": first if name == "a" else "20s"}} for name, up in (("a", a), ("b", b), ("c", c))},
         "models": {"chain": ["a/m", "b/m", "c/m"], "warm": "c/m"},
-        "stack": [{"anybody": {}}, {"fallback": {"hedge": hedge} if hedge else {}}, {"budget": {"store": "book", "mode": "direct", "patience": "2s", "rules": [{"per": "key", "limit": limit, "on_short": "reject"}]}}],
+        "stack": [{"anybody": {}}, {"fallback": {"hedge": hedge} if hedge else {}}, {"budget": {"store": "book", "mode": "direct", "patience": "10s", "rules": [{"per": "key", "limit": limit, "on_short": "reject"}]}}],
     }, indent=1)  # fmt: skip
 
 

@@ -102,7 +102,8 @@ async def test_402_is_selectable(store_url):
 
 async def test_money_held_by_others_is_told_apart(store_url):
     async with FakeUpstream() as up:
-        up.default = Answer(body=completion(10).body, delay_head=0.5)
+        settled = asyncio.Event()
+        up.default = Answer(body=completion(10).body, delay_head=settled)
         async with serving(stack(up.url, store_url, mode="direct", rules=KEY, wait="100ms")) as (url, _, plugin):
             first = asyncio.ensure_future(ask(url, max_tokens=999))
             await up.received(1)
@@ -110,6 +111,7 @@ async def test_money_held_by_others_is_told_apart(store_url):
             assert refused.status == 429 and refused.error["code"] == "budget_reserved"
             assert refused.header("x-should-retry") is None
             assert int(refused.header("retry-after")) >= 1
+            settled.set()
             assert (await first).status == 200
             await holds(plugin)
             assert (await ask(url, max_tokens=900)).status == 200
