@@ -238,7 +238,7 @@ async def early(scope, receive, send):
     ids=["its body does not come", "control: the next head does not", "control: the next is not HTTP"],
 )
 async def test_a_request_is_answered_once(rest, statuses):
-    limits = EdgeLimits(header_timeout=1.5, body_timeout=1.5, min_body_rate=1_000_000)
+    limits = EdgeLimits(header_timeout=2.5, body_timeout=2.5, min_body_rate=1_000_000)
     async with running(early, lifespan="off", protocol=edge_protocol(limits)) as url:
         answer = await raw(url, head(b"host: a", b"content-length: 2", body=b"h"), pause=(0.1, rest), wait=10)
         assert re.findall(rb"HTTP/1.1 (\d+)", answer) == statuses

@@ -66,8 +66,9 @@ def stack_file(text, ups):
 
 
 @pytest.fixture(params=[guides, importers], ids=["guide", "import"])
-def served(request):
-    """``served(without="")`` → a gateway of that stack file, without one plugin."""
+def served(request, tmp_path, monkeypatch):
+    """``served(without="")`` → a gateway of that stack file, without one plugin, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     text = request.param()
     return lambda without="": _served(text, without)
 

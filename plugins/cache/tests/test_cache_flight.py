@@ -325,7 +325,7 @@ def redis(url, **more):
 
 @pytest.mark.parametrize("how", ["cut", "hang"])
 async def test_a_store_that_goes_away_costs_one_wait(how, redis_url):
-    async with Proxy(redis_url) as proxy, world(**redis(proxy.url, timeout="150ms")) as w:
+    async with Proxy(redis_url) as proxy, world(**redis(proxy.url, timeout="1s")) as w:
         w.up.default = w.wire.answer(False)
         assert [state(await w.ask()), await w.settled(), state(await w.ask())] == ["miss", None, "hit"]
         proxy.hang = how == "hang"

@@ -247,7 +247,7 @@ async def test_a_purge_reaches_the_other_workers(tmp_path):
 async def fleet(redis_url):
     """Two workers."""
     store, namespace = Store(redis_url, "redis"), f"t{uuid.uuid4().hex}"
-    one, two = (RedisShelf(store, Plain(), namespace=namespace, timeout=5, lease=1.5) for _ in range(2))
+    one, two = (RedisShelf(store, Plain(), namespace=namespace, timeout=5, lease=3) for _ in range(2))
     async with one.open(), two.open():
         yield one, two
         await one.purge(Wanted())
@@ -256,7 +256,7 @@ async def fleet(redis_url):
 async def test_one_worker_asks(fleet):
     one, two = fleet
     assert (await one.turn(key(1), "s")).turn is Turn.OURS
-    await asyncio.sleep(2)  # longer than a lease: it is renewed
+    await asyncio.sleep(4)  # longer than a lease: it is renewed
     assert (await two.turn(key(1), "s")).turn is Turn.OTHERS
     found = entry()
     assert await one.put([(key(1), found)], key(1), 0)
