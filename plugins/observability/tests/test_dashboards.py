@@ -54,7 +54,10 @@ def exported(tmp_path_factory):
     import asyncio
 
     async def run():
-        stack = AUTH + "  - ratelimit: {rules: [{per: global, requests: 4/h}]}\n  - fallback: {}\nstores: {book: 'memory:'}\n"
+        stack = (
+            AUTH
+            + "  - ratelimit: {rules: [{per: global, requests: 4/h}]}\n  - fallback: {}\nstores: {book: 'memory:'}\n"
+        )
         async with FakeUpstream(Answer(500, body=b"{}"), ok(), streamed()) as up, Place() as place:
             watch = "  - prometheus: {port: 0}\n" + webhook(place, tmp_path_factory.mktemp("spill"))
             async with gateway(up, watch, stack=stack) as (url, made):
