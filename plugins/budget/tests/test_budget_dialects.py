@@ -93,7 +93,7 @@ async def test_a_spent_budget_in_the_clients_dialect(client, status):
         refused = await ask(url, client, 1000)
         assert refused.status == status and up.requests == []
         text = refused.body.decode()
-        assert "budget of key k" in text and "$0.00 per total" in text
+        assert "budget of key k" in text and "$0.00 in total" in text
         error = json.loads(text)["error"]
         if client.startswith("openai"):
             assert (error["code"], error["type"]) == ("budget_exceeded", "budget_exceeded")

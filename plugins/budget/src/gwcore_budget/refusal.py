@@ -66,7 +66,8 @@ def exceeded(short: Short, status: int, plugin: str) -> GatewayError:
 def _told(short: Short) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
     budget = short.budget
     who = "the global budget" if budget.scope == "global" else f"the budget of {budget.scope} {budget.scope_id}"
-    facts = f"limit {dollars(short.limit)} per {budget.window.name}, spent {dollars(short.posted)}"
+    within = "in total" if budget.window.name == "total" else f"per {budget.window.name}"
+    facts = f"limit {dollars(short.limit)} {within}, spent {dollars(short.posted)}"
     headers = [
         ("x-gwcore-budget-scope", budget.scope),
         ("x-gwcore-budget-id", budget.scope_id),
