@@ -1,4 +1,4 @@
-"""10,000 clients that never finish their heads, and one that asks: ``make slow``.
+"""10,000 clients that never finish their heads (fewer where few files may be open), and one that asks: ``make slow``.
 
 ``gwcore run`` with the quickstart stack, a byte of each head every two seconds. Exit status 1 unless every call of the one is
 answered meanwhile, the slow are all closed at the head's deadline (10 s) with nothing read from them but a 408, and the gateway's
@@ -16,6 +16,8 @@ from pathlib import Path
 import orjson
 import uvloop
 
+from gwcore.server.protocol import EdgeLimits
+from gwcore.server.run import fitting
 from gwcore.testing.server import rss
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +84,7 @@ async def wave(port, count):
 async def main(count):
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    count = min(count, fitting(EdgeLimits(), most).max_connections - 1)  # and the one that asks
     command = [Path(sys.executable).with_name("gwcore"), "run", ROOT / "examples/quickstart/stack.yaml", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
