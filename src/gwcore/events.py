@@ -1,18 +1,19 @@
 """The events of a streamed answer, in any dialect.
 
-Order, guaranteed by readers and relied on by writers: :class:`Started` once; then parts; then :class:`Finished` (once
-per choice) and :class:`Metered` in either order. A part opens with its first event and closes with :class:`PartEnded`;
-``part`` numbers parts across the whole answer. Parts of one answer may overlap (parallel tool calls in OpenAI's chat
-stream); writers whose dialect forbids it put them one after another.
+Order, guaranteed by readers and relied on by writers: :class:`Started` once (see :func:`in_order`); then parts; then
+:class:`Finished` (once per choice) and :class:`Metered` in either order. A part opens with its first event and closes
+with :class:`PartEnded`; ``part`` numbers parts across the whole answer. Parts of one answer may overlap (parallel tool
+calls in OpenAI's chat stream); writers whose dialect forbids it put them one after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from gwcore.chat import ChatReply, Choice, Citation, Finish, Media, Opaque, Part, Reasoning, Text, ToolCall
+from gwcore.ids import new_id
 from gwcore.usage import Usage
 
 
@@ -130,6 +131,8 @@ Event = (
     | Finished
     | Failed
 )
+CONTENT: Final = (TextDelta, Cited, ReasoningDelta, ToolCallStarted, ToolCallDelta, Whole)
+"""Events that bring something of a part."""
 
 
 @dataclass(slots=True)
@@ -150,15 +153,28 @@ class _Gathering:
                 part.text = "".join(pieces)
 
 
+def in_order(events: Iterable[Event], *, begun: bool = False) -> Iterator[Event]:
+    """``Started`` once and before any content, as writers rely on: some upstreams leave it out, or send it again."""
+    for event in events:
+        if isinstance(event, Started):
+            if begun:
+                continue
+            begun = True
+        elif not begun and isinstance(event, CONTENT):
+            begun = True
+            yield Started(new_id(), "")
+        yield event
+
+
 def gather(events: Iterable[Event], dialect: str) -> ChatReply:
     """Collect a stream into a whole answer. Raises ``ValueError`` if it has no beginning."""
     started: Started | None = None
     usage: Usage | None = None
     choices: dict[int, _Gathering] = {}
-    for event in events:
+    for event in in_order(events):
         if isinstance(event, Started):
             started = event
-            usage = event.usage
+            usage = event.usage or usage
         elif isinstance(event, Metered):
             usage = event.usage
         elif isinstance(event, Finished):

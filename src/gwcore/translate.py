@@ -20,7 +20,7 @@ from gwcore.codec import ChatCodec, Complaint, Crossing, StreamReader, StreamWri
 from gwcore.dialect import Dialect
 from gwcore.errors import MISSHAPEN, BadRequest, GatewayError, Malformed
 from gwcore.estimate import Estimator
-from gwcore.events import Event, Failed, Finished, Metered, PartEnded, Started, gather, spell
+from gwcore.events import Event, Failed, Finished, Metered, PartEnded, Started, gather, in_order, spell
 from gwcore.restore import Restorer
 from gwcore.usage import Usage
 from gwcore.wire.ndjson import NdjsonReader
@@ -183,15 +183,16 @@ class Stream:
             raise Malformed(f"an event of the upstream's stream is not one of {self._dialect}") from error
 
     def _written(self, events: Iterable[Event]) -> bytes:
-        listed = list(events) if self._restorer is None else self._restorer.events(events)
+        ordered = in_order(events, begun=self.begun)
+        listed = list(ordered) if self._restorer is None else self._restorer.events(ordered)
         for event in listed:
             if isinstance(event, Metered):
                 self._meter.usage = event.usage
             elif isinstance(event, Failed):
                 self.failed = event
             elif isinstance(event, Started):
-                self._meter.usage = event.usage
-                self._meter.heard = event.usage is not None
+                if event.usage is not None:
+                    self._meter.usage, self._meter.heard = event.usage, True
                 self.begun = True
             elif isinstance(event, Finished) and not event.finish.telling:
                 self._ends.append(event.finish)

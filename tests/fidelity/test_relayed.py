@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from gwcore.events import ToolCallDelta
+from gwcore.events import Started, ToolCallDelta
 from gwcore.usage import Usage
 from tests.fidelity.corpus import CODECS, DIALECTS, MISSING, NAMES, SPECS, answers, recorded_body, requests, streamed
 from tests.fidelity.oracle import UNREADABLE, differs, reply_of
-from tests.fidelity.relayed import relayed, whole
+from tests.fidelity.relayed import relayed, translation, whole
 from tests.fidelity.validators import STREAMS, WHOLES, frames_of
 
 pytestmark = pytest.mark.skipif(not requests(), reason=MISSING)
@@ -202,6 +202,38 @@ def test_an_anthropic_client_sees_its_context_from_the_first_event(source):
     for record in readable(source):
         got, _ = read_stream(record, "anthropic.messages", "whole")
         assert got.start["input_tokens"] + got.start["cache_read_input_tokens"] > 0, record["id"]
+
+
+@pytest.mark.parametrize("client", [s for s in SPECS if s != "anthropic.messages"])
+def test_a_stream_without_its_first_event_is_whole(client):
+    """Some servers that imitate Anthropic's API leave ``message_start`` out."""
+    seen = 0
+    for record in readable("anthropic.messages"):
+        first, block, rest = recorded_body(record).partition(b"event: content_block_start")
+        if not (streamed(record) and block and b"message_start" in first):
+            continue
+        way = translation("anthropic.messages", client, stream=True, usage=False)
+        stream = way.stream()
+        out = stream.feed(block + rest) + stream.close()
+        got = STREAMS[client](out, usage=False) if client == "openai.chat" else STREAMS[client](out)
+        assert not stream.void and not wrong_in(record, client, got.said), record["id"]
+        assert way.stream().gathered(block + rest).id
+        seen += 1
+    assert seen > 20
+
+
+@pytest.mark.parametrize("client", SPECS)
+def test_a_stream_that_begins_twice_begins_once(client, monkeypatch):
+    source = "openai.chat" if client != "openai.chat" else "anthropic.messages"
+    reader = type(CODECS[source].reader())
+    read = reader.read
+    again = lambda self, frame: [e for event in read(self, frame) for e in (event, Started("again", "m"))]  # noqa: E731
+    monkeypatch.setattr(reader, "read", again)
+    records = [r for r in readable(source) if streamed(r)]
+    for record in records:
+        got, _ = read_stream(record, client, "whole")
+        assert not wrong_in(record, client, got.said), record["id"]
+    assert records
 
 
 # ── negative controls ────────────────────────────────────────────────────────────────────────────────────────────────
