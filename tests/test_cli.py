@@ -5,6 +5,7 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,6 +150,23 @@ def test_a_store_that_is_away_at_start_is_a_sentence(tmp_path):
     done = run("run", file, "--port", "0", env={**os.environ, "GWCORE_ADMIN_KEY": secrets.token_hex(32)})
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert "cannot start: auth: the store postgresql://127.0.0.1:1/x does not answer" in done.stderr
+
+
+def test_who_sends_no_http_writes_no_log(tmp_path):
+    """Whoever can connect could fill a disk with it."""
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(GOOD)
+    command = [GWCORE, "run", str(stack), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(next(line for line in process.stdout if "serves" in line).rpartition(":")[2])
+            for odd in (b"no http\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\nx : y\r\n\r\n"):
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    client.sendall(odd)
+                    assert b"400" in client.recv(100)
+        finally:
+            process.terminate()
+        assert process.communicate(timeout=20)[1] == ""
 
 
 def test_several_workers_do_not_say_that_they_serve_before_one_does(tmp_path):

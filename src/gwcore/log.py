@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import MutableMapping
+from traceback import extract_tb
 from typing import Any
 
 import orjson
@@ -44,8 +45,29 @@ def threshold(level: str | None = None) -> int:
     return logging.getLevelNamesMapping().get(name, logging.INFO)
 
 
+def places(error: BaseException) -> list[str]:
+    """Where it was raised, innermost last: of an exception, its type and this are all that is logged."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)[-4:]]
+
+
+class _Libraries(logging.Handler):
+    """Warnings and errors that libraries log, as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by :mod:`logging`."""
+        said: dict[str, Any] = {"logger": record.name}
+        message = record.getMessage().strip()
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            said |= {"error": type(error).__name__, "at": places(error)}
+        if record.exc_info or record.name == "asyncio":
+            message = message.partition("\n")[0]  # then come values: of futures, of the exception
+        log = structlog.get_logger("gwcore")
+        (log.error if record.levelno >= logging.ERROR else log.warning)(message, **said)
+
+
 def setup(level: str | None = None) -> None:
-    """Configure structlog to write to stderr, at the level of :func:`threshold`."""
+    """Configure structlog to write to stderr, at the level of :func:`threshold`; and :mod:`logging` to write to structlog."""
+    logging.basicConfig(handlers=[_Libraries(logging.WARNING)])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-import traceback
 from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
@@ -16,6 +15,7 @@ import structlog
 from gwcore.call import Attempt, Call
 from gwcore.dispatch import COST, cost_of
 from gwcore.errors import BudgetExceeded, GatewayError, PluginFault, Refused, UnknownModel
+from gwcore.log import places
 from gwcore.relay import header
 from gwcore.reply import COMMITTED, IDLE, Send
 from gwcore.wire.transport import Headers
@@ -120,7 +120,6 @@ def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:
 
     ``plugins`` maps import packages to plugin names, to attribute the exception.
     """
-    frames = traceback.extract_tb(error.__traceback__)
     owner = None
     tb = error.__traceback__
     while tb is not None:
@@ -131,7 +130,7 @@ def as_fault(error: Exception, plugins: dict[str, str]) -> PluginFault:
         "unnamed exception",
         error=type(error).__name__,
         plugin=owner,
-        at=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-4:]],
+        at=places(error),
     )
     return PluginFault(owner)
 

@@ -212,6 +212,7 @@ def serve_on(
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # below are clients' mistakes: whoever can connect could fill a disk
         access_log=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(drain)),
