@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from gwcore.call import Call, Principal, words
 from gwcore.chat import Media, Part, ToolResult
 from gwcore.codec import both_ways
-from gwcore.errors import BadRequest, GatewayError
+from gwcore.errors import MISSHAPEN, BadRequest, GatewayError
 from gwcore.estimate import Estimator, ceiling
 from gwcore.units import parse_money
 
@@ -110,7 +110,7 @@ class Facts:
             return True
         try:
             request = codec.read_request(call.document, call.model or "", stream=call.stream)
-        except GatewayError:
+        except (GatewayError, *MISSHAPEN):
             return True  # not for us to judge; the body has at least the marker of an image
         return any(isinstance(part, Media) and part.kind == "image" for m in request.messages for part in _all(m.parts))
 
