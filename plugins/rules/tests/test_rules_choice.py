@@ -87,7 +87,7 @@ def test_what_the_request_is_decides_where_no_task_is_named(plugin):
 def test_a_request_of_an_odd_shape_is_not_for_the_rules_to_judge(plugin):
     """What it gets is its upstream's answer, or a 400 that names the value; no fault of ours."""
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": IMAGE}}]}
-    for odd in (7, "text", {"role": "user", "content": 7}, {"role": "assistant", "tool_calls": 7}):
+    for odd in (7, {"role": ["user"]}, {"role": "user", "content": 7}, {"role": "assistant", "tool_calls": 7}):
         assert rule_of(chosen(plugin, asked(messages=[image, odd]))) == "vision"
 
 
