@@ -8,6 +8,7 @@ from rules_kit import asked, chosen, plugin_of, rule_of
 
 from gwcore.call import Principal
 from gwcore.errors import BadConfig, BadRequest, Forbidden, UnknownModel
+from gwcore_providers import gwcore_dialects
 from gwcore_rules.choose import CostCapExceeded, dollars
 
 # twenty tasks of a research assistant, in the order of its rules
@@ -84,11 +85,29 @@ def test_what_the_request_is_decides_where_no_task_is_named(plugin):
     assert rule_of(chosen(plugin, asked(messages=[{"role": "user", "content": content}]))) == "vision"
 
 
-def test_a_request_of_an_odd_shape_is_not_for_the_rules_to_judge(plugin):
-    """What it gets is its upstream's answer, or a 400 that names the value; no fault of ours."""
-    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": IMAGE}}]}
-    for odd in (7, {"role": ["user"]}, {"role": "user", "content": 7}, {"role": "assistant", "tool_calls": 7}):
-        assert rule_of(chosen(plugin, asked(messages=[image, odd]))) == "vision"
+SHOWN = {"type": "image_url", "image_url": {"url": IMAGE}}
+SOURCE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "message", "rule"),
+    [
+        ("openai.chat", {"role": "user", "content": [SHOWN]}, "vision"),
+        ("openai.chat", {"role": "user", "content": 'what is {"type": "image_url"} for?'}, "rest"),
+        (
+            "anthropic.messages",
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [SOURCE]}]},
+            "vision",
+        ),
+        # of an odd shape: not for the rules to judge, and no fault of the gateway
+        ("openai.chat", {"role": ["user"], "content": [SHOWN]}, "vision"),
+        ("anthropic.messages", {"role": ["user"], "content": [SOURCE]}, "vision"),
+    ],
+)
+def test_an_image_is_one_of_the_conversation_not_a_word_in_it(plugin, dialect, message, rule):
+    made = asked(messages=[message])
+    made.dialect = next(known for known in gwcore_dialects() if known.name == dialect)
+    assert rule_of(chosen(plugin, made)) == rule
 
 
 def test_the_header_is_asked_before_the_body_and_the_body_before_the_name(plugin):
