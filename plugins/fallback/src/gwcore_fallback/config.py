@@ -175,7 +175,7 @@ class FallbackConfig(RouteConfig):
         description="Settings by model (`*` is a wildcard; more specific names win); what is not set there is "
         "inherited.",
     )
-    default_fallbacks: Names = Field(default=[], description="Models to try last, forevery model; after `fallbacks`.")
+    default_fallbacks: Names = Field(default=[], description="Models to try last, for every model; after `fallbacks`.")
     deployments: dict[str, DeploymentConfig] = Field(
         default={},
         description="Weights, limits and tags by `upstream/model` (`*` is a wildcard; more specific names win).",
