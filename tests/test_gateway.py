@@ -212,6 +212,31 @@ async def test_a_client_that_leaves_closes_the_upstream(upstream, answer, told):
         assert told[-1][2] is True
 
 
+async def test_a_server_may_raise_where_a_client_has_left(upstream, told, capfd):
+    """Servers of whoever mounts the gateway do so (ASGI, HTTP 2.4); ours discards what is sent."""
+    upstream.script(Answer(headers=SSE, body=[b"data: 1\n\n", b"data: 2\n\n"], gap=30))
+    gateway, gone = Gateway(stack(upstream.url).replace("2s", "60s"), catalog=catalog()), asyncio.Event()
+    said = [{"type": "http.request", "body": STREAM, "more_body": False}]
+
+    async def receive():
+        if said:
+            return said.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        gone.set()
+        raise OSError("the connection is closed")
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(STREAM))]
+    scope = {"type": "http", "method": "POST", "path": "/fake", "query_string": b"", "headers": headers}
+    async with gateway:
+        async with asyncio.timeout(20):
+            await gateway(scope, receive, send)
+    assert told[-1][1:] == (200, True, "NoneType")
+    assert "OSError" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("cancelled", [False, True], ids=["all of it", "control: all but the end"])
 async def test_a_client_that_hangs_up_at_the_last_event_has_its_answer(upstream, told, cancelled):
     """As Codex does; its upstream may take a moment to close."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -290,7 +291,7 @@ class Gateway:
     @staticmethod
     def _new_call(found: Match, path: str, scope: Scope, send: Send) -> Call:
         dialect, route, params = found
-        reply = Reply(send)
+        reply = Reply(send if DISCONNECT in scope.get("extensions", ()) else _deaf(send))
         client = scope.get("client")
         call = Call(
             id=new_id(),
@@ -398,6 +399,16 @@ async def _run(stack: Stack, call: Call) -> Outcome:
         _log.error("a layer returned no Outcome; write: return await inner(call)", got=type(outcome).__name__)
         return Outcome(call.reply.status)
     return outcome
+
+
+def _deaf(send: Send) -> Send:
+    """Discards what is sent to a client that has left: other servers may raise ``OSError`` then (ASGI, HTTP 2.4)."""
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        with suppress(OSError):
+            await send(message)
+
+    return sent
 
 
 def _watch_client(call: Call, scope: Scope, receive: Receive) -> asyncio.Task[None] | None:
