@@ -7,6 +7,7 @@ import gc
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,10 @@ SPARE = 64
 """File descriptors reserved for other than client and upstream connections: stores, sinks, logs."""
 NOT_STARTED = 3
 """Exit code of a process whose application could not start."""
+ACCEPTS = 8
+"""Connections accepted per turn of the event loop: libuv accepts one per listening handle, and on a busy loop newcomers waited."""
+SWITCH = 0.0005
+"""Seconds after which a thread may ask for the GIL: at Python's 5 ms the threads of stores starve beside a busy loop."""
 LOOK = 0.1
 """Polling interval, in seconds, for watched files."""
 _log = structlog.get_logger("gwcore")
@@ -204,6 +209,7 @@ def serve_on(
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     limits = fitting(limits, most)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold every key and prompt in memory
+    sys.setswitchinterval(SWITCH)
     app = make()
     config = uvicorn.Config(
         app,
@@ -225,7 +231,7 @@ def serve_on(
     async def main() -> None:
         watcher = asyncio.create_task(server.watch(watch)) if watch else None
         try:
-            await server.serve([listener])
+            await server.serve([listener, *(listener.dup() for _ in range(ACCEPTS - 1))])
         finally:
             if watcher is not None:
                 watcher.cancel()

@@ -3,7 +3,7 @@
 ::
 
     put(record)        O(1), never waits: appends to a queue bounded by count and bytes; drops content or record if full
-    every tick         encodes the queue, record by record, and yields to the event loop every ``SLICE``
+    every tick         encodes the queue, record by record, and yields to the event loop in between
       sink healthy     → sent in batches from memory
       else             → disk (:mod:`gwcore_observability.spill`), sent from there, oldest first, once it is healthy
     a batch not settled within ``TICK`` is also written to disk: a killed process loses at most its last second
@@ -41,6 +41,8 @@ RECORD_SIZE = 4096
 """Bytes assumed for a record without content."""
 SLICE = 0.0001
 """Seconds of encoding records before yielding to the event loop."""
+SHARE = 8
+"""A busy event loop yields back late: then encoding takes one part in so many of its time, or it would fall behind for good."""
 BIG = 16 * 1024
 """Bytes of content above which it is read in a thread."""
 OPEN_AFTER = 3
@@ -209,7 +211,7 @@ class Outbox:
             self._work.set()
 
     async def _encode_fresh(self) -> None:
-        began = time.monotonic()
+        began, allowed = time.monotonic(), SLICE
         while self._fresh:
             record, captured = self._fresh.popleft()
             content = None
@@ -222,9 +224,10 @@ class Outbox:
                 self._wait(item)
             if self._spill is not None and self._half_full:
                 await self._store(self._take_ready(), under_way=False)
-            if time.monotonic() - began > SLICE:
+            if (now := time.monotonic()) - began > allowed:
                 await asyncio.sleep(0)
                 began = time.monotonic()
+                allowed = max(SLICE, (began - now) / SHARE)
 
     async def _content(self, captured: Captured) -> Content | None:
         try:

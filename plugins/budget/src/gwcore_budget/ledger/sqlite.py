@@ -56,8 +56,9 @@ _STEPS = 20_000
 """Instructions of SQLite's virtual machine between two checks of the deadline."""
 _HOLD = ", ".join(HOLD_COLUMNS)
 _ACCOUNT = "id, budget, generation, start, posted, pending, excess, lim, soft, told"
-ROWS = 16
-"""Rows per INSERT: its cursors are opened, and the GIL is released and taken again, once for all of them."""
+ROWS = (128, 16)
+"""Rows per INSERT: its cursors are opened, and the GIL is released and taken again, once for all of them. As many rows as
+possible, then fewer: beside a busy event loop, each time costs milliseconds."""
 _PLACE = re.compile(r"\$(\d+)")
 
 
@@ -67,13 +68,13 @@ def _numbered(statement: str) -> str:
     return _PLACE.sub(r"?\1", statement)
 
 
-@lru_cache(maxsize=64)
-def _inserting(table: str, names: tuple[str, ...], common: int) -> tuple[str, str]:
-    """Statements for one row and for :data:`ROWS` rows, which share the values of the first ``common`` columns."""
+@lru_cache(maxsize=256)
+def _inserting(table: str, names: tuple[str, ...], common: int, rows: int) -> str:
+    """The statement for so many rows, which share the values of the first ``common`` columns."""
     # a conflict ends the transaction anyway; to undo the statement alone, SQLite would first copy every page that many rows change
     places = [f"?{n}" for n in range(1, common + 1)] + ["?"] * (len(names) - common)
     head, row = f"INSERT OR ROLLBACK INTO {table} ({', '.join(names)}) VALUES ", f"({','.join(places)})"
-    return head + row, head + ",".join([row] * ROWS)
+    return head + ",".join([row] * rows)
 
 
 # the list comes first in each join: as the right side of an IN it would be copied into a temporary table each time
@@ -421,21 +422,23 @@ def _insert(
     """Insert rows; ``defaults``: column → its default, or ``...`` if it has none.
 
     Each bound value costs a call: so a column with its default in all rows is omitted, and a text that all of many rows
-    share is bound once for :data:`ROWS` of them.
+    share is bound once per statement.
     """
     common: dict[str, Any] = {}
     apart: dict[str, tuple[Any, ...]] = {}
     for (name, default), column in zip(defaults.items(), zip(*rows, strict=True), strict=True):
         first = column[0]
         alike = first == column[-1] and column.count(first) == len(rows)
-        if alike and type(first) is str and len(rows) >= ROWS and first != default:
+        if alike and type(first) is str and len(rows) >= ROWS[-1] and first != default:
             common[name] = first
         elif not (alike and first == default):
             apart[name] = column
-    one, many = _inserting(table, (*common, *apart), len(common))
-    shared, left = common.values(), list(zip(*apart.values(), strict=True))
-    whole = len(rows) - len(rows) % ROWS
-    for at in range(0, whole, ROWS):
-        db.execute(many, [*shared, *chain.from_iterable(left[at : at + ROWS])])
-    if whole < len(rows):
-        db.executemany(one, [(*shared, *row) for row in left[whole:]])
+    names, shared, left = (*common, *apart), common.values(), list(zip(*apart.values(), strict=True))
+    most, at = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER), 0
+    for size in ROWS:
+        while len(left) - at >= size and size * len(names) <= most:
+            statement = _inserting(table, names, len(common), size)
+            db.execute(statement, [*shared, *chain.from_iterable(left[at : at + size])])
+            at += size
+    if at < len(left):
+        db.executemany(_inserting(table, names, len(common), 1), [(*shared, *row) for row in left[at:]])

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import orjson
 import structlog
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gwcore.errors import BadRequest, GatewayError, NotServed
@@ -46,6 +46,14 @@ _EXACT = {
     "end_user": CALL.c.end_user, "session": CALL.c.session, "reason": CALL.c.reason, "cache": CALL.c.cache,
     "id": CALL.c.id,
 }  # fmt: skip
+_ROWS = func.json_each(bindparam("rows")).table_valued("value")
+# one statement for all rows: executed row by row, it would hold the file's only write lock for milliseconds each
+_SQLITE = (
+    sqlite.insert(CALL)
+    .from_select([*CALL.c], select(*(func.json_extract(_ROWS.c.value, f"$.{c.name}") for c in CALL.c)).where(true()))
+    .on_conflict_do_nothing(index_elements=["event"])
+)
+_POSTGRES = postgresql.insert(CALL).on_conflict_do_nothing(index_elements=["event"])
 _LISTED = [column for column in CALL.c if column.name not in {"record", "content"}]
 
 
@@ -75,10 +83,12 @@ class RequestLogSink:
 
     async def send(self, delivery: Delivery) -> Verdict:
         """Insert."""
-        insert = postgresql.insert if self._store.scheme == "postgresql" else sqlite.insert
-        rows = [orjson.loads(item.body) for item in delivery.items]
         async with writing(self._store, WITHIN) as sql:
-            await sql.execute(insert(CALL).on_conflict_do_nothing(index_elements=["event"]), rows)
+            if self._store.scheme == "postgresql":
+                await sql.execute(_POSTGRES, [orjson.loads(item.body) for item in delivery.items])
+            else:
+                said = b",".join(item.body for item in delivery.items)
+                await sql.execute(_SQLITE, {"rows": f"[{said.decode()}]"})
         return ACCEPTED
 
 
