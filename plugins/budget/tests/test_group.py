@@ -1,12 +1,14 @@
 """What is gathered into one transaction, and what becomes of the rest where one of it cannot be written."""
 
 import asyncio
+import time
 
+import pytest
 from budget_kit import budget, do, eventually, reserve
 
 from gwcore_budget.ledger import group as module
 from gwcore_budget.ledger.escrow import Escrow
-from gwcore_budget.ledger.group import Group
+from gwcore_budget.ledger.group import Group, Unavailable
 from gwcore_budget.ledger.home import Conflict
 from gwcore_budget.ledger.journal import Journal
 from gwcore_budget.ledger.ops import POSTED, Admitted, Facts, Spent
@@ -102,4 +104,36 @@ async def test_time_in_which_the_loop_was_stuck_is_not_the_store_s(make_home, mo
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + 60)  # as if it had been stuck for a minute
     assert all(isinstance(one, Admitted) for one in await asyncio.gather(*asking))
+    await group.aclose()
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)  # over PostgreSQL, a transaction takes dozens of turns
+@pytest.mark.parametrize(("turn", "answered"), [(0.3, True), (0.0, False)], ids=["", "control: the store is slow"])
+async def test_long_turns_of_a_busy_loop_are_not_the_store_s(make_home, turn, answered):
+    """A worker at its limit refused calls that its store had answered in time: each turn of its loop took 150 ms."""
+    home = make_home()
+    group, over = Group(home, patience=0.2), asyncio.Event()
+    await group.open()
+
+    async def turns():
+        while not over.is_set():
+            time.sleep(turn)
+            await asyncio.sleep(0 if turn else 0.01)
+
+    async def late(ops, transact=home.transact):
+        for _ in range(4):  # turns that the answer takes
+            await asyncio.sleep(0 if answered else 1)
+        return await transact(ops)
+
+    home.transact = late
+    busy = asyncio.create_task(turns())
+    try:
+        if answered:
+            assert isinstance(await group.ask(reserve("r:1", 10, budget())), Admitted)
+        else:
+            with pytest.raises(Unavailable):
+                await group.ask(reserve("r:1", 10, budget()))
+    finally:
+        over.set()
+        await busy
     await group.aclose()

@@ -33,16 +33,13 @@ from gwcore_observability.content import Captured, Content, Reader
 from gwcore_observability.record import Record
 from gwcore_observability.settings import OutboxConfig
 from gwcore_observability.sink import Delivery, Sink, Verdict, later
+from gwcore_observability.slices import Slices
 from gwcore_observability.spill import Item, Spill
 
 TICK = 0.4
 """Seconds that a record may stay only in memory."""
 RECORD_SIZE = 4096
 """Bytes assumed for a record without content."""
-SLICE = 0.0001
-"""Seconds of encoding records before yielding to the event loop."""
-SHARE = 8
-"""A busy event loop yields back late: then encoding takes one part in so many of its time, or it would fall behind for good."""
 BIG = 16 * 1024
 """Bytes of content above which it is read in a thread."""
 OPEN_AFTER = 3
@@ -211,7 +208,7 @@ class Outbox:
             self._work.set()
 
     async def _encode_fresh(self) -> None:
-        began, allowed = time.monotonic(), SLICE
+        slices = Slices()
         while self._fresh:
             record, captured = self._fresh.popleft()
             content = None
@@ -224,10 +221,7 @@ class Outbox:
                 self._wait(item)
             if self._spill is not None and self._half_full:
                 await self._store(self._take_ready(), under_way=False)
-            if (now := time.monotonic()) - began > allowed:
-                await asyncio.sleep(0)
-                began = time.monotonic()
-                allowed = max(SLICE, (began - now) / SHARE)
+            await slices.breathe()
 
     async def _content(self, captured: Captured) -> Content | None:
         try:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
@@ -36,6 +35,7 @@ BATCH = 512
 """Holds that one :class:`Spent` may end, and about as many that one transaction may begin or end."""
 _CONFLICTS = 8
 _LATE = 0.02
+_PROLONGED = 8
 _log = structlog.get_logger("gwcore.budget")
 
 
@@ -78,6 +78,50 @@ class _Entry:
     @property
     def weight(self) -> int:
         return len(self.op.holds) if isinstance(self.op, Spent) else 1
+
+
+class _Timer:
+    """Ends a wait for the store. Patience is with the store, not with our own event loop.
+
+    A loop that was blocked, e.g. by a reload, or whose turns are long because the worker is at its limit, delays the
+    question and the answer by several turns: then the wait is prolonged, unless the store is known to be down.
+    """
+
+    __slots__ = ("_due", "_future", "_group", "_handle", "_left", "_loop", "_patience")
+
+    def __init__(
+        self, group: Group, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], patience: float
+    ) -> None:
+        self._group = group
+        self._loop = loop
+        self._future = future
+        self._patience = patience
+        self._left = _PROLONGED
+        self._wait()
+
+    def _wait(self) -> None:
+        self._due = self._loop.time() + self._patience
+        self._handle: asyncio.Handle = self._loop.call_later(self._patience, self._expire)
+
+    def _expire(self) -> None:
+        if self._loop.time() - self._due > _LATE:
+            self._prolong(slow=True)
+        else:
+            self._handle = self._loop.call_soon(self._turn, time.monotonic())
+
+    def _turn(self, began: float) -> None:
+        self._prolong(slow=time.monotonic() - began > _LATE)
+
+    def _prolong(self, *, slow: bool) -> None:
+        if slow and self._left and not self._group.down:
+            self._left -= 1
+            self._wait()
+        elif not self._future.done():
+            self._future.set_exception(Unavailable())
+
+    def cancel(self) -> None:
+        """The wait is over."""
+        self._handle.cancel()
 
 
 class Group:
@@ -169,7 +213,7 @@ class Group:
         self._queue.append(_Entry(op, future))
         self._wake.set()
         patience = self.patience if patience is None else patience
-        timer = loop.call_later(patience, _expire, loop, future, loop.time() + patience, patience)
+        timer = _Timer(self, loop, future, patience)
         try:
             return await future
         except BaseException as error:
@@ -369,15 +413,3 @@ class Group:
             else:
                 keep.append(entry)
         self._queue.extendleft(reversed(keep))
-
-
-def _expire(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], due: float, patience: float, *, again: bool = True
-) -> None:
-    if future.done():
-        return
-    if again and loop.time() - due > _LATE:
-        # the event loop was blocked, e.g. by a reload: the store may have answered, or have received nothing yet
-        loop.call_later(patience, partial(_expire, loop, future, due, patience, again=False))
-    else:
-        future.set_exception(Unavailable())
