@@ -11,8 +11,8 @@ export PATH := $(PATH):/usr/sbin
 export UV_SYSTEM_CERTS ?= true
 # the suite starts hundreds of processes: without cached bytecode each of them compiles all it imports, for a second
 export PYTHONDONTWRITEBYTECODE :=
-# most tests wait for processes of their own: four at a time keep two cores busy
-WORKERS ?= 4
+# most tests wait for processes of their own: five at a time keep two cores busy
+WORKERS ?= 5
 # tests write to memory where it has room and may run programs: a disk that others keep busy is not what they are about
 SCRATCH = $(shell $(PYTHON) -c "import os; s = os.statvfs('/dev/shm'); print('/dev/shm' if s.f_bavail * s.f_frsize > 2 << 30 and not s.f_flag & os.ST_NOEXEC else '')" 2>/dev/null)
 

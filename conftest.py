@@ -4,6 +4,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests import shortcuts
+
 settings.register_profile(
     "gwcore",
     deadline=None,  # a deadline per example would be a timed assertion
@@ -12,3 +14,8 @@ settings.register_profile(
     derandomize="GWCORE_RANDOM" not in os.environ,
 )
 settings.load_profile("gwcore")
+
+
+def pytest_configure() -> None:
+    """Here, since some collected modules start stores."""
+    shortcuts.take()
