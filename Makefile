@@ -16,7 +16,7 @@ WORKERS ?= 5
 # tests write to memory where it has room and may run programs: a disk that others keep busy is not what they are about
 SCRATCH = $(shell $(PYTHON) -c "import os; s = os.statvfs('/dev/shm'); print('/dev/shm' if s.f_bavail * s.f_frsize > 2 << 30 and not s.f_flag & os.ST_NOEXEC else '')" 2>/dev/null)
 
-.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign stutter properties
+.PHONY: install run test check lint types bench bench-translation docs new-plugin clean crash drill outage hang slow overload saturation node-sdks revocation bench-layers bench-added bench-refusals bench-books campaign stutter properties
 
 install: $(STAMP)
 
@@ -119,6 +119,10 @@ slow: install
 # five times the calls that a worker can serve: it serves as many as before, and refuses the rest at once
 overload: install
 	$(BIN)/python tests/server/overload_campaign.py $(OVERLOAD)
+
+# one worker, and more clients than it can serve at once: no refusal, no connection left waiting, complete books
+saturation: install
+	$(BIN)/python tests/stacks/saturation_campaign.py $(SATURATION)
 
 # keys revoked under load on two gateways of two workers: every worker refuses them within a second
 revocation: install

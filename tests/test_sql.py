@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
 from gwcore.resources import Lease, Resources
-from gwcore.sql import Migrations, driver_arguments, engine_of, migrate, reading, writing
+from gwcore.sql import CONNECTIONS, Migrations, driver_arguments, engine_of, migrate, reading, writing
 
 FIRST = """
 from alembic import op
@@ -166,13 +166,13 @@ async def test_two_writers_that_read_first_do_not_collide(store):
         await sql.execute(text("INSERT INTO demo_thing VALUES (0)"))
 
     async def bump():
-        async with writing(store) as sql:
+        async with writing(store, 10) as sql:
             await sql.execute(text("SELECT id FROM demo_thing"))
             await sql.execute(text("UPDATE demo_thing SET id = id + 1"))
 
-    await asyncio.gather(*(bump() for _ in range(12)))
+    await asyncio.gather(*(bump() for _ in range(CONNECTIONS)))
     async with reading(store) as sql:
-        assert (await sql.execute(text("SELECT id FROM demo_thing"))).scalar() == 12
+        assert (await sql.execute(text("SELECT id FROM demo_thing"))).scalar() == CONNECTIONS
 
 
 async def test_an_outage_is_named_and_says_nothing_of_the_url():

@@ -7,6 +7,7 @@ A plugin owns its tables (names begin with the plugin's) and ships its migration
     async def lifespan(self):
         await migrate(store, BOOK)                          # waits while another replica migrates
         async with reading(store) as sql: ...               # autocommit: for single SELECTs
+        async with single(store) as sql: ...                # autocommit: for one statement that writes
         async with writing(store) as sql: ...               # one transaction; SQLite: BEGIN IMMEDIATE
 
 A store that cannot be reached, or does not answer in time, raises :class:`gwcore.errors.StoreUnavailable`;
@@ -25,7 +26,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gwcore.errors import AssemblyError, BadConfig, StoreUnavailable
+from gwcore.patience import patience
 from gwcore.resources import Store
 from gwcore.whole import whole
 
@@ -272,6 +274,14 @@ async def reading(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[
         yield connection
 
 
+def single(store: Store, within: float = ANSWER_WITHIN) -> AbstractAsyncContextManager[AsyncConnection]:
+    """A connection for one statement that writes, a transaction of its own. Raises ``StoreUnavailable``.
+
+    Between the statements of a longer one, SQLite's only write lock waits for our event loop, and all others for the lock.
+    """
+    return reading(store, within)
+
+
 @asynccontextmanager
 async def writing(store: Store, within: float = ANSWER_WITHIN) -> AsyncIterator[AsyncConnection]:
     """A connection inside one transaction, committed if the block ends normally. Raises ``StoreUnavailable``."""
@@ -320,7 +330,7 @@ async def _transaction(connection: AsyncConnection) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _answering(store: Store, within: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(within):
+        async with patience(within):
             yield
         _Told.of(store).answered()
     except IntegrityError:

@@ -11,7 +11,7 @@ from gwcore_budget.ledger.escrow import Escrow
 from gwcore_budget.ledger.group import Group, Unavailable
 from gwcore_budget.ledger.home import Conflict
 from gwcore_budget.ledger.journal import Journal
-from gwcore_budget.ledger.ops import POSTED, Admitted, Facts, Spent
+from gwcore_budget.ledger.ops import POSTED, Admitted, Facts, Settle, Spent
 
 ONE = budget(limit=1_000_000)
 
@@ -136,4 +136,21 @@ async def test_long_turns_of_a_busy_loop_are_not_the_store_s(make_home, turn, an
     finally:
         over.set()
         await busy
+    await group.aclose()
+
+
+async def test_a_call_that_waits_goes_before_a_backlog_that_nobody_waits_for(make_home, monkeypatch):
+    """A worker that was 20 transactions behind refused calls, since their reserves queued behind what had ended."""
+    monkeypatch.setattr(module, "BATCH", 4)
+    home = make_home()
+    group = Group(home, patience=10)
+    await group.open()
+    for n in range(40):
+        await do(home, reserve(f"r{n}:1", 10, ONE))
+    for n in range(40):
+        group.send(Settle(f"r{n}:1", POSTED, 3))
+    assert isinstance(await group.ask(reserve("late:1", 10, ONE)), Admitted)
+    assert group.backlog == 36, "of what had ended before, one transaction was written"
+    await eventually(lambda: not group.backlog)
+    assert await home.rows("SELECT posted, pending FROM budget_account") == [(40 * 3, 10)]
     await group.aclose()

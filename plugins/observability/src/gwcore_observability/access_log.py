@@ -25,7 +25,7 @@ from gwcore.units import exact_usd
 from gwcore_observability.content import Content
 from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import CANCELLED, FAILED, OK, REFUSED, Record
-from gwcore_observability.settings import OutboxConfig, SinkConfig
+from gwcore_observability.settings import NearConfig, SinkConfig
 from gwcore_observability.sink import Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
 
@@ -34,8 +34,8 @@ PIPE = 4096
 """Bytes that a pipe takes atomically, even with several writers (POSIX: PIPE_BUF)."""
 
 
-class LinesConfig(OutboxConfig):
-    """As for every sink, but in memory only by default."""
+class LinesConfig(NearConfig):
+    """For one line per call: in memory only by default."""
 
     folder: Path | None = Field(
         default=None,

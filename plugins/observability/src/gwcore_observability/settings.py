@@ -108,6 +108,12 @@ class OutboxConfig(BaseModel):
     )
 
 
+class NearConfig(OutboxConfig):
+    """For sinks on the same machine or in the gateway's own store: a busy event loop has few turns, so each takes more."""
+
+    batch: int = Field(default=1000, ge=1, le=10_000, description="Maximum number of records per batch.")
+
+
 class SinkConfig(BaseModel):
     """Settings of every sink."""
 

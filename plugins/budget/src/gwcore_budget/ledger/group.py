@@ -11,9 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import structlog
 
+from gwcore.patience import Patience
 from gwcore.sql import TOLD_EVERY
 from gwcore_budget.ledger.clock import BOOT
 from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unfit
@@ -34,8 +37,6 @@ from gwcore_budget.ledger.refused import held_by, lessened
 BATCH = 512
 """Holds that one :class:`Spent` may end, and about as many that one transaction may begin or end."""
 _CONFLICTS = 8
-_LATE = 0.02
-_PROLONGED = 8
 _log = structlog.get_logger("gwcore.budget")
 
 
@@ -79,49 +80,10 @@ class _Entry:
     def weight(self) -> int:
         return len(self.op.holds) if isinstance(self.op, Spent) else 1
 
-
-class _Timer:
-    """Ends a wait for the store. Patience is with the store, not with our own event loop.
-
-    A loop that was blocked, e.g. by a reload, or whose turns are long because the worker is at its limit, delays the
-    question and the answer by several turns: then the wait is prolonged, unless the store is known to be down.
-    """
-
-    __slots__ = ("_due", "_future", "_group", "_handle", "_left", "_loop", "_patience")
-
-    def __init__(
-        self, group: Group, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], patience: float
-    ) -> None:
-        self._group = group
-        self._loop = loop
-        self._future = future
-        self._patience = patience
-        self._left = _PROLONGED
-        self._wait()
-
-    def _wait(self) -> None:
-        self._due = self._loop.time() + self._patience
-        self._handle: asyncio.Handle = self._loop.call_later(self._patience, self._expire)
-
-    def _expire(self) -> None:
-        if self._loop.time() - self._due > _LATE:
-            self._prolong(slow=True)
-        else:
-            self._handle = self._loop.call_soon(self._turn, time.monotonic())
-
-    def _turn(self, began: float) -> None:
-        self._prolong(slow=time.monotonic() - began > _LATE)
-
-    def _prolong(self, *, slow: bool) -> None:
-        if slow and self._left and not self._group.down:
-            self._left -= 1
-            self._wait()
-        elif not self._future.done():
-            self._future.set_exception(Unavailable())
-
-    def cancel(self) -> None:
-        """The wait is over."""
-        self._handle.cancel()
+    @property
+    def urgent(self) -> bool:
+        """Whether a call waits for it."""
+        return isinstance(self.op, Reserve) and self.future is not None and not self.future.done()
 
 
 class Group:
@@ -213,7 +175,7 @@ class Group:
         self._queue.append(_Entry(op, future))
         self._wake.set()
         patience = self.patience if patience is None else patience
-        timer = _Timer(self, loop, future, patience)
+        wait = Patience(patience, partial(_fail, future), lambda: not self.down)
         try:
             return await future
         except BaseException as error:
@@ -223,7 +185,7 @@ class Group:
                 self._abandon(op, future)
             raise
         finally:
-            timer.cancel()
+            wait.cancel()
 
     def _slow(self, patience: float) -> None:
         """Log now and then that the store answers too late; an outage is logged where it is detected."""
@@ -270,13 +232,21 @@ class Group:
                 await asyncio.sleep(pause)
 
     def _next(self) -> list[_Entry]:
-        """Take the queued operations of one transaction, up to about :data:`BATCH` holds."""
+        """Take the queued operations of one transaction: up to about :data:`BATCH` holds, and as many that calls wait for.
+
+        Those go before what nobody waits for: a reserve that is seen before an earlier end finds less money, never more.
+        """
         batch: list[_Entry] = []
         weight = 0
         while self._queue and weight < BATCH:
             entry = self._queue.popleft()
             weight += entry.weight
             batch.append(entry)
+        if self._queue:
+            urgent = list(islice((entry for entry in self._queue if entry.urgent), BATCH))
+            batch += urgent
+            taken = set(map(id, urgent))
+            self._queue = deque(entry for entry in self._queue if id(entry) not in taken)
         return batch
 
     async def _commit(self, batch: list[_Entry]) -> None:
@@ -413,3 +383,8 @@ class Group:
             else:
                 keep.append(entry)
         self._queue.extendleft(reversed(keep))
+
+
+def _fail(future: asyncio.Future[Result]) -> None:
+    if not future.done():
+        future.set_exception(Unavailable())

@@ -19,7 +19,7 @@ from gwcore.errors import BadRequest, GatewayError, NotServed
 from gwcore.plugin import Setup
 from gwcore.ports import AdminCall, AdminRoute, Caller
 from gwcore.resources import Store
-from gwcore.sql import migrate, reading, writing
+from gwcore.sql import migrate, reading, single
 from gwcore.units import Duration, StoreRef
 from gwcore_observability.call_table import CALL, MIGRATIONS, row_of
 from gwcore_observability.content import Content
@@ -27,7 +27,7 @@ from gwcore_observability.plugin import SinkPlugin
 from gwcore_observability.record import Record
 from gwcore_observability.report import GROUPS, Line, make
 from gwcore_observability.report import row_of as figures
-from gwcore_observability.settings import SinkConfig
+from gwcore_observability.settings import NearConfig, SinkConfig
 from gwcore_observability.sink import ACCEPTED, Delivery, Sink, Verdict
 from gwcore_observability.spill import Item
 
@@ -65,6 +65,7 @@ class RequestLogConfig(SinkConfig):
     )
     retain: Duration = Field(default=30 * 86400.0, gt=0, description="How long rows are kept; older ones are deleted.")
     sweep: Duration = Field(default=600.0, gt=0, description="Time between two deletions of old rows.")
+    outbox: NearConfig = Field(default=NearConfig(), description="How rows are queued and kept on disk.")
 
 
 class RequestLogSink:
@@ -83,7 +84,7 @@ class RequestLogSink:
 
     async def send(self, delivery: Delivery) -> Verdict:
         """Insert."""
-        async with writing(self._store, WITHIN) as sql:
+        async with single(self._store, WITHIN) as sql:
             if self._store.scheme == "postgresql":
                 await sql.execute(_POSTGRES, [orjson.loads(item.body) for item in delivery.items])
             else:
@@ -140,7 +141,7 @@ class RequestLog(SinkPlugin):
         gone = 0
         while True:
             began = time.monotonic()
-            async with writing(self.store, WITHIN) as sql:
+            async with single(self.store, WITHIN) as sql:
                 count = (await sql.execute(delete(CALL).where(CALL.c.event.in_(old)))).rowcount
             gone += count
             if count < CHUNK:

@@ -1,0 +1,72 @@
+"""A wait for another does not count time in which our own loop is behind."""
+
+import asyncio
+import time
+
+import pytest
+
+from gwcore import patience as module
+from gwcore.patience import patience
+
+TURN = 0.05
+TURNS = 4
+
+
+async def answered_after(turns, seconds):
+    """Something that answers at once, but whose answer is so many turns of the loop away."""
+    async with patience(seconds):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    return True
+
+
+@pytest.fixture
+async def busy():
+    """Every turn of the loop takes ``TURN`` seconds."""
+
+    async def turns():
+        while True:
+            time.sleep(TURN)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(turns())
+    yield
+    task.cancel()
+
+
+@pytest.mark.usefixtures("busy")
+async def test_turns_of_our_own_are_not_counted():
+    assert await answered_after(TURNS, TURN / 2)
+
+
+@pytest.mark.usefixtures("busy")
+async def test_control_without_prolongation_it_is_given_up(monkeypatch):
+    monkeypatch.setattr(module, "PROLONGED", 0)
+    with pytest.raises(TimeoutError):
+        await answered_after(TURNS, TURN / 2)
+
+
+@pytest.mark.usefixtures("busy")
+async def test_it_ends_behind_a_busy_loop_too():
+    with pytest.raises(TimeoutError):
+        await answered_after(1_000, TURN / 2)
+
+
+async def test_an_idle_loop_waits_no_longer():
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        async with patience(0.05):
+            await asyncio.Event().wait()
+    assert loop.time() - began >= 0.05
+
+
+async def test_an_error_and_a_cancellation_are_passed_on():
+    with pytest.raises(KeyError):
+        async with patience(5):
+            raise KeyError
+    task = asyncio.create_task(answered_after(1_000_000, 60))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
