@@ -231,19 +231,21 @@ async def test_a_file_that_cannot_be_opened_leaves_no_thread_behind(tmp_path, mo
     """One that outlives its loop ends in a traceback beside the sentence that says why the gateway cannot start."""
     if mutant:
         monkeypatch.setattr("gwcore.sql._sqlite", aiosqlite.connect)
-    stop = aiosqlite.Connection.stop
+    monkeypatch.setattr("gwcore.sql.CLOSE_WITHIN", 10)
+    stop, looked = aiosqlite.Connection.stop, threading.Event()
 
     def slow_stop(connection):
-        connection._tx.put_nowait((None, lambda: time.sleep(0.2)))
+        connection._tx.put_nowait((None, looked.wait if mutant else lambda: time.sleep(0.2)))
         return stop(connection)
 
     monkeypatch.setattr(aiosqlite.Connection, "stop", slow_stop)
     (tmp_path / "book.db").mkdir()
     lease, before = Lease(Resources()), set(threading.enumerate())
     with pytest.raises(StoreUnavailable):
-        async with reading(lease.store(f"sqlite:///{tmp_path}/book.db")):
+        async with reading(lease.store(f"sqlite:///{tmp_path}/book.db"), 10):
             pass
     left = [thread for thread in set(threading.enumerate()) - before if "connection_worker" in thread.name]
+    looked.set()
     assert bool(left) is mutant
     await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in left))
     await lease.release()
