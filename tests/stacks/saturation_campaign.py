@@ -4,7 +4,8 @@
 log and a request log. Exit status 1 unless every call is served, no client waits for its first answer through most of its
 stage, and afterwards the books hold as many calls as were served, with no problem.
 
-The records that the two logs dropped are printed: they are the first to give way. ``--before`` is the control: threads wait
+``--servers`` keeps the limits in Redis and the books in PostgreSQL. The records that the two logs dropped are printed: they
+are the first to give way. ``--before`` is the control: threads wait
 for the GIL as long as Python lets them, one connection is accepted per turn of the loop, and the ledger's patience is short
 of the loop's own turns.
 """
@@ -20,16 +21,21 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
+
+from raw import read_response, request_bytes
+
+from gwcore.testing.servers import postgres, redis
 
 STACK = """
 gwcore: 1
-stores: {book: "sqlite:///gwcore.db"}
+stores: {book: "${BOOK}"HOT}
 upstreams: {demo: {provider: demo, prices: {"*": {input: $1/M, output: $4/M, max_output: 4096}}}}
 models: {m: demo/demo}
 stack:
   - auth: {admin_key: "${ADMIN}", keys: {app: {secret: "${KEY}"}}}
-  - ratelimit: {rules: [{per: key, requests: 100M/min}]}
+  - ratelimit: {STORErules: [{per: key, requests: 100M/min}]}
   - fallback: {}
   - budget: {rules: [{per: key, limit: $900000}]}
 watch: [access_log: {to: calls.log}, request_log: {}]
@@ -40,27 +46,26 @@ import gwcore.patience as patience, gwcore.server.run as run, gwcore_observabili
 run.ACCEPTS, run.SWITCH, patience.PROLONGED, slices.SHARE = 1, 0.005, 1, 1e9
 """
 MOST = 0.8
+"""Part of a stage within which each of its clients must have had its first answer."""
 CLIENTS = 16, 100, 400
 
 
 class Load:
     """Clients that ask again as soon as they are answered."""
 
-    def __init__(self, port, key):
+    def __init__(self, url, key):
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello " * 50}]}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
-        self.request = head.encode() + body
-        self.port = port
+        headers = [("authorization", f"Bearer {key}")]
+        self.request = request_bytes(url, "POST", "/v1/chat/completions", body, headers)
+        self.port = int(url.rpartition(":")[2])
         self.codes = collections.Counter()
 
     async def ask(self, reader, writer):
         began = time.perf_counter()
         writer.write(self.request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        body = await reader.readexactly(length)
-        status = int(head[9:12])
-        self.codes[status if status == 200 else (status, json.loads(body)["error"]["code"])] += 1
+        answer = await read_response(reader)
+        code = answer.status if answer.status == 200 else (answer.status, json.loads(answer.body)["error"]["code"])
+        self.codes[code] += 1
         return time.perf_counter() - began
 
     async def client(self, end, firsts, rest):
@@ -91,12 +96,18 @@ def told(url, admin):
         print(name, ", ".join(f"{what} {plugins[name][what]}" for what in ("sent", "waiting", "dropped")), flush=True)
 
 
-async def main(seconds, before):
+async def main(seconds, before, servers):
     admin, key = secrets.token_hex(32), "sk-" + secrets.token_hex(16)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "stack.yaml").write_text(STACK)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stores = {"BOOK": "sqlite:///gwcore.db"}
+        if servers:
+            stores = {"BOOK": stack.enter_context(postgres()), "HOT": stack.enter_context(redis())}
+        hot = ', hot: "${HOT}"', "store: hot, "
+        text = STACK.replace("HOT", hot[0] * servers).replace("STORE", hot[1] * servers)
+        Path(folder, "stack.yaml").write_text(text)
         command = [sys.executable, "-c", BEFORE * before + RUN]
-        environment = {**os.environ, "ADMIN": admin, "KEY": key, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **stores, "ADMIN": admin, "KEY": key, "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             [*command, "run", "stack.yaml", "--port", "0"],
             cwd=folder,
@@ -106,7 +117,7 @@ async def main(seconds, before):
         ) as worker:
             try:
                 url = worker.stdout.readline().split()[-1]
-                load = Load(int(url.rpartition(":")[2]), key)
+                load = Load(url, key)
                 slowest = max([await load.run(clients, seconds) for clients in CLIENTS])
                 told(url, admin)
             finally:
@@ -129,5 +140,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="of each number of clients")
     parser.add_argument("--before", action="store_true", help="the control")
+    parser.add_argument("--servers", action="store_true", help="Redis and PostgreSQL in place of memory and SQLite")
     given = parser.parse_args()
-    sys.exit(not asyncio.run(main(given.seconds, given.before)))
+    sys.exit(not asyncio.run(main(given.seconds, given.before, given.servers)))

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 import structlog
 
@@ -242,12 +241,12 @@ class Group:
             entry = self._queue.popleft()
             weight += entry.weight
             batch.append(entry)
-        if self._queue:
-            urgent = list(islice((entry for entry in self._queue if entry.urgent), BATCH))
-            batch += urgent
-            taken = set(map(id, urgent))
-            self._queue = deque(entry for entry in self._queue if id(entry) not in taken)
-        return batch
+        urgent: list[_Entry] = []
+        rest: deque[_Entry] = deque()
+        for entry in self._queue:
+            (urgent if entry.urgent and len(urgent) < BATCH else rest).append(entry)
+        self._queue = rest
+        return batch + urgent
 
     async def _commit(self, batch: list[_Entry]) -> None:
         ops = [entry.op for entry in batch]

@@ -131,7 +131,8 @@ class PostgresHome:
             raise StoreDown("the ledger is closed")
         if self._db is None or self._db.is_closed():
             self._db = await asyncpg.connect(**self._how, timeout=self._patience, command_timeout=self._patience)
-            await self._db.execute("SET synchronous_commit = on")
+            # every row is found by a key, but a plan made while the tables were small reads them whole until the next ANALYZE
+            await self._db.execute("SET synchronous_commit = on; SET enable_seqscan = off")
         return self._db
 
     async def _drop(self) -> None:
@@ -330,6 +331,10 @@ class PostgresHome:
             if rows:
                 await db.executemany(statement, rows)
 
+        async def copied(table: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
+            if rows:
+                await db.copy_records_to_table(table, columns=columns, records=rows)
+
         holds = books.holds.values()
         await many(
             "UPDATE budget_account SET posted=$1, pending=$2, excess=$3, lim=$4, soft=$5, told=$6 WHERE id=$7",
@@ -339,19 +344,13 @@ class PostgresHome:
                 if a.changed
             ],
         )
-        await many(
-            f"INSERT INTO budget_hold ({_HOLD}) VALUES ({places(len(HOLD_COLUMNS))})",
-            [hold_row(hold) for hold in holds if hold.new],
-        )
+        await copied("budget_hold", HOLD_COLUMNS, [hold_row(hold) for hold in holds if hold.new])
         changes = ", ".join(f"{name}=${at}" for at, name in enumerate(HOLD_COLUMNS[1:], 2))
         await many(
             f"UPDATE budget_hold SET {changes} WHERE id=$1",
             [hold_row(hold) for hold in holds if hold.changed and not hold.new],
         )
-        await many(
-            "INSERT INTO budget_entry (hold, accounts, kind, pending, posted, at) VALUES ($1,$2,$3,$4,$5,$6)",
-            books.entries,
-        )
+        await copied("budget_entry", ("hold", "accounts", "kind", "pending", "posted", "at"), books.entries)
         await many(
             "UPDATE budget_budget SET generation=$1, recall=$2 WHERE id=$3",
             [(row.generation, row.recall, row.id) for row in books.budgets.values() if row.changed],
