@@ -1,14 +1,12 @@
 """A wait for another does not count time in which our own loop is behind."""
 
 import asyncio
-import time
 
 import pytest
 
 from gwcore import patience as module
 from gwcore.patience import patience
 
-TURN = 0.05
 TURNS = 4
 
 
@@ -20,36 +18,19 @@ async def answered_after(turns, seconds):
     return True
 
 
-@pytest.fixture
-async def busy():
-    """Every turn of the loop takes ``TURN`` seconds."""
-
-    async def turns():
-        while True:
-            time.sleep(TURN)
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(turns())
-    yield
-    task.cancel()
+async def test_turns_of_our_own_are_not_counted(busy_loop):
+    assert await answered_after(TURNS, busy_loop / 2)
 
 
-@pytest.mark.usefixtures("busy")
-async def test_turns_of_our_own_are_not_counted():
-    assert await answered_after(TURNS, TURN / 2)
-
-
-@pytest.mark.usefixtures("busy")
-async def test_control_without_prolongation_it_is_given_up(monkeypatch):
+async def test_control_without_prolongation_it_is_given_up(busy_loop, monkeypatch):
     monkeypatch.setattr(module, "PROLONGED", 0)
     with pytest.raises(TimeoutError):
-        await answered_after(TURNS, TURN / 2)
+        await answered_after(TURNS, busy_loop / 2)
 
 
-@pytest.mark.usefixtures("busy")
-async def test_it_ends_behind_a_busy_loop_too():
+async def test_it_ends_behind_a_busy_loop_too(busy_loop):
     with pytest.raises(TimeoutError):
-        await answered_after(1_000, TURN / 2)
+        await answered_after(1_000, busy_loop / 2)
 
 
 async def test_an_idle_loop_waits_no_longer():

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from gwcore.errors import BadConfig
 from gwcore.load import Load
+from gwcore.patience import PROLONGED
 from gwcore.wire.http1 import Http1Transport
 from gwcore.wire.transport import Tls, Transport
 
@@ -124,8 +125,9 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
 
     Args:
         url: of a store whose scheme is ``redis``.
-        timeout: seconds to wait for an answer; ``None`` for a client that listens.
-        within: seconds to establish a connection; ``timeout`` by default.
+        timeout: seconds that callers wait for an answer with :func:`gwcore.patience.patience`, which the driver's own limit,
+            :data:`gwcore.patience.PROLONGED` times longer, must not forestall; ``None`` for a client that listens.
+        within: seconds to establish a connection; by default as long as the driver waits for an answer.
         most: maximum number of connections.
 
     Raises:
@@ -140,10 +142,11 @@ def redis_client(url: str, timeout: float | None, *, within: float | None = None
     except ImportError:
         raise BadConfig("a redis store needs its driver; pip install 'gwcore[redis]'") from None
     connect: Any = Redis.from_url  # untyped in the driver
+    limit = timeout and timeout * (1 + PROLONGED)
     how = {
         "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout if within is None else within,
+        "socket_timeout": limit,
+        "socket_connect_timeout": limit if within is None else within,
         "legacy_responses": False,
         "max_connections": most,
         # with them the pool mistakes a connection closed by the server for one with a pending notice, and hands it out:

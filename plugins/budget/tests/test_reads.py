@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
-from budget_kit import accounts, budget, do, now_of, post, reserve
+from budget_kit import accounts, budget, do, now_of, post, reserve, spent
 
 from gwcore_budget.ledger.home import StoreDown, Turns
-from gwcore_budget.ledger.ops import POSTED, Facts, Reset
+from gwcore_budget.ledger.ops import POSTED, Facts, Reset, Spent
 from gwcore_budget.ledger.postgres import PostgresHome
 from gwcore_budget.reports import Where, attempts, running
 from gwcore_budget.reports import sums as sums_of
@@ -22,6 +23,25 @@ ENDLESS = {
 @pytest.fixture
 def endless(store_url):
     return ENDLESS["sqlite" if store_url.startswith("sqlite") else "postgres"]
+
+
+@pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
+@pytest.mark.parametrize(("mutant", "whole"), [(None, 0), ("SET enable_seqscan = on", 20)], ids=["", "control"])
+async def test_no_plan_of_when_a_table_was_small_reads_it_whole(make_home, mutant, whole):
+    """Each transaction of a new ledger under load read every attempt's row, until the first ANALYZE."""
+    home = make_home()
+    await home.open()
+    if mutant is not None:
+        await home._db.execute(mutant)
+    made = await do(home, reserve("take:1", 1, budget(limit=10**9), chunk=10**6))
+    one = spent("", 1, [made.grants[0].account], POSTED, 1).holds[0]
+    for n in range(20):
+        holds = [replace(one, id=f"r{n}-{m}:1") for m in range(8)]
+        await do(home, Spent("w1", tuple(holds)))
+    await home._db.fetchval("SELECT pg_stat_force_next_flush()")
+    read = await home._db.fetchval("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'budget_hold'")
+    await home.aclose()
+    assert read >= whole if whole else read == 0
 
 
 async def test_names_that_no_index_takes_together_cost_no_money(make_ledger):

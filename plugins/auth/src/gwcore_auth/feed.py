@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from gwcore.errors import BadConfig, GatewayError
+from gwcore.patience import patience
 from gwcore.resources import Store, redis_client
 from gwcore.sql import driver_arguments
 from gwcore_auth.book import CHANNEL, Book, Mark
@@ -24,6 +25,7 @@ from gwcore_auth.book import CHANNEL, Book, Mark
 _log = structlog.get_logger("gwcore.auth")
 Subjects = Iterable[tuple[str, str]]
 _RETRY = 2.0
+_PUSH = 0.2  # limit of seconds for telling a change
 _TELL = 60.0  # seconds between two equal log lines
 
 
@@ -74,7 +76,9 @@ class Feed:
         if self._push is not None:
             try:
                 url = self._push.url
-                await self._push.once("auth.push", lambda: redis_client(url, 0.2)).publish(CHANNEL, b"")
+                client = self._push.once("auth.push", lambda: redis_client(url, _PUSH))
+                async with patience(_PUSH):
+                    await client.publish(CHANNEL, b"")
             except Exception as error:  # a push is only a hint: the write is committed
                 _log.warning("push failed", error=type(error).__name__)
 

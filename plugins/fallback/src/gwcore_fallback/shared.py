@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from gwcore.errors import BadConfig
+from gwcore.patience import patience
 from gwcore.resources import Store, redis_client
 from gwcore_fallback.health import Breaker
 from gwcore_fallback.plan import Fleet
@@ -145,9 +146,10 @@ class Shared(Alone):
         if self.state != "shared":
             return True
         try:
-            won = await self._client.set(
-                self._probe + breaker.id, self._worker, nx=True, px=int(breaker.limits.cooldown * 1000)
-            )
+            async with patience(TIMEOUT):
+                won = await self._client.set(
+                    self._probe + breaker.id, self._worker, nx=True, px=int(breaker.limits.cooldown * 1000)
+                )
         except asyncio.CancelledError:
             breaker.probing = False
             raise
@@ -164,7 +166,8 @@ class Shared(Alone):
             return True
         lease = int(interval * 1500)
         try:
-            return bool(await self._client.eval(_LEAD, 1, f"{self._probe}lease", self._worker, lease))
+            async with patience(TIMEOUT):
+                return bool(await self._client.eval(_LEAD, 1, f"{self._probe}lease", self._worker, lease))
         except Exception as error:  # as in claim
             self._lost(error)
             return True
@@ -215,7 +218,8 @@ class Shared(Alone):
                 left = max(int((breaker.until - time.monotonic()) * 1000), 0)
                 said = (self._channel, self._worker, event, breaker.id, breaker.opens, left, breaker.reason, _KEPT)
                 pipe.eval(_TELL, 1, self._hash, *said)
-            await pipe.execute()
+            async with patience(TIMEOUT):
+                await pipe.execute()
             for _ in batch:
                 self._outbox.popleft()
 
@@ -240,7 +244,8 @@ class Shared(Alone):
                 sent.append(window.pending)
                 pipe.eval(_COUNT, 1, key, window.pending, int(window.per * 1000 / window.SLICES), window.SLICES)
             try:
-                totals = await pipe.execute()
+                async with patience(TIMEOUT):
+                    totals = await pipe.execute()
             except Exception as error:  # as in claim
                 self._lost(error)
                 continue
@@ -296,9 +301,11 @@ class Shared(Alone):
     async def _catch_up(self) -> None:
         """Load what is open now. Runs after subscribing, so that no event is missed."""
         before = time.monotonic()
-        seconds, micros = await self._client.time()
-        self._offset = seconds + micros / 1e6 - (before + time.monotonic()) / 2
-        for name, entry in (await self._client.hgetall(self._hash)).items():
+        async with patience(2 * TIMEOUT):
+            seconds, micros = await self._client.time()
+            self._offset = seconds + micros / 1e6 - (before + time.monotonic()) / 2
+            told = await self._client.hgetall(self._hash)
+        for name, entry in told.items():
             event, opens, until, reason = entry.decode().split("|", 3)
             self._apply(event, name.decode(), int(opens), float(until), reason)
         self.state = "shared"

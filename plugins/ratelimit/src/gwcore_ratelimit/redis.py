@@ -22,6 +22,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from gwcore.patience import patience
 from gwcore.resources import redis_client
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Change, Charge, Limit, Reading, Verdict, reading_of, refunds
 from gwcore_ratelimit.table import StoreDown
@@ -227,7 +228,7 @@ class RedisHome:
                 batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
                 first = min((o.since for o in batch if o.done is not None), default=loop.time())
                 try:
-                    async with asyncio.timeout_at(first + self._timeout):
+                    async with patience(max(0.0, first + self._timeout - loop.time())):
                         answers = await self._run([key for o in batch for key in o.keys], [o.said for o in batch])
                 except Exception as error:
                     # drivers raise various errors if a server is gone, hangs, is read-only or out of memory

@@ -31,7 +31,6 @@ from gwcore_budget.ledger.home import (
     folding,
     hold_from,
     hold_row,
-    places,
     run,
     turnover,
 )

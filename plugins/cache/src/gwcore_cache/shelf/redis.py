@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha1
 from typing import Any, Final
 
+from gwcore.patience import patience
 from gwcore.resources import Store, redis_client
 from gwcore_cache.entry import Entry
 from gwcore_cache.seal import Envelope
@@ -120,7 +121,7 @@ class Pipe:
                     pipe = self._client.pipeline(transaction=False)
                     for command, _ in batch:
                         pipe.execute_command(*command)
-                    async with asyncio.timeout(self._timeout):
+                    async with patience(self._timeout):
                         answers = await pipe.execute(raise_on_error=False)
                 except Exception as error:  # anything a driver raises if the server is down, hangs or is full
                     down = ShelfDown(type(error).__name__)

@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from gwcore.patience import patience
 from gwcore.resources import redis_client
 
 LEASE: Final = 60
@@ -102,7 +103,8 @@ class RedisClaims(Claims):
         if time.monotonic() < self._away:
             return True
         try:
-            mine = bool(await self._client.eval(_TAKE, 1, self._key(subject), self._name, LEASE))
+            async with patience(TIMEOUT):
+                mine = bool(await self._client.eval(_TAKE, 1, self._key(subject), self._name, LEASE))
         except Exception as error:  # whatever it is, the alert must be sent
             self._away = time.monotonic() + PAUSE
             _log.warning("store of alerts is unreachable; every replica tells", error=type(error).__name__)
@@ -114,7 +116,8 @@ class RedisClaims(Claims):
         """Delete the key; if the store does not answer, it expires."""
         self._held.discard(subject)
         with suppress(Exception):
-            await self._client.eval(_FREE, 1, self._key(subject), self._name)
+            async with patience(TIMEOUT):
+                await self._client.eval(_FREE, 1, self._key(subject), self._name)
 
     def _key(self, subject: str) -> str:
         return f"gwcore:alerts:{_name(self._group, subject)}"
