@@ -1,13 +1,15 @@
 """A wait for another does not count time in which our own loop is behind."""
 
 import asyncio
+import itertools
+from types import SimpleNamespace
 
 import pytest
 
 from gwcore import patience as module
-from gwcore.patience import patience
+from gwcore.patience import TURNS, Patience, patience
 
-TURNS = 4
+FEW = 4
 
 
 async def answered_after(turns, seconds):
@@ -19,18 +21,32 @@ async def answered_after(turns, seconds):
 
 
 async def test_turns_of_our_own_are_not_counted(busy_loop):
-    assert await answered_after(TURNS, busy_loop / 2)
+    assert await answered_after(FEW, busy_loop / 2)
 
 
 async def test_control_without_prolongation_it_is_given_up(busy_loop, monkeypatch):
     monkeypatch.setattr(module, "PROLONGED", 0)
     with pytest.raises(TimeoutError):
-        await answered_after(TURNS, busy_loop / 2)
+        await answered_after(FEW, busy_loop / 2)
 
 
 async def test_it_ends_behind_a_busy_loop_too(busy_loop):
     with pytest.raises(TimeoutError):
         await answered_after(1_000, busy_loop / 2)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "answered"), [([0, 0, 0.05], True), ([0] * TURNS, False)], ids=["", "control: an idle loop"]
+)
+async def test_a_busy_loop_has_short_turns_too(monkeypatch, lengths, answered):
+    moments = itertools.accumulate(itertools.chain.from_iterable((0, length) for length in lengths))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    ended, answer = asyncio.Event(), asyncio.Event()
+    wait = Patience(0.01, ended.set, lambda: answer.set() or True)
+    event = answer if answered else ended
+    await asyncio.wait_for(event.wait(), 30)
+    wait.cancel()
+    assert ended.is_set() == (not answered)
 
 
 async def test_an_idle_loop_waits_no_longer():

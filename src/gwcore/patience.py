@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 LATE = 0.02
-"""Seconds: a loop's turn that takes longer is a long one."""
+"""Seconds: a loop's turn that takes longer, or more than a tenth of the wait, is a long one. An answer takes some turns."""
+TURNS = 8
+"""How many turns show whether the loop is behind; a busy loop has short ones, too."""
 PROLONGED = 8
 """How often a wait is prolonged by its whole length."""
 
@@ -23,11 +25,12 @@ class Patience:
     The wait is prolonged, up to :data:`PROLONGED` times, if the loop is behind and ``worth()`` says that it may help.
     """
 
-    __slots__ = ("_due", "_end", "_handle", "_left", "_loop", "_seconds", "_worth")
+    __slots__ = ("_due", "_end", "_handle", "_late", "_left", "_loop", "_seconds", "_worth")
 
     def __init__(self, seconds: float, end: Callable[[], object], worth: Callable[[], bool] = lambda: True) -> None:
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
+        self._late = min(LATE, seconds / 10)
         self._end = end
         self._worth = worth
         self._left = PROLONGED
@@ -38,20 +41,20 @@ class Patience:
         self._handle: asyncio.Handle = self._loop.call_later(self._seconds, self._expire)
 
     def _expire(self) -> None:
-        if self._loop.time() - self._due > LATE:
-            self._prolong(behind=True)
-        else:
-            self._handle = self._loop.call_soon(self._turn, time.monotonic())
+        self._look(self._loop.time() - self._due, TURNS)
 
-    def _turn(self, began: float) -> None:
-        self._prolong(behind=time.monotonic() - began > LATE)
-
-    def _prolong(self, *, behind: bool) -> None:
+    def _look(self, late: float, turns: int) -> None:
+        behind = late > self._late
         if behind and self._left and self._worth():
             self._left -= 1
             self._wait()
-        else:
+        elif behind or not turns:
             self._end()
+        else:
+            self._handle = self._loop.call_soon(self._turn, time.monotonic(), turns - 1)
+
+    def _turn(self, began: float, turns: int) -> None:
+        self._look(time.monotonic() - began, turns)
 
     def cancel(self) -> None:
         """The wait is over."""

@@ -176,7 +176,7 @@ class Cuts:
         back = asyncio.create_task(self._pipe(far_reader, writer))
         try:
             while data := await reader.read(65_536):
-                fate = self.random.random() if self.armed and b"COMMIT;" in data else 1.0
+                fate = self.random.random() if self.armed and b"COMMIT" in data else 1.0
                 if fate < 0.1:
                     self.cuts += 1
                     break

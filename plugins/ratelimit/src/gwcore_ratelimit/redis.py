@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from gwcore.patience import patience
+from gwcore.patience import PROLONGED, patience
 from gwcore.resources import redis_client
 from gwcore_ratelimit.gcra import PARALLEL, SECOND, Change, Charge, Limit, Reading, Verdict, reading_of, refunds
 from gwcore_ratelimit.table import StoreDown
@@ -33,7 +33,8 @@ CLOCK: Final = (
 LINGER: Final = 0.005
 """Seconds that a correction may wait to join a batch."""
 PREFIX: Final = "{gwcore}:"
-_BATCH: Final = 500
+_BATCH: Final = 100
+"""Operations of one call of the script, during which the server answers nobody else."""
 _log = structlog.get_logger("gwcore")
 
 
@@ -223,12 +224,15 @@ class RedisHome:
     async def _send(self) -> None:
         """Send batch after batch until the queue is empty."""
         loop = asyncio.get_running_loop()
+        answered = 0.0
         try:
             while self._queue:
                 batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
                 first = min((o.since for o in batch if o.done is not None), default=loop.time())
+                # while the store answers others, the wait for one's turn is no outage, unless it takes too long altogether
+                since = max(first, min(answered, first + PROLONGED * self._timeout))
                 try:
-                    async with patience(max(0.0, first + self._timeout - loop.time())):
+                    async with patience(max(0.0, since + self._timeout - loop.time())):
                         answers = await self._run([key for o in batch for key in o.keys], [o.said for o in batch])
                 except Exception as error:
                     # drivers raise various errors if a server is gone, hangs, is read-only or out of memory
@@ -237,6 +241,7 @@ class RedisHome:
                         if operation.done is not None and not operation.done.done():
                             operation.done.set_exception(down)
                     continue
+                answered = loop.time()
                 for operation, answer in zip(batch, answers, strict=True):
                     operation.answer = answer
                     if operation.undo is not None:

@@ -166,7 +166,7 @@ class Group:
         """Queue an operation and wait for its result.
 
         Raises:
-            Unavailable: no result within ``patience`` seconds. A reserve is undone; anything else will still be done.
+            Unavailable: no result within ``patience`` seconds, in which our own loop's lateness does not count. A reserve is undone; anything else will still be done.
             Unbooked: the store refuses it; nothing is done.
         """
         loop = asyncio.get_running_loop()

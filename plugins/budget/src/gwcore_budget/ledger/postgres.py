@@ -46,6 +46,9 @@ _SLICES = (
     "JOIN budget_account a ON a.budget = w.budget AND a.generation = w.generation AND a.start < w.until "
     f"LEFT JOIN budget_carried c ON c.account = a.id WHERE {closing.CARRIED} LIMIT $4"
 )
+_BEGIN = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = off"
+"""A commit is durable, whatever the database's default. Every row is found by a key, but a plan that was made while the tables
+were small would read them whole until the next ANALYZE. For one transaction: a pooler lends the connection to others."""
 READERS = 2
 """Reading connections; reports and closing may use all but one of them."""
 _LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
@@ -94,6 +97,19 @@ def _named() -> Iterator[None]:
         raise StoreDown(type(error).__name__) from error
 
 
+@asynccontextmanager
+async def _transaction(db: asyncpg.Connection) -> AsyncIterator[None]:
+    """Like the driver's, with :data:`_BEGIN`."""
+    await db.execute(_BEGIN)
+    try:
+        yield
+    except BaseException:
+        if not db.is_closed():
+            await db.execute("ROLLBACK")
+        raise
+    await db.execute("COMMIT")
+
+
 class PostgresHome:
     """One database, by URL. ``patience``: time limit of a statement in seconds; ``exports`` writes the outbox."""
 
@@ -130,8 +146,6 @@ class PostgresHome:
             raise StoreDown("the ledger is closed")
         if self._db is None or self._db.is_closed():
             self._db = await asyncpg.connect(**self._how, timeout=self._patience, command_timeout=self._patience)
-            # every row is found by a key, but a plan made while the tables were small reads them whole until the next ANALYZE
-            await self._db.execute("SET synchronous_commit = on; SET enable_seqscan = off")
         return self._db
 
     async def _drop(self) -> None:
@@ -177,7 +191,7 @@ class PostgresHome:
         needs = Needs.of(ops)
         async with self._answering() as db:
             await self._introduce(db, needs)
-            async with db.transaction():
+            async with _transaction(db):
                 books = await self._load(db, needs)
                 results = run(books, ops)
                 await self._write(db, books)
