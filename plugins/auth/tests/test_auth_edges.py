@@ -175,9 +175,9 @@ _seen: list = []
 _watching = [False]
 
 
-def _hook(event, _arguments):
-    if _watching[0] and event in _EVENTS:
-        _seen.append(event)
+def _hook(event, _arguments, watching=_watching, events=_EVENTS, seen=_seen):  # it outlives the module's names
+    if watching[0] and event in events:
+        seen.append(event)
 
 
 sys.addaudithook(_hook)
