@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 LATE = 0.02
-"""Seconds: a loop's turn that takes longer, or more than a tenth of the wait, is a long one. An answer takes some turns."""
+"""Seconds: a loop's turn that takes longer is a long one."""
 TURNS = 8
-"""How many turns show whether the loop is behind; a busy loop has short ones, too."""
+"""How many turns show whether the loop is behind: a busy loop has short ones, too, and an answer may take some."""
 PROLONGED = 8
 """How often a wait is prolonged by its whole length."""
 
@@ -25,12 +25,11 @@ class Patience:
     The wait is prolonged, up to :data:`PROLONGED` times, if the loop is behind and ``worth()`` says that it may help.
     """
 
-    __slots__ = ("_due", "_end", "_handle", "_late", "_left", "_loop", "_seconds", "_worth")
+    __slots__ = ("_due", "_end", "_handle", "_left", "_loop", "_seconds", "_worth")
 
     def __init__(self, seconds: float, end: Callable[[], object], worth: Callable[[], bool] = lambda: True) -> None:
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
-        self._late = min(LATE, seconds / 10)
         self._end = end
         self._worth = worth
         self._left = PROLONGED
@@ -44,7 +43,7 @@ class Patience:
         self._look(self._loop.time() - self._due, TURNS)
 
     def _look(self, late: float, turns: int) -> None:
-        behind = late > self._late
+        behind = late > LATE
         if behind and self._left and self._worth():
             self._left -= 1
             self._wait()
