@@ -5,7 +5,9 @@ import time
 
 import pytest
 from budget_kit import budget, do, eventually, reserve
+from test_escrow import hold, quiet, sound, within
 
+from gwcore_budget.ledger import escrow
 from gwcore_budget.ledger import group as module
 from gwcore_budget.ledger.escrow import Escrow
 from gwcore_budget.ledger.group import Group, Unavailable
@@ -154,3 +156,31 @@ async def test_a_call_that_waits_goes_before_a_backlog_that_nobody_waits_for(mak
     await eventually(lambda: not group.backlog)
     assert await home.rows("SELECT posted, pending FROM budget_account") == [(40 * 3, 10)]
     await group.aclose()
+
+
+@pytest.mark.parametrize("bound", [2, 10**9], ids=["", "control"])
+async def test_calls_wait_for_a_store_that_is_slower_than_they(make_ledger, monkeypatch, bound):
+    """What waits to be written would take all memory, and each rewriting of the journal longer."""
+    monkeypatch.setattr(escrow, "BEHIND", bound)
+    ledger = await make_ledger(patience=30.0)
+    await hold(ledger, "grant:1", 1)
+    stuck, transact = asyncio.Event(), ledger.home.transact
+
+    async def slow(ops):
+        await stuck.wait()
+        return await transact(ops)
+
+    ledger.home.transact = slow
+    for n in range(2):
+        ledger.settle(await hold(ledger, f"r{n}:1", 1), POSTED, 1, basis="usage")
+        ledger.escrow.pump()
+    waiting = asyncio.create_task(hold(ledger, "r2:1", 1))
+    free = asyncio.create_task(ledger.hold("r3:1", None, (), Facts("r3")))
+    await asyncio.sleep(0.1)
+    assert [waiting.done(), free.done()] == [bound > 2] * 2
+    stuck.set()
+    for one in (await waiting, await free):
+        ledger.settle(one, POSTED, 1, basis="usage")
+    await quiet(ledger)
+    assert within(await hold(ledger, "r4:1", 1))
+    await sound(ledger)

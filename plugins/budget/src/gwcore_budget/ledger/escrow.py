@@ -24,6 +24,8 @@ from gwcore_budget.window import FOREVER
 _log = structlog.get_logger("gwcore")
 
 _LEASES = 4096
+BEHIND = 128
+"""Batches of ended holds, unwritten by the store, from which on each new hold is asked of it, and so waits for its pace."""
 IDLE = 2.0
 """Seconds after which an unused grant is returned."""
 
@@ -90,6 +92,11 @@ class Escrow:
     def used(self) -> bool:
         """Whether a hold is open within a grant."""
         return any(grant.open for grant in self.grants.values())
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store is slower than the calls: what waits for it would grow without bound."""
+        return len(self._sent) >= BEHIND
 
     @property
     def unwritten(self) -> list[Hold]:

@@ -259,7 +259,7 @@ class Ledger:
         """Like :meth:`hold`, but within this worker's grants; ``None`` if the store must be asked."""
         if amount and amount > self._largest:
             self._largest = amount
-        if self.mode == "direct" or self.worker.fenced():
+        if not self._local():
             return None
         try:
             return self.escrow.admit(hold, amount, budgets, facts)
@@ -267,6 +267,10 @@ class Ledger:
             _log.error("journal cannot be written; asking the store for each hold", error=type(error).__name__)
             self.mode = "direct"
             return None
+
+    def _local(self) -> bool:
+        """Whether this worker may spend its grants, and need not wait for the store."""
+        return self.mode != "direct" and not self.escrow.behind and not self.worker.fenced()
 
     async def _ask(
         self, hold: str, amount: int | None, budgets: Sequence[Budget], facts: Facts, least: int | None, *, expires: int
@@ -283,7 +287,7 @@ class Ledger:
                 least,
                 expires=expires,
             )
-            if self.mode != "direct" and not self.worker.fenced():
+            if self._local():
                 op.chunk = max(self.chunk, amount or 0)
                 op.floor = 50 * self.workers * self._largest if self.mode == "auto" else 0
             result = await self.group.ask(op)
