@@ -1,19 +1,25 @@
 """What is gathered into one transaction, and what becomes of the rest where one of it cannot be written."""
 
 import asyncio
+import gc
+import sqlite3
 import time
+import weakref
+from contextlib import closing
 
+import asyncpg
 import pytest
-from budget_kit import budget, do, eventually, reserve
+from budget_kit import accounts, budget, do, eventually, reserve
 from test_escrow import hold, quiet, sound, within
 
 from gwcore_budget.ledger import escrow
 from gwcore_budget.ledger import group as module
 from gwcore_budget.ledger.escrow import Escrow
 from gwcore_budget.ledger.group import Group, Unavailable
-from gwcore_budget.ledger.home import Conflict
+from gwcore_budget.ledger.home import Conflict, StoreDown, Unapplied
 from gwcore_budget.ledger.journal import Journal
 from gwcore_budget.ledger.ops import POSTED, Admitted, Facts, Settle, Spent
+from gwcore_budget.ledger.sqlite import SqliteHome
 
 ONE = budget(limit=1_000_000)
 
@@ -184,3 +190,86 @@ async def test_calls_wait_for_a_store_that_is_slower_than_they(make_ledger, monk
     await quiet(ledger)
     assert within(await hold(ledger, "r4:1", 1))
     await sound(ledger)
+
+
+class Prompt:
+    """What a call has in memory."""
+
+
+@pytest.mark.parametrize("down", [Unapplied, StoreDown], ids=["", "control: perhaps it was applied"])
+async def test_a_call_that_was_refused_in_an_outage_leaves_nothing_behind(make_home, down):
+    """Its reserve stayed queued until the end of the outage, and with its error the frames of the call, and so its prompt."""
+    home = make_home()
+    group = Group(home, patience=0.5)
+    await group.open()
+    transact, prompts = home.transact, []
+
+    async def away(_ops):
+        raise down("away")
+
+    async def call(n):
+        prompt = Prompt()
+        prompts.append(weakref.ref(prompt))
+        try:
+            await group.ask(reserve(f"r{n}:1", 10, ONE))
+        except Unavailable:  # pytest.raises would keep its frames
+            return prompt is not None
+        raise AssertionError
+
+    home.transact = away
+    gc.disable()  # an error that is part of a cycle would wait for it, and it for long
+    try:
+        await asyncio.gather(*[call(n) for n in range(5)])
+        assert not any(prompt() for prompt in prompts)
+    finally:
+        gc.enable()
+    left = [] if down is Unapplied else [Settle] * 5
+    await eventually(lambda: not group._inflight and [type(entry.op) for entry in group._queue] == left)
+    home.transact = transact
+    await eventually(lambda: not group.backlog)
+    assert (await accounts(home)).get(ONE.id, (0, 0, 0))[:2] == (0, 0)
+    await group.aclose()
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_what_is_locked_before_it_begins_was_not_applied(make_home, tmp_path):
+    home = make_home()
+    await home.open()
+    with closing(sqlite3.connect(tmp_path / "book.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unapplied):
+            await do(home, reserve("r:1", 10, ONE))
+    await home.aclose()
+
+
+@pytest.mark.parametrize("commits", [False, True], ids=["", "control: a commit is unknown"])
+async def test_what_is_lost_before_its_commit_was_not_applied(make_home, monkeypatch, commits):
+    home = make_home()
+    await home.open()
+    if isinstance(home, SqliteHome):
+
+        class Lost:
+            def __init__(self, db):
+                self.db = db
+
+            def __getattr__(self, name):
+                return getattr(self.db, name)
+
+            def execute(self, query, *values):
+                if query.startswith("COMMIT" if commits else "BEGIN"):
+                    raise sqlite3.OperationalError("disk I/O error")
+                return self.db.execute(query, *values)
+
+        home._db = Lost(home._db)
+    else:
+
+        async def lost(self, query, *values, execute=asyncpg.Connection.execute, **options):
+            if query.startswith("COMMIT" if commits else "BEGIN"):
+                raise ConnectionResetError
+            return await execute(self, query, *values, **options)
+
+        monkeypatch.setattr(asyncpg.Connection, "execute", lost)
+    with pytest.raises(StoreDown) as raised:
+        await do(home, reserve("r:1", 10, ONE))
+    assert isinstance(raised.value, Unapplied) == (not commits)
+    await home.aclose()

@@ -146,11 +146,11 @@ async def test_b15_negative_control_a_new_id_per_try(make_home, tmp_path, monkey
 
     again = Group._again
 
-    def renamed(self, batch):
+    def renamed(self, batch, *, known):
         for entry in batch:
             if isinstance(entry.op, Reserve):
                 entry.op.hold = f"again{os.urandom(6).hex()}:1"
-        again(self, batch)
+        again(self, batch, known=known)
 
     monkeypatch.setattr(Group, "_again", renamed)
     ledger = Ledger(LosesAnswers(make_home(), 1), tmp_path / "workers", mode="direct", patience=30)

@@ -18,7 +18,7 @@ import structlog
 from gwcore.patience import Patience
 from gwcore.sql import TOLD_EVERY
 from gwcore_budget.ledger.clock import BOOT
-from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unfit
+from gwcore_budget.ledger.home import Conflict, Home, StoreDown, Unapplied, Unfit
 from gwcore_budget.ledger.ops import (
     VOIDED,
     Admitted,
@@ -56,9 +56,12 @@ class Unbooked(Unavailable):
 
 
 class _Entry:
-    """A queued operation: ``op`` is the ``whole`` with ``less`` (a level) left out; ``part``: of a split operation."""
+    """A queued operation: ``op`` is the ``whole`` with ``less`` (a level) left out; ``part``: of a split operation.
 
-    __slots__ = ("done", "future", "less", "op", "part", "refused", "tries", "whole")
+    ``known``: the store may have applied it.
+    """
+
+    __slots__ = ("done", "future", "known", "less", "op", "part", "refused", "tries", "whole")
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class _Entry:
         self.future = future
         self.done = done
         self.tries = self.less = 0
+        self.known = False
         self.part = part
         self.refused: Exception | None = None
 
@@ -83,6 +87,11 @@ class _Entry:
     def urgent(self) -> bool:
         """Whether a call waits for it."""
         return isinstance(self.op, Reserve) and self.future is not None and not self.future.done()
+
+    @property
+    def moot(self) -> bool:
+        """Whether the call has given up, and there is nothing to undo."""
+        return isinstance(self.op, Reserve) and self.op.abandoned and not self.known
 
 
 class Group:
@@ -169,9 +178,9 @@ class Group:
             Unavailable: no result within ``patience`` seconds, in which our own loop's lateness does not count. A reserve is undone; anything else will still be done.
             Unbooked: the store refuses it; nothing is done.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append(_Entry(op, future))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        entry = _Entry(op, future)
+        self._queue.append(entry)
         self._wake.set()
         patience = self.patience if patience is None else patience
         wait = Patience(patience, partial(_fail, future), lambda: not self.down)
@@ -182,9 +191,11 @@ class Group:
                 self._slow(patience)
             if isinstance(op, Reserve):
                 self._abandon(op, future)
+                entry.future = None
             raise
         finally:
             wait.cancel()
+            del future, wait  # its error has this frame, and so the call with its prompt: a cycle
 
     def _slow(self, patience: float) -> None:
         """Log now and then that the store answers too late; an outage is logged where it is detected."""
@@ -212,6 +223,8 @@ class Group:
                 await self._wake.wait()
                 continue
             batch = self._next()
+            if not batch:
+                continue
             self._inflight = sum(entry.weight for entry in batch)
             try:
                 await self._commit(batch)
@@ -222,7 +235,7 @@ class Group:
                 if not self.down:
                     _log.error("ledger store unavailable", error=str(error))
                 self.down = True
-                self._again(batch)
+                self._again(batch, known=not isinstance(error, Unapplied))
                 pause = min(1.0, pause * 2 or 0.02)
             finally:
                 self._inflight = 0
@@ -236,15 +249,17 @@ class Group:
         Those go before what nobody waits for: a reserve that is seen before an earlier end finds less money, never more.
         """
         batch: list[_Entry] = []
-        weight = 0
-        while self._queue and weight < BATCH:
-            entry = self._queue.popleft()
-            weight += entry.weight
-            batch.append(entry)
         urgent: list[_Entry] = []
         rest: deque[_Entry] = deque()
+        weight = 0
         for entry in self._queue:
-            (urgent if entry.urgent and len(urgent) < BATCH else rest).append(entry)
+            if entry.moot:
+                continue
+            if weight < BATCH:
+                weight += entry.weight
+                batch.append(entry)
+            else:
+                (urgent if entry.urgent and len(urgent) < BATCH else rest).append(entry)
         self._queue = rest
         return batch + urgent
 
@@ -372,10 +387,13 @@ class Group:
         elif entry.future is not None and not entry.future.done():
             entry.future.set_result(result)
 
-    def _again(self, batch: list[_Entry]) -> None:
-        """Queue a batch of unknown outcome again, in the same order. Reserves nobody waits for are undone."""
+    def _again(self, batch: list[_Entry], *, known: bool) -> None:
+        """Queue a batch again, in the same order. Reserves nobody waits for are undone if their outcome is unknown."""
         keep = []
         for entry in batch:
+            entry.known |= known
+            if entry.moot:
+                continue
             if isinstance(entry.op, Reserve) and entry.op.abandoned:
                 void = Settle(entry.op.hold, VOIDED, basis="abandoned", worker=entry.op.worker)
                 keep.append(_Entry(void, None))

@@ -62,6 +62,10 @@ class StoreDown(Exception):
     """The store cannot be reached, or a transaction's outcome is unknown: the same batch may be sent again."""
 
 
+class Unapplied(StoreDown):
+    """The store cannot be reached, or was lost before the commit: nothing of the batch was applied."""
+
+
 class Conflict(Exception):
     """The store refused a batch as a whole (a row that another worker inserted meanwhile): send it again."""
 
@@ -91,6 +95,7 @@ class Home(Protocol):
 
         Raises:
             StoreDown: the batch's outcome is unknown; every operation may be sent again, with the same ids.
+            Unapplied: nothing was applied, so an operation that nobody waits for need not be sent again.
             Conflict, Unfit: nothing was applied.
         """
         ...

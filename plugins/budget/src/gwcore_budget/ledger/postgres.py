@@ -26,6 +26,7 @@ from gwcore_budget.ledger.home import (
     Needs,
     StoreDown,
     Turns,
+    Unapplied,
     Unfit,
     exported,
     folding,
@@ -188,13 +189,19 @@ class PostgresHome:
             return await self._transact(ops)
 
     async def _transact(self, ops: Sequence[Op]) -> Answer:
-        needs = Needs.of(ops)
-        async with self._answering() as db:
-            await self._introduce(db, needs)
-            async with _transaction(db):
-                books = await self._load(db, needs)
-                results = run(books, ops)
-                await self._write(db, books)
+        needs, committing = Needs.of(ops), False
+        try:
+            async with self._answering() as db:
+                await self._introduce(db, needs)
+                async with _transaction(db):
+                    books = await self._load(db, needs)
+                    results = run(books, ops)
+                    await self._write(db, books)
+                    committing = True
+        except StoreDown as error:
+            if committing:
+                raise
+            raise Unapplied(str(error)) from error
         return Answer(results, books.events, books.now)
 
     async def close_books(self, retain: int, most: int, due: int, last: Round = START) -> Round:

@@ -35,6 +35,7 @@ from gwcore_budget.ledger.home import (
     Needs,
     StoreDown,
     Turns,
+    Unapplied,
     Unfit,
     exported,
     folding,
@@ -289,11 +290,18 @@ class SqliteHome:
             raise StoreDown(cause_of(error)) from error
 
     def _transact(self, ops: Sequence[Op]) -> Answer:
-        with self._transaction() as db:
-            now, jump = self.clock.look()
-            books = self._load(db, Needs.of(ops), now, jump)
-            results = run(books, ops)
-            self._write(db, books)
+        committing = False
+        try:
+            with self._transaction() as db:
+                now, jump = self.clock.look()
+                books = self._load(db, Needs.of(ops), now, jump)
+                results = run(books, ops)
+                self._write(db, books)
+                committing = True
+        except StoreDown as error:
+            if committing:
+                raise
+            raise Unapplied(str(error)) from error
         if any(row.changed for row in books.budgets.values()):
             with suppress(OSError):  # already stored: without this signal others see it a second later
                 os.utime(self._lock, ns=(time.time_ns(),) * 2)
