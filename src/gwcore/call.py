@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
 from gwcore.dialect import Dialect, Document, Meter, Route
-from gwcore.errors import GatewayError
+from gwcore.errors import GatewayError, leave_frames
 from gwcore.knobs import MAX_TOKENS, largest
 from gwcore.prices import PriceCard
 from gwcore.provider import Target
@@ -290,6 +290,14 @@ class Call:
         made.edited, made.principal, made.targets, made.tags = self.edited, self.principal, self.targets, self.tags
         made._state = {key: value for key, value in (self._state or {}).items() if not key.own}
         return made
+
+    def part(self, outcome: Outcome) -> None:
+        """Break the reference cycles of a call that is over, so that it is freed with its last reference, without the GC."""
+        self.reply.part()
+        for attempt in self.attempts:
+            del attempt.call
+            leave_frames(attempt.error)
+        leave_frames(outcome.error)
 
     def header(self, *names: bytes) -> bytes | None:
         """The first header of that (lower-case) name; of several names, the first one present."""

@@ -57,6 +57,7 @@ class Detached:
             call.left = True
             if self.taps.call_ended:
                 tell(self.taps.call_ended, call, outcome)
+            call.part(outcome)
         return outcome
 
     async def drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the stack's own, in seconds

@@ -303,3 +303,12 @@ class PluginFault(GatewayError):
 
     def __init__(self, plugin: str | None = None) -> None:
         super().__init__("internal error of the gateway", plugin=plugin)
+
+
+def leave_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and its causes, once nobody needs them: their frames hold the call and the error itself."""
+    chain = [error]
+    for one in chain:
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            chain += (one.__cause__, one.__context__)

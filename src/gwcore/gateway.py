@@ -333,7 +333,7 @@ class Gateway:
                 watch.cancel()
             if stack.taps.call_ended:
                 tell(stack.taps.call_ended, call, outcome)
-            _part(call)
+            call.part(outcome)
 
     async def _elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         api = self.stack.admin if self.stack is not None else None
@@ -364,16 +364,6 @@ def _not_served(stack: Stack | None, path: str, scope: Scope, request_id: str) -
     over = path[: -len(end)] if path.endswith(end) else ""
     mend = f": leave {over[:200]} out of the client's base URL" if over.strip("/") else ""
     return dialect.error_body(NotServed(f"{said}, but {end[:200]} is{mend}"), request_id)
-
-
-def _part(call: Call) -> None:
-    """Break the reference cycles of a finished call, so that it is freed with its last reference, without the GC.
-
-    Failed calls are left to the GC: an error references the frames it passed through.
-    """
-    call.reply.part()
-    for attempt in call.attempts:
-        del attempt.call
 
 
 async def _run(stack: Stack, call: Call) -> Outcome:

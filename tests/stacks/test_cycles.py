@@ -1,6 +1,6 @@
 """A call that is over goes with its last reader, and a connection that is gone: the cyclic collector, which stops the world, finds nothing of it.
 
-So it is for calls that are answered; an error holds the frames that it passed through, and they hold the call.
+It runs after 50,000 new objects: hundreds of prompts would wait for it, and those of refused calls may be as large as any.
 """
 
 import asyncio
@@ -12,11 +12,14 @@ import pytest
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gwcore import gateway as module
+from gwcore import call as module
 from gwcore.call import Attempt, Call
+from gwcore.detached import Detached
+from gwcore.errors import BadRequest
 from gwcore.gateway import Gateway
 from gwcore.reply import Reply
 from gwcore.server.protocol import EdgeLimits, EdgeProtocol, edge_protocol
+from gwcore.testing import fakes
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
 from tests.stacks.raw import exchange
@@ -41,6 +44,12 @@ ANSWERS = {
     ),
     "stream": Answer(body=chat_stream("a", "b", usage=(1, 1))),
 }
+FAILURES = {
+    "refused": Answer(status=400, body=b'{"error": {"message": "no"}}'),
+    "refused on every try": Answer(status=500, body=b"{}"),
+    "cut": Answer(body=chat_stream("a", "b"), cut_after=300),
+    "not HTTP": Answer(raw=b"no"),
+}
 
 
 @contextmanager
@@ -60,13 +69,13 @@ def left_to_the_collector(kinds):
         gc.enable()
 
 
-async def circles(answer, stream):
+async def circles(answer, stream, model="up/m"):
     """Objects of calls that only the collector can free."""
-    body = orjson.dumps({"model": "up/m", "stream": stream, "messages": [{"role": "user", "content": "x"}]})
+    body = orjson.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": "x"}]})
     async with FakeUpstream() as up:
         up.default = answer
         async with running(Gateway(STACK.format(up.url), env={})) as url:
-            with left_to_the_collector(Call | Reply | Attempt) as found:
+            with left_to_the_collector(Call | Reply | Attempt | Exception) as found:
                 for _ in range(5):
                     await exchange(url, "POST", "/v1/chat/completions", body)
             return found
@@ -77,9 +86,35 @@ async def test_a_call_that_is_over_is_in_no_circle(kind):
     assert await circles(ANSWERS[kind], kind == "stream") == []
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("kind", FAILURES)
+async def test_a_call_that_failed_is_in_no_circle(kind, stream):
+    assert await circles(FAILURES[kind], stream) == []
+    assert await circles(FAILURES[kind], stream, "nobody") == []  # refused before it is sent
+
+
 async def test_the_circles_of_a_call_that_nobody_cuts_are_found(monkeypatch):
-    monkeypatch.setattr(module, "_part", lambda _call: None)
+    monkeypatch.setattr(Call, "part", lambda _self, _outcome: None)
     assert await circles(ANSWERS["whole"], stream=False)
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+async def test_the_circles_of_an_error_that_keeps_its_frames_are_found(monkeypatch, kind):
+    monkeypatch.setattr(module, "leave_frames", lambda _error: None)
+    assert any(isinstance(one, Call) for one in await circles(FAILURES[kind], stream=True))
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["", "control"])
+async def test_a_call_without_a_client_is_in_no_circle(monkeypatch, cut):
+    if not cut:
+        monkeypatch.setattr(module, "leave_frames", lambda _error: None)
+
+    async def service(call):
+        raise BadRequest(call.id)
+
+    with left_to_the_collector(Call | Exception) as found:
+        await Detached().call(fakes.call(), service)
+    assert (found == []) is cut
 
 
 async def left_behind(protocol):
