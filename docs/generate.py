@@ -91,6 +91,8 @@ def _default(field: Any) -> str:
 def _written(value: Any, parsers: set[Any]) -> str:
     if parsers and not value:
         return "0"
+    if isinstance(value, str):
+        return value
     for parse in parsers:
         unit, scale = next(one for one in _UNITS[parse] if round(value / one[1], 6).is_integer())
         assert parse(f"{value / scale:g}{unit}") == value

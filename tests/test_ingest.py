@@ -6,6 +6,7 @@ from gwcore.config import ServerConfig
 from gwcore.dialect import Route
 from gwcore.errors import BadRequest, TooLarge
 from gwcore.ingest import ClientGone, ingest
+from gwcore.load import Load
 from gwcore.testing import fakes
 
 LIMIT = 1024
@@ -32,7 +33,7 @@ async def read(*pieces, headers=(), route=None, query=b"", gone=False):
     async def receive():
         return next(left)
 
-    await ingest(call, {"headers": list(headers)}, receive, SERVER)
+    await ingest(call, {"headers": list(headers)}, receive, SERVER, Load())
     return call
 
 

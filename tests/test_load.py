@@ -8,12 +8,14 @@ import pytest
 import uvloop
 
 from gwcore import load as module
+from gwcore.errors import Overloaded
 from gwcore.load import Load
+from gwcore.testing import fakes
 
 
 def loaded(*seconds, max_lag=0.02):
     load = Load()
-    load.limit(None, max_lag)
+    load.limit(None, max_lag, None)
     for lag in seconds:
         load.note(lag)
     return load
@@ -39,7 +41,7 @@ def test_it_takes_calls_again_below_half_the_limit_not_at_it():
 @pytest.mark.parametrize(("max_lag", "late"), [(0.02, True), (None, False)], ids=["", "control: no limit"])
 async def test_the_lag_is_that_of_the_loop(max_lag, late):
     load = Load()
-    load.limit(None, max_lag)
+    load.limit(None, max_lag, None)
     load.start()
     for _ in range(12):
         time.sleep(0.06)
@@ -88,7 +90,7 @@ async def test_a_log_that_cannot_be_written_does_not_end_the_looking(monkeypatch
     failed = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["exception"]))
     load = Load()
-    load.limit(None, 0.02)
+    load.limit(None, 0.02, None)
     load.start()
     async with asyncio.timeout(10):
         while not failed:
@@ -123,3 +125,23 @@ async def test_it_looks_once_however_often_it_is_started():
     load.start()
     assert first.cancelled() and not load._timer.cancelled()
     load.stop()
+
+
+def test_a_body_alone_may_have_any_size_and_others_what_is_left():
+    load, calls = Load(), [fakes.call() for _ in range(3)]
+    load.limit(None, None, 100)
+    load.hold(calls[0], 150)
+    with pytest.raises(Overloaded):
+        load.hold(calls[1], 1)
+    load.release(calls[1])
+    load.release(calls[0])
+    load.release(calls[0])
+    assert load.bodies == 0
+    load.hold(calls[1], 60)
+    load.hold(calls[2], 40)
+    for call in calls:
+        with pytest.raises(Overloaded):
+            load.hold(call, 1)  # a piece more
+    load.release(calls[2])
+    load.hold(calls[1], 90)  # it is alone now
+    assert load.bodies == 150 and load.shed["memory"] == 4

@@ -158,6 +158,7 @@ class Call:
         served: the attempt that answers, or the latest one.
         left: the client has disconnected, or the call is over: nobody is reading any more.
         deadline: monotonic second at which the call ends, or ``None``.
+        weight: bytes of its body that count against ``server.body_memory``.
         facts: what plugins add to the call's record, each under its own name: plain JSON, no content.
         linger: called when the client disconnects; returns for how many seconds to keep reading the upstream, for the
             usage it reports at the end. 0 ends the call at once, as ``None`` does.
@@ -198,6 +199,7 @@ class Call:
         "tags",
         "targets",
         "waited",
+        "weight",
     )
 
     def __init__(
@@ -245,6 +247,7 @@ class Call:
         self.overhead: float | None = None
         self.cache: CacheUse | None = None
         self.deadline: float | None = None
+        self.weight = 0
         self.facts: dict[str, Any] = {}
         self.left = False
         self.linger: Callable[[], float] | None = None

@@ -26,6 +26,7 @@ from gwcore.ingest import ClientGone, Receive, ingest
 from gwcore.ingress import Match
 from gwcore.keepalive import keep_alive, wanted
 from gwcore.lifespan import FAILED, STARTED, STOPPED, Message, beside
+from gwcore.memory import for_bodies
 from gwcore.reply import ENDED, Reply, Send
 from gwcore.resources import Lease, Resources
 from gwcore.respond import as_fault, error_headers, fail, named, plain_error, stamp
@@ -198,7 +199,7 @@ class Gateway:
         self.stack, self._app, self._loop = stack, app, asyncio.get_running_loop()
         # when mounted, the host application decides who may call
         self._open = self.serve_admin and stack.door is None and not stack.server.open
-        self.load.limit(stack.server.max_inflight, stack.server.max_lag)
+        self.load.limit(stack.server.max_inflight, stack.server.max_lag, for_bodies(stack.server.body_memory))
         self.load.start()
         self.state.generation += 1
         self.state.reload_error = None
@@ -312,7 +313,7 @@ class Gateway:
         outcome = Outcome(0)
         watch = None
         try:
-            await ingest(call, scope, receive, stack.server, stack.door)
+            await ingest(call, scope, receive, stack.server, self.load, door=stack.door)
             watch = _watch_client(call, scope, receive)
             outcome = await _run(stack, call)
             outcome.cancelled = outcome.cancelled or call.left  # was read to its end after the client left
@@ -333,6 +334,7 @@ class Gateway:
                 watch.cancel()
             if stack.taps.call_ended:
                 tell(stack.taps.call_ended, call, outcome)
+            self.load.release(call)
             call.part(outcome)
 
     async def _elsewhere(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:

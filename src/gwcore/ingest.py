@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -11,6 +12,7 @@ from gwcore.call import Call
 from gwcore.credentials import CREDENTIALS, credential
 from gwcore.dialect import Route
 from gwcore.errors import BadRequest, TooLarge, UnsupportedEncoding
+from gwcore.load import Load
 from gwcore.stackmodels import ServerConfig
 from gwcore.wire.decode import decode
 from gwcore.wire.document import parse
@@ -62,11 +64,14 @@ def _length(call: Call, limit: int) -> int | None:
     return length
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
+async def _body(receive: Receive, limit: int, hold: Callable[[int], None] | None) -> bytes:
+    """``hold``: told of each piece."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
     first: bytes = message.get("body", b"")
+    if hold is not None:
+        hold(len(first))
     if not message.get("more_body", False):
         if len(first) > limit:
             raise TooLarge(f"the body is over the {limit} bytes that server.max_body allows")
@@ -81,6 +86,8 @@ async def _body(receive: Receive, limit: int) -> bytes:
         size += len(piece)
         if size > limit:
             raise TooLarge(f"the body is over the {limit} bytes that server.max_body allows")
+        if hold is not None:
+            hold(len(piece))
         parts.append(piece)
     return b"".join(parts)
 
@@ -94,7 +101,13 @@ def _decoded(route: Route, raw: bytes, encoding: bytes | None, limit: int) -> by
 
 
 async def ingest(
-    call: Call, scope: MutableMapping[str, Any], receive: Receive, server: ServerConfig, door: Door | None = None
+    call: Call,
+    scope: MutableMapping[str, Any],
+    receive: Receive,
+    server: ServerConfig,
+    load: Load,
+    *,
+    door: Door | None = None,
 ) -> None:
     """Read the request to its end and fill the call.
 
@@ -103,19 +116,27 @@ async def ingest(
         scope: of ASGI.
         receive: of ASGI.
         server: its limits.
-        door: called before a body that is long, encoded or of unknown length is read.
+        load: counts a body that is long, encoded or of unknown length.
+        door: called before such a body is read.
 
     Raises:
         BadRequest, TooLarge, UnsupportedEncoding: the body is invalid; see :mod:`gwcore.wire.decode` and ``document``.
         ClientGone: the client disconnected while sending.
+        Overloaded: the bodies of other calls take the memory that there is.
         GatewayError: raised by the door.
     """
     encoding = _headers(call, scope)
     route, dialect = call.route, call.dialect
     length = _length(call, server.max_body)
-    if door is not None and route.body != "none" and (length is None or length > FREE or encoding):
-        await door(call)
-    call.raw = raw = _decoded(route, await _body(receive, server.max_body), encoding, server.max_body)
+    hold = None
+    if route.body != "none" and (length is None or length > FREE or encoding):
+        if door is not None:
+            await door(call)
+        load.hold(call, length or 0)
+        hold = None if length is not None else partial(load.hold, call)
+    call.raw = raw = _decoded(route, await _body(receive, server.max_body, hold), encoding, server.max_body)
+    if encoding:
+        load.hold(call, len(raw))
     form = _form(call) if route.body == "form" else None
     if route.body == "json" or (route.body == "form" and form is None):
         call.document = parse(raw, unique=dialect.unique, max_depth=server.json_depth, most=server.json_items)

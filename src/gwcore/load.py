@@ -1,4 +1,4 @@
-"""Load shedding by a worker's calls in flight and its event-loop lag.
+"""Load shedding by a worker's calls in flight, the memory of their bodies, and its event-loop lag.
 
 An overloaded worker delays all its calls, until every client has given up. One that rejects early, before reading a
 body or authenticating, serves the rest in time.
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import structlog
 
+from gwcore.call import Call
 from gwcore.errors import Overloaded
 from gwcore.ports import Sample
 
@@ -26,33 +27,35 @@ class Load:
     """One per gateway; it outlives a reload.
 
     Attributes:
+        bodies: bytes of large bodies held for calls in flight.
         inflight: calls in flight.
         late: the lag has exceeded its limit, and has not yet fallen below half of it.
         stuck_at: ``time.monotonic`` from which calls are rejected unless the lag is measured first: a loop far behind
             gets to thousands of new calls before it gets to the measurement. Applies only if the lag was already over
             half its limit, since calls that waited for one long step are no overload.
         lag: seconds that a ready callback waits for its turn, smoothed: one or two long steps are no overload.
-        shed: number of calls rejected, by reason: ``inflight`` or ``lag``.
-        most: limit of calls in flight.
+        shed: number of calls rejected, by reason: ``inflight``, ``lag`` or ``memory``.
+        most: limit of calls in flight. ``room``: limit of ``bodies``.
         max_lag: limit of the lag in seconds.
     """
 
-    __slots__ = ("_due", "_timer", "inflight", "lag", "late", "max_lag", "most", "shed", "stuck_at")
+    __slots__ = ("_due", "_timer", "bodies", "inflight", "lag", "late", "max_lag", "most", "room", "shed", "stuck_at")
 
     def __init__(self) -> None:
-        self.inflight = 0
+        self.bodies = self.inflight = 0
         self.late = False
         self.lag = 0.0
-        self.shed = Counter({"inflight": 0, "lag": 0})
+        self.shed = Counter({"inflight": 0, "lag": 0, "memory": 0})
         self.stuck_at = math.inf
-        self.limit(None, None)
+        self.limit(None, None, None)
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def limit(self, most: int | None, max_lag: float | None) -> None:
+    def limit(self, most: int | None, max_lag: float | None, room: int | None) -> None:
         """Set the limits; ``None`` is no limit."""
         self.most = math.inf if most is None else most
         self.max_lag = math.inf if max_lag is None else max_lag
+        self.room = math.inf if room is None else room
 
     def full(self) -> bool:
         """Whether to reject the next call."""
@@ -66,6 +69,21 @@ class Load:
         self.shed[reason] += 1
         return Overloaded("the gateway has more calls than it can serve in time; try again", retry_after=1.0)
 
+    def hold(self, call: Call, size: int) -> None:
+        """Count ``size`` more bytes of a call's body. A body alone may have any size. Raises ``Overloaded``."""
+        if call.weight < self.bodies > self.room - size:
+            self.shed["memory"] += 1
+            raise Overloaded(
+                "the requests under way take the memory that there is for bodies; try again", retry_after=1.0
+            )
+        self.bodies += size
+        call.weight += size
+
+    def release(self, call: Call) -> None:
+        """A call is over."""
+        self.bodies -= call.weight
+        call.weight = 0
+
     def samples(self) -> Iterator[Sample]:
         """Metric samples."""
         yield Sample(
@@ -74,6 +92,7 @@ class Load:
             help="Event loop lag: how late ready work runs, smoothed.",
             merge="max",
         )
+        yield Sample("gwcore_body_bytes", self.bodies, help="Bytes of large request bodies held for calls in flight.")
         for reason, count in self.shed.items():
             labels = {"reason": reason}
             yield Sample(

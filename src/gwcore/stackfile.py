@@ -348,7 +348,8 @@ class Explainer:
             if loc in found and problem.message not in found[loc].message:
                 before = found[loc]
                 joined = f"{before.message}; or: {problem.message}"
-                problem = self.source.problem(loc, joined, before.mend, self.plugin)
+                mends = dict.fromkeys(filter(None, (before.mend, problem.mend)))
+                problem = self.source.problem(loc, joined, "; or: ".join(mends) or None, self.plugin)
             found[loc] = problem
         return list(found.values())
 

@@ -1,6 +1,7 @@
 """More calls than a worker serves in time: the next are refused early, in their dialect, and nothing else is."""
 
 import asyncio
+import gzip
 import json
 import math
 from contextlib import asynccontextmanager
@@ -102,6 +103,79 @@ async def test_it_is_answered_before_the_body_is_there_and_the_connection_goes_o
         gateway.load.late = False
         writer.write(BODY + whole)
         assert (await asyncio.wait_for(read_response(reader), 10)).status == 200
+        writer.close()
+
+
+LARGE = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 100_000}]}).encode()
+
+
+@pytest.mark.parametrize("room", ["150kB", None], ids=["", "control: no limit"])
+async def test_large_bodies_over_the_memory_are_refused_before_they_are_sent(tmp_path, room):
+    async with world(tmp_path, body_memory=room) as (gateway, up, url):
+        held = asyncio.Event()
+        up.script(replace(ok("m"), delay_head=held))
+        first = asyncio.create_task(ask(url, body=LARGE))
+        await until(lambda: up.requests)
+        assert gateway.load.bodies == len(LARGE)
+        reader, writer = await connect(url)
+        whole = request_bytes(url, "POST", CHAT, LARGE, [("authorization", f"Bearer {ADMIN}")])
+        writer.write(whole[: -len(LARGE)])
+        if room is None:
+            writer.write(LARGE)
+        seen = await asyncio.wait_for(read_response(reader), 10)
+        writer.close()
+        assert seen.status == (503 if room else 200)
+        if room:
+            assert seen.headers["retry-after"] == "1" and "memory" in json.loads(seen.body)["error"]["message"]
+        assert (await ask(url)).status == 200  # a small one
+        page = await exchange(url, "GET", "/metrics", b"", [("authorization", f"Bearer {ADMIN}")])
+        assert b'gwcore_shed_calls_total{reason="memory"} %d.0' % (room is not None) in page.body
+        assert b"gwcore_body_bytes %d.0" % len(LARGE) in page.body
+        held.set()
+        assert (await first).status == 200
+        assert (await ask(url, body=LARGE)).status == 200
+
+
+ENDS = {
+    "served": (LARGE, []),
+    "no JSON": (b"x" * 100_000, []),
+    "compressed": (gzip.compress(LARGE), [("content-encoding", "gzip")]),
+    "chunked": (b"%x\r\n%b\r\n0\r\n\r\n" % (len(LARGE), LARGE), [("transfer-encoding", "chunked")]),
+    "too large": (b"", [("content-length", "30000000")]),
+    "cut": (LARGE[:50_000], [("content-length", str(len(LARGE)))]),
+    "no key": (LARGE, [("authorization", "Bearer no")]),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_whatever_its_end_a_call_holds_no_memory_then(tmp_path, end):
+    body, headers = ENDS[end]
+    most = 0
+    async with world(tmp_path) as (gateway, up, url):
+
+        def served(_request):
+            nonlocal most
+            most = gateway.load.bodies
+            return ok("m")
+
+        up.default = served
+        credential = [] if end == "no key" else [("authorization", f"Bearer {ADMIN}")]
+        reader, writer = await connect(url)
+        length = [] if "content-length" in dict(headers) else [("content-length", str(len(body)))]
+        if end == "chunked":
+            length = []
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in [*credential, *headers, *length])
+        writer.write(head.encode() + b"\r\n" + body)
+        if end == "cut":
+            await until(lambda: gateway.load.bodies == len(LARGE))
+            writer.close()
+        else:
+            assert (await asyncio.wait_for(read_response(reader), 10)).status in {200, 400, 401, 413}
+        await until(lambda: gateway.load.inflight == 0)
+        assert gateway.load.bodies == 0
+        if end in {"served", "compressed", "chunked"}:
+            assert most >= len(LARGE)
         writer.close()
 
 
