@@ -1,7 +1,10 @@
 """What a model's name may mean."""
 
+import difflib
+
 import pytest
 
+from gwcore import models as module
 from gwcore.errors import UnknownModel
 from gwcore.models import Models
 from gwcore.testing.fakes import upstream
@@ -46,6 +49,20 @@ def test_unknown_says_what_to_do(models, name):
     with pytest.raises(UnknownModel) as caught:
         Models(models, UPS).resolve(name)
     assert any(word in caught.value.message for word in ("did you mean 'fast'", "upstream/model"))
+
+
+def test_among_many_names_few_are_compared_with_an_unknown_one(monkeypatch):
+    compared = []
+
+    def matches(word, among, n, found=difflib.get_close_matches):
+        compared.append(len(among))
+        return found(word, among, n)
+
+    monkeypatch.setattr(module.difflib, "get_close_matches", matches)
+    models = Models({f"team-{n % 7}/gpt-{n}-mini": "openai/x" for n in range(1000)}, UPS)
+    with pytest.raises(UnknownModel, match="did you mean 'team-1/gpt-708-mini'"):
+        models.resolve("team-1/gpt-708-nimi")
+    assert 0 < sum(compared) < 100
 
 
 def test_names_typed_by_clients_do_not_fill_memory():
