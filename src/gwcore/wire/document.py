@@ -37,7 +37,7 @@ def parse(raw: bytes, *, unique: frozenset[str], max_depth: int = MAX_DEPTH, mos
     Raises:
         BadRequest: with a message that never quotes the body.
     """
-    if len(raw) > most and len(raw) - len(raw.translate(None, b",{[")) > most:
+    if len(raw) > most and sum(_occurs(raw, mark) for mark in (b",", b"{", b"[")) > most:
         raise BadRequest(f"the body has more than {most} commas and brackets; server.json_items allows no more")
     document = _load(raw)
     if not isinstance(document, dict):

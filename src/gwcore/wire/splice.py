@@ -81,7 +81,7 @@ def suspects(raw: bytes, keys: frozenset[str]) -> frozenset[str]:
 
     Raises ``ValueError`` for a key that is not an ASCII identifier.
     """
-    if _has_escaped_word(raw):
+    if has_escaped_word(raw):
         return keys
     return frozenset([key for key in keys if raw.count(_quoted(key)) > 1])
 
@@ -93,7 +93,7 @@ def top_level_spans(raw: bytes, keys: frozenset[str]) -> dict[str, list[Span]]:
     identifier.
     """
     words = [(key, _quoted(key)) for key in keys]
-    if _has_escaped_word(raw):
+    if has_escaped_word(raw):
         return _walk(raw, keys)
     spans = {}
     for key, quoted in words:
@@ -112,7 +112,8 @@ def _quoted(key: str) -> bytes:
     return b'"%b"' % key.encode()
 
 
-def _has_escaped_word(raw: bytes) -> bool:
+def has_escaped_word(raw: bytes) -> bool:
+    r"""Whether a letter, digit or "_" may be written as an escape: ``\u0061``. A backslash before it may itself be escaped."""
     return _BACKSLASH in raw and _ESCAPED_WORD.search(raw) is not None
 
 

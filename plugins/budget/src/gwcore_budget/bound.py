@@ -20,7 +20,8 @@ from gwcore.prices import MILLION, STACK, STANDARD, PriceCard
 from gwcore.units import DOLLAR
 from gwcore.usage import IN, OUT
 from gwcore.wire.form import count_files, read_field
-from gwcore_budget.references import pictures, unseen
+from gwcore.wire.splice import has_escaped_word
+from gwcore_budget.references import outline, pictures, unseen
 from gwcore_budget.tools import NONE, Runs, runs
 
 MESSAGE, TOOLS, FRAME = 8, 1_024, 64
@@ -186,13 +187,19 @@ def _plain(raw: bytes, document: Mapping[str, Any]) -> bool:
     return raw.find(b'"file') < 0 and raw.find(b'"video') < 0 and raw.find(b"\\u00") < 0
 
 
-def sent(call: Call) -> bytes:
-    r"""What the upstream reads: the client's bytes, or the document as a plugin has changed it.
+def sent(call: Call) -> tuple[int, str]:
+    r"""Size and outline of what the upstream reads: the client's bytes, or the document as a plugin has changed it.
 
     Escapes of plain letters are decoded: ``"\u0069mage_url"`` is a picture, too.
     """
-    spelled = call.edited or call.raw.find(b"\\u00") >= 0
-    return orjson.dumps(call.document) if spelled and call.document is not None else call.raw
+    raw = call.raw
+    found = b"" if call.edited else outline(raw)
+    if call.document is not None and (call.edited or has_escaped_word(found)):
+        raw = orjson.dumps(call.document)
+        found = outline(raw)
+    return len(raw), found.decode(
+        "latin-1"
+    )  # a character per byte; `in` is faster on str: on bytes it first tries a number
 
 
 def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int) -> Bound | None:
@@ -206,11 +213,11 @@ def _words(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: in
 def _searched(call: Call, card: PriceCard, document: Mapping[str, Any], assumed: int, *, endless: bool) -> Bound | None:
     if call.document is None:
         return _form(call, card)
-    text = sent(call).decode("latin-1")  # a character per byte; `in` is faster on str: on bytes it first tries a number
+    size, text = sent(call)
     chat = call.operation in _CHAT
     ran = runs(document, card, endless=endless) if chat else NONE
     elsewhere, images = unseen(document, text), pictures(document, text)
-    tokens = None if ran is None else _input_tokens(call, document, text, card, ran, unseen=elsewhere, images=images)
+    tokens = None if ran is None else _input_tokens(call, size, text, card, ran, unseen=elsewhere, images=images)
     if ran is None or tokens is None:
         return None
     rounds = 2 if '"compact' in text and document.get("context_management") else 1  # it is first summarized
@@ -243,16 +250,17 @@ def _form(call: Call, card: PriceCard) -> Bound | None:
 
 
 def _input_tokens(
-    call: Call, document: Mapping[str, Any], text: str, card: PriceCard, ran: Runs, *, unseen: bool, images: int
+    call: Call, size: int, text: str, card: PriceCard, ran: Runs, *, unseen: bool, images: int
 ) -> int | None:
     window = card.context_window
     if window is not None and window < LONG and _long(call, text):
         window = LONG
     if unseen:
         return None if window is None else ran.read(window, window)
+    document = call.document or {}
     messages = document.get("messages") or document.get("contents") or document.get("input") or ()
     count = len(messages) if isinstance(messages, list) else 1
-    tokens = len(text) + MESSAGE * count + FRAME + IMAGE * images
+    tokens = size + MESSAGE * count + FRAME + IMAGE * images
     if "tools" in document:
         tokens += TOOLS
     return ran.read(_within(tokens, card), window)

@@ -33,7 +33,7 @@ _PLAIN = frozenset({
 """Members of a request that cause no further input after the start of the answer. A missing one costs a larger hold; a wrong
 one costs money."""
 _DECLARED = frozenset({"functionDeclarations", "function_declarations"})
-_MEDIA = (b"audio", b"image", b"inline", b"file", b"\\u00")
+_MEDIA = ("audio", "image", "inline", "file", "\\u00")
 
 
 class Streams:
@@ -99,7 +99,8 @@ def _read(attempt: Attempt, usage: Usage) -> int | None:
     if card is None or usage.reported is not None or usage.mismatch or usage.fees:
         return None
     prices = dict(card.dearest(usage.total_in))
-    if "input" in prices and any(mark in sent(attempt.call) for mark in _MEDIA):
+    _, text = sent(attempt.call)
+    if "input" in prices and any(mark in text for mark in _MEDIA):
         # the kinds of tokens may be reported only at the end
         prices["input"] = max(prices.get(name, 0) for name in ("input", "audio_in", "image_in"))
     total = prices.get(REQUEST, 0)

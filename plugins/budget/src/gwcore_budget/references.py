@@ -27,6 +27,8 @@ _UNSEEN = (
 )
 _FILE = re.compile(r'"file(?<!\\"file)(?:"|:|id:|Id|Data|Uri|Search|_ids?"|_data|_ur[il]|_search)')
 """What refers to a file, in all spellings; not names of tool parameters, such as ``file_path``. An escaped quote is within a text."""
+_LARGE, _CUT, _ENDS = 32_768, 256, 64
+"""Bytes from which a request is cut, and its texts; and what is left of their beginning and their end."""
 _PICTURES = ('"image_url"', '"input_image"', '"image"')
 _SCHEMAS = ("function", "parameters", "input_schema", "functionDeclarations", "function_declarations")
 """Members of the client's own tools that only describe them."""
@@ -40,8 +42,20 @@ _CALLED = {
 }
 
 
+def outline(raw: bytes) -> bytes:
+    """A large request with its long texts cut to their ends, to be searched for marks.
+
+    A mark is the beginning of a string, so none is lost: of pictures and files, whose base64 is one long string, and of
+    texts little is left to search.
+    """
+    if len(raw) < _LARGE:
+        return raw
+    parts = b".".join(raw.split(b'\\"')).split(b'"')  # an escaped quote is within a text
+    return b'"'.join([part if len(part) < _CUT else part[:_ENDS] + part[-_ENDS:] for part in parts])
+
+
 def unseen(document: Document, text: str) -> bool:
-    """Whether a request refers to input of unknown size. ``text``: its bytes, of which plain letters are not escaped."""
+    """Whether a request refers to input of unknown size. ``text``: its outline, in which plain letters are not escaped."""
     if _elsewhere(document, text):
         return True
     found = _references(text)
