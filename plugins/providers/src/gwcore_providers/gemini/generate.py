@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from gwcore.dialect import Document, InBandError, Meter, ModelInfo, Opening, Returned, Route
-from gwcore.errors import GatewayError, Refused
+from gwcore.errors import BudgetExceeded, GatewayError, Refused
 from gwcore.knobs import Knobs
 from gwcore.usage import Usage
 from gwcore_providers import returned
@@ -26,6 +26,9 @@ _VERBS = (*_V, "")  # LiteLLM's clients send no version between the base URL and
 _KEY = "x-goog-api-key"
 # grounding is billed per prompt for these generations, per query for later ones
 _PER_PROMPT = ("gemini-1", "gemini-2")
+_NEVER = 86_400.0
+"""Seconds after which to ask again for a budget that no date renews. Gemini CLI takes a 429 that names no time for one of
+this minute, and asks ten times in five minutes."""
 _STATUS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -168,8 +171,9 @@ class GeminiGenerate(BaseDialect):
             "metadata": {"request_id": request_id},
         }
         details: list[dict[str, Any]] = [info]
-        if error.retry_after is not None:  # Gemini CLI reads this, not the header
-            delay = f"{max(1, math.ceil(error.retry_after))}s"
+        after = _NEVER if isinstance(error, BudgetExceeded) and error.retry_after is None else error.retry_after
+        if after is not None:  # Gemini CLI reads this, not the header
+            delay = f"{max(1, math.ceil(after))}s"
             details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
         status = _STATUS.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
         shown = {"code": error.status, "message": error.message, "status": status, "details": details}
