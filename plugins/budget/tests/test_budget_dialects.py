@@ -102,7 +102,9 @@ async def test_a_spent_budget_in_the_clients_dialect(client, status):
         else:
             assert error["code"] == status
             assert status != 429 or error["status"] == "RESOURCE_EXHAUSTED"
-            assert [one["retryDelay"] for one in error["details"] if "retryDelay" in one] == ["86400s"]  # never, in fact
+            assert [one["retryDelay"] for one in error["details"] if "retryDelay" in one] == [
+                "86400s"
+            ]  # never, in fact
         assert refused.header("x-should-retry") == "false"
         assert refused.header("x-gwcore-budget-window") == "total"
 
