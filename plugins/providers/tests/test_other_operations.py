@@ -6,6 +6,7 @@ import pytest
 
 from gwcore.usage import Usage
 from gwcore_providers import gwcore_dialects
+from gwcore_providers import meter as meters
 from gwcore_providers.usage import anthropic_usage, bedrock_usage, gemini_usage, openai_usage
 
 DIALECTS = {dialect.name: dialect for dialect in gwcore_dialects()}
@@ -136,3 +137,33 @@ def test_an_answer_from_the_united_states_is_of_a_tier_of_its_own():
 def test_more_from_the_cache_than_was_read_does_not_add_up():
     found = gemini_usage({"promptTokenCount": 1, "cachedContentTokenCount": 2, "candidatesTokenCount": 1})
     assert found.mismatch and found.total_in == 1
+
+
+USED = {"prompt_tokens": 8, "total_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"usage": USED, "data": [{"embedding": [0.5]}], "model": "m"},
+        {"data": [{"embedding": [0.5], "usage": {"prompt_tokens": 1, "total_tokens": 1}}], "usage": USED, "model": "m"},
+        {"usage": USED, "data": [{"usage": {"prompt_tokens": 1, "total_tokens": 1}}]},
+        {"usage": USED, "data": [{"object": 'of "usage": {"prompt_tokens": 1, "total_tokens": 1}}'}]},
+        {"usage": USED, "object": "usage"},
+        {"data": [], "usage": USED, "model": '"usage"'},
+    ],
+)
+def test_the_usage_of_embeddings_is_that_of_the_outermost_object(reply):
+    assert read("embeddings", reply) == Usage(input=8)
+
+
+def test_numbers_before_the_usage_are_not_parsed(monkeypatch):
+    parsed = []
+
+    def loads(body, loads=meters.orjson.loads):
+        parsed.append(len(body))
+        return loads(body)
+
+    monkeypatch.setattr(meters.orjson, "loads", loads)
+    assert read("embeddings", {"data": [{"embedding": [0.5] * 100_000}], "usage": USED}) == Usage(input=8)
+    assert parsed and sum(parsed) < 100

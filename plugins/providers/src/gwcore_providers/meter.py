@@ -52,6 +52,7 @@ class JsonMeter:
         total: computes the usage from them.
         facts: known before the reply.
         judge: whether a document is an answer with neither content nor reason.
+        tail: all facts are in ``usage``, so that of a reply that ends with it no more is parsed.
     """
 
     void = False
@@ -59,8 +60,17 @@ class JsonMeter:
     _counted = False
     _size = 0
 
-    def __init__(self, gather: Gather, total: Total, facts: Facts | None = None, judge: Judge | None = None) -> None:
+    def __init__(
+        self,
+        gather: Gather,
+        total: Total,
+        facts: Facts | None = None,
+        judge: Judge | None = None,
+        *,
+        tail: bool = False,
+    ) -> None:
         self._judge = judge
+        self._tail = tail
         self._facts: Facts = {} if facts is None else facts
         self._gather = gather
         self._total = total
@@ -103,7 +113,7 @@ class JsonMeter:
     def whole(self, body: bytes) -> None:
         """Read a complete reply; one that is not JSON has no usage."""
         try:
-            document = orjson.loads(body)
+            document = (_tail(body) if self._tail else None) or orjson.loads(body)
         except orjson.JSONDecodeError:
             return
         if isinstance(document, dict):
@@ -120,6 +130,15 @@ class JsonMeter:
             self._gather(document, self._facts)
         except MISSHAPEN:
             pass  # unknown shape: nothing is counted
+
+
+def _tail(body: bytes) -> dict[str, Any] | None:
+    """The members from the last ``usage`` on, if it is one of the outermost object: what follows then closes one brace."""
+    at = body.rfind(b'"usage"')
+    try:
+        return orjson.loads(b"{" + body[at:]) if at >= 0 else None
+    except orjson.JSONDecodeError:
+        return None
 
 
 @cache
