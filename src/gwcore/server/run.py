@@ -27,11 +27,11 @@ FAREWELL = 1.0
 """Seconds that keep-alive connections have for one more request at shutdown."""
 FEW = 1000
 """Below this many possible connections, warn even if ``max_connections`` was not configured."""
-SPARE = 64
+SPARE = 96
 """File descriptors reserved for other than client and upstream connections: stores, sinks, logs."""
 NOT_STARTED = 3
 """Exit code of a process whose application could not start."""
-ACCEPTS = 8
+ACCEPTS = 32
 """Connections accepted per turn of the event loop: libuv accepts one per listening handle, and on a busy loop newcomers waited."""
 SWITCH = 0.0005
 """Seconds after which a thread may ask for the GIL: at Python's 5 ms the threads of stores starve beside a busy loop."""
