@@ -293,7 +293,7 @@ def test_a_second_signal_ends_at_once_and_what_is_held_is_closed_all_the_same():
 
 @pytest.mark.parametrize(
     ("most", "files", "fits"),
-    [(20_000, 1_048_576, 20_000), (20_000, 1024, 480), (100, 1024, 100), (5, 10, 1), (9, resource.RLIM_INFINITY, 9)],
+    [(20_000, 1_048_576, 20_000), (20_000, 1024, 464), (100, 1024, 100), (5, 10, 1), (9, resource.RLIM_INFINITY, 9)],
 )
 def test_no_more_connections_than_files_to_carry_them(most, files, fits):
     assert fitting(EdgeLimits(max_connections=most), files).max_connections == fits
