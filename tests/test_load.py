@@ -127,21 +127,64 @@ async def test_it_looks_once_however_often_it_is_started():
     load.stop()
 
 
-def test_a_body_alone_may_have_any_size_and_others_what_is_left():
-    load, calls = Load(), [fakes.call() for _ in range(3)]
-    load.limit(None, None, 100)
-    load.hold(calls[0], 150)
-    with pytest.raises(Overloaded):
-        load.hold(calls[1], 1)
+def with_room(room, count):
+    load = Load()
+    load.limit(None, None, room)
+    return load, [fakes.call(str(n)) for n in range(count)]
+
+
+async def test_a_body_alone_may_have_any_size_and_others_what_is_left(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    load, calls = with_room(100, 3)
+    await load.admit(calls[0], 150)
+    for _ in range(2):
+        with pytest.raises(Overloaded):
+            await load.admit(calls[1], 1)
     load.release(calls[1])
     load.release(calls[0])
     load.release(calls[0])
     assert load.bodies == 0
-    load.hold(calls[1], 60)
-    load.hold(calls[2], 40)
+    await load.admit(calls[1], 60)
+    await load.admit(calls[2], 40)
     for call in calls:
         with pytest.raises(Overloaded):
-            load.hold(call, 1)  # a piece more
+            load.hold(call, 1)  # a piece more, at once
     load.release(calls[2])
     load.hold(calls[1], 90)  # it is alone now
-    assert load.bodies == 150 and load.shed["memory"] == 4
+    assert load.bodies == 150 and load.shed["memory"] == 5
+
+
+async def test_bodies_wait_for_their_turn_in_order():
+    load, calls = with_room(100, 5)
+    turns = []
+
+    async def wait(n, size):
+        await load.admit(calls[n], size)
+        turns.append(n)
+
+    await load.admit(calls[0], 100)
+    tasks = [asyncio.create_task(wait(n, size)) for n, size in ((1, 80), (2, 30), (3, 10), (4, 10))]
+    await asyncio.sleep(0)
+    load.release(calls[0])
+    await asyncio.sleep(0)
+    assert turns == [1] and load.bodies == 80  # the small ones do not overtake, or the large one might wait for ever
+    tasks[1].cancel()  # it left
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert turns == [1, 3, 4] and load.bodies == 100
+    for call in calls:
+        load.release(call)
+    assert load.bodies == 0 and not load._queue and not load.shed["memory"]
+
+
+async def test_who_left_when_his_turn_came_keeps_nothing():
+    load, calls = with_room(100, 3)
+    await load.admit(calls[0], 100)
+    second = asyncio.create_task(load.admit(calls[1], 100))
+    third = asyncio.create_task(load.admit(calls[2], 50))
+    await asyncio.sleep(0)
+    load.release(calls[0])  # the second's turn
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    load.release(calls[1])  # as the gateway does at the end of each call
+    await asyncio.wait_for(third, 10)
+    assert load.bodies == 50

@@ -132,7 +132,7 @@ async def ingest(
     if route.body != "none" and (length is None or length > FREE or encoding):
         if door is not None:
             await door(call)
-        load.hold(call, length or 0)
+        await load.admit(call, length or 0)
         hold = None if length is not None else partial(load.hold, call)
     call.raw = raw = _decoded(route, await _body(receive, server.max_body, hold), encoding, server.max_body)
     if encoding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 
 import structlog
@@ -18,6 +18,8 @@ from gwcore.call import Call
 from gwcore.errors import Overloaded
 from gwcore.ports import Sample
 
+PATIENCE = 5.0
+"""Seconds that a call waits for memory before its body is read. Nothing of it is held meanwhile, and bursts pass."""
 INTERVAL = 0.05
 """Seconds between two measurements of the lag."""
 _log = structlog.get_logger("gwcore")
@@ -39,7 +41,20 @@ class Load:
         max_lag: limit of the lag in seconds.
     """
 
-    __slots__ = ("_due", "_timer", "bodies", "inflight", "lag", "late", "max_lag", "most", "room", "shed", "stuck_at")
+    __slots__ = (
+        "_due",
+        "_queue",
+        "_timer",
+        "bodies",
+        "inflight",
+        "lag",
+        "late",
+        "max_lag",
+        "most",
+        "room",
+        "shed",
+        "stuck_at",
+    )
 
     def __init__(self) -> None:
         self.bodies = self.inflight = 0
@@ -48,6 +63,7 @@ class Load:
         self.shed = Counter({"inflight": 0, "lag": 0, "memory": 0})
         self.stuck_at = math.inf
         self.limit(None, None, None)
+        self._queue: deque[tuple[asyncio.Future[None], Call, int]] = deque()
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,20 +85,58 @@ class Load:
         self.shed[reason] += 1
         return Overloaded("the gateway has more calls than it can serve in time; try again", retry_after=1.0)
 
+    async def admit(self, call: Call, size: int) -> None:
+        """Wait until there is room for a call's body, before it is read. First come, first served.
+
+        Raises ``Overloaded`` after :data:`PATIENCE` seconds.
+        """
+        if not self._queue and self._fits(call, size):
+            self._take(call, size)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append((turn, call, size))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await turn
+        except TimeoutError:
+            raise self._no_room() from None
+        finally:
+            self._next()  # it may have been the first
+
     def hold(self, call: Call, size: int) -> None:
-        """Count ``size`` more bytes of a call's body. A body alone may have any size. Raises ``Overloaded``."""
-        if call.weight < self.bodies > self.room - size:
-            self.shed["memory"] += 1
-            raise Overloaded(
-                "the requests under way take the memory that there is for bodies; try again", retry_after=1.0
-            )
-        self.bodies += size
-        call.weight += size
+        """Count ``size`` more bytes of a call's body. Raises ``Overloaded``, since what waits must not hold memory."""
+        if not self._fits(call, size):
+            raise self._no_room()
+        self._take(call, size)
 
     def release(self, call: Call) -> None:
         """A call is over."""
-        self.bodies -= call.weight
-        call.weight = 0
+        if call.weight:
+            self.bodies -= call.weight
+            call.weight = 0
+            self._next()
+
+    def _fits(self, call: Call, size: int) -> bool:
+        """A body alone may have any size."""
+        return self.bodies == call.weight or self.bodies + size <= self.room
+
+    def _take(self, call: Call, size: int) -> None:
+        self.bodies += size
+        call.weight += size
+
+    def _next(self) -> None:
+        while self._queue:
+            turn, call, size = self._queue[0]
+            if not turn.done():
+                if not self._fits(call, size):
+                    return
+                self._take(call, size)
+                turn.set_result(None)
+            self._queue.popleft()
+
+    def _no_room(self) -> Overloaded:
+        self.shed["memory"] += 1
+        return Overloaded("the requests under way take the memory that there is for bodies; try again", retry_after=1.0)
 
     def samples(self) -> Iterator[Sample]:
         """Metric samples."""

@@ -327,9 +327,10 @@ class ServerConfig(_Strict):
     )
     body_memory: Literal["auto"] | Annotated[Size, Field(gt=0)] | None = Field(
         default="auto",
-        description="Bytes of request bodies over 64 KiB that a worker holds at a time, for calls in flight. A further such "
-        "call gets 503 before its body is read. Memory use is up to four times that. `auto` is an eighth of the "
-        "memory of the container or machine, shared among its workers; `null` for no limit.",
+        description="Bytes of request bodies over 64 KiB that a worker holds at a time, for calls in flight. A further "
+        "such call waits up to 5 s for its turn, then gets 503, before its body is read. Memory use is up to four "
+        "times that. `auto` is an eighth of the memory of the container or machine, shared among its workers; "
+        "`null` for no limit.",
     )
     json_depth: int = Field(
         default=64, ge=1, le=1000, description="Deepest nesting of a JSON body; a deeper one is a 400."

@@ -17,12 +17,13 @@ from gwcore.call import Attempt, Call
 from gwcore.detached import Detached
 from gwcore.errors import BadRequest
 from gwcore.gateway import Gateway
+from gwcore.ids import new_id
 from gwcore.reply import Reply
 from gwcore.server.protocol import EdgeLimits, EdgeProtocol, edge_protocol
 from gwcore.testing import fakes
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
-from tests.stacks.raw import exchange
+from tests.stacks.raw import connect, exchange, read_response, request_bytes
 
 STACK = """gwcore: 1
 stores: {{hot: 'memory:'}}
@@ -138,3 +139,33 @@ def test_the_circles_of_a_connection_that_nobody_cuts_are_found(monkeypatch):
     protocol = edge_protocol(LIMITS)
     monkeypatch.setattr(protocol, "connection_lost", HttpToolsProtocol.connection_lost)
     assert uvloop.run(left_behind(protocol))
+
+
+async def kept(protocol):
+    """Calls that connections keep which wait for their next request."""
+    prompt = new_id()  # other tests leave calls, too
+    async with FakeUpstream() as up:
+        up.default = ANSWERS["whole"]
+        async with running(Gateway(STACK.format(up.url), env={}), protocol=protocol) as url:
+            reader, writer = await connect(url)
+            for model in ("up/m", "nobody"):  # the second is refused
+                body = orjson.dumps({"model": model, "messages": [{"role": "user", "content": prompt}]})
+                writer.write(request_bytes(url, "POST", "/v1/chat/completions", body))
+                await asyncio.wait_for(read_response(reader), 10)
+                await asyncio.sleep(0.05)
+                if found := [one for one in gc.get_objects() if isinstance(one, Call) and prompt.encode() in one.raw]:
+                    break
+            writer.close()
+            return len(found)
+
+
+def test_an_idle_connection_keeps_no_call():
+    assert uvloop.run(kept(edge_protocol(LIMITS))) == 0
+
+
+def test_the_call_of_an_idle_connection_that_keeps_it_is_found(monkeypatch):
+    """The control: what tells a call that its client left has the call."""
+    protocol, told = edge_protocol(LIMITS), []
+    register = protocol._register
+    monkeypatch.setattr(protocol, "_register", lambda self, left: (told.append(left), register(self, left)))
+    assert uvloop.run(kept(protocol)) == 1

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from gwcore import load
 from gwcore.gateway import Gateway
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream
@@ -110,7 +111,8 @@ LARGE = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" *
 
 
 @pytest.mark.parametrize("room", ["150kB", None], ids=["", "control: no limit"])
-async def test_large_bodies_over_the_memory_are_refused_before_they_are_sent(tmp_path, room):
+async def test_large_bodies_over_the_memory_wait_and_are_refused_before_they_are_sent(tmp_path, monkeypatch, room):
+    monkeypatch.setattr(load, "PATIENCE", 0.05)
     async with world(tmp_path, body_memory=room) as (gateway, up, url):
         held = asyncio.Event()
         up.script(replace(ok("m"), delay_head=held))
@@ -131,9 +133,14 @@ async def test_large_bodies_over_the_memory_are_refused_before_they_are_sent(tmp
         page = await exchange(url, "GET", "/metrics", b"", [("authorization", f"Bearer {ADMIN}")])
         assert b'gwcore_shed_calls_total{reason="memory"} %d.0' % (room is not None) in page.body
         assert b"gwcore_body_bytes %d.0" % len(LARGE) in page.body
+        monkeypatch.setattr(load, "PATIENCE", 10.0)
+        third = asyncio.create_task(ask(url, body=LARGE))
+        await until(lambda: gateway.load.inflight == 2 if room else third.done())
+        sent = len(up.requests)
+        await asyncio.sleep(0.1)
+        assert len(up.requests) == sent and third.done() is (room is None)
         held.set()
-        assert (await first).status == 200
-        assert (await ask(url, body=LARGE)).status == 200
+        assert [(await one).status for one in (first, third)] == [200, 200]
 
 
 ENDS = {

@@ -47,6 +47,7 @@ class EdgeCycle(RequestResponseCycle):
                 await self._unfinished()
         finally:
             self.on_response = _nothing
+            self.body = bytearray()  # what nobody has read, as of a refused call
 
     async def _unfinished(self) -> None:
         if self.response_started:

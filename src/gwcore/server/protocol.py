@@ -131,6 +131,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or become idle: the sweep closes idle connections, without a timer each."""
         self.server_state.total_requests += 1
+        self.on_disconnect = None  # it has the call, and so its prompt: an idle connection would keep them
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
