@@ -209,6 +209,9 @@ async def test_places_of_killed_workers_are_free_at_once_on_one_machine(tmp_path
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         for child in children:
             os.kill(int(child), signal.SIGKILL)
+        async with asyncio.timeout(10):  # a connection that a dying worker has accepted is reset
+            while any(Path(f"/proc/{child}").exists() for child in children):
+                await asyncio.sleep(0.01)
         assert await until_admitted(port, up, 10) <= 5
         for writer in writers:
             writer.close()
