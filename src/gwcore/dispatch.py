@@ -262,28 +262,27 @@ class Dispatch:
             raise
 
     async def _exchange(self, attempt: Attempt) -> Outcome:
-        request, translation = build(attempt, self.demand, self.dialects)
-        if isinstance(translation, Batches):
-            requests = [request, *(_translated(attempt, translation, body) for body in translation.bodies[1:])]
-            attempt.meter = translation.meter
-            try:
-                await answer(attempt, translation, requests, self._refusal, partial(self._settle, attempt))
-            finally:
-                self._settle(attempt)
-        else:
-            await self._ask(attempt, request, translation)
+        await self._ask(attempt, *build(attempt, self.demand, self.dialects))
         if self.prices is not None and attempt.meter is not None and not (attempt.usage and attempt.usage.billable):
             self.prices.note_unmetered(attempt.target, attempt.call.operation)
         return Outcome(attempt.status or 200, attempt.error, usage=attempt.usage, cost=attempt.cost)
 
-    async def _ask(self, attempt: Attempt, request: Request, translation: Translation | None) -> None:
-        call = attempt.call
+    async def _ask(self, attempt: Attempt, request: Request, translation: Translation | Batches | None) -> None:
+        if isinstance(translation, Batches):
+            requests = [request, *(_translated(attempt, translation, body) for body in translation.bodies[1:])]
+            attempt.meter = translation.meter
+            try:
+                return await answer(attempt, translation, requests, self._refusal, partial(self._settle, attempt))
+            finally:
+                self._settle(attempt)
+        sent = attempt.target.upstream.transport.send(request)
+        del request  # no frame holds it while the answer streams
         began = time.perf_counter()
         try:
-            response = await attempt.target.upstream.transport.send(request)
+            response = await sent
         finally:
             now = time.perf_counter()
-            call.waited += now - began
+            attempt.call.waited += now - began
         attempt.first_byte_at = now
         attempt.status = response.status
         attempt.headers = response.headers
@@ -292,7 +291,7 @@ class Dispatch:
                 raise await self._refusal(attempt, response, translation)
             look(attempt, response)
             if translation is not None:
-                attempt.meter = translation.meter
+                translation.body, attempt.meter = b"", translation.meter
                 settle, ending = partial(self._settle, attempt), partial(self._cost, attempt)
                 await relay(attempt, response, translation, settle, ending)
             else:

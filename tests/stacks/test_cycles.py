@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gwcore import call as module
 from gwcore.call import Attempt, Call
 from gwcore.detached import Detached
+from gwcore.dispatch import Dispatch
 from gwcore.errors import BadRequest
 from gwcore.gateway import Gateway
 from gwcore.ids import new_id
@@ -23,6 +24,8 @@ from gwcore.server.protocol import EdgeLimits, EdgeProtocol, edge_protocol
 from gwcore.testing import fakes
 from gwcore.testing.server import running
 from gwcore.testing.upstream import Answer, FakeUpstream, chat_stream
+from gwcore.translate import Translation
+from gwcore.wire.transport import Request
 from tests.stacks.raw import connect, exchange, read_response, request_bytes
 
 STACK = """gwcore: 1
@@ -169,3 +172,35 @@ def test_the_call_of_an_idle_connection_that_keeps_it_is_found(monkeypatch):
     register = protocol._register
     monkeypatch.setattr(protocol, "_register", lambda self, left: (told.append(left), register(self, left)))
     assert uvloop.run(kept(protocol)) == 1
+
+
+async def held_while_streaming(path):
+    """What holds the body of the upstream's request while its answer streams."""
+    prompt = new_id()
+    asked = {"model": "up/m", "stream": True, "max_tokens": 9, "messages": [{"role": "user", "content": prompt}]}
+    async with FakeUpstream() as up:
+        said = chat_stream("a", "b")
+        up.default = Answer(body=said, stall_after=len(b"".join(said)) - 20)
+        async with running(Gateway(STACK.format(up.url), env={})) as url:
+            reader, writer = await connect(url)
+            writer.write(request_bytes(url, "POST", path, orjson.dumps(asked)))
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            kinds = [one for one in gc.get_objects() if isinstance(one, Request | Translation)]
+            writer.close()
+            return [one for one in kinds if prompt.encode() in one.body]
+
+
+PATHS = pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"], ids=["own dialect", "translated"])
+
+
+@PATHS
+async def test_a_request_that_is_sent_is_not_held_while_its_answer_streams(path):
+    assert await held_while_streaming(path) == []
+
+
+@PATHS
+async def test_a_request_that_a_frame_holds_while_its_answer_streams_is_found(monkeypatch, path):
+    """The control."""
+    frames, ask = [], Dispatch._ask
+    monkeypatch.setattr(Dispatch, "_ask", lambda self, *given: (frames.append(given), ask(self, *given))[1])
+    assert len(await held_while_streaming(path)) == 1
