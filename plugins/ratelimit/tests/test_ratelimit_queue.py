@@ -89,6 +89,22 @@ async def test_a_caller_that_leaves_is_out_of_the_queue_at_once_and_the_next_mov
         assert [(await task).status for task in stayed] == [200] * 9
 
 
+async def test_a_small_call_does_not_overtake_a_large_one_that_waits():
+    """Else small ones, which always find room, would keep a large one waiting until its time is up."""
+    async with limiter({"per": "key", "tokens": "1000/min"}, wait="60s") as plugin:
+        layer = plugin.call_layer(Upstream(used(900)))
+        assert (await ask(layer, max_tokens=800)).status == 200
+        large = asyncio.create_task(ask(layer, max_tokens=500))
+        while plugin.health()["waiting"] != 1:
+            await asyncio.sleep(0)
+        small = asyncio.create_task(ask(layer, max_tokens=10))
+        while plugin.health()["waiting"] != 2 and not small.done():
+            await asyncio.sleep(0)
+        assert not small.done()
+        large.cancel()
+        assert (await small).status == 200
+
+
 async def test_calls_under_other_keys_do_not_wait():
     async with limiter({"per": "key", "requests": "1/min"}, wait="5s", clock=monotonic) as plugin:
         layer = plugin.call_layer(Upstream(used(1)))
